@@ -1,0 +1,1 @@
+"""The steps of Thawline as plain Python: importable, callable and testable without Kubeflow."""

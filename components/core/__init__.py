@@ -1,0 +1,1 @@
+"""What every step shares; knows no problem and no pipeline."""

@@ -1,0 +1,32 @@
+"""What an evaluation on the test split says, for any problem."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One wrong answer, for the report's thumbnails."""
+
+    row: int  # position in the test rows
+    label: str
+    predicted: str
+    probability: float  # of the wrong label
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one served model on the test rows."""
+
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]  # 95 %, for each headline number
+    baseline: Mapping[str, float]  # the same metrics of the trivial model
+    lower_bound: float  # exact 95 % lower bound of the task's metric
+    per_class: pd.DataFrame | None = None  # class, support, precision, recall, f1
+    confusion: np.ndarray[Any, Any] | None = None  # counts[true, predicted], in the order of the classes
+    reliability: pd.DataFrame | None = None  # bin, confidence, accuracy, count
+    mistakes: Sequence[Mistake] = field(default_factory=tuple)  # most confident first

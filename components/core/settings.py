@@ -1,0 +1,114 @@
+"""The settings of a run: one definition for the command line, the config file, the DAG and the documents."""
+
+import hashlib
+import json
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Options that change where and how fast a run computes, never its result: they stay out of the digest.
+OPERATIONAL = frozenset({"search_workers", "activations", "max_rejected"})
+
+
+def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """The sha256 of the canonical JSON of `value`, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+class Hyperparameters(BaseModel):
+    """What one trial fixes, for both training steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head_learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    dropout: float = 0.2
+    label_smoothing: float = 0.0
+    thaw: int = 2
+    thaw_learning_rate: float = 2e-4
+    layer_decay: float = 0.7
+    thaw_epochs: int = 6
+
+
+class Settings(BaseModel):
+    """Every option of a run. A searched option that is None is left to the search (or to its default)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    SEARCHED: ClassVar[frozenset[str]] = frozenset(Hyperparameters.model_fields)
+
+    task: str = Field("image_classification", description="The kind of problem: a module of components/tasks.")
+    model: str = Field("thawline", description="Name in the model registry; also the lineage of the splits.")
+
+    backbone: str = Field("timm/tf_efficientnet_lite0", description="torchvision/NAME or timm/NAME.")
+    weights: str = Field(
+        "default",
+        description="default, a weight name of the library, FILE.pth, FILE.safetensors, s3://…, "
+        "package:efficientnet-lite0, or none.",
+    )
+    image_size: int = Field(0, ge=0, description="Side of the square input in pixels; 0: what the weights expect.")
+    resize: Literal["crop", "squash", "pad"] = Field(
+        "crop", description="How a picture becomes square: centre crop, stretch, or pad with white."
+    )
+
+    head: Literal["linear", "mlp"] = Field("linear", description="New head: Linear, or Linear-ReLU-Dropout-Linear.")
+    hidden: int = Field(512, ge=1, description="Width of the mlp head.")
+    dropout: float | None = Field(None, ge=0, lt=1, description="Dropout of the head.")
+    weight_decay: float | None = Field(None, ge=0, description="Weight decay (not on norms and biases).")
+    label_smoothing: float | None = Field(None, ge=0, lt=1, description="Label smoothing of the training loss.")
+    class_weights: Literal["none", "balanced"] = Field("none", description="Weight classes by inverse frequency.")
+
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimizer of both phases.")
+    batch_size: int = Field(32, ge=2, description="Examples per step.")
+    head_epochs: int = Field(30, ge=1, description="Most epochs of the head phase.")
+    head_learning_rate: float | None = Field(None, gt=0, description="Peak rate of the head phase.")
+    thaw: int | None = Field(None, ge=0, description="Stages thawed in the second phase; 0: head only.")
+    thaw_epochs: int | None = Field(None, ge=1, description="Most epochs of the thawed phase.")
+    thaw_learning_rate: float | None = Field(None, gt=0, description="Peak rate of the head while thawed.")
+    layer_decay: float | None = Field(None, gt=0, le=1, description="Factor on the rate per stage below the head.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up before the cosine.")
+    patience: int = Field(8, ge=1, description="Epochs without a better validation loss before stopping.")
+    clip_norm: float = Field(1.0, ge=0, description="Largest gradient norm; 0: no clipping.")
+
+    augment: Literal["none", "basic", "randaugment", "trivialaugment"] = Field(
+        "none", description="Augmentation: basic is random crop and flip; the others add to it."
+    )
+    mixup: float = Field(0.0, ge=0, description="Alpha of mixup; 0: off.")
+    cutmix: float = Field(0.0, ge=0, description="Alpha of cutmix; 0: off.")
+
+    trials: int = Field(20, ge=0, description="Trials of the search in total; 0: take the defaults.")
+    search_workers: int = Field(0, ge=0, description="Processes of the search; 0: one per core.")
+    activations: Literal["auto", "keep", "recompute"] = Field(
+        "auto", description="Keep what lies below the thaw line, or compute it again each epoch."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    seed: int = Field(0, ge=0, description="Seed of weights, batches, augmentation and search; never of splits.")
+    deterministic: bool = Field(default=False, description="Bit for bit the same on the same machine; slower.")
+
+    split_salt: str = Field("0", description="Salt of the first split of a lineage; kept from then on.")
+    max_rejected: float = Field(0.05, ge=0, le=1, description="Share of bad records above which the run stops.")
+
+    def to_json(self) -> str:
+        """All settings as canonical JSON: how they travel through the DAG."""
+        return canonical_json(self.model_dump())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        return cls.model_validate_json(text)
+
+    def digest(self) -> str:
+        """Identifies the settings that can change a result; `OPERATIONAL` ones are left out."""
+        return digest(self.model_dump(exclude=set(OPERATIONAL)))
+
+    def fixed(self) -> dict[str, float]:
+        """The searched options that the user gave, by name."""
+        return {name: getattr(self, name) for name in sorted(self.SEARCHED) if getattr(self, name) is not None}
+
+    def defaults(self) -> Hyperparameters:
+        """Hyperparameters without a search: what is given, else the defaults."""
+        return Hyperparameters.model_validate(self.fixed())

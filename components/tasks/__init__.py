@@ -1,0 +1,82 @@
+"""What differs between problems, as one Protocol; a task is a module that satisfies it."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from components.core.errors import InputError
+from components.core.settings import Settings
+
+if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor
+
+    from components.core.evaluation import Evaluation
+    from components.core.network import Network, Pytree
+
+
+class Task(Protocol):
+    """One problem. A batch is a pytree of tensors, batch first; labels are text, as the source gave them.
+
+    `--task NAME` takes the module `components/tasks/NAME.py`, or a module of yours by its dotted name.
+    """
+
+    metric: str  # the headline metric of `evaluate`; higher is better
+    serving_code: Path  # module without imports from here that answers raw records; shipped with the model
+
+    def check(self, content: bytes) -> Mapping[str, int | str]:
+        """Facts of one raw record for the index; raises RejectedRecord with the reason if it is unusable."""
+
+    def build(self, settings: Settings, classes: Sequence[str], dropout: float) -> "Network":
+        """Pretrained stages and a new head for `classes`; raises InputError for weights that don't fit."""
+
+    def encode(self, contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Pytree":
+        """Raw records as the first stage's input, exactly as the served model encodes them."""
+
+    def augments(self, settings: Settings) -> bool:
+        """Whether training batches differ from epoch to epoch."""
+
+    def training_batch(
+        self, contents: Sequence[bytes], targets: "Tensor", network: "Network", settings: Settings, seed: int
+    ) -> "tuple[Pytree, Tensor]":
+        """An augmented batch at the input and its targets (which mixing may soften)."""
+
+    def targets(self, labels: Sequence[str], classes: Sequence[str]) -> "Tensor":
+        """Labels as the tensor that `loss` compares outputs with."""
+
+    def loss(
+        self, outputs: "Pytree", targets: "Tensor", label_smoothing: float, class_weights: "Tensor | None"
+    ) -> "Tensor":
+        """The training loss, a scalar mean over the batch."""
+
+    def validate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
+        """Figures of a whole split; `loss` (lower is better) steers early stopping and search."""
+
+    def calibrate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
+        """What serving needs beside the weights, fitted on rows that nothing else has seen."""
+
+    def evaluate(
+        self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
+    ) -> "Evaluation":
+        """Everything the report says of the served model's answers; `training` counts its labels."""
+
+    def scores(self, answers: "pd.DataFrame", labels: Sequence[str]) -> "np.ndarray[Any, Any]":
+        """One score per unit of resampling, by which two models are compared on the same rows."""
+
+
+def load_task(name: str) -> Task:
+    """The task module of that name, with only its own libraries imported.
+
+    Raises:
+        InputError: There is no such module.
+    """
+    module = name if "." in name else f"components.tasks.{name}"
+    try:
+        return cast("Task", importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            known = sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py"))
+            raise InputError(f"There is no task {name!r}.", f"Use one of: {', '.join(known)}.") from None
+        raise
