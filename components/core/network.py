@@ -1,6 +1,6 @@
 """A network as ordered stages and a head; where it is cut is the thaw line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -15,13 +15,21 @@ class Network(nn.Module):
         stages: From the input upwards; each takes one pytree and returns one.
         head: Takes what the last stage gives.
         preprocessing: What turns a raw record into the first stage's input, as JSON values.
+        weights_digest: Identifies the pretrained weights of the stages.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], head: nn.Module, preprocessing: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        head: nn.Module,
+        preprocessing: Mapping[str, Any],
+        weights_digest: str = "",
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.head = head
-        self.preprocessing = preprocessing
+        self.preprocessing = dict(preprocessing)
+        self.weights_digest = weights_digest
 
     def below(self, inputs: Pytree, line: int, start: int = 0) -> Pytree:
         """Run the stages from `start` up to the thaw line, which lies above `line` stages."""

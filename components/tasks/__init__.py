@@ -26,6 +26,8 @@ class Task(Protocol):
     metric: str  # the headline metric of `evaluate`; higher is better
     serving_code: Path  # module without imports from here that answers raw records; shipped with the model
 
+    input_name: str  # the column of raw records that the served model reads
+
     def check(self, content: bytes) -> Mapping[str, int | str]:
         """Facts of one raw record for the index; raises RejectedRecord with the reason if it is unusable."""
 
@@ -51,6 +53,9 @@ class Task(Protocol):
     ) -> "Tensor":
         """The training loss, a scalar mean over the batch."""
 
+    def class_weights(self, counts: Mapping[str, int], classes: Sequence[str]) -> "Tensor | None":
+        """Weights of the loss that balance the classes, from how often each label is in the training split."""
+
     def validate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
         """Figures of a whole split; `loss` (lower is better) steers early stopping and search."""
 
@@ -61,6 +66,9 @@ class Task(Protocol):
         self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> "Evaluation":
         """Everything the report says of the served model's answers; `training` counts its labels."""
+
+    def thumbnails(self, contents: Sequence[bytes]) -> list[bytes]:
+        """Small pictures of raw records for the report, PNG or JPEG; empty where there is nothing to see."""
 
     def scores(self, answers: "pd.DataFrame", labels: Sequence[str]) -> "np.ndarray[Any, Any]":
         """One score per unit of resampling, by which two models are compared on the same rows."""

@@ -1,0 +1,69 @@
+# Targets of Thawline. `make run` and `make test` need nothing but this checkout, Python 3.11 and make.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOME_FOLDER := .thawline
+PHOTOS := $(HOME_FOLDER)/demo/stamps
+# The demo's settings: eight trials over both phases, one to three stages thawed, half the native size for speed.
+DEMO := --model stamps --weights package:efficientnet-lite0 --image-size 160 --trials 8
+
+.PHONY: help install run test test-slow check format compile lock golden bench nightly clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-11s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make the environment .venv from the lock
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Install Python 3.11 or newer first: apt-get install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer with venv is needed: apt-get install python3-venv"; exit 1; }
+	@echo "Making the environment $(VENV); PyTorch alone is several gigabytes, so this takes a few minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/pip check
+	@touch $@
+
+$(PHOTOS): | $(VENV)/.installed
+	@echo "Fetching the demo photos (a Debian package of 161 MB, read without installing it)"
+	@mkdir -p $(HOME_FOLDER)/demo
+	@$(BIN)/python -m pipelines.demo $(PHOTOS)
+
+run: $(VENV)/.installed $(PHOTOS) ## Run the whole pipeline on real photos, to a registered champion
+	@$(BIN)/thawline run $(PHOTOS) $(DEMO)
+
+test: $(VENV)/.installed ## Pass the quick tests
+	$(BIN)/python -m pytest -m "not slow" -q -n 2
+
+test-slow: $(VENV)/.installed $(PHOTOS) ## Pass the slow tests: real photos, real S3, real servers
+	$(BIN)/python -m pytest -m slow -q
+
+check: $(VENV)/.installed ## Lint, types and architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: $(VENV)/.installed ## Format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+compile: $(VENV)/.installed ## Write the DAG as YAML for Kubeflow
+	$(BIN)/thawline compile -o fine_tuning.yaml
+
+golden: $(VENV)/.installed ## Write the golden copy of the compiled DAG anew
+	$(BIN)/thawline compile -o tests/golden/fine_tuning.yaml
+
+lock: $(VENV)/.installed ## Resolve the dependencies anew and write the lock
+	$(BIN)/uv pip compile pyproject.toml --universal --all-extras --generate-hashes --no-header --no-annotate \
+		--upgrade -o requirements.lock
+
+bench: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five split salts, overhead of the steps, memory
+	$(BIN)/python tests/benchmarks/five_salts.py $(PHOTOS)
+	$(BIN)/python tests/benchmarks/prepare_20000.py
+
+clean: ## Remove the environment (data and models in .thawline stay)
+	rm -rf $(VENV) *.egg-info

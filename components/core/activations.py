@@ -1,0 +1,110 @@
+"""Activations at the thaw line: computed once, kept in THAWLINE_HOME/activations, shared by trials and steps.
+
+A set of activations is one folder of memory-mapped arrays, addressed by what it depends on: the examples in
+their order, the stages below the line, the preprocessing, and the version of torch.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten, treespec_dumps, treespec_loads
+
+from components.core.network import Network, Pytree
+from components.core.settings import digest
+from components.core.training import mixed_precision, rows_of, to_device
+from components.core.weights import state_digest
+
+BATCH = 64
+
+
+def activations_at(
+    network: Network,
+    line: int,
+    ids: Sequence[str],
+    encode: Callable[[int, int], Pytree],
+    store: Path,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Pytree:
+    """Activations [N, ...] at the line for these examples, as tensors over memory-mapped arrays.
+
+    Args:
+        network: In any mode; what lies below the line runs as when the network serves.
+        line: Stages below the thaw line.
+        ids: Content ids of the examples, in the order wanted.
+        encode: Gives the first stage's input for examples `start` to `stop`.
+        store: Folder of all activations.
+        progress: Called with examples done and in total.
+
+    A set at a higher line is filled from one at a lower line where there is one.
+    """
+    folders = {below: store / _key(network, below, ids) for below in range(line, 0, -1)}
+    if line not in folders:  # everything is thawed: the input itself
+        return encode(0, len(ids))
+    store.mkdir(parents=True, exist_ok=True)
+    with FileLock(store / f"{folders[line].name}.lock"):
+        if not (folders[line] / "tree.json").exists():
+            lower = next((b for b, folder in folders.items() if (folder / "tree.json").exists()), 0)
+            source = _slices(_open(folders[lower])) if lower else encode
+            _fill(folders[line], network, lower, line, len(ids), source, progress)
+    return _open(folders[line])
+
+
+def _key(network: Network, line: int, ids: Sequence[str]) -> str:
+    stages = [state_digest(stage.state_dict()) for stage in network.stages[:line]]
+    layout = [str(stage) for stage in network.stages[:line]]
+    return digest([list(ids), stages, layout, network.preprocessing, torch.__version__])[:32]
+
+
+@torch.no_grad()
+def _fill(
+    folder: Path,
+    network: Network,
+    start_line: int,
+    line: int,
+    count: int,
+    source: Callable[[int, int], Pytree],
+    progress: Callable[[int, int], None],
+) -> None:
+    device = next(network.parameters()).device
+    part = folder.with_suffix(".part")  # under the lock: what a kill left behind is ours to remove
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    network.eval()
+    arrays: list[np.memmap[tuple[int, ...], np.dtype[np.float32]]] = []
+    spec: TreeSpec | None = None
+    for start in range(0, count, BATCH):
+        stop = min(count, start + BATCH)
+        with mixed_precision(device):
+            batch = network.below(to_device(source(start, stop), device), line, start_line)
+        leaves, spec = tree_flatten(tree_map_only(Tensor, lambda t: t.cpu().contiguous().numpy(), batch))
+        if not arrays:
+            arrays = [
+                np.lib.format.open_memmap(part / f"{i}.npy", "w+", leaf.dtype, (count, *leaf.shape[1:]))
+                for i, leaf in enumerate(leaves)
+            ]
+        for array, leaf in zip(arrays, leaves, strict=True):
+            array[start:stop] = leaf
+        progress(stop, count)
+    for array in arrays:
+        array.flush()
+    if spec is not None:
+        (part / "tree.json").write_text(json.dumps(treespec_dumps(spec)))
+        part.replace(folder)
+
+
+def _open(folder: Path) -> Pytree:
+    spec = treespec_loads(json.loads((folder / "tree.json").read_text()))
+    # mode "c" is copy on write: torch wants writable memory, and a stray write never reaches the file
+    return tree_unflatten(
+        [torch.from_numpy(np.load(folder / f"{i}.npy", mmap_mode="c")) for i in range(spec.num_leaves)], spec
+    )
+
+
+def _slices(whole: Pytree) -> Callable[[int, int], Pytree]:
+    return lambda start, stop: rows_of(whole, slice(start, stop))

@@ -1,0 +1,79 @@
+"""Checks of a served model before anything in it is loaded.
+
+Standard library only and without imports from here: a copy travels with every served model.
+"""
+
+import hashlib
+import json
+import re
+import zipfile
+from pathlib import Path
+
+# What torch.export.save writes for a network of plain tensors. Sample inputs, pickled constants and script
+# objects are not among it: torch.export.load would unpickle them.
+MEMBERS = re.compile(
+    r"[\w.-]+/(data/weights/(weight_\d+|[\w.-]+_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|[\w.-]+_constants_config\.json)"
+    r"|data/sample_inputs/[\w.-]+\.pt"
+    r"|models/[\w.-]+\.json|archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id)"
+)
+
+FILES = re.compile(
+    r"MLmodel|conda\.yaml|python_env\.yaml|requirements\.txt|served_model\.py|(serving_)?input_example\.json"
+    r"|registered_model_meta|artifacts/served/(network\.pt2|serving\.json|serving_code\.py|archives\.py)"
+    r"|checkpoint/(network\.safetensors|checkpoint\.json)"
+)
+
+
+def check_folder(folder: Path) -> None:
+    """Check the files of a registered version, and the members of its archive, against what may be there.
+
+    Raises:
+        ValueError: A file, a link or an archive member is not on the list.
+    """
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or (path.is_file() and not FILES.fullmatch(name)):
+            raise ValueError(f"it holds the unexpected file {name!r}")
+    check_archive(folder / "artifacts" / "served" / "network.pt2")
+
+
+def check_archive(path: Path) -> None:
+    """Check the members of an exported graph against the list of what may be in one.
+
+    Raises:
+        ValueError: The archive holds a member, a sample input or a pickled tensor that must not be there.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if not MEMBERS.fullmatch(member.filename) or ".." in member.filename:
+                    raise ValueError(f"{path.name} holds the unexpected member {member.filename!r}")
+                if "/sample_inputs/" in member.filename and member.file_size:
+                    raise ValueError(f"{path.name} holds sample inputs, which would be unpickled")
+                if member.filename.endswith("_config.json"):
+                    _check_config(json.loads(archive.read(member)), path.name)
+    except (zipfile.BadZipFile, json.JSONDecodeError, OSError) as error:
+        raise ValueError(f"{path.name} is no exported graph: {error}") from error
+
+
+def _check_config(config: dict[str, dict[str, dict[str, object]]], name: str) -> None:
+    for tensor, facts in config["config"].items():
+        if facts.get("use_pickle") is not False:
+            raise ValueError(f"{name} holds {tensor!r} as a pickle")
+
+
+def folder_digest(folder: Path) -> str:
+    """The sha256 over all files below a folder, names and contents, 64 hexadecimal digits.
+
+    Raises:
+        ValueError: A link is among them; it could point anywhere.
+    """
+    manifest = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise ValueError(f"{path.name} is a link")
+        if path.is_file():
+            with path.open("rb") as file:
+                manifest[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,53 @@
+"""Pretrained image networks as ordered stages: any of torchvision's and timm's that can be cut.
+
+Any stage boundary can be the thaw line: one tensor crosses it, and no stage writes into what it is given.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from components.core.backbones_stages import split
+from components.core.errors import InputError
+from components.core.weights import state_digest
+
+if TYPE_CHECKING:
+    from components.core.pictures import Preprocessing
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without its classifier."""
+
+    stages: tuple[tuple[str, nn.Module], ...]  # from images[B, 3, size, size] to what the classifier received, [B, F]
+    features: int  # F
+    preprocessing: "Preprocessing"  # what the first stage expects
+    weights_digest: str  # of all stages' parameters and buffers
+
+
+def build_backbone(name: str, weights: str, image_size: int = 0) -> Backbone:
+    """A pretrained network, cut into stages and checked against the whole.
+
+    Args:
+        name: torchvision/NAME or timm/NAME, the latter with or without a tag of weights.
+        weights: default (what the library recommends; for timm/tf_efficientnet_lite0 the packaged ones where they are
+            installed), a weight name or tag of the library, FILE.pth, FILE.safetensors, s3://…,
+            package:efficientnet-lite0, or none (random).
+        image_size: Side of the images in pixels; 0: what the weights expect.
+
+    Raises:
+        InputError: The network is unknown or can't be cut, or its weights can't be had or don't fit.
+    """
+    library, _, network_name = name.partition("/")
+    # Each library costs a second to import.
+    if library == "torchvision":
+        from components.core import backbones_torchvision as builder
+    elif library == "timm":
+        from components.core import backbones_timm as builder  # type: ignore[no-redef]  # the same signature
+    else:
+        raise InputError(f"There is no backbone {name!r}.", "Give torchvision/NAME or timm/NAME with --backbone.")
+    network, preprocessing = builder.build(network_name, weights, image_size)
+    stages, features = split(network, name, preprocessing["size"])
+    state = {key: tensor for _, stage in stages for key, tensor in stage.state_dict().items()}
+    return Backbone(stages, features, preprocessing, state_digest(state))

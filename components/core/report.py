@@ -1,0 +1,274 @@
+"""One HTML page about a run that a person enjoys reading: self-contained, without scripts, light and dark."""
+
+import base64
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from components.core import figures
+from components.core.evaluation import Evaluation
+
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "loss", "word_error_rate", "wer"})
+NAMES = {
+    "macro_f1": "Macro-F1",
+    "ece": "Calibration error",
+    "brier": "Brier score",
+    "ndcg": "NDCG",
+    "map": "mAP",
+    "word_error_rate": "Word error rate",
+}
+EXPLAINED = {
+    "accuracy": "share of test rows answered right",
+    "balanced_accuracy": "mean recall of the classes that occur",
+    "macro_f1": "mean F1 of the classes",
+    "log_loss": "nats per row; lower is better",
+    "brier": "squared error of the probabilities, 0 to 2; lower is better",
+    "ece": "confidence minus accuracy, 15 bins of equal width; lower is better",
+}
+LARGEST_MATRIX = 24  # classes; a larger matrix is a list of its most frequent confusions
+PAIRS = 20  # in that list
+OPEN_ROWS = 12  # longer tables start collapsed
+REJECTED_ROWS = 200  # in the page; the whole table is an artifact of the step
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What the page says.
+
+    `thumbnails` (PNG or JPEG) belong to `evaluation.mistakes` one by one and may be missing; `champion` holds
+    `version`, `accuracy`, `wins`, `losses` and `p`; `rejected` rows hold `uri`, `label` and `reason`; `dataset` is
+    `dataset.json`; `history` and `trials` are as `components.core.figures` takes them.
+    """
+
+    title: str  # the model's name
+    created: str
+    decision: str  # one sentence
+    accepted: bool
+    evaluation: Evaluation
+    dataset: Mapping[str, Any]
+    champion: Mapping[str, Any] | None = None
+    history: Sequence[Mapping[str, Any]] = ()
+    trials: Sequence[Mapping[str, Any]] = ()
+    importances: Mapping[str, float] = field(default_factory=dict)
+    rejected: Sequence[Mapping[str, Any]] = ()
+    thumbnails: Sequence[bytes] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def render(data: ReportData) -> str:
+    """The page as HTML text. All of `data` is escaped; a policy in the page forbids it any request and any script."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "words": _words, "seconds": _seconds}
+    page = environment.get_template("report.html.j2")
+    return page.render(
+        data=data,
+        rows=_test_rows(data),
+        metrics=[_metric(name, data.evaluation) for name in data.evaluation.metrics],
+        matrix=_matrix(data.evaluation),
+        pairs=_pairs(data.evaluation),
+        outside=_test_rows(data) - int(data.evaluation.confusion.sum()) if data.evaluation.confusion is not None else 0,
+        classes=_classes(data.evaluation),
+        mistakes=_mistakes(data),
+        splits=_splits(data.dataset),
+        phases=_phases(data.history),
+        trials=_trials(data.trials),
+        searched=sorted({name for trial in data.trials for name in trial["params"]}),
+        pictures=_pictures(data),
+        open_rows=OPEN_ROWS,
+        rejected_rows=REJECTED_ROWS,
+    )
+
+
+def _test_rows(data: ReportData) -> int:
+    """Number of test rows."""
+    if data.evaluation.per_class is not None:
+        return int(data.evaluation.per_class["support"].sum())
+    return int(sum(data.dataset["counts"].get("test", {}).values()))
+
+
+def _metric(name: str, evaluation: Evaluation) -> dict[str, Any]:
+    """A headline number: its texts, and where value, interval and baseline lie on its bar, in percent."""
+    value, baseline = evaluation.metrics[name], evaluation.baseline.get(name)
+    low, high = evaluation.intervals.get(name, (value, value))
+    known = [number for number in (value, low, high, baseline) if number is not None and math.isfinite(number)]
+    end = 1.0 if name not in LOWER_IS_BETTER and max(known, default=0) <= 1 else max(known, default=0) * 1.05 or 1.0
+
+    def place(number: float | None) -> float | None:
+        return None if number is None else round(100 * min(max(number / end, 0.0), 1.0), 2)
+
+    return {
+        "name": NAMES.get(name, _words(name).capitalize()),
+        "explained": EXPLAINED.get(name, ""),
+        "value": _number(value),
+        "low": _number(low),
+        "high": _number(high),
+        "baseline": None if baseline is None else _number(baseline),
+        "end": _number(end),
+        "at": place(value),
+        "from": place(low),
+        "width": round((place(high) or 0.0) - (place(low) or 0.0), 2),
+        "baseline_at": place(baseline),
+    }
+
+
+def _class_names(evaluation: Evaluation) -> list[str]:
+    """Names in the order of the confusion matrix."""
+    if evaluation.confusion is None or evaluation.per_class is None:
+        return []
+    return [str(name) for name in evaluation.per_class["class"][: len(evaluation.confusion)]]
+
+
+def _matrix(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Rows of the confusion matrix, each cell with its share of the true class; empty where it is too large to read."""
+    names = _class_names(evaluation)
+    if evaluation.confusion is None or not 0 < len(names) <= LARGEST_MATRIX:
+        return []
+    counts = evaluation.confusion
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return [
+        {
+            "name": name,
+            "cells": [
+                {
+                    "count": int(counts[i, j]),
+                    "share": round(float(shares[i, j]), 3),
+                    "right": i == j,
+                    "answer": names[j],
+                }
+                for j in range(len(names))
+            ],
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def _pairs(evaluation: Evaluation) -> list[tuple[str, str, int]]:
+    """The most frequent confusions: true class, answer, rows."""
+    names = _class_names(evaluation)
+    if evaluation.confusion is None:
+        return []
+    wrong = evaluation.confusion * (1 - np.eye(len(names), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    places = [(int(place) // len(names), int(place) % len(names)) for place in order]
+    return [(names[i], names[j], int(wrong[i, j])) for i, j in places if wrong[i, j]]
+
+
+def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The per-class table, weakest F1 first: that is what a reader looks for."""
+    if evaluation.per_class is None:
+        return []
+    rows = evaluation.per_class.sort_values("f1", kind="stable").to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]
+
+
+def _mistakes(data: ReportData) -> list[dict[str, Any]]:
+    """The mistakes, each with its picture as a data URI where there is one."""
+    thumbnails = [*map(_data_uri, data.thumbnails), *[""] * len(data.evaluation.mistakes)]
+    return [
+        {"label": m.label, "predicted": m.predicted, "percent": round(100 * m.probability), "picture": picture}
+        for m, picture in zip(data.evaluation.mistakes, thumbnails, strict=False)
+    ]
+
+
+def _data_uri(picture: bytes) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def _splits(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Examples per class and split, with sums."""
+    counts: Mapping[str, Mapping[str, int]] = dataset["counts"]
+    names = list(dict.fromkeys([*dataset["classes"], *(name for split in counts.values() for name in split)]))
+    rows = [{"name": name, "counts": [split.get(name, 0) for split in counts.values()]} for name in names]
+    most = max((sum(row["counts"]) for row in rows), default=0) or 1
+    return {
+        "names": list(counts),
+        "rows": [
+            {**row, "sum": sum(row["counts"]), "share": round(100 * sum(row["counts"]) / most, 1)} for row in rows
+        ],
+        "sums": [sum(split.values()) for split in counts.values()],
+    }
+
+
+def _phases(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A summary of each phase: its epochs, seconds, and the epoch with the lowest validation loss."""
+    phases = []
+    for name in dict.fromkeys(epoch["phase"] for epoch in history):
+        epochs = [epoch for epoch in history if epoch["phase"] == name]
+        kept = next((epoch for epoch in epochs if epoch.get("best")), min(epochs, key=lambda epoch: epoch["loss"]))
+        seconds = sum(epoch.get("seconds", 0.0) for epoch in epochs)
+        number = epochs.index(kept) + 1
+        phases.append({"name": name, "epochs": epochs, "kept": kept, "number": number, "seconds": seconds})
+    return phases
+
+
+def _trials(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The trials, best first; those without a comparable value last."""
+
+    def rank(trial: Mapping[str, Any]) -> tuple[bool, float]:
+        complete = trial["state"] == "COMPLETE" and trial["value"] is not None
+        return not complete, trial["value"] if complete else trial["number"]
+
+    return sorted(trials, key=rank)
+
+
+def _pictures(data: ReportData) -> dict[str, Markup]:
+    """The figures that have something to show, as inline SVG."""
+    pictures = {}
+    if data.history:
+        pictures["learning"] = figures.learning_curves(data.history)
+    if data.evaluation.reliability is not None:
+        pictures["reliability"] = figures.reliability(data.evaluation.reliability)
+    if data.trials:
+        pictures["search"] = figures.search_history(data.trials)
+    if data.importances:
+        pictures["importances"] = figures.parameter_importances(data.importances)
+    if any(trial["state"] == "COMPLETE" for trial in data.trials):
+        pictures["parallel"] = figures.parallel_coordinates(data.trials)
+    return {name: _inline(figure) for name, figure in pictures.items()}
+
+
+def _inline(figure: Figure) -> Markup:
+    """SVG as a page takes it: no namespace, and the size that the page gives it."""
+    opening, rest = figures.to_svg(figure).split(">", 1)
+    opening = re.sub(r' (?:xmlns|width|height|version)="[^"]*"', "", opening)
+    return Markup(f"{opening}>{rest}")  # noqa: S704 - matplotlib has escaped the texts in it
+
+
+def _number(value: float | str | None) -> str:
+    """Three decimals for a figure, four digits for a small one; whole numbers and text as they are."""
+    if value is None:
+        return "–"  # noqa: RUF001 - an en dash, as tables print it
+    if isinstance(value, bool | str | int):
+        return str(value)
+    if abs(value) >= 0.01 or abs(value) < 1e-9:  # noqa: PLR2004 - three decimals lose no digits, or only rounding errors
+        return f"{value:.3f}"
+    return f"{value:.3g}"
+
+
+def _seconds(value: float) -> str:
+    """A duration as a person says it."""
+    minutes, seconds = divmod(round(value), 60)
+    if minutes:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{value:.1f} s"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

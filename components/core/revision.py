@@ -1,0 +1,24 @@
+"""Which code and which libraries made a result."""
+
+import os
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+
+def code_revision() -> str:
+    """The commit of the code, with `-dirty` for changes on top; `THAWLINE_REVISION` where there is no git."""
+    given = os.environ.get("THAWLINE_REVISION")
+    if given:
+        return given
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except OSError:  # no git
+        return version("thawline")
+    return done.stdout.strip() or version("thawline")
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that results depend on."""
+    return {name: version(name) for name in ("thawline", "torch", "torchvision", "timm", "optuna", "mlflow")}

@@ -1,0 +1,123 @@
+"""The run's own folder: progress that the terminal shows, errors that kfp.local can't pass on, and the lease.
+
+`THAWLINE_HOME/runs/<run key>/` holds `events.jsonl`, `errors/<step>.json`, `lease.json` and `result.json`.
+On a cluster the folder is the container's own and is lost with it; there MLflow carries the same facts.
+"""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from components.core.errors import ExpectedError
+
+
+def home() -> Path:
+    """The folder that holds everything Thawline writes: `THAWLINE_HOME`, else `.thawline` here."""
+    return Path(os.environ.get("THAWLINE_HOME", ".thawline")).resolve()
+
+
+def new_run_key() -> str:
+    """A key that sorts by time and never repeats."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def run_folder(run_key: str) -> Path:
+    """The folder of one run, made on demand."""
+    folder = home() / "runs" / run_key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def emit(run_key: str, step: str, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Append one event; a line under 4 KiB is written whole even with several writers (O_APPEND)."""
+    line = json.dumps({"time": time.time(), "step": step, "event": event, **facts})
+    with (run_folder(run_key) / "events.jsonl").open("a") as file:
+        file.write(line + "\n")
+
+
+def start(step: str, run_key: str) -> None:
+    """Announce a step before its own imports, whose seconds are no work of its own."""
+    emit(run_key, step, "started")
+
+
+def events(run_key: str, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """The events from byte `offset` on, each with the offset behind it."""
+    path = run_folder(run_key) / "events.jsonl"
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):  # still being written
+                return
+            offset += len(line)
+            yield json.loads(line), offset
+
+
+def write_error(run_key: str, step: str, error: ExpectedError) -> None:
+    """Keep an expected error where the command line and the exit handler find it."""
+    folder = run_folder(run_key) / "errors"
+    folder.mkdir(exist_ok=True)
+    text = json.dumps({"kind": error.kind, "sentence": error.sentence, "mend": error.mend})
+    write_text(folder / f"{step}.json", text)
+
+
+def read_errors(run_key: str) -> dict[str, dict[str, str]]:
+    """The expected errors of a run by step: kind, sentence and mend."""
+    folder = run_folder(run_key) / "errors"
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader or a kill never sees half of it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text)
+    part.replace(path)
+
+
+def store_is_current(database: Path) -> bool:
+    """Whether the local MLflow store was made by the installed version (read without importing it)."""
+    stamp = database.with_suffix(".version")
+    return database.exists() and stamp.exists() and stamp.read_text() == version("mlflow")
+
+
+def mark_store_current(database: Path) -> None:
+    """Remember that the local MLflow store has the installed version's schema."""
+    write_text(database.with_suffix(".version"), version("mlflow"))
+
+
+def take_lease(run_key: str) -> None:
+    """Mark the run as driven by this process, so that a later run can tell a dead one."""
+    pid = os.getpid()
+    write_text(run_folder(run_key) / "lease.json", json.dumps({"pid": pid, "started": _started(pid)}))
+
+
+def abandoned_runs() -> list[str]:
+    """Keys of runs without a result whose driving process is gone."""
+    return [
+        folder.name
+        for folder in sorted((home() / "runs").glob("*/"))
+        if not (folder / "result.json").exists() and not _alive(folder / "lease.json")
+    ]
+
+
+def _alive(lease: Path) -> bool:
+    if not lease.exists():
+        return True  # a run that some other machine drives
+    owner = json.loads(lease.read_text())
+    return bool(owner["started"]) and _started(owner["pid"]) == owner["started"]
+
+
+def _started(pid: int) -> str:
+    """Start time of a process in clock ticks since boot: tells a reused process id; empty if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]

@@ -1,0 +1,79 @@
+"""Build the served model of a checkpoint: exported graph, serving code and settings, self-contained."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from components.core import archives, tracking
+from components.core.network import Network
+from components.tasks import Task
+
+CODE = Path(__file__).with_name("served_model.py")
+CHUNK = 256  # records in memory at a time
+
+
+def export_network(network: Network, inputs: Any, path: Path) -> None:  # noqa: ANN401 - a pytree
+    """Export the network for any batch size (torch.export) without the example inputs.
+
+    Args:
+        network: On the CPU.
+        inputs: An example batch of at least two: a size of one would be taken as a constant.
+        path: The `.pt2` file to write.
+    """
+    batch = torch.export.Dim("batch", min=1, max=65_536)
+    shapes = tree_map_only(Tensor, lambda _: {0: batch}, inputs)
+    program = torch.export.export(network.eval(), (inputs,), dynamic_shapes=(shapes,))
+    program._example_inputs = None  # noqa: SLF001 - they would be stored as a pickle, and loading would run it
+    torch.export.save(program, path)
+    archives.check_archive(path)
+
+
+def build_served(
+    folder: Path,
+    task: Task,
+    network: Network,
+    classes: Sequence[str],
+    calibration: Mapping[str, float],
+    examples: Sequence[bytes],
+) -> None:
+    """Write the served model, in MLflow's format, into a folder; `examples` are at least one raw record."""
+    with tempfile.TemporaryDirectory() as temporary:
+        served = Path(temporary) / "served"
+        served.mkdir()
+        settings = {
+            "input_name": task.input_name,
+            "classes": list(classes),
+            "preprocessing": network.preprocessing,
+            **calibration,
+        }
+        (served / "serving.json").write_text(json.dumps(settings, indent=1))
+        shutil.copy(task.serving_code, served / "serving_code.py")
+        shutil.copy(archives.__file__, served / "archives.py")
+        pair = (list(examples) * 2)[:2]
+        export_network(network.to("cpu"), task.encode(pair, network.preprocessing), served / "network.pt2")
+        shutil.rmtree(folder, ignore_errors=True)
+        tracking.save_pyfunc(folder, CODE, served, task.input_name, pair[0])
+
+
+def answers(
+    model: Any,  # noqa: ANN401 - mlflow publishes no types
+    input_name: str,
+    count: int,
+    contents: Callable[[int, int], Sequence[bytes]],
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> pd.DataFrame:
+    """A served model's answers to `count` raw records, a row each; `contents` gives records start to stop."""
+    parts = []
+    for start in range(0, count, CHUNK):
+        stop = min(count, start + CHUNK)
+        parts.append(model.predict(pd.DataFrame({input_name: list(contents(start, stop))})))
+        progress(stop, count)
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,283 @@
+"""Raw records with their labels: a folder per class, the same on S3, or a manifest."""
+
+import codecs
+import csv
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+from components.core.errors import InputError, RejectedRecord
+
+MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
+MAX_BYTES = 100 * 2**20  # of one record: dozens are in memory at once
+COLUMNS = ("uri", "label")
+_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+_LAYOUT = "Give a folder with one subfolder per class, s3://bucket/prefix of that shape, or a manifest of uri,label."
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One raw record as the source lists it, not read yet."""
+
+    uri: str
+    label: str  # empty: missing
+    split: str = ""
+    group: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def list_entries(source: str) -> Iterator[Entry]:
+    """Every record of a source, always in the same order.
+
+    Hidden files and what operating systems leave behind are passed over. A file outside a class folder has no label.
+
+    Raises:
+        InputError: The source can't be listed, or is a manifest that can't be read.
+    """
+    if source.lower().endswith(MANIFESTS):
+        yield from _manifest(source)
+    elif source.startswith("s3://"):
+        yield from _s3_folder(source)
+    else:
+        root = _path(source)
+        for path in _walk(root):
+            folders = path.relative_to(root).parts[:-1]
+            yield Entry(str(path), printable(folders[0]) if folders else "")
+
+
+def check_source(source: str) -> None:
+    """Look for what would surely stop a run, without reading records.
+
+    Raises:
+        InputError: It is missing, empty, without classes, or lacks columns.
+    """
+    if not source.startswith("s3://"):
+        _check_path(source)
+    if source.lower().endswith(MANIFESTS):
+        _check_classes(source, _first_two(entry.label for entry in _manifest(source)))
+        return
+    if source.startswith("s3://"):
+        classes, files = _s3_classes(source)
+    else:
+        classes, files = _folder_classes(_path(source))
+    if not files:
+        raise InputError(f"{source} is empty.", _LAYOUT)
+    if not classes:
+        raise InputError(f"{source} holds files but no class folders.", _LAYOUT)
+    _check_classes(source, classes)
+    if {name.lower() for name in classes} <= _SPLIT_NAMES:
+        raise InputError(
+            f"The folders of {source} are splits, not classes: {', '.join(sorted(classes))}.",
+            "Give a manifest of uri,label,split, or a folder with one subfolder per class.",
+        )
+
+
+def read(uri: str) -> bytes:
+    """The content of one record.
+
+    Raises:
+        RejectedRecord: It can't be read; the message is the reason.
+    """
+    if not uri:
+        raise RejectedRecord("no uri")
+    too_large = RejectedRecord(f"larger than {MAX_BYTES // 2**20} MB")
+    if uri.startswith("s3://"):
+        from components.core import storage
+
+        try:
+            return storage.read_bytes(uri, MAX_BYTES)
+        except InputError as error:
+            raise RejectedRecord(f"unreadable: {error.sentence}") from error
+        except ValueError:
+            raise too_large from None
+    if "://" in uri:
+        raise RejectedRecord(f"unreadable: {uri.partition('://')[0]}:// is not supported")
+    try:
+        with open(uri, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise RejectedRecord("unreadable: not a file")
+            if status.st_size > MAX_BYTES:
+                raise too_large
+            return file.read()
+    except OSError as error:
+        raise RejectedRecord(f"unreadable: {(error.strerror or 'input/output error').lower()}") from error
+    except ValueError as error:  # a name with a zero byte
+        raise RejectedRecord("unreadable: not a file name") from error
+
+
+def printable(text: str) -> str:
+    """Text that UTF-8 can carry, for tables: a file name may hold bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer for ever
+
+
+def _path(source: str) -> Path:
+    return Path(source).expanduser().absolute()
+
+
+def _check_path(source: str) -> None:
+    path = _path(source)
+    if not path.exists():
+        raise InputError(f"There is no {source}.", "Check the path.")
+    if not path.is_dir() and path.suffix.lower() not in MANIFESTS:
+        raise InputError(f"{source} is neither a folder nor a manifest ({', '.join(MANIFESTS)}).", _LAYOUT)
+
+
+def _check_classes(source: str, classes: set[str]) -> None:
+    if not classes:
+        raise InputError(f"{source} names no label.", _LAYOUT)
+    if len(classes) == 1:
+        raise InputError(f"{source} holds one class only: {next(iter(classes))}.", "Add examples of a second class.")
+
+
+def _passed_over(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Files below a folder, through links too; a folder that can't be listed stands for itself."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that holds it
+        return
+    try:
+        with os.scandir(folder) as items:
+            found = sorted((item.name, _is_folder(item)) for item in items if not _passed_over(item.name))
+    except OSError:
+        yield folder
+        return
+    for name, is_folder in found:
+        if is_folder:
+            yield from _walk(folder / name, (*above, real))
+        else:
+            yield folder / name
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    # DirEntry.is_dir() raises for a link to itself, Path.is_dir() costs a call that only links need.
+    return item.is_dir(follow_symlinks=False) or (item.is_symlink() and Path(item.path).is_dir())
+
+
+def _folder_classes(root: Path) -> tuple[set[str], bool]:
+    try:
+        paths = [path for path in sorted(root.iterdir()) if not _passed_over(path.name)]
+    except OSError as error:
+        raise InputError(f"{root} can't be listed: {error.strerror}.", "Check its permissions.") from error
+    folders = [path for path in paths if path.is_dir()]
+    classes = _first_two(printable(path.name) for path in folders if next(_walk(path), None) is not None)
+    return classes, bool(classes) or len(paths) > len(folders)
+
+
+def _first_two(labels: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for label in labels:
+        found |= {label} if label else set()
+        if len(found) > 1 and not found <= _SPLIT_NAMES:
+            break
+    return found
+
+
+def _s3_root(source: str) -> str:
+    return source.rstrip("/") + "/"
+
+
+def _s3_folder(source: str) -> Iterator[Entry]:
+    from components.core import storage
+
+    root = _s3_root(source)
+    for uri, _, _ in storage.list_objects(root):
+        parts = uri.removeprefix(root).split("/")
+        if parts[-1] and not any(map(_passed_over, parts)):  # a key that ends with a slash marks a folder
+            yield Entry(uri, parts[0] if len(parts) > 1 else "")
+
+
+def _s3_classes(source: str) -> tuple[set[str], bool]:
+    from components.core import storage
+
+    root = _s3_root(source)
+    classes = {name for name in storage.list_folders(root) if not _passed_over(name)}
+    return classes, bool(classes) or next(_s3_folder(source), None) is not None
+
+
+def _manifest(source: str) -> Iterator[Entry]:
+    if source.startswith("s3://"):
+        from components.core import storage
+
+        base, file = source.rpartition("/")[0], cast("BinaryIO", BytesIO(storage.read_bytes(source)))
+    else:
+        path = _path(source)
+        base, file = str(path.parent), path.open("rb")
+    suffix = Path(source).suffix.lower()
+    rows = _csv_rows if suffix == ".csv" else _parquet_rows if suffix == ".parquet" else _json_rows
+    with file:
+        for number, row in enumerate(rows(file, source)):
+            if number == 0:
+                _check_columns(row, source)
+            yield _entry(row, base)
+
+
+def _check_columns(row: Mapping[str, Any], source: str) -> None:
+    missing = [name for name in COLUMNS if name not in row]
+    if missing:
+        raise InputError(
+            f"The manifest {source} has no column {missing[0]!r} (it has {', '.join(map(str, row)) or 'none'}).",
+            "Name the columns uri and label; split, group and others may follow.",
+        )
+
+
+def _entry(row: Mapping[str, Any], base: str) -> Entry:
+    values = {name: "" if value is None else printable(str(value).strip()) for name, value in row.items() if name}
+    uri = values.pop("uri", "")
+    if uri.startswith("file://"):
+        uri = unquote(urlsplit(uri).path)
+    elif uri and "://" not in uri and not uri.startswith("/"):
+        uri = f"{base}/{uri}"
+    label, split, group = (values.pop(name, "") for name in ("label", "split", "group"))
+    return Entry(uri, label, split, group, {name: value for name, value in values.items() if value})
+
+
+def _csv_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        reader = csv.DictReader(codecs.iterdecode(file, "utf-8-sig"))
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        for row in reader:
+            row.pop(None, None)  # cells beyond the header
+            yield row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(
+            f"The manifest {source} is no CSV in UTF-8: {error}.", "Save it again as CSV, UTF-8."
+        ) from error
+
+
+def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise InputError(f"Line {number} of {source} is no JSON object.", "Write one object a line.")
+        yield row
+
+
+def _parquet_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=4096):
+            yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise InputError(f"The manifest {source} is no Parquet file.", "Write it again.") from error

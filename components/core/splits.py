@@ -1,0 +1,181 @@
+"""Splits that are assigned once and never move.
+
+The first examples of a class are stratified exactly: in the order of their salted hash, cut at the quantiles. What
+comes later goes by hash threshold. Examples of one group go together. The run's seed plays no part.
+"""
+
+import hashlib
+from bisect import bisect
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from components.core.errors import InputError
+
+# In fortieths, so that every cut is exact: 70 % train, 15 % validation of which half calibrates, 15 % test.
+_FORTIETHS = {"train": 28, "validation": 3, "calibrate": 3, "test": 6}
+FRACTIONS = {split: parts / 40 for split, parts in _FORTIETHS.items()}
+SPLITS = tuple(_FORTIETHS)
+_CUTS = list(accumulate(_FORTIETHS.values()))[:-1]
+REQUIRED = ("train", "validation", "test")  # of every class; `calibrate` needs one example of any class
+_SYNONYMS = {
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "testing": "test",
+}
+
+
+def split_name(text: str) -> str:
+    """The split that a manifest means; empty stays empty.
+
+    Raises:
+        ValueError: It is no split.
+    """
+    name = text.strip().lower()
+    name = _SYNONYMS.get(name, name)
+    if name and name not in SPLITS:
+        raise ValueError(f"split {text!r} is none of train, validation, test")
+    return name
+
+
+def assign(
+    ids: Sequence[str],
+    labels: Sequence[str],
+    salt: str,
+    previous: Mapping[str, str],
+    groups: Sequence[str] = (),
+    given: Sequence[str] = (),
+) -> dict[str, str]:
+    """A split for every id.
+
+    Args:
+        ids: Content ids, without repeats.
+        labels: One for each id.
+        salt: Of the lineage.
+        previous: Splits that were assigned before, of any ids; they never change.
+        groups: For each id, what it must stay together with; empty text or nothing: it stands alone.
+        given: For each id, the split that the source asks for; empty text or nothing: none. Half of what is given as
+            validation becomes `calibrate`. Examples without one fill up their class.
+    """
+    by_class: dict[str, list[_Unit]] = defaultdict(list)
+    for unit in _units(ids, labels, salt, previous, groups or [""] * len(ids), given or [""] * len(ids)):
+        by_class[unit.label].append(unit)
+    assigned: dict[str, str] = {}
+    for label, units in sorted(by_class.items()):
+        new = [unit for unit in units if not unit.previous]
+        stratify = len(new) == len(units)
+        splits = _stratified(new, salt + label) if stratify else [_by_threshold(unit) for unit in new]
+        for unit, split in zip(new, splits, strict=True):
+            assigned |= dict.fromkeys(unit.ids, split)
+        for unit in units:
+            if unit.previous:
+                assigned |= {id_: previous.get(id_, unit.previous) for id_ in unit.ids}
+    return assigned
+
+
+def check_classes(assigned: Mapping[str, str], labels: Mapping[str, str]) -> None:
+    """Every class must be trained, validated and tested.
+
+    Raises:
+        InputError: There are fewer than two classes, or some have too few examples; it names them.
+    """
+    counts = count(assigned, labels)
+    classes = sorted(set(labels.values()))
+    if len(classes) < 2:  # noqa: PLR2004 - a choice needs two
+        raise InputError(f"There are usable examples of {len(classes)} class only.", "Add examples of other classes.")
+    short = {
+        name: sum(counts[s][name] for s in SPLITS) for name in classes if not all(counts[s][name] for s in REQUIRED)
+    }
+    if short:
+        named = ", ".join(f"{name} ({number})" for name, number in short.items())
+        raise InputError(
+            f"Too few examples to train, validate and test each class; their numbers: {named}.",
+            "Add examples of these classes (10 give a first idea), or leave the classes out.",
+        )
+    if not any(counts["calibrate"].values()):
+        raise InputError(
+            f"Too few examples to calibrate: {len(assigned)} in {len(classes)} classes.",
+            "Add examples: at least one class needs four.",
+        )
+
+
+def count(assigned: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Counter[str]]:
+    """Examples of each class in each split."""
+    counts = {split: Counter[str]() for split in SPLITS}
+    for id_, split in assigned.items():
+        counts[split][labels[id_]] += 1
+    return counts
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Examples that go together: a group, or one alone."""
+
+    position: int  # 64 bits of the salted hash
+    ids: tuple[str, ...]
+    label: str  # the most frequent
+    previous: str
+    given: str
+
+
+def _units(
+    ids: Sequence[str],
+    labels: Sequence[str],
+    salt: str,
+    previous: Mapping[str, str],
+    groups: Sequence[str],
+    given: Sequence[str],
+) -> Iterable[_Unit]:
+    members: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+    for id_, label, group, split in zip(ids, labels, groups, given, strict=True):
+        members[f"group {group}" if group else id_].append((id_, label, split))
+    for key, rows in members.items():
+        rows.sort()
+        label, _ = max(sorted(Counter(label for _, label, _ in rows).items()), key=lambda item: item[1])
+        before = next((previous[id_] for id_, _, _ in rows if id_ in previous), "")
+        asked = next((split for _, _, split in rows if split), "")
+        yield _Unit(_hash(salt + key), tuple(id_ for id_, _, _ in rows), label, before, asked)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _by_threshold(unit: _Unit) -> str:
+    if unit.given == "validation":
+        return "calibrate" if unit.position % 2 else "validation"
+    return unit.given or SPLITS[bisect(_CUTS, unit.position * 40 >> 64)]
+
+
+def _stratified(units: Sequence[_Unit], tie: str) -> list[str]:
+    """A split for each unit of one class, none of which was assigned before."""
+    order = sorted(range(len(units)), key=lambda i: (units[i].position, units[i].ids))
+    chosen = {i: units[i].given for i in order}
+    validation = [i for i in order if chosen[i] == "validation"]
+    chosen |= dict.fromkeys(validation[(len(validation) + 1) // 2 :], "calibrate")
+    free = [i for i in order if not chosen[i]]
+    wanted = _apportion(len(units), _FORTIETHS, tie)
+    lacking = {split: max(0, wanted[split] - sum(s == split for s in chosen.values())) for split in SPLITS}
+    cuts = lacking if sum(lacking.values()) == len(free) else _apportion(len(free), lacking, tie)
+    splits = (split for split in SPLITS for _ in range(cuts[split]))
+    chosen |= dict(zip(free, splits, strict=True))
+    return [chosen[i] for i in range(len(units))]
+
+
+def _apportion(number: int, weights: Mapping[str, int], tie: str) -> dict[str, int]:
+    """Whole shares of `number` by the method of the largest remainder; none is empty if there is enough for all."""
+    whole = sum(weights.values())
+    shares = {split: number * weight // whole for split, weight in weights.items()}
+    by_remainder = sorted(weights, key=lambda s: (-(number * weights[s] % whole), _hash(tie + s)))
+    for split in by_remainder[: number - sum(shares.values())]:
+        shares[split] += 1
+    # The rarest of the required ones first, `calibrate` last.
+    for split in ("test", "validation", "train", "calibrate"):
+        largest = max(shares, key=lambda s: shares[s])
+        if weights[split] and not shares[split] and shares[largest] > 1:
+            shares[split] += 1
+            shares[largest] -= 1
+    return shares

@@ -1,0 +1,182 @@
+"""S3 and what speaks its language: list, read, download, upload. The only import of boto3.
+
+Credentials, region and endpoint come from where every AWS tool looks for them (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`,
+`AWS_ENDPOINT_URL`, …); no message here repeats a secret.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import boto3
+from botocore import exceptions
+from botocore.config import Config
+from s3transfer.exceptions import RetriesExceededError
+
+from components.core.errors import InputError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+CONNECTIONS = 32  # downloads in flight
+_BODY_ATTEMPTS = 4  # botocore retries requests, but not a body that breaks off
+_BROKEN_BODY = (exceptions.IncompleteReadError, exceptions.ReadTimeoutError, exceptions.ResponseStreamingError)
+_CREDENTIALS = (
+    exceptions.NoCredentialsError,
+    exceptions.PartialCredentialsError,
+    exceptions.CredentialRetrievalError,
+    exceptions.TokenRetrievalError,
+    exceptions.ProfileNotFound,
+)
+_UNREACHABLE = (exceptions.ConnectionError, exceptions.HTTPClientError, RetriesExceededError)
+_REFUSED = {
+    "AccessDenied": "access is denied",
+    "403": "access is denied",
+    "SignatureDoesNotMatch": "the secret key is wrong",
+    "InvalidAccessKeyId": "the access key is unknown",
+    "ExpiredToken": "the credentials have expired",
+}
+
+
+@functools.cache
+def client() -> "S3Client":
+    """One client for all threads, which it is safe for; transient failures are retried."""
+    custom = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    try:
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "5"))},
+            max_pool_connections=CONNECTIONS,
+            connect_timeout=10,
+            # Only AWS itself surely answers under bucket.endpoint.
+            s3={"addressing_style": "path" if custom else "auto"},
+        )
+        return boto3.Session().client("s3", config=config)  # the default session would keep old credentials
+    except (ValueError, exceptions.BotoCoreError) as error:  # an endpoint that is no address, an unknown profile
+        raise InputError(
+            f"The S3 client can't be made: {type(error).__name__}.", "Check the AWS_* variables."
+        ) from error
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`.
+
+    Raises:
+        InputError: It names no bucket.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket:
+        raise InputError(f"{uri!r} names no bucket.", "Write s3://bucket/prefix.")
+    return bucket, key
+
+
+def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
+    """Uri, size in bytes and ETag of every object whose key starts as `uri` does, in the order of the keys."""
+    bucket, prefix = split_uri(uri)
+    with _explained(uri):
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        for page in pages:
+            for item in page.get("Contents", []):
+                yield f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')
+
+
+def list_folders(uri: str) -> Iterator[str]:
+    """Names of the folders right below `uri`, which ends with a slash or is a bucket."""
+    bucket, prefix = split_uri(uri)
+    with _explained(uri):
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        for page in pages:
+            for item in page.get("CommonPrefixes", []):
+                yield item["Prefix"].removeprefix(prefix).rstrip("/")
+
+
+def read_bytes(uri: str, limit: int | None = None) -> bytes:
+    """The content of an object.
+
+    Raises:
+        InputError: It can't be read, for a reason that the sentence tells.
+        ValueError: It is larger than `limit` bytes.
+    """
+    bucket, key = split_uri(uri)
+    attempt = 0
+    while True:
+        attempt += 1
+        with _explained(uri):
+            try:
+                response = client().get_object(Bucket=bucket, Key=key)
+                if limit is not None and response["ContentLength"] > limit:
+                    response["Body"].close()
+                    raise ValueError(f"{uri} is larger than {limit} bytes")
+                return response["Body"].read()
+            except _BROKEN_BODY:
+                if attempt == _BODY_ATTEMPTS:
+                    raise
+                time.sleep(2.0**attempt / 8)
+
+
+def download(uri: str, target: Path) -> None:
+    """Write an object to a file; a reader or a kill never sees half of it.
+
+    Raises:
+        InputError: It can't be read, for a reason that the sentence tells.
+    """
+    bucket, key = split_uri(uri)
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with _explained(uri), part.open("wb") as file:
+            client().download_fileobj(bucket, key, file)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def upload(source: Path, uri: str) -> None:
+    """Write a file to an object, in parts if it is large.
+
+    Raises:
+        InputError: It can't be written, for a reason that the sentence tells.
+    """
+    bucket, key = split_uri(uri)
+    with _explained(uri), source.open("rb") as file:
+        client().upload_fileobj(file, bucket, key)
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn what boto3 raises into one sentence."""
+    try:
+        yield
+    except _CREDENTIALS as error:
+        raise InputError(
+            f"There are no usable credentials for {uri}.",
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+        ) from error
+    except exceptions.ClientError as error:
+        raise _refusal(uri, str(error.response.get("Error", {}).get("Code", "unknown"))) from error
+    except _UNREACHABLE as error:
+        server = urlsplit(client().meta.endpoint_url).netloc.rpartition("@")[2]  # without a password
+        raise InputError(
+            f"The S3 server of {uri} can't be reached at {server}.",
+            "Check AWS_ENDPOINT_URL and the network.",
+        ) from error
+    except exceptions.BotoCoreError as error:
+        raise InputError(
+            f"Reading {uri} failed: {type(error).__name__}.", "Check the address and the AWS_* variables."
+        ) from error
+
+
+def _refusal(uri: str, code: str) -> InputError:
+    bucket, _ = split_uri(uri)
+    if code == "NoSuchBucket":
+        return InputError(f"There is no bucket {bucket!r}.", "Check the name and AWS_ENDPOINT_URL.")
+    if code in {"NoSuchKey", "404"}:
+        return InputError(f"There is no object {uri}.", "Check the key.")
+    if code in _REFUSED:
+        return InputError(f"{uri}: {_REFUSED[code]}.", "Check the credentials and their rights on the bucket.")
+    return InputError(
+        f"{uri}: the S3 server refuses with {code}.", "Check the bucket, its region and AWS_ENDPOINT_URL."
+    )

@@ -1,0 +1,299 @@
+"""Runs in MLflow: one for the pipeline, a child per step, a grandchild per trial. The only import of mlflow."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, Never
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import Dataset, Metric, Param, Run, RunTag
+from mlflow.entities.dataset_input import DatasetInput
+from mlflow.entities.input_tag import InputTag
+
+from components.core import runs
+from components.core.errors import ExpectedError
+from components.core.settings import Settings
+
+RUN_KEY = "thawline.run_key"
+KIND = "thawline.kind"
+PARENT = "mlflow.parentRunId"
+BATCH = 900  # MLflow takes 1,000 entities in one call
+
+
+def client() -> mlflow.MlflowClient:
+    """A client of `MLFLOW_TRACKING_URI`, or of the SQLite store in the home folder.
+
+    Explicit run ids everywhere: a stray fluent call after a run has ended would open another one.
+    """
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+def tracking_uri() -> str:
+    """Where runs are logged."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.home() / 'mlflow.db'}"
+
+
+def migrate() -> None:
+    """Bring the local store to this version's schema, once: steps that start together would race for it."""
+    uri = tracking_uri()
+    if not uri.startswith("sqlite:///"):
+        return
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_suffix(".lock")):
+        if runs.store_is_current(database):
+            return
+        if database.exists():
+            subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
+        client().search_experiments(max_results=1)  # creates the tables of a new store
+        runs.mark_store_current(database)
+
+
+class StepRun:
+    """One step's run in MLflow, and its line on the terminal."""
+
+    def __init__(self, name: str, run_key: str, settings: Settings, run_id: str, pipeline_id: str) -> None:
+        self.name = name
+        self.run_key = run_key
+        self.settings = settings
+        self.run_id = run_id
+        self.pipeline_id = pipeline_id
+        self._client = client()
+        self._shown = 0.0
+        self._figure = ""
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Show how far a long step is, at most five times a second."""
+        if done >= total or time.monotonic() - self._shown > 0.2:  # noqa: PLR2004 - seconds
+            self._shown = time.monotonic()
+            runs.emit(self.run_key, self.name, "progress", done=done, total=total, text=text)
+
+    def figure(self, text: str) -> None:
+        """The one figure that the terminal shows beside the finished step."""
+        self._figure = text
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters of the step."""
+        self._client.log_batch(self.run_id, params=[Param(k, str(v)[:6000]) for k, v in values.items()])
+
+    def metrics(self, values: Mapping[str, float], *, pipeline: bool = False) -> None:
+        """Log final figures of the step, or of the whole pipeline."""
+        log_epochs(self.pipeline_id if pipeline else self.run_id, [dict(values)])
+
+    def tags(self, values: Mapping[str, str], *, pipeline: bool = False) -> None:
+        """Tag the step's run, or the pipeline's."""
+        tags = [RunTag(k, v) for k, v in values.items()]
+        self._client.log_batch(self.pipeline_id if pipeline else self.run_id, tags=tags)
+
+    def epoch(self, values: Mapping[str, float], number: int) -> None:
+        """Log one epoch's figures in one batch."""
+        log_epochs(self.run_id, [dict(values)], start=number)
+
+    def artifact(self, path: Path, folder: str = "", *, pipeline: bool = False) -> None:
+        """Upload a file."""
+        self._client.log_artifact(self.pipeline_id if pipeline else self.run_id, str(path), folder or None)
+
+    def text(self, text: str, name: str) -> None:
+        """Upload text as a file; a figure goes as SVG."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            path.write_text(text)
+            self.artifact(path, str(Path(name).parent) if "/" in name else "")
+
+    def dataset(self, name: str, digest: str, source: str) -> None:
+        """Record the data as MLflow's dataset input of this run and of the pipeline's."""
+        kind = "s3" if source.startswith("s3://") else "local"
+        data = Dataset(name, digest[:36], kind, json.dumps({"uri": source}))  # MLflow takes 36 characters
+        entity = DatasetInput(data, [InputTag("mlflow.data.context", "training")])
+        for run_id in (self.run_id, self.pipeline_id):
+            self._client.log_inputs(run_id, [entity])
+
+    def close(self, status: str, seconds: float) -> None:
+        """End the run as FINISHED or FAILED with the seconds of its own work."""
+        self.metrics({"step_seconds": seconds})
+        self._client.set_terminated(self.run_id, status)
+        event = "finished" if status == "FINISHED" else "failed"
+        runs.emit(self.run_key, self.name, event, seconds=seconds, figure=self._figure)
+
+
+def describe(metric: str, figures: Mapping[str, float]) -> str:
+    """The figure that the terminal shows beside a training step."""
+    return f"validation {metric.replace('_', ' ')} {figures[metric]:.3f}, loss {figures['loss']:.3f}"
+
+
+def log_epochs(run_id: str, epochs: Sequence[Mapping[str, float]], start: int = 0) -> None:
+    """Log figures of consecutive epochs in as few calls as MLflow allows."""
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(name, float(value), now, start + number)
+        for number, values in enumerate(epochs)
+        for name, value in values.items()
+    ]
+    for i in range(0, len(metrics), BATCH):
+        client().log_batch(run_id, metrics=metrics[i : i + BATCH])
+
+
+@contextmanager
+def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
+    """Run a step's work inside its MLflow run; every way out but SIGKILL ends it as FINISHED or FAILED.
+
+    Args:
+        name: The step, as its file is called.
+        run_key: Finds the pipeline's run; the first step makes it.
+        settings: The run's settings as JSON.
+    """
+    previous = signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    parsed = Settings.from_json(settings)
+    pipeline_id = pipeline_run(run_key, parsed).info.run_id
+    run_id = os.environ.get("MLFLOW_RUN_ID") or _create(name, run_key, parsed.model, "step", pipeline_id)
+    run = StepRun(name, run_key, parsed, run_id, pipeline_id)
+    runs.emit(run_key, name, "working")
+    begin = time.monotonic()
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except ExpectedError as error:
+        runs.write_error(run_key, name, error)
+        run.tags({"thawline.error": f"{error.kind}: {error}"[:4000]})
+        raise
+    finally:
+        run.close(status, time.monotonic() - begin)
+        signal.signal(signal.SIGTERM, previous)
+
+
+def pipeline_run(run_key: str, settings: Settings) -> Run:
+    """The pipeline's run by key; made by the first step, or adopted where Kubeflow's MLflow plugin made one."""
+    found = find_runs(settings.model, run_key, "pipeline")
+    if found:
+        return found[0]
+    adopted = os.environ.get("MLFLOW_RUN_ID")
+    if adopted:
+        parent = client().get_run(adopted).data.tags.get(PARENT, adopted)
+        client().log_batch(parent, tags=[RunTag(RUN_KEY, run_key), RunTag(KIND, "pipeline")])
+        return client().get_run(parent)
+    run_id = _create(f"{settings.model} {run_key}", run_key, settings.model, "pipeline", None)
+    params = [Param(k, str(v)) for k, v in settings.model_dump().items() if v is not None]
+    client().log_batch(run_id, params=params, tags=[RunTag("thawline.settings_digest", settings.digest())])
+    return client().get_run(run_id)
+
+
+def find_runs(model: str, run_key: str, kind: str = "", extra: str = "") -> list[Run]:
+    """Runs of one pipeline run, newest first."""
+    conditions = [f"tags.`{RUN_KEY}` = '{run_key}'"] if run_key else []
+    conditions += [f"tags.`{KIND}` = '{kind}'"] if kind else []
+    conditions += [extra] if extra else []
+    return list(client().search_runs([experiment(model)], " and ".join(conditions), max_results=1000))
+
+
+def experiment(model: str) -> str:
+    """The id of the model's experiment; Kubeflow's plugin may bring another."""
+    given = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if given:
+        return given
+    found = client().get_experiment_by_name(model)
+    if found is not None:
+        return str(found.experiment_id)
+    local = tracking_uri().startswith("sqlite:///")  # a server knows its own place for artifacts
+    location = (runs.home() / "artifacts" / model).as_uri() if local else None
+    return str(client().create_experiment(model, artifact_location=location))
+
+
+def log_trial(
+    search: StepRun,
+    number: int,
+    times: tuple[int, int],
+    params: Mapping[str, Any],
+    epochs: Sequence[Mapping[str, float]],
+    state: str,
+) -> None:
+    """A finished trial as a run below the search step's, with its own start and end (milliseconds)."""
+    run_id = _create(f"trial {number}", search.run_key, search.settings.model, "trial", search.run_id, times[0])
+    tags = [RunTag("thawline.trial_state", state)]
+    client().log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()], tags=tags)
+    log_epochs(run_id, epochs)
+    client().set_terminated(run_id, "FAILED" if state == "FAIL" else "FINISHED", times[1])
+
+
+def close_running(model: str, run_key: str, *, failed: bool) -> Run | None:
+    """End every run of this pipeline run that a kill left RUNNING; return the pipeline's run."""
+    pipeline = None
+    for run in find_runs(model, run_key):
+        is_pipeline = run.data.tags.get(KIND) == "pipeline"
+        pipeline = run if is_pipeline else pipeline
+        if run.info.status == "RUNNING":
+            client().set_terminated(run.info.run_id, "FINISHED" if is_pipeline and not failed else "FAILED")
+    return pipeline
+
+
+def previous_assignments(model: str) -> tuple[str | None, dict[str, str]]:
+    """Salt and splits of the lineage as its last prepared dataset had them; (None, {}) for a new lineage."""
+    import pyarrow.parquet as pq
+
+    for run in find_runs(model, "", "step", "tags.`thawline.salt` != '' and attributes.status = 'FINISHED'")[:1]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = client().download_artifacts(run.info.run_id, "dataset/assignments.parquet", folder)
+            table = pq.read_table(path)
+        return run.data.tags["thawline.salt"], dict(zip(*(table[c].to_pylist() for c in ("id", "split")), strict=True))
+    return None, {}
+
+
+def _create(name: str, run_key: str, model: str, kind: str, parent: str | None, start: int | None = None) -> str:
+    tags = {"mlflow.runName": name, RUN_KEY: run_key, KIND: kind} | ({PARENT: parent} if parent else {})
+    run = client().create_run(experiment(model), start_time=start or int(time.time() * 1000), tags=tags)
+    return str(run.info.run_id)
+
+
+def _exit_on_sigterm(_signal: int, _frame: FrameType | None) -> Never:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def save_pyfunc(folder: Path, code: Path, served: Path, input_name: str, example: bytes) -> None:
+    """Save a served model in MLflow's format, as code and artifacts, without a pickle.
+
+    Args:
+        folder: Where the model goes; must not exist.
+        code: The model as code, `served_model.py`.
+        served: Folder of its artifacts.
+        input_name: The column of raw records.
+        example: One raw record, kept as the input example.
+    """
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Map
+
+    mlflow.pyfunc.save_model(
+        folder,
+        python_model=str(code),
+        artifacts={"served": str(served)},
+        signature=ModelSignature(
+            Schema([ColSpec(DataType.binary, input_name)]),
+            Schema([ColSpec(DataType.string, "label"), ColSpec(Map(DataType.double), "probabilities")]),
+        ),
+        input_example=pd.DataFrame({input_name: [example]}),
+        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy", "pandas", "pillow")],
+    )
+
+
+def load_pyfunc(folder: Path) -> Any:  # noqa: ANN401 - mlflow publishes no types
+    """A served model from a local folder that has been checked."""
+    return mlflow.pyfunc.load_model(str(folder))
+
+
+def download_version(model: str, version: str, folder: Path) -> Path:
+    """Download a registered version's files, without the marker that loading by name would add."""
+    uri = client().get_model_version_download_uri(model, version)
+    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))

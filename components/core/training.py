@@ -1,0 +1,198 @@
+"""The training loop: one for every phase and every problem."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from components.core.network import Network, Pytree, set_training
+
+Batches = Callable[[int], Iterator[tuple[Pytree, Tensor]]]  # epoch -> batches at the thaw line, with targets
+EVALUATION_BATCH = 64
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def place(network: Network, device: str) -> Network:
+    """Move a network to its device, channels last: the layout that convolutions are fastest in."""
+    network.to(pick_device(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types the layout alone as an overload of its own
+    return network
+
+
+def to_device(batch: Pytree, device: torch.device) -> Pytree:
+    """Move a batch; pictures go channels last, the layout that convolutions are fastest in."""
+
+    def move(tensor: Tensor) -> Tensor:
+        layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format  # noqa: PLR2004 - [B,C,H,W]
+        return tensor.to(device, non_blocking=True, memory_format=layout)
+
+    return tree_map_only(Tensor, move, batch)
+
+
+def rows_of(batch: Pytree, rows: slice | Tensor) -> Pytree:
+    """Some rows of every tensor."""
+    return tree_map_only(Tensor, lambda tensor: tensor[rows], batch)
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Half precision on a GPU only: a CPU without bf16 units is 10 to 40 times slower with it."""
+    if device.type != "cuda":
+        return nullcontext()
+    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.autocast("cuda", dtype)
+
+
+def make_optimizer(
+    network: Network, line: int, name: str, learning_rate: float, layer_decay: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Optimizer over the head and the thawed stages, with lower rates for deeper stages.
+
+    The head trains at `learning_rate`, the d-th stage below it at `learning_rate * layer_decay**d`
+    (discriminative fine-tuning, Howard & Ruder 2018). Norms and biases, the one-dimensional parameters,
+    get no weight decay.
+    """
+    modules = [network.head, *reversed(network.stages[line:])]
+    groups: list[dict[str, Any]] = []
+    for depth, module in enumerate(modules):
+        rate = learning_rate * layer_decay**depth
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        groups += [
+            {"params": [p for p in parameters if p.dim() > 1], "lr": rate, "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "lr": rate, "weight_decay": 0.0},
+        ]
+    groups = [group for group in groups if group["params"]]
+    if name == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    return torch.optim.Adam(groups) if name == "adam" else torch.optim.AdamW(groups)
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> LambdaLR:
+    """Linear warm-up over a share of the steps, then a half cosine to zero (Loshchilov & Hutter 2017)."""
+    rising = int(steps * warmup)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+    return LambdaLR(optimizer, factor)
+
+
+@torch.no_grad()
+def outputs_of(network: Network, line: int, inputs: Pytree, device: torch.device) -> Pytree:
+    """Outputs [N, ...] for all examples, given as activations at the line."""
+    network.eval()
+    count = len(tree_leaves(inputs)[0])
+    parts = []
+    for start in range(0, count, EVALUATION_BATCH):
+        batch = rows_of(inputs, slice(start, start + EVALUATION_BATCH))
+        with mixed_precision(device):
+            parts.append(tree_map_only(Tensor, Tensor.float, network.above(to_device(batch, device), line)))
+    return torch.cat(parts).cpu()
+
+
+def fit(
+    network: Network,
+    line: int,
+    batches: Batches,
+    validation: tuple[Pytree, Tensor],
+    loss: Callable[[Pytree, Tensor], Tensor],
+    validate: Callable[[Pytree, Tensor], dict[str, float]],
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
+    *,
+    epochs: int,
+    patience: int,
+    clip_norm: float,
+    report: Callable[[dict[str, float]], None],
+) -> list[dict[str, float]]:
+    """Train what lies above the line, stop early, and leave the best epoch's weights in the network.
+
+    Args:
+        network: On its device already; only parameters that require gradients change.
+        line: Stages below the thaw line; batches and validation hold the activations there.
+        batches: Gives an epoch's batches.
+        validation: Activations of the validation split and their targets.
+        loss: Of outputs and targets, a scalar mean.
+        validate: Figures of the whole validation split; `loss` decides which epoch is best.
+        optimizer: Over the trainable parameters.
+        schedule: Stepped after every batch.
+        epochs: Most epochs to run.
+        patience: Epochs without a better validation loss before stopping.
+        clip_norm: Largest gradient norm; 0 switches clipping off.
+        report: Called with every epoch's figures; what it raises ends the training.
+
+    Returns:
+        Figures of every epoch: `epoch`, `train_loss`, `loss`, what `validate` gives, `learning_rate`,
+        `seconds` and `best` (1.0 on the epoch whose weights were kept last).
+    """
+    device = next(network.parameters()).device
+    trained = nn.ModuleList([*network.stages[line:], network.head])
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and not torch.cuda.is_bf16_supported())
+    history: list[dict[str, float]] = []
+    best, best_epoch, kept = math.inf, 0, _copy(trained)
+    for epoch in range(epochs):
+        begin, rate = time.monotonic(), float(schedule.get_last_lr()[0])
+        train_loss = _train_epoch(network, line, batches(epoch), loss, optimizer, schedule, scaler, clip_norm)
+        figures = validate(outputs_of(network, line, validation[0], device), validation[1])
+        if figures["loss"] < best:
+            best, best_epoch, kept = figures["loss"], epoch, _copy(trained)
+        history.append(
+            {
+                "epoch": epoch,
+                "train_loss": train_loss,
+                **figures,
+                "learning_rate": rate,
+                "seconds": time.monotonic() - begin,
+            }
+        )
+        report(history[-1])
+        if epoch - best_epoch >= patience or not math.isfinite(train_loss):
+            break
+    trained.load_state_dict(kept)
+    return [{**figures, "best": float(figures["epoch"] == best_epoch)} for figures in history]
+
+
+def _train_epoch(
+    network: Network,
+    line: int,
+    batches: Iterator[tuple[Pytree, Tensor]],
+    loss: Callable[[Pytree, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
+    scaler: torch.amp.GradScaler,
+    clip_norm: float,
+) -> float:
+    device = next(network.parameters()).device
+    set_training(network, line)
+    total = torch.zeros((), device=device)
+    count = 0
+    for inputs, targets in batches:
+        with mixed_precision(device):
+            batch_loss = loss(network.above(to_device(inputs, device), line), targets.to(device))
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(batch_loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if clip_norm:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        total += batch_loss.detach() * len(targets)  # stays on the device: .item() here would wait for the GPU
+        count += len(targets)
+    return float(total) / max(1, count)
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

@@ -1,0 +1,63 @@
+"""Thaw the last stages and train on with lower rates; where that does not help, the head-only model goes on."""
+
+import json
+import shutil
+from pathlib import Path
+
+from components.core import tracking
+from components.core.checkpoints import load_checkpoint, save_checkpoint
+from components.core.phases import open_data, seed_everything, train_phase
+from components.core.settings import Hyperparameters
+from components.core.training import place
+
+
+def fine_tune(
+    settings: str,
+    run_key: str,
+    dataset: Path,
+    dataset_digest: str,
+    weights_digest: str,
+    hyperparameters: str,
+    head: Path,
+    checkpoint: Path,
+) -> float:
+    """Write the better of the head-only and the thawed model by validation loss; return that loss.
+
+    Args:
+        settings: The run's settings as JSON.
+        run_key: Finds the pipeline's run.
+        dataset: Folder that `prepare_data` wrote.
+        dataset_digest: Of that data; here so that a cache can't serve another week's result.
+        weights_digest: Of the pretrained weights, for the same reason.
+        hyperparameters: The chosen trial as JSON.
+        head: Checkpoint that `train_head` wrote.
+        checkpoint: Folder to write.
+    """
+    with tracking.step("fine_tune", run_key, settings) as run:
+        chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
+        run.params(chosen.model_dump())
+        run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
+        network, facts = load_checkpoint(head)
+        before = min(facts["history"], key=lambda figures: figures["loss"])
+        if chosen.thaw == 0:
+            shutil.copytree(head, checkpoint, dirs_exist_ok=True)
+            run.figure("head only, as asked")
+            return float(before["loss"])
+        data = open_data(dataset, run.settings)
+        seed_everything(run.settings)
+        place(network, run.settings.device)
+
+        def report(figures: dict[str, float]) -> None:
+            run.epoch(figures, int(figures["epoch"]))
+            run.progress(int(figures["epoch"]) + 1, chosen.thaw_epochs, f"validation loss {figures['loss']:.3f}")
+
+        history = train_phase(network, data, chosen, thaw=chosen.thaw, report=report, progress=run.progress)
+        after = min(history, key=lambda figures: figures["loss"])
+        both = [*facts["history"], *({"phase": "thaw", **figures} for figures in history)]
+        helped = after["loss"] < before["loss"]
+        kept, thawed = (network, chosen.thaw) if helped else (load_checkpoint(head)[0], 0)
+        save_checkpoint(checkpoint, kept, run.settings, chosen, facts["classes"], {"history": both, "thawed": thawed})
+        run.tags({"thawline.thawing_helped": str(helped).lower()})
+        figure = tracking.describe(data.task.metric, after if helped else before)
+        run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")
+    return float(min(before["loss"], after["loss"]))

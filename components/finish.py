@@ -1,0 +1,63 @@
+"""The exit handler: close what is still open in MLflow, and write the result that scripts read."""
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from components.core import runs, tracking
+from components.core.settings import Settings
+
+
+def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
+    """Close the runs of this pipeline run, and of runs whose process is gone; write and return the result.
+
+    Args:
+        settings: The run's settings as JSON.
+        run_key: Finds the pipeline's run.
+        state: Kubeflow's state of the pipeline; anything but SUCCEEDED is a failure.
+
+    Returns:
+        `status`, `reason`, `model`, `version`, `promoted`, `metrics`, `dataset_digest`, `mlflow_run_id`, `steps`
+        (seconds of each step's own work) and `report`, all read from MLflow.
+    """
+    parsed = Settings.from_json(settings)
+    for abandoned in runs.abandoned_runs():
+        _close(json.loads((runs.run_folder(abandoned) / "settings.json").read_text()), abandoned)
+    result = _result(parsed, run_key, failed=state != "SUCCEEDED")
+    runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+    runs.emit(run_key, "finish", "finished", figure=result["status"])
+    return result
+
+
+def _close(settings: dict[str, Any], run_key: str) -> None:
+    result = _result(Settings.model_validate(settings), run_key, failed=True)
+    runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+
+
+def _result(settings: Settings, run_key: str, *, failed: bool) -> dict[str, Any]:
+    pipeline = tracking.close_running(settings.model, run_key, failed=failed)
+    tags = pipeline.data.tags if pipeline else {}
+    errors = runs.read_errors(run_key)
+    reason = " ".join(f"{e['sentence']} {e['mend']}" for e in errors.values()) or tags.get("thawline.decision", "")
+    steps = list(reversed(tracking.find_runs(settings.model, run_key, "step")))
+    if failed and not errors:
+        broken = [run.info.run_name for run in steps if run.info.status == "FAILED"]
+        reason = f"The step {broken[0]} failed." if broken else "The run ended before its last step."
+    return {
+        "status": "failed" if failed else "succeeded",
+        "reason": reason,
+        "model": settings.model,
+        "version": tags.get("thawline.version", ""),
+        "promoted": tags.get("thawline.promoted") == "true",
+        "metrics": dict(pipeline.data.metrics) if pipeline else {},
+        "dataset_digest": tags.get("thawline.dataset_digest", ""),
+        "mlflow_run_id": pipeline.info.run_id if pipeline else "",
+        "steps": {run.info.run_name: run.data.metrics["step_seconds"] for run in steps if "step_seconds" in run.data.metrics},
+        "report": _report(pipeline.info.artifact_uri) if pipeline and "thawline.decision" in tags else "",
+    }
+
+
+def _report(artifact_uri: str) -> str:
+    uri = urlparse(artifact_uri)
+    return str(Path(uri.path) / "report.html") if uri.scheme in ("", "file") else f"{artifact_uri}/report.html"

@@ -1,0 +1,249 @@
+"""Step: raw records become checked, split, content-addressed examples."""
+
+import hashlib
+import os
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from components.core import sources, splits
+from components.core.errors import InputError, RejectedRecord
+from components.core.examples import (
+    Example,
+    Location,
+    Rejected,
+    ShardWriter,
+    dataset_digest,
+    kinds,
+    shard_writer,
+    write_assignments,
+    write_index,
+    write_rejected,
+)
+from components.core.runs import write_text
+from components.core.settings import Settings, canonical_json
+from components.tasks import Task, load_task
+
+DOWNLOADS = 32  # objects in flight; the connections of the S3 client
+Progress = Callable[[int, int, str], None]
+Facts = Mapping[str, int | str]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def prepare_data(source: str, settings: str, run_key: str, dataset: Path) -> tuple[str, str]:
+    """Write the examples of `source` into the folder `dataset`; return the dataset's and the weights' digest.
+
+    Raises:
+        InputError: The source, its share of bad records, its classes or the weights are at fault.
+    """
+    from components.core import tracking  # mlflow costs seconds, and `prepare` needs none of it
+
+    with tracking.step("prepare_data", run_key, settings) as run:
+        # Wrong weights shall stop the run before an hour of downloads; the classes don't matter to them.
+        weights_digest = load_task(run.settings.task).build(run.settings, ["", ""], 0.0).weights_digest
+        salt, previous = tracking.previous_assignments(run.settings.model)
+        try:
+            info = prepare(source, run.settings, dataset, previous, lineage_salt(run.settings, salt), run.progress)
+        finally:
+            if (dataset / "rejected.parquet").exists():
+                run.artifact(dataset / "rejected.parquet", "dataset")
+        run.artifact(dataset / "dataset.json", "dataset")
+        run.artifact(dataset / "assignments.parquet", "dataset")
+        run.tags({"thawline.salt": info["salt"]})  # the next run of the lineage finds the assignments by it
+        run.dataset(run.settings.model, info["digest"], source)
+        bad = sum(info["rejected"].values())
+        run.metrics({"examples": info["examples"], "duplicates": info["duplicates"], "rejected": bad})
+        run.figure(f"{info['examples']} examples in {len(info['classes'])} classes, {bad} rejected")
+    return info["digest"], weights_digest
+
+
+def lineage_salt(settings: Settings, lineage: str | None) -> str:
+    """The salt of the lineage; of the settings if there is none yet.
+
+    Raises:
+        InputError: Both are given and differ.
+    """
+    asked = settings.split_salt
+    if lineage is None or asked == lineage:
+        return asked
+    if asked != Settings.model_fields["split_salt"].default:
+        raise InputError(
+            f"The splits of {settings.model!r} were made with salt {lineage!r}, so {asked!r} can't be used.",
+            "Leave --split-salt out, or start a new lineage with another --model.",
+        )
+    return lineage
+
+
+def prepare(
+    source: str, settings: Settings, dataset: Path, previous: Mapping[str, str], salt: str, progress: Progress
+) -> dict[str, Any]:
+    """The step without tracking: write the folder `dataset` and return what its `dataset.json` holds.
+
+    Args:
+        source: A folder, an S3 prefix or a manifest.
+        settings: The task, the lineage's name and the allowed share of rejected records.
+        dataset: Folder to write; see `components.core.examples`.
+        previous: Splits of the lineage by id; they win.
+        salt: Of the lineage's splits.
+        progress: Called with records done, records in total and a text, a few times a second.
+
+    Raises:
+        InputError: Too many records are bad (the rejected table is written), or a class has too few examples.
+    """
+    dataset.mkdir(parents=True, exist_ok=True)
+    (dataset / "dataset.json").unlink(missing_ok=True)
+    entries = list(sources.list_entries(source))
+    checked = _check_all(entries, load_task(settings.task), dataset, progress)
+    _reject_conflicts(checked)
+    write_rejected(dataset, checked.rejected)
+    _check_share(checked.rejected, len(entries), settings.max_rejected, source, dataset)
+    examples = _assigned(checked, salt, previous)
+    assignments = {example.id: example.split for example in examples}
+    write_index(dataset, examples)
+    write_assignments(dataset, {**previous, **assignments})
+    labels = {example.id: example.label for example in examples}
+    info = {
+        "classes": sorted(set(labels.values())),
+        "digest": dataset_digest(examples),
+        "salt": salt,
+        "counts": splits.count(assignments, labels),
+        "examples": len(examples),
+        "duplicates": sum(len(copies) - 1 for copies in checked.copies.values()),
+        "rejected": kinds(checked.rejected),
+        "source": source,
+        "lineage": settings.model,
+    }
+    write_text(dataset / "dataset.json", canonical_json(info))
+    return info
+
+
+@dataclass(frozen=True)
+class _Usable:
+    entry: sources.Entry
+    id: str
+    content: bytes
+    facts: Facts
+
+
+@dataclass
+class _Checked:
+    copies: dict[str, list[sources.Entry]] = field(default_factory=lambda: defaultdict(list))  # by id
+    stored: dict[str, tuple[Facts, Location]] = field(default_factory=dict)
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def add(self, record: "_Usable | Rejected", writer: ShardWriter) -> None:
+        if isinstance(record, Rejected):
+            self.rejected.append(record)
+            return
+        if record.id not in self.stored:
+            self.stored[record.id] = (record.facts, writer.add(record.id, record.content))
+        self.copies[record.id].append(record.entry)
+
+
+def _check_all(entries: Sequence[sources.Entry], task: Task, dataset: Path, progress: Progress) -> _Checked:
+    """Read and check every record; memory holds what is in flight, not the data."""
+    cores = os.cpu_count() or 1
+    remote = any(entry.uri.startswith("s3://") for entry in entries)
+    checking = threading.BoundedSemaphore(cores)  # decoded records are large: only downloads may be many
+    checked, shown = _Checked(), time.monotonic()
+    with shard_writer(dataset) as writer:
+        records = _in_order(lambda entry: _check(entry, task, checking), entries, DOWNLOADS if remote else cores)
+        for done, record in enumerate(records, start=1):
+            checked.add(record, writer)
+            if time.monotonic() - shown > 0.25 or done == len(entries):  # noqa: PLR2004 - seconds
+                shown = time.monotonic()
+                progress(done, len(entries), "records checked")
+    return checked
+
+
+def _check(entry: sources.Entry, task: Task, checking: threading.BoundedSemaphore) -> _Usable | Rejected:
+    if not entry.label:
+        return _rejected(entry, "no label")
+    try:
+        entry = replace(entry, split=_split_name(entry.split))
+        content = sources.read(entry.uri)
+        with checking:
+            facts = task.check(content)
+        return _Usable(entry, hashlib.sha256(content).hexdigest(), content, facts)
+    except RejectedRecord as error:
+        return _rejected(entry, str(error))
+
+
+def _split_name(text: str) -> str:
+    try:
+        return splits.split_name(text)
+    except ValueError as error:
+        raise RejectedRecord(f"unknown split: {error}") from error
+
+
+def _rejected(entry: sources.Entry, reason: str) -> Rejected:
+    return Rejected(sources.printable(entry.uri), entry.label, sources.printable(reason))
+
+
+def _in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
+    """Results in the order of the items, with at most two calls for each worker begun and not consumed."""
+    pending: deque[Future[_Result]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _reject_conflicts(checked: _Checked) -> None:
+    """Identical bytes under two labels: nobody knows which is right, so every copy goes."""
+    for id_, copies in list(checked.copies.items()):
+        labels = {entry.label for entry in copies}
+        if len(labels) > 1:
+            del checked.copies[id_]
+            for entry in copies:
+                others = ", ".join(sorted(labels - {entry.label}))
+                checked.rejected.append(_rejected(entry, f"identical bytes under two labels: also {others}"))
+
+
+def _check_share(rejected: Sequence[Rejected], total: int, allowed: float, source: str, dataset: Path) -> None:
+    if not total:
+        raise InputError(f"{source} is empty.", "Give a folder with one subfolder per class.")
+    share = len(rejected) / total
+    if share > allowed:
+        reasons = ", ".join(f"{reason} ({number})" for reason, number in list(kinds(rejected).items())[:4])
+        raise InputError(
+            f"{len(rejected)} of {total} records of {source} can't be used ({share:.1%}, allowed {allowed:.1%}): "
+            f"{reasons}; {dataset / 'rejected.parquet'} lists each.",
+            "Mend or remove them, or raise --max-rejected.",
+        )
+
+
+def _assigned(checked: _Checked, salt: str, previous: Mapping[str, str]) -> list[Example]:
+    """The examples with their splits; of several copies, the first that says something is heard."""
+    copies = checked.copies
+    groups = {id_: next((e.group for e in entries if e.group), "") for id_, entries in copies.items()}
+    given = {id_: next((e.split for e in entries if e.split), "") for id_, entries in copies.items()}
+    labels = {id_: entries[0].label for id_, entries in copies.items()}
+    assigned = splits.assign(
+        list(labels), list(labels.values()), salt, previous, list(groups.values()), list(given.values())
+    )
+    splits.check_classes(assigned, labels)
+    return [
+        Example(
+            id_,
+            labels[id_],
+            assigned[id_],
+            groups[id_],
+            sources.printable(entries[0].uri),
+            entries[0].metadata,
+            *checked.stored[id_],
+        )
+        for id_, entries in copies.items()
+    ]

@@ -1,0 +1,216 @@
+"""Search hyperparameters of both training phases with Optuna: N processes on one journal file.
+
+The study is addressed by what it depends on, so a search that was stopped goes on where it was, and the same
+data with the same settings is never searched twice.
+"""
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.core import runs
+from components.core.errors import StepError
+from components.core.settings import Hyperparameters, Settings, digest
+
+if TYPE_CHECKING:
+    import optuna
+
+    from components.core.phases import Data
+
+DONE = ("COMPLETE", "PRUNED")
+MOST_THAWED = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
+
+
+def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weights_digest: str, worker: int) -> str:
+    """Run trials until the study has `settings.trials` of them in all; return the study's name.
+
+    Raises:
+        StepError: A worker process died; the sentence says why.
+    """
+    from components.core import tracking
+    from components.core.phases import activations, build_network, open_data
+
+    with tracking.step("search", run_key, settings) as run:
+        name = study_name(run.settings, dataset_digest, weights_digest)
+        run.tags({"thawline.study": name, "thawline.worker": str(worker)})
+        if run.settings.trials == 0:
+            run.figure("skipped: the defaults are taken")
+            return name
+        data = open_data(dataset, run.settings)
+        network = build_network(data, run.settings.defaults())
+        if not data.task.augments(run.settings):
+            for thaw in range(min(MOST_THAWED, len(network.stages) - 1), -1, -1):  # the lowest line fills the others
+                for split in ("train", "validation"):
+                    show = _shown(run, f"activations, {thaw} stages above the line")
+                    activations(network, data, len(network.stages) - thaw, split, show)
+        _run_workers(run, name, dataset, len(network.stages))
+    return name
+
+
+def study_name(settings: Settings, dataset_digest: str, weights_digest: str) -> str:
+    """Identifies everything a trial's value depends on; the number of trials is not part of it."""
+    relevant = settings.model_dump(exclude={"trials", "search_workers", "activations", "max_rejected", "model"})
+    return digest([relevant, dataset_digest, weights_digest])[:32]
+
+
+def open_study(name: str) -> "optuna.Study":
+    """The study of that name on its journal file in THAWLINE_HOME/studies."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = runs.home() / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / f"{name}.journal"))),
+        study_name=name,
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=5),
+    )
+
+
+def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperparameters:
+    """Hyperparameters of one trial: what the user gave is fixed, the rest is searched."""
+    fast = settings.optimizer == "sgd"  # without adaptive steps the useful rates lie an order higher
+    deepest = min(MOST_THAWED, stages)
+    space: dict[str, Callable[[str], float]] = {
+        "head_learning_rate": lambda n: trial.suggest_float(n, 1e-2 if fast else 3e-4, 1.0 if fast else 3e-2, log=True),
+        "weight_decay": lambda n: trial.suggest_float(n, 1e-5, 1e-1, log=True),
+        "dropout": lambda n: trial.suggest_float(n, 0.0, 0.5),
+        "label_smoothing": lambda n: trial.suggest_float(n, 0.0, 0.2),
+        "thaw": lambda n: trial.suggest_int(n, 1, deepest),
+        "thaw_learning_rate": lambda n: trial.suggest_float(
+            n, 1e-4 if fast else 1e-5, 1e-1 if fast else 1e-3, log=True
+        ),
+        "layer_decay": lambda n: trial.suggest_float(n, 0.3, 1.0),
+        "thaw_epochs": lambda n: trial.suggest_int(n, 2, 8),
+    }
+    fixed = settings.fixed()
+    return Hyperparameters.model_validate({n: fixed[n] if n in fixed else ask(n) for n, ask in space.items()})
+
+
+def objective(trial: "optuna.Trial", data: "Data", stages: int) -> float:
+    """Validation loss of the better of the two phases, lower is better; prunes by the loss of every epoch."""
+    import optuna
+
+    from components.core.phases import build_network, train_phase
+
+    settings, begin = data.settings, time.time()
+    hyperparameters = suggest(trial, settings, stages)
+    network = build_network(data, hyperparameters)
+    history: list[dict[str, Any]] = []
+    best = float("inf")
+    for phase, thaw in (("head", 0), ("thaw", hyperparameters.thaw)):
+
+        def report(figures: dict[str, float], phase: str = phase) -> None:
+            history.append({"phase": phase, **figures})
+            offset = settings.head_epochs if phase == "thaw" else 0
+            trial.report(figures["loss"], offset + int(figures["epoch"]))
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        try:
+            if phase == "head" or thaw:
+                epochs = train_phase(network, data, hyperparameters, thaw=thaw, report=report)
+                best = min(best, *(e["loss"] for e in epochs))
+        finally:
+            trial.set_user_attr("history", history)
+            trial.set_user_attr("hyperparameters", hyperparameters.model_dump())
+            trial.set_user_attr("seconds", time.time() - begin)
+    return best
+
+
+def work(name: str, dataset: str, settings_json: str, stages: int, threads: int) -> None:
+    """One worker process: take trials until the study has enough."""
+    import optuna
+    import torch
+    from filelock import FileLock
+
+    from components.core.phases import open_data
+
+    torch.set_num_threads(threads)
+    settings = Settings.from_json(settings_json)
+    data = open_data(Path(dataset), settings)
+    study = open_study(name)
+    lock = FileLock(runs.home() / "studies" / f"{name}.ask.lock")
+    while True:
+        with lock:  # counting and asking are one step, or two workers would take the last trial both
+            trials = study.get_trials(deepcopy=False)
+            open_or_done = [t for t in trials if t.state.name in (*DONE, "RUNNING")]
+            if len(open_or_done) >= settings.trials:
+                return
+            study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + len(trials), n_startup_trials=5)
+            trial = study.ask()
+        try:
+            value = objective(trial, data, stages)
+        except optuna.TrialPruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except BaseException:
+            trial.set_user_attr("error", traceback.format_exc(limit=3))
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            raise
+        else:
+            study.tell(trial, value)
+
+
+def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # noqa: ANN401 - StepRun, imported late
+    from filelock import FileLock
+
+    settings: Settings = run.settings
+    cores = len(os.sched_getaffinity(0))
+    count = 1 if settings.deterministic else settings.search_workers or cores
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
+    with FileLock(runs.home() / "studies" / f"{name}.lock"):
+        study = open_study(name)
+        _recover(study, settings)
+        logged = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+        arguments = (name, str(dataset), settings.to_json(), stages, max(1, cores // count))
+        workers = [context.Process(target=work, args=arguments, daemon=True) for _ in range(count)]
+        for process in workers:
+            process.start()
+        while any(process.is_alive() for process in workers):
+            time.sleep(0.2)
+            _log_finished(run, study, logged)
+        _log_finished(run, study, logged)
+    failed = [t for t in study.get_trials(deepcopy=False) if t.state.name == "FAIL" and "error" in t.user_attrs]
+    if any(process.exitcode for process in workers):
+        reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
+        raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")
+    run.figure(f"validation loss {study.best_value:.3f} in {len(logged)} trials")
+
+
+def _recover(study: "optuna.Study", settings: Settings) -> None:
+    """Close what a killed search left running; let the defaults be the first trial, so that no search is worse."""
+    import optuna
+
+    trials = study.get_trials(deepcopy=False)
+    for trial in trials:
+        if trial.state == optuna.trial.TrialState.RUNNING:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    if not trials:
+        searched = Hyperparameters.model_fields.keys() - settings.fixed().keys()
+        study.enqueue_trial(settings.defaults().model_dump(include=set(searched)))
+
+
+def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  # noqa: ANN401 - StepRun, imported late
+    from components.core import tracking
+
+    finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    for trial in (t for t in finished if t.number not in logged):
+        logged.add(trial.number)
+        times = [int(at.timestamp() * 1000) for at in (trial.datetime_start, trial.datetime_complete) if at]
+        attributes = trial.user_attrs
+        epochs = [{k: v for k, v in e.items() if k != "phase"} for e in attributes.get("history", [])]
+        params = attributes.get("hyperparameters", trial.params)
+        tracking.log_trial(run, trial.number, (times[0], times[-1]), params, epochs, trial.state.name)
+    done = sum(t.state.name in DONE for t in finished)
+    best = [t.value for t in finished if t.value is not None]
+    run.progress(done, run.settings.trials, f"best validation loss {min(best):.3f}" if best else "")
+
+
+def _shown(run: Any, text: str) -> Callable[[int, int], None]:  # noqa: ANN401 - StepRun, imported late
+    return lambda done, total: run.progress(done, total, text)

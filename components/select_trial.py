@@ -1,0 +1,65 @@
+"""Take the best hyperparameters of the search, and keep its history as figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from components.core import figures, tracking
+from components.core.settings import Hyperparameters
+from components.search import DONE, open_study
+
+
+def select_trial(settings: str, run_key: str, studies: list[str], trials: Path) -> str:
+    """Write the search's trials and importances as JSON; return the best trial's hyperparameters as JSON.
+
+    Args:
+        settings: The run's settings as JSON.
+        run_key: Finds the pipeline's run.
+        studies: Name of the study, as every search worker returned it.
+        trials: Where `{"trials": [...], "importances": {...}}` goes.
+    """
+    with tracking.step("select_trial", run_key, settings) as run:
+        chosen, found = run.settings.defaults(), _trials(studies[0]) if run.settings.trials else []
+        importances: dict[str, float] = {}
+        if found:
+            best = min((t for t in found if t["state"] == "COMPLETE"), key=lambda t: t["value"])
+            chosen = Hyperparameters.model_validate(best["hyperparameters"])
+            importances = _importances(studies[0])
+            pictures = {
+                "search_history": figures.search_history(found),
+                "parallel_coordinates": figures.parallel_coordinates(found),
+                "parameter_importances": figures.parameter_importances(importances),
+            }
+            for name, picture in pictures.items():
+                run.text(figures.to_svg(picture), f"figures/{name}.svg")
+            run.figure(f"trial {best['number']} of {len(found)}")
+        trials.write_text(json.dumps({"trials": found, "importances": importances}))
+        run.artifact(trials, "search")
+        run.params(chosen.model_dump())
+    return chosen.model_dump_json()
+
+
+def _trials(study: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "number": trial.number,
+            "state": trial.state.name,
+            "value": trial.value,
+            "params": trial.params,
+            "hyperparameters": trial.user_attrs.get("hyperparameters", trial.params),
+            "seconds": trial.user_attrs.get("seconds", 0.0),
+            "epochs": len(trial.user_attrs.get("history", [])),
+        }
+        for trial in open_study(study).get_trials(deepcopy=False)
+        if trial.state.name in (*DONE, "FAIL")
+    ]
+
+
+def _importances(study: str) -> dict[str, float]:
+    """Share of the variance that each parameter explains (fANOVA, Hutter et al. 2014); empty for few trials."""
+    import optuna
+
+    try:
+        return dict(optuna.importance.get_param_importances(open_study(study)))
+    except (ValueError, RuntimeError):  # too few finished trials, or all of the same value
+        return {}

@@ -1,0 +1,113 @@
+"""Pictures into classes: any backbone of torchvision or timm, one label a picture."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode, v2
+
+from components.core import pictures
+from components.core.backbones import build_backbone
+from components.core.classification import calibrate, class_weights, evaluate, loss, scores, targets, validate
+from components.core.errors import RejectedRecord
+from components.core.network import Network
+from components.core.settings import Settings
+
+__all__ = ["calibrate", "class_weights", "evaluate", "loss", "scores", "targets", "validate"]  # as every classification
+
+metric = "accuracy"
+input_name = "image"
+serving_code = Path(pictures.__file__)
+
+
+def check(content: bytes) -> Mapping[str, int | str]:
+    """Width and height in pixels of a picture that can be decoded."""
+    try:
+        picture = pictures.decode(content)
+    except ValueError as error:
+        raise RejectedRecord(str(error)) from error
+    return {"width": picture.width, "height": picture.height}
+
+
+def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
+    """Pretrained stages and a new head: `Linear`, or the classic `Linear - ReLU - Dropout - Linear`."""
+    backbone = build_backbone(settings.backbone, settings.weights, settings.image_size)
+    if settings.head == "linear":
+        head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.features, len(classes)))
+    else:
+        head = nn.Sequential(
+            nn.Linear(backbone.features, settings.hidden),
+            nn.ReLU(),  # not in place: its input may be a kept activation
+            nn.Dropout(dropout),
+            nn.Linear(settings.hidden, len(classes)),
+        )
+    preprocessing = {**backbone.preprocessing, "mode": settings.resize}
+    return Network([stage for _, stage in backbone.stages], head, preprocessing, backbone.weights_digest)
+
+
+def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> Tensor:
+    """Encoded pictures as normalised RGB [B, 3, size, size]."""
+    return pictures.encode(contents, preprocessing)
+
+
+def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
+    """Pictures at most 160 pixels wide and high, as JPEG."""
+    return [_thumbnail(content) for content in contents]
+
+
+def _thumbnail(content: bytes) -> bytes:
+    picture, buffer = pictures.decode(content), io.BytesIO()
+    picture.thumbnail((160, 160))
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def augments(settings: Settings) -> bool:
+    """Whether training batches differ from epoch to epoch."""
+    return settings.augment != "none" or settings.mixup > 0 or settings.cutmix > 0
+
+
+def training_batch(
+    contents: Sequence[bytes], targets: Tensor, network: Network, settings: Settings, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Augmented pictures [B, 3, size, size]; mixup and cutmix make the targets soft, [B, classes]."""
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        torch.manual_seed(seed)
+        transform = _augmentation(settings, network.preprocessing)
+        inputs = torch.stack([transform(pictures.decode(content)) for content in contents])
+        classes = network.head[-1].out_features  # type: ignore[index]  # both heads are Sequential
+        return _mix(inputs, targets, settings, classes)
+
+
+def _augmentation(settings: Settings, preprocessing: Mapping[str, Any]) -> Any:  # noqa: ANN401 - torchvision is untyped
+    size = preprocessing["size"]
+    if settings.augment == "none":
+        geometry: list[Any] = [v2.Lambda(lambda picture: pictures.resized(picture, preprocessing))]
+    else:
+        interpolation = InterpolationMode(preprocessing["interpolation"])
+        geometry = [
+            v2.RandomResizedCrop(size, scale=(0.5, 1.0), interpolation=interpolation),
+            v2.RandomHorizontalFlip(),
+        ]
+    policy = {"randaugment": [v2.RandAugment(fill=255)], "trivialaugment": [v2.TrivialAugmentWide(fill=255)]}
+    return v2.Compose(
+        [
+            *geometry,
+            *policy.get(settings.augment, []),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(preprocessing["mean"], preprocessing["std"]),
+        ]
+    )
+
+
+def _mix(inputs: Tensor, targets: Tensor, settings: Settings, classes: int) -> tuple[Tensor, Tensor]:
+    choices = [v2.MixUp(alpha=settings.mixup, num_classes=classes)] if settings.mixup else []
+    choices += [v2.CutMix(alpha=settings.cutmix, num_classes=classes)] if settings.cutmix else []
+    if not choices:
+        return inputs, targets
+    mixed: tuple[Tensor, Tensor] = v2.RandomChoice(choices)(inputs, targets)
+    return mixed

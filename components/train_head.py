@@ -1,0 +1,49 @@
+"""Train a new head on the frozen network: fine-tuning with the thaw line right below the head."""
+
+import json
+from pathlib import Path
+
+from components.core import tracking
+from components.core.checkpoints import save_checkpoint
+from components.core.phases import build_network, open_data, train_phase
+from components.core.settings import Hyperparameters
+
+
+def train_head(
+    settings: str,
+    run_key: str,
+    dataset: Path,
+    dataset_digest: str,
+    weights_digest: str,
+    hyperparameters: str,
+    checkpoint: Path,
+) -> float:
+    """Write the checkpoint of the head-only model; return its validation loss.
+
+    Args:
+        settings: The run's settings as JSON.
+        run_key: Finds the pipeline's run.
+        dataset: Folder that `prepare_data` wrote.
+        dataset_digest: Of that data; here so that a cache can't serve another week's result.
+        weights_digest: Of the pretrained weights, for the same reason.
+        hyperparameters: The chosen trial as JSON.
+        checkpoint: Folder to write.
+    """
+    with tracking.step("train_head", run_key, settings) as run:
+        chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
+        run.params(chosen.model_dump())
+        run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
+        data = open_data(dataset, run.settings)
+        network = build_network(data, chosen)
+        epochs = run.settings.head_epochs
+
+        def report(figures: dict[str, float]) -> None:
+            run.epoch(figures, int(figures["epoch"]))
+            run.progress(int(figures["epoch"]) + 1, epochs, f"validation loss {figures['loss']:.3f}")
+
+        history = train_phase(network, data, chosen, thaw=0, report=report, progress=run.progress)
+        best = min(history, key=lambda figures: figures["loss"])
+        facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
+        save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)
+        run.figure(tracking.describe(data.task.metric, best))
+    return best["loss"]

@@ -1,0 +1,238 @@
+"""The command `thawline`: run the DAG here, compile it, answer from the registry, look, and check this machine.
+
+Results go to stdout, everything else to stderr. Exit status: 0 done, 1 the run failed, 2 bad usage or input.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from components.core import runs
+from components.core.errors import ExpectedError, InputError
+from components.core.settings import Settings
+from pipelines.options import merge, with_settings
+
+if TYPE_CHECKING:
+    import subprocess
+
+app = typer.Typer(
+    help="Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+HomeOption = Annotated[
+    Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+@app.callback()
+def _common() -> None:
+    """Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register."""
+
+
+@app.command(epilog="Example: thawline run photos/ --trials 8 --thaw 2")
+@with_settings
+def run(
+    source: Annotated[str, typer.Argument(help="Folder with a subfolder per class, s3://bucket/prefix, or manifest.")],
+    *,
+    home: HomeOption = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
+    as_json: JsonOption = False,
+    **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
+) -> None:
+    """Run the whole pipeline on this machine, to a registered model."""
+    _set_home(home)
+    from components.core.sources import check_source
+    from pipelines.local import launch
+
+    settings = merge(options, config, source)
+    check_source(source)
+    console = Console(stderr=as_json)
+    run_key = runs.new_run_key()
+    source = source if "://" in source else str(Path(source).resolve())
+    _print_settings(console, source, settings)
+    result = _watch(launch(source, settings, run_key), run_key, settings, console)
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        _print_summary(console, result, settings)
+    if result["status"] == "failed":
+        errors = runs.read_errors(run_key)
+        known = any(errors)
+        where = "" if known else f" Its log is {runs.run_folder(run_key) / 'log.txt'}."
+        _fail(f"{result['reason']}{where}", 2 if any(e["kind"] == "input" for e in errors.values()) else 1)
+
+
+@app.command("compile")
+def compile_(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),
+) -> None:
+    """Write the DAG as YAML for Kubeflow Pipelines."""
+    from kfp import compiler
+
+    from pipelines.fine_tuning import fine_tuning
+
+    compiler.Compiler().compile(fine_tuning, str(output))
+    Console(stderr=True).print(f"Wrote {output}", highlight=False)
+
+
+@app.command(epilog="Example: thawline predict --model stamps@champion photo.jpg")
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Files to answer, one record each.")],
+    *,
+    model: Annotated[str, typer.Option(help="NAME, NAME@alias or NAME/version; the alias is champion if not given.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer files with a model of the registry."""
+    _set_home(home)
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise InputError(f"There is no file {missing[0]}.", "Give the paths of files to answer.")
+    from components.core import registry, tracking
+    from components.core.serving import answers
+
+    name, _, wanted = model.replace("/", "@").partition("@")
+    with tempfile.TemporaryDirectory() as folder:
+        path, version = registry.fetch(name, wanted or "champion", Path(folder))
+        served = tracking.load_pyfunc(path)
+        column = served.metadata.get_input_schema().input_names()[0]
+        try:
+            found = answers(served, column, len(files), lambda a, b: [p.read_bytes() for p in files[a:b]])
+        except ValueError as error:
+            raise InputError(
+                f"A file can't be answered: {error}.", "Give files of the kind the model takes."
+            ) from error
+    rows = [{"file": str(p), **row} for p, row in zip(files, found.to_dict("records"), strict=True)]
+    if as_json:
+        sys.stdout.write(json.dumps({"model": name, "version": version, "predictions": rows}) + "\n")
+        return
+    for row in rows:
+        sys.stdout.write(f"{row['file']}\t{row['label']}\t{max(row['probabilities'].values()):.3f}\n")
+
+
+@app.command()
+def ui(*, home: HomeOption = None, port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
+    """Open the tracking page: runs, figures, models."""
+    _set_home(home)
+    from pipelines.local import environment
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.home() / 'mlflow.db'}"
+    Console(stderr=True).print(
+        f"The tracking page is at http://127.0.0.1:{port} (stop it with Ctrl-C)", highlight=False
+    )
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1", "--default-artifact-root", str(runs.home() / "artifacts")]
+    os.execve(sys.executable, command, environment())  # noqa: S606 - becomes the server, so that Ctrl-C ends it
+
+
+@app.command()
+def doctor(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Tell what is missing on this machine, and the command that mends it."""
+    _set_home(home)
+    from pipelines.doctor import examine
+
+    checks = examine()
+    if as_json:
+        sys.stdout.write(json.dumps([check._asdict() for check in checks]) + "\n")
+    else:
+        console = Console()
+        for check in checks:
+            mark = "[green]✓[/]" if check.ok else "[red]✗[/]" if check.needed else "[yellow]-[/]"
+            console.print(f"{mark} {check.name}: {check.found}", highlight=False)
+            if check.mend:
+                console.print(f"    {check.mend}", style="dim", highlight=False, markup=False)
+    if not all(check.ok for check in checks if check.needed):
+        raise typer.Exit(1)
+
+
+def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> dict[str, Any]:
+    from pipelines.display import shown
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    offset, interrupted = 0, False
+    with shown(console) as display:
+        while True:
+            try:
+                alive = child.poll() is None
+                for event, offset in runs.events(run_key, offset):  # noqa: B007, B020 - the offset is kept
+                    display.take(event)
+                if not alive:
+                    break
+                time.sleep(0.1)
+            except KeyboardInterrupt:
+                interrupted = True
+                os.killpg(child.pid, signal.SIGTERM)
+                child.wait(60)
+    path = runs.run_folder(run_key) / "result.json"
+    if not path.exists():  # killed before the exit handler came to it
+        from components.finish import finish
+
+        finish(settings.to_json(), run_key, "FAILED")
+    result: dict[str, Any] = json.loads(path.read_text())
+    return {**result, "reason": "The run was interrupted."} if interrupted else result
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _set_home(home: Path | None) -> None:
+    if home is not None:
+        os.environ["THAWLINE_HOME"] = str(home)
+    os.environ["THAWLINE_HOME"] = str(runs.home())
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def _print_settings(console: Console, source: str, settings: Settings) -> None:
+    chosen = {k: v for k, v in settings.model_dump().items() if v is not None and v != Settings.model_fields[k].default}
+    console.print(f"Fine-tuning on {source}", highlight=False, soft_wrap=True)
+    console.print("  " + "  ".join(f"{k}={v}" for k, v in chosen.items()), style="dim", highlight=False, soft_wrap=True)
+    searched = sorted(Settings.SEARCHED - settings.fixed().keys()) if settings.trials else []
+    console.print(f"  searched: {', '.join(searched) or 'nothing'}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _print_summary(console: Console, result: dict[str, Any], settings: Settings) -> None:
+    if result["status"] == "failed":
+        return
+    metrics = result["metrics"]
+    interval = f"[{metrics.get('accuracy_low', 0):.3f}, {metrics.get('accuracy_high', 0):.3f}]"
+    state = "champion" if result["promoted"] else "challenger; the champion stays"
+    lines = {
+        "Accuracy": f"{metrics.get('accuracy', 0):.3f}  95 % interval {interval}, trivial model "
+        f"{metrics.get('baseline_accuracy', 0):.3f}",
+        "Registered": f"{settings.model} version {result['version']}, {state}",
+        "Why": result["reason"],
+        "Report": result["report"],
+        "Tracking": f"{Path(sys.argv[0])} ui --home {runs.home()}",
+    }
+    console.print()
+    for name, text in lines.items():
+        console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    Console(stderr=True).print(f"Error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    raise SystemExit(status)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    try:
+        app()
+    except ExpectedError as error:
+        _fail(str(error), 2 if error.kind == "input" else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What the terminal shows while a run goes on: steps with state, time and main figure; plain lines when piped."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+STEPS = ("prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register", "finish")
+MARKS = {"waiting": ("·", "dim"), "running": ("▸", "cyan"), "finished": ("✓", "green"), "failed": ("✗", "red")}
+PLAIN_EVERY = 5.0  # seconds between progress lines of one step when piped
+
+
+@dataclass
+class StepState:
+    """One step as the terminal shows it."""
+
+    state: str = "waiting"
+    started: float = 0.0
+    ended: float = 0.0
+    done: int = 0
+    total: int = 0
+    text: str = ""
+    said: float = 0.0
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Take one event of the run's folder over."""
+        kind = event["event"]
+        if kind == "started":
+            self.state, self.started = "running", event["time"]
+        elif kind == "progress":
+            self.done, self.total, self.text = event["done"], event["total"], event["text"]
+        elif kind in ("finished", "failed"):
+            self.state, self.ended, self.text = kind, event["time"], event.get("figure", "")
+
+    def seconds(self) -> float:
+        """Wall time of the step so far, its imports included."""
+        return (self.ended or time.time()) - self.started if self.started else 0.0
+
+
+class Display:
+    """Shows events as they come."""
+
+    def __init__(self, console: Console) -> None:
+        self.steps = {name: StepState() for name in STEPS}
+        self._console = console
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take an event over, and print it where there is no terminal."""
+        step = self.steps.setdefault(event["step"], StepState())
+        step.apply(event)
+        if not self._console.is_terminal:
+            self._print(event, step)
+
+    def _print(self, event: dict[str, Any], step: StepState) -> None:
+        line = ""
+        if event["event"] == "started":
+            line = "started"
+        elif event["event"] in ("finished", "failed"):
+            line = f"{event['event']} in {step.seconds():.1f} s  {step.text}"
+        elif event["event"] == "progress" and event["time"] - step.said > PLAIN_EVERY:
+            step.said = event["time"]
+            line = f"{step.done} of {step.total}  {step.text}"
+        if line:
+            self._console.print(f"{event['step']:<13} {line}".rstrip(), highlight=False, markup=False, soft_wrap=True)
+
+    def __rich__(self) -> RenderableType:
+        """The table of steps."""
+        table = Table.grid(padding=(0, 2))
+        for name, step in self.steps.items():
+            mark, style = MARKS[step.state]
+            clock = f"{step.seconds():5.1f} s" if step.started else ""
+            text = Text(step.text, style="dim" if step.state == "running" else "", overflow="ellipsis", no_wrap=True)
+            detail: RenderableType = text
+            if step.state == "running" and step.total:
+                detail = Table.grid(padding=(0, 1))
+                bar = ProgressBar(total=step.total, completed=step.done, width=24)
+                detail.add_row(bar, Text(f"{step.done}/{step.total}"), text)
+            table.add_row(Text(mark, style=style), Text(name.replace("_", " ")), Text(clock, style="dim"), detail)
+        return Group(table)
+
+
+@contextmanager
+def shown(console: Console) -> Iterator[Display]:
+    """A display that redraws itself on a terminal and prints lines elsewhere."""
+    display = Display(console)
+    if console.is_terminal:
+        with Live(display, console=console, refresh_per_second=8):
+            yield display
+    else:
+        yield display

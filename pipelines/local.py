@@ -1,0 +1,84 @@
+"""Run the DAG on this machine with kfp's own local runner.
+
+`python -m pipelines.local` is the child process that drives kfp; the command line starts it, so that kfp's
+output goes to `runs/<run key>/log.txt` and the terminal stays free for progress.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import FrameType
+from typing import IO, Never
+
+from components.core import runs
+from components.core.settings import Settings
+
+
+def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[bytes]":
+    """Start the DAG in a process group of its own; its steps inherit the environment."""
+    folder = runs.run_folder(run_key)
+    runs.write_text(folder / "settings.json", settings.to_json())
+    arguments = json.dumps({"source": source, "settings": settings.to_json(), "run_key": run_key})
+    log: IO[bytes]
+    with (folder / "log.txt").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.local", arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment(),
+        )
+
+
+def environment() -> dict[str, str]:
+    """The environment of the steps: where they write, and nothing that calls home."""
+    root = str(Path(__file__).parent.parent)
+    path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "THAWLINE_HOME": str(runs.home()),
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+
+
+def run_pipeline(source: str, settings: str, run_key: str) -> None:
+    """Run the DAG with `SubprocessRunner`; steps use this interpreter, so nothing is installed per step.
+
+    Raises:
+        RuntimeError: A step failed; kfp passes no reason on, the step wrote it to the run's folder.
+    """
+    if not runs.store_is_current(runs.home() / "mlflow.db"):
+        from components.core import tracking
+
+        tracking.migrate()
+    warnings.simplefilter("ignore")  # kfp warns of what a local run ignores
+    from kfp import local
+
+    from pipelines.fine_tuning import fine_tuning
+
+    runner = local.SubprocessRunner(use_venv=False)
+    local.init(runner, pipeline_root=str(runs.run_folder(run_key) / "outputs"), raise_on_error=True)
+    fine_tuning(source=source, settings=settings, run_key=run_key)
+
+
+def main() -> None:
+    """Drive kfp; a SIGTERM reaches the steps, which share this process group."""
+    signal.signal(signal.SIGTERM, _stop)
+    arguments = json.loads(sys.argv[1])
+    runs.take_lease(arguments["run_key"])
+    run_pipeline(**arguments)
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> Never:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The options of `thawline run`, made from the settings: one definition of names, types, bounds and help."""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from components.core.errors import InputError
+from components.core.settings import Settings
+
+PANELS = {
+    "task": "Problem and model",
+    "backbone": "Network",
+    "optimizer": "Training",
+    "augment": "Augmentation",
+    "trials": "Search and machine",
+    "split_salt": "Data",
+}
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the command's `**options` by an option for every setting, unset unless given."""
+    signature = inspect.signature(command)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    panel, options = "", []
+    for name, field in Settings.model_fields.items():
+        panel = PANELS.get(name, panel)
+        default = "searched" if name in Settings.SEARCHED else field.default
+        option = typer.Option(
+            help=f"{field.description} (default: {default})", rich_help_panel=panel, show_default=False
+        )
+        kind = _plain(field.annotation) | None
+        options.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+        )
+    # typer reads the signature, and the annotations for their types
+    command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]  # set on purpose
+    command.__annotations__ |= {o.name: o.annotation for o in options}
+    return command
+
+
+def _plain(annotation: Any) -> Any:  # noqa: ANN401 - a type
+    """The type without None."""
+    return next((a for a in typing.get_args(annotation) if a in (int, float)), annotation)
+
+
+def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Settings:
+    """Settings from a config file and the command line, which wins.
+
+    Raises:
+        InputError: A name or a value is not allowed, or the file can't be read.
+    """
+    given = _read(config) if config else {}
+    given |= {name: value for name, value in options.items() if value is not None}
+    given.setdefault("model", model_name(source))
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"There is no setting {name!r} in {config}.", "See `thawline run --help`.") from None
+        message = f"--{name} can't be {first['input']!r}: {first['msg'].lower()}."
+        raise InputError(message, "See `thawline run --help`.") from None
+
+
+def model_name(source: str) -> str:
+    """The model's name where none is given: the last part of the source."""
+    stem = Path(source.rstrip("/")).name.partition(".")[0] or Path(source).resolve().name
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem) or "thawline"
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(config.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"The config file {config} can't be read: {reason}.", "Mend it or leave --config out."
+        ) from None
+    if not isinstance(values, dict):
+        raise InputError(f"The config file {config} is no mapping of options.", "Write one `name: value` a line.")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}

@@ -1,0 +1,206 @@
+"""Each step as a Kubeflow component: a wrapper of a few lines over the plain function of the same name.
+
+Kubeflow ships a wrapper's source and runs it elsewhere, so its imports stand inside; `start` comes before the
+step's own import, which costs seconds that the run's progress tells apart.
+"""
+
+import functools
+import os
+from typing import NamedTuple
+
+from kfp import dsl
+
+IMAGE = os.environ.get("THAWLINE_IMAGE", "thawline-python:latest")  # read when the DAG is compiled
+step = functools.partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
+
+
+@step
+def prepare_data(source: str, settings: str, run_key: str, dataset: dsl.Output[dsl.Dataset]) -> NamedTuple(
+    "Prepared", dataset_digest=str, weights_digest=str
+):
+    """See components/prepare_data.py."""
+    from pathlib import Path
+
+    from components.core.runs import start
+
+    start("prepare_data", run_key)
+    from components.prepare_data import prepare_data
+
+    return prepare_data(source, settings, run_key, Path(dataset.path))
+
+
+@step
+def search(
+    settings: str,
+    run_key: str,
+    dataset: dsl.Input[dsl.Dataset],
+    dataset_digest: str,
+    weights_digest: str,
+    worker: int,
+) -> str:
+    """See components/search.py."""
+    from pathlib import Path
+
+    from components.core.runs import start
+
+    start("search", run_key)
+    from components.search import search
+
+    return search(settings, run_key, Path(dataset.path), dataset_digest, weights_digest, worker)
+
+
+@step
+def select_trial(
+    settings: str,
+    run_key: str,
+    studies: list,  # type: ignore[type-arg]  # KFP gives elements of a list no type
+    trials: dsl.Output[dsl.Artifact],
+) -> str:
+    """See components/select_trial.py."""
+    from pathlib import Path
+
+    from components.core.runs import start
+
+    start("select_trial", run_key)
+    from components.select_trial import select_trial
+
+    return select_trial(settings, run_key, studies, Path(trials.path))
+
+
+@step
+def train_head(
+    settings: str,
+    run_key: str,
+    dataset: dsl.Input[dsl.Dataset],
+    dataset_digest: str,
+    weights_digest: str,
+    hyperparameters: str,
+    checkpoint: dsl.Output[dsl.Model],
+) -> float:
+    """See components/train_head.py."""
+    from pathlib import Path
+
+    from components.core.runs import start
+
+    start("train_head", run_key)
+    from components.train_head import train_head
+
+    return train_head(
+        settings,
+        run_key,
+        Path(dataset.path),
+        dataset_digest,
+        weights_digest,
+        hyperparameters,
+        Path(checkpoint.path),
+    )
+
+
+@step
+def fine_tune(
+    settings: str,
+    run_key: str,
+    dataset: dsl.Input[dsl.Dataset],
+    dataset_digest: str,
+    weights_digest: str,
+    hyperparameters: str,
+    head: dsl.Input[dsl.Model],
+    checkpoint: dsl.Output[dsl.Model],
+) -> float:
+    """See components/fine_tune.py."""
+    from pathlib import Path
+
+    from components.core.runs import start
+
+    start("fine_tune", run_key)
+    from components.fine_tune import fine_tune
+
+    return fine_tune(
+        settings,
+        run_key,
+        Path(dataset.path),
+        dataset_digest,
+        weights_digest,
+        hyperparameters,
+        Path(head.path),
+        Path(checkpoint.path),
+    )
+
+
+@step
+def evaluate(
+    settings: str,
+    run_key: str,
+    dataset: dsl.Input[dsl.Dataset],
+    dataset_digest: str,
+    weights_digest: str,
+    checkpoint: dsl.Input[dsl.Model],
+    trials: dsl.Input[dsl.Artifact],
+    served: dsl.Output[dsl.Model],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+    confusion: dsl.Output[dsl.ClassificationMetrics],
+) -> NamedTuple("Evaluated", accepted=bool, champion=str):  # type: ignore[valid-type]  # KFP's form of it
+    """See components/evaluate.py."""
+    from pathlib import Path
+
+    from components.core.runs import start
+
+    start("evaluate", run_key)
+    from components.evaluate import evaluate
+
+    return evaluate(
+        settings,
+        run_key,
+        Path(dataset.path),
+        dataset_digest,
+        weights_digest,
+        Path(checkpoint.path),
+        Path(trials.path),
+        Path(served.path),
+        Path(report.path),
+        metrics.log_metric,
+        confusion.log_confusion_matrix,
+    )
+
+
+@step
+def register(
+    settings: str,
+    run_key: str,
+    dataset_digest: str,
+    weights_digest: str,
+    served: dsl.Input[dsl.Model],
+    checkpoint: dsl.Input[dsl.Model],
+    champion: str,
+    accepted: bool,  # noqa: FBT001 - KFP passes by name
+) -> str:
+    """See components/register.py."""
+    from pathlib import Path
+
+    from components.core.runs import start
+
+    start("register", run_key)
+    from components.register import register
+
+    return register(
+        settings,
+        run_key,
+        dataset_digest,
+        weights_digest,
+        Path(served.path),
+        Path(checkpoint.path),
+        champion,
+        accepted=accepted,
+    )
+
+
+@step
+def finish(settings: str, run_key: str, status: dsl.PipelineTaskFinalStatus) -> None:
+    """See components/finish.py."""
+    from components.core.runs import start
+
+    start("finish", run_key)
+    from components.finish import finish
+
+    finish(settings, run_key, status.state)

@@ -1,0 +1,54 @@
+"""The run's folder: events, errors, lease."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from components.core import runs
+from components.core.errors import InputError
+
+
+def test_events_are_read_from_where_reading_stopped(home: Path) -> None:
+    """A reader gets each event once, with the offset behind it."""
+    runs.emit("k", "search", "started")
+    [(first, offset)] = runs.events("k")
+    runs.emit("k", "search", "progress", done=1, total=2, text="")
+    [(second, _)] = runs.events("k", offset)
+    assert (first["event"], second["event"], second["done"]) == ("started", "progress", 1)
+
+
+def test_half_written_event_waits(home: Path) -> None:
+    """An event without its end of line is left for the next look."""
+    (runs.run_folder("k") / "events.jsonl").write_text('{"event": "sta')
+    assert list(runs.events("k")) == []
+
+
+def test_errors_are_kept_by_step(home: Path) -> None:
+    """What a step wrote as an expected error is read back with its kind."""
+    runs.write_error("k", "prepare_data", InputError("It is empty.", "Fill it."))
+    assert runs.read_errors("k") == {"prepare_data": {"kind": "input", "sentence": "It is empty.", "mend": "Fill it."}}
+
+
+def test_a_run_whose_process_is_gone_is_abandoned(home: Path) -> None:
+    """A lease of a dead process marks the run as abandoned; our own lease does not, nor does a finished run."""
+    runs.take_lease("alive")
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead = json.dumps({"pid": int(done.stdout), "started": "1"})
+    for key in ("dead", "finished"):
+        (runs.run_folder(key) / "lease.json").write_text(dead)
+    (runs.run_folder("finished") / "result.json").write_text("{}")
+    assert runs.abandoned_runs() == ["dead"]
+
+
+def test_a_reused_process_id_is_no_lease(home: Path) -> None:
+    """A living process that started at another time is not the one that took the lease."""
+    lease = {"pid": os.getpid(), "started": "1"}
+    (runs.run_folder("k") / "lease.json").write_text(json.dumps(lease))
+    assert runs.abandoned_runs() == ["k"]
+
+
+def test_run_keys_never_repeat() -> None:
+    """Two runs that start within one second have different keys."""
+    assert len({runs.new_run_key() for _ in range(50)}) == 50

@@ -1,0 +1,52 @@
+"""Settings travel through the DAG as text and are told apart by digest."""
+
+import pytest
+from pydantic import ValidationError
+
+from components.core.settings import OPERATIONAL, Hyperparameters, Settings, canonical_json
+
+
+def test_json_round_trip() -> None:
+    """Settings come back from their JSON as they were."""
+    settings = Settings(model="m", thaw=2, dropout=0.1, head="mlp")
+    assert Settings.from_json(settings.to_json()) == settings
+
+
+def test_canonical_json_ignores_order() -> None:
+    """Equal values give equal text whatever the order of their keys."""
+    assert canonical_json({"b": 1, "a": [1, 2]}) == canonical_json({"a": [1, 2], "b": 1}) == '{"a":[1,2],"b":1}'
+
+
+def test_digest_changes_with_what_changes_a_result() -> None:
+    """A setting that can change the model changes the digest."""
+    assert Settings(thaw=1).digest() != Settings(thaw=2).digest()
+
+
+@pytest.mark.parametrize("change", [{"search_workers": 7}, {"activations": "recompute"}, {"max_rejected": 0.5}])
+def test_digest_ignores_operation(change: dict[str, object]) -> None:
+    """Where and how fast a run computes stays out of the digest."""
+    assert set(change) <= OPERATIONAL
+    assert Settings(**change).digest() == Settings().digest()
+
+
+def test_given_options_are_fixed() -> None:
+    """Only searched options that the user gave are fixed, a zero among them."""
+    assert Settings(thaw=0, weight_decay=0.0, batch_size=4).fixed() == {"thaw": 0, "weight_decay": 0.0}
+
+
+def test_defaults_keep_what_is_given() -> None:
+    """Without a search, given options stand and the rest takes the defaults."""
+    assert Settings(dropout=0.4).defaults() == Hyperparameters(dropout=0.4)
+
+
+@pytest.mark.parametrize("wrong", [{"dropout": 1.0}, {"trials": -1}, {"head": "cone"}, {"unknown": 1}])
+def test_values_out_of_bounds_are_refused(wrong: dict[str, object]) -> None:
+    """A value that makes no sense never starts a run."""
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_every_searched_option_is_a_hyperparameter() -> None:
+    """The search fills exactly what the training steps take."""
+    assert set(Hyperparameters.model_fields) == Settings.SEARCHED
+    assert Settings.SEARCHED <= set(Settings.model_fields)

@@ -1,0 +1,101 @@
+"""The rules of the layout, as tests."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STEPS = ("prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register", "finish")
+# A served model's entry and the process that tries it out run where Thawline is not installed: they import mlflow
+# themselves, and nothing of Thawline.
+SERVED = ("components/core/served_model.py", "components/core/smoke.py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(folder: str, package: str) -> set[str]:
+    """Files below a folder that import a package or anything in it."""
+    return {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / folder).rglob("*.py")
+        if any(name == package or name.startswith(f"{package}.") for name in imports(path))
+    }
+
+
+@pytest.mark.parametrize("package", ["kfp", "pipelines"])
+def test_components_know_no_kubeflow(package: str) -> None:
+    """Nothing in components imports kfp or pipelines."""
+    assert importers("components", package) == set()
+
+
+@pytest.mark.parametrize(("package", "owner"), [("mlflow", "tracking"), ("boto3", "storage")])
+def test_a_service_has_one_owner(package: str, owner: str) -> None:
+    """Mlflow is imported by tracking and boto3 by storage, and by nothing else."""
+    found = importers("components", package) | importers("pipelines", package)
+    assert found - set(SERVED) == {f"components/core/{owner}.py"}
+
+
+def test_tasks_and_core_import_no_step() -> None:
+    """Dependencies point from steps to tasks and core, never back."""
+    for step in STEPS:
+        assert importers("components/tasks", f"components.{step}") == set()
+        assert importers("components/core", f"components.{step}") == set()
+
+
+def test_tasks_do_not_import_each_other() -> None:
+    """A task stands alone beside the others."""
+    for path in (ROOT / "components/tasks").glob("[a-z]*.py"):
+        others = {name for name in imports(path) if name.startswith("components.tasks.")}
+        assert others == set(), path.name
+
+
+@pytest.mark.parametrize("name", ["core/served_model.py", "core/archives.py", "core/pictures.py", "core/smoke.py"])
+def test_what_is_served_stands_alone(name: str) -> None:
+    """Code that travels with a model imports nothing of Thawline."""
+    found = set(imports(ROOT / "components" / name))
+    assert not any(module.partition(".")[0] in ("components", "pipelines") for module in found)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_wrapper_has_its_steps_parameters(name: str) -> None:
+    """Every wrapper takes what its step takes; KFP's own artifacts stand for paths and loggers."""
+    from pipelines import steps
+
+    kfp_side = set(inspect.signature(getattr(steps, name).python_func).parameters)
+    plain = set(inspect.signature(getattr(import_module(f"components.{name}"), name)).parameters)
+    translated = {"metrics": "log_metric", "confusion": "log_confusion", "status": "state"}
+    assert {translated.get(p, p) for p in kfp_side} == plain
+
+
+@pytest.mark.parametrize("name", ["components", "pipelines"])
+def test_import_names_have_no_other_owner(name: str) -> None:
+    """No other installed distribution owns our import names."""
+    assert set(packages_distributions().get(name, [])) <= {"thawline"}
+
+
+def test_docker_folder_does_not_hide_the_docker_library() -> None:
+    """docker/ has no __init__.py: `import docker` must find the library that kfp uses."""
+    assert not (ROOT / "docker" / "__init__.py").exists()
+
+
+def test_nothing_works_at_import_time() -> None:
+    """The command line starts without torch, mlflow or kfp."""
+    import subprocess
+    import sys
+
+    code = "import sys, pipelines.cli; print([m for m in ('torch', 'mlflow', 'kfp', 'optuna') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
