@@ -132,7 +132,7 @@ def work(name: str, dataset: str, settings_json: str, stages: int, threads: int)
 
     from components.core.phases import open_data
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS still holds
     settings = Settings.from_json(settings_json)
     data = open_data(Path(dataset), settings)
     study = open_study(name)

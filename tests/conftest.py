@@ -2,18 +2,25 @@
 
 import os
 import random
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-import torch
+
+if TYPE_CHECKING:
+    from tests.plain import PlainRun
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported anywhere: tests reach no network
 os.environ["GIT_PYTHON_REFRESH"] = "quiet"
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; threads that wait for each other cost minutes
 
 
 @pytest.fixture(autouse=True)
 def _seeds_fixed() -> None:
+    import numpy as np
+    import torch
+
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - seeds what libraries draw from the global generator
     torch.manual_seed(0)
@@ -44,11 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tracked_home(home: Path, store: Path) -> Path:
     """A home whose MLflow store is ready."""
-    import shutil
-
-    home.mkdir()
-    for name in ("mlflow.db", "mlflow.version"):
-        shutil.copy(store / name, home / name)
+    copy_store(store, home)
     return home
 
 
@@ -72,3 +75,40 @@ def toy_dataset(toy_source: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("dataset")
     prepare(str(toy_source), Settings(**TOY), folder, {}, "0", lambda _done, _total, _text: None)
     return folder
+
+
+def copy_store(store: Path, home: Path) -> None:
+    """Give a home a ready MLflow store."""
+    home.mkdir(parents=True, exist_ok=True)
+    for name in ("mlflow.db", "mlflow.version"):
+        shutil.copy(store / name, home / name)
+
+
+@pytest.fixture(scope="session")
+def _toy_run(toy_source: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "PlainRun"]:
+    from components.core.settings import Settings
+    from tests.plain import run_steps
+
+    folder = tmp_path_factory.mktemp("toy-run")
+    home = folder / "home"
+    copy_store(store, home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THAWLINE_HOME", str(home))
+        return home, run_steps(toy_source, Settings(**TOY, trials=3, search_workers=1), folder / "artifacts")
+
+
+@pytest.fixture
+def toy_run(_toy_run: tuple[Path, "PlainRun"], monkeypatch: pytest.MonkeyPatch) -> "PlainRun":
+    """A finished run of all steps on the toy task, THAWLINE_HOME set to its home. Not to be changed by a test."""
+    home, run = _toy_run
+    monkeypatch.setenv("THAWLINE_HOME", str(home))
+    return run
+
+
+@pytest.fixture
+def toy_home(_toy_run: tuple[Path, "PlainRun"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "PlainRun":
+    """A copy of that run's home that a test may change."""
+    home, run = _toy_run
+    shutil.copytree(home, tmp_path / "home")
+    monkeypatch.setenv("THAWLINE_HOME", str(tmp_path / "home"))
+    return run

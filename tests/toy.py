@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from components.core.weights import state_digest
 from torch import Tensor, nn
 
 from components.core.classification import calibrate, class_weights, evaluate, loss, scores, targets, validate
 from components.core.errors import RejectedRecord
 from components.core.network import Network
 from components.core.settings import Settings
+from components.core.weights import state_digest
 
 __all__ = ["calibrate", "class_weights", "evaluate", "loss", "scores", "targets", "validate"]
 

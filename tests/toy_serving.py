@@ -1,7 +1,9 @@
 """Serving code of the toy task: stands alone, as every serving code does."""
 
+from typing import Any
 
-def encode(contents, preprocessing):
+
+def encode(contents: list[bytes], preprocessing: dict[str, float]) -> Any:
     """Points [B, 2]."""
     import torch
 
@@ -9,11 +11,9 @@ def encode(contents, preprocessing):
     return torch.tensor(points) * preprocessing["scale"]
 
 
-def answers(outputs, serving):
+def answers(outputs: Any, serving: dict[str, Any]) -> list[dict[str, Any]]:
     """A label and the probabilities for each row."""
-    rows = (outputs / serving["temperature"]).softmax(-1).tolist()
     classes = serving["classes"]
-    return [
-        {"label": classes[max(range(len(row)), key=row.__getitem__)], "probabilities": dict(zip(classes, row))}
-        for row in rows
-    ]
+    rows = (outputs / serving["temperature"]).softmax(-1).tolist()
+    named = [dict(zip(classes, row, strict=True)) for row in rows]
+    return [{"label": max(row, key=row.__getitem__), "probabilities": row} for row in named]

@@ -16,6 +16,7 @@ from components.core.statistics import bootstrap_sums, exact_lower_bound, interv
 Array: TypeAlias = np.ndarray[Any, Any]
 
 BINS = 15  # of the calibration error, equal in width, as in Guo et al. 2017
+CALIBRATED_DRAWS = 1000  # of the test for calibration; they cost 0.1 s for 10,000 rows
 MISTAKES = 24  # thumbnails that the report has room for
 LEAST = float(np.finfo(np.float64).eps)  # probabilities are raised to it before the logarithm, as scikit-learn does
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.1, 10.0
@@ -120,18 +121,19 @@ def evaluate(
     true, predicted = _codes(labels, known), _codes(answers["label"].tolist(), known)
     probabilities = _probabilities(answers, known)
     features = _features(true, predicted, probabilities)
+    confidence = _confidence(predicted, probabilities)
     totals = np.asarray(features.sum(axis=0))
     metrics = {name: float(value[0]) for name, value in _metrics(totals[None], len(known)).items()}
     size = len(classes)
     confusion = np.bincount(true * len(known) + predicted, minlength=len(known) ** 2).reshape(len(known), len(known))
     return Evaluation(
         metrics=metrics,
-        intervals=_intervals(features, len(known), metrics),
+        intervals=_intervals(features, len(known), metrics, confidence),
         baseline=_baseline(true, known, training),
         lower_bound=exact_lower_bound(int((true == predicted).sum()), len(true)),
         per_class=_per_class(totals, known),
         confusion=confusion[:size, :size],
-        reliability=_reliability(true == predicted, _confidence(predicted, probabilities)),
+        reliability=_reliability(true == predicted, confidence),
         mistakes=_mistakes(true, predicted, probabilities, known),
     )
 
@@ -207,16 +209,30 @@ def _metrics(sums: Array, size: int) -> dict[str, Array]:
     }
 
 
-def _intervals(features: sparse.csr_array, size: int, metrics: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    """Bootstrap interval of each metric: percentile; basic for ECE.
-
-    Resampling adds noise and noise raises ECE: of calibrated models the percentile interval covered the truth in none
-    of 200 simulations at 47, 200 and 1,000 rows, the basic one in about 2 of 3; of miscalibrated ones in 9 of 10.
-    """
+def _intervals(
+    features: sparse.csr_array, size: int, metrics: Mapping[str, float], confidence: Array
+) -> dict[str, tuple[float, float]]:
+    """Bootstrap interval of each metric: percentile; for ECE see `_ece_interval`."""
     resampled = _metrics(bootstrap_sums(features), size)
     intervals = {name: interval(values) for name, values in resampled.items()}
-    low, high = interval(resampled["ece"], method="basic", point=metrics["ece"])
-    return intervals | {"ece": (max(low, 0.0), max(high, 0.0))}
+    return intervals | {"ece": _ece_interval(metrics["ece"], resampled["ece"], confidence)}
+
+
+def _ece_interval(ece: float, resampled: Array, confidence: Array) -> tuple[float, float]:
+    """Basic bootstrap interval of ECE, down to 0 where calibrated answers would show as much by chance.
+
+    Noise only raises ECE and resampling adds noise, so percentiles never reach the 0 of a calibrated model. The basic
+    interval takes that bias out but still misses 0 about half the time; hence the test for calibration (consistency
+    resampling, Broecker & Smith 2007): each answer is drawn right with the probability that it claims. In 120 to 300
+    simulations each, at 47, 200 and 1,000 rows, the result held the truth in 95 to 97 % for calibrated models, but in
+    85 to 94 % only, short of the nominal 95 %, for models whose logits were 1.2 to 3 times too large.
+    """
+    generator, bins = np.random.default_rng(0), _bins(confidence)
+    members = sparse.csr_array((np.ones(len(bins)), (bins, np.arange(len(bins)))), shape=(BINS, len(bins)))
+    gaps = [members @ (confidence - (generator.random(len(confidence)) < confidence)) for _ in range(CALIBRATED_DRAWS)]
+    chance = float(np.quantile(np.abs(gaps).sum(1) / len(confidence), 0.95))
+    low, high = interval(resampled, method="basic", point=ece)
+    return (0.0 if ece <= chance else max(low, 0.0), max(high, 0.0))
 
 
 def _baseline(true: Array, known: Sequence[str], training: Mapping[str, int]) -> dict[str, float]:

@@ -30,7 +30,7 @@ OPEN_SHARDS, KEPT_GROUPS = 32, 8  # of one reader
 _SCHEMA = pa.schema([("id", pa.string()), ("content", pa.binary())])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Location:
     """Where a content lies."""
 
@@ -39,7 +39,7 @@ class Location:
     row: int  # within its row group
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """A checked example; its content is in a shard."""
 
@@ -53,7 +53,7 @@ class Example:
     location: Location
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A record that can't be used. The reason is `kind` or `kind: detail`."""
 
@@ -124,13 +124,16 @@ def shard_writer(folder: Path) -> Iterator[ShardWriter]:
 
 def write_index(folder: Path, examples: Sequence[Example]) -> None:
     """Write `index.parquet`, sorted by id."""
-    rows = []
-    for example in sorted(examples, key=lambda e: e.id):
-        row = {"id": example.id, "label": example.label, "split": example.split, "group": example.group}
-        row |= {"uri": example.uri, "metadata": canonical_json(dict(example.metadata))}
-        rows.append({**example.facts, **row, **asdict(example.location)})
-    names = dict.fromkeys(name for row in rows for name in row)
-    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), folder / "index.parquet")
+    rows = sorted(examples, key=lambda e: e.id)
+    facts = dict.fromkeys(name for row in rows for name in row.facts)
+    # Column by column: a dict for each row would be most of the step's memory.
+    columns = {name: pa.array([row.facts.get(name) for row in rows]) for name in facts}
+    columns |= {
+        name: pa.array([getattr(row, name) for row in rows]) for name in ("id", "label", "split", "group", "uri")
+    }
+    columns["metadata"] = pa.array([canonical_json(dict(row.metadata)) for row in rows])
+    columns |= {name: pa.array([getattr(row.location, name) for row in rows]) for name in ("shard", "row_group", "row")}
+    pq.write_table(pa.table(columns), folder / "index.parquet")
 
 
 def write_rejected(folder: Path, rejected: Sequence[Rejected]) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ def open_data(dataset: Path, settings: Settings) -> Data:
     targets = {split: task.targets(examples.labels(rows[split]), examples.classes) for split in ("train", "validation")}
     weights = None
     if settings.class_weights == "balanced":
-        weights = task.class_weights(Counter(examples.labels(rows["train"])), examples.classes)
+        weights = task.class_weights(targets["train"], len(examples.classes))
     return Data(task, settings, examples, rows, targets, weights)
 
 

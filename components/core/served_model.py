@@ -30,7 +30,7 @@ class ServedModel(PythonModel):
         _module(folder / "archives.py").check_archive(folder / "network.pt2")
         self.graph = torch.export.load(folder / "network.pt2").module()
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> pd.DataFrame:  # noqa: ANN401, ARG002 - mlflow's signature
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ANN401, ARG002 - mlflow's signature
         """One row of answers for every record in the input's column."""
         records = [_bytes(value) for value in model_input[self.settings["input_name"]]]
         rows: list[dict[str, Any]] = []

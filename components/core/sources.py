@@ -22,7 +22,7 @@ _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test"
 _LAYOUT = "Give a folder with one subfolder per class, s3://bucket/prefix of that shape, or a manifest of uri,label."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One raw record as the source lists it, not read yet."""
 

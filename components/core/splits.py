@@ -110,7 +110,7 @@ def count(assigned: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, C
     return counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Unit:
     """Examples that go together: a group, or one alone."""
 

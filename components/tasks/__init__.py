@@ -53,8 +53,8 @@ class Task(Protocol):
     ) -> "Tensor":
         """The training loss, a scalar mean over the batch."""
 
-    def class_weights(self, counts: Mapping[str, int], classes: Sequence[str]) -> "Tensor | None":
-        """Weights of the loss that balance the classes, from how often each label is in the training split."""
+    def class_weights(self, targets: "Tensor", size: int) -> "Tensor | None":
+        """Weights of the loss that balance `size` classes, from the training targets."""
 
     def validate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
         """Figures of a whole split; `loss` (lower is better) steers early stopping and search."""

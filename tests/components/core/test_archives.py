@@ -60,9 +60,7 @@ def test_sample_inputs_are_refused(archive: Path, tmp_path: Path) -> None:
     """A pickle where sample inputs lie is refused, and not executed."""
     target = tmp_path / "executed"
     bomb = pickle.dumps(Bomb(target))
-    tampered = rewritten(
-        archive, tmp_path / "t.pt2", lambda name, old: bomb if "sample_inputs" in name else old, {}
-    )
+    tampered = rewritten(archive, tmp_path / "t.pt2", lambda name, old: bomb if "sample_inputs" in name else old, {})
     with pytest.raises(ValueError, match="sample inputs"):
         check_archive(tampered)
     assert not target.exists()

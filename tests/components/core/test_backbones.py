@@ -1,8 +1,6 @@
 """Stages run the very operations of the original network, and leave their inputs alone."""
 
 import copy
-import urllib.error
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,8 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn import functional
 
 from components.core.backbones import Backbone, build_backbone
-from components.core.backbones_stages import split
-from components.core.errors import InputError
-from components.core.weights import PACKAGED, load_state
 
 QUICK = {  # family: (backbone, image size)
     "resnet": ("torchvision/resnet18", 64),

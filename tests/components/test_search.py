@@ -1,0 +1,173 @@
+"""The search."""
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from components.core import tracking
+from components.core.phases import open_data
+from components.core.settings import Hyperparameters, Settings
+from components.search import open_study, search, study_name, suggest, work
+from tests.conftest import TOY
+from tests.plain import PlainRun
+
+SETTINGS = Settings(**TOY, trials=3, search_workers=1)
+
+
+def asked(settings: Settings, count: int = 30) -> list[Hyperparameters]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [suggest(study.ask(), settings, stages=3) for _ in range(count)]
+
+
+def test_given_options_are_fixed_and_the_rest_is_searched() -> None:
+    """An option that is given has one value in all trials; the others vary."""
+    found = asked(Settings(dropout=0.25, thaw=2))
+    assert {h.dropout for h in found} == {0.25}
+    assert {h.thaw for h in found} == {2}
+    assert len({h.weight_decay for h in found}) == len(found)
+
+
+def test_both_phases_are_searched() -> None:
+    """Rate, decay, dropout and smoothing of the head, and depth, rate, decay and epochs of the thaw all vary."""
+    found = asked(Settings())
+    assert all(len({getattr(h, name) for h in found}) > 1 for name in Hyperparameters.model_fields)
+    assert {h.thaw for h in found} == {1, 2, 3}
+
+
+def test_trials_are_nested_runs(toy_run: PlainRun) -> None:
+    """Every trial is a run below the search step's, with its parameters, its epochs and its end."""
+    step = next(r for r in tracking.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "search")
+    trials = tracking.find_runs("toy", toy_run.run_key, "trial")
+    assert sorted(t.info.run_name for t in trials) == ["trial 0", "trial 1", "trial 2"]
+    assert {t.data.tags[tracking.PARENT] for t in trials} == {step.info.run_id}
+    for trial in trials:
+        assert trial.info.status == "FINISHED"
+        assert trial.info.end_time > trial.info.start_time
+        assert set(trial.data.params) == set(Hyperparameters.model_fields)
+        epochs = tracking.client().get_metric_history(trial.info.run_id, "loss")
+        assert len(epochs) >= 5
+
+
+def test_the_defaults_are_the_first_trial(toy_run: PlainRun) -> None:
+    """The search starts from the defaults, so on validation it never ends worse than without."""
+    study = open_study(study_name(toy_run.settings, *toy_run.digests))
+    assert study.trials[0].user_attrs["hyperparameters"] == toy_run.settings.defaults().model_dump()
+
+
+def test_the_winner_has_the_lowest_loss(toy_run: PlainRun) -> None:
+    """select_trial takes the hyperparameters of the best complete trial."""
+    study = open_study(study_name(toy_run.settings, *toy_run.digests))
+    assert toy_run.hyperparameters == study.best_trial.user_attrs["hyperparameters"]
+    assert study.best_value == min(t.value for t in study.trials if t.value is not None)
+
+
+def test_trials_count_in_total(toy_home: PlainRun) -> None:
+    """Asking again runs nothing; asking for one more runs one."""
+    dataset = toy_home.folder / "dataset"
+    name = study_name(toy_home.settings, *toy_home.digests)
+    before = len(open_study(name).trials)
+    for total in (before, before + 1):
+        settings = toy_home.settings.model_copy(update={"trials": total})
+        search(settings.to_json(), f"again-{total}", dataset, *toy_home.digests, 0)
+        assert len(open_study(name).trials) == total
+
+
+def test_no_trials_no_search(tracked_home: Path, toy_dataset: Path) -> None:
+    """With --trials 0 the search makes no study and no trial."""
+    settings = SETTINGS.model_copy(update={"trials": 0})
+    search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    assert not (tracked_home / "studies").exists()
+    assert tracking.find_runs("toy", "k", "trial") == []
+
+
+def test_bad_trials_are_pruned_by_their_epochs(tracked_home: Path, toy_dataset: Path) -> None:
+    """A trial that is worse than the median after the same epochs is stopped before its end."""
+    settings = SETTINGS.model_copy(
+        update={"trials": 12, "head_epochs": 20, "head_learning_rate": None, "thaw_epochs": 2, "patience": 20}
+    )
+    search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    trials = open_study(study_name(settings, "d" * 64, "w" * 64)).trials
+    pruned = [t for t in trials if t.state.name == "PRUNED"]
+    assert len(trials) == 12
+    assert pruned
+    whole = settings.head_epochs + 2
+    assert all(5 < len(t.intermediate_values) < whole for t in pruned)
+    complete = [t.value for t in trials if t.state.name == "COMPLETE"]
+    assert all(min(t.intermediate_values.values()) > min(complete) for t in pruned)
+
+
+@pytest.mark.slow
+def test_workers_share_the_trials(tracked_home: Path, toy_dataset: Path) -> None:
+    """Two processes take different trials and together exactly as many as asked."""
+    settings = SETTINGS.model_copy(update={"trials": 8, "search_workers": 2})
+    search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    trials = open_study(study_name(settings, "d" * 64, "w" * 64)).trials
+    assert [t.number for t in trials] == list(range(8))
+    assert all(t.state.name in ("COMPLETE", "PRUNED") for t in trials)
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on(tracked_home: Path, toy_dataset: Path) -> None:
+    """After a kill the trial under way is closed and the search runs only the trials that are left."""
+    settings = SETTINGS.model_copy(update={"trials": 6, "head_epochs": 60, "patience": 60})
+    name = study_name(settings, "d" * 64, "w" * 64)
+    study = open_study(name)
+    process = multiprocessing.get_context("spawn").Process(
+        target=work, args=(name, str(toy_dataset), settings.to_json(), 3, 1)
+    )
+    process.start()
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit and not any(t.state.is_finished() for t in study.get_trials(deepcopy=False)):
+        time.sleep(0.05)
+    while time.monotonic() < limit and not any(t.state.name == "RUNNING" for t in study.get_trials(deepcopy=False)):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    done = sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
+    assert done >= 1
+    search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    states = [t.state.name for t in open_study(name).trials]
+    assert sum(s in ("COMPLETE", "PRUNED") for s in states) == 6
+    assert "RUNNING" not in states
+
+
+def test_another_question_is_another_study() -> None:
+    """Data, weights and settings name the study; the number of trials, workers and the model's name don't."""
+    base = study_name(SETTINGS, "d", "w")
+    assert study_name(SETTINGS, "e", "w") != base
+    assert study_name(SETTINGS, "d", "x") != base
+    assert study_name(SETTINGS.model_copy(update={"seed": 1}), "d", "w") != base
+    same = SETTINGS.model_copy(update={"trials": 99, "search_workers": 5, "model": "other"})
+    assert study_name(same, "d", "w") == base
+
+
+def test_a_failing_trial_fails_the_step(
+    tracked_home: Path, toy_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in a worker ends the search with a sentence that tells it."""
+    from components.core.errors import StepError
+
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/__init__.py").write_text("")
+    (tmp_path / "own/task.py").write_text(
+        "from tests.toy import *\nfrom tests.toy import build, check, encode, augments, input_name, metric\n"
+        "def loss(*_):\n    raise ArithmeticError('no loss today')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
+    settings = SETTINGS.model_copy(update={"task": "own.task"})
+    with pytest.raises(StepError, match="no loss today"):
+        search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    trials = tracking.find_runs("toy", "k", "trial")
+    assert [t.info.status for t in trials] == ["FAILED"]
+
+
+def test_calibration_rows_are_never_seen(toy_dataset: Path) -> None:
+    """Search and early stopping look at train and validation; calibrate and test share no row with them."""
+    data = open_data(toy_dataset, SETTINGS)
+    seen = set(data.rows["train"]) | set(data.rows["validation"])
+    assert set(data.targets) == {"train", "validation"}
+    assert not seen & (set(data.rows["calibrate"]) | set(data.rows["test"]))

@@ -1,0 +1,68 @@
+"""The DAG's steps called as plain functions, one after another, in this process."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.core import runs
+from components.core.settings import Settings
+from components.evaluate import evaluate
+from components.fine_tune import fine_tune
+from components.finish import finish
+from components.prepare_data import prepare_data
+from components.register import register
+from components.search import search
+from components.select_trial import select_trial
+from components.train_head import train_head
+
+
+@dataclass
+class PlainRun:
+    """What one run of the steps left."""
+
+    settings: Settings
+    run_key: str
+    folder: Path
+    result: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
+    hyperparameters: dict[str, float] = field(default_factory=dict)
+    digests: tuple[str, str] = ("", "")
+    accepted: bool = False
+    champion: str = ""
+    version: str = ""
+
+
+def run_steps(source: Path, settings: Settings, folder: Path) -> PlainRun:
+    """Run all steps into THAWLINE_HOME, artifacts into `folder`."""
+    run = PlainRun(settings, runs.new_run_key(), folder)
+    text, key = settings.to_json(), run.run_key
+    dataset, head, tuned, trials = (folder / name for name in ("dataset", "head", "tuned", "trials.json"))
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.write_text(runs.run_folder(key) / "settings.json", text)
+    run.digests = prepare_data(str(source), text, key, dataset)
+    study = search(text, key, dataset, *run.digests, 0)
+    chosen = select_trial(text, key, [study], trials)
+    run.hyperparameters = json.loads(chosen)
+    train_head(text, key, dataset, *run.digests, chosen, head)
+    fine_tune(text, key, dataset, *run.digests, chosen, head, tuned)
+
+    def log_confusion(_classes: list[str], matrix: list[list[int]]) -> None:
+        run.confusion = matrix
+
+    run.accepted, run.champion = evaluate(
+        text,
+        key,
+        dataset,
+        *run.digests,
+        tuned,
+        trials,
+        folder / "served",
+        folder / "report.html",
+        run.metrics.__setitem__,
+        log_confusion,
+    )
+    run.version = register(text, key, *run.digests, folder / "served", tuned, run.champion, accepted=run.accepted)
+    run.result = finish(text, key, "SUCCEEDED")
+    return run
