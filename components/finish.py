@@ -53,8 +53,10 @@ def _result(settings: Settings, run_key: str, *, failed: bool) -> dict[str, Any]
         "metrics": dict(pipeline.data.metrics) if pipeline else {},
         "dataset_digest": tags.get("thawline.dataset_digest", ""),
         "mlflow_run_id": pipeline.info.run_id if pipeline else "",
-        "steps": {run.info.run_name: run.data.metrics["step_seconds"] for run in steps if "step_seconds" in run.data.metrics},
-        "report": _report(pipeline.info.artifact_uri) if pipeline and "thawline.decision" in tags else "",
+        "steps": {
+            run.info.run_name: run.data.metrics["step_seconds"] for run in steps if "step_seconds" in run.data.metrics
+        },
+        "report": _report(pipeline.info.artifact_uri) if pipeline and "thawline.accepted" in tags else "",
     }
 
 

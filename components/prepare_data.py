@@ -55,7 +55,9 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path) -> tup
                 run.artifact(dataset / "rejected.parquet", "dataset")
         run.artifact(dataset / "dataset.json", "dataset")
         run.artifact(dataset / "assignments.parquet", "dataset")
-        run.tags({"thawline.salt": info["salt"]})  # the next run of the lineage finds the assignments by it
+        digests = {"thawline.dataset_digest": info["digest"], "thawline.weights_digest": weights_digest}
+        run.tags(digests, pipeline=True)
+        run.tags({"thawline.salt": info["salt"], **digests})  # the next run of the lineage finds the assignments by it
         run.dataset(run.settings.model, info["digest"], source)
         bad = sum(info["rejected"].values())
         run.metrics({"examples": info["examples"], "duplicates": info["duplicates"], "rejected": bad})

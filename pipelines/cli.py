@@ -5,20 +5,24 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 the run 
 
 import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
+import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from components.core import runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
-from pipelines.options import merge, with_settings
+from pipelines.options import merge, model_name, with_settings
 
 if TYPE_CHECKING:
     import subprocess
@@ -32,6 +36,19 @@ app = typer.Typer(
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
 ]
+STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
+NOTHING = {  # the result of a run that did not start; the keys are those of components/finish.py
+    "status": "failed",
+    "reason": "",
+    "model": "",
+    "version": "",
+    "promoted": False,
+    "metrics": {},
+    "dataset_digest": "",
+    "mlflow_run_id": "",
+    "steps": {},
+    "report": "",
+}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
@@ -52,14 +69,18 @@ def run(
 ) -> None:
     """Run the whole pipeline on this machine, to a registered model."""
     _set_home(home)
-    from components.core.sources import check_source
     from pipelines.local import launch
 
-    settings = merge(options, config, source)
-    check_source(source)
-    console = Console(stderr=as_json)
     run_key = runs.new_run_key()
-    source = source if "://" in source else str(Path(source).resolve())
+    try:
+        settings = _checked(options, config, source, run_key)
+    except InputError as error:
+        if as_json:
+            model = str(options.get("model") or model_name(source))
+            sys.stdout.write(json.dumps({**NOTHING, "reason": str(error), "model": model}) + "\n")
+        raise
+    console = Console(stderr=as_json)
+    source = source if "://" in source else str(Path(source).expanduser().resolve())
     _print_settings(console, source, settings)
     result = _watch(launch(source, settings, run_key), run_key, settings, console)
     if as_json:
@@ -78,6 +99,8 @@ def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),
 ) -> None:
     """Write the DAG as YAML for Kubeflow Pipelines."""
+    if output.suffix not in (".yaml", ".yml") or not output.absolute().parent.is_dir():
+        raise InputError(f"The DAG can't be written to {output}.", "Give a .yaml file in a folder that is there.")
     from kfp import compiler
 
     from pipelines.fine_tuning import fine_tuning
@@ -99,21 +122,17 @@ def predict(
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise InputError(f"There is no file {missing[0]}.", "Give the paths of files to answer.")
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (runs.home() / "mlflow.db").exists():
+        raise InputError(f"There are no models in {runs.home()}.", "Train one with `thawline run`, or give --home.")
     from components.core import registry, tracking
-    from components.core.serving import answers
 
+    tracking.migrate()
     name, _, wanted = model.replace("/", "@").partition("@")
     with tempfile.TemporaryDirectory() as folder:
         path, version = registry.fetch(name, wanted or "champion", Path(folder))
         served = tracking.load_pyfunc(path)
-        column = served.metadata.get_input_schema().input_names()[0]
-        try:
-            found = answers(served, column, len(files), lambda a, b: [p.read_bytes() for p in files[a:b]])
-        except ValueError as error:
-            raise InputError(
-                f"A file can't be answered: {error}.", "Give files of the kind the model takes."
-            ) from error
-    rows = [{"file": str(p), **row} for p, row in zip(files, found.to_dict("records"), strict=True)]
+        found = _answers(served, files)
+    rows = [{"file": str(p), **row} for p, row in zip(files, found, strict=True)]
     if as_json:
         sys.stdout.write(json.dumps({"model": name, "version": version, "predictions": rows}) + "\n")
         return
@@ -149,37 +168,77 @@ def doctor(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
         console = Console()
         for check in checks:
             mark = "[green]✓[/]" if check.ok else "[red]✗[/]" if check.needed else "[yellow]-[/]"
-            console.print(f"{mark} {check.name}: {check.found}", highlight=False)
+            console.print(f"{mark} {check.name}: {escape(check.found)}", highlight=False, soft_wrap=True)
             if check.mend:
-                console.print(f"    {check.mend}", style="dim", highlight=False, markup=False)
+                console.print(f"    {check.mend}", style="dim", highlight=False, markup=False, soft_wrap=True)
     if not all(check.ok for check in checks if check.needed):
         raise typer.Exit(1)
 
 
+def _checked(options: dict[str, Any], config: Path | None, source: str, run_key: str) -> Settings:
+    from components.core.sources import check_source
+
+    settings = merge(options, config, source)
+    check_source(source)
+    try:
+        runs.run_folder(run_key)
+    except OSError as error:
+        message = f"The folder {runs.home()} can't be written to: {error.strerror}."
+        raise InputError(message, "Choose another one with --home.") from None
+    return settings
+
+
+def _answers(served: Any, files: Sequence[Path]) -> list[dict[str, Any]]:  # noqa: ANN401 - mlflow publishes no types
+    from components.core.serving import answers
+
+    column = served.metadata.get_input_schema().input_names()[0]
+
+    def ask(some: Sequence[Path]) -> list[dict[str, Any]]:
+        found = answers(served, column, len(some), lambda a, b: [path.read_bytes() for path in some[a:b]])
+        return found.to_dict("records")  # type: ignore[return-value]  # pandas types the keys as Hashable
+
+    try:
+        return ask(files)
+    except ValueError:  # one by one, to name the file
+        for path in files:
+            try:
+                ask([path])
+            except ValueError as error:
+                raise InputError(
+                    f"{path} can't be answered: {error}.", "Give files of the kind the model takes."
+                ) from None
+        raise
+
+
 def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> dict[str, Any]:
     from pipelines.display import shown
+    from pipelines.local import lives, stop
 
     signal.signal(signal.SIGTERM, _interrupt)
-    offset, interrupted = 0, False
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _interrupt)
+    offset, deadline = 0, 0.0
     with shown(console) as display:
         while True:
             try:
-                alive = child.poll() is None
+                alive = lives(child, group=deadline > 0)
                 for event, offset in runs.events(run_key, offset):  # noqa: B007, B020 - the offset is kept
                     display.take(event)
-                if not alive:
+                if not alive or 0 < deadline < time.monotonic():
                     break
                 time.sleep(0.1)
-            except KeyboardInterrupt:
-                interrupted = True
-                os.killpg(child.pid, signal.SIGTERM)
-                child.wait(60)
+            except KeyboardInterrupt:  # at first the steps may close their runs; a second one waits for nothing
+                stop(child, signal.SIGKILL if deadline else signal.SIGTERM)
+                deadline = time.monotonic() + STOP_SECONDS
+    if deadline:
+        stop(child, signal.SIGKILL)
     path = runs.run_folder(run_key) / "result.json"
     if not path.exists():  # killed before the exit handler came to it
         from components.finish import finish
 
         finish(settings.to_json(), run_key, "FAILED")
     result: dict[str, Any] = json.loads(path.read_text())
+    interrupted = deadline > 0 and result["status"] == "failed"
     return {**result, "reason": "The run was interrupted."} if interrupted else result
 
 
@@ -188,18 +247,17 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
 
 
 def _set_home(home: Path | None) -> None:
-    if home is not None:
-        os.environ["THAWLINE_HOME"] = str(home)
-    os.environ["THAWLINE_HOME"] = str(runs.home())
+    chosen = home or Path(os.environ.get("THAWLINE_HOME") or ".thawline")
+    os.environ["THAWLINE_HOME"] = str(chosen.expanduser().resolve())
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def _print_settings(console: Console, source: str, settings: Settings) -> None:
     chosen = {k: v for k, v in settings.model_dump().items() if v is not None and v != Settings.model_fields[k].default}
-    console.print(f"Fine-tuning on {source}", highlight=False, soft_wrap=True)
-    console.print("  " + "  ".join(f"{k}={v}" for k, v in chosen.items()), style="dim", highlight=False, soft_wrap=True)
+    console.print(f"Fine-tuning on {source}", highlight=False, markup=False, soft_wrap=True)
     searched = sorted(Settings.SEARCHED - settings.fixed().keys()) if settings.trials else []
-    console.print(f"  searched: {', '.join(searched) or 'nothing'}", style="dim", highlight=False, soft_wrap=True)
+    for line in ("  ".join(f"{k}={v}" for k, v in chosen.items()), f"searched: {', '.join(searched) or 'nothing'}"):
+        console.print(_folded(f"  {line}", console, 2), style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_summary(console: Console, result: dict[str, Any], settings: Settings) -> None:
@@ -212,13 +270,21 @@ def _print_summary(console: Console, result: dict[str, Any], settings: Settings)
         "Accuracy": f"{metrics.get('accuracy', 0):.3f}  95 % interval {interval}, trivial model "
         f"{metrics.get('baseline_accuracy', 0):.3f}",
         "Registered": f"{settings.model} version {result['version']}, {state}",
-        "Why": result["reason"],
+        "Why": _folded(result["reason"], console, 12),
         "Report": result["report"],
-        "Tracking": f"{Path(sys.argv[0])} ui --home {runs.home()}",
+        "Tracking": shlex.join([sys.argv[0], "ui", "--home", str(runs.home())]),
     }
     console.print()
     for name, text in lines.items():
         console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _folded(text: str, console: Console, indent: int) -> str:
+    """Text broken between words on a terminal, `indent` columns from its edge; elsewhere one line."""
+    if not console.is_terminal:
+        return text
+    lines = textwrap.wrap(text, console.width - indent, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * indent}".join(lines)
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -229,9 +295,15 @@ def _fail(message: str, status: int) -> NoReturn:
 def main() -> None:
     """Entry point of the command."""
     try:
-        app()
+        status = app(standalone_mode=False)
     except ExpectedError as error:
         _fail(str(error), 2 if error.kind == "input" else 1)
+    except typer.TyperException as error:  # bad usage
+        message = error.format_message().replace("Value error, ", "").rstrip(".")
+        if not message:  # nothing was asked, so the help was printed
+            raise SystemExit(error.exit_code) from None
+        _fail(f"{message}. See `thawline --help`.", error.exit_code)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

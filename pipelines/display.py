@@ -76,9 +76,10 @@ class Display:
         for name, step in self.steps.items():
             mark, style = MARKS[step.state]
             clock = f"{step.seconds():5.1f} s" if step.started else ""
-            text = Text(step.text, style="dim" if step.state == "running" else "", overflow="ellipsis", no_wrap=True)
+            running = step.state == "running"  # its line stays one; what a finished step says may wrap
+            text = Text(step.text, style="dim" if running else "", overflow="ellipsis", no_wrap=running)
             detail: RenderableType = text
-            if step.state == "running" and step.total:
+            if running and step.total:
                 detail = Table.grid(padding=(0, 1))
                 bar = ProgressBar(total=step.total, completed=step.done, width=24)
                 detail.add_row(bar, Text(f"{step.done}/{step.total}"), text)

@@ -56,7 +56,7 @@ def _packages() -> Check:
 def _home() -> Check:
     home = runs.home()
     parent = next(p for p in (home, *home.parents) if p.exists())
-    ok = os.access(parent, os.W_OK)
+    ok = parent.is_dir() and os.access(parent, os.W_OK)
     mend = "" if ok else f"Make {parent} writable, or choose another folder with --home."
     return Check("Home folder", ok, str(home), mend)
 

@@ -4,6 +4,7 @@
 output goes to `runs/<run key>/log.txt` and the terminal stays free for progress.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -34,14 +35,33 @@ def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[b
         )
 
 
+def lives(child: "subprocess.Popen[bytes]", *, group: bool) -> bool:
+    """Whether the DAG's process still runs; with `group`, whether any process of its steps does."""
+    if child.poll() is None:
+        return True
+    try:
+        os.killpg(child.pid, 0)
+    except ProcessLookupError:
+        return False
+    return group
+
+
+def stop(child: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """Send a signal to the DAG's process and to all of its steps."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
+
+
 def environment() -> dict[str, str]:
     """The environment of the steps: where they write, and nothing that calls home."""
     root = str(Path(__file__).parent.parent)
-    path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Python would put the working folder first: a package `components` of the user's would hide ours
+    path = [root, *filter(None, [os.environ.get("PYTHONPATH")]), str(Path.cwd())]
     return {
         **os.environ,
         "THAWLINE_HOME": str(runs.home()),
         "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONSAFEPATH": "1",
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_PYTHON_REFRESH": "quiet",

@@ -78,8 +78,8 @@ def model_name(source: str) -> str:
 def _read(config: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(config.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
             f"The config file {config} can't be read: {reason}.", "Mend it or leave --config out."
         ) from None

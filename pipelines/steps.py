@@ -15,9 +15,12 @@ step = functools.partial(dsl.component, base_image=IMAGE, install_kfp_package=Fa
 
 
 @step
-def prepare_data(source: str, settings: str, run_key: str, dataset: dsl.Output[dsl.Dataset]) -> NamedTuple(
-    "Prepared", dataset_digest=str, weights_digest=str
-):
+def prepare_data(
+    source: str,
+    settings: str,
+    run_key: str,
+    dataset: dsl.Output[dsl.Dataset],
+) -> NamedTuple("Prepared", dataset_digest=str, weights_digest=str):  # type: ignore[valid-type]  # KFP form of several outputs
     """See components/prepare_data.py."""
     from pathlib import Path
 

@@ -3,6 +3,8 @@
 import os
 import random
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,10 +32,15 @@ def _seeds_fixed() -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty THAWLINE_HOME."""
     folder = tmp_path / "home"
-    monkeypatch.setenv("THAWLINE_HOME", str(folder))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    use_home(folder, monkeypatch)
     return folder
+
+
+def use_home(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make a folder THAWLINE_HOME and forget the store of the test before: mlflow keeps it in the environment."""
+    patch.setenv("THAWLINE_HOME", str(folder))
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    patch.delenv("MLFLOW_RUN_ID", raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty MLflow store: copied into a home, it saves the seconds of a migration."""
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("THAWLINE_HOME", str(folder))
+        use_home(folder, patch)
         from components.core import tracking
 
         tracking.migrate()
@@ -93,7 +100,7 @@ def _toy_run(toy_source: Path, store: Path, tmp_path_factory: pytest.TempPathFac
     home = folder / "home"
     copy_store(store, home)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("THAWLINE_HOME", str(home))
+        use_home(home, patch)
         return home, run_steps(toy_source, Settings(**TOY, trials=3, search_workers=1), folder / "artifacts")
 
 
@@ -101,7 +108,7 @@ def _toy_run(toy_source: Path, store: Path, tmp_path_factory: pytest.TempPathFac
 def toy_run(_toy_run: tuple[Path, "PlainRun"], monkeypatch: pytest.MonkeyPatch) -> "PlainRun":
     """A finished run of all steps on the toy task, THAWLINE_HOME set to its home. Not to be changed by a test."""
     home, run = _toy_run
-    monkeypatch.setenv("THAWLINE_HOME", str(home))
+    use_home(home, monkeypatch)
     return run
 
 
@@ -109,6 +116,17 @@ def toy_run(_toy_run: tuple[Path, "PlainRun"], monkeypatch: pytest.MonkeyPatch) 
 def toy_home(_toy_run: tuple[Path, "PlainRun"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "PlainRun":
     """A copy of that run's home that a test may change."""
     home, run = _toy_run
-    shutil.copytree(home, tmp_path / "home")
-    monkeypatch.setenv("THAWLINE_HOME", str(tmp_path / "home"))
+    copy = tmp_path / "home"
+    shutil.copytree(home, copy)
+    columns = {
+        "experiments": "artifact_location",
+        "runs": "artifact_uri",
+        "logged_models": "artifact_location",
+        "model_versions": "storage_location",
+    }
+    with closing(sqlite3.connect(copy / "mlflow.db")) as database, database:
+        for table, column in columns.items():  # MLflow keeps absolute paths
+            moved = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"  # noqa: S608 - fixed names
+            database.execute(moved, (str(home), str(copy)))
+    use_home(copy, monkeypatch)
     return run

@@ -25,12 +25,18 @@ FILES = re.compile(
 )
 
 
-def check_folder(folder: Path) -> None:
-    """Check the files of a registered version, and the members of its archive, against what may be there.
+def check_folder(folder: Path, digest: str | None = None) -> None:
+    """Check the files of a version and the members of its archive against what may be there.
+
+    Args:
+        folder: The served model and its checkpoint.
+        digest: What the registry says of the folder; None before it is registered.
 
     Raises:
-        ValueError: A file, a link or an archive member is not on the list.
+        ValueError: The digest is another, or a file, a link or an archive member is not on the list.
     """
+    if digest is not None and folder_digest(folder) != digest:
+        raise ValueError("its files are not the ones that were registered")
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or (path.is_file() and not FILES.fullmatch(name)):

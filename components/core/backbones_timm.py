@@ -95,6 +95,12 @@ def _with_hub_weights(name: str, options: Mapping[str, Any]) -> Any:  # noqa: AN
     except InputError:
         raise
     except Exception as error:  # the hub raises what the network below it raises
+        if "loading state_dict" in str(error):
+            faults = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"The weights {config.tag} of timm/{name} don't fit it ({faults}).",
+                "Choose another tag with --weights.",
+            ) from error
         raise cannot_download(config.tag or "default", f"timm/{name}", error) from error
 
 

@@ -130,7 +130,8 @@ def train_phase(
 
 def _batches(network: Network, data: Data, line: int, progress: Progress) -> Batches:
     settings, targets, rows = data.settings, data.targets["train"], data.rows["train"]
-    recompute = data.task.augments(settings) or settings.activations == "recompute"
+    augments = data.task.augments(settings)
+    recompute = augments or settings.activations == "recompute"
     kept = None if recompute else activations(network, data, line, "train", progress)
 
     def order(epoch: int) -> Iterator[Tensor]:
@@ -144,12 +145,18 @@ def _batches(network: Network, data: Data, line: int, progress: Progress) -> Bat
         for picks in order(epoch):
             yield rows_of(kept, picks), targets[picks]
 
+    def encoded(picks: Tensor, seed: int) -> tuple[Pytree, Tensor]:
+        contents = data.examples.contents([rows[i] for i in picks.tolist()])
+        if augments:
+            return data.task.training_batch(contents, targets[picks], network, settings, seed)
+        return data.task.encode(contents, network.preprocessing), targets[picks]
+
     def afresh(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
+        device = next(network.parameters()).device
         for number, picks in enumerate(order(epoch)):
-            contents = data.examples.contents([rows[i] for i in picks.tolist()])
-            seed = (settings.seed * 100_003 + epoch) * 100_003 + number
-            inputs, mixed = data.task.training_batch(contents, targets[picks], network, settings, seed)
+            inputs, mixed = encoded(picks, (settings.seed * 100_003 + epoch) * 100_003 + number)
             with torch.no_grad():
-                yield network.below(to_device(inputs, next(network.parameters()).device), line), mixed
+                frozen = network.below(to_device(inputs, device), line)
+            yield frozen, mixed  # outside: a generator that waits inside no_grad takes the caller's gradients
 
     return afresh if recompute else from_store

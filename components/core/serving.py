@@ -71,7 +71,7 @@ def answers(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> pd.DataFrame:
     """A served model's answers to `count` raw records, a row each; `contents` gives records start to stop."""
-    parts = []
+    parts: list[pd.DataFrame] = []
     for start in range(0, count, CHUNK):
         stop = min(count, start + CHUNK)
         parts.append(model.predict(pd.DataFrame({input_name: list(contents(start, stop))})))

@@ -1,6 +1,6 @@
 """Load a served model and let it answer its own example, in a process that knows nothing of Thawline.
 
-`python -I components/core/smoke.py MODEL_FOLDER` prints the answers as JSON. Imports of `components` and
+`python -I -B components/core/smoke.py MODEL_FOLDER` prints the answers as JSON. Imports of `components` and
 `pipelines` are refused, and so is unpickling: a model that needs either fails here, before any alias moves.
 """
 

@@ -33,7 +33,8 @@ BATCH = 900  # MLflow takes 1,000 entities in one call
 def client() -> mlflow.MlflowClient:
     """A client of `MLFLOW_TRACKING_URI`, or of the SQLite store in the home folder.
 
-    Explicit run ids everywhere: a stray fluent call after a run has ended would open another one.
+    Explicit run ids everywhere: a stray fluent call after a run has ended would open another one. The address is
+    also set globally, because MLflow's own registry asks there when it resolves a logged model.
     """
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)

@@ -26,7 +26,7 @@ def pick_device(name: str) -> torch.device:
 
 def place(network: Network, device: str) -> Network:
     """Move a network to its device, channels last: the layout that convolutions are fastest in."""
-    network.to(pick_device(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types the layout alone as an overload of its own
+    network.to(pick_device(device)).to(memory_format=torch.channels_last)
     return network
 
 

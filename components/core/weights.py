@@ -6,7 +6,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from components.core.errors import InputError
 PACKAGED = "package:efficientnet-lite0"
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
-_RANDOM_INIT = frozenset(("normal_", "uniform_", "trunc_normal_", "erfinv_", "kaiming_normal_", "kaiming_uniform_"))
+_RANDOM_INIT = frozenset(("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"))
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage of EfficientNet-Lite0
 _LITE0_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
@@ -33,7 +33,10 @@ _LITE0_OTHER = {
 
 
 class SkipInit(TorchFunctionMode):
-    """Leaves new parameters unset where a strict load follows: drawing them takes ten times as long as loading."""
+    """Zeros for new parameters, where a strict load follows: drawing them takes longer than loading.
+
+    Zeros, not memory as it is found: a truncated draw repeats until every value lies in its range.
+    """
 
     def __torch_function__(
         self,
@@ -42,11 +45,13 @@ class SkipInit(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        """Return the tensor of a random initialiser as it is."""
+        """Answer a random initialiser with zeros, everything else as usual."""
         del types
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in _RANDOM_INIT:
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            with torch.no_grad():
+                return cast("Tensor", tensor).zero_()
         return func(*args, **kwargs)
 
 
@@ -122,7 +127,10 @@ def fit_state(network: nn.Module, state: Mapping[str, Tensor], classifier: str, 
     faults = {"missing": missing, "unknown": list(unknown), "of another shape": shapes}
     if any(faults.values()):
         parts = [f"{fault} {len(names)} ({_some(names)})" for fault, names in faults.items() if names]
-        raise InputError(f"{what} don't fit; of its tensors: {'; '.join(parts)}.", "Give weights of that very network with --weights.")
+        raise InputError(
+            f"{what} don't fit; of its tensors: {'; '.join(parts)}.",
+            "Give weights of that very network with --weights.",
+        )
 
 
 def _some(names: Iterable[str], count: int = 3) -> str:

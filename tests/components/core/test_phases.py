@@ -1,0 +1,75 @@
+"""A phase of fine-tuning."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.core.phases import build_network, open_data, train_phase
+from components.core.settings import Hyperparameters, Settings
+from tests.conftest import TOY
+
+SETTINGS = Settings(**TOY)
+CHOSEN = Hyperparameters(head_learning_rate=0.05, thaw_learning_rate=0.02, thaw=1, thaw_epochs=3, dropout=0.0)
+
+
+def phase(dataset: Path, settings: Settings, thaw: int) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+    data = open_data(dataset, settings)
+    network = build_network(data, CHOSEN)
+    return network, train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: None)
+
+
+@pytest.mark.parametrize("thaw", [0, 1, 2, 3])
+def test_kept_activations_give_the_plain_loops_weights(thaw: int, home: Path, toy_dataset: Path) -> None:
+    """With the same seed and batches, training from the store and recomputing end in the same weights."""
+    kept, _ = phase(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"}), thaw)
+    plain, _ = phase(toy_dataset, SETTINGS.model_copy(update={"activations": "recompute"}), thaw)
+    for ours, theirs in zip(kept.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_only_what_is_thawed_changes(home: Path, toy_dataset: Path) -> None:
+    """Frozen stages end as they began; the head and the thawed stage move."""
+    data = open_data(toy_dataset, SETTINGS)
+    network = build_network(data, CHOSEN)
+    before = [[p.clone() for p in m.parameters()] for m in (*network.stages, network.head)]
+    train_phase(network, data, CHOSEN, thaw=1, report=lambda _figures: None)
+    after = [list(m.parameters()) for m in (*network.stages, network.head)]
+    moved = [
+        any(not torch.equal(a, b) for a, b in zip(old, new, strict=True))
+        for old, new in zip(before, after, strict=True)
+    ]
+    assert moved == [False, False, True, True]
+
+
+def test_deterministic_runs_are_equal_bit_for_bit(home: Path, toy_dataset: Path) -> None:
+    """With --deterministic, same seed and CPU, two trainings end in the same weights."""
+    settings = SETTINGS.model_copy(update={"deterministic": True, "augment": "basic"})
+    try:
+        one, two = phase(toy_dataset, settings, 2)[0], phase(toy_dataset, settings, 2)[0]
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_seed_changes_training_and_not_splits(home: Path, toy_dataset: Path) -> None:
+    """Another seed gives another head from the same rows."""
+    other = SETTINGS.model_copy(update={"seed": 1})
+    assert open_data(toy_dataset, SETTINGS).rows == open_data(toy_dataset, other).rows
+    one, two = phase(toy_dataset, SETTINGS, 0)[0], phase(toy_dataset, other, 0)[0]
+    assert not torch.equal(one.head[1].weight, two.head[1].weight)
+
+
+def test_augmented_batches_differ_between_epochs(home: Path, toy_dataset: Path) -> None:
+    """With augmentation the head never sees the same batch twice, and nothing is read from the store."""
+    plain, _ = phase(toy_dataset, SETTINGS, 0)
+    augmented, _ = phase(toy_dataset, SETTINGS.model_copy(update={"augment": "basic"}), 0)
+    assert not torch.allclose(plain.head[1].weight, augmented.head[1].weight)
+
+
+def test_balanced_weights_reach_the_loss(home: Path, toy_dataset: Path) -> None:
+    """--class-weights balanced gives a weight per class; without it there is none."""
+    weighted = open_data(toy_dataset, SETTINGS.model_copy(update={"class_weights": "balanced"}))
+    assert weighted.class_weights is not None
+    assert len(weighted.class_weights) == 3
+    assert open_data(toy_dataset, SETTINGS).class_weights is None

@@ -1,0 +1,55 @@
+"""The thawed phase as a step."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.core.checkpoints import read_facts
+from components.fine_tune import fine_tune
+from tests.plain import PlainRun
+
+
+def tune(run: PlainRun, target: Path, key: str, **changes: float) -> float:
+    chosen = json.dumps({**run.hyperparameters, **changes})
+    text = run.settings.to_json()
+    return fine_tune(text, key, run.folder / "dataset", *run.digests, chosen, run.folder / "head", target)
+
+
+def test_both_phases_are_in_the_history(toy_run: PlainRun) -> None:
+    """The checkpoint tells the epochs of the head phase and of the thawed phase."""
+    history = read_facts(toy_run.folder / "tuned")["history"]
+    assert [figures["phase"] for figures in history] == sorted(figures["phase"] for figures in history)
+    assert {figures["phase"] for figures in history} == {"head", "thaw"}
+
+
+def test_the_better_model_goes_on(toy_run: PlainRun) -> None:
+    """The model that goes on is the one with the lower validation loss."""
+    facts = read_facts(toy_run.folder / "tuned")
+    best = min(facts["history"], key=lambda figures: figures["loss"])
+    assert (facts["thawed"] > 0) == (best["phase"] == "thaw")
+
+
+def test_where_thawing_does_not_help_the_head_goes_on(toy_home: PlainRun, tmp_path: Path) -> None:
+    """A thawed phase that only does harm leaves the head-only weights, and says so."""
+    loss = tune(toy_home, tmp_path / "tuned", "harm", thaw=3, thaw_learning_rate=50.0, thaw_epochs=1)
+    facts, head = read_facts(tmp_path / "tuned"), read_facts(toy_home.folder / "head")
+    assert facts["thawed"] == 0
+    assert facts["stage_digests"] == head["stage_digests"]
+    assert loss == min(figures["loss"] for figures in head["history"])
+
+
+def test_thawed_stages_move_and_frozen_ones_stay(toy_home: PlainRun, tmp_path: Path) -> None:
+    """With two of three stages thawed, the first keeps its digest and the others change."""
+    tune(toy_home, tmp_path / "tuned", "two", thaw=2, thaw_learning_rate=0.02, layer_decay=1.0, thaw_epochs=8)
+    facts, head = read_facts(tmp_path / "tuned"), read_facts(toy_home.folder / "head")
+    same = [a == b for a, b in zip(facts["stage_digests"], head["stage_digests"], strict=True)]
+    assert facts["thawed"] == 2
+    assert same == [True, False, False, False]
+
+
+@pytest.mark.parametrize("thaw", [0])
+def test_thaw_zero_hands_the_head_on(thaw: int, toy_home: PlainRun, tmp_path: Path) -> None:
+    """--thaw 0 trains nothing more."""
+    tune(toy_home, tmp_path / "tuned", "none", thaw=thaw)
+    assert read_facts(tmp_path / "tuned") == read_facts(toy_home.folder / "head")

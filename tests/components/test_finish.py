@@ -1,0 +1,118 @@
+"""The exit handler."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.core import runs, tracking
+from components.core.errors import InputError
+from components.core.settings import Settings
+from components.finish import finish
+from tests.plain import PlainRun
+
+SETTINGS = Settings(task="tests.toy", model="toy")
+KEYS = {
+    "status",
+    "reason",
+    "model",
+    "version",
+    "promoted",
+    "metrics",
+    "dataset_digest",
+    "mlflow_run_id",
+    "steps",
+    "report",
+}
+
+
+def test_the_result_has_the_contracts_keys(toy_run: PlainRun) -> None:
+    """The result holds exactly what scripts rely on, read from MLflow."""
+    result = toy_run.result
+    assert set(result) == KEYS
+    assert (result["status"], result["model"], result["version"], result["promoted"]) == ("succeeded", "toy", "1", True)
+    assert result["dataset_digest"] == toy_run.digests[0]
+    assert result == json.loads((runs.run_folder(toy_run.run_key) / "result.json").read_text())
+
+
+def test_seconds_of_every_step(toy_run: PlainRun) -> None:
+    """Each step's own work is in the result, in the order of the DAG."""
+    names = ["prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register"]
+    assert list(toy_run.result["steps"]) == names
+    assert all(seconds > 0 for seconds in toy_run.result["steps"].values())
+
+
+def test_the_tree_in_mlflow(toy_run: PlainRun) -> None:
+    """One run for the pipeline, a child per step, a grandchild per trial, all finished."""
+    [pipeline] = tracking.find_runs("toy", toy_run.run_key, "pipeline")
+    steps = tracking.find_runs("toy", toy_run.run_key, "step")
+    trials = tracking.find_runs("toy", toy_run.run_key, "trial")
+    assert {s.data.tags[tracking.PARENT] for s in steps} == {pipeline.info.run_id}
+    assert {t.data.tags[tracking.PARENT] for t in trials} <= {s.info.run_id for s in steps}
+    assert {r.info.status for r in (pipeline, *steps, *trials)} == {"FINISHED"}
+    [data] = pipeline.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("toy", toy_run.digests[0][:36])
+
+
+def test_an_expected_error_is_the_reason(tracked_home: Path) -> None:
+    """A step that stops for a known reason is FAILED in MLflow, and its sentence is the result's reason."""
+    with (
+        pytest.raises(InputError),
+        tracking.step("prepare_data", "k", SETTINGS.to_json()),
+    ):
+        raise InputError("The folder is empty.", "Fill it.")
+    result = finish(SETTINGS.to_json(), "k", "FAILED")
+    assert (result["status"], result["reason"]) == ("failed", "The folder is empty. Fill it.")
+    [step] = tracking.find_runs("toy", "k", "step")
+    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    assert step.info.status == pipeline.info.status == "FAILED"
+    assert step.data.tags["thawline.error"] == "input: The folder is empty. Fill it."
+
+
+def test_an_unexpected_error_names_the_step(tracked_home: Path) -> None:
+    """Any exception ends the step's run as FAILED, and the reason names the step."""
+    with pytest.raises(ZeroDivisionError), tracking.step("search", "k", SETTINGS.to_json()):
+        raise ZeroDivisionError
+    assert "search" in finish(SETTINGS.to_json(), "k", "FAILED")["reason"]
+
+
+def test_a_sigterm_ends_the_step_as_failed(tracked_home: Path) -> None:
+    """A polite kill in mid-work leaves a FAILED run, not a RUNNING one."""
+    import os
+    import signal
+
+    with pytest.raises(SystemExit), tracking.step("search", "k", SETTINGS.to_json()):
+        os.kill(os.getpid(), signal.SIGTERM)
+    [step] = tracking.find_runs("toy", "k", "step")
+    assert step.info.status == "FAILED"
+
+
+def test_what_a_kill_left_running_is_closed(tracked_home: Path) -> None:
+    """After a SIGKILL the exit handler closes the step and the pipeline as FAILED."""
+    pipeline = tracking.pipeline_run("k", SETTINGS)
+    tracking._create("search", "k", "toy", "step", pipeline.info.run_id)
+    finish(SETTINGS.to_json(), "k", "FAILED")
+    assert {r.info.status for r in tracking.find_runs("toy", "k")} == {"FAILED"}
+
+
+def test_an_abandoned_run_is_closed_by_the_next(tracked_home: Path) -> None:
+    """A run whose whole process group was killed is closed by the next run's exit handler."""
+    tracking.pipeline_run("dead", SETTINGS)
+    (runs.run_folder("dead") / "settings.json").write_text(SETTINGS.to_json())
+    (runs.run_folder("dead") / "lease.json").write_text('{"pid": 999999999, "started": "1"}')
+    tracking.pipeline_run("next", SETTINGS)
+    finish(SETTINGS.to_json(), "next", "SUCCEEDED")
+    assert [r.info.status for r in tracking.find_runs("toy", "dead")] == ["FAILED"]
+    assert [r.info.status for r in tracking.find_runs("toy", "next")] == ["FINISHED"]
+    assert json.loads((runs.run_folder("dead") / "result.json").read_text())["status"] == "failed"
+
+
+def test_an_injected_run_is_adopted(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the environment brings a run for the step, it is used, and its parent becomes the pipeline's."""
+    parent = tracking._create("theirs", "", "toy", "", None)
+    child = tracking._create("their step", "", "toy", "", parent)
+    monkeypatch.setenv("MLFLOW_RUN_ID", child)
+    with tracking.step("prepare_data", "k", SETTINGS.to_json()) as run:
+        run.metrics({"examples": 3.0})
+    assert (run.run_id, run.pipeline_id) == (child, parent)
+    assert tracking.client().get_run(child).data.metrics["examples"] == 3.0

@@ -1,0 +1,176 @@
+"""Registration and the served model."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from components.core import registry, runs, tracking
+from components.core.errors import StepError
+from components.core.examples import Examples
+from components.register import register
+from tests.plain import PlainRun
+
+
+def registered(run: PlainRun, key: str, served: Path, champion: str, *, accepted: bool) -> str:
+    text = run.settings.to_json()
+    return register(text, key, *run.digests, served, run.folder / "tuned", champion, accepted=accepted)
+
+
+def test_the_version_says_what_it_is_made_of(toy_run: PlainRun) -> None:
+    """Tags hold the digests of data, weights, settings and files, the backbone and the code's revision."""
+    version = tracking.client().get_model_version("toy", "1")
+    tags = version.tags
+    assert tags["thawline.dataset_digest"] == toy_run.digests[0]
+    assert tags["thawline.weights_digest"] == toy_run.digests[1]
+    assert tags["thawline.settings_digest"] == toy_run.settings.digest()
+    assert tags["thawline.backbone"] == toy_run.settings.backbone
+    assert len(tags[registry.DIGEST]) == 64
+    assert tags["thawline.code_revision"]
+    assert set(version.aliases) == {"challenger", "champion"}
+
+
+def test_the_version_has_signature_and_example(toy_run: PlainRun, tmp_path: Path) -> None:
+    """The registered files hold a signature, an input example, the checkpoint and no pickle."""
+    path, _ = registry.fetch("toy", "champion", tmp_path)
+    names = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+    assert {"MLmodel", "input_example.json", "checkpoint/network.safetensors", "checkpoint/checkpoint.json"} <= names
+    assert not any(name.endswith((".pkl", ".pickle", ".pth")) for name in names)
+    assert "signature" in (path / "MLmodel").read_text()
+
+
+def test_it_answers_where_thawline_is_not_installed(toy_run: PlainRun, tmp_path: Path) -> None:
+    """In a fresh process that can't import components or pipelines the model loads and answers."""
+    path, _ = registry.fetch("toy", "champion", tmp_path)
+    [answer] = json.loads(registry.smoke_test(path))
+    assert set(answer) == {"label", "probabilities"}
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_serving_code_that_needs_thawline_is_found_out(toy_run: PlainRun, tmp_path: Path) -> None:
+    """A model whose code imports Thawline fails the smoke test, which names the reason."""
+    path, _ = registry.fetch("toy", "champion", tmp_path)
+    code = path / "artifacts/served/serving_code.py"
+    code.write_text("from components.core import pictures\n" + code.read_text())
+    with pytest.raises(StepError, match="must not import components"):
+        registry.smoke_test(path)
+
+
+def test_serving_code_that_unpickles_is_found_out(toy_run: PlainRun, tmp_path: Path) -> None:
+    """A model that unpickles while it loads fails the smoke test."""
+    path, _ = registry.fetch("toy", "champion", tmp_path)
+    code = path / "artifacts/served/serving_code.py"
+    bomb = "import pickle, fractions\npickle.loads(pickle.dumps(fractions.Fraction(1, 2)))\n"
+    code.write_text(bomb + code.read_text())
+    with pytest.raises(StepError, match="must not be unpickled"):
+        registry.smoke_test(path)
+
+
+def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path) -> None:
+    """A served model that does not answer fails the step, and the registry stays as it was."""
+    served = tmp_path / "served"
+    shutil.copytree(toy_home.folder / "served", served)
+    (served / "artifacts/served/serving_code.py").write_text("raise RuntimeError('broken code')")
+    with pytest.raises(StepError, match="broken code"):
+        registered(toy_home, "broken", served, "1", accepted=True)
+    assert registry.current("toy", "champion") == "1"
+    assert len(tracking.client().search_model_versions("name = 'toy'")) == 1
+
+
+def test_a_challenger_that_lost_is_registered(toy_home: PlainRun) -> None:
+    """A version that was not accepted becomes challenger; the champion stays."""
+    version = registered(toy_home, "lost", toy_home.folder / "served", "1", accepted=False)
+    assert version == "2"
+    assert registry.current("toy", "challenger") == "2"
+    assert registry.current("toy", "champion") == "1"
+
+
+def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> None:
+    """Compare and swap: evidence against another champion promotes nothing, and the run says so."""
+    registered(toy_home, "late", toy_home.folder / "served", "7", accepted=True)
+    assert registry.current("toy", "champion") == "1"
+    [pipeline] = tracking.find_runs("toy", "late", "pipeline")
+    assert pipeline.data.tags["thawline.promoted"] == "false"
+    assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
+
+
+def files_of_the_version() -> Path:
+    """The folder in the store that holds version 1."""
+    [folder] = [path.parent for path in (runs.home() / "artifacts").rglob("MLmodel")]
+    return folder
+
+
+def test_tampered_files_are_refused_and_not_executed(toy_home: PlainRun, tmp_path: Path) -> None:
+    """Code planted in a registered version is refused by its digest, before anything of it runs."""
+    folder = files_of_the_version()
+    registry.fetch("toy", "champion", tmp_path / "good")
+    executed = tmp_path / "executed"
+    (folder / "served_model.py").write_text(f"open({str(executed)!r}, 'w')")
+    with pytest.raises(StepError, match="not the ones that were registered"):
+        registry.fetch("toy", "champion", tmp_path / "bad")
+    assert not executed.exists()
+
+
+def test_bytecode_in_the_store_does_no_harm(toy_home: PlainRun, tmp_path: Path) -> None:
+    """Compiled code that a user's own loading left in the store is dropped, so it is neither run nor refused."""
+    folder = files_of_the_version()
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__/served_model.cpython-311.pyc").write_bytes(b"anything")
+    path, _ = registry.fetch("toy", "champion", tmp_path / "copy")
+    assert not list(path.rglob("__pycache__"))
+
+
+def test_a_missing_model_is_an_input_error(tracked_home: Path, tmp_path: Path) -> None:
+    """A name or alias that the registry does not know is told in one sentence."""
+    from components.core.errors import InputError
+
+    with pytest.raises(InputError, match="no model 'nothing'"):
+        registry.fetch("nothing", "champion", tmp_path)
+
+
+@pytest.mark.slow
+def test_it_serves_over_http(toy_run: PlainRun, tmp_path: Path) -> None:
+    """MLflow's own scoring server answers base64 text over HTTP as the model answers bytes."""
+    path, _ = registry.fetch("toy", "champion", tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(path), "--env-manager", "local"]
+    path_of_uvicorn = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = subprocess.Popen(
+        [*command, "-p", str(port), "-w", "1"],
+        start_new_session=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path_of_uvicorn},
+    )
+    try:
+        examples = Examples(toy_run.folder / "dataset")
+        contents = examples.contents(examples.rows("test")[:3])
+        text = [[base64.b64encode(content).decode()] for content in contents]
+        body = json.dumps({"dataframe_split": {"columns": ["point"], "data": text}}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
+        )
+        for _ in range(240):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - as above
+                    answered = json.load(response)["predictions"]
+                break
+            except urllib.error.URLError:
+                time.sleep(0.5)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    direct = tracking.load_pyfunc(path).predict(pd.DataFrame({"point": contents}))
+    assert [row["label"] for row in answered] == direct["label"].tolist()

@@ -1,0 +1,35 @@
+"""The head phase as a step."""
+
+from components.core import tracking
+from components.core.checkpoints import read_facts
+from tests.plain import PlainRun
+
+
+def test_the_head_learns(toy_run: PlainRun) -> None:
+    """The head-only checkpoint beats a third on three equal classes and says that nothing is thawed."""
+    facts = read_facts(toy_run.folder / "head")
+    best = min(facts["history"], key=lambda figures: figures["loss"])
+    assert best["accuracy"] > 0.6
+    assert facts["thawed"] == 0
+    assert {figures["phase"] for figures in facts["history"]} == {"head"}
+
+
+def test_every_epoch_is_in_mlflow(toy_run: PlainRun) -> None:
+    """Losses, metric, rate and time of each epoch are metrics of the step's run, step by epoch."""
+    facts = read_facts(toy_run.folder / "head")
+    [run] = [r for r in tracking.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "train_head"]
+    for name in ("train_loss", "loss", "accuracy", "learning_rate", "seconds"):
+        logged = tracking.client().get_metric_history(run.info.run_id, name)
+        assert [m.step for m in logged] == list(range(len(facts["history"]))), name
+    losses = [m.value for m in tracking.client().get_metric_history(run.info.run_id, "loss")]
+    assert losses == [figures["loss"] for figures in facts["history"]]
+
+
+def test_the_pretrained_stages_are_untouched(toy_run: PlainRun) -> None:
+    """The stages' digests of the head-only checkpoint are those of the pretrained network."""
+    from components.core.weights import state_digest
+    from tests import toy
+
+    pretrained = toy.build(toy_run.settings, ["a", "b", "c"], 0.0)
+    expected = [state_digest(stage.state_dict()) for stage in pretrained.stages]
+    assert read_facts(toy_run.folder / "head")["stage_digests"][:-1] == expected
