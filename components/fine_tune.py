@@ -48,7 +48,7 @@ def fine_tune(
         place(network, run.settings.device)
 
         def report(figures: dict[str, float]) -> None:
-            run.epoch(figures, int(figures["epoch"]))
+            run.epoch(figures)
             run.progress(int(figures["epoch"]) + 1, chosen.thaw_epochs, f"validation loss {figures['loss']:.3f}")
 
         history = train_phase(network, data, chosen, thaw=chosen.thaw, report=report, progress=run.progress)

@@ -38,7 +38,7 @@ def train_head(
         epochs = run.settings.head_epochs
 
         def report(figures: dict[str, float]) -> None:
-            run.epoch(figures, int(figures["epoch"]))
+            run.epoch(figures)
             run.progress(int(figures["epoch"]) + 1, epochs, f"validation loss {figures['loss']:.3f}")
 
         history = train_phase(network, data, chosen, thaw=0, report=report, progress=run.progress)

@@ -3,9 +3,39 @@
 `thawline compile` writes it as YAML for Kubeflow; `thawline run SOURCE` runs the same definition here.
 """
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from pipelines import steps
+
+
+class Chosen(NamedTuple):
+    """The outputs of `best_trial`."""
+
+    hyperparameters: str
+    trials: dsl.Artifact
+
+
+@dsl.pipeline(name="best-trial", description="Search with every worker, take the best trial.")  # type: ignore[untyped-decorator]  # kfp is untyped
+def best_trial(
+    settings: str,
+    run_key: str,
+    search_workers: list,  # type: ignore[type-arg]  # KFP's form of a list
+    dataset: dsl.Input[dsl.Dataset],
+    dataset_digest: str,
+    weights_digest: str,
+) -> Chosen:
+    """Search and choose, as a pipeline of its own.
+
+    In a loop that takes another task's parameter itself, kfp.local 2.17 puts the loop's item in its place: the
+    search would not see the digests, and go on with the study of other data.
+    """
+    made_of = {"dataset_digest": dataset_digest, "weights_digest": weights_digest}
+    with dsl.ParallelFor(search_workers, name="workers") as worker:
+        searched = steps.search(settings=settings, run_key=run_key, dataset=dataset, worker=worker, **made_of)
+    chosen = steps.select_trial(settings=settings, run_key=run_key, studies=dsl.Collected(searched.output))
+    return Chosen(chosen.outputs["Output"], chosen.outputs["trials"])
 
 
 @dsl.pipeline(name="fine-tuning", description="Freeze, train a head, thaw, evaluate, register.")  # type: ignore[untyped-decorator]  # kfp is untyped
@@ -34,10 +64,8 @@ def fine_tuning(
         }
         common = {"settings": settings, "run_key": run_key}
         data = {"dataset": prepared.outputs["dataset"], **made_of}
-        with dsl.ParallelFor(search_workers, name="workers") as worker:
-            searched = steps.search(worker=worker, **common, **data)
-        chosen = steps.select_trial(studies=dsl.Collected(searched.output), **common)
-        hyperparameters = chosen.outputs["Output"]
+        chosen = best_trial(search_workers=search_workers, **common, **data)
+        hyperparameters = chosen.outputs["hyperparameters"]
         head = steps.train_head(hyperparameters=hyperparameters, **common, **data)
         tuned = steps.fine_tune(hyperparameters=hyperparameters, head=head.outputs["checkpoint"], **common, **data)
         evaluated = steps.evaluate(

@@ -84,7 +84,9 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     from pipelines.fine_tuning import fine_tuning
 
     runner = local.SubprocessRunner(use_venv=False)
-    local.init(runner, pipeline_root=str(runs.run_folder(run_key) / "outputs"), raise_on_error=True)
+    folder = runs.run_folder(run_key)
+    places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
+    local.init(runner, **places, raise_on_error=True)
     fine_tuning(source=source, settings=settings, run_key=run_key)
 
 

@@ -4,6 +4,8 @@
 On a cluster the folder is the container's own and is lost with it; there MLflow carries the same facts.
 """
 
+import atexit
+import gc
 import json
 import os
 import secrets
@@ -42,8 +44,20 @@ def emit(run_key: str, step: str, event: str, **facts: Any) -> None:  # noqa: AN
 
 
 def start(step: str, run_key: str) -> None:
-    """Announce a step before its own imports, whose seconds are no work of its own."""
+    """Announce a step before its own imports, whose seconds are no work of its own.
+
+    The garbage collector pays nothing back in a process that only imports and ends: switched off until the work
+    begins, and with everything frozen at the end, a step saves about two seconds.
+    """
     emit(run_key, step, "started")
+    gc.disable()
+    atexit.register(gc.freeze)
+
+
+def working(step: str, run_key: str) -> None:
+    """Announce that a step's imports are done."""
+    gc.enable()
+    emit(run_key, step, "working")
 
 
 def events(run_key: str, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:

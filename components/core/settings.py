@@ -51,8 +51,9 @@ class Settings(BaseModel):
         "package:efficientnet-lite0, or none.",
     )
     image_size: int = Field(0, ge=0, description="Side of the square input in pixels; 0: what the weights expect.")
-    resize: Literal["crop", "squash", "pad"] = Field(
-        "crop", description="How a picture becomes square: centre crop, stretch, or pad with white."
+    resize: Literal["auto", "crop", "squash", "pad"] = Field(
+        "auto",
+        description="How a picture becomes square: centre crop, stretch, pad with white, or what the weights expect.",
     )
 
     head: Literal["linear", "mlp"] = Field("linear", description="New head: Linear, or Linear-ReLU-Dropout-Linear.")

@@ -74,6 +74,9 @@ class StepRun:
         self._client = client()
         self._shown = 0.0
         self._figure = ""
+        self._pending: list[dict[str, float]] = []
+        self._logged = 0
+        self._flushed = 0.0
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Show how far a long step is, at most five times a second."""
@@ -98,9 +101,15 @@ class StepRun:
         tags = [RunTag(k, v) for k, v in values.items()]
         self._client.log_batch(self.pipeline_id if pipeline else self.run_id, tags=tags)
 
-    def epoch(self, values: Mapping[str, float], number: int) -> None:
-        """Log one epoch's figures in one batch."""
-        log_epochs(self.run_id, [dict(values)], start=number)
+    def epoch(self, values: Mapping[str, float]) -> None:
+        """Log one epoch's figures; epochs that follow within a second share a call, which costs up to 80 ms."""
+        self._pending.append(dict(values))
+        if time.monotonic() - self._flushed > 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        log_epochs(self.run_id, self._pending, start=self._logged)
+        self._logged, self._pending, self._flushed = self._logged + len(self._pending), [], time.monotonic()
 
     def artifact(self, path: Path, folder: str = "", *, pipeline: bool = False) -> None:
         """Upload a file."""
@@ -123,6 +132,7 @@ class StepRun:
 
     def close(self, status: str, seconds: float) -> None:
         """End the run as FINISHED or FAILED with the seconds of its own work."""
+        self._flush()
         self.metrics({"step_seconds": seconds})
         self._client.set_terminated(self.run_id, status)
         event = "finished" if status == "FINISHED" else "failed"
@@ -160,7 +170,7 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
     pipeline_id = pipeline_run(run_key, parsed).info.run_id
     run_id = os.environ.get("MLFLOW_RUN_ID") or _create(name, run_key, parsed.model, "step", pipeline_id)
     run = StepRun(name, run_key, parsed, run_id, pipeline_id)
-    runs.emit(run_key, name, "working")
+    runs.working(name, run_key)
     begin = time.monotonic()
     status = "FAILED"
     try:

@@ -44,7 +44,9 @@ def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network
             nn.Dropout(dropout),
             nn.Linear(settings.hidden, len(classes)),
         )
-    preprocessing = {**backbone.preprocessing, "mode": settings.resize}
+    preprocessing = dict(backbone.preprocessing)
+    if settings.resize != "auto":
+        preprocessing["mode"] = settings.resize
     return Network([stage for _, stage in backbone.stages], head, preprocessing, backbone.weights_digest)
 
 

@@ -434,6 +434,14 @@ class TestSplit:
         assert "relu_" not in str(stages[1][1].code)
         assert "mul_(" not in str(stages[1][1].code)
 
+    def test_modules_become_pure(self) -> None:
+        """A block that begins with an activation in place leaves its input alone, with the same result."""
+        blocks = [nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)) for _ in range(3)]
+        stages, _ = split(Chain([Block(), *blocks[1:]], "relu"), "toy", 8)
+        inputs = -torch.ones(2, 4)
+        stages[1][1](inputs)
+        assert torch.equal(inputs, -torch.ones(2, 4))
+
     def test_skip_connection(self) -> None:
         """No cut lies inside a skip connection."""
         stages, _ = split(Chain([Block(), Block(), Block()], "skip"), "toy", 8)

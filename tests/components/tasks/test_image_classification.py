@@ -1,0 +1,143 @@
+"""Pictures into classes."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from components.core import pictures
+from components.core.errors import InputError, RejectedRecord
+from components.core.network import Network
+from components.core.settings import Settings
+from components.tasks import image_classification, load_task
+
+SMALL = Settings(backbone="torchvision/resnet18", weights="none", image_size=32)
+CLASSES = ["bird", "food", "money"]
+
+
+def picture(size: tuple[int, int] = (48, 40), seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return image_classification.build(SMALL, CLASSES, 0.2)
+
+
+def test_it_is_found_by_name() -> None:
+    """The task is its module's name."""
+    assert load_task("image_classification") is image_classification
+
+
+def test_an_unknown_task_is_an_input_error() -> None:
+    """A task that is not there is told with those that are."""
+    with pytest.raises(InputError, match="image_classification"):
+        load_task("juggling")
+
+
+def test_check_gives_the_size() -> None:
+    """A picture that can be decoded has a width and a height."""
+    assert image_classification.check(picture((48, 40))) == {"width": 48, "height": 40}
+
+
+def test_what_is_no_picture_is_rejected() -> None:
+    """Anything else is rejected with its reason."""
+    with pytest.raises(RejectedRecord, match="zero bytes"):
+        image_classification.check(b"")
+
+
+def test_linear_head(network: Network) -> None:
+    """The default head is dropout and one linear layer over the pooled features."""
+    assert [type(module) for module in network.head] == [nn.Dropout, nn.Linear]
+    assert network.head[-1].out_features == 3
+
+
+def test_classic_head() -> None:
+    """--head mlp is Linear, ReLU, Dropout, Linear, with a ReLU that leaves its input alone."""
+    settings = SMALL.model_copy(update={"head": "mlp", "hidden": 512})
+    head = image_classification.build(settings, CLASSES, 0.2).head
+    assert [type(module) for module in head] == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
+    assert (head[0].in_features, head[0].out_features, head[2].p, head[3].out_features) == (512, 512, 0.2, 3)
+    assert not head[1].inplace
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_head_leaves_its_input_alone(head: str) -> None:
+    """No head writes into the features, which may be kept activations."""
+    network = image_classification.build(SMALL.model_copy(update={"head": head}), CLASSES, 0.2).train()
+    features = torch.randn(4, 512)
+    before = features.clone()
+    network.head(features)
+    assert torch.equal(features, before)
+
+
+def test_resize_is_overlaid(network: Network) -> None:
+    """--resize decides how a picture becomes square; auto leaves it to the weights."""
+    padded = image_classification.build(SMALL.model_copy(update={"resize": "pad"}), CLASSES, 0.2)
+    assert padded.preprocessing["mode"] == "pad"
+    assert network.preprocessing["mode"] == "crop"
+
+
+def batch(settings: Settings, network: Network, seed: int, targets: Sequence[int] = (0, 1, 2, 0)) -> tuple:
+    contents = [picture(seed=i) for i in range(len(targets))]
+    return image_classification.training_batch(contents, torch.tensor(targets), network, settings, seed)
+
+
+@pytest.mark.parametrize("augment", ["basic", "randaugment", "trivialaugment"])
+def test_augmentation_is_seeded(augment: str, network: Network) -> None:
+    """The same seed gives the same batch, another seed another; both fit the network and keep the targets."""
+    settings = SMALL.model_copy(update={"augment": augment})
+    one, same, other = (batch(settings, network, seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.shape == (4, 3, 32, 32)
+    assert torch.isfinite(one).all()
+
+
+def test_augmentation_leaves_the_global_generator_alone(network: Network) -> None:
+    """Drawing a batch does not move the generator that dropout draws from."""
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    batch(SMALL.model_copy(update={"augment": "basic"}), network, 1)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0, "augment": "basic"}])
+def test_mixing_makes_soft_targets(mixing: dict[str, object], network: Network) -> None:
+    """Mixup and cutmix give each row a share of two classes, which the loss takes."""
+    settings = SMALL.model_copy(update=mixing)
+    inputs, targets = batch(settings, network, 3)
+    assert targets.shape == (4, 3)
+    torch.testing.assert_close(targets.sum(1), torch.ones(4))
+    assert torch.isfinite(image_classification.loss(network(inputs), targets, 0.1, None))
+
+
+def test_without_augmentation_a_picture_is_what_is_served(network: Network) -> None:
+    """Mixing alone leaves the geometry and the scale as the served model encodes them."""
+    transform = image_classification._augmentation(SMALL.model_copy(update={"mixup": 0.2}), network.preprocessing)
+    served = image_classification.encode([picture()], network.preprocessing)[0]
+    torch.testing.assert_close(transform(pictures.decode(picture())), served, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, False), ({"augment": "basic"}, True), ({"mixup": 0.1}, True), ({"cutmix": 1.0}, True)],
+)
+def test_augmenting_is_recognised(options: dict[str, object], *, expected: bool) -> None:
+    """Activations are kept only where batches don't change."""
+    assert image_classification.augments(SMALL.model_copy(update=options)) is expected
+
+
+def test_thumbnails_are_small_jpegs() -> None:
+    """The report's thumbnails are at most 160 pixels wide and high, whatever the picture is."""
+    [thumbnail] = image_classification.thumbnails([picture((800, 300))])
+    with Image.open(io.BytesIO(thumbnail)) as small:
+        assert (small.format, small.size) == ("JPEG", (160, 60))
