@@ -45,8 +45,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path) -> tup
     from components.core import tracking  # mlflow costs seconds, and `prepare` needs none of it
 
     with tracking.step("prepare_data", run_key, settings) as run:
-        # Wrong weights shall stop the run before an hour of downloads; the classes don't matter to them.
-        weights_digest = load_task(run.settings.task).build(run.settings, ["", ""], 0.0).weights_digest
+        weights_digest = _check_network(run.settings)
         salt, previous = tracking.previous_assignments(run.settings.model)
         try:
             info = prepare(source, run.settings, dataset, previous, lineage_salt(run.settings, salt), run.progress)
@@ -63,6 +62,20 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path) -> tup
         run.metrics({"examples": info["examples"], "duplicates": info["duplicates"], "rejected": bad})
         run.figure(f"{info['examples']} examples in {len(info['classes'])} classes, {bad} rejected")
     return info["digest"], weights_digest
+
+
+def _check_network(settings: Settings) -> str:
+    """Build the network once: what does not fit shall stop the run before an hour of downloads."""
+    from components.core.training import pick_device
+
+    pick_device(settings.device)
+    network = load_task(settings.task).build(settings, ["", ""], 0.0)  # the classes don't matter to the weights
+    if (settings.thaw or 0) > len(network.stages):
+        raise InputError(
+            f"--thaw {settings.thaw} is more than the {len(network.stages)} stages of {settings.backbone}.",
+            f"Thaw at most {len(network.stages)}.",
+        )
+    return network.weights_digest
 
 
 def lineage_salt(settings: Settings, lineage: str | None) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.core import runs
 from components.core.errors import StepError
+from components.core.revision import libraries
 from components.core.settings import Hyperparameters, Settings, digest
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
             return name
         data = open_data(dataset, run.settings)
         network = build_network(data, run.settings.defaults())
-        if not data.task.augments(run.settings):
-            for thaw in range(min(MOST_THAWED, len(network.stages) - 1), -1, -1):  # the lowest line fills the others
+        if not data.task.augments(run.settings) and run.settings.activations != "recompute":
+            for thaw in _depths(run.settings, len(network.stages)):
                 for split in ("train", "validation"):
                     show = _shown(run, f"activations, {thaw} stages above the line")
                     activations(network, data, len(network.stages) - thaw, split, show)
@@ -51,10 +52,16 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
     return name
 
 
+def _depths(settings: Settings, stages: int) -> list[int]:
+    """Depths whose activations the trials share, deepest first: the lowest line fills the others."""
+    thawed = range(1, min(MOST_THAWED, stages) + 1) if settings.thaw is None else [settings.thaw]
+    return sorted({0, *(depth for depth in thawed if depth < stages)}, reverse=True)
+
+
 def study_name(settings: Settings, dataset_digest: str, weights_digest: str) -> str:
     """Identifies everything a trial's value depends on; the number of trials is not part of it."""
     relevant = settings.model_dump(exclude={"trials", "search_workers", "activations", "max_rejected", "model"})
-    return digest([relevant, dataset_digest, weights_digest])[:32]
+    return digest([relevant, dataset_digest, weights_digest, libraries()])[:32]
 
 
 def open_study(name: str) -> "optuna.Study":

@@ -62,6 +62,8 @@ def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Setti
         return Settings.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # two settings that don't go together
+            raise InputError(f"{first['ctx']['error']}.", "See `thawline run --help`.") from None
         name = str(first["loc"][0]).replace("_", "-")
         if first["type"] == "extra_forbidden":
             raise InputError(f"There is no setting {name!r} in {config}.", "See `thawline run --help`.") from None

@@ -39,8 +39,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def use_home(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Make a folder THAWLINE_HOME and forget the store of the test before: mlflow keeps it in the environment."""
     patch.setenv("THAWLINE_HOME", str(folder))
-    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    patch.delenv("MLFLOW_RUN_ID", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+        patch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -41,17 +41,16 @@ def activations_at(
         store: Folder of all activations.
         progress: Called with examples done and in total.
 
-    A set at a higher line is filled from one at a lower line where there is one.
+    A set at a higher line is filled from one at a lower line where there is one. At line 0 the set holds the
+    encoded input: it need not fit in memory either.
     """
-    folders = {below: store / _key(network, below, ids) for below in range(line, 0, -1)}
-    if line not in folders:  # everything is thawed: the input itself
-        return encode(0, len(ids))
+    folders = {below: store / _key(network, below, ids) for below in range(line, -1, -1)}
     store.mkdir(parents=True, exist_ok=True)
     with FileLock(store / f"{folders[line].name}.lock"):
         if not (folders[line] / "tree.json").exists():
-            lower = next((b for b, folder in folders.items() if (folder / "tree.json").exists()), 0)
-            source = _slices(_open(folders[lower])) if lower else encode
-            _fill(folders[line], network, lower, line, len(ids), source, progress)
+            lower = next((below for below, folder in folders.items() if (folder / "tree.json").exists()), None)
+            source = encode if lower is None else _slices(_open(folders[lower]))
+            _fill(folders[line], network, lower or 0, line, len(ids), source, progress)
     return _open(folders[line])
 
 

@@ -131,7 +131,8 @@ def train_phase(
 def _batches(network: Network, data: Data, line: int, progress: Progress) -> Batches:
     settings, targets, rows = data.settings, data.targets["train"], data.rows["train"]
     augments = data.task.augments(settings)
-    recompute = augments or settings.activations == "recompute"
+    # with everything thawed there is nothing to compute once: pictures are small, their tensors are not
+    recompute = augments or settings.activations == "recompute" or line == 0
     kept = None if recompute else activations(network, data, line, "train", progress)
 
     def order(epoch: int) -> Iterator[Tensor]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Options that change where and how fast a run computes, never its result: they stay out of the digest.
 OPERATIONAL = frozenset({"search_workers", "activations", "max_rejected"})
@@ -92,6 +92,12 @@ class Settings(BaseModel):
 
     split_salt: str = Field("0", description="Salt of the first split of a lineage; kept from then on.")
     max_rejected: float = Field(0.05, ge=0, le=1, description="Share of bad records above which the run stops.")
+
+    @model_validator(mode="after")
+    def _augmented_batches_are_not_kept(self) -> Self:
+        if self.activations == "keep" and (self.augment != "none" or self.mixup or self.cutmix):
+            raise ValueError("--activations keep needs batches that stay the same, so no augmentation")
+        return self
 
     def to_json(self) -> str:
         """All settings as canonical JSON: how they travel through the DAG."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from components.core.errors import InputError
 from components.core.network import Network, Pytree, set_training
 
 Batches = Callable[[int], Iterator[tuple[Pytree, Tensor]]]  # epoch -> batches at the thaw line, with targets
@@ -18,10 +19,20 @@ EVALUATION_BATCH = 64
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one."""
+    """The device of that name; `auto` is the GPU where there is one.
+
+    Raises:
+        InputError: There is no such device on this machine.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"There is no device {name!r}.", "Use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"This machine has no device {name!r}.", "Use --device auto, or cpu.")
+    return device
 
 
 def place(network: Network, device: str) -> Network:

@@ -44,7 +44,7 @@ def picture_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
     task = types.ModuleType("picture_task.fake")
     task.check = check  # type: ignore[attr-defined]
-    task.build = lambda *_: types.SimpleNamespace(weights_digest="weights")  # type: ignore[attr-defined]
+    task.build = lambda *_: types.SimpleNamespace(weights_digest="weights", stages=[1, 2])  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "picture_task", types.ModuleType("picture_task"))
     monkeypatch.setitem(sys.modules, "picture_task.fake", task)
     return task
@@ -282,17 +282,7 @@ def test_a_fault_of_the_program_is_no_bad_record(tmp_path: Path, picture_task: t
         run(photos(tmp_path / "in", cat=10, dog=10), tmp_path / "out")
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder with its own MLflow store."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("THAWLINE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@mlflow_store
-def test_the_lineage_keeps_salt_and_splits_from_run_to_run(tmp_path: Path, home: Path) -> None:
+def test_the_lineage_keeps_salt_and_splits_from_run_to_run(tmp_path: Path, tracked_home: Path) -> None:
     """The next run finds the splits of the last one, also of pictures that were gone for a run."""
     source = photos(tmp_path / "in", cat=20, dog=20)
     digest, weights = prepare_data(str(source), settings(split_salt="7").to_json(), "run1", tmp_path / "1")
@@ -308,14 +298,13 @@ def test_the_lineage_keeps_salt_and_splits_from_run_to_run(tmp_path: Path, home:
         prepare_data(str(source), settings(split_salt="8").to_json(), "run4", tmp_path / "4")
 
 
-@mlflow_store
-def test_the_rejected_table_is_kept_when_the_step_fails(tmp_path: Path, home: Path) -> None:
+def test_the_rejected_table_is_kept_when_the_step_fails(tmp_path: Path, tracked_home: Path) -> None:
     """Too many bad records: the table is with the failed run, and the error where the command line finds it."""
     bad_records(tmp_path / "in")
     with pytest.raises(InputError, match="can't be used"):
         prepare_data(str(tmp_path / "in"), settings().to_json(), "run1", tmp_path / "out")
-    assert [path.name for path in (home / "artifacts").rglob("*.parquet")] == ["rejected.parquet"]
-    assert json.loads((home / "runs/run1/errors/prepare_data.json").read_text())["kind"] == "input"
+    assert [path.name for path in (tracked_home / "artifacts").rglob("*.parquet")] == ["rejected.parquet"]
+    assert json.loads((tracked_home / "runs/run1/errors/prepare_data.json").read_text())["kind"] == "input"
 
 
 @pytest.mark.slow
@@ -336,3 +325,9 @@ def test_s3_gives_the_dataset_of_the_same_folder(s3: str, tmp_path: Path, monkey
     monkeypatch.setattr(storage, "read_bytes", lost)
     info = run(f"{s3}/data", tmp_path / "lost")
     assert (info["examples"], info["rejected"]) == (119, {"unreadable": 1})
+
+
+def test_more_thawed_stages_than_there_are(tmp_path: Path, tracked_home: Path) -> None:
+    """A depth that the network does not have stops the run before any data is read, and names what it has."""
+    with pytest.raises(InputError, match="--thaw 3 is more than the 2 stages"):
+        prepare_data(str(tmp_path / "never read"), settings(thaw=3).to_json(), "run1", tmp_path / "out")

@@ -73,3 +73,22 @@ def test_balanced_weights_reach_the_loss(home: Path, toy_dataset: Path) -> None:
     assert weighted.class_weights is not None
     assert len(weighted.class_weights) == 3
     assert open_data(toy_dataset, SETTINGS).class_weights is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("thaw", [0, 2])
+def test_a_real_network_is_deterministic(thaw: int, home: Path, tmp_path: Path) -> None:
+    """With --deterministic, a convolutional network with BatchNorm ends in the same weights, bit for bit."""
+    from components.prepare_data import prepare
+    from tests.pictures import write_pictures
+
+    options = {"backbone": "torchvision/resnet18", "weights": "none", "image_size": 32, "head_epochs": 3}
+    settings = Settings(**options, deterministic=True, batch_size=8, augment="basic")
+    source = write_pictures(tmp_path / "pictures", per_class=12)
+    prepare(str(source), settings, tmp_path / "dataset", {}, "0", lambda _done, _total, _text: None)
+    try:
+        one, two = (phase(tmp_path / "dataset", settings, thaw)[0] for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+    states = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)

@@ -50,3 +50,9 @@ def test_every_searched_option_is_a_hyperparameter() -> None:
     """The search fills exactly what the training steps take."""
     assert set(Hyperparameters.model_fields) == Settings.SEARCHED
     assert set(Settings.model_fields) >= Settings.SEARCHED
+
+
+def test_augmented_batches_can_not_be_kept() -> None:
+    """Keeping activations and augmenting afresh contradict each other."""
+    with pytest.raises(ValidationError, match="no augmentation"):
+        Settings(activations="keep", augment="basic")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from components.core.errors import InputError
 from components.core.network import Network, set_thawed
 from components.core.training import fit, make_optimizer, outputs_of, pick_device, warmup_cosine
 
@@ -159,4 +160,13 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto").type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert pick_device("auto").type == "cuda"
+
+
+@pytest.mark.parametrize("name", ["banana", "cuda:7"])
+def test_a_device_that_is_not_there_is_an_input_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong device is told by its name."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=name):
+        pick_device(name)
