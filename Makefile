@@ -17,9 +17,10 @@ help: ## Show the targets
 install: $(VENV)/.installed ## Make the environment .venv from the lock
 
 $(VENV)/.installed: requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "Install Python 3.11 or newer first: apt-get install python3 python3-venv"; exit 1; }
-	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer with venv is needed: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: apt-get install python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { apt-get update -qq && apt-get install -y -qq python3-venv; } \
+		|| { echo "Python's venv is needed, as root: apt-get install python3-venv"; exit 1; }
 	@echo "Making the environment $(VENV); PyTorch alone is several gigabytes, so this takes a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
@@ -36,7 +37,7 @@ run: $(VENV)/.installed $(PHOTOS) ## Run the whole pipeline on real photos, to a
 	@$(BIN)/thawline run $(PHOTOS) $(DEMO)
 
 test: $(VENV)/.installed ## Pass the quick tests
-	$(BIN)/python -m pytest -m "not slow" -q -n 2
+	$(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed $(PHOTOS) ## Pass the slow tests: real photos, real S3, real servers
 	$(BIN)/python -m pytest -m slow -q
@@ -61,9 +62,12 @@ lock: $(VENV)/.installed ## Resolve the dependencies anew and write the lock
 	$(BIN)/uv pip compile pyproject.toml --universal --all-extras --generate-hashes --no-header --no-annotate \
 		--upgrade -o requirements.lock
 
-bench: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five split salts, overhead of the steps, memory
-	$(BIN)/python tests/benchmarks/five_salts.py $(PHOTOS)
-	$(BIN)/python tests/benchmarks/prepare_20000.py
+bench: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits, overhead of the steps, memory
+	$(BIN)/python tests/benchmarks/five_salts.py $(PHOTOS) --home $(HOME_FOLDER)/bench
+	$(BIN)/python tests/benchmarks/overhead.py $$(ls -d $(HOME_FOLDER)/bench/runs/* | tail -n 1)
+	$(BIN)/python -m tests.benchmarks.prepare_20000
+
+nightly: test test-slow bench ## Everything, the benchmarks included
 
 clean: ## Remove the environment (data and models in .thawline stay)
 	rm -rf $(VENV) *.egg-info

@@ -250,6 +250,8 @@ def _set_home(home: Path | None) -> None:
     chosen = home or Path(os.environ.get("THAWLINE_HOME") or ".thawline")
     os.environ["THAWLINE_HOME"] = str(chosen.expanduser().resolve())
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write among our own lines
 
 
 def _print_settings(console: Console, source: str, settings: Settings) -> None:

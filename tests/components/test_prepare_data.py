@@ -26,11 +26,6 @@ from components.prepare_data import _in_order, lineage_salt, prepare, prepare_da
 pytest_plugins = ["tests.s3"]
 
 
-def mlflow_store(test: Any) -> Any:
-    """A slow test with an MLflow store, whose tables are made with what SQLAlchemy calls deprecated."""
-    return pytest.mark.slow(pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")(test))
-
-
 @pytest.fixture(autouse=True)
 def picture_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """A task that checks as image classification does, without torch."""
