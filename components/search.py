@@ -4,6 +4,7 @@ The study is addressed by what it depends on, so a search that was stopped goes 
 data with the same settings is never searched twice.
 """
 
+import math
 import multiprocessing
 import os
 import time
@@ -160,8 +161,9 @@ def work(name: str, dataset: str, settings_json: str, stages: int, threads: int)
             trial.set_user_attr("error", traceback.format_exc(limit=3))
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             raise
-        else:
-            study.tell(trial, value)
+        else:  # a value that is not finite can't be told: the trial diverged, which is a result and no fault
+            finite = math.isfinite(value)
+            study.tell(trial, value if finite else None, None if finite else optuna.trial.TrialState.PRUNED)
 
 
 def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # noqa: ANN401 - StepRun, imported late
@@ -187,6 +189,8 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # no
     if any(process.exitcode for process in workers):
         reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
         raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")
+    if not any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False)):
+        raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")
     run.figure(f"validation loss {study.best_value:.3f} in {len(logged)} trials")
 
 

@@ -42,7 +42,11 @@ class Settings(BaseModel):
     SEARCHED: ClassVar[frozenset[str]] = frozenset(Hyperparameters.model_fields)
 
     task: str = Field("image_classification", description="The kind of problem: a module of components/tasks.")
-    model: str = Field("thawline", description="Name in the model registry; also the lineage of the splits.")
+    model: str = Field(
+        "thawline",
+        pattern=r"^[\w.-]{1,100}$",
+        description="Name in the model registry; also the lineage of the splits.",
+    )
 
     backbone: str = Field("timm/tf_efficientnet_lite0", description="torchvision/NAME or timm/NAME.")
     weights: str = Field(

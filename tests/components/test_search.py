@@ -165,6 +165,17 @@ def test_a_failing_trial_fails_the_step(
     assert [t.info.status for t in trials] == ["FAILED"]
 
 
+def test_trials_that_diverge_end(tracked_home: Path, toy_dataset: Path) -> None:
+    """Rates at which every trial diverges end the search with a sentence instead of trying for ever."""
+    from components.core.errors import StepError
+
+    settings = SETTINGS.model_copy(update={"trials": 2, "head_learning_rate": 1e38, "thaw_learning_rate": 1e38})
+    settings = settings.model_copy(update={"optimizer": "sgd", "clip_norm": 0.0, "patience": 1})
+    with pytest.raises(StepError, match="No trial of the search came to its end"):
+        search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    assert [t.state.name for t in open_study(study_name(settings, "d" * 64, "w" * 64)).trials] == ["PRUNED"] * 2
+
+
 def test_calibration_rows_are_never_seen(toy_dataset: Path) -> None:
     """Search and early stopping look at train and validation; calibrate and test share no row with them."""
     data = open_data(toy_dataset, SETTINGS)

@@ -39,7 +39,9 @@ def test_defaults_keep_what_is_given() -> None:
     assert Settings(dropout=0.4).defaults() == Hyperparameters(dropout=0.4)
 
 
-@pytest.mark.parametrize("wrong", [{"dropout": 1.0}, {"trials": -1}, {"head": "cone"}, {"unknown": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"dropout": 1.0}, {"trials": -1}, {"head": "cone"}, {"unknown": 1}, {"model": "a' or"}]
+)
 def test_values_out_of_bounds_are_refused(wrong: dict[str, object]) -> None:
     """A value that makes no sense never starts a run."""
     with pytest.raises(ValidationError):
