@@ -69,5 +69,7 @@ bench: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits, overh
 
 nightly: test test-slow bench ## Everything, the benchmarks included
 
+nightly: check test test-slow bench ## Everything that can be checked and measured, for the night
+
 clean: ## Remove the environment (data and models in .thawline stay)
 	rm -rf $(VENV) *.egg-info

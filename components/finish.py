@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from components.core import runs, tracking
 from components.core.settings import Settings
@@ -23,31 +23,33 @@ def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
     """
     parsed = Settings.from_json(settings)
     for abandoned in runs.abandoned_runs():
-        _close(json.loads((runs.run_folder(abandoned) / "settings.json").read_text()), abandoned)
-    result = _result(parsed, run_key, failed=state != "SUCCEEDED")
+        _close(abandoned)
+    result = _result(parsed.model, run_key, failed=state != "SUCCEEDED")
     runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
     runs.emit(run_key, "finish", "finished", figure=result["status"])
     return result
 
 
-def _close(settings: dict[str, Any], run_key: str) -> None:
-    result = _result(Settings.model_validate(settings), run_key, failed=True)
+def _close(run_key: str) -> None:
+    # only the model's name is needed, and settings of an older version may have other names
+    model = json.loads((runs.run_folder(run_key) / "settings.json").read_text())["model"]
+    result = _result(model, run_key, failed=True)
     runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
 
 
-def _result(settings: Settings, run_key: str, *, failed: bool) -> dict[str, Any]:
-    pipeline = tracking.close_running(settings.model, run_key, failed=failed)
+def _result(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
+    pipeline = tracking.close_running(model, run_key, failed=failed)
     tags = pipeline.data.tags if pipeline else {}
     errors = runs.read_errors(run_key)
     reason = " ".join(f"{e['sentence']} {e['mend']}" for e in errors.values()) or tags.get("thawline.decision", "")
-    steps = list(reversed(tracking.find_runs(settings.model, run_key, "step")))
+    steps = list(reversed(tracking.find_runs(model, run_key, "step")))
     if failed and not errors:
         broken = [run.info.run_name for run in steps if run.info.status == "FAILED"]
         reason = f"The step {broken[0]} failed." if broken else "The run ended before its last step."
     return {
         "status": "failed" if failed else "succeeded",
         "reason": reason,
-        "model": settings.model,
+        "model": model,
         "version": tags.get("thawline.version", ""),
         "promoted": tags.get("thawline.promoted") == "true",
         "metrics": dict(pipeline.data.metrics) if pipeline else {},
@@ -62,4 +64,4 @@ def _result(settings: Settings, run_key: str, *, failed: bool) -> dict[str, Any]
 
 def _report(artifact_uri: str) -> str:
     uri = urlparse(artifact_uri)
-    return str(Path(uri.path) / "report.html") if uri.scheme in ("", "file") else f"{artifact_uri}/report.html"
+    return str(Path(unquote(uri.path)) / "report.html") if uri.scheme in ("", "file") else f"{artifact_uri}/report.html"

@@ -119,6 +119,8 @@ def predict(
 ) -> None:
     """Answer files with a model of the registry."""
     _set_home(home)
+    name, _, wanted = model.replace("/", "@").partition("@")
+    merge({"model": name}, None, name)  # refuses what is no name: it goes into the registry's query
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise InputError(f"There is no file {missing[0]}.", "Give the paths of files to answer.")
@@ -127,7 +129,6 @@ def predict(
     from components.core import registry, tracking
 
     tracking.migrate()
-    name, _, wanted = model.replace("/", "@").partition("@")
     with tempfile.TemporaryDirectory() as folder:
         path, version = registry.fetch(name, wanted or "champion", Path(folder))
         served = tracking.load_pyfunc(path)

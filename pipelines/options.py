@@ -74,7 +74,7 @@ def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Setti
 def model_name(source: str) -> str:
     """The model's name where none is given: the last part of the source."""
     stem = Path(source.rstrip("/")).name.partition(".")[0] or Path(source).resolve().name
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem) or "thawline"
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)[:100] or "thawline"
 
 
 def _read(config: Path) -> dict[str, Any]:

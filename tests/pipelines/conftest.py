@@ -1,0 +1,56 @@
+"""One run of the whole DAG by the command line, which many tests look at."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from tests.pipelines.command import TOY, Answer, thawline
+from tests.toy import write_points
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """A finished `thawline run … --json` and the folders around it."""
+
+    answer: Answer
+    source: Path
+    home: Path
+    cwd: Path
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The last line of stdout."""
+        result: dict[str, Any] = json.loads(self.answer.out.splitlines()[-1])
+        return result
+
+
+@pytest.fixture(scope="session")
+def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # parallel workers look at one run
+    folder = shared / "whole run"  # the space is on purpose: a home may have one
+    with FileLock(shared / "whole-run.lock"):
+        said = folder / "said.json"
+        run = WholeRun(Answer(0, "", ""), folder / "points", folder / "home", folder / "cwd")
+        if not said.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            run.cwd.mkdir(parents=True)
+            write_points(run.source, per_class=60)
+            answer = thawline("run", str(run.source), *TOY, "--trials", "2", "--json", home=run.home, cwd=run.cwd)
+            said.write_text(json.dumps(answer))
+        return WholeRun(Answer(*json.loads(said.read_text())), run.source, run.home, run.cwd)
+
+
+@pytest.fixture
+def whole(_whole_run: WholeRun, monkeypatch: pytest.MonkeyPatch) -> WholeRun:
+    """A run of all steps by the command line, THAWLINE_HOME set to its home. Not to be changed by a test."""
+    assert _whole_run.answer.status == 0, _whole_run.answer.err
+    monkeypatch.setenv("THAWLINE_HOME", str(_whole_run.home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return _whole_run

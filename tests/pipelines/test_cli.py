@@ -1,0 +1,397 @@
+"""The command line: what it prints, where, and its exit status."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.core import runs
+from components.finish import finish
+from pipelines.cli import NOTHING, app
+from tests.pipelines.command import TOY, Answer, call, is_one_sentence, thawline
+from tests.pipelines.conftest import WholeRun
+from tests.toy import write_points
+
+KEYS = {
+    "status",
+    "reason",
+    "model",
+    "version",
+    "promoted",
+    "metrics",
+    "dataset_digest",
+    "mlflow_run_id",
+    "steps",
+    "report",
+}
+
+
+@pytest.fixture
+def points(tmp_path: Path) -> Path:
+    return write_points(tmp_path / "points", per_class=4)
+
+
+# --- a whole run -----------------------------------------------------------------------------------------------------
+
+
+def test_stdout_is_one_json_object(whole: WholeRun) -> None:
+    """With --json stdout is one line, an object with the keys of the contract, and nothing else."""
+    [line] = whole.answer.out.splitlines()
+    assert set(json.loads(line)) == KEYS
+
+
+def test_the_result_tells_what_happened(whole: WholeRun) -> None:
+    """Status, version and promotion, the reason in words, and the metrics with their intervals."""
+    result = whole.result
+    assert (result["status"], result["model"], result["version"], result["promoted"]) == ("succeeded", "toy", "1", True)
+    assert result["reason"].startswith("First version: the lower bound of its accuracy is above the trivial model")
+    metrics = result["metrics"]
+    assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
+    assert metrics["accuracy"] > metrics["baseline_accuracy"] == pytest.approx(1 / 3)
+    assert len(result["dataset_digest"]) == 64
+
+
+def test_seconds_are_told_for_every_step(whole: WholeRun) -> None:
+    """The result holds the seconds of each step's own work, in the order of the steps."""
+    names = ["prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register"]
+    assert list(whole.result["steps"]) == names
+    assert all(seconds > 0 for seconds in whole.result["steps"].values())
+
+
+def test_the_report_is_a_file(whole: WholeRun) -> None:
+    """The result's report is the path of an HTML page that names the model."""
+    page = Path(whole.result["report"]).read_text()
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert "toy" in page
+
+
+def test_progress_goes_to_stderr_as_plain_lines(whole: WholeRun) -> None:
+    """Piped progress is a line for each step's begin and end, with its main figure, without escape codes."""
+    lines = whole.answer.err.splitlines()
+    assert "\x1b" not in whole.answer.err
+    assert lines[0] == f"Fine-tuning on {whole.source}"
+    for step in ("prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register"):
+        assert sum(line.startswith(f"{step} ") and line.endswith(" started") for line in lines) == 1
+        assert sum(line.startswith(f"{step} ") and " finished in " in line for line in lines) == 1
+    assert any("180 examples in 3 classes, 0 rejected" in line for line in lines)
+
+
+def test_the_chosen_settings_are_printed(whole: WholeRun) -> None:
+    """Before the steps, the run prints the options that were given and what is searched."""
+    assert "head_learning_rate=0.05" in whole.answer.err
+    assert "searched: dropout, label_smoothing, layer_decay, thaw, weight_decay" in whole.answer.err
+
+
+def test_nothing_is_written_outside_the_home(whole: WholeRun) -> None:
+    """The folder where the command was called stays empty, and so does what surrounds the home."""
+    assert list(whole.cwd.iterdir()) == []
+    assert {path.name for path in whole.home.parent.iterdir()} == {"points", "cwd", "home", "said.json"}
+    assert {"mlflow.db", "artifacts", "activations", "runs", "studies"} <= {p.name for p in whole.home.iterdir()}
+
+
+@pytest.mark.parametrize("model", ["toy", "toy@champion", "toy@challenger", "toy/1"])
+def test_predict_answers_from_the_registry(
+    model: str, whole: WholeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`predict` takes a model by name, alias or version and answers each file with label and probabilities."""
+    files = [str(whole.source / name / "0000.txt") for name in ("class0", "class2")]
+    answer = call(capsys, monkeypatch, "predict", "--model", model, *files, "--json")
+    assert answer.status == 0, answer.err
+    said = json.loads(answer.out)
+    assert (said["model"], said["version"]) == ("toy", "1")
+    assert [row["file"] for row in said["predictions"]] == files
+    assert [row["label"] for row in said["predictions"]] == ["class0", "class2"]
+    for row in said["predictions"]:
+        assert sum(row["probabilities"].values()) == pytest.approx(1)
+
+
+def test_predict_prints_a_line_for_a_file(whole: WholeRun) -> None:
+    """Without --json `predict` prints file, label and probability, a line each, and nothing on stderr."""
+    file = str(whole.source / "class1/0003.txt")
+    answer = thawline("predict", "--model", "toy", file, home=whole.home, cwd=whole.cwd)
+    assert (answer.status, answer.err) == (0, "")
+    [line] = answer.out.splitlines()
+    name, label, probability = line.split("\t")
+    assert (name, label) == (file, "class1")
+    assert 1 / 3 < float(probability) <= 1
+
+
+def test_predict_names_the_file_that_is_no_record(
+    whole: WholeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that the model can't read is named, among good ones, with status 2."""
+    bad = tmp_path / "bad.txt"
+    bad.write_text("no point")
+    good = str(whole.source / "class1/0003.txt")
+    answer = call(capsys, monkeypatch, "predict", "--model", "toy", good, str(bad))
+    assert answer.status == 2
+    assert is_one_sentence(answer)
+    assert str(bad) in answer.err
+    assert good not in answer.err
+
+
+@pytest.mark.parametrize("model", ["toy@nobody", "toy/7", "other", "it's"])
+def test_predict_names_a_model_that_is_not_there(
+    model: str, whole: WholeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unknown model, alias or version is one sentence and status 2."""
+    answer = call(capsys, monkeypatch, "predict", "--model", model, str(whole.source / "class1/0003.txt"))
+    assert answer.status == 2
+    assert is_one_sentence(answer)
+    assert model.partition("@")[0].partition("/")[0] in answer.err
+
+
+# --- errors before the DAG starts ------------------------------------------------------------------------------------
+
+
+def write(path: Path, content: str | bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def test_a_missing_source_is_one_sentence(tmp_path: Path) -> None:
+    """A path that is not there: status 2, one line on stderr, nothing on stdout, nothing written."""
+    answer = thawline("run", "nowhere/photos", home=tmp_path / "home", cwd=tmp_path)
+    assert answer == Answer(2, "", "Error: There is no nowhere/photos. Check the path.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({}, "is empty"),
+        ({"a.txt": "x", "b.txt": "y"}, "no class folders"),
+        ({"cat/a.txt": "x", "cat/b.txt": "y"}, "one class only: cat"),
+        ({"train/a.txt": "x", "test/b.txt": "y"}, "splits, not classes"),
+    ],
+)
+def test_a_source_that_can_not_work_is_one_sentence(
+    files: dict[str, str],
+    named: str,
+    tmp_path: Path,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An empty folder, files without folders, one class, folders of splits: status 2 before anything starts."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, content in files.items():
+        write(source / name, content)
+    answer = call(capsys, monkeypatch, "run", str(source))
+    assert (answer.status, answer.out) == (2, "")
+    assert is_one_sentence(answer)
+    assert str(source) in answer.err
+    assert named in answer.err
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--resize", "round"], "--resize"),
+        (["--trials", "many"], "--trials"),
+        (["--dropout", "3"], "--dropout"),
+        (["--thaw-layers", "2"], "--thaw-layers"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_bad_option_is_one_sentence(
+    options: list[str],
+    named: str,
+    points: Path,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An unknown option, a value of another kind or out of its bounds: status 2, and the option is named."""
+    answer = call(capsys, monkeypatch, "run", str(points), *options)
+    assert (answer.status, answer.out) == (2, "")
+    assert is_one_sentence(answer)
+    assert named in answer.err
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("learning_rate: 0.1\n", "learning-rate"),
+        ("dropout: 3\n", "--dropout"),
+        ("- dropout\n", "no mapping"),
+        ("dropout: [\n", "can't be read"),
+        (b"\xff\xfe\x00", "can't be read"),
+    ],
+)
+def test_a_bad_config_is_one_sentence(
+    content: str | bytes,
+    named: str,
+    points: Path,
+    home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An unknown name, a value out of bounds, no mapping, no YAML, no text: status 2, and it is named."""
+    answer = call(capsys, monkeypatch, "run", str(points), "--config", write(tmp_path / "c.yaml", content))
+    assert (answer.status, answer.out) == (2, "")
+    assert is_one_sentence(answer)
+    assert named in answer.err
+
+
+def test_json_tells_of_a_run_that_did_not_start(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --json a script reads the reason from the same object, whether or not the DAG started."""
+    answer = call(capsys, monkeypatch, "run", str(tmp_path / "nowhere"), "--json", "--model", "stamps")
+    result = json.loads(answer.out)
+    assert answer.status == 2
+    assert (result["status"], result["model"]) == ("failed", "stamps")
+    assert answer.err == f"Error: {result['reason']}\n"
+
+
+def test_a_result_has_the_same_keys_always(tracked_home: Path) -> None:
+    """A run that did not start has the keys of one that did."""
+    from components.core.settings import Settings
+
+    key = runs.new_run_key()
+    assert set(finish(Settings(model="toy").to_json(), key, "FAILED")) == set(NOTHING) == KEYS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "POINTS", "--home", "FILE"],
+        ["predict", "--model", "toy", "FILE"],
+        ["predict", "--model", "toy", "nowhere.png"],
+        ["compile", "-o", "nowhere/dag.yaml"],
+        ["compile", "-o", "dag.txt"],
+        ["predict"],
+        ["fly"],
+    ],
+)
+def test_every_command_fails_in_one_sentence(
+    arguments: list[str],
+    points: Path,
+    home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A home that is a file, a registry that is not there, a place that can't be written to: one sentence each."""
+    monkeypatch.chdir(tmp_path)
+    places = {"POINTS": str(points), "FILE": write(tmp_path / "file", "content")}
+    answer = call(capsys, monkeypatch, *(places.get(a, a) for a in arguments))
+    assert (answer.status, answer.out) == (2, "")
+    assert is_one_sentence(answer)
+    assert not (tmp_path / "home/mlflow.db").exists()
+
+
+def test_a_home_may_be_named_from_the_users_folder(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`~` in the home is the user's folder, and an empty THAWLINE_HOME is none."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    answer = call(capsys, monkeypatch, "doctor", "--home", "~/mine", "--json")
+    assert {check["name"]: check["found"] for check in json.loads(answer.out)}["Home folder"] == str(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("THAWLINE_HOME", "")
+    answer = call(capsys, monkeypatch, "doctor", "--json")
+    found = {check["name"]: check["found"] for check in json.loads(answer.out)}
+    assert found["Home folder"] == str(tmp_path / ".thawline")
+
+
+def test_without_arguments_the_help_is_shown(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`thawline` alone lists its commands."""
+    answer = call(capsys, monkeypatch)
+    assert answer.status == 2
+    assert answer.err == ""
+    assert {command.name or command.callback.__name__ for command in app.registered_commands if command.callback} == {
+        "run",
+        "compile",
+        "predict",
+        "ui",
+        "doctor",
+    }
+    assert all(name in answer.out for name in ("run", "compile", "predict", "ui", "doctor"))
+
+
+# --- errors that the DAG finds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_text_files_in_class_folders_are_one_sentence(tmp_path: Path) -> None:
+    """A folder of text files ends with status 2 and a sentence that counts what can't be used."""
+    for number in range(6):
+        write(tmp_path / f"texts/{'ab'[number % 2]}/{number}.txt", f"text {number}")
+    options = ["--weights", "none", "--image-size", "32", "--trials", "0"]
+    answer = thawline("run", "texts", *options, "--json", home=tmp_path / "home", cwd=tmp_path)
+    result = json.loads(answer.out.splitlines()[-1])
+    assert answer.status == 2
+    assert result["status"] == "failed"
+    assert "6 of 6 records" in result["reason"]
+    assert answer.err.splitlines()[-1] == f"Error: {result['reason']}"
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.slow
+def test_weights_of_another_network_are_one_sentence(tmp_path: Path) -> None:
+    """Weights that don't fit end the run with status 2 and a sentence that names them."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    save_file(torch.nn.Linear(3, 3).state_dict(), tmp_path / "other.safetensors")
+    generator = np.random.default_rng(0)
+    for number in range(16):
+        picture = tmp_path / f"pictures/{'ab'[number % 2]}/{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(picture)
+    options = ["--weights", str(tmp_path / "other.safetensors"), "--image-size", "32", "--trials", "0"]
+    answer = thawline("run", "pictures", *options, home=tmp_path / "home", cwd=tmp_path)
+    assert answer.status == 2
+    assert is_one_sentence(answer)
+    assert "other.safetensors" in answer.err
+    assert "don't fit" in answer.err
+
+
+@pytest.mark.slow
+def test_unchanged_data_keep_the_champion(tmp_path: Path) -> None:
+    """A second run on the same data is a success: version 2 is challenger, and the tie keeps version 1."""
+    source, home = write_points(tmp_path / "points", per_class=60), tmp_path / "home"
+    results = []
+    for _ in range(2):
+        answer = thawline("run", str(source), *TOY, "--trials", "0", "--json", home=home, cwd=tmp_path)
+        assert answer.status == 0, answer.err
+        results.append(json.loads(answer.out))
+    assert [(r["version"], r["promoted"]) for r in results] == [("1", True), ("2", False)]
+    assert "does not beat the champion, version 1" in results[1]["reason"]
+    assert results[0]["dataset_digest"] == results[1]["dataset_digest"]
+    assert aliases(home, tmp_path, source) == {"challenger": "2", "champion": "1"}
+
+
+def aliases(home: Path, cwd: Path, source: Path) -> dict[str, str]:
+    """The versions that the aliases answer with."""
+    file = str(source / "class0/0000.txt")
+    found = {}
+    for alias in ("challenger", "champion"):
+        answer = thawline("predict", "--model", f"toy@{alias}", file, "--json", home=home, cwd=cwd)
+        found[alias] = json.loads(answer.out)["version"]
+    return found
+
+
+@pytest.mark.slow
+def test_the_summary_ends_a_run(tmp_path: Path) -> None:
+    """Without --json a run ends with accuracy and interval, version, reason, report and the command for its page."""
+    source, home = write_points(tmp_path / "points", per_class=60), tmp_path / "my home"
+    answer = thawline("run", str(source), *TOY, "--trials", "0", home=home, cwd=tmp_path)
+    assert (answer.status, answer.err) == (0, "")
+    summary = dict(line.split(maxsplit=1) for line in answer.out.partition("\n\n")[2].splitlines())
+    assert list(summary) == ["Accuracy", "Registered", "Why", "Report", "Tracking"]
+    assert "95 % interval [" in summary["Accuracy"]
+    assert summary["Registered"] == "toy version 1, champion"
+    assert Path(summary["Report"]).is_file()
+    assert summary["Tracking"].endswith(f" ui --home '{home}'")

@@ -1,0 +1,134 @@
+"""The DAG: as it is compiled, and as kfp.local runs it."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.core import registry, tracking
+from components.core.settings import Settings
+from components.search import study_name
+from tests.pipelines.command import ROOT, thawline
+from tests.pipelines.conftest import WholeRun
+
+GOLDEN = ROOT / "tests/golden/fine_tuning.yaml"
+STEPS = ("prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register", "finish")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("compiled")
+    answer = thawline("compile", "-o", str(folder / "dag.yaml"), home=folder / "home", cwd=folder)
+    assert answer.status == 0, answer.err
+    return (folder / "dag.yaml").read_text()
+
+
+def tasks(dag: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every task of a compiled DAG by name, those of its inner DAGs included."""
+    inner = [component["dag"] for component in dag["components"].values() if "dag" in component]
+    return {name: task for part in (dag["root"]["dag"], *inner) for name, task in part["tasks"].items()}
+
+
+def step_run(run: WholeRun, name: str) -> Any:
+    return next(
+        r
+        for r in tracking.find_runs("toy", "", "step")
+        if r.info.run_name == name and r.data.tags[tracking.PARENT] == run.result["mlflow_run_id"]
+    )
+
+
+def test_the_dag_is_the_golden_one(compiled: str) -> None:
+    """The compiled DAG changes only together with its golden copy."""
+    assert compiled == GOLDEN.read_text(), "The DAG or a step's wrapper changed: run `make golden`, look at the diff"
+
+
+def test_every_step_is_a_task(compiled: str) -> None:
+    """Each step is one task of the DAG."""
+    assert {step.replace("_", "-") for step in STEPS} <= set(tasks(yaml.safe_load(compiled)))
+
+
+def test_finish_is_the_exit_handler(compiled: str) -> None:
+    """Finish runs whatever becomes of the other steps, and is told how they ended."""
+    finish = tasks(yaml.safe_load(compiled))["finish"]
+    assert finish["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert "taskFinalStatus" in finish["inputs"]["parameters"]["status"]
+
+
+def test_what_decides_is_never_cached(compiled: str) -> None:
+    """Evaluate, register and finish run again although their inputs are the same; the other steps are cached."""
+    cached = {
+        name: bool(task.get("cachingOptions", {}).get("enableCache"))
+        for name, task in tasks(yaml.safe_load(compiled)).items()
+    }
+    assert [cached[name] for name in ("evaluate", "register", "finish")] == [False] * 3
+    assert [cached[name] for name in ("prepare-data", "search", "train-head", "fine-tune")] == [True] * 4
+
+
+def test_no_loop_takes_a_tasks_output(compiled: str) -> None:
+    """No loop takes another task's parameter itself: kfp.local would put the loop's item in its place."""
+    loops = [task for task in tasks(yaml.safe_load(compiled)).values() if "parameterIterator" in task]
+    assert len(loops) == 1
+    for task in loops:
+        assert not any("taskOutputParameter" in value for value in task["inputs"]["parameters"].values())
+
+
+def test_the_search_knows_its_data(whole: WholeRun) -> None:
+    """The study is addressed by the data's digest and the weights': other data get another study."""
+    [folder] = [path.parent for path in (whole.home / "runs").glob("*/settings.json")]
+    settings = Settings.from_json((folder / "settings.json").read_text())
+    tags = step_run(whole, "prepare_data").data.tags
+    expected = study_name(settings, whole.result["dataset_digest"], tags["thawline.weights_digest"])
+    assert step_run(whole, "search").data.tags["thawline.study"] == expected
+
+
+def test_runs_form_a_tree(whole: WholeRun) -> None:
+    """One run for the pipeline, a child for each step, a grandchild for each trial, all FINISHED."""
+    found = tracking.find_runs("toy", "")
+    kinds = Counter(run.data.tags[tracking.KIND] for run in found)
+    assert kinds == {"pipeline": 1, "step": 7, "trial": 2}
+    assert {run.info.status for run in found} == {"FINISHED"}
+    parents = {run.info.run_id: run.data.tags.get(tracking.PARENT) for run in found}
+    pipeline, search = whole.result["mlflow_run_id"], step_run(whole, "search").info.run_id
+    for run in found:
+        wanted = {"pipeline": None, "step": pipeline, "trial": search}[run.data.tags[tracking.KIND]]
+        assert parents[run.info.run_id] == wanted
+    assert {run.info.run_name for run in found if parents[run.info.run_id] == pipeline} == set(STEPS) - {"finish"}
+
+
+def test_the_pipelines_run_says_what_it_was(whole: WholeRun) -> None:
+    """The pipeline's run carries the settings, the data as dataset input, the metrics and the decision."""
+    run = tracking.client().get_run(whole.result["mlflow_run_id"])
+    assert run.data.params["head_learning_rate"] == "0.05"
+    assert run.data.params["task"] == "tests.toy"
+    assert run.data.metrics["accuracy"] == whole.result["metrics"]["accuracy"]
+    tags = run.data.tags
+    assert tags["thawline.dataset_digest"] == whole.result["dataset_digest"]
+    assert tags["thawline.decision"] == whole.result["reason"]
+    assert (tags["thawline.version"], tags["thawline.promoted"]) == ("1", "true")
+    [given] = run.inputs.dataset_inputs
+    assert given.dataset.name == "toy"
+    assert whole.result["dataset_digest"].startswith(given.dataset.digest)
+    assert str(whole.source) in given.dataset.source
+
+
+def test_the_first_model_is_registered_as_champion(whole: WholeRun) -> None:
+    """A first version far above the trivial model carries both aliases and its origin."""
+    assert registry.current("toy", "challenger") == "1"
+    assert registry.current("toy", "champion") == "1"
+    tags = tracking.client().get_model_version("toy", "1").tags
+    assert tags["thawline.dataset_digest"] == whole.result["dataset_digest"]
+    assert {"thawline.weights_digest", "thawline.code_revision", "thawline.settings_digest"} <= set(tags)
+
+
+def test_figures_and_report_are_kept(whole: WholeRun) -> None:
+    """The figures of the search and of the evaluation and the report lie in MLflow."""
+    client = tracking.client()
+
+    def names(run_id: str, folder: str) -> set[str]:
+        return {Path(item.path).name for item in client.list_artifacts(run_id, folder)}
+
+    assert "search_history.svg" in names(step_run(whole, "select_trial").info.run_id, "figures")
+    assert "confusion_matrix.svg" in names(step_run(whole, "evaluate").info.run_id, "figures")
+    assert "report.html" in names(whole.result["mlflow_run_id"], "")

@@ -1,0 +1,40 @@
+"""The Makefile's targets."""
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "Makefile").read_text()
+PHONY = next(line for line in TEXT.splitlines() if line.startswith(".PHONY:")).split()[1:]
+
+
+def test_every_phony_target_exists() -> None:
+    """What is declared has a rule, and every rule that makes no file is declared."""
+    rules = set(re.findall(r"^([a-z-]+):(?!=)", TEXT, re.MULTILINE))
+    assert rules == set(PHONY)
+
+
+def test_help_lists_every_target() -> None:
+    """`make help`, and `make` alone, list each target with its text."""
+    texts = dict(re.findall(r"^([a-z-]+):.*## (.+)$", TEXT, re.MULTILINE))
+    assert set(texts) == set(PHONY)
+    for arguments in (["help"], []):
+        done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607 - as a user calls it
+        shown = dict(line.split(maxsplit=2)[1:] for line in done.stdout.splitlines())
+        assert shown == texts
+
+
+def test_scripts_that_recipes_call_exist() -> None:
+    """Every Python file that a recipe names is there."""
+    named = re.findall(r"\btests/[\w/]+\.py\b", TEXT)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_a_recipe_installs_only_from_the_lock() -> None:
+    """Packages come from the lock with their hashes; nothing else is fetched by pip."""
+    installs = [line for line in TEXT.splitlines() if "pip install" in line]
+    assert len(installs) == 2
+    assert "--require-hashes -r requirements.lock" in installs[0]
+    assert "--no-deps --no-build-isolation -e ." in installs[1]
