@@ -67,8 +67,6 @@ bench: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits, overh
 	$(BIN)/python tests/benchmarks/overhead.py $$(ls -d $(HOME_FOLDER)/bench/runs/* | tail -n 1)
 	$(BIN)/python -m tests.benchmarks.prepare_20000
 
-nightly: test test-slow bench ## Everything, the benchmarks included
-
 nightly: check test test-slow bench ## Everything that can be checked and measured, for the night
 
 clean: ## Remove the environment (data and models in .thawline stay)

@@ -66,9 +66,11 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path) -> tup
 
 def _check_network(settings: Settings) -> str:
     """Build the network once: what does not fit shall stop the run before an hour of downloads."""
+    from components.core.phases import seed_everything
     from components.core.training import pick_device
 
     pick_device(settings.device)
+    seed_everything(settings)  # with --weights none the random weights are the seed's, and so is their digest
     network = load_task(settings.task).build(settings, ["", ""], 0.0)  # the classes don't matter to the weights
     if (settings.thaw or 0) > len(network.stages):
         raise InputError(

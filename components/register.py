@@ -37,7 +37,7 @@ def register(
     with tracking.step("register", run_key, settings) as run, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         shutil.copytree(served, folder)
-        registry.drop_bytecode(folder)
+        registry.drop_traces(folder)
         shutil.copytree(checkpoint, folder / "checkpoint")
         archives.check_folder(folder)
         answer = registry.smoke_test(folder)

@@ -189,9 +189,10 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # no
     if any(process.exitcode for process in workers):
         reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
         raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")
-    if not any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False)):
+    states = [t.state.name for t in study.get_trials(deepcopy=False)]
+    if "COMPLETE" not in states:
         raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")
-    run.figure(f"validation loss {study.best_value:.3f} in {len(logged)} trials")
+    run.figure(f"validation loss {study.best_value:.3f} in {sum(s in DONE for s in states)} trials")
 
 
 def _recover(study: "optuna.Study", settings: Settings) -> None:

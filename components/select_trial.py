@@ -32,7 +32,7 @@ def select_trial(settings: str, run_key: str, studies: list[str], trials: Path) 
             }
             for name, picture in pictures.items():
                 run.text(figures.to_svg(picture), f"figures/{name}.svg")
-            run.figure(f"trial {best['number']} of {len(found)}")
+            run.figure(f"trial {best['number']} is the best of {sum(t['state'] in DONE for t in found)}")
         trials.write_text(json.dumps({"trials": found, "importances": importances}))
         run.artifact(trials, "search")
         run.params(chosen.model_dump())

@@ -239,8 +239,10 @@ def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, c
 
         finish(settings.to_json(), run_key, "FAILED")
     result: dict[str, Any] = json.loads(path.read_text())
-    interrupted = deadline > 0 and result["status"] == "failed"
-    return {**result, "reason": "The run was interrupted."} if interrupted else result
+    if deadline > 0 and result["status"] == "failed":
+        result["reason"] = "The run was interrupted."
+        runs.write_text(path, json.dumps(result, indent=1))
+    return result
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
@@ -251,7 +253,6 @@ def _set_home(home: Path | None) -> None:
     chosen = home or Path(os.environ.get("THAWLINE_HOME") or ".thawline")
     os.environ["THAWLINE_HOME"] = str(chosen.expanduser().resolve())
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write among our own lines
 
 
@@ -268,7 +269,7 @@ def _print_summary(console: Console, result: dict[str, Any], settings: Settings)
         return
     metrics = result["metrics"]
     interval = f"[{metrics.get('accuracy_low', 0):.3f}, {metrics.get('accuracy_high', 0):.3f}]"
-    state = "champion" if result["promoted"] else "challenger; the champion stays"
+    state = "champion" if result["promoted"] else "challenger, not promoted"
     lines = {
         "Accuracy": f"{metrics.get('accuracy', 0):.3f}  95 % interval {interval}, trivial model "
         f"{metrics.get('baseline_accuracy', 0):.3f}",

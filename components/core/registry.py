@@ -40,21 +40,22 @@ def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
     name = f"{model} version {version}"
     try:
         path = tracking.download_version(model, version, folder)
-        drop_bytecode(path)
+        drop_traces(path)
         archives.check_folder(path, found[0].tags.get(DIGEST, ""))
     except (ValueError, OSError) as error:
         raise StepError(f"{name} is refused: {error}.", "Restore its files, or promote another version.") from error
     return path, version
 
 
-def drop_bytecode(folder: Path) -> None:
-    """Remove compiled code from our copy of a model.
+def drop_traces(folder: Path) -> None:
+    """Remove from our copy of a model what loading it leaves beside it, so that it is neither run nor refused.
 
-    Python writes it beside whatever it loads, so it is no sign of tampering; but it would be run in place of
-    the source that was checked, so it must not be there either.
+    Python writes compiled code, which it would run in place of the source that was checked; MLflow notes under
+    which name a model was loaded.
     """
     for compiled in list(folder.rglob("__pycache__")):
         shutil.rmtree(compiled)
+    (folder / "registered_model_meta").unlink(missing_ok=True)
 
 
 def smoke_test(folder: Path) -> str:

@@ -129,7 +129,11 @@ def _path(source: str) -> Path:
 def _check_path(source: str) -> None:
     path = _path(source)
     if not path.exists():
-        raise InputError(f"There is no {source}.", "Check the path.")
+        if "://" in source:
+            raise InputError(
+                f"{source} is of a kind that can't be read.", "Use a folder, a manifest or s3://bucket/prefix."
+            )
+        raise InputError(f"There is no file or folder {source!r}.", "Check the path.")
     if not path.is_dir() and path.suffix.lower() not in MANIFESTS:
         raise InputError(f"{source} is neither a folder nor a manifest ({', '.join(MANIFESTS)}).", _LAYOUT)
 

@@ -122,10 +122,15 @@ def test_tampered_files_are_refused_and_not_executed(toy_home: PlainRun, tmp_pat
     assert not executed.exists()
 
 
-def test_bytecode_in_the_store_does_no_harm(toy_home: PlainRun, tmp_path: Path) -> None:
-    """Compiled code that a user's own loading left in the store is dropped, so it is neither run nor refused."""
+def test_loading_a_model_by_its_name_does_no_harm(toy_home: PlainRun, tmp_path: Path) -> None:
+    """What MLflow and Python leave in the store when a user loads the model there is dropped, not refused."""
+    import mlflow
+
+    tracking.client()
+    mlflow.pyfunc.load_model("models:/toy@champion")
     folder = files_of_the_version()
-    (folder / "__pycache__").mkdir()
+    assert (folder / "registered_model_meta").exists()
+    (folder / "__pycache__").mkdir(exist_ok=True)
     (folder / "__pycache__/served_model.cpython-311.pyc").write_bytes(b"anything")
     path, _ = registry.fetch("toy", "champion", tmp_path / "copy")
     assert not list(path.rglob("__pycache__"))

@@ -153,7 +153,7 @@ def write(path: Path, content: str | bytes) -> str:
 def test_a_missing_source_is_one_sentence(tmp_path: Path) -> None:
     """A path that is not there: status 2, one line on stderr, nothing on stdout, nothing written."""
     answer = thawline("run", "nowhere/photos", home=tmp_path / "home", cwd=tmp_path)
-    assert answer == Answer(2, "", "Error: There is no nowhere/photos. Check the path.\n")
+    assert answer == Answer(2, "", "Error: There is no file or folder 'nowhere/photos'. Check the path.\n")
     assert list(tmp_path.iterdir()) == []
 
 

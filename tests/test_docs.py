@@ -1,0 +1,158 @@
+"""What the documents name exists: links, make targets, options, defaults, files."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+@cache
+def fences(page: Path) -> tuple[str, ...]:
+    return tuple(FENCE.findall(page.read_text()))
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text())
+
+
+def code(page: Path) -> Iterator[str]:
+    """Every line of code of a page, continued lines joined, and every span of code."""
+    for fence in fences(page):
+        yield from fence.replace("\\\n", " ").splitlines()
+    yield from re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub links to them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@cache
+def options() -> dict[str, frozenset[str]]:
+    """The options of every command of `thawline`."""
+    from pipelines.cli import app
+
+    group = typer.main.get_command(app)
+    commands = group.commands  # type: ignore[attr-defined]  # a group, which typer types as a command
+    return {
+        name: frozenset(o for p in command.params for o in (*p.opts, *p.secondary_opts)) | {"--help"}
+        for name, command in commands.items()
+    }
+
+
+def unknown_in(line: str) -> list[str]:
+    """What a line of code calls `thawline` with that is not there."""
+    called = re.search(r"(?:^|[\s/])thawline ([a-z]\w*)\b(.*)", line)
+    if called is None:
+        if not re.match(r"--?[a-z]", line):
+            return []
+        known = frozenset().union(*options().values())
+        return [name for name in re.findall(r"(?<![\w-])--[a-z-]+", line) if name not in known]
+    command, rest = called[1], re.split(r"[|;>]", called[2])[0]
+    if command not in options():
+        return [command]
+    return [name for name in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest) if name not in options()[command]]
+
+
+@by_page
+def test_links_resolve(page: Path) -> None:
+    """Every relative link of a page leads to a file, and to a heading of it where it names one."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+@by_page
+def test_make_targets_exist(page: Path) -> None:
+    """Every make target that a page names is in the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {found for line in code(page) for found in re.findall(r"(?:^|[\s`])make ([a-z-]+)", line)}
+    assert named <= targets
+
+
+@by_page
+def test_commands_and_options_exist(page: Path) -> None:
+    """Every command and option of `thawline` that a page names exists."""
+    unknown = {line: found for line in code(page) if (found := unknown_in(line))}
+    assert unknown == {}
+
+
+def test_an_unknown_option_is_noticed() -> None:
+    """The check above can fail: it knows which options belong to which command."""
+    assert unknown_in(".venv/bin/thawline run photos --triasl 8 --thaw 2") == ["--triasl"]
+    assert unknown_in("thawline predict --model stamps --trials 3 x.png | jq --raw-output .") == ["--trials"]
+    assert unknown_in("thawline train photos") == ["train"]
+    assert unknown_in("--no-such-option 3") == ["--no-such-option"]
+    assert unknown_in("mlflow models serve --env-manager local") == []
+
+
+def test_documented_defaults_are_the_defaults() -> None:
+    """The defaults in the table of training options are those of the settings."""
+    from components.core.settings import Hyperparameters, Settings
+
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    defaults |= {name: field.default for name, field in Hyperparameters.model_fields.items()}
+    page = (ROOT / "docs/training.md").read_text()
+    rows = re.findall(r"^\| `--([a-z-]+)`( \*)? \| `?([^`|]+?)`? \|", page, re.MULTILINE)
+    assert len(rows) > 15
+    for name, starred, text in rows:
+        default = defaults[name.replace("-", "_")]
+        assert (float(text) if not isinstance(default, str) else text) == default, name
+        assert bool(starred) == (name.replace("-", "_") in Settings.SEARCHED), name
+
+
+def test_config_example_names_settings() -> None:
+    """Every name in the documented config file is a setting."""
+    from components.core.settings import Settings
+
+    example = next(fence for fence in fences(ROOT / "docs/training.md") if "small.yaml" in fence)
+    names = re.findall(r"^([a-z-]+): ", example, re.MULTILINE)
+    assert len(names) > 3
+    assert {name.replace("-", "_") for name in names} <= Settings.model_fields.keys()
+
+
+def source_tree() -> dict[str, str]:
+    """Path and description of every entry of the source tree in the README."""
+    (tree,) = [fence for fence in fences(ROOT / "README.md") if "├── cli.py" in fence]
+    entries: dict[str, str] = {}
+    folders: list[str] = []
+    for line in tree.splitlines():
+        found = re.fullmatch(r"((?:[│├└─ ]{4})*)(\S+)(?: +(.*))?", line)
+        assert found is not None, line
+        depth = len(found[1]) // 4
+        path = "/".join([*folders[:depth], found[2].rstrip("/")])
+        if found[2].endswith("/"):
+            folders[depth:] = [found[2].rstrip("/")]
+        entries[path] = found[3] or ""
+    return entries
+
+
+def test_source_tree_is_there() -> None:
+    """Every file of the README's source tree exists, with a description (an empty `__init__.py` needs none)."""
+    for path, description in source_tree().items():
+        assert (ROOT / path).exists(), path
+        assert description or path.endswith("__init__.py"), path
+
+
+def test_source_tree_is_complete() -> None:
+    """Every file of components and pipelines is in the README's source tree."""
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("components", "pipelines")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert files <= source_tree().keys()
