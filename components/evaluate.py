@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from components.core import figures, registry, revision, tracking
 from components.core.checkpoints import load_checkpoint
 from components.core.evaluation import Evaluation
 from components.core.network import Network
-from components.core.phases import Data, activations, open_data
+from components.core.phases import Data, open_data
 from components.core.report import ReportData, render
 from components.core.serving import answers, build_served
 from components.core.statistics import mcnemar_exact, paired_counts
-from components.core.training import outputs_of, pick_device, place
+from components.core.training import EVALUATION_BATCH, outputs_of, pick_device, place
 
 ALPHA = 0.05  # one-sided: how often an equal challenger may win
 
@@ -91,11 +92,14 @@ def evaluate(
 
 
 def _calibrate(data: Data, network: Network, run: tracking.StepRun) -> dict[str, float]:
-    line = len(network.stages)
     place(network, run.settings.device)
-    inputs = activations(network, data, line, "calibrate", lambda done, total: run.progress(done, total, "calibration"))
-    outputs = outputs_of(network, line, inputs, pick_device(run.settings.device))
-    labels = data.examples.labels(data.rows["calibrate"])
+    rows, device = data.rows["calibrate"], pick_device(run.settings.device)
+    parts = []
+    for start in range(0, len(rows), EVALUATION_BATCH):  # not kept: these weights are never seen again
+        contents = data.examples.contents(rows[start : start + EVALUATION_BATCH])
+        parts.append(outputs_of(network, 0, data.task.encode(contents, network.preprocessing), device))
+        run.progress(start + len(contents), len(rows), "calibration")
+    outputs, labels = torch.cat(parts), data.examples.labels(rows)
     return data.task.calibrate(outputs, data.task.targets(labels, data.examples.classes))
 
 

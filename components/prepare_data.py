@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.core import sources, splits
+from filelock import FileLock
+
+from components.core import runs, sources, splits
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import (
     Example,
@@ -42,11 +44,19 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path) -> tup
     Raises:
         InputError: The source, its share of bad records, its classes or the weights are at fault.
     """
-    from components.core import tracking  # mlflow costs seconds, and `prepare` needs none of it
+    from components.core import registry, tracking  # mlflow costs seconds, and `prepare` needs none of it
 
-    with tracking.step("prepare_data", run_key, settings) as run:
+    # two runs of one lineage that split at the same time would not know of each other's newcomers
+    runs.home().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(runs.home() / f"{Settings.from_json(settings).model}.lineage.lock")
+    with lock, tracking.step("prepare_data", run_key, settings) as run:
         weights_digest = _check_network(run.settings)
         salt, previous = tracking.previous_assignments(run.settings.model)
+        if salt is None and registry.current(run.settings.model, "champion"):
+            raise InputError(
+                f"{run.settings.model!r} has a champion, but the splits it was trained with are gone from MLflow.",
+                "Restore the deleted runs, or use another --model: new splits could test it on its training data.",
+            )
         try:
             info = prepare(source, run.settings, dataset, previous, lineage_salt(run.settings, salt), run.progress)
         finally:
@@ -72,9 +82,9 @@ def _check_network(settings: Settings) -> str:
     pick_device(settings.device)
     seed_everything(settings)  # with --weights none the random weights are the seed's, and so is their digest
     network = load_task(settings.task).build(settings, ["", ""], 0.0)  # the classes don't matter to the weights
-    if (settings.thaw or 0) > len(network.stages):
+    if (thaw := settings.defaults().thaw) > len(network.stages):
         raise InputError(
-            f"--thaw {settings.thaw} is more than the {len(network.stages)} stages of {settings.backbone}.",
+            f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone}.",
             f"Thaw at most {len(network.stages)}.",
         )
     return network.weights_digest
@@ -123,7 +133,8 @@ def prepare(
     examples = _assigned(checked, salt, previous)
     assignments = {example.id: example.split for example in examples}
     write_index(dataset, examples)
-    write_assignments(dataset, {**previous, **assignments})
+    grouped = {f"group {example.group}": example.split for example in examples if example.group}
+    write_assignments(dataset, {**previous, **grouped, **assignments})
     labels = {example.id: example.label for example in examples}
     info = {
         "classes": sorted(set(labels.values())),

@@ -124,7 +124,9 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int) -> float:
         try:
             if phase == "head" or thaw:
                 epochs = train_phase(network, data, hyperparameters, thaw=thaw, report=report)
-                best = min(best, *(e["loss"] for e in epochs))
+                best = min([best, *(e["loss"] for e in epochs)])
+                if not epochs:  # diverged at once
+                    break
         finally:
             trial.set_user_attr("history", history)
             trial.set_user_attr("hyperparameters", hyperparameters.model_dump())
@@ -177,6 +179,7 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # no
         study = open_study(name)
         _recover(study, settings)
         logged = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+        before = set(logged)
         arguments = (name, str(dataset), settings.to_json(), stages, max(1, cores // count))
         workers = [context.Process(target=work, args=arguments, daemon=True) for _ in range(count)]
         for process in workers:
@@ -185,7 +188,7 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # no
             time.sleep(0.2)
             _log_finished(run, study, logged)
         _log_finished(run, study, logged)
-    failed = [t for t in study.get_trials(deepcopy=False) if t.state.name == "FAIL" and "error" in t.user_attrs]
+    failed = [t for t in study.get_trials(deepcopy=False) if t.number not in before and "error" in t.user_attrs]
     if any(process.exitcode for process in workers):
         reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
         raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")

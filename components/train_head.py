@@ -5,6 +5,7 @@ from pathlib import Path
 
 from components.core import tracking
 from components.core.checkpoints import save_checkpoint
+from components.core.errors import StepError
 from components.core.phases import build_network, open_data, train_phase
 from components.core.settings import Hyperparameters
 
@@ -42,6 +43,8 @@ def train_head(
             run.progress(int(figures["epoch"]) + 1, epochs, f"validation loss {figures['loss']:.3f}")
 
         history = train_phase(network, data, chosen, thaw=0, report=report, progress=run.progress)
+        if not history:
+            raise StepError("The training of the head diverged.", "Lower --head-learning-rate.")
         best = min(history, key=lambda figures: figures["loss"])
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)

@@ -306,7 +306,10 @@ def main() -> None:
         message = error.format_message().replace("Value error, ", "").rstrip(".")
         if not message:  # nothing was asked, so the help was printed
             raise SystemExit(error.exit_code) from None
-        _fail(f"{message}. See `thawline --help`.", error.exit_code)
+        message = f"{message}. See `thawline --help`."
+        if sys.argv[1:2] == ["run"] and "--json" in sys.argv:
+            sys.stdout.write(json.dumps({**NOTHING, "reason": message}) + "\n")
+        _fail(message, error.exit_code)
     raise SystemExit(status)
 
 

@@ -103,5 +103,6 @@ def _endpoint() -> Check:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "the default"
     keys = any(os.environ.get(n) for n in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"))
     mend = "" if keys else "For s3:// sources set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+    endpoint = endpoint.rpartition("@")[2]  # a password before it is nobody's to see
     found = f"endpoint: {endpoint}; credentials in the environment: {'yes' if keys else 'no'}"
     return Check("S3", keys, found, mend, needed=False)

@@ -57,8 +57,9 @@ def environment() -> dict[str, str]:
     root = str(Path(__file__).parent.parent)
     # Python would put the working folder first: a package `components` of the user's would hide ours
     path = [root, *filter(None, [os.environ.get("PYTHONPATH")]), str(Path.cwd())]
+    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}  # of one step, not all
     return {
-        **os.environ,
+        **inherited,
         "THAWLINE_HOME": str(runs.home()),
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",

@@ -1,12 +1,13 @@
 """Activations at the thaw line: computed once, kept in THAWLINE_HOME/activations, shared by trials and steps.
 
 A set of activations is one folder of memory-mapped arrays, addressed by what it depends on: the examples in
-their order, the stages below the line, the preprocessing, and the version of torch.
+their order, the stages below the line, the preprocessing, the kind of device, and the versions of the libraries.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten, treespec_dumps, treespec_loads
 
 from components.core.network import Network, Pytree
+from components.core.revision import libraries
 from components.core.settings import digest
 from components.core.training import mixed_precision, rows_of, to_device
 from components.core.weights import state_digest
@@ -44,7 +46,8 @@ def activations_at(
     A set at a higher line is filled from one at a lower line where there is one. At line 0 the set holds the
     encoded input: it need not fit in memory either.
     """
-    folders = {below: store / _key(network, below, ids) for below in range(line, -1, -1)}
+    keys = _keys(network, line, ids)
+    folders = {below: store / keys[below] for below in range(line, -1, -1)}
     store.mkdir(parents=True, exist_ok=True)
     with FileLock(store / f"{folders[line].name}.lock"):
         if not (folders[line] / "tree.json").exists():
@@ -54,10 +57,12 @@ def activations_at(
     return _open(folders[line])
 
 
-def _key(network: Network, line: int, ids: Sequence[str]) -> str:
-    stages = [state_digest(stage.state_dict()) for stage in network.stages[:line]]
-    layout = [str(stage) for stage in network.stages[:line]]
-    return digest([list(ids), stages, layout, network.preprocessing, torch.__version__])[:32]
+def _keys(network: Network, line: int, ids: Sequence[str]) -> list[str]:
+    """The key of every line up to this one; a stage's weights are hashed once."""
+    stages = [[str(stage), state_digest(stage.state_dict())] for stage in network.stages[:line]]
+    device = next(network.parameters()).device.type  # a GPU computes in half precision
+    common = [list(ids), network.preprocessing, device, libraries(), version("pillow")]
+    return [digest([*common, stages[:below]])[:32] for below in range(line + 1)]
 
 
 @torch.no_grad()

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.core import archives, smoke, tracking
+from filelock import FileLock
+
+from components.core import archives, runs, smoke, tracking
 from components.core.errors import InputError, StepError
 
 DIGEST = "thawline.artifact_sha256"
@@ -94,8 +96,14 @@ def add_version(model: str, folder: Path, run: tracking.StepRun, tags: Mapping[s
 
 
 def move_alias(model: str, alias: str, version: str, expected: str | None = None) -> bool:
-    """Point an alias to a version; with `expected`, only if it still points there ("" is nowhere)."""
-    if expected is not None and current(model, alias) != expected:
-        return False
-    tracking.client().set_registered_model_alias(model, alias, version)
-    return True
+    """Point an alias to a version; with `expected`, only if it still points there ("" is nowhere).
+
+    The registry has no compare and swap of its own: a lock keeps the runs of one home apart. On a shared server
+    another machine could still come between the two calls; it is told apart by reading again.
+    """
+    runs.home().mkdir(parents=True, exist_ok=True)
+    with FileLock(runs.home() / "registry.lock"):
+        if expected is not None and current(model, alias) != expected:
+            return False
+        tracking.client().set_registered_model_alias(model, alias, version)
+        return current(model, alias) == version

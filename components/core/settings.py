@@ -44,7 +44,7 @@ class Settings(BaseModel):
     task: str = Field("image_classification", description="The kind of problem: a module of components/tasks.")
     model: str = Field(
         "thawline",
-        pattern=r"^[\w.-]{1,100}$",
+        pattern=r"^\w[\w.-]{0,99}$",
         description="Name in the model registry; also the lineage of the splits.",
     )
 
@@ -94,7 +94,7 @@ class Settings(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of weights, batches, augmentation and search; never of splits.")
     deterministic: bool = Field(default=False, description="Bit for bit the same on the same machine; slower.")
 
-    split_salt: str = Field("0", description="Salt of the first split of a lineage; kept from then on.")
+    split_salt: str = Field("0", min_length=1, description="Salt of the first split of a lineage; kept from then on.")
     max_rejected: float = Field(0.05, ge=0, le=1, description="Share of bad records above which the run stops.")
 
     @model_validator(mode="after")

@@ -41,7 +41,7 @@ def list_entries(source: str) -> Iterator[Entry]:
     Raises:
         InputError: The source can't be listed, or is a manifest that can't be read.
     """
-    if source.lower().endswith(MANIFESTS):
+    if _is_manifest(source):
         yield from _manifest(source)
     elif source.startswith("s3://"):
         yield from _s3_folder(source)
@@ -60,7 +60,7 @@ def check_source(source: str) -> None:
     """
     if not source.startswith("s3://"):
         _check_path(source)
-    if source.lower().endswith(MANIFESTS):
+    if _is_manifest(source):
         _check_classes(source, _first_two(entry.label for entry in _manifest(source)))
         return
     if source.startswith("s3://"):
@@ -120,6 +120,10 @@ def printable(text: str) -> str:
 
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer for ever
+
+
+def _is_manifest(source: str) -> bool:
+    return source.lower().endswith(MANIFESTS) and ("://" in source or not _path(source).is_dir())
 
 
 def _path(source: str) -> Path:

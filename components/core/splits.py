@@ -135,7 +135,8 @@ def _units(
     for key, rows in members.items():
         rows.sort()
         label, _ = max(sorted(Counter(label for _, label, _ in rows).items()), key=lambda item: item[1])
-        before = next((previous[id_] for id_, _, _ in rows if id_ in previous), "")
+        # a group is remembered by name too: its members of old may all be gone
+        before = previous.get(key) or next((previous[id_] for id_, _, _ in rows if id_ in previous), "")
         asked = next((split for _, _, split in rows if split), "")
         yield _Unit(_hash(salt + key), tuple(id_ for id_, _, _ in rows), label, before, asked)
 

@@ -21,11 +21,12 @@ from mlflow.entities.dataset_input import DatasetInput
 from mlflow.entities.input_tag import InputTag
 
 from components.core import runs
-from components.core.errors import ExpectedError
+from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
 
 RUN_KEY = "thawline.run_key"
 KIND = "thawline.kind"
+MODEL = "thawline.model"
 PARENT = "mlflow.parentRunId"
 BATCH = 900  # MLflow takes 1,000 entities in one call
 
@@ -168,7 +169,7 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
     previous = signal.signal(signal.SIGTERM, _exit_on_sigterm)
     parsed = Settings.from_json(settings)
     pipeline_id = pipeline_run(run_key, parsed).info.run_id
-    run_id = os.environ.get("MLFLOW_RUN_ID") or _create(name, run_key, parsed.model, "step", pipeline_id)
+    run_id = _step_run(name, run_key, parsed.model, pipeline_id)
     run = StepRun(name, run_key, parsed, run_id, pipeline_id)
     runs.working(name, run_key)
     begin = time.monotonic()
@@ -193,7 +194,7 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
     adopted = os.environ.get("MLFLOW_RUN_ID")
     if adopted:
         parent = client().get_run(adopted).data.tags.get(PARENT, adopted)
-        client().log_batch(parent, tags=[RunTag(RUN_KEY, run_key), RunTag(KIND, "pipeline")])
+        _tag(parent, run_key, settings.model, "pipeline")
         return client().get_run(parent)
     run_id = _create(f"{settings.model} {run_key}", run_key, settings.model, "pipeline", None)
     params = [Param(k, str(v)) for k, v in settings.model_dump().items() if v is not None]
@@ -201,12 +202,31 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
     return client().get_run(run_id)
 
 
+def _step_run(name: str, run_key: str, model: str, pipeline_id: str) -> str:
+    adopted = os.environ.get("MLFLOW_RUN_ID")
+    if not adopted:
+        return _create(name, run_key, model, "step", pipeline_id)
+    if adopted != pipeline_id:
+        _tag(adopted, run_key, model, "step")  # by these tags the lineage and the exit handler find it
+    return adopted
+
+
+def _tag(run_id: str, run_key: str, model: str, kind: str) -> None:
+    client().log_batch(run_id, tags=[RunTag(RUN_KEY, run_key), RunTag(MODEL, model), RunTag(KIND, kind)])
+
+
 def find_runs(model: str, run_key: str, kind: str = "", extra: str = "") -> list[Run]:
     """Runs of one pipeline run, newest first."""
-    conditions = [f"tags.`{RUN_KEY}` = '{run_key}'"] if run_key else []
+    conditions = [f"tags.`{MODEL}` = '{model}'"]  # Kubeflow's plugin may put several models into one experiment
+    conditions += [f"tags.`{RUN_KEY}` = '{run_key}'"] if run_key else []
     conditions += [f"tags.`{KIND}` = '{kind}'"] if kind else []
     conditions += [extra] if extra else []
-    return list(client().search_runs([experiment(model)], " and ".join(conditions), max_results=1000))
+    found: list[Run] = []
+    token: str | None = ""
+    while token is not None:
+        page = client().search_runs([experiment(model)], " and ".join(conditions), page_token=token or None)
+        found, token = [*found, *page], page.token or None
+    return found
 
 
 def experiment(model: str) -> str:
@@ -215,6 +235,9 @@ def experiment(model: str) -> str:
     if given:
         return given
     found = client().get_experiment_by_name(model)
+    if found is not None and found.lifecycle_stage != "active":
+        mend = "Restore it there, or use another --model."
+        raise InputError(f"The experiment {model!r} was deleted on the tracking page.", mend)
     if found is not None:
         return str(found.experiment_id)
     local = tracking_uri().startswith("sqlite:///")  # a server knows its own place for artifacts
@@ -262,7 +285,7 @@ def previous_assignments(model: str) -> tuple[str | None, dict[str, str]]:
 
 
 def _create(name: str, run_key: str, model: str, kind: str, parent: str | None, start: int | None = None) -> str:
-    tags = {"mlflow.runName": name, RUN_KEY: run_key, KIND: kind} | ({PARENT: parent} if parent else {})
+    tags = {"mlflow.runName": name, RUN_KEY: run_key, MODEL: model, KIND: kind} | ({PARENT: parent} if parent else {})
     run = client().create_run(experiment(model), start_time=start or int(time.time() * 1000), tags=tags)
     return str(run.info.run_id)
 

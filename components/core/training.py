@@ -146,7 +146,8 @@ def fit(
 
     Returns:
         Figures of every epoch: `epoch`, `train_loss`, `loss`, what `validate` gives, `learning_rate`,
-        `seconds` and `best` (1.0 on the epoch whose weights were kept last).
+        `seconds` and `best` (1.0 on the epoch whose weights were kept). An epoch that diverged ends the training
+        and is not among them, so none is left of a training that diverged at once.
     """
     device = next(network.parameters()).device
     trained = nn.ModuleList([*network.stages[line:], network.head])
@@ -159,6 +160,8 @@ def fit(
         figures = validate(outputs_of(network, line, validation[0], device), validation[1])
         if figures["loss"] < best:
             best, best_epoch, kept = figures["loss"], epoch, _copy(trained)
+        if not (math.isfinite(train_loss) and math.isfinite(figures["loss"])):
+            break  # diverged: no later epoch can be better
         history.append(
             {
                 "epoch": epoch,
@@ -169,7 +172,7 @@ def fit(
             }
         )
         report(history[-1])
-        if epoch - best_epoch >= patience or not math.isfinite(train_loss):
+        if epoch - best_epoch >= patience:
             break
     trained.load_state_dict(kept)
     return [{**figures, "best": float(figures["epoch"] == best_epoch)} for figures in history]

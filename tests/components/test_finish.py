@@ -114,5 +114,37 @@ def test_an_injected_run_is_adopted(tracked_home: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MLFLOW_RUN_ID", child)
     with tracking.step("prepare_data", "k", SETTINGS.to_json()) as run:
         run.metrics({"examples": 3.0})
+        run.tags({"thawline.salt": "0"})
     assert (run.run_id, run.pipeline_id) == (child, parent)
+    assert [r.info.run_id for r in tracking.find_runs("toy", "k", "step")] == [child]  # the lineage finds it
     assert tracking.client().get_run(child).data.metrics["examples"] == 3.0
+
+
+def test_many_trials_do_not_hide_the_pipeline(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline's run, the oldest of all, is found and closed behind any number of pages of younger runs."""
+    pipeline = tracking.pipeline_run("k", SETTINGS)
+    for number in range(5):
+        tracking._create(f"trial {number}", "k", "toy", "trial", pipeline.info.run_id)
+    client, real = tracking.client(), type(tracking.client()).search_runs
+    paged = lambda *a, **k: real(*a, **{**k, "max_results": 2})  # noqa: E731 - a wrapper of one call
+    monkeypatch.setattr(type(client), "search_runs", paged)
+    assert len(tracking.find_runs("toy", "k")) == 6
+    assert finish(SETTINGS.to_json(), "k", "FAILED")["mlflow_run_id"] == pipeline.info.run_id
+
+
+def test_models_in_one_experiment_have_lineages_of_their_own(
+    tracked_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Kubeflow brings one experiment for all, a model never sees another's runs."""
+    shared = tracking.experiment("shared")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", shared)
+    for model in ("a", "b"):
+        tracking.pipeline_run("k", Settings(model=model))
+    assert len(tracking.find_runs("a", "k")) == len(tracking.find_runs("b", "k")) == 1
+
+
+def test_a_deleted_experiment_is_told(tracked_home: Path) -> None:
+    """An experiment that was deleted on the tracking page stops the run with a sentence."""
+    tracking.client().delete_experiment(tracking.experiment("toy"))
+    with pytest.raises(InputError, match="'toy' was deleted"):
+        tracking.experiment("toy")

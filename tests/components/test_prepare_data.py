@@ -326,3 +326,12 @@ def test_more_thawed_stages_than_there_are(tmp_path: Path, tracked_home: Path) -
     """A depth that the network does not have stops the run before any data is read, and names what it has."""
     with pytest.raises(InputError, match="--thaw 3 is more than the 2 stages"):
         prepare_data(str(tmp_path / "never read"), settings(thaw=3).to_json(), "run1", tmp_path / "out")
+
+
+def test_a_champion_without_its_splits_stops_the_run(
+    tmp_path: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the lineage's runs were deleted, new splits could test the champion on its training rows: refused."""
+    monkeypatch.setattr("components.core.registry.current", lambda _model, _alias: "3")
+    with pytest.raises(InputError, match="has a champion, but the splits"):
+        prepare_data(str(tmp_path / "never read"), settings().to_json(), "run1", tmp_path / "out")

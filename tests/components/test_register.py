@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -103,6 +104,26 @@ def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> 
     [pipeline] = tracking.find_runs("toy", "late", "pipeline")
     assert pipeline.data.tags["thawline.promoted"] == "false"
     assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
+
+
+def test_two_runs_at_once_promote_one(toy_home: PlainRun) -> None:
+    """Of two runs whose evidence is against the same champion, one moves the alias and the other is told no."""
+    for key in ("one", "two"):
+        registry.add_version(
+            "toy", toy_home.folder / "served", tracking.StepRun("register", key, toy_home.settings, "", ""), {}
+        )
+    barrier, moved = threading.Barrier(2), []
+
+    def promote(version: str) -> None:
+        barrier.wait()
+        moved.append(registry.move_alias("toy", "champion", version, expected="1"))
+
+    threads = [threading.Thread(target=promote, args=(version,)) for version in ("2", "3")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(moved) == [False, True]
 
 
 def files_of_the_version() -> Path:

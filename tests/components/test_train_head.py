@@ -1,7 +1,14 @@
 """The head phase as a step."""
 
+import json
+from pathlib import Path
+
+import pytest
+
 from components.core import tracking
 from components.core.checkpoints import read_facts
+from components.core.errors import StepError
+from components.train_head import train_head
 from tests.plain import PlainRun
 
 
@@ -33,3 +40,12 @@ def test_the_pretrained_stages_are_untouched(toy_run: PlainRun) -> None:
     pretrained = toy.build(toy_run.settings, ["a", "b", "c"], 0.0)
     expected = [state_digest(stage.state_dict()) for stage in pretrained.stages]
     assert read_facts(toy_run.folder / "head")["stage_digests"][:-1] == expected
+
+
+def test_a_head_that_diverges_fails_the_step(toy_home: PlainRun, tmp_path: Path) -> None:
+    """A rate at which nothing is learned ends with a sentence, not with an untrained model."""
+    settings = toy_home.settings.model_copy(update={"optimizer": "sgd", "clip_norm": 0.0})
+    chosen = json.dumps({**toy_home.hyperparameters, "head_learning_rate": 1e38})
+    dataset = toy_home.folder / "dataset"
+    with pytest.raises(StepError, match="diverged"):
+        train_head(settings.to_json(), "wild", dataset, *toy_home.digests, chosen, tmp_path / "head")

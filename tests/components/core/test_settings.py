@@ -40,7 +40,16 @@ def test_defaults_keep_what_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"dropout": 1.0}, {"trials": -1}, {"head": "cone"}, {"unknown": 1}, {"model": "a' or"}]
+    "wrong",
+    [
+        {"dropout": 1.0},
+        {"trials": -1},
+        {"head": "cone"},
+        {"unknown": 1},
+        {"model": "a' or"},
+        {"model": ".."},
+        {"split_salt": ""},
+    ],
 )
 def test_values_out_of_bounds_are_refused(wrong: dict[str, object]) -> None:
     """A value that makes no sense never starts a run."""

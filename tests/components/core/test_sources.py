@@ -193,3 +193,12 @@ def test_a_file_without_permission_is_rejected(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     with pytest.raises(RejectedRecord, match=r"^unreadable: permission denied$"):
         read(str(tmp_path / "x.png"))
+
+
+def test_a_folder_named_like_a_manifest_is_a_folder(tmp_path: Path) -> None:
+    """A folder is read as one, whatever its name ends with."""
+    for name in ("a", "b"):
+        (tmp_path / "photos.csv" / name).mkdir(parents=True)
+        (tmp_path / "photos.csv" / name / "1.png").write_bytes(b"x")
+    sources.check_source(str(tmp_path / "photos.csv"))
+    assert [entry.label for entry in sources.list_entries(str(tmp_path / "photos.csv"))] == ["a", "b"]

@@ -180,3 +180,10 @@ def test_some_class_must_calibrate() -> None:
     ids, labels = data(a=3, b=3)
     with pytest.raises(InputError, match="calibrate"):
         check_classes(assign(ids, labels, "0", {}), dict(zip(ids, labels, strict=True)))
+
+
+def test_a_group_is_remembered_when_its_members_are_gone() -> None:
+    """New members of a group go where its old ones were, also when none of those is left."""
+    for split in SPLITS:
+        found = assign(["new", "other"], ["a", "a"], "0", {"group visit": split}, ["visit", ""])
+        assert found["new"] == split

@@ -113,10 +113,11 @@ def test_report_can_end_the_training() -> None:
 
 
 def test_divergence_stops() -> None:
-    """A loss that is not finite ends the training instead of running on."""
+    """A loss that is not finite ends the training; the epoch is not in the history, nor are its weights kept."""
     network = tiny()
     history = train(network, rate=1e30, epochs=20, clip_norm=0.0)
     assert len(history) < 20
+    assert all(math.isfinite(value) for figures in history for value in figures.values())
     assert all(bool(torch.isfinite(p).all()) for p in network.parameters())
 
 
