@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from components.core import figures, registry, revision, tracking
 from components.core.checkpoints import load_checkpoint
+from components.core.errors import ExpectedError
 from components.core.evaluation import Evaluation
 from components.core.network import Network
-from components.core.phases import Data, open_data
+from components.core.phases import Data, open_data, outputs
 from components.core.report import ReportData, render
-from components.core.serving import answers, build_served
+from components.core.serving import SERVING, agree, answers, build_served
 from components.core.statistics import mcnemar_exact, paired_counts
-from components.core.training import EVALUATION_BATCH, outputs_of, pick_device, place
 
+AGREEING = 32  # test rows that the served model itself answers, to compare
 ALPHA = 0.05  # one-sided: how often an equal challenger may win
 
 
@@ -71,11 +71,11 @@ def evaluate(
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
         data = open_data(dataset, run.settings)
         network, facts = load_checkpoint(checkpoint)
-        calibration = _calibrate(data, network, run)
+        calibration = _calibrate(data, network, facts["thawed"], run)
         example = data.examples.contents(data.rows["validation"][:1])
         build_served(served, data.task, network, facts["classes"], calibration, example)
         labels = data.examples.labels(data.rows["test"])
-        challenger = _answers(served, data, run, "challenger")
+        challenger = _answers(served, checkpoint, data, run, "challenger")
         training = Counter(data.examples.labels(data.rows["train"]))
         evaluation = data.task.evaluate(challenger, labels, facts["classes"], training)
         decision = _decide(data, run, evaluation, challenger, labels)
@@ -91,27 +91,41 @@ def evaluate(
     return decision.accepted, decision.champion
 
 
-def _calibrate(data: Data, network: Network, run: tracking.StepRun) -> dict[str, float]:
-    place(network, run.settings.device)
-    rows, device = data.rows["calibrate"], pick_device(run.settings.device)
-    parts = []
-    for start in range(0, len(rows), EVALUATION_BATCH):  # not kept: these weights are never seen again
-        contents = data.examples.contents(rows[start : start + EVALUATION_BATCH])
-        parts.append(outputs_of(network, 0, data.task.encode(contents, network.preprocessing), device))
-        run.progress(start + len(contents), len(rows), "calibration")
-    outputs, labels = torch.cat(parts), data.examples.labels(rows)
-    return data.task.calibrate(outputs, data.task.targets(labels, data.examples.classes))
+def _calibrate(data: Data, network: Network, thawed: int, run: tracking.StepRun) -> dict[str, float]:
+    logits = outputs(network, data, thawed, "calibrate", run.note, run.progress)
+    labels = data.examples.labels(data.rows["calibrate"])
+    return data.task.calibrate(logits, data.task.targets(labels, data.examples.classes))
 
 
-def _answers(model: Path, data: Data, run: tracking.StepRun, who: str) -> pd.DataFrame:
+def _answers(served: Path, checkpoint: Path, data: Data, run: tracking.StepRun, who: str) -> pd.DataFrame:
+    """A model's answers to the test rows, from the activations that models share where these answer as it is served."""
     rows = data.rows["test"]
-    return answers(
-        tracking.load_pyfunc(model),
-        data.task.input_name,
-        len(rows),
-        lambda start, stop: data.examples.contents(rows[start:stop]),
-        lambda done, total: run.progress(done, total, f"test rows answered by the {who}"),
-    )
+    model = tracking.load_pyfunc(served)
+
+    def ask(some: Sequence[int]) -> pd.DataFrame:
+        return answers(
+            model,
+            data.task.input_name,
+            len(some),
+            lambda start, stop: data.examples.contents([rows[i] for i in some[start:stop]]),
+            lambda done, total: run.progress(done, total, f"test rows answered by the {who}"),
+        )
+
+    some = list(range(0, len(rows), -(-len(rows) // AGREEING)))
+    expected = ask(some)
+    try:
+        network, facts = load_checkpoint(checkpoint)
+        serving = json.loads((served / SERVING).read_text())
+        logits = outputs(network, data, facts["thawed"], "test", run.note, run.progress)
+        found = pd.DataFrame(data.task.answers(logits, serving))
+        equal = agree(found.iloc[some].reset_index(drop=True), expected)
+    except (ExpectedError, KeyError, OSError, RuntimeError, ValueError) as error:  # of another version of Thawline
+        run.note(f"The {who} can't be rebuilt here, so its served model answers all rows: {type(error).__name__}")
+        return ask(range(len(rows)))
+    if not equal:
+        run.note(f"The {who} is served otherwise than it computes here, so its served model answers all rows")
+        return ask(range(len(rows)))
+    return found
 
 
 def _decide(
@@ -131,7 +145,7 @@ def _decide(
         return Decision(accepted, sentence, "", {"rule": "baseline", "lower_bound": bound, "baseline": floor})
     with tempfile.TemporaryDirectory() as folder:
         path, _ = registry.fetch(model, version, Path(folder))
-        champion = _answers(path, data, run, "champion")
+        champion = _answers(path, path / "checkpoint", data, run, "champion")
     ours, theirs = data.task.scores(challenger, labels), data.task.scores(champion, labels)
     wins, losses, _ = paired_counts(theirs, ours)
     p = mcnemar_exact(wins, losses)

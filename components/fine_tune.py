@@ -51,7 +51,9 @@ def fine_tune(
             run.epoch(figures)
             run.progress(int(figures["epoch"]) + 1, chosen.thaw_epochs, f"validation loss {figures['loss']:.3f}")
 
-        history = train_phase(network, data, chosen, thaw=chosen.thaw, report=report, progress=run.progress)
+        history = train_phase(
+            network, data, chosen, thaw=chosen.thaw, report=report, say=run.note, progress=run.progress
+        )
         after = min(history, key=lambda figures: figures["loss"], default=before)  # none where it diverged at once
         both = [*facts["history"], *({"phase": "thaw", **figures} for figures in history)]
         helped = after["loss"] < before["loss"]

@@ -9,21 +9,23 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.core import runs
 from components.core.errors import StepError
 from components.core.revision import libraries
-from components.core.settings import Hyperparameters, Settings, digest
+from components.core.settings import OPERATIONAL, Hyperparameters, Settings, digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import optuna
 
     from components.core.phases import Data
 
 DONE = ("COMPLETE", "PRUNED")
+MOST_THAW_EPOCHS = 8
 MOST_THAWED = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
 
 
@@ -34,7 +36,7 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
         StepError: A worker process died; the sentence says why.
     """
     from components.core import tracking
-    from components.core.phases import activations, build_network, open_data
+    from components.core.phases import build_network, open_data, rows_at
 
     with tracking.step("search", run_key, settings) as run:
         name = study_name(run.settings, dataset_digest, weights_digest)
@@ -45,23 +47,26 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
         data = open_data(dataset, run.settings)
         network = build_network(data, run.settings.defaults())
         if not data.task.augments(run.settings) and run.settings.activations != "recompute":
-            for thaw in _depths(run.settings, len(network.stages)):
-                for split in ("train", "validation"):
-                    show = _shown(run, f"activations, {thaw} stages above the line")
-                    activations(network, data, len(network.stages) - thaw, split, show)
+            lines = _lines(run.settings, len(network.stages))
+            for split, views in (("train", run.settings.views), ("validation", 0)):
+                rows_at(network, data, lines, split, run.note, run.progress, views)
         _run_workers(run, name, dataset, len(network.stages))
     return name
 
 
-def _depths(settings: Settings, stages: int) -> list[int]:
-    """Depths whose activations the trials share, deepest first: the lowest line fills the others."""
+def _lines(settings: Settings, stages: int) -> dict[int, float]:
+    """Thaw lines whose activations the trials share, and the epochs that all trials together train there."""
     thawed = range(1, min(MOST_THAWED, stages) + 1) if settings.thaw is None else [settings.thaw]
-    return sorted({0, *(depth for depth in thawed if depth < stages)}, reverse=True)
+    depths = [depth for depth in thawed if 0 < depth < stages]
+    epochs = settings.thaw_epochs or MOST_THAW_EPOCHS
+    return {stages: float(settings.trials * settings.head_epochs)} | {
+        stages - depth: settings.trials * epochs / len(depths) for depth in depths
+    }
 
 
 def study_name(settings: Settings, dataset_digest: str, weights_digest: str) -> str:
     """Identifies everything a trial's value depends on; the number of trials is not part of it."""
-    relevant = settings.model_dump(exclude={"trials", "search_workers", "activations", "max_rejected", "model"})
+    relevant = settings.model_dump(exclude={"trials", "model", *OPERATIONAL})
     return digest([relevant, dataset_digest, weights_digest, libraries()])[:32]
 
 
@@ -95,7 +100,7 @@ def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperpara
             n, 1e-4 if fast else 1e-5, 1e-1 if fast else 1e-3, log=True
         ),
         "layer_decay": lambda n: trial.suggest_float(n, 0.3, 1.0),
-        "thaw_epochs": lambda n: trial.suggest_int(n, 2, 8),
+        "thaw_epochs": lambda n: trial.suggest_int(n, 2, MOST_THAW_EPOCHS),
     }
     fixed = settings.fixed()
     return Hyperparameters.model_validate({n: fixed[n] if n in fixed else ask(n) for n, ask in space.items()})
@@ -225,7 +230,3 @@ def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  #
     done = sum(t.state.name in DONE for t in finished)
     best = [t.value for t in finished if t.value is not None]
     run.progress(done, run.settings.trials, f"best validation loss {min(best):.3f}" if best else "")
-
-
-def _shown(run: Any, text: str) -> Callable[[int, int], None]:  # noqa: ANN401 - StepRun, imported late
-    return lambda done, total: run.progress(done, total, text)

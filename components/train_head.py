@@ -42,7 +42,7 @@ def train_head(
             run.epoch(figures)
             run.progress(int(figures["epoch"]) + 1, epochs, f"validation loss {figures['loss']:.3f}")
 
-        history = train_phase(network, data, chosen, thaw=0, report=report, progress=run.progress)
+        history = train_phase(network, data, chosen, thaw=0, report=report, say=run.note, progress=run.progress)
         if not history:
             raise StepError("The training of the head diverged.", "Lower --head-learning-rate.")
         best = min(history, key=lambda figures: figures["loss"])

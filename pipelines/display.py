@@ -55,7 +55,10 @@ class Display:
         """Take an event over, and print it where there is no terminal."""
         step = self.steps.setdefault(event["step"], StepState())
         step.apply(event)
-        if not self._console.is_terminal:
+        if event["event"] == "note":  # above the table of steps, on a terminal
+            text = f"{event['step']:<13} {event['text']}"
+            self._console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
+        elif not self._console.is_terminal:
             self._print(event, step)
 
     def _print(self, event: dict[str, Any], step: StepState) -> None:

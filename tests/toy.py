@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.core.classification import calibrate, class_weights, evaluate, loss, scores, targets, validate
+from components.core.classification import calibrate, class_weights, evaluate, loss, mixup, scores, targets, validate
 from components.core.errors import RejectedRecord
 from components.core.network import Network
 from components.core.settings import Settings
 from components.core.weights import state_digest
+from tests.toy_serving import answers
 
-__all__ = ["calibrate", "class_weights", "evaluate", "loss", "scores", "targets", "validate"]
+__all__ = ["answers", "calibrate", "class_weights", "evaluate", "loss", "scores", "targets", "validate"]
 
 metric = "accuracy"
 input_name = "point"
@@ -43,14 +44,18 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> Tenso
 
 
 def augments(settings: Settings) -> bool:
-    return settings.augment != "none"
+    return settings.augment != "none" and not settings.views
 
 
-def training_batch(
-    contents: Sequence[bytes], targets: Tensor, network: Network, settings: Settings, seed: int
-) -> tuple[Tensor, Tensor]:
-    noise = torch.randn(len(contents), 2, generator=torch.Generator().manual_seed(seed))
-    return encode(contents, network.preprocessing) + 0.1 * noise, targets
+def augment(
+    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
+) -> Tensor:
+    noise = [torch.randn(2, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return encode(contents, preprocessing) + 0.1 * torch.stack(noise)
+
+
+def mix(inputs: Tensor, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    return mixup(inputs, targets, settings.mixup, classes, seed)
 
 
 def thumbnails(contents: Sequence[bytes]) -> list[bytes]:

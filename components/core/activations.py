@@ -1,114 +1,245 @@
-"""Activations at the thaw line: computed once, kept in THAWLINE_HOME/activations, shared by trials and steps.
+"""Activations at the thaw line: computed once per example, kept, and shared by all epochs, trials, steps and weeks.
 
-A set of activations is one folder of memory-mapped arrays, addressed by what it depends on: the examples in
-their order, the stages below the line, the preprocessing, the kind of device, and the versions of the libraries.
+What frozen stages give for an example is addressed by all that it depends on. The space, a folder, stands for the
+stages below the line with their weights, the preprocessing, the precision, the kind of device and the versions of the
+libraries; the key of a row for the example and its view; the segment that holds the row names the engine. So new
+examples are added to a space, and those that are there are never computed again.
 """
 
 import json
-import shutil
-from collections.abc import Callable, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten, treespec_dumps, treespec_loads
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from components.core import runs, segments
+from components.core.engines import Engine
+from components.core.errors import StepError
 from components.core.network import Network, Pytree
-from components.core.revision import libraries
 from components.core.settings import digest
-from components.core.training import mixed_precision, rows_of, to_device
+from components.core.training import rows_of
 from components.core.weights import state_digest
 
-BATCH = 64
+BATCH = 64  # examples of one pass at a time; results are on disk after every batch
+Progress = Callable[[int, int, str], None]
 
 
-def activations_at(
-    network: Network,
-    line: int,
-    ids: Sequence[str],
-    encode: Callable[[int, int], Pytree],
-    store: Path,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Pytree:
-    """Activations [N, ...] at the line for these examples, as tensors over memory-mapped arrays.
+@dataclass(frozen=True)
+class Wanted:
+    """Examples, or views of them, whose activations are asked for."""
+
+    keys: Sequence[bytes]  # of their rows, see `row_key`
+    encode: Callable[[Sequence[int]], Pytree]  # the network's input for these positions in `keys`
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Positions whose rows are missing at the same lines, and where to start from."""
+
+    start: int  # a lower line that holds them all; 0: from the encoded examples
+    lines: tuple[int, ...]
+    positions: list[int]
+
+
+def store() -> Path:
+    """The folder of all activations: `THAWLINE_ACTIVATIONS` if it names a folder, else one in the home."""
+    given = os.environ.get("THAWLINE_ACTIVATIONS", "")
+    return Path(given) if given and "://" not in given else runs.home() / "activations"
+
+
+def row_key(example: str, view: str = "") -> bytes:
+    """The 32 bytes that stand for an example, or for one augmented view of it, within a space."""
+    return sha256(f"{example}\0{view}".encode()).digest()
+
+
+def spaces(network: Network, precision: str) -> list[Path]:
+    """The space of every line, the network's own folder in the store; index 0 is the input, which is never kept."""
+    stages = [state_digest(stage.state_dict()) for stage in network.stages]
+    texts = [str(stage) for stage in network.stages]
+    first = next(network.parameters())
+    common = {
+        "preprocessing": network.preprocessing,
+        "precision": precision,
+        "computed": str(first.dtype),
+        "device": first.device.type,  # a GPU computes in half precision
+        "libraries": {name: version(name) for name in ("thawline", "torch", "torchvision", "timm", "pillow")},
+    }
+    keys = [digest([common, texts[:line], stages[:line]])[:32] for line in range(len(stages) + 1)]
+    return [store() / key for key in keys]
+
+
+def describe(space: Path, network: Network, line: int, precision: str) -> None:
+    """Note for people what a space holds."""
+    space.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "weights_digest": network.weights_digest,
+        "line": line,
+        "stages": len(network.stages),
+        "preprocessing": network.preprocessing,
+        "precision": precision,
+    }
+    if not (space / "space.json").exists():
+        runs.write_text(space / "space.json", json.dumps(facts, indent=1))
+
+
+def accepts(engine: str) -> bool:
+    """Whether rows of that engine may be used: all engines are equal within rounding, `deterministic` asks for bits."""
+    return engine == "eager" or not torch.are_deterministic_algorithms_enabled()
+
+
+def stored(space: Path, keys: Sequence[bytes]) -> segments.Rows | None:
+    """All these rows from the store; None if one of them is missing."""
+    for _attempt in range(3):
+        opened = segments.segments(space, accepts)
+        part, row = segments.find(opened, keys)
+        if len(part) == 0 or bool((part < 0).any()):
+            return None
+        try:
+            return segments.open_rows(opened, part, row)
+        except (OSError, RuntimeError):  # another process evicted a segment between the two calls
+            continue
+    return None
+
+
+def passes(of_lines: Sequence[Path], lines: Sequence[int], keys: Sequence[bytes]) -> list[Pass]:
+    """What has to be computed so that every line holds all rows; empty if nothing is missing."""
+    absent: dict[int, list[int]] = defaultdict(list)
+    for line in sorted(lines):
+        for position in _missing(of_lines[line], keys):
+            absent[position].append(line)
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for position in sorted(absent):
+        groups[tuple(absent[position])].append(position)
+    found = []
+    for missing_at, positions in groups.items():
+        some = [keys[position] for position in positions]
+        lower = range(missing_at[0] - 1, 0, -1)
+        start = next((line for line in lower if of_lines[line].exists() and not _missing(of_lines[line], some)), 0)
+        found.append(Pass(start, missing_at, positions))
+    return found
+
+
+def fill(
+    of_lines: Sequence[Path],
+    work: Pass,
+    chosen: Collection[int],
+    keys: Sequence[bytes],
+    encode: Callable[[Sequence[int]], Pytree],
+    engine: Engine,
+    precision: str,
+    progress: Progress,
+) -> None:
+    """Compute the rows of a pass and add them to the spaces of the chosen lines; a kill keeps what was computed.
 
     Args:
-        network: In any mode; what lies below the line runs as when the network serves.
-        line: Stages below the thaw line.
-        ids: Content ids of the examples, in the order wanted.
-        encode: Gives the first stage's input for examples `start` to `stop`.
-        store: Folder of all activations.
-        progress: Called with examples done and in total.
+        of_lines: The space of every line.
+        work: Rows that are missing; `engine` gives the activations at all its lines.
+        chosen: Those of its lines that are kept.
+        keys: Of all rows asked for.
+        encode: Gives batches at the line where the pass starts, see `source`.
+        engine: Runs the frozen stages.
+        precision: float32 or float16.
+        progress: Called with examples done, in total, and what is done.
 
-    A set at a higher line is filled from one at a lower line where there is one. At line 0 the set holds the
-    encoded input: it need not fit in memory either.
+    Raises:
+        StepError: The activations don't fit the precision.
     """
-    keys = _keys(network, line, ids)
-    folders = {below: store / keys[below] for below in range(line, -1, -1)}
-    store.mkdir(parents=True, exist_ok=True)
-    with FileLock(store / f"{folders[line].name}.lock"):
-        if not (folders[line] / "tree.json").exists():
-            lower = next((below for below, folder in folders.items() if (folder / "tree.json").exists()), None)
-            source = encode if lower is None else _slices(_open(folders[lower]))
-            _fill(folders[line], network, lower or 0, line, len(ids), source, progress)
-    return _open(folders[line])
+    lock = of_lines[min(chosen)].with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        absent = set().union(*(_missing(of_lines[line], [keys[i] for i in work.positions]) for line in chosen))
+        left = [position for i, position in enumerate(work.positions) if i in absent]  # while this process waited
+        if not left:
+            return
+        writers = {line: segments.Writer(of_lines[line], engine.name) for line in chosen}
+        done = 0
+        for positions, batch in batches(encode, left):
+            some = [keys[position] for position in positions]
+            for line, rows in zip(work.lines, in_fixed_batches(engine.run, batch), strict=True):
+                if line in writers:
+                    writers[line].append(some, as_kept(rows, precision))
+            done += len(positions)
+            progress(done, len(left), f"activations by {engine.name}")
 
 
-def _keys(network: Network, line: int, ids: Sequence[str]) -> list[str]:
-    """The key of every line up to this one; a stage's weights are hashed once."""
-    stages = [[str(stage), state_digest(stage.state_dict())] for stage in network.stages[:line]]
-    device = next(network.parameters()).device.type  # a GPU computes in half precision
-    common = [list(ids), network.preprocessing, device, libraries(), version("pillow")]
-    return [digest([*common, stages[:below]])[:32] for below in range(line + 1)]
+def source(of_lines: Sequence[Path], work: Pass, wanted: Wanted) -> Callable[[Sequence[int]], Pytree]:
+    """What gives batches at the line where a pass starts; rows that it opened stay readable if they are evicted.
+
+    Raises:
+        StepError: Another process evicted rows that the pass starts from.
+    """
+    if not work.start:
+        return wanted.encode
+    lower = stored(of_lines[work.start], [wanted.keys[position] for position in work.positions])
+    if lower is None:
+        raise StepError("Stored activations were removed while they were read.", "Run again.")
+    place = {position: i for i, position in enumerate(work.positions)}
+    return lambda positions: lower[torch.tensor([place[position] for position in positions])]
 
 
-@torch.no_grad()
-def _fill(
-    folder: Path,
-    network: Network,
-    start_line: int,
-    line: int,
-    count: int,
-    source: Callable[[int, int], Pytree],
-    progress: Callable[[int, int], None],
-) -> None:
-    device = next(network.parameters()).device
-    part = folder.with_suffix(".part")  # under the lock: what a kill left behind is ours to remove
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    network.eval()
-    arrays: list[np.memmap[tuple[int, ...], np.dtype[np.float32]]] = []
-    spec: TreeSpec | None = None
+def batches(encode: Callable[[Sequence[int]], Pytree], positions: Sequence[int]) -> Iterator[tuple[list[int], Pytree]]:
+    """Batches of these positions; the next one is made while one is used."""
+    some = [list(positions[i : i + BATCH]) for i in range(0, len(positions), BATCH)]
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(encode, some[0])
+        for i, batch in enumerate(some):
+            ready = following.result()
+            if i + 1 < len(some):
+                following = pool.submit(encode, some[i + 1])
+            yield batch, ready
+
+
+def in_fixed_batches(run: Callable[[Pytree], list[Pytree]], batch: Pytree) -> list[Pytree]:
+    """Run a batch; where bits count, in batches of one size only, since kernels differ by the size of the batch."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return run(batch)
+    count = len(tree_leaves(batch)[0])
+    parts = []
     for start in range(0, count, BATCH):
-        stop = min(count, start + BATCH)
-        with mixed_precision(device):
-            batch = network.below(to_device(source(start, stop), device), line, start_line)
-        leaves, spec = tree_flatten(tree_map_only(Tensor, lambda t: t.cpu().contiguous().numpy(), batch))
-        if not arrays:
-            arrays = [
-                np.lib.format.open_memmap(part / f"{i}.npy", "w+", leaf.dtype, (count, *leaf.shape[1:]))
-                for i, leaf in enumerate(leaves)
-            ]
-        for array, leaf in zip(arrays, leaves, strict=True):
-            array[start:stop] = leaf
-        progress(stop, count)
-    for array in arrays:
-        array.flush()
-    if spec is not None:
-        (part / "tree.json").write_text(json.dumps(treespec_dumps(spec)))
-        part.replace(folder)
+        padded = torch.arange(start, start + BATCH).clamp(max=count - 1)
+        used = slice(0, min(BATCH, count - start))
+        parts.append([rows_of(rows, used) for rows in run(rows_of(batch, padded))])
+    return [_joined(some) for some in zip(*parts, strict=True)]
 
 
-def _open(folder: Path) -> Pytree:
-    spec = treespec_loads(json.loads((folder / "tree.json").read_text()))
-    # mode "c" is copy on write: torch wants writable memory, and a stray write never reaches the file
-    return tree_unflatten(
-        [torch.from_numpy(np.load(folder / f"{i}.npy", mmap_mode="c")) for i in range(spec.num_leaves)], spec
-    )
+def as_kept(rows: Pytree, precision: str) -> Pytree:
+    """Tensors as they are kept: pictures channels last, as convolutions take them; floating point maybe as float16.
+
+    Raises:
+        StepError: A value is too large for float16.
+    """
+
+    def kept(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 4:  # noqa: PLR2004 - [B, C, H, W]
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        if precision != "float16" or not tensor.is_floating_point():
+            return tensor
+        half = tensor.half()
+        if not half.isfinite().all():
+            raise StepError(
+                "An activation is too large for float16 (beyond 65,504).", "Use --activation-precision float32."
+            )
+        return half
+
+    return tree_map_only(Tensor, kept, rows)
 
 
-def _slices(whole: Pytree) -> Callable[[int, int], Pytree]:
-    return lambda start, stop: rows_of(whole, slice(start, stop))
+def _missing(space: Path, keys: Sequence[bytes]) -> list[int]:
+    part, _ = segments.find(segments.segments(space, accepts), keys)
+    missing: list[int] = (part < 0).nonzero().squeeze(1).tolist()
+    return missing
+
+
+def _joined(parts: Sequence[Pytree]) -> Pytree:
+    leaves = [tree_leaves(part) for part in parts]
+    whole = iter([torch.cat(list(some)) for some in zip(*leaves, strict=True)])
+    return tree_map_only(Tensor, lambda _: next(whole), parts[0])

@@ -9,8 +9,10 @@ import torch
 from scipy import optimize, sparse
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._pytree import tree_map_only
 
 from components.core.evaluation import Evaluation, Mistake
+from components.core.network import Pytree
 from components.core.statistics import bootstrap_sums, exact_lower_bound, interval
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -37,6 +39,27 @@ def targets(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
 def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy, a scalar mean; `outputs` are logits[B, C], `targets` class numbers[B] or mixed ones[B, C]."""
     return functional.cross_entropy(outputs, targets, weight=class_weights, label_smoothing=label_smoothing)
+
+
+def mixup(inputs: Pytree, targets: Tensor, alpha: float, classes: int, seed: int) -> tuple[Pytree, Tensor]:
+    """Mix each example with its neighbour in the batch; targets become soft, [B, C] (Zhang et al. 2018).
+
+    Args:
+        inputs: Tensors [B, ...]; where they are activations at the thaw line, this is mixup of hidden states (Verma et
+            al. 2019, "Manifold Mixup").
+        targets: Class numbers, long[B].
+        alpha: Of the Beta distribution that the share is drawn from, one share a batch; 0 changes nothing.
+        classes: C.
+        seed: Of the draw.
+    """
+    if not alpha:
+        return inputs, targets
+    share = float(np.random.default_rng(seed).beta(alpha, alpha))
+
+    def mixed(tensor: Tensor) -> Tensor:
+        return tensor.lerp(tensor.roll(1, 0), 1 - share) if tensor.is_floating_point() else tensor
+
+    return tree_map_only(Tensor, mixed, inputs), mixed(functional.one_hot(targets, classes).float())
 
 
 def class_weights(targets: Tensor, size: int) -> Tensor:

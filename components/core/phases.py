@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,23 +10,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.core import runs
-from components.core.activations import activations_at
+from components.core import plan
+from components.core.activations import Progress, Wanted, row_key
 from components.core.examples import Examples
 from components.core.network import Network, Pytree, set_thawed
+from components.core.plan import GIGABYTE, Policy
 from components.core.settings import Hyperparameters, Settings
 from components.core.training import (
     Batches,
+    Rows,
     fit,
     make_optimizer,
+    mixed_precision,
+    outputs_of,
     place,
-    rows_of,
     to_device,
     warmup_cosine,
 )
 from components.tasks import Task, load_task
 
-Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,60 @@ def build_network(data: Data, hyperparameters: Hyperparameters) -> Network:
     return place(network, data.settings.device)
 
 
-def activations(network: Network, data: Data, line: int, split: str, progress: Progress) -> Pytree:
-    """Activations of a split at the line, from the store or into it."""
-    rows = data.rows[split]
+def rows_at(
+    network: Network,
+    data: Data,
+    lines: Mapping[int, float],
+    split: str,
+    say: Say = lambda _text: None,
+    progress: Progress = lambda _done, _total, _text: None,
+    views: int = 0,
+) -> dict[int, Rows]:
+    """Activations of a split at each thaw line; with `views`, view v of example i is row `v * examples + i`.
 
-    def encode(start: int, stop: int) -> Pytree:
-        return data.task.encode(data.examples.contents(rows[start:stop]), network.preprocessing)
-
+    Args:
+        network: On its device.
+        data: The prepared data.
+        lines: Thaw lines, and how often every example will be asked for there.
+        split: Name of the split.
+        say: Takes one line for each decision to keep or recompute.
+        progress: Called with examples done, in total, and what is done.
+        views: Augmented views of each example; 0: the examples as they are.
+    """
+    settings, rows = data.settings, data.rows[split]
     ids = data.examples.ids(rows)
-    return activations_at(network, line, ids, encode, runs.home() / "activations", progress)
+
+    def encode(positions: Sequence[int]) -> Pytree:
+        places = [position % len(rows) for position in positions]
+        contents = data.examples.contents([rows[place] for place in places])
+        if not views:
+            return data.task.encode(contents, network.preprocessing)
+        names = [_view(data, position // len(rows)) for position in positions]
+        seeds = [_seed(ids[place], name) for place, name in zip(places, names, strict=True)]
+        return data.task.augment(contents, network.preprocessing, settings, seeds)
+
+    names = [_view(data, view) for view in range(views)] or [""]
+    wanted = Wanted([row_key(example, name) for name in names for example in ids], encode)
+    policy = Policy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
+    return plan.rows_at(network, lines, wanted, policy, say, progress)
+
+
+def _view(data: Data, number: int) -> str:
+    """What an augmented view depends on beside its example."""
+    return f"{data.settings.augment}/{data.settings.seed}/{number}"
+
+
+def _seed(example: str, view: str) -> int:
+    return int.from_bytes(row_key(example, view)[:7])
+
+
+def outputs(network: Network, data: Data, thawed: int, split: str, say: Say, progress: Progress) -> Pytree:
+    """Outputs [N, ...] of a trained network for a split; networks with the same frozen stages share these."""
+    place(network, data.settings.device)
+    line = len(network.stages) - thawed
+    uses = 2.0  # by this run and by the next one, whose champion or challenger shares the frozen stages
+    rows = rows_at(network, data, {line: uses}, split, say, progress)[line]
+    return outputs_of(network, line, rows, next(network.parameters()).device)
 
 
 def train_phase(
@@ -87,7 +135,8 @@ def train_phase(
     *,
     thaw: int,
     report: Callable[[dict[str, float]], None],
-    progress: Progress = lambda _done, _total: None,
+    say: Say = lambda _text: None,
+    progress: Progress = lambda _done, _total, _text: None,
 ) -> list[dict[str, float]]:
     """Train the head and the last `thaw` stages; `thaw=0` is the head phase.
 
@@ -97,7 +146,8 @@ def train_phase(
         hyperparameters: Rates, decays and epochs of both phases.
         thaw: Stages to thaw.
         report: Called with each epoch's figures.
-        progress: Called with examples done and in total while activations are computed.
+        say: Takes one line for each decision to keep or recompute activations.
+        progress: Called with examples done, in total, and what is done while activations are computed.
 
     Returns:
         Every epoch's figures, see `fit`.
@@ -111,11 +161,11 @@ def train_phase(
     steps = -(-len(data.rows["train"]) // settings.batch_size) * epochs
     optimizer = make_optimizer(network, line, settings.optimizer, rate, decay, hyperparameters.weight_decay)
     weights = data.class_weights.to(next(network.parameters()).device) if data.class_weights is not None else None
-    validation = activations(network, data, line, "validation", progress)
+    validation = rows_at(network, data, {line: epochs}, "validation", say, progress)[line]
     return fit(
         network,
         line,
-        _batches(network, data, line, progress),
+        _batches(network, data, line, epochs, say, progress),
         (validation, data.targets["validation"]),
         lambda outputs, targets: task.loss(outputs, targets, hyperparameters.label_smoothing, weights),
         task.validate,
@@ -128,36 +178,52 @@ def train_phase(
     )
 
 
-def _batches(network: Network, data: Data, line: int, progress: Progress) -> Batches:
-    settings, targets, rows = data.settings, data.targets["train"], data.rows["train"]
-    augments = data.task.augments(settings)
-    # with everything thawed there is nothing to compute once: pictures are small, their tensors are not
-    recompute = augments or settings.activations == "recompute" or line == 0
-    kept = None if recompute else activations(network, data, line, "train", progress)
+def _batches(network: Network, data: Data, line: int, epochs: int, say: Say, progress: Progress) -> Batches:
+    settings, targets, count = data.settings, data.targets["train"], len(data.rows["train"])
+    if data.task.augments(settings) or (settings.views and line == 0):  # all thawed: nothing to keep views of
+        return _fresh_batches(network, data, line)
+    rows = rows_at(network, data, {line: epochs}, "train", say, progress, settings.views)[line]
 
-    def order(epoch: int) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
-        picks = torch.randperm(len(rows), generator=generator)
-        batches = torch.split(picks, settings.batch_size)
-        # a last batch of one has no variance for BatchNorm
-        yield from (batch for batch in batches if len(batch) > 1 or len(batches) == 1)
+    def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
+        views = torch.randint(max(1, settings.views), (count,), generator=_generator(settings, epoch, "views"))
+        for number, picks in enumerate(_order(data, epoch)):
+            batch = rows[views[picks] * count + picks]
+            yield _mixed(data, batch, targets[picks], epoch, number)
 
-    def from_store(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
-        for picks in order(epoch):
-            yield rows_of(kept, picks), targets[picks]
+    return batches
 
-    def encoded(picks: Tensor, seed: int) -> tuple[Pytree, Tensor]:
-        contents = data.examples.contents([rows[i] for i in picks.tolist()])
-        if augments:
-            return data.task.training_batch(contents, targets[picks], network, settings, seed)
-        return data.task.encode(contents, network.preprocessing), targets[picks]
 
-    def afresh(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
-        device = next(network.parameters()).device
-        for number, picks in enumerate(order(epoch)):
-            inputs, mixed = encoded(picks, (settings.seed * 100_003 + epoch) * 100_003 + number)
-            with torch.no_grad():
+def _fresh_batches(network: Network, data: Data, line: int) -> Batches:
+    """Batches that differ from epoch to epoch, through the frozen stages each time."""
+    settings, rows, targets = data.settings, data.rows["train"], data.targets["train"]
+    ids, device = data.examples.ids(rows), next(network.parameters()).device
+
+    def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
+        for number, picks in enumerate(_order(data, epoch)):
+            some = picks.tolist()
+            contents = data.examples.contents([rows[i] for i in some])
+            seeds = [_seed(ids[i], f"{settings.seed}/epoch {epoch}") for i in some]
+            inputs = data.task.augment(contents, network.preprocessing, settings, seeds)
+            inputs, mixed = _mixed(data, inputs, targets[picks], epoch, number)
+            with torch.no_grad(), mixed_precision(device):
                 frozen = network.below(to_device(inputs, device), line)
             yield frozen, mixed  # outside: a generator that waits inside no_grad takes the caller's gradients
 
-    return afresh if recompute else from_store
+    return batches
+
+
+def _order(data: Data, epoch: int) -> Iterator[Tensor]:
+    picks = torch.randperm(len(data.rows["train"]), generator=_generator(data.settings, epoch))
+    batches = torch.split(picks, data.settings.batch_size)
+    # a last batch of one has no variance for BatchNorm
+    yield from (batch for batch in batches if len(batch) > 1 or len(batches) == 1)
+
+
+def _generator(settings: Settings, epoch: int, purpose: str = "") -> torch.Generator:
+    seed = settings.seed * 100_003 + epoch
+    return torch.Generator().manual_seed(_seed(str(seed), purpose) if purpose else seed)
+
+
+def _mixed(data: Data, inputs: Pytree, targets: Tensor, epoch: int, number: int) -> tuple[Pytree, Tensor]:
+    seed = (data.settings.seed * 100_003 + epoch) * 100_003 + number
+    return data.task.mix(inputs, targets, data.settings, len(data.examples.classes), seed)

@@ -10,13 +10,15 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from components.core import archives, tracking
 from components.core.network import Network
 from components.tasks import Task
 
 CODE = Path(__file__).with_name("served_model.py")
+SERVING = "artifacts/served/serving.json"  # in the served model's folder: classes, preprocessing, temperature
+AGREEMENT = 1e-3  # between two ways to compute an answer's figures; a kernel's rounding is a hundredth of it
 CHUNK = 256  # records in memory at a time
 
 
@@ -77,3 +79,12 @@ def answers(
         parts.append(model.predict(pd.DataFrame({input_name: list(contents(start, stop))})))
         progress(stop, count)
     return pd.concat(parts, ignore_index=True)
+
+
+def agree(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
+    """Whether two sets of answers are the same, figures within `AGREEMENT`."""
+    (ours, shape), (theirs, expected_shape) = (tree_flatten(rows.to_dict("records")) for rows in (found, expected))
+    return shape == expected_shape and all(
+        abs(a - b) <= AGREEMENT if isinstance(a, float) and isinstance(b, float) else a == b
+        for a, b in zip(ours, theirs, strict=True)
+    )

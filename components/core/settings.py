@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Options that change where and how fast a run computes, never its result: they stay out of the digest.
-OPERATIONAL = frozenset({"search_workers", "activations", "max_rejected"})
+OPERATIONAL = frozenset({"search_workers", "activations", "cache_budget", "max_rejected"})
 
 
 def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -82,13 +82,24 @@ class Settings(BaseModel):
     augment: Literal["none", "basic", "randaugment", "trivialaugment"] = Field(
         "none", description="Augmentation: basic is random crop and flip; the others add to it."
     )
-    mixup: float = Field(0.0, ge=0, description="Alpha of mixup; 0: off.")
-    cutmix: float = Field(0.0, ge=0, description="Alpha of cutmix; 0: off.")
+    views: int = Field(
+        0, ge=0, description="Augmented views of each training example that are kept; 0: augmented afresh each epoch."
+    )
+    mixup: float = Field(
+        0.0, ge=0, description="Alpha of mixup; 0: off. Mixes activations at the thaw line where these are kept."
+    )
+    cutmix: float = Field(0.0, ge=0, description="Alpha of cutmix; 0: off. Mixes pictures, so nothing is kept.")
 
     trials: int = Field(20, ge=0, description="Trials of the search in total; 0: take the defaults.")
     search_workers: int = Field(0, ge=0, description="Processes of the search; 0: one per core.")
     activations: Literal["auto", "keep", "recompute"] = Field(
-        "auto", description="Keep what lies below the thaw line, or compute it again each epoch."
+        "auto", description="Keep what lies below the thaw line, compute it again each epoch, or what is cheaper."
+    )
+    activation_precision: Literal["float32", "float16"] = Field(
+        "float32", description="Precision of kept activations; float16 halves the disk and rounds."
+    )
+    cache_budget: float = Field(
+        50.0, ge=0, description="Gigabytes that kept activations may take; the least recently used go first."
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     seed: int = Field(0, ge=0, description="Seed of weights, batches, augmentation and search; never of splits.")
@@ -98,9 +109,13 @@ class Settings(BaseModel):
     max_rejected: float = Field(0.05, ge=0, le=1, description="Share of bad records above which the run stops.")
 
     @model_validator(mode="after")
-    def _augmented_batches_are_not_kept(self) -> Self:
-        if self.activations == "keep" and (self.augment != "none" or self.mixup or self.cutmix):
-            raise ValueError("--activations keep needs batches that stay the same, so no augmentation")
+    def _kept_batches_stay_the_same(self) -> Self:
+        if self.views and self.augment == "none":
+            raise ValueError("--views keeps augmented views, so it needs --augment")
+        if self.views and self.cutmix:
+            raise ValueError("--cutmix mixes pictures afresh in each epoch: leave out --views, or use --mixup")
+        if self.activations == "keep" and (self.cutmix or (self.augment != "none" and not self.views)):
+            raise ValueError("--activations keep can't keep what differs in each epoch: give --views, without --cutmix")
         return self
 
     def to_json(self) -> str:

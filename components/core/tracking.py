@@ -29,6 +29,7 @@ KIND = "thawline.kind"
 MODEL = "thawline.model"
 PARENT = "mlflow.parentRunId"
 BATCH = 900  # MLflow takes 1,000 entities in one call
+TAG_LENGTH = 5000  # characters that every store of MLflow takes
 
 
 def client() -> mlflow.MlflowClient:
@@ -75,6 +76,7 @@ class StepRun:
         self._client = client()
         self._shown = 0.0
         self._figure = ""
+        self._notes: list[str] = []
         self._pending: list[dict[str, float]] = []
         self._logged = 0
         self._flushed = 0.0
@@ -84,6 +86,12 @@ class StepRun:
         if done >= total or time.monotonic() - self._shown > 0.2:  # noqa: PLR2004 - seconds
             self._shown = time.monotonic()
             runs.emit(self.run_key, self.name, "progress", done=done, total=total, text=text)
+
+    def note(self, text: str) -> None:
+        """Show a decision of the step in a line of its own, and keep it as the tag `thawline.notes`."""
+        self._notes.append(text)
+        runs.emit(self.run_key, self.name, "note", text=text)
+        self.tags({"thawline.notes": "\n".join(self._notes)[:TAG_LENGTH]})
 
     def figure(self, text: str) -> None:
         """The one figure that the terminal shows beside the finished step."""

@@ -4,12 +4,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from components.core.errors import InputError
 from components.core.network import Network, Pytree, set_training
@@ -100,14 +100,23 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -
     return LambdaLR(optimizer, factor)
 
 
+class Rows(Protocol):
+    """Activations of a split, a batch at a time: kept, or computed each time they are asked for."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, rows: slice | Tensor) -> Pytree:
+        """These rows of every tensor, [B, ...]."""
+
+
 @torch.no_grad()
-def outputs_of(network: Network, line: int, inputs: Pytree, device: torch.device) -> Pytree:
+def outputs_of(network: Network, line: int, inputs: Rows, device: torch.device) -> Pytree:
     """Outputs [N, ...] for all examples, given as activations at the line."""
     network.eval()
-    count = len(tree_leaves(inputs)[0])
     parts = []
-    for start in range(0, count, EVALUATION_BATCH):
-        batch = rows_of(inputs, slice(start, start + EVALUATION_BATCH))
+    for start in range(0, len(inputs), EVALUATION_BATCH):
+        batch = inputs[start : start + EVALUATION_BATCH]
         with mixed_precision(device):
             parts.append(tree_map_only(Tensor, Tensor.float, network.above(to_device(batch, device), line)))
     return torch.cat(parts).cpu()
@@ -117,7 +126,7 @@ def fit(
     network: Network,
     line: int,
     batches: Batches,
-    validation: tuple[Pytree, Tensor],
+    validation: tuple[Rows, Tensor],
     loss: Callable[[Pytree, Tensor], Tensor],
     validate: Callable[[Pytree, Tensor], dict[str, float]],
     optimizer: torch.optim.Optimizer,

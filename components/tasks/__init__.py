@@ -38,12 +38,20 @@ class Task(Protocol):
         """Raw records as the first stage's input, exactly as the served model encodes them."""
 
     def augments(self, settings: Settings) -> bool:
-        """Whether training batches differ from epoch to epoch."""
+        """Whether training examples have to be encoded anew in each epoch; if not, what they give is kept."""
 
-    def training_batch(
-        self, contents: Sequence[bytes], targets: "Tensor", network: "Network", settings: Settings, seed: int
+    def augment(
+        self, contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
+    ) -> "Pytree":
+        """Raw records as the first stage's input, each augmented by its own seed."""
+
+    def mix(
+        self, inputs: "Pytree", targets: "Tensor", settings: Settings, classes: int, seed: int
     ) -> "tuple[Pytree, Tensor]":
-        """An augmented batch at the input and its targets (which mixing may soften)."""
+        """A batch whose examples and targets are mixed if the settings say so.
+
+        `inputs` are activations at the thaw line, or the first stage's input where `augments` holds.
+        """
 
     def targets(self, labels: Sequence[str], classes: Sequence[str]) -> "Tensor":
         """Labels as the tensor that `loss` compares outputs with."""
@@ -61,6 +69,9 @@ class Task(Protocol):
 
     def calibrate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
         """What serving needs beside the weights, fitted on rows that nothing else has seen."""
+
+    def answers(self, outputs: "Pytree", serving: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """An answer for each row, exactly as the served model gives it; `serving` is its serving.json."""
 
     def evaluate(
         self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]

@@ -11,12 +11,22 @@ from torchvision.transforms import InterpolationMode, v2
 
 from components.core import pictures
 from components.core.backbones import build_backbone
-from components.core.classification import calibrate, class_weights, evaluate, loss, scores, targets, validate
+from components.core.classification import calibrate, class_weights, evaluate, loss, mixup, scores, targets, validate
 from components.core.errors import RejectedRecord
-from components.core.network import Network
+from components.core.network import Network, Pytree
+from components.core.pictures import answers
 from components.core.settings import Settings
 
-__all__ = ["calibrate", "class_weights", "evaluate", "loss", "scores", "targets", "validate"]  # as every classification
+__all__ = [
+    "answers",
+    "calibrate",
+    "class_weights",
+    "evaluate",
+    "loss",
+    "scores",
+    "targets",
+    "validate",
+]  # as every classification
 
 metric = "accuracy"
 input_name = "image"
@@ -68,20 +78,33 @@ def _thumbnail(content: bytes) -> bytes:
 
 
 def augments(settings: Settings) -> bool:
-    """Whether training batches differ from epoch to epoch."""
-    return settings.augment != "none" or settings.mixup > 0 or settings.cutmix > 0
+    """Whether pictures are augmented or mixed afresh in each epoch."""
+    return (settings.augment != "none" and not settings.views) or settings.cutmix > 0
 
 
-def training_batch(
-    contents: Sequence[bytes], targets: Tensor, network: Network, settings: Settings, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Augmented pictures [B, 3, size, size]; mixup and cutmix make the targets soft, [B, classes]."""
+def augment(
+    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
+) -> Tensor:
+    """Augmented pictures [B, 3, size, size]."""
+    transform = _augmentation(settings, preprocessing)
+    inputs = []
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        for content, seed in zip(contents, seeds, strict=True):
+            torch.manual_seed(seed)
+            inputs.append(transform(pictures.decode(content)))
+    return torch.stack(inputs)
+
+
+def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Pytree, Tensor]:
+    """Mixup of pictures or activations; with cutmix, one of the two on pictures, drawn for each batch."""
+    if not settings.cutmix:
+        return mixup(inputs, targets, settings.mixup, classes, seed)
+    choices = [v2.CutMix(alpha=settings.cutmix, num_classes=classes)]
+    choices += [v2.MixUp(alpha=settings.mixup, num_classes=classes)] if settings.mixup else []
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transform = _augmentation(settings, network.preprocessing)
-        inputs = torch.stack([transform(pictures.decode(content)) for content in contents])
-        classes = network.head[-1].out_features  # type: ignore[index]  # both heads are Sequential
-        return _mix(inputs, targets, settings, classes)
+        mixed: tuple[Tensor, Tensor] = v2.RandomChoice(choices)(inputs, targets)
+    return mixed
 
 
 def _augmentation(settings: Settings, preprocessing: Mapping[str, Any]) -> Any:  # noqa: ANN401 - torchvision is untyped
@@ -104,12 +127,3 @@ def _augmentation(settings: Settings, preprocessing: Mapping[str, Any]) -> Any: 
             v2.Normalize(preprocessing["mean"], preprocessing["std"]),
         ]
     )
-
-
-def _mix(inputs: Tensor, targets: Tensor, settings: Settings, classes: int) -> tuple[Tensor, Tensor]:
-    choices = [v2.MixUp(alpha=settings.mixup, num_classes=classes)] if settings.mixup else []
-    choices += [v2.CutMix(alpha=settings.cutmix, num_classes=classes)] if settings.cutmix else []
-    if not choices:
-        return inputs, targets
-    mixed: tuple[Tensor, Tensor] = v2.RandomChoice(choices)(inputs, targets)
-    return mixed

@@ -153,7 +153,8 @@ def test_a_failing_trial_fails_the_step(
     (tmp_path / "own").mkdir()
     (tmp_path / "own/__init__.py").write_text("")
     (tmp_path / "own/task.py").write_text(
-        "from tests.toy import *\nfrom tests.toy import build, check, encode, augments, input_name, metric\n"
+        "from tests.toy import *\n"
+        "from tests.toy import build, check, encode, augment, augments, input_name, metric, mix\n"
         "def loss(*_):\n    raise ArithmeticError('no loss today')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

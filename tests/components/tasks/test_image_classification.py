@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from components.core import pictures
 from components.core.errors import InputError, RejectedRecord
@@ -85,19 +85,19 @@ def test_resize_is_overlaid(network: Network) -> None:
     assert network.preprocessing["mode"] == "crop"
 
 
-def batch(settings: Settings, network: Network, seed: int, targets: Sequence[int] = (0, 1, 2, 0)) -> tuple:
-    contents = [picture(seed=i) for i in range(len(targets))]
-    return image_classification.training_batch(contents, torch.tensor(targets), network, settings, seed)
+def augmented(settings: Settings, network: Network, seeds: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
+    contents = [picture(seed=i) for i in range(len(seeds))]
+    return image_classification.augment(contents, network.preprocessing, settings, seeds)
 
 
 @pytest.mark.parametrize("augment", ["basic", "randaugment", "trivialaugment"])
 def test_augmentation_is_seeded(augment: str, network: Network) -> None:
-    """The same seed gives the same batch, another seed another; both fit the network and keep the targets."""
+    """Each picture depends on its own seed and on nothing else in its batch; batches fit the network."""
     settings = SMALL.model_copy(update={"augment": augment})
-    one, same, other = (batch(settings, network, seed)[0] for seed in (1, 1, 2))
+    one, same, other = (augmented(settings, network, seeds) for seeds in ((1, 2, 3), (1, 2, 3), (7, 2, 8)))
     assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert one.shape == (4, 3, 32, 32)
+    assert [torch.equal(a, b) for a, b in zip(one, other, strict=True)] == [False, True, False]
+    assert one.shape == (3, 3, 32, 32)
     assert torch.isfinite(one).all()
 
 
@@ -106,18 +106,31 @@ def test_augmentation_leaves_the_global_generator_alone(network: Network) -> Non
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    batch(SMALL.model_copy(update={"augment": "basic"}), network, 1)
+    settings = SMALL.model_copy(update={"augment": "basic", "cutmix": 1.0})
+    image_classification.mix(augmented(settings, network), torch.tensor([0, 1, 2, 0]), settings, 3, 1)
     assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0, "augment": "basic"}])
 def test_mixing_makes_soft_targets(mixing: dict[str, object], network: Network) -> None:
-    """Mixup and cutmix give each row a share of two classes, which the loss takes."""
-    settings = SMALL.model_copy(update=mixing)
-    inputs, targets = batch(settings, network, 3)
-    assert targets.shape == (4, 3)
-    torch.testing.assert_close(targets.sum(1), torch.ones(4))
-    assert torch.isfinite(image_classification.loss(network(inputs), targets, 0.1, None))
+    """Mixup and cutmix give each row a share of two classes, which the loss takes; the seed decides."""
+    settings, targets = SMALL.model_copy(update=mixing), torch.tensor([0, 1, 2, 0])
+    pictures = augmented(settings, network)
+    inputs, soft = image_classification.mix(pictures, targets, settings, 3, 3)
+    assert soft.shape == (4, 3)
+    torch.testing.assert_close(soft.sum(1), torch.ones(4))
+    assert torch.isfinite(image_classification.loss(network(inputs), soft, 0.1, None))
+    assert torch.equal(image_classification.mix(pictures, targets, settings, 3, 3)[0], inputs)
+    assert not torch.equal(image_classification.mix(pictures, targets, settings, 3, 4)[0], inputs)
+
+
+def test_mixup_acts_on_activations() -> None:
+    """Mixup takes any tree of tensors [B, ...]; numbers that are no floats stay as they are."""
+    tree = {"maps": torch.arange(12.0).view(2, 3, 2), "lengths": torch.tensor([3, 2])}
+    mixed, soft = image_classification.mix(tree, torch.tensor([0, 1]), SMALL.model_copy(update={"mixup": 1.0}), 2, 0)
+    share = soft[0, 0]
+    torch.testing.assert_close(mixed["maps"][0], tree["maps"][0] * share + tree["maps"][1] * (1 - share))
+    assert torch.equal(mixed["lengths"], tree["lengths"])
 
 
 def test_without_augmentation_a_picture_is_what_is_served(network: Network) -> None:
@@ -129,10 +142,16 @@ def test_without_augmentation_a_picture_is_what_is_served(network: Network) -> N
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({}, False), ({"augment": "basic"}, True), ({"mixup": 0.1}, True), ({"cutmix": 1.0}, True)],
+    [
+        ({}, False),
+        ({"augment": "basic"}, True),
+        ({"augment": "basic", "views": 4}, False),
+        ({"mixup": 0.1}, False),
+        ({"cutmix": 1.0}, True),
+    ],
 )
 def test_augmenting_is_recognised(options: dict[str, object], *, expected: bool) -> None:
-    """Activations are kept only where batches don't change."""
+    """Activations are kept only where what they are computed from stays the same."""
     assert image_classification.augments(SMALL.model_copy(update=options)) is expected
 
 

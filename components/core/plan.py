@@ -1,0 +1,254 @@
+"""Keep or recompute: measured on a few examples before a pass, decided within the budget, told in one line."""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from components.core import activations, cache, segments
+from components.core.activations import Pass, Progress, Wanted
+from components.core.engines import choose, eager
+from components.core.errors import InputError
+from components.core.network import Network, Pytree
+from components.core.training import Rows, mixed_precision, to_device
+
+SAMPLE = 16  # examples that are measured; a pass of fewer is not worth a measurement
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the user decided about activations."""
+
+    mode: str  # auto, keep or recompute
+    precision: str  # float32 or float16
+    budget: float  # bytes that the store may take
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured, and what follows for one line."""
+
+    examples: int
+    missing: int
+    row_bytes: int
+    encode: float  # seconds an example
+    engine: float  # seconds an example below the line, by the engine that was chosen
+    eager: float  # the same by PyTorch
+    transfer: float  # seconds to write or read one row
+    uses: float  # times that every example is needed
+
+    @property
+    def bytes(self) -> int:
+        """What the new rows take on the disk."""
+        return self.missing * self.row_bytes
+
+    @property
+    def keep(self) -> float:
+        """Seconds of computing what is missing once and reading all rows each time."""
+        computed = self.missing * (self.encode + self.engine + self.transfer)
+        return computed + self.uses * self.examples * self.transfer
+
+    @property
+    def recompute(self) -> float:
+        """Seconds of computing all rows each time."""
+        return self.uses * self.examples * (self.encode + self.engine)
+
+    @property
+    def usual(self) -> float:
+        """Seconds of the usual loop, which runs the frozen stages by PyTorch in every epoch."""
+        return self.uses * self.examples * (self.encode + self.eager)
+
+
+class _Timed(NamedTuple):
+    outputs: list[Pytree]  # at each line
+    seconds: float  # per example
+
+
+class Recomputed:
+    """Rows that are computed each time they are asked for."""
+
+    def __init__(self, network: Network, line: int, wanted: Wanted) -> None:
+        self._network, self._line, self._wanted = network, line, wanted
+
+    def __len__(self) -> int:
+        return len(self._wanted.keys)
+
+    def __getitem__(self, rows: slice | Tensor) -> Pytree:
+        """These rows of every tensor, [B, ...], on the network's device."""
+        positions = torch.arange(len(self))[rows].tolist()
+        return activations.in_fixed_batches(self._below, self._wanted.encode(positions))[0]
+
+    def _below(self, inputs: Pytree) -> list[Pytree]:
+        device = next(self._network.parameters()).device
+        modules = self._network.stages[: self._line]
+        if any(module.training for module in modules):
+            raise RuntimeError("a frozen stage is in training mode")
+        with torch.no_grad(), mixed_precision(device):
+            return [self._network.below(to_device(inputs, device), self._line)]
+
+
+def rows_at(
+    network: Network,
+    lines: Mapping[int, float],
+    wanted: Wanted,
+    policy: Policy,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> dict[int, Rows]:
+    """Activations of these examples at each line, kept or recomputed, whichever is cheaper within the budget.
+
+    Args:
+        network: On its device; put into evaluation mode.
+        lines: Thaw lines, and how often every example will be asked for there.
+        wanted: The examples.
+        policy: Mode, precision and budget.
+        say: Takes the decision, one line for each pass.
+        progress: Called with examples done, in total, and what is done.
+
+    Raises:
+        InputError: Activations have to be kept and don't fit on the disk.
+    """
+    network.eval()
+    recomputed: dict[int, Rows] = {line: Recomputed(network, line, wanted) for line in lines}
+    kept = [line for line in sorted(lines, reverse=True) if line > 0]  # at the bottom there is nothing to keep
+    if policy.mode == "recompute" or not kept:
+        return recomputed
+    spaces = activations.spaces(network, policy.precision)
+    for work in activations.passes(spaces, kept, wanted.keys):
+        _carry_out(network, spaces, work, lines, wanted, policy, say, progress)
+    found = {line: activations.stored(spaces[line], wanted.keys) for line in kept}
+    return recomputed | {line: rows for line, rows in found.items() if rows is not None}
+
+
+def _carry_out(
+    network: Network,
+    spaces: Sequence[Path],
+    work: Pass,
+    lines: Mapping[int, float],
+    wanted: Wanted,
+    policy: Policy,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> None:
+    activations.store().mkdir(parents=True, exist_ok=True)
+    source = activations.source(spaces, work, wanted)
+    sample, encode = _timed_sample(source, work.positions[:SAMPLE])
+    reference = engine = eager(network, work.lines, work.start)
+    reason = ""
+    short = len(work.positions) <= activations.BATCH  # one batch: not worth a measurement, nor a word
+    if not short:
+        exports = activations.store() / cache.ENGINES
+        engine, reason = choose(network, work.lines, sample, len(work.positions), exports, work.start)
+    slow, fast = (_timed(one.run, sample) for one in (reference, engine))
+    costs, losses = {}, []
+    for line, exact in zip(work.lines, fast.outputs, strict=True):
+        rows = activations.as_kept(exact, policy.precision)
+        losses.append(_precision_loss(exact, rows))
+        costs[line] = Cost(
+            examples=len(wanted.keys),
+            missing=len(work.positions),
+            row_bytes=_row_bytes(rows),
+            encode=encode,
+            engine=fast.seconds,
+            eager=slow.seconds,
+            transfer=_transfer(rows),
+            uses=lines[line],
+        )
+    protected = [spaces[line] for line in lines]
+    chosen = _affordable(costs, policy, cache.free_for(activations.store(), policy.budget, protected))
+    if not short:
+        say(_sentence(len(network.stages), costs, chosen, reason, max(losses)))
+    cache.make_room(activations.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
+    for line in chosen:
+        activations.describe(spaces[line], network, line, policy.precision)
+    if chosen:
+        activations.fill(spaces, work, chosen, wanted.keys, source, engine, policy.precision, progress)
+
+
+def _affordable(costs: Mapping[int, Cost], policy: Policy, room: float) -> list[int]:
+    """The lines to keep: all that are asked to be, or those that pay off and for which there is room.
+
+    Raises:
+        InputError: Activations have to be kept and don't fit.
+    """
+    chosen: list[int] = []
+    for line in sorted(costs, reverse=True):  # higher lines first: they are small, and asked for most
+        cost = costs[line]
+        fits = cost.bytes <= room
+        if policy.mode == "keep" and not fits:
+            raise InputError(
+                f"Activations of {cost.bytes / GIGABYTE:.2g} GB are to be kept, and there is room for "
+                f"{max(0.0, room) / GIGABYTE:.2g} GB.",
+                "Raise --cache-budget, free the disk, or use --activations auto.",
+            )
+        if policy.mode == "keep" or (fits and cost.keep <= cost.recompute):
+            chosen.append(line)
+            room -= cost.bytes
+    return sorted(chosen)
+
+
+def _timed_sample(source: Callable[[Sequence[int]], Pytree], positions: Sequence[int]) -> tuple[Pytree, float]:
+    """A batch of these examples where the pass starts, and the seconds that one of them took."""
+    begin = time.perf_counter()
+    sample = source(positions)
+    return sample, (time.perf_counter() - begin) / len(positions)
+
+
+def _timed(run: Callable[[Pytree], list[Pytree]], sample: Pytree) -> _Timed:
+    begin = time.perf_counter()
+    outputs = run(sample)
+    return _Timed(outputs, (time.perf_counter() - begin) / len(tree_leaves(sample)[0]))
+
+
+def _transfer(rows: Pytree) -> float:
+    """Seconds to write one row; reading it takes no longer, from memory or from the same disk."""
+    with tempfile.TemporaryDirectory(dir=activations.store()) as folder:
+        writer, count = segments.Writer(Path(folder), ""), len(tree_leaves(rows)[0])
+        writer.append([bytes(32)] * count, rows)  # makes its folder
+        begin = time.perf_counter()
+        writer.append([bytes(32)] * count, rows)
+        return (time.perf_counter() - begin) / count
+
+
+def _row_bytes(rows: Pytree) -> int:
+    leaves = tree_leaves(rows)
+    return int(sum(leaf.nbytes for leaf in leaves)) // len(leaves[0])
+
+
+def _precision_loss(exact: Pytree, rows: Pytree) -> float:
+    """The largest rounding error, relative to the largest activation."""
+    pairs = zip(tree_leaves(exact), tree_leaves(rows), strict=True)
+    return max(float((a - b.to(a.dtype)).abs().max() / a.abs().max().clamp(min=1e-30)) for a, b in pairs)
+
+
+def _sentence(stages: int, costs: Mapping[int, Cost], chosen: Sequence[int], reason: str, loss: float) -> str:
+    """The decision in one line: what, how large, what it saves, and why."""
+    some = next(iter(costs.values()))
+    parts = []
+    if chosen:
+        size = sum(costs[line].bytes for line in chosen) / 1e6
+        saved = sum(cost.usual - cost.keep for line, cost in costs.items() if line in chosen)
+        rounding = f", rounded to float16 with an error of {loss:.1e} of the largest" if loss else ""
+        parts.append(
+            f"kept below {_named(stages, chosen)}: {size:,.0f} MB for {some.missing:,} new of {some.examples:,} "
+            f"examples{rounding}, saves about {saved:,.0f} s of the usual loop"
+        )
+    for line in sorted(costs.keys() - set(chosen)):
+        dear = costs[line].keep > costs[line].recompute
+        why = "keeping them would take longer" if dear else "there is no room for them"
+        parts.append(f"recomputed below {_named(stages, [line])}: {costs[line].bytes / 1e6:,.0f} MB, {why}")
+    return f"Activations {'; '.join(parts)} ({reason})"
+
+
+def _named(stages: int, lines: Sequence[int]) -> str:
+    thawed = [stages - line for line in sorted(lines, reverse=True)]
+    names = ["the head"] if 0 in thawed else []
+    depths = [str(depth) for depth in thawed if depth]
+    return " and ".join([*names, *([f"{', '.join(depths)} thawed stage{'s' * (depths != ['1'])}"] if depths else [])])

@@ -1,0 +1,166 @@
+"""Keep or recompute: what is decided, and that both give the same rows."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.core import activations, cache, plan, segments
+from components.core.activations import Wanted, row_key
+from components.core.errors import InputError
+from components.core.network import Network
+from components.core.plan import Cost, Policy, Recomputed, rows_at
+from components.core.segments import Rows
+
+COUNT = 90
+INPUTS = torch.randn(COUNT, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+KEYS = [row_key(str(i)) for i in range(COUNT)]
+
+
+def network() -> Network:
+    torch.manual_seed(0)
+    stages = [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, stride=2), nn.Flatten()]
+    return Network(stages, nn.Linear(36, 2), {}).to(memory_format=torch.channels_last)
+
+
+def encode(positions: Sequence[int]) -> Tensor:
+    return INPUTS[list(positions)]
+
+
+def asked(lines: dict[int, float], mode: str = "auto", precision: str = "float32", budget: float = 1e9) -> tuple:
+    said: list[str] = []
+    wanted = Wanted(KEYS, encode)
+    rows = rows_at(network(), lines, wanted, Policy(mode, precision, budget), said.append, lambda *_: None)
+    return rows, said
+
+
+def expected(line: int) -> Tensor:
+    with torch.no_grad():
+        return network().below(INPUTS, line)
+
+
+@pytest.mark.parametrize("mode", ["auto", "keep", "recompute"])
+def test_kept_and_recomputed_rows_are_the_same(mode: str, home: Path) -> None:
+    """Whatever is decided, the rows at every line are what the frozen stages give."""
+    rows, _ = asked({0: 5, 1: 5, 3: 100}, mode)
+    picks = torch.tensor([80, 3, 41])
+    for line in (0, 1, 3):
+        assert len(rows[line]) == COUNT
+        torch.testing.assert_close(rows[line][picks], expected(line)[picks], rtol=0, atol=1e-6)
+
+
+def test_the_user_overrides(home: Path) -> None:
+    """Keep keeps, recompute keeps nothing, and neither depends on what was measured."""
+    rows, said = asked({3: 1.0}, "recompute")
+    assert isinstance(rows[3], Recomputed)
+    assert said == []
+    assert not activations.store().exists()
+    rows, [sentence] = asked({3: 1.0}, "keep")
+    assert isinstance(rows[3], Rows)
+    assert "kept below the head" in sentence
+
+
+def test_the_input_is_never_kept(home: Path) -> None:
+    """With everything thawed there is nothing to compute once."""
+    rows, said = asked({0: 5.0}, "keep")
+    assert isinstance(rows[0], Recomputed)
+    assert said == []
+
+
+def test_the_cheaper_way_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a row costs more to read than to compute, it is computed again; where it costs less, it is kept."""
+    monkeypatch.setattr(plan, "_transfer", lambda _rows: 1.0)
+    rows, [sentence] = asked({1: 10.0})
+    assert isinstance(rows[1], Recomputed)
+    assert "recomputed below 2 thawed stages" in sentence
+    assert "would take longer" in sentence
+    monkeypatch.setattr(plan, "_transfer", lambda _rows: 0.0)
+    rows, [sentence] = asked({1: 10.0})
+    assert isinstance(rows[1], Rows)
+    assert "saves about" in sentence
+
+
+def test_costs_are_those_of_the_work() -> None:
+    """Keeping computes what is missing once and reads every epoch; recomputing computes all in every epoch."""
+    cost = Cost(examples=100, missing=10, row_bytes=4, encode=1.0, engine=2.0, eager=5.0, transfer=0.1, uses=3.0)
+    assert cost.keep == pytest.approx(10 * 3.1 + 3 * 100 * 0.1)
+    assert cost.recompute == 3 * 100 * 3.0
+    assert cost.usual == 3 * 100 * 6.0
+
+
+def test_the_budget_decides_line_by_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Higher lines come first; a line that does not fit into the budget is recomputed, and the line says so."""
+    monkeypatch.setattr(plan, "_transfer", lambda _rows: 0.0)
+    size = COUNT * 36 * 4
+    rows, [sentence] = asked({1: 10.0, 3: 10.0}, budget=size * 1.5)
+    assert isinstance(rows[3], Rows)
+    assert isinstance(rows[1], Recomputed)
+    assert "kept below the head: 0 MB" in sentence
+    assert "recomputed below 2 thawed stages: 0 MB, there is no room" in sentence
+    assert sum(entry.bytes for entry in cache.entries(activations.store())) < size * 1.5
+
+
+def test_keeping_what_does_not_fit_is_refused(home: Path) -> None:
+    """Keeping beyond the budget is an error that names the mend, before anything is computed."""
+    with pytest.raises(InputError, match="cache-budget"):
+        asked({1: 10.0}, "keep", budget=1000)
+
+
+def test_others_make_room(home: Path) -> None:
+    """Activations that nobody asks for now go when the budget needs their place."""
+    asked({1: 10.0}, "keep")
+    old = cache.spaces(activations.store())
+    asked({3: 10.0}, "keep", budget=COUNT * 36 * 4 + 10_000)
+    new = cache.spaces(activations.store())
+    assert (old[0]["line"], [space["line"] for space in new]) == (1, [3])
+
+
+def test_what_is_there_is_not_planned_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second request measures nothing and says nothing."""
+    asked({1: 5.0}, "keep")
+    monkeypatch.setattr(plan, "choose", None)
+    rows, said = asked({1: 5.0})
+    assert isinstance(rows[1], Rows)
+    assert said == []
+
+
+def test_one_batch_is_kept_without_a_word(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few new examples are not worth a measurement, whatever it would say; the budget holds for them too."""
+    monkeypatch.setattr(plan, "choose", None)
+    monkeypatch.setattr(plan, "_transfer", lambda _rows: 0.0)
+    monkeypatch.setattr("tests.components.core.test_plan.KEYS", KEYS[:20])
+    for budget, kind in ((0.0, Recomputed), (1e9, Rows)):
+        rows, said = asked({3: 5.0}, budget=budget)
+        assert isinstance(rows[3], kind)
+        assert said == []
+
+
+def test_the_error_of_float16_is_told(home: Path) -> None:
+    """Half precision says how much it rounds, relative to the largest activation, and that is what it rounds."""
+    rows, [sentence] = asked({3: 5.0}, "keep", "float16")
+    told = float(sentence.partition("an error of ")[2].split()[0])
+    error = float((rows[3][0:COUNT] - expected(3)).abs().max() / expected(3).abs().max())
+    assert 0 < told < 5e-4
+    assert 0 < error < 5e-4
+
+
+def test_a_damaged_store_is_mended(home: Path) -> None:
+    """Bytes that changed on the disk are computed again and never trained on."""
+    asked({1: 5.0}, "keep")
+    [data] = activations.store().glob("*/*/0.bin")
+    data.write_bytes(bytes(data.stat().st_size))
+    segments._VERIFIED.clear()
+    rows, [sentence] = asked({1: 5.0}, "keep")
+    assert f"{COUNT} new of {COUNT}" in sentence
+    torch.testing.assert_close(rows[1][0:COUNT], expected(1), rtol=0, atol=1e-6)
+
+
+def test_a_store_that_is_gone_is_no_fault(home: Path) -> None:
+    """Removing the store costs computing, nothing else."""
+    asked({1: 5.0}, "keep")
+    shutil.rmtree(activations.store())
+    rows, _ = asked({1: 5.0}, "keep")
+    torch.testing.assert_close(rows[1][0:COUNT], expected(1), rtol=0, atol=1e-6)
