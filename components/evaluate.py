@@ -14,7 +14,6 @@ import pandas as pd
 
 from components.core import figures, registry, revision, tracking
 from components.core.checkpoints import load_checkpoint
-from components.core.errors import ExpectedError
 from components.core.evaluation import Evaluation
 from components.core.network import Network
 from components.core.phases import Data, open_data, outputs
@@ -119,7 +118,7 @@ def _answers(served: Path, checkpoint: Path, data: Data, run: tracking.StepRun, 
         logits = outputs(network, data, facts["thawed"], "test", run.note, run.progress)
         found = pd.DataFrame(data.task.answers(logits, serving))
         equal = agree(found.iloc[some].reset_index(drop=True), expected)
-    except (ExpectedError, KeyError, OSError, RuntimeError, ValueError) as error:  # of another version of Thawline
+    except Exception as error:  # noqa: BLE001 - a model of another version may fail anyhow; it is served all the same
         run.note(f"The {who} can't be rebuilt here, so its served model answers all rows: {type(error).__name__}")
         return ask(range(len(rows)))
     if not equal:

@@ -1,6 +1,13 @@
-"""The disk that activations and exported stages take: what is there, a budget, and the least recently used first."""
+"""The disk that activations and exported stages take: what is there, a budget, and the least recently used first.
 
+Nothing here imports torch, so that `thawline cache` answers at once.
+"""
+
+import contextlib
 import json
+import math
+import os
+import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -8,10 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core import segments
+from filelock import FileLock, Timeout
+
+from components.core import runs
+from components.core.errors import InputError
 
 ENGINES = "engines"  # folder of exported stages, beside the spaces
 RESERVE = 1 << 30  # bytes of the disk that stay free whatever the budget says
+KEY, RECORD = 32, 36  # bytes of a key, and of its record in a segment's index
+BEING_WRITTEN = 600.0  # seconds between two batches of a pass, at most
+LEFT_BEHIND = 3600.0  # seconds after which nobody works in a hidden folder any more
+_MEASUREMENT = "tmp"  # how folders begin in which the plan measures the disk
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,31 @@ class Entry:
     bytes: int
     last_used: float  # seconds since the epoch
 
+    @property
+    def is_export(self) -> bool:
+        """Whether these are exported stages."""
+        return self.folder.parent.name == ENGINES
+
+
+def store() -> Path:
+    """The folder of all activations: `THAWLINE_ACTIVATIONS` if it names a folder, else one in the home."""
+    given = os.environ.get("THAWLINE_ACTIVATIONS", "")
+    return Path(given) if given and "://" not in given else runs.home() / "activations"
+
+
+def shared_prefix() -> str:
+    """The S3 prefix that the store is synchronised with, without a slash at its end; empty if there is none.
+
+    Raises:
+        InputError: `THAWLINE_ACTIVATIONS` is an address, but none of a bucket.
+    """
+    given = os.environ.get("THAWLINE_ACTIVATIONS", "").rstrip("/")
+    if "://" not in given and not given.endswith(":"):
+        return ""
+    if not given.removeprefix("s3://").partition("/")[0] or not given.startswith("s3://"):
+        raise InputError(f"THAWLINE_ACTIVATIONS can't be {given!r}.", "Name a folder, or s3://bucket/prefix.")
+    return given
+
 
 def entries(store: Path) -> list[Entry]:
     """Everything in the store, least recently used first."""
@@ -30,23 +69,35 @@ def entries(store: Path) -> list[Entry]:
 
 
 def spaces(store: Path) -> list[dict[str, Any]]:
-    """A row per space for people: network, line, examples, bytes, engines and last use; the newest first."""
+    """A row per space for people: network, line, examples, bytes, engines and last use; the latest first."""
+    found: dict[Path, list[Entry]] = {}
+    for entry in entries(store):
+        if not entry.is_export:
+            found.setdefault(entry.folder.parent, []).append(entry)
     rows = []
-    for facts in store.glob("*/space.json"):
-        opened = segments.segments(facts.parent)
-        if not opened:
-            continue
+    for space, segments in found.items():
+        facts = {"weights_digest": "", "line": 0, "stages": 0, "precision": ""} | _read(space / "space.json")
+        keys: set[bytes] = set()
+        for segment in segments:
+            keys.update(keys_of(segment.folder))
         rows.append(
             {
-                "space": facts.parent.name,
-                **json.loads(facts.read_text()),
-                "examples": len({key for segment in opened for key in segment.keys}),
-                "bytes": sum(_size(segment.folder) for segment in opened),
-                "engines": sorted({segment.engine for segment in opened}),
-                "last_used": max(segments.last_used(segment.folder) for segment in opened),
+                "space": space.name,
+                **facts,
+                "examples": len(keys),
+                "bytes": sum(segment.bytes for segment in segments),
+                "engines": sorted({str(_read(s.folder / "segment.json").get("engine", "?")) for s in segments}),
+                "last_used": max(segment.last_used for segment in segments),
             }
         )
     return sorted(rows, key=lambda row: -float(row["last_used"]))
+
+
+def keys_of(segment: Path) -> Iterator[bytes]:
+    """The keys in a segment's index; none if it is gone."""
+    with contextlib.suppress(OSError):
+        index = (segment / "index").read_bytes()
+        yield from (index[i : i + KEY] for i in range(0, len(index) - RECORD + 1, RECORD))
 
 
 def free_for(store: Path, budget: float, protected: Collection[Path]) -> float:
@@ -72,34 +123,104 @@ def make_room(store: Path, needed: float, budget: float, protected: Collection[P
     Returns:
         What was removed.
     """
+    removed = _surplus(store, needed, budget, protected)
+    for entry in removed:
+        remove(entry.folder)
+    return removed
+
+
+def prune(store: Path, budget: float, older_than: float = math.inf, *, dry_run: bool = False) -> list[Entry]:
+    """Remove what was not used for `older_than` seconds, then the least recently used beyond `budget` bytes.
+
+    Returns:
+        What was removed; with `dry_run` what would be.
+    """
+    chosen = _surplus(store, 0, budget, older_than=older_than)
+    if not dry_run:
+        for entry in chosen:
+            remove(entry.folder)
+        for facts in store.glob("*/space.json"):
+            if not any(facts.parent.glob("*/segment.json")):
+                facts.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # not empty: a process begins a segment just now
+                    facts.parent.rmdir()
+    return chosen
+
+
+def remove(folder: Path) -> None:
+    """Remove a segment or an export; who has it open keeps reading it."""
+    gone = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        folder.rename(gone)  # at once: half of it is never seen
+    except FileNotFoundError:
+        return  # another process was faster
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def sweep(store: Path, *, dry_run: bool = False) -> int:
+    """Remove what killed processes left: half removals and downloads, half exports, locks of what is gone.
+
+    A lock that is held stays, and so does what it protects.
+
+    Returns:
+        How many there were.
+    """
+    hidden = [path for path in store.glob("[!.]*/.*") if path.name.count(".") > 1]
+    hidden += [path for path in store.glob(f"{_MEASUREMENT}*") if path.is_dir()]
+    hidden = [path for path in hidden if _newest(path) < time.time() - LEFT_BEHIND]
+    parts = [path for path in (store / ENGINES).glob("*.part") if not _held(path.with_suffix(".lock"))]
+    locks = [*store.glob("[!.]*.lock"), *(store / ENGINES).glob("[!.]*.lock")]
+    locks = [path for path in locks if not path.with_suffix("").exists() and not _held(path)]
+    if not dry_run:
+        for path in (*hidden, *parts):
+            path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+        for path in locks:
+            with contextlib.suppress(Timeout, OSError), FileLock(path, timeout=0):
+                path.unlink()  # who waits for it looks for the file again
+    return len(hidden) + len(parts) + len(locks)
+
+
+def _surplus(
+    store: Path, needed: float, budget: float, protected: Collection[Path] = (), older_than: float = math.inf
+) -> list[Entry]:
     found = entries(store)
     total = sum(entry.bytes for entry in found)
     disk = shutil.disk_usage(store).free - RESERVE if store.exists() else needed
-    removed = []
+    now, chosen = time.time(), []
+    writing = any(_held(lock) for lock in store.glob("[!.]*.lock"))
     for entry in found:
-        if total + needed <= budget and needed <= disk:
+        if total + needed <= budget and needed <= disk and entry.last_used >= now - older_than:
             break
-        if entry.folder.parent not in protected:
-            segments.remove(entry.folder)
+        busy = writing and not entry.is_export and _newest(entry.folder / "index") > now - BEING_WRITTEN
+        if entry.folder.parent not in protected and not busy:
             total, disk = total - entry.bytes, disk + entry.bytes
-            removed.append(entry)
-    return removed
+            chosen.append(entry)
+    return chosen
 
 
-def prune(store: Path, budget: float, older_than: float) -> list[Entry]:
-    """Remove what was not used for `older_than` seconds, then the least recently used beyond `budget` bytes."""
-    old = [entry for entry in entries(store) if entry.last_used < time.time() - older_than]
-    for entry in old:
-        segments.remove(entry.folder)
-    removed = [*old, *make_room(store, 0, budget)]
-    for facts in store.glob("*/space.json"):
-        if not any(facts.parent.glob("*/segment.json")):
-            shutil.rmtree(facts.parent, ignore_errors=True)
-    return removed
+def _held(lock: Path) -> bool:
+    """Whether a process holds a lock."""
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except (Timeout, OSError):  # or another user's
+        return True
+
+
+def _newest(path: Path) -> float:
+    """When anything in a folder, or a file, was last written; 0 if it is gone."""
+    newest = 0.0
+    for one in (path, *path.rglob("*")):
+        with contextlib.suppress(OSError):
+            newest = max(newest, one.stat().st_mtime)
+    return newest
 
 
 def _stamps(store: Path) -> Iterator[Path]:
-    yield from store.glob("[!.]*/[!.]*/segment.json")
+    segments = store.glob("[!.]*/[!.]*/segment.json")
+    yield from (path for path in segments if not path.parts[-3].startswith(_MEASUREMENT))
     yield from (store / ENGINES).glob("[!.]*/facts.json")
 
 
@@ -108,6 +229,14 @@ def _facts(stamp: Path) -> tuple[int, float]:
         return _size(stamp.parent), stamp.stat().st_mtime
     except FileNotFoundError:  # another process evicts too
         return 0, 0.0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if it is gone or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _size(folder: Path) -> int:

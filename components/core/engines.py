@@ -89,7 +89,7 @@ def choose(
 
 def _fastest(plain: Engine, prefix: Prefix, count: int, folder: Path) -> tuple[Engine, str]:
     begin = time.monotonic()
-    plain.run(prefix.sample)
+    expected = plain.run(prefix.sample)
     if (time.monotonic() - begin) / len(prefix.leaves[0]) * count * GAIN > OVERHEAD:
         plain = replace(plain, seconds=_seconds(plain, prefix.sample))
     if not plain.seconds * count * GAIN > OVERHEAD:
@@ -103,8 +103,8 @@ def _fastest(plain: Engine, prefix: Prefix, count: int, folder: Path) -> tuple[E
             continue
         try:
             name, flat, note = _compiled(prefix) if way == "compile" else _onnxruntime(prefix, way, place)
-            engine = _engine(name, flat, prefix, plain)
-            _check_equal(engine, plain, prefix)
+            engine = _engine(name, flat, prefix, expected)
+            _check_equal(engine, plain, prefix, expected)
             engine = replace(engine, seconds=_seconds(engine, prefix.sample))
         except Exception as error:  # noqa: BLE001 - exporters and engines raise almost anything; eager remains
             reasons.append(f"{way}: {first_line(error)}")
@@ -151,8 +151,8 @@ def _compiled(prefix: Prefix) -> tuple[str, _Flat, str]:
     return f"torch.compile {torch.__version__}", flat, "compiled"
 
 
-def _engine(name: str, flat: _Flat, prefix: Prefix, plain: Engine) -> Engine:
-    specs = [tree_structure(value) for value in plain.run(prefix.sample)]
+def _engine(name: str, flat: _Flat, prefix: Prefix, expected: list[Pytree]) -> Engine:
+    specs = [tree_structure(value) for value in expected]
 
     def run(batch: Pytree) -> list[Pytree]:
         leaves = iter(flat(tree_leaves(batch)))
@@ -166,7 +166,7 @@ def _engine(name: str, flat: _Flat, prefix: Prefix, plain: Engine) -> Engine:
     return Engine(name, run)
 
 
-def _check_equal(engine: Engine, plain: Engine, prefix: Prefix) -> None:
+def _check_equal(engine: Engine, plain: Engine, prefix: Prefix, expected: list[Pytree]) -> None:
     """Compare with eager, at several sizes: an exporter may take the size of its own batch for a constant.
 
     Raises:
@@ -174,8 +174,9 @@ def _check_equal(engine: Engine, plain: Engine, prefix: Prefix) -> None:
     """
     for size in (1, 3, MEASURED):
         batch = rows_of(prefix.sample, slice(0, size))
-        for line, found, expected in zip(prefix.lines, engine.run(batch), plain.run(batch), strict=True):
-            for leaf, reference in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        wanted = expected if size == MEASURED else plain.run(batch)
+        for line, found, value in zip(prefix.lines, engine.run(batch), wanted, strict=True):
+            for leaf, reference in zip(tree_leaves(found), tree_leaves(value), strict=True):
                 if leaf.shape != reference.shape or leaf.dtype != reference.dtype:
                     raise RuntimeError(f"shapes or types differ from eager's at line {line}")
                 error = _error(leaf, reference)
@@ -197,9 +198,9 @@ def _tolerance(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _seconds(engine: Engine, sample: Pytree) -> float:
-    """Per example, the best of a few runs after the first."""
+    """Per example, the best of a few runs; it has run before."""
     taken: list[float] = []
-    while len(taken) < 2 or (len(taken) < 10 and sum(taken) < 0.2):  # noqa: PLR2004 - enough for a minimum
+    while not taken or (len(taken) < 5 and sum(taken) < 0.2):  # noqa: PLR2004 - a slow run is long enough alone
         begin = time.monotonic()
         engine.run(sample)
         taken.append(time.monotonic() - begin)

@@ -31,6 +31,7 @@ def fast_convolutions(modules: Iterable[nn.Module]) -> AbstractContextManager[An
 
     Outputs stay the same bit for bit, gradients within rounding. It does nothing where no depthwise convolution is
     trained on a CPU, nor with deterministic algorithms: the choice is made by timing and may change between runs.
+    It can be entered once for each batch: looking for such convolutions costs more than entering.
     """
     parameters = (parameter for module in modules for parameter in module.parameters())
     trained = any(p.requires_grad and p.dim() == 4 and p.shape[1] == 1 and p.device.type == "cpu" for p in parameters)  # noqa: PLR2004 - [C, 1, h, w]

@@ -1,16 +1,22 @@
 """Scoring and the decision."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 from components.core import registry, runs, tracking
+from components.core.activations import store
 from components.core.errors import StepError
 from components.core.examples import Examples
-from components.evaluate import evaluate
+from components.core.phases import open_data
+from components.core.serving import agree
+from components.evaluate import _answers, evaluate
 from components.register import register
 from tests.plain import PlainRun
 
@@ -120,3 +126,55 @@ def test_a_better_challenger_is_accepted(toy_home: PlainRun, tmp_path: Path) -> 
     register(text, "spoilt", *run.digests, served, spoilt, "1", accepted=True)
     assert registry.current("toy", "champion") == "2"
     assert again(run, tmp_path / "again", "better") == (True, "2")
+
+
+def answered(run: PlainRun, checkpoint: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Answers of the run's served model to its test rows, and what was said."""
+    data = open_data(run.folder / "dataset", run.settings)
+    said: list[str] = []
+    step = SimpleNamespace(note=said.append, progress=lambda *_: None)
+    return _answers(run.folder / "served", checkpoint, data, step, "champion"), said
+
+
+@pytest.mark.parametrize("checkpoint", ["same", "other weights", "damaged", "missing"])
+def test_the_served_model_has_the_last_word(checkpoint: str, toy_home: PlainRun, tmp_path: Path) -> None:
+    """Answers are those of the served model, whether the network agrees, differs, or can't be rebuilt."""
+    folder = tmp_path / "checkpoint"
+    if checkpoint != "missing":
+        shutil.copytree(toy_home.folder / "tuned", folder)
+    if checkpoint == "other weights":
+        state = load_file(folder / "network.safetensors")
+        save_file({name: tensor.flip(0) for name, tensor in state.items()}, folder / "network.safetensors")
+    elif checkpoint == "damaged":
+        (folder / "network.safetensors").write_bytes(b"nothing")
+    found, said = answered(toy_home, folder)
+    examples = Examples(toy_home.folder / "dataset")
+    served = tracking.load_pyfunc(toy_home.folder / "served")
+    expected = served.predict(pd.DataFrame({"point": examples.contents(examples.rows("test"))}))
+    assert agree(found, expected)
+    assert [("rebuilt" in text, "otherwise" in text) for text in said] == {
+        "same": [],
+        "other weights": [(False, True)],
+        "damaged": [(True, False)],
+        "missing": [(True, False)],
+    }[checkpoint]
+
+
+def test_answers_agree_within_rounding_only() -> None:
+    """Another label, another figure or another shape is no agreement."""
+    rows = pd.DataFrame([{"label": "a", "probabilities": {"a": 0.7, "b": 0.3}}])
+    assert agree(rows, pd.DataFrame([{"label": "a", "probabilities": {"a": 0.7001, "b": 0.2999}}]))
+    assert not agree(rows, pd.DataFrame([{"label": "b", "probabilities": {"a": 0.7, "b": 0.3}}]))
+    assert not agree(rows, pd.DataFrame([{"label": "a", "probabilities": {"a": 0.71, "b": 0.29}}]))
+    assert not agree(rows, pd.DataFrame([{"label": "a", "probabilities": {"a": 0.7}}]))
+
+
+def test_champion_and_challenger_share_frozen_stages(toy_home: PlainRun, tmp_path: Path) -> None:
+    """Where the champion has the challenger's frozen stages, its rows are read, not computed."""
+    run = toy_home.settings.model_copy(update={"activations": "keep"})
+    toy_home.settings = run
+    again(toy_home, tmp_path / "first", "first")
+    before = {path: path.stat().st_size for path in store().rglob("index")}
+    again(toy_home, tmp_path / "second", "second")
+    assert {path: path.stat().st_size for path in store().rglob("index")} == before
+    assert before

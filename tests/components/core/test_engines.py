@@ -356,7 +356,7 @@ class TestExports:
             assert "dynamo: " in reason
             assert "\n" not in reason
         assert written == ["torchscript", "dynamo"]
-            assert not any(module.training for module in network.stages.modules())  # the exporters' own doing
+        assert not any(module.training for module in network.stages.modules())  # exporters set modes, too
         assert capfd.readouterr().out == ""
 
     def test_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,5 +373,5 @@ def test_compiled() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", lambda module: module)
         name, flat, _ = engines._compiled(prefix)
-    engine = engines._engine(name, flat, prefix, eager(reader(), [2, 4]))
+    engine = engines._engine(name, flat, prefix, eager(reader(), [2, 4]).run(texts()))
     assert_equal(engine, eager(reader(), [2, 4]), rows_of(texts(), slice(0, 3)), 0)

@@ -131,6 +131,24 @@ def test_deeper_stages_have_lower_rates() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_fused_steps_are_the_usual_ones(name: str) -> None:
+    """On a CPU the optimizer updates in one pass; in double precision it gives the weights of the unfused one."""
+    ends = []
+    for fused in (True, False):
+        network = tiny().double()
+        optimizer = make_optimizer(network, set_thawed(network, 1), name, 0.05, 0.5, 0.1)
+        assert all(group["fused"] for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        for _ in range(5):
+            optimizer.zero_grad()
+            functional.cross_entropy(network(POINTS.double()), TARGETS).backward()
+            optimizer.step()
+        ends.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_frozen_parameters_are_not_optimised(name: str) -> None:
     """Every optimizer holds the parameters above the line only."""
     network = tiny()
