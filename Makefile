@@ -4,12 +4,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH_VENV := .venv-bench
+BENCH ?=
 HOME_FOLDER := .thawline
 PHOTOS := $(HOME_FOLDER)/demo/stamps
 # The demo's settings: eight trials over both phases, one to three stages thawed, half the native size for speed.
 DEMO := --model stamps --weights package:efficientnet-lite0 --image-size 160 --trials 8
 
-.PHONY: help install run test test-slow check format compile lock golden bench nightly clean
+.PHONY: help install run test test-slow check format compile lock golden bench bench-steps nightly clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-11s %s\n", $$1, $$2}'
@@ -62,12 +64,23 @@ lock: $(VENV)/.installed ## Resolve the dependencies anew and write the lock
 	$(BIN)/uv pip compile pyproject.toml --universal --all-extras --generate-hashes --no-header --no-annotate \
 		--upgrade -o requirements.lock
 
-bench: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits, overhead of the steps, memory
+# Made anew when a list changes: fastai comes without spacy, which the check of a second install would miss.
+$(BENCH_VENV)/.peers: requirements.lock pyproject.toml tests/benchmarks/requirements.txt
+	rm -rf $(BENCH_VENV)
+	@$(MAKE) --no-print-directory install VENV=$(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r tests/benchmarks/requirements.txt
+	@touch $@
+
+bench: $(BENCH_VENV)/.peers $(PHOTOS) ## Measure against the plain loop, fastai and Lightning (hours; BENCH=--quick: minutes)
+	$(BENCH_VENV)/bin/python -m tests.benchmarks.compare --stamps $(PHOTOS) $(BENCH)
+
+bench-steps: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits, overhead of the steps, memory
 	$(BIN)/python tests/benchmarks/five_salts.py $(PHOTOS) --home $(HOME_FOLDER)/bench
 	$(BIN)/python tests/benchmarks/overhead.py $$(ls -d $(HOME_FOLDER)/bench/runs/* | tail -n 1)
 	$(BIN)/python -m tests.benchmarks.prepare_20000
 
-nightly: check test test-slow bench ## Everything that can be checked and measured, for the night
+nightly: check test test-slow bench bench-steps ## Everything that can be checked and measured, for the night
 
-clean: ## Remove the environment (data and models in .thawline stay)
-	rm -rf $(VENV) *.egg-info
+clean: ## Remove the environments (data and models in .thawline stay)
+	rm -rf $(VENV) $(BENCH_VENV) *.egg-info

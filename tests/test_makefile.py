@@ -36,8 +36,9 @@ def test_scripts_that_recipes_call_exist() -> None:
 
 
 def test_a_recipe_installs_only_from_the_lock() -> None:
-    """Packages come from the lock with their hashes; nothing else is fetched by pip."""
-    installs = [line for line in TEXT.splitlines() if "pip install" in line]
-    assert len(installs) == 2
+    """Packages come from the lock with their hashes, the benchmark's peers from theirs; pip fetches nothing else."""
+    installs = [line for line in TEXT.replace("\\\n", "").splitlines() if "pip install" in line]
+    assert len(installs) == 3
     assert "--require-hashes -r requirements.lock" in installs[0]
     assert "--no-deps --no-build-isolation -e ." in installs[1]
+    assert installs[2].split()[-4:] == ["--no-deps", "--require-hashes", "-r", "tests/benchmarks/requirements.txt"]

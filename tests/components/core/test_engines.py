@@ -356,8 +356,13 @@ class TestExports:
             assert "dynamo: " in reason
             assert "\n" not in reason
         assert written == ["torchscript", "dynamo"]
-        assert not any(module.training for module in network.stages.modules())  # exporters set modes, too
         assert capfd.readouterr().out == ""
+
+    def test_modes(self, tmp_path: Path) -> None:
+        """Exporting leaves the frozen stages in eval mode."""
+        network = plain().train()
+        exports._write(exports.Prefix(network, [1], 0, POINTS), "torchscript", tmp_path / "model.onnx")
+        assert not any(module.training for module in network.stages[0].modules())
 
     def test_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Stages with more weights than one file holds run eagerly."""
