@@ -1,4 +1,4 @@
-"""The command `thawline`: run the DAG here, compile it, answer from the registry, look, and check this machine.
+"""The command `thawline`: run the DAG here, compile it, answer from the registry, look, check machine and cache.
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 the run failed, 2 bad usage or input.
 """
@@ -22,6 +22,7 @@ from rich.markup import escape
 from components.core import runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
+from pipelines import cache
 from pipelines.options import merge, model_name, with_settings
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(cache.app, name="cache")
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
 ]

@@ -44,7 +44,13 @@ def options() -> dict[str, frozenset[str]]:
     group = typer.main.get_command(app)
     commands = group.commands  # type: ignore[attr-defined]  # a group, which typer types as a command
     return {
-        name: frozenset(o for p in command.params for o in (*p.opts, *p.secondary_opts)) | {"--help"}
+        name: frozenset(
+            o
+            for one in (command, *getattr(command, "commands", {}).values())  # `thawline cache` has commands of its own
+            for p in one.params
+            for o in (*p.opts, *p.secondary_opts)
+        )
+        | {"--help"}
         for name, command in commands.items()
     }
 

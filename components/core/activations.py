@@ -7,7 +7,6 @@ examples are added to a space, and those that are there are never computed again
 """
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from components.core import runs, segments
+from components.core import cache, runs, segments
 from components.core.engines import Engine
 from components.core.errors import StepError
 from components.core.network import Network, Pytree
@@ -51,9 +50,8 @@ class Pass:
 
 
 def store() -> Path:
-    """The folder of all activations: `THAWLINE_ACTIVATIONS` if it names a folder, else one in the home."""
-    given = os.environ.get("THAWLINE_ACTIVATIONS", "")
-    return Path(given) if given and "://" not in given else runs.home() / "activations"
+    """The folder of all activations, see `cache.store`."""
+    return cache.store()
 
 
 def row_key(example: str, view: str = "") -> bytes:
@@ -110,7 +108,9 @@ def stored(space: Path, keys: Sequence[bytes]) -> segments.Rows | None:
     return None
 
 
-def passes(of_lines: Sequence[Path], lines: Sequence[int], keys: Sequence[bytes]) -> list[Pass]:
+def passes(
+    of_lines: Sequence[Path], lines: Sequence[int], keys: Sequence[bytes], precision: str = "float32"
+) -> list[Pass]:
     """What has to be computed so that every line holds all rows; empty if nothing is missing."""
     absent: dict[int, list[int]] = defaultdict(list)
     for line in sorted(lines):
@@ -122,7 +122,8 @@ def passes(of_lines: Sequence[Path], lines: Sequence[int], keys: Sequence[bytes]
     found = []
     for missing_at, positions in groups.items():
         some = [keys[position] for position in positions]
-        lower = range(missing_at[0] - 1, 0, -1)
+        # a pass that starts from rounded rows would round twice, and its results depend on what was there
+        lower = range(missing_at[0] - 1, 0, -1) if precision == "float32" else ()
         start = next((line for line in lower if of_lines[line].exists() and not _missing(of_lines[line], some)), 0)
         found.append(Pass(start, missing_at, positions))
     return found

@@ -54,12 +54,12 @@ def shared_prefix() -> str:
     Raises:
         InputError: `THAWLINE_ACTIVATIONS` is an address, but none of a bucket.
     """
-    given = os.environ.get("THAWLINE_ACTIVATIONS", "").rstrip("/")
-    if "://" not in given and not given.endswith(":"):
+    given = os.environ.get("THAWLINE_ACTIVATIONS", "")
+    if "://" not in given:
         return ""
-    if not given.removeprefix("s3://").partition("/")[0] or not given.startswith("s3://"):
+    if not given.startswith("s3://") or not given.removeprefix("s3://").strip("/"):
         raise InputError(f"THAWLINE_ACTIVATIONS can't be {given!r}.", "Name a folder, or s3://bucket/prefix.")
-    return given
+    return given.rstrip("/")
 
 
 def entries(store: Path) -> list[Entry]:
@@ -79,7 +79,8 @@ def spaces(store: Path) -> list[dict[str, Any]]:
         facts = {"weights_digest": "", "line": 0, "stages": 0, "precision": ""} | _read(space / "space.json")
         keys: set[bytes] = set()
         for segment in segments:
-            keys.update(keys_of(segment.folder))
+            with contextlib.suppress(OSError):  # evicted just now
+                keys.update(keys_in((segment.folder / "index").read_bytes()))
         rows.append(
             {
                 "space": space.name,
@@ -93,11 +94,9 @@ def spaces(store: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -float(row["last_used"]))
 
 
-def keys_of(segment: Path) -> Iterator[bytes]:
-    """The keys in a segment's index; none if it is gone."""
-    with contextlib.suppress(OSError):
-        index = (segment / "index").read_bytes()
-        yield from (index[i : i + KEY] for i in range(0, len(index) - RECORD + 1, RECORD))
+def keys_in(index: bytes) -> Iterator[bytes]:
+    """The keys in a segment's index; half a record at its end is left out."""
+    return (index[i : i + KEY] for i in range(0, len(index) - RECORD + 1, RECORD))
 
 
 def free_for(store: Path, budget: float, protected: Collection[Path]) -> float:
@@ -163,9 +162,9 @@ def sweep(store: Path, *, dry_run: bool = False) -> int:
     A lock that is held stays, and so does what it protects.
 
     Returns:
-        How many there were.
+        How many there were; locks, which are empty, don't count.
     """
-    hidden = [path for path in store.glob("[!.]*/.*") if path.name.count(".") > 1]
+    hidden = [path for path in store.glob("[!.]*/.*") if path.name.count(".") > 1]  # .name.number: NFS has its own
     hidden += [path for path in store.glob(f"{_MEASUREMENT}*") if path.is_dir()]
     hidden = [path for path in hidden if _newest(path) < time.time() - LEFT_BEHIND]
     parts = [path for path in (store / ENGINES).glob("*.part") if not _held(path.with_suffix(".lock"))]
@@ -177,7 +176,7 @@ def sweep(store: Path, *, dry_run: bool = False) -> int:
         for path in locks:
             with contextlib.suppress(Timeout, OSError), FileLock(path, timeout=0):
                 path.unlink()  # who waits for it looks for the file again
-    return len(hidden) + len(parts) + len(locks)
+    return len(hidden) + len(parts)
 
 
 def _surplus(

@@ -81,8 +81,10 @@ def exported(prefix: Prefix, way: str, place: Path) -> tuple[bytes, str]:
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_suffix(".lock")):
-        note = "export kept"
-        if not (facts := _facts(place)):
+        if facts := _facts(place):
+            note = "export kept"
+            (place / "facts.json").touch()  # the cache removes what was not used for longest
+        else:
             facts = _export(prefix, way, place)
             note = f"exported in {facts['seconds']:.1f} s"
         if facts["error"]:

@@ -1,17 +1,17 @@
 """Keep or recompute: measured on a few examples before a pass, decided within the budget, told in one line."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from components.core import activations, cache, segments
+from components.core import activations, cache, segments, sync
 from components.core.activations import Pass, Progress, Wanted
 from components.core.engines import choose, eager
 from components.core.errors import InputError
@@ -66,11 +66,6 @@ class Cost:
         return self.uses * self.examples * (self.encode + self.eager)
 
 
-class _Timed(NamedTuple):
-    outputs: list[Pytree]  # at each line
-    seconds: float  # per example
-
-
 class Recomputed:
     """Rows that are computed each time they are asked for."""
 
@@ -121,8 +116,13 @@ def rows_at(
     if policy.mode == "recompute" or not kept:
         return recomputed
     spaces = activations.spaces(network, policy.precision)
-    for work in activations.passes(spaces, kept, wanted.keys):
+    missing = activations.passes(spaces, kept, wanted.keys, policy.precision)
+    if missing and sync.fetch(network, spaces, missing, wanted.keys, policy.precision, policy.budget, say):
+        missing = activations.passes(spaces, kept, wanted.keys, policy.precision)
+    for work in missing:
         _carry_out(network, spaces, work, lines, wanted, policy, say, progress)
+    if missing:
+        sync.send([spaces[line] for line in kept], say)
     found = {line: activations.stored(spaces[line], wanted.keys) for line in kept}
     return recomputed | {line: rows for line, rows in found.items() if rows is not None}
 
@@ -140,15 +140,14 @@ def _carry_out(
     activations.store().mkdir(parents=True, exist_ok=True)
     source = activations.source(spaces, work, wanted)
     sample, encode = _timed_sample(source, work.positions[:SAMPLE])
-    reference = engine = eager(network, work.lines, work.start)
-    reason = ""
     short = len(work.positions) <= activations.BATCH  # one batch: not worth a measurement, nor a word
+    engine, reason = eager(network, work.lines, work.start), ""
     if not short:
         exports = activations.store() / cache.ENGINES
         engine, reason = choose(network, work.lines, sample, len(work.positions), exports, work.start)
-    slow, fast = (_timed(one.run, sample) for one in (reference, engine))
+    outputs, seconds = _timed(engine.run, sample)
     costs, losses = {}, []
-    for line, exact in zip(work.lines, fast.outputs, strict=True):
+    for line, exact in zip(work.lines, outputs, strict=True):
         rows = activations.as_kept(exact, policy.precision)
         losses.append(_precision_loss(exact, rows))
         costs[line] = Cost(
@@ -156,8 +155,8 @@ def _carry_out(
             missing=len(work.positions),
             row_bytes=_row_bytes(rows),
             encode=encode,
-            engine=fast.seconds,
-            eager=slow.seconds,
+            engine=seconds,
+            eager=seconds if math.isnan(engine.eager_seconds) else engine.eager_seconds,  # else eager was chosen
             transfer=_transfer(rows),
             uses=lines[line],
         )
@@ -201,10 +200,11 @@ def _timed_sample(source: Callable[[Sequence[int]], Pytree], positions: Sequence
     return sample, (time.perf_counter() - begin) / len(positions)
 
 
-def _timed(run: Callable[[Pytree], list[Pytree]], sample: Pytree) -> _Timed:
+def _timed(run: Callable[[Pytree], list[Pytree]], sample: Pytree) -> tuple[list[Pytree], float]:
+    """The activations of a sample at each line, and the seconds that one example took."""
     begin = time.perf_counter()
     outputs = run(sample)
-    return _Timed(outputs, (time.perf_counter() - begin) / len(tree_leaves(sample)[0]))
+    return outputs, (time.perf_counter() - begin) / len(tree_leaves(sample)[0])
 
 
 def _transfer(rows: Pytree) -> float:
@@ -223,9 +223,11 @@ def _row_bytes(rows: Pytree) -> int:
 
 
 def _precision_loss(exact: Pytree, rows: Pytree) -> float:
-    """The largest rounding error, relative to the largest activation."""
-    pairs = zip(tree_leaves(exact), tree_leaves(rows), strict=True)
-    return max(float((a - b.to(a.dtype)).abs().max() / a.abs().max().clamp(min=1e-30)) for a, b in pairs)
+    """The largest rounding error, relative to the largest activation; 0 where nothing is rounded."""
+    pairs = [(a, b) for a, b in zip(tree_leaves(exact), tree_leaves(rows), strict=True) if a.dtype != b.dtype]
+    errors = [float((a - b.to(a.dtype)).abs().max() / a.abs().max().clamp(min=1e-30)) for a, b in pairs]
+    # a sample may show half of what rounding to nearest can do, and more only where all values are tiny
+    return max([*errors, *(torch.finfo(b.dtype).eps / 2 for _, b in pairs)], default=0.0)
 
 
 def _sentence(stages: int, costs: Mapping[int, Cost], chosen: Sequence[int], reason: str, loss: float) -> str:
@@ -235,7 +237,7 @@ def _sentence(stages: int, costs: Mapping[int, Cost], chosen: Sequence[int], rea
     if chosen:
         size = sum(costs[line].bytes for line in chosen) / 1e6
         saved = sum(cost.usual - cost.keep for line, cost in costs.items() if line in chosen)
-        rounding = f", rounded to float16 with an error of {loss:.1e} of the largest" if loss else ""
+        rounding = f", rounded to float16 with an error of {loss:.1e} of the largest at most" if loss else ""
         parts.append(
             f"kept below {_named(stages, chosen)}: {size:,.0f} MB for {some.missing:,} new of {some.examples:,} "
             f"examples{rounding}, saves about {saved:,.0f} s of the usual loop"

@@ -12,7 +12,6 @@ written: several processes write at the same time, each into segments of its own
 
 import json
 import secrets
-import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -194,21 +193,6 @@ def open_rows(opened: Sequence[Segment], part: Tensor, row: Tensor) -> Rows:
 def touch(folder: Path) -> None:
     """Note that a segment was used just now."""
     (folder / "segment.json").touch()
-
-
-def last_used(folder: Path) -> float:
-    """When a segment was last used, in seconds since the epoch."""
-    return (folder / "segment.json").stat().st_mtime
-
-
-def remove(folder: Path) -> None:
-    """Remove a segment; who has it open keeps reading it."""
-    gone = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
-        folder.rename(gone)  # at once: half a segment is never seen
-    except FileNotFoundError:
-        return  # another process was faster
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 _VERIFIED: dict[Path, set[int]] = {}  # rows of a segment whose checksums this process has seen to be right

@@ -1,11 +1,19 @@
 """What activations and exports take on the disk, and what goes first."""
 
+import hashlib
+import json
 import os
+import time
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from filelock import FileLock
 
-from components.core import cache
+from components.core import cache, segments
+from components.core.errors import InputError
+from components.core.exports import exported
 from components.core.segments import Writer
 
 NOW = 1_700_000_000.0
@@ -63,14 +71,14 @@ def test_exports_count_too(tmp_path: Path) -> None:
 
 def test_pruning_by_age_and_by_size(tmp_path: Path) -> None:
     """What was not used for long goes, then the oldest beyond the budget; empty spaces go with their last segment."""
-    segments = [write(tmp_path, name, 0) for name in ("a", "b", "c")]
-    import time
-
-    for segment, age in zip(segments, (40, 20, 0), strict=True):
+    written = [write(tmp_path, name, 0) for name in ("a", "b", "c")]
+    for segment, age in zip(written, (40, 20, 0), strict=True):
         os.utime(segment / "segment.json", (time.time() - age * 86_400,) * 2)
     size = cache.entries(tmp_path)[0].bytes
+    would = cache.prune(tmp_path, budget=size * 1.5, older_than=30 * 86_400, dry_run=True)
+    assert all(segment.exists() for segment in written)
     removed = cache.prune(tmp_path, budget=size * 1.5, older_than=30 * 86_400)
-    assert [entry.folder for entry in removed] == segments[:2]
+    assert [entry.folder for entry in removed] == [entry.folder for entry in would] == written[:2]
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
@@ -89,3 +97,112 @@ def test_an_empty_store_is_no_fault(tmp_path: Path) -> None:
     """Where nothing was kept yet there is nothing to list or to remove."""
     assert cache.spaces(tmp_path / "none") == []
     assert cache.prune(tmp_path / "none", 0, 0) == []
+
+
+def test_a_listing_bears_what_is_damaged(tmp_path: Path) -> None:
+    """Half a record, a description that is no JSON and an unknown space cost their own facts only."""
+    first, second = write(tmp_path, "a", 300, rows=10), write(tmp_path, "b", 100, rows=20)
+    (first / "index").write_bytes((first / "index").read_bytes()[:-5])
+    (tmp_path / "b" / "space.json").unlink()
+    (second / "segment.json").write_text("{")
+    rows = {row["space"]: row for row in cache.spaces(tmp_path)}
+    assert (rows["a"]["examples"], rows["a"]["line"]) == (9, 1)
+    assert (rows["b"]["examples"], rows["b"]["stages"], rows["b"]["engines"]) == (20, 0, ["?"])
+
+
+def test_keys_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """The index that is read here without torch is the one that segments write."""
+    folder = write(tmp_path, "a", 0)
+    [segment] = segments.segments(tmp_path / "a")
+    assert list(cache.keys_in((folder / "index").read_bytes())) == segment.keys
+
+
+def test_what_is_being_written_stays(tmp_path: Path) -> None:
+    """While a pass holds its lock, segments that grew just now are not removed under it; afterwards they are."""
+    segment, old = write(tmp_path, "a", 100), write(tmp_path, "b", 100)
+    os.utime(old / "index", (NOW, NOW))
+    with FileLock(tmp_path / "a.lock"):
+        assert [entry.folder for entry in cache.prune(tmp_path, -1)] == [old]
+        assert segment.exists()
+    assert [entry.folder for entry in cache.prune(tmp_path, -1)] == [segment]
+
+
+def age(*paths: Path) -> None:
+    for path in paths:
+        for one in (*path.rglob("*"), path):
+            os.utime(one, (NOW, NOW))
+
+
+def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
+    """Half removals, half downloads, half exports, measurements and locks of what is gone; nothing else."""
+    kept = write(tmp_path, "a", 100)
+    engines = tmp_path / cache.ENGINES
+    left = [tmp_path / "a" / ".0123.abcd", engines / ".0123.abcd", tmp_path / "tmpabc", engines / "gone.part"]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+        age(folder)
+    for name in ("a.lock", "gone.lock", "engines/gone.lock"):
+        (tmp_path / name).touch()
+    left += [tmp_path / "gone.lock", engines / "gone.lock"]
+    assert cache.sweep(tmp_path, dry_run=True) == 4
+    assert all(path.exists() for path in left)
+    assert cache.sweep(tmp_path) == 4
+    assert not any(path.exists() for path in left)
+    assert (tmp_path / "a.lock").exists()
+    assert kept.exists()
+    assert cache.sweep(tmp_path) == 0
+
+
+def test_what_somebody_works_in_is_not_swept(tmp_path: Path) -> None:
+    """A download that goes on, and what a held lock protects, stay."""
+    download, export = tmp_path / "a" / ".0123.abcd" / "0123", tmp_path / cache.ENGINES / "now.part"
+    download.mkdir(parents=True)
+    export.mkdir(parents=True)
+    age(tmp_path)
+    (download / "0.bin").touch()
+    with FileLock(export.with_suffix(".lock")), FileLock(tmp_path / "gone.lock"):
+        assert cache.sweep(tmp_path) == 0
+        assert (tmp_path / "gone.lock").exists()
+    assert download.exists()
+    assert export.exists()
+
+
+def test_a_measurement_is_no_entry(tmp_path: Path) -> None:
+    """What the plan writes to measure the disk is neither listed nor removed under it."""
+    write(tmp_path, "tmpabc", 100)
+    assert cache.entries(tmp_path) == []
+    assert cache.spaces(tmp_path) == []
+
+
+def test_using_an_export_counts_as_use(tmp_path: Path) -> None:
+    """An export that is used again is not the one that was used longest ago."""
+    place = tmp_path / cache.ENGINES / "abc"
+    place.mkdir(parents=True)
+    (place / "model.onnx").write_bytes(b"model")
+    sha256 = hashlib.sha256(b"model").hexdigest()
+    facts = {"way": "torchscript", "seconds": 1.0, "modules": 1, "error": "", "sha256": sha256}
+    (place / "facts.json").write_text(json.dumps(facts))
+    age(place)
+    unused: Any = None  # what is kept is not exported again
+    assert exported(unused, "torchscript", place) == (b"model", "export kept")
+    assert cache.entries(tmp_path)[0].last_used > NOW
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3:///", "gs://bucket/prefix", "https://host/x"])
+def test_an_address_that_is_no_prefix_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a bucket can be shared; anything else is named."""
+    monkeypatch.setenv("THAWLINE_ACTIVATIONS", address)
+    with pytest.raises(InputError, match="s3://bucket/prefix"):
+        cache.shared_prefix()
+
+
+def test_a_folder_is_no_prefix(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """THAWLINE_ACTIVATIONS names the store itself, or the prefix that a store in the home is shared through."""
+    for given, store, prefix in (
+        ("", home / "activations", ""),
+        ("/mnt/volume", Path("/mnt/volume"), ""),
+        ("s3://bucket/a/", home / "activations", "s3://bucket/a"),
+    ):
+        monkeypatch.setenv("THAWLINE_ACTIVATIONS", given)
+        assert (cache.store(), cache.shared_prefix()) == (store, prefix)

@@ -28,11 +28,12 @@ from tests.pictures import write_pictures
 ACTIVATIONS = {torch.float32: 1e-5, torch.float64: 1e-10}  # of the largest activation
 WEIGHTS = {torch.float32: 2e-4, torch.float64: 1e-10}  # of the change that training made
 TYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.float64, id="float64")]
-# SGD: the first steps of Adam are signs of the gradient, which make any rounding as large as the step
-PLAIN_STEPS = {"optimizer": "sgd", "batch_size": 4, "head_epochs": 2}
-CHOSEN = Hyperparameters(head_learning_rate=0.1, thaw_learning_rate=0.05, thaw_epochs=2)
+# SGD: the first steps of Adam are signs of the gradient, which make any rounding as large as the step. Eight examples:
+# BatchNorm over fewer blows rounding up a thousandfold
+PLAIN_STEPS = {"optimizer": "sgd", "batch_size": 8, "head_epochs": 2}
+CHOSEN = Hyperparameters(head_learning_rate=0.1, thaw_learning_rate=0.01, thaw_epochs=2)
 DEPTHS = {"vgg": (1, 0), "vgg-timm": (0,)}  # one stage more has 100 million weights: gigabytes to train in float64
-FAST = {"efficientnet-lite", "mobilenet-v3", "deit"}
+FAST = {"mobilenet-v3", "deit"}
 FAMILIES = [
     pytest.param(family, id=family, marks=[] if family in FAST else pytest.mark.slow) for family in QUICK | SLOW
 ]
@@ -70,9 +71,9 @@ def build(name: str) -> Family:
 
 
 def some(dataset: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Data:
-    """Eight training pictures and four for validation, encoded in that type."""
+    """Sixteen training pictures and three for validation, encoded in that type."""
     data = open_data(dataset, Settings(**PLAIN_STEPS | options))
-    counts = {"train": 8, "validation": 4}
+    counts = {"train": 16, "validation": 3}
     encode = image_classification.encode
     changed = {"encode": lambda contents, preprocessing: encode(contents, preprocessing).to(dtype)}
     return replace(
@@ -87,7 +88,7 @@ def thawed_state(network: Network, line: int) -> dict[str, Tensor]:
     """Parameters and statistics above the line, by module and name."""
     modules = {"head": network.head, **{f"stage {i}": network.stages[i] for i in range(line, len(network.stages))}}
     return {
-        f"{owner}: {name}": tensor.clone()
+        f"{owner}{' statistics' * ('running_' in name)}: {name}": tensor.clone()
         for owner, module in modules.items()
         for name, tensor in module.state_dict().items()
         if tensor.is_floating_point()
@@ -100,9 +101,7 @@ def trained(network: Network, data: Data, thaw: int) -> list[dict[str, Tensor]]:
     before = copy.deepcopy(nn.ModuleList([*network.stages[line:], network.head]).state_dict())
     states = [thawed_state(network, line)]
     seed_everything(data.settings)  # as `build_network` does; dropout draws from here on
-    train_phase(
-        network, data, CHOSEN, thaw=thaw, report=lambda _figures: states.append(thawed_state(network, line))
-    )
+    train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: states.append(thawed_state(network, line)))
     states.append(thawed_state(network, line))
     nn.ModuleList([*network.stages[line:], network.head]).load_state_dict(before)
     return states
@@ -117,7 +116,7 @@ def difference(ours: list[dict[str, Tensor]], theirs: list[dict[str, Tensor]]) -
         for one, other in zip(ours[1:], theirs[1:], strict=True):
             moved = torch.stack([(other[name] - start[name]).norm() for name in names]).norm()
             size = torch.stack([start[name].norm() for name in names]).norm()
-            assert moved > 1e-3 * size, f"{owner} was hardly trained"
+            assert moved > 1e-4 * size, f"{owner} was hardly trained"
             apart = torch.stack([(one[name] - other[name]).norm() for name in names]).norm()
             shares.append(float(apart / moved))
     return max(shares)
@@ -135,7 +134,7 @@ def assert_same_rows(kept: Any, recomputed: Any, dtype: torch.dtype, dead: float
     """Compare in batches of the plain loop: kernels differ by the size of the batch."""
     assert isinstance(kept, segments.Rows)
     assert not isinstance(recomputed, segments.Rows)
-    picks = torch.randperm(len(recomputed), generator=torch.Generator().manual_seed(0)).split(4)
+    picks = torch.randperm(len(recomputed), generator=torch.Generator().manual_seed(0)).split(8)
     theirs = torch.cat([recomputed[some] for some in picks])
     ours = torch.cat([kept[some] for some in picks])
     assert ours.dtype == theirs.dtype == dtype
@@ -147,9 +146,10 @@ def frozen_buffers(network: Network, line: int) -> list[Tensor]:
     return [tensor.clone() for tensor in network.stages[:line].state_dict().values()]
 
 
+@pytest.mark.usefixtures("home")
 class TestEveryFamily:
     @pytest.mark.parametrize("dtype", TYPES)
-    def test_training(self, family: Family, dtype: torch.dtype, home: Path, pictures: Path) -> None:
+    def test_training(self, family: Family, dtype: torch.dtype, pictures: Path) -> None:
         """Activations at the line, and weights after every epoch and at the end, are those of the plain loop."""
         network = family.network.to(dtype)
         for thaw in DEPTHS.get(family.name, (2, 1, 0)):  # each higher line is filled from the lower one
@@ -163,7 +163,7 @@ class TestEveryFamily:
                 kept, recomputed = (rows_at(network, data, {line: 1.0}, split)[line] for data in (keep, recompute))
                 assert_same_rows(kept, recomputed, dtype, dead=0.5 if "vgg" in family.name else 0.15)
 
-    def test_nothing_writes_into_the_store(self, family: Family, home: Path, pictures: Path) -> None:
+    def test_nothing_writes_into_the_store(self, family: Family, pictures: Path) -> None:
         """At every line, forward and backward passes leave the batch, the files and a second read as they were."""
         network = copy.deepcopy(family.network).float()
         lines = range(1, len(network.stages) + 1)
@@ -221,6 +221,7 @@ def test_a_difference_is_seen(
 @pytest.fixture
 def _other_engines_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports cost nothing and run faster, however short the pass is."""
+    monkeypatch.setattr(activations, "BATCH", 2)  # one batch is never worth another engine
     monkeypatch.setattr(engines, "OVERHEAD", -math.inf)
     monkeypatch.setattr(exports, "PREPARATION", dict.fromkeys(exports.PREPARATION, 0.0))
     monkeypatch.setattr(engines, "_seconds", lambda engine, _sample: 1.0 if engine.name == "eager" else 0.5)
@@ -248,9 +249,7 @@ def test_onnxruntime(name: str, home: Path, pictures: Path) -> None:
         assert {segment.engine.split()[0] for segment in segments.segments(space)} == {"onnxruntime"}
         kept, recomputed = (rows_at(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute))
         assert_same_rows(kept, recomputed, torch.float32, dead=0.5 if name == "vgg" else 0.15)
-        share = difference(ours, theirs)
-        print("SHARE", name, thaw, share)
-        assert share <= 5 * WEIGHTS[torch.float32]
+        assert difference(ours, theirs) <= 5 * WEIGHTS[torch.float32]
 
 
 def test_deterministic(home: Path, pictures: Path) -> None:
@@ -265,6 +264,7 @@ def test_deterministic(home: Path, pictures: Path) -> None:
     assert all(torch.equal(one[name], other[name]) for one, other in zip(ours, theirs, strict=True) for name in one)
 
 
+@pytest.mark.usefixtures("home")
 class TestFrozen:
     """A network with BatchNorm and much dropout in every stage."""
 
@@ -290,17 +290,18 @@ class TestFrozen:
         return network, states, data
 
     @pytest.mark.parametrize("mode", ["keep", "recompute"])
-    def test_statistics(self, mode: str, home: Path, toy_dataset: Path) -> None:
+    def test_statistics(self, mode: str, toy_dataset: Path) -> None:
         """Frozen BatchNorm ends with the statistics that it began with, bit for bit; thawed BatchNorm does not."""
         start, (network, _, _) = self.network(), self.phase(toy_dataset, 1, mode)
         same = [
-            torch.equal(old[1].running_mean, new[1].running_mean) and torch.equal(old[1].running_var, new[1].running_var)
+            torch.equal(old[1].running_mean, new[1].running_mean)
+            and torch.equal(old[1].running_var, new[1].running_var)
             for old, new in zip(start.stages, network.stages, strict=True)
         ]
         assert same == [True, True, False]
 
     @pytest.mark.parametrize("thaw", [0, 1, 2])
-    def test_dropout(self, thaw: int, home: Path, toy_dataset: Path) -> None:
+    def test_dropout(self, thaw: int, toy_dataset: Path) -> None:
         """A frozen stage drops nothing, kept or recomputed, while a thawed one drops the same in both."""
         network, ours, keep = self.phase(toy_dataset, thaw, "keep")
         _, theirs, recompute = self.phase(toy_dataset, thaw, "recompute")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from components.core import segments
+from components.core import cache, segments
 from components.core.network import Pytree
 from components.core.segments import Rows, Writer, find, open_rows
 from components.core.segments import segments as open_segments
@@ -174,8 +174,8 @@ def test_what_is_open_survives_removal(tmp_path: Path) -> None:
     write(tmp_path)
     rows = read(tmp_path)
     [folder] = tmp_path.iterdir()
-    segments.remove(folder)
-    segments.remove(folder)  # another process was faster
+    cache.remove(folder)
+    cache.remove(folder)  # another process was faster
     assert list(tmp_path.iterdir()) == []
     assert same(rows[0:COUNT], ROWS)
 
