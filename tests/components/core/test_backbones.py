@@ -61,7 +61,12 @@ CASES = [
 
 
 def images(size: int, count: int = 3, seed: int = 1) -> Tensor:
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    """Blots of several sizes, colours and contrasts [count, 3, size, size]: noise alone looks the same to a network."""
+    generator = torch.Generator().manual_seed(seed)
+    blots = [torch.randn(1, 3, cells, cells, generator=generator) for cells in (2, 3, 5, 9, 17) * (count // 5 + 1)]
+    shapes = torch.cat([functional.interpolate(blot, (size, size), mode="bilinear") for blot in blots[:count]])
+    contrast, colour = torch.rand(count, 1, 1, 1, generator=generator), torch.randn(count, 3, 1, 1, generator=generator)
+    return (0.5 + 1.5 * contrast) * shapes + 0.7 * colour
 
 
 def original(name: str, size: int) -> nn.Module:
