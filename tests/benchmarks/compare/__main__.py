@@ -36,7 +36,7 @@ from typing import Any
 
 from components.core.revision import code_revision
 from components.core.runs import write_text
-from tests.benchmarks.compare.jobs import Job, Options, groups, run
+from tests.benchmarks.compare.jobs import PEERS, Job, Options, groups, run
 from tests.benchmarks.compare.picture import picture
 from tests.benchmarks.compare.table import as_json, markdown, sections
 
@@ -90,13 +90,15 @@ def parsed(arguments: list[str]) -> tuple[Options, bool, Path]:
     add("--plain-trials", type=int, default=0, help="trials that the plain loop runs; 0: all")
     add("--growth", default="1000,2000,4000,8000", help="training pictures of part 7")
     add("--own-epochs", type=int, default=0, help="head epochs of Thawline in part 3; 0: its default")
+    add("--peers", default=",".join(PEERS), help="who Thawline is compared with: plain, fastai, lightning")
     if "--quick" in arguments:
         parser.set_defaults(**QUICK)
     given = vars(parser.parse_args(arguments))
     quick, fresh = given.pop("quick"), given.pop("fresh")
     for name in ("parts", "head_epochs", "depths", "growth"):
         given[name] = numbers(given[name])
-    given["data"] = tuple(given["data"].split(","))
+    for name in ("data", "peers"):
+        given[name] = tuple(given[name].split(","))
     given["output"] = given["output"] or Path(".thawline/bench/quick" if quick else ".thawline/bench")
     return Options(**given), fresh, given["output"]
 

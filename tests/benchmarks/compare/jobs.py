@@ -42,6 +42,7 @@ class Options:
     plain_trials: int
     growth: tuple[int, ...]
     own_epochs: int  # of the head phase in part 3; 0: Thawline's default
+    peers: tuple[str, ...]  # that Thawline is compared with
 
     def fashion(self, train: int) -> str:
         """The name of a set of that size."""
@@ -84,9 +85,9 @@ def groups(options: Options) -> Iterator[list[Job]]:
     parts, first = set(options.parts), options.head_epochs[0]
     for name in options.names():
         if parts & {1, 2, 8}:
-            yield _phases(name, _recipe(options, first), options.depths if parts & {2, 8} else (), parts)
+            yield _phases(name, _recipe(options, first), options.depths if parts & {2, 8} else (), options)
         for epochs in options.head_epochs[1:] if 1 in parts else ():
-            yield [Job("phases", system, name, _recipe(options, epochs)) for system in ("thawline", *PEERS)]
+            yield [Job("phases", system, name, _recipe(options, epochs)) for system in ("thawline", *options.peers)]
         if 3 in parts:
             yield _defaults(name, options)
     others = {4: _search, 5: _week, 6: _twice, 7: _growth, 8: _limit}
@@ -122,12 +123,12 @@ def _limit(options: Options, recipe: dict[str, Any]) -> list[Job]:
     return [Job("limit", "machine", options.names()[0], recipe)]
 
 
-def _phases(name: str, settings: dict[str, Any], depths: Sequence[int], parts: set[int]) -> list[Job]:
+def _phases(name: str, settings: dict[str, Any], depths: Sequence[int], options: Options) -> list[Job]:
     """Thawline once for the head and once for each depth, with the peers' runs between: each a home of its own."""
     own = [Job("phases", "thawline", name, settings, thaws) for thaws in [(), *((depth,) for depth in depths)]]
-    if not parts & {1, 2}:
+    if not set(options.parts) & {1, 2}:
         return own
-    peers = [Job("phases", system, name, settings, tuple(depths)) for system in PEERS]
+    peers = [Job("phases", system, name, settings, tuple(depths)) for system in options.peers]
     mixed = [job for pair in zip(own, peers, strict=False) for job in pair]
     return [*mixed, *own[len(peers) :], *peers[len(own) :]]
 
@@ -138,7 +139,11 @@ def _defaults(name: str, options: Options) -> list[Job]:
     peers = Settings.model_validate({**size, "batch_size": PEER_BATCH, "thaw_epochs": options.thaw_epochs})
     return [
         Job("defaults", "thawline", name, own.model_dump()),
-        *(Job("defaults", system, name, peers.model_dump()) for system in ("fastai", "lightning")),
+        *(
+            Job("defaults", system, name, peers.model_dump())
+            for system in ("fastai", "lightning")
+            if system in options.peers
+        ),
     ]
 
 
