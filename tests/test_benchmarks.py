@@ -137,7 +137,7 @@ def test_every_part_brings_its_runs() -> None:
     """Without a part none of its runs is planned; a depth of Thawline's is a run of its own."""
     options, _, _ = command.parsed(["--parts", "1,2", "--data", "fashion"])
     planned = [job for group in groups(options) for job in group]
-    assert {job.system for job in planned} == {"thawline", "plain", "fastai", "lightning"}
+    assert {job.system for job in planned} == {"thawline", "plain", "plain-kept", "fastai", "lightning"}
     assert [job.thaws for job in planned if job.system == "thawline"] == [(), (1,), (2,), (3,), ()]
     assert {job.kind for job in planned} == {"phases"}
     everything, _, _ = command.parsed(["--data", "fashion"])
@@ -169,15 +169,15 @@ def test_an_interrupted_benchmark_runs_only_what_is_missing(tmp_path: Path, monk
     arguments = ["compare", "--parts", "1", "--data", "fashion", "--head-epochs", "10", "--repetitions", "1"]
     monkeypatch.setattr("sys.argv", [*arguments, "--output", str(tmp_path)])
     command.main()
-    assert sorted(ran) == ["fastai", "lightning", "plain", "thawline"]
+    assert sorted(ran) == ["fastai", "lightning", "plain", "plain-kept", "thawline"]
     kept = tmp_path / "compare.jsonl"
-    kept.write_text("\n".join([*kept.read_text().split("\n\n")[:3], '{"key": "cut o']))
+    kept.write_text("\n".join([*kept.read_text().split("\n\n")[:4], '{"key": "cut o']))
     ran.clear()
     command.main()
     assert len(ran) == 1
     command.main()
     assert len(ran) == 1
-    assert len(json.loads((tmp_path / "compare.json").read_text())["runs"]) == 4
+    assert len(json.loads((tmp_path / "compare.json").read_text())["runs"]) == 5
 
 
 ABOUT = (

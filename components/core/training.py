@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from components.core.errors import InputError
 from components.core.kernels import fast_convolutions
+from components.core.memory import keep_freed_memory
 from components.core.network import Network, Pytree, set_training
 
 Batches = Callable[[int], Iterator[tuple[Pytree, Tensor]]]  # epoch -> batches at the thaw line, with targets
@@ -38,6 +39,7 @@ def pick_device(name: str) -> torch.device:
 
 def place(network: Network, device: str) -> Network:
     """Move a network to its device, channels last: the layout that convolutions are fastest in."""
+    keep_freed_memory()
     network.to(pick_device(device)).to(memory_format=torch.channels_last)
     return network
 

@@ -90,7 +90,7 @@ def parsed(arguments: list[str]) -> tuple[Options, bool, Path]:
     add("--plain-trials", type=int, default=0, help="trials that the plain loop runs; 0: all")
     add("--growth", default="1000,2000,4000,8000", help="training pictures of part 7")
     add("--own-epochs", type=int, default=0, help="head epochs of Thawline in part 3; 0: its default")
-    add("--peers", default=",".join(PEERS), help="who Thawline is compared with: plain, fastai, lightning")
+    add("--peers", default=",".join(PEERS), help="who Thawline is compared with (default: all)")
     if "--quick" in arguments:
         parser.set_defaults(**QUICK)
     given = vars(parser.parse_args(arguments))

@@ -3,6 +3,9 @@
 The last line of stdout is the result as JSON. The clock begins after the imports, with the data prepared, and stops
 whenever accuracy is measured. It covers building the network, decoding the pictures and, for Thawline, its plan, its
 exported engine and its pass below the line.
+
+Thawline sets its own allocator (`components/core/memory.py`). `plain-kept` is the plain loop with the same setting; all
+other peers have the allocator as it comes.
 """
 
 import copy
@@ -19,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from components.core import training
 from components.core.phases import build_network, open_data, train_phase
 from components.core.settings import Settings
 from tests.benchmarks.compare import plain
@@ -153,6 +157,8 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     job, system = spec.pop("job"), spec.pop("system")
     os.environ["THAWLINE_HOME"] = spec.pop("home")
+    if system not in ("thawline", "plain-kept", "machine"):
+        training.keep_freed_memory = lambda: False  # a peer's process has the allocator as it comes
     dataset, settings = Path(spec.pop("dataset")), Settings.model_validate(spec.pop("settings"))
     if job == "phases":
         result = phases(system, dataset, settings, spec["thaws"])

@@ -17,7 +17,7 @@ from tests.benchmarks.compare.data import dataset_of
 from tests.benchmarks.compare.recipe import searched, settings_of
 
 ROOT = Path(__file__).parents[3]
-PEERS = ("plain", "fastai", "lightning")
+PEERS = ("plain", "plain-kept", "fastai", "lightning")  # plain-kept: with the allocator set as Thawline sets it
 MODULES = {"fastai": "fastai_loop.py", "lightning": "lightning_loop.py"}
 PEER_BATCH = 64  # fastai's default; Lightning has none
 

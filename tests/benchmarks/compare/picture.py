@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from components.core.figures import ACCENT, INK, MUTED, PAPER, RULE, WARM, WIDTH, to_svg
 from tests.benchmarks.compare.rows import Record, Spread, compared, phase_figures
 
-COLOURS = {"plain": ACCENT, "fastai": WARM, "lightning": MUTED}
+COLOURS = {"plain": ACCENT, "plain-kept": INK, "fastai": WARM, "lightning": MUTED}
 
 
 def picture(records: Sequence[Record]) -> str:
@@ -31,7 +31,7 @@ def _panel(axis: Any, data: str, scenarios: Mapping[str, Sequence[Mapping[str, A
     for place, rows in enumerate(scenarios.values()):
         for shift, row in enumerate(rows):
             ratio: Spread = row["ratio"]
-            height, colour = place + 0.18 * (shift - 1), COLOURS[row["system"]]
+            height, colour = place + 0.16 * (shift - 1.5), COLOURS[row["system"]]
             axis.plot([ratio.low, ratio.high], [height] * 2, color=colour, linewidth=2)
             axis.plot([ratio.median], [height], "o", color=colour, markersize=5, label="" if place else row["system"])
     axis.set_title(f"Times Thawline's time: {data}", loc="left", fontsize=10, color=INK, fontweight="bold", pad=22)
@@ -44,7 +44,7 @@ def _panel(axis: Any, data: str, scenarios: Mapping[str, Sequence[Mapping[str, A
     axis.xaxis.set_major_formatter(lambda value, _place: f"{value:g}")
     axis.xaxis.set_minor_formatter(lambda value, _place: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
     axis.grid(axis="x", color=RULE, linewidth=0.8)
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9, labelcolor=MUTED)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=9, labelcolor=MUTED)
 
 
 def _short(name: str) -> str:

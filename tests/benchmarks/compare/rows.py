@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 Record: TypeAlias = Mapping[str, Any]  # kind, system, data, settings, thaws, repetition, result
 OWN = "thawline"
-ORDER = (OWN, "plain", "fastai", "lightning")
+ORDER = (OWN, "plain", "plain-kept", "fastai", "lightning")
 SLOW = 1.3  # a peer slower than the plain loop by this needs other settings before its ratio is published
 
 
