@@ -1,38 +1,30 @@
 """Score the served model on the locked test rows, compare it with the champion on the same rows, and decide."""
 
 import json
+import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
+from filelock import FileLock
 
-from components.core import figures, registry, revision, tracking
+from components.core import figures, registry, revision, runs, tracking
 from components.core.checkpoints import load_checkpoint
+from components.core.contestants import Contestant, contest, contestant
+from components.core.errors import StepError
 from components.core.evaluation import Evaluation
+from components.core.gate import Verdict, decide, first_version
 from components.core.network import Network
 from components.core.phases import Data, open_data, outputs
 from components.core.report import ReportData, render
-from components.core.serving import SERVING, agree, answers, build_served
-from components.core.statistics import mcnemar_exact, paired_counts
+from components.core.serving import build_served
+from components.core.spending import Budget, Look, next_look
 
-AGREEING = 32  # test rows that the served model itself answers, to compare
-ALPHA = 0.05  # one-sided: how often an equal challenger may win
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether the challenger goes to production, why, and against which version."""
-
-    accepted: bool
-    sentence: str
-    champion: str  # the version compared with; empty where there was none
-    evidence: Mapping[str, Any]
+LOOK = "thawline.look"  # tag of a run that has looked at the test rows
 
 
 def evaluate(
@@ -74,10 +66,11 @@ def evaluate(
         example = data.examples.contents(data.rows["validation"][:1])
         build_served(served, data.task, network, facts["classes"], calibration, example)
         labels = data.examples.labels(data.rows["test"])
-        challenger = _answers(served, checkpoint, data, run, "challenger")
+        challenger = contestant(served, checkpoint, data, run, "challenger")
+        _refuse_leak(data, challenger)
         training = Counter(data.examples.labels(data.rows["train"]))
-        evaluation = data.task.evaluate(challenger, labels, facts["classes"], training)
-        decision = _decide(data, run, evaluation, challenger, labels)
+        evaluation = data.task.evaluate(challenger.answers, labels, facts["classes"], training)
+        decision = _decide(data, run, evaluation, challenger)
         page = _page(run, data, facts, evaluation, decision, calibration, trials)
         report.write_text(render(page))
         _log(run, evaluation, decision, page, report, facts["classes"])
@@ -96,75 +89,36 @@ def _calibrate(data: Data, network: Network, thawed: int, run: tracking.StepRun)
     return data.task.calibrate(logits, data.task.targets(labels, data.examples.classes))
 
 
-def _answers(served: Path, checkpoint: Path, data: Data, run: tracking.StepRun, who: str) -> pd.DataFrame:
-    """A model's answers to the test rows, from the activations that models share where these answer as it is served."""
-    rows = data.rows["test"]
-    model = tracking.load_pyfunc(served)
-
-    def ask(some: Sequence[int]) -> pd.DataFrame:
-        return answers(
-            model,
-            data.task.input_name,
-            len(some),
-            lambda start, stop: data.examples.contents([rows[i] for i in some[start:stop]]),
-            lambda done, total: run.progress(done, total, f"test rows answered by the {who}"),
+def _refuse_leak(data: Data, challenger: Contestant) -> None:
+    known = challenger.trained_on.fingerprints.keys() & set(data.examples.ids(data.rows["test"]))
+    if known:
+        raise StepError(
+            f"{len(known)} test rows are among those that the challenger was trained on.",
+            "Nothing was promoted: don't mix the outputs of several runs.",
         )
 
-    some = list(range(0, len(rows), -(-len(rows) // AGREEING)))
-    expected = ask(some)
-    try:
-        network, facts = load_checkpoint(checkpoint)
-        serving = json.loads((served / SERVING).read_text())
-        logits = outputs(network, data, facts["thawed"], "test", run.note, run.progress)
-        found = pd.DataFrame(data.task.answers(logits, serving))
-        equal = agree(found.iloc[some].reset_index(drop=True), expected)
-    except Exception as error:  # noqa: BLE001 - a model of another version may fail anyhow; it is served all the same
-        run.note(f"The {who} can't be rebuilt here, so its served model answers all rows: {type(error).__name__}")
-        return ask(range(len(rows)))
-    if not equal:
-        run.note(f"The {who} is served otherwise than it computes here, so its served model answers all rows")
-        return ask(range(len(rows)))
-    return found
 
-
-def _decide(
-    data: Data, run: tracking.StepRun, evaluation: Evaluation, challenger: pd.DataFrame, labels: Sequence[str]
-) -> Decision:
+def _decide(data: Data, run: tracking.StepRun, evaluation: Evaluation, challenger: Contestant) -> Verdict:
     model, metric = run.settings.model, data.task.metric
     version = registry.current(model, "champion")
-    value = evaluation.metrics[metric]
     if not version:
-        floor, bound = evaluation.baseline[metric], evaluation.lower_bound
-        accepted = bound > floor
-        verdict = "is above" if accepted else "is not above"
-        sentence = (
-            f"First version: the lower bound of its {metric} {verdict} the trivial model "
-            f"({bound:.3f} against {floor:.3f}, {metric} {value:.3f} on {len(labels)} test rows)."
-        )
-        return Decision(accepted, sentence, "", {"rule": "baseline", "lower_bound": bound, "baseline": floor})
+        value, floor = evaluation.metrics[metric], evaluation.baseline[metric]
+        return first_version(metric, value, evaluation.lower_bound, floor, len(challenger.answers))
     with tempfile.TemporaryDirectory() as folder:
         path, _ = registry.fetch(model, version, Path(folder))
-        champion = _answers(path, path / "checkpoint", data, run, "champion")
-    ours, theirs = data.task.scores(challenger, labels), data.task.scores(champion, labels)
-    wins, losses, _ = paired_counts(theirs, ours)
-    p = mcnemar_exact(wins, losses)
-    accepted = wins > losses and p < ALPHA
-    verdict = "beats" if accepted else "does not beat"
-    sentence = (
-        f"The challenger {verdict} the champion, version {version}, on the same {len(labels)} test rows: "
-        f"{metric} {np.mean(ours):.3f} against {np.mean(theirs):.3f}, right where the other is wrong {wins} times "
-        f"against {losses} (exact McNemar, one-sided p = {p:.3f}, alpha = {ALPHA})."
-    )
-    evidence = {
-        "rule": "mcnemar",
-        "version": version,
-        metric: float(np.mean(theirs)),
-        "wins": wins,
-        "losses": losses,
-        "p": p,
-        "alpha": ALPHA,
-    }
-    return Decision(accepted, sentence, version, evidence)
+        budget = _look(run)  # before the answers: a run that fails from here on has had its look
+        champion = contestant(path, path / "checkpoint", data, run, "champion")
+    calibration = float(evaluation.metrics.get("ece", math.nan))
+    return decide(contest(champion, challenger, version, data, calibration), run.settings, budget, metric)
+
+
+def _look(run: tracking.StepRun) -> Budget:
+    """Take one look from the budget, and record it."""
+    with FileLock(runs.home() / f"{run.settings.model}.looks.lock"):
+        past = [Look(**json.loads(text)) for text in tracking.recorded(run.settings.model, LOOK)]
+        budget = next_look(past, run.settings.gate_alpha, run.settings.gate_horizon)
+        run.tags({LOOK: json.dumps(asdict(budget.look)), "thawline.horizon_opened": budget.opened})
+    return budget
 
 
 def _page(
@@ -172,7 +126,7 @@ def _page(
     data: Data,
     facts: dict[str, Any],
     evaluation: Evaluation,
-    decision: Decision,
+    decision: Verdict,
     calibration: dict[str, float],
     trials: Path,
 ) -> ReportData:
@@ -184,7 +138,7 @@ def _page(
         decision=decision.sentence,
         accepted=decision.accepted,
         evaluation=evaluation,
-        champion=dict(decision.evidence) if decision.champion else None,
+        champion=dict(decision.evidence) if "wins" in decision.evidence else None,
         history=facts["history"],
         trials=search["trials"],
         importances=search["importances"],
@@ -209,7 +163,7 @@ def _page(
 def _log(
     run: tracking.StepRun,
     evaluation: Evaluation,
-    decision: Decision,
+    decision: Verdict,
     page: ReportData,
     report: Path,
     classes: Sequence[str],

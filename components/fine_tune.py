@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from components.core import tracking
-from components.core.checkpoints import load_checkpoint, save_checkpoint
+from components.core.checkpoints import TRAINING, load_checkpoint, save_checkpoint
 from components.core.phases import open_data, seed_everything, train_phase
 from components.core.settings import Hyperparameters
 from components.core.training import place
@@ -59,6 +59,7 @@ def fine_tune(
         helped = after["loss"] < before["loss"]
         kept, thawed = (network, chosen.thaw) if helped else (load_checkpoint(head)[0], 0)
         save_checkpoint(checkpoint, kept, run.settings, chosen, facts["classes"], {"history": both, "thawed": thawed})
+        shutil.copy(head / TRAINING, checkpoint)
         run.tags({"thawline.thawing_helped": str(helped).lower()})
         figure = tracking.describe(data.task.metric, after if helped else before)
         run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")

@@ -9,27 +9,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
 from components.core import runs, sources, splits
+from components.core.assignments import Checked, assign_examples, write_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import (
-    Example,
     Location,
     Rejected,
     ShardWriter,
     dataset_digest,
     kinds,
     shard_writer,
-    write_assignments,
     write_index,
     write_rejected,
 )
+from components.core.lineage import Lineage, write_lineage
 from components.core.runs import write_text
 from components.core.settings import Settings, canonical_json
 from components.tasks import Task, load_task
+
+if TYPE_CHECKING:
+    from components.core import tracking
 
 DOWNLOADS = 32  # objects in flight; the connections of the S3 client
 Progress = Callable[[int, int, str], None]
@@ -51,25 +54,28 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path) -> tup
     lock = FileLock(runs.home() / f"{Settings.from_json(settings).model}.lineage.lock")
     with lock, tracking.step("prepare_data", run_key, settings) as run:
         weights_digest = _check_network(run.settings)
-        salt, previous = tracking.previous_assignments(run.settings.model)
-        if salt is None and registry.current(run.settings.model, "champion"):
+        lineage = tracking.previous_lineage(run.settings.model)
+        if not lineage.datasets and registry.current(run.settings.model, "champion"):
             raise InputError(
                 f"{run.settings.model!r} has a champion, but the splits it was trained with are gone from MLflow.",
                 "Restore the deleted runs, or use another --model: new splits could test it on its training data.",
             )
         try:
-            info = prepare(source, run.settings, dataset, previous, lineage_salt(run.settings, salt), run.progress)
+            info = prepare(source, run.settings, dataset, with_salt(lineage, run.settings), run.progress)
         finally:
             if (dataset / "rejected.parquet").exists():
                 run.artifact(dataset / "rejected.parquet", "dataset")
         run.artifact(dataset / "dataset.json", "dataset")
         run.artifact(dataset / "assignments.parquet", "dataset")
+        run.artifact(dataset / "label_changes.parquet", "dataset")
         digests = {"thawline.dataset_digest": info["digest"], "thawline.weights_digest": weights_digest}
         run.tags(digests, pipeline=True)
         run.tags({"thawline.salt": info["salt"], **digests})  # the next run of the lineage finds the assignments by it
         run.dataset(run.settings.model, info["digest"], source)
         bad = sum(info["rejected"].values())
-        run.metrics({"examples": info["examples"], "duplicates": info["duplicates"], "rejected": bad})
+        figures = ("examples", "duplicates", "near_duplicates", "set_aside", "label_changes")
+        run.metrics({**{name: info[name] for name in figures}, "rejected": bad, **info["changes"]})
+        _note(run, info)
         run.figure(f"{info['examples']} examples in {len(info['classes'])} classes, {bad} rejected")
     return info["digest"], weights_digest
 
@@ -81,7 +87,13 @@ def _check_network(settings: Settings) -> str:
 
     pick_device(settings.device)
     seed_everything(settings)  # with --weights none the random weights are the seed's, and so is their digest
-    network = load_task(settings.task).build(settings, ["", ""], 0.0)  # the classes don't matter to the weights
+    task = load_task(settings.task)
+    if settings.gate_metric and settings.gate_metric not in task.gate_metrics:
+        raise InputError(
+            f"--gate-metric {settings.gate_metric!r} is none that {settings.task} can decide by.",
+            f"Use one of: {', '.join(task.gate_metrics)}.",
+        )
+    network = task.build(settings, ["", ""], 0.0)  # the classes don't matter to the weights
     if (thaw := settings.defaults().thaw) > len(network.stages):
         raise InputError(
             f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone}.",
@@ -90,34 +102,42 @@ def _check_network(settings: Settings) -> str:
     return network.weights_digest
 
 
-def lineage_salt(settings: Settings, lineage: str | None) -> str:
-    """The salt of the lineage; of the settings if there is none yet.
+def _note(run: "tracking.StepRun", info: Mapping[str, Any]) -> None:
+    """Say what a reader should not miss."""
+    if info["set_aside"]:
+        run.note(f"{info['set_aside']} examples set aside: they belong to examples of two splits")
+    if info["label_changes"]:
+        run.note(
+            f"{info['label_changes']} test rows have another label than they were locked with, which counts until "
+            f"`thawline labels accept --model {run.settings.model}`"
+        )
+
+
+def with_salt(lineage: Lineage, settings: Settings) -> Lineage:
+    """The lineage with its salt; with that of the settings if it is new.
 
     Raises:
         InputError: Both are given and differ.
     """
     asked = settings.split_salt
-    if lineage is None or asked == lineage:
-        return asked
-    if asked != Settings.model_fields["split_salt"].default:
+    if not lineage.datasets:
+        return replace(lineage, salt=asked)
+    if asked not in (lineage.salt, Settings.model_fields["split_salt"].default):
         raise InputError(
-            f"The splits of {settings.model!r} were made with salt {lineage!r}, so {asked!r} can't be used.",
+            f"The splits of {settings.model!r} were made with salt {lineage.salt!r}, so {asked!r} can't be used.",
             "Leave --split-salt out, or start a new lineage with another --model.",
         )
     return lineage
 
 
-def prepare(
-    source: str, settings: Settings, dataset: Path, previous: Mapping[str, str], salt: str, progress: Progress
-) -> dict[str, Any]:
+def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, progress: Progress) -> dict[str, Any]:
     """The step without tracking: write the folder `dataset` and return what its `dataset.json` holds.
 
     Args:
         source: A folder, an S3 prefix or a manifest.
         settings: The task, the lineage's name and the allowed share of rejected records.
         dataset: Folder to write; see `components.core.examples`.
-        previous: Splits of the lineage by id; they win.
-        salt: Of the lineage's splits.
+        lineage: What earlier datasets of the model left, with the salt to use; it wins.
         progress: Called with records done, records in total and a text, a few times a second.
 
     Raises:
@@ -125,25 +145,31 @@ def prepare(
     """
     dataset.mkdir(parents=True, exist_ok=True)
     (dataset / "dataset.json").unlink(missing_ok=True)
-    entries = list(sources.list_entries(source))
-    checked = _check_all(entries, load_task(settings.task), dataset, progress)
+    entries, task = list(sources.list_entries(source)), load_task(settings.task)
+    checked = _check_all(entries, task, dataset, progress)
     _reject_conflicts(checked)
     write_rejected(dataset, checked.rejected)
     _check_share(checked.rejected, len(entries), settings.max_rejected, source, dataset)
-    examples = _assigned(checked, salt, previous)
-    assignments = {example.id: example.split for example in examples}
-    write_index(dataset, examples)
-    grouped = {f"group {example.group}": example.split for example in examples if example.group}
-    write_assignments(dataset, {**previous, **grouped, **assignments})
-    labels = {example.id: example.label for example in examples}
+    usable = {id_: Checked(copies, *checked.stored[id_]) for id_, copies in checked.copies.items()}
+    assigned = assign_examples(usable, lineage, settings, task)
+    write_rejected(dataset, [*checked.rejected, *assigned.set_aside])
+    write_index(dataset, assigned.examples)
+    write_lineage(dataset / "assignments.parquet", assigned.lineage)
+    write_label_changes(dataset / "label_changes.parquet", assigned.label_changes)
+    labels = {example.id: example.label for example in assigned.examples}
     info = {
         "classes": sorted(set(labels.values())),
-        "digest": dataset_digest(examples),
-        "salt": salt,
-        "counts": splits.count(assignments, labels),
-        "examples": len(examples),
-        "duplicates": sum(len(copies) - 1 for copies in checked.copies.values()),
+        "digest": dataset_digest(assigned.examples),
+        "salt": lineage.salt,
+        "number": lineage.datasets,
+        "counts": splits.count({example.id: example.split for example in assigned.examples}, labels),
+        "examples": len(assigned.examples),
+        "duplicates": sum(len(some.copies) - 1 for some in usable.values()),
+        "near_duplicates": sum(example.group.startswith("near ") for example in assigned.examples),
         "rejected": kinds(checked.rejected),
+        "set_aside": len(assigned.set_aside),
+        "label_changes": len(assigned.label_changes),
+        "changes": assigned.changes,
         "source": source,
         "lineage": settings.model,
     }
@@ -251,27 +277,3 @@ def _check_share(rejected: Sequence[Rejected], total: int, allowed: float, sourc
             f"{reasons}; {dataset / 'rejected.parquet'} lists each.",
             "Mend or remove them, or raise --max-rejected.",
         )
-
-
-def _assigned(checked: _Checked, salt: str, previous: Mapping[str, str]) -> list[Example]:
-    """The examples with their splits; of several copies, the first that says something is heard."""
-    copies = checked.copies
-    groups = {id_: next((e.group for e in entries if e.group), "") for id_, entries in copies.items()}
-    given = {id_: next((e.split for e in entries if e.split), "") for id_, entries in copies.items()}
-    labels = {id_: entries[0].label for id_, entries in copies.items()}
-    assigned = splits.assign(
-        list(labels), list(labels.values()), salt, previous, list(groups.values()), list(given.values())
-    )
-    splits.check_classes(assigned, labels)
-    return [
-        Example(
-            id_,
-            labels[id_],
-            assigned[id_],
-            groups[id_],
-            sources.printable(entries[0].uri),
-            entries[0].metadata,
-            *checked.stored[id_],
-        )
-        for id_, entries in copies.items()
-    ]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from components.core import tracking
-from components.core.checkpoints import save_checkpoint
+from components.core.checkpoints import save_checkpoint, save_training_rows
 from components.core.errors import StepError
 from components.core.phases import build_network, open_data, train_phase
 from components.core.settings import Hyperparameters
@@ -48,5 +48,6 @@ def train_head(
         best = min(history, key=lambda figures: figures["loss"])
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)
+        save_training_rows(checkpoint, data.examples)
         run.figure(tracking.describe(data.task.metric, best))
     return best["loss"]

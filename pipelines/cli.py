@@ -22,7 +22,7 @@ from rich.markup import escape
 from components.core import runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
-from pipelines import cache
+from pipelines import cache, labels
 from pipelines.options import merge, model_name, with_settings
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cache.app, name="cache")
+app.add_typer(labels.app, name="labels")
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
 ]

@@ -76,11 +76,12 @@ def toy_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy_dataset(toy_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The points, prepared."""
+    from components.core.lineage import Lineage
     from components.core.settings import Settings
     from components.prepare_data import prepare
 
     folder = tmp_path_factory.mktemp("dataset")
-    prepare(str(toy_source), Settings(**TOY), folder, {}, "0", lambda _done, _total, _text: None)
+    prepare(str(toy_source), Settings(**TOY), folder, Lineage("0"), lambda _done, _total, _text: None)
     return folder
 
 

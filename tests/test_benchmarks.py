@@ -238,6 +238,7 @@ def test_depthwise_layers_count_as_depthwise() -> None:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """Sixty pictures in three classes that a head can tell apart, prepared."""
+    from components.core.lineage import Lineage
     from components.core.settings import Settings
     from components.prepare_data import prepare
 
@@ -248,7 +249,7 @@ def tiny(tmp_path: Path) -> Path:
         path = tmp_path / "in" / f"class{number % 3}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    prepare(str(tmp_path / "in"), Settings(), tmp_path / "dataset", {}, "0", lambda *_: None)
+    prepare(str(tmp_path / "in"), Settings(), tmp_path / "dataset", Lineage("0"), lambda *_: None)
     return tmp_path / "dataset"
 
 

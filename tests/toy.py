@@ -8,16 +8,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.core.classification import calibrate, class_weights, evaluate, loss, mixup, scores, targets, validate
+from components.core.classification import calibrate, class_weights, loss, mixup, targets, validate
+from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
 from components.core.errors import RejectedRecord
 from components.core.network import Network
 from components.core.settings import Settings
 from components.core.weights import state_digest
 from tests.toy_serving import answers
 
-__all__ = ["answers", "calibrate", "class_weights", "evaluate", "loss", "scores", "targets", "validate"]
+__all__ = [
+    "answers",
+    "calibrate",
+    "class_weights",
+    "evaluate",
+    "gate_features",
+    "gate_figure",
+    "loss",
+    "scores",
+    "targets",
+    "validate",
+]
 
 metric = "accuracy"
+gate_metrics = tuple(GATE_METRICS)
+split_by = "hash"
 input_name = "point"
 serving_code = Path(__file__).with_name("toy_serving.py")
 
@@ -28,6 +42,10 @@ def check(content: bytes) -> Mapping[str, int | str]:
     except ValueError as error:
         raise RejectedRecord("no point") from error
     return {"quadrant": 2 * (x > 0) + (y > 0)}
+
+
+def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: Settings) -> list[tuple[int, int]]:
+    return []
 
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:

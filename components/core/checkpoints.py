@@ -1,18 +1,24 @@
 """Checkpoints: weights as safetensors, and the JSON that rebuilds the network and tells how it came to be."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
+from components.core.examples import Examples
 from components.core.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.weights import state_digest
 from components.tasks import load_task
 
-WEIGHTS, FACTS = "network.safetensors", "checkpoint.json"
+WEIGHTS, FACTS, TRAINING = "network.safetensors", "checkpoint.json", "training.parquet"
 
 
 def save_checkpoint(
@@ -43,6 +49,36 @@ def save_checkpoint(
 def read_facts(folder: Path) -> dict[str, Any]:
     """The JSON of a checkpoint."""
     return dict(json.loads((folder / FACTS).read_text()))
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What a model has seen: by it, test rows that it knows are passed over."""
+
+    fingerprints: Mapping[str, str]  # id -> fingerprint, of all rows but the test rows
+    labels: Mapping[str, int]  # label -> training rows
+    number: int  # of the dataset in its lineage
+
+
+def save_training_rows(folder: Path, examples: Examples) -> None:
+    """Write the ids and fingerprints of the rows that a model sees into its checkpoint's folder."""
+    index = examples.index
+    seen = index.filter(pc.not_equal(index["split"], "test"))
+    fingerprints = seen["fingerprint"] if "fingerprint" in seen.column_names else pa.array([""] * len(seen))
+    table = pa.table({"id": seen["id"], "fingerprint": fingerprints})
+    counts = Counter(examples.labels(examples.rows("train")))
+    facts = {"labels": json.dumps(counts), "number": str(examples.info["number"])}
+    pq.write_table(table.replace_schema_metadata(facts), folder / TRAINING)
+
+
+def read_training_rows(folder: Path) -> TrainingRows:
+    """The inverse of `save_training_rows`; of a checkpoint without any, as earlier versions wrote, none."""
+    if not (folder / TRAINING).exists():
+        return TrainingRows({}, {}, -1)
+    table = pq.read_table(folder / TRAINING)
+    facts = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    fingerprints = dict(zip(table["id"].to_pylist(), table["fingerprint"].to_pylist(), strict=True))
+    return TrainingRows(fingerprints, json.loads(facts["labels"]), int(facts["number"]))
 
 
 def load_checkpoint(folder: Path) -> tuple[Network, dict[str, Any]]:

@@ -4,7 +4,8 @@
 - `index.parquet`: a row for each example, sorted by id: id, label, split, group, uri, metadata (a JSON object), the
   facts that the task found (for pictures width and height), and where the content lies (shard, row_group, row).
 - `rejected.parquet`: uri, label and reason of each record that can't be used.
-- `assignments.parquet`: id and split of every example that the lineage has ever had.
+- `assignments.parquet`: every example that the lineage has ever had, see `components/core/lineage.py`.
+- `label_changes.parquet`: test rows whose label the source changed, which counts only when it is accepted.
 - `dataset.json`: written last; classes, digest, salt, counts by split and class, and the rejected by kind of reason.
 """
 
@@ -140,13 +141,6 @@ def write_rejected(folder: Path, rejected: Sequence[Rejected]) -> None:
     """Write `rejected.parquet`, in the order of the source."""
     schema = pa.schema([(name, pa.string()) for name in ("uri", "label", "reason")])
     pq.write_table(pa.Table.from_pylist([asdict(r) for r in rejected], schema=schema), folder / "rejected.parquet")
-
-
-def write_assignments(folder: Path, assignments: Mapping[str, str]) -> None:
-    """Write `assignments.parquet`, sorted by id."""
-    rows = sorted(assignments.items())
-    table = pa.table({"id": [id_ for id_, _ in rows], "split": [split for _, split in rows]})
-    pq.write_table(table, folder / "assignments.parquet")
 
 
 def dataset_digest(examples: Sequence[Example]) -> str:

@@ -6,6 +6,23 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# Options that change only how models are compared: with others, evaluation and registration run again.
+GATE = frozenset(
+    {
+        "gate",
+        "gate_metric",
+        "gate_alpha",
+        "gate_horizon",
+        "gate_margin",
+        "slice_margin",
+        "slice_by",
+        "max_label_shift",
+        "allow_removed_class",
+        "max_calibration_error",
+        "max_latency_ratio",
+        "test_window",
+    }
+)
 # Options that change where and how fast a run computes, never its result: they stay out of the digest.
 OPERATIONAL = frozenset({"search_workers", "activations", "cache_budget", "max_rejected"})
 
@@ -106,7 +123,35 @@ class Settings(BaseModel):
     deterministic: bool = Field(default=False, description="Bit for bit the same on the same machine; slower.")
 
     split_salt: str = Field("0", min_length=1, description="Salt of the first split of a lineage; kept from then on.")
+    near_duplicates: int = Field(
+        32,
+        ge=-1,
+        le=128,
+        description="Bits of 256 in which near-duplicates differ at most; they keep to one split. -1: look for none.",
+    )
+    near_duplicates_flipped: bool = Field(default=False, description="Mirrored copies are near-duplicates too.")
     max_rejected: float = Field(0.05, ge=0, le=1, description="Share of bad records above which the run stops.")
+
+    gate: Literal["superiority", "non-inferiority"] = Field(
+        "superiority", description="What a challenger has to show against the champion on the same test rows."
+    )
+    gate_metric: str = Field("", description="Metric that decides; empty: the task's own.")
+    gate_alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="Probability that an equal or worse model is promoted within the horizon."
+    )
+    gate_horizon: int = Field(26, ge=1, description="Looks at the test rows that alpha is spread over.")
+    gate_margin: float = Field(0.03, gt=0, lt=1, description="Difference within which a model is not inferior.")
+    slice_margin: float = Field(0.05, ge=0, lt=1, description="Most that any slice may fall by.")
+    slice_by: str = Field("", description="Metadata columns whose values are slices too, with commas between.")
+    max_label_shift: float = Field(
+        0.5, ge=0, description="Relative change of a class's share of the labels that holds a model back; 0: none does."
+    )
+    allow_removed_class: bool = Field(default=False, description="Promote a model that no longer knows a class.")
+    max_calibration_error: float = Field(0.0, ge=0, le=1, description="Highest calibration error; 0: any.")
+    max_latency_ratio: float = Field(0.0, ge=0, description="Longest time for a row, in the champion's; 0: any.")
+    test_window: int = Field(
+        4, ge=1, description="Datasets back to which test rows count as recent, in the figures beside the old ones."
+    )
 
     @model_validator(mode="after")
     def _kept_batches_stay_the_same(self) -> Self:

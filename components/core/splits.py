@@ -76,6 +76,46 @@ def assign(
     return assigned
 
 
+def assign_by_time(times: Mapping[str, str]) -> dict[str, str]:
+    """Splits for data whose future is to be foretold: every training time lies before every test time.
+
+    The newest 15 % of the examples are the test, what comes before them validates and calibrates. Examples of one time
+    stay together. With new data the cuts move on, and what was tested is trained on: only the order in time may not be
+    broken.
+
+    Args:
+        times: For each id a text that sorts by time, such as ISO 8601.
+
+    Raises:
+        InputError: Some have no time, or all have the same.
+    """
+    missing = sum(not time for time in times.values())
+    if missing:
+        raise InputError(f"{missing} of {len(times)} examples have no time.", "Give each a value in the column time.")
+    order = sorted(times, key=lambda id_: (times[id_], id_))
+    cuts = [times[order[len(order) * share // 40]] for share in _CUTS] if order else []
+    assigned = {id_: SPLITS[bisect(cuts, times[id_])] for id_ in order}
+    check_times(assigned, times)
+    return assigned
+
+
+def check_times(assigned: Mapping[str, str], times: Mapping[str, str]) -> None:
+    """Refuse splits in which a training example is as late as a test example.
+
+    Raises:
+        InputError: There is such a pair, or nothing to train or to test on.
+    """
+    trained = [times[id_] for id_, split in assigned.items() if split != "test"]
+    tested = [times[id_] for id_, split in assigned.items() if split == "test"]
+    if not trained or not tested:
+        raise InputError("All examples have one time, so none comes later.", "Check the column time.")
+    if max(trained) >= min(tested):
+        raise InputError(
+            f"A training example of {max(trained)} is as late as a test example of {min(tested)}.",
+            "Leave the column split out: the times decide.",
+        )
+
+
 def check_classes(assigned: Mapping[str, str], labels: Mapping[str, str]) -> None:
     """Every class must be trained, validated and tested.
 

@@ -1,4 +1,4 @@
-"""Intervals and paired tests: what a number on a finite test set can claim."""
+"""Intervals: what a number on a finite test set can claim. Two models are compared in `paired.py`."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
@@ -64,29 +64,6 @@ def exact_lower_bound(successes: int, n: int, confidence: float = 0.95) -> float
     if successes == 0:
         return 0.0
     return float(special.betaincinv(successes, n - successes + 1, 1 - confidence))
-
-
-def mcnemar_exact(wins: int, losses: int) -> float:
-    """One-sided exact p-value that the challenger is better, given the rows on which the two differ.
-
-    McNemar 1947 in its conditional form: the probability of at least `wins` heads in `wins + losses` fair tosses.
-    1.0 when the challenger wins nowhere, so also when the two never differ.
-    """
-    if wins == 0:
-        return 1.0
-    return float(special.betainc(wins, losses + 1, 0.5))
-
-
-def paired_counts(champion: Array, challenger: Array) -> tuple[int, int, int]:
-    """Rows that the challenger wins, loses and ties, from scores float[n] of both on the same rows.
-
-    Raises:
-        ValueError: The two did not score the same number of rows.
-    """
-    if champion.shape != challenger.shape:
-        raise ValueError(f"champion scored {champion.shape} rows, challenger {challenger.shape}")
-    wins, losses = int((challenger > champion).sum()), int((challenger < champion).sum())
-    return wins, losses, champion.size - wins - losses
 
 
 def _draws(n: int, resamples: int, seed: int) -> Iterator[Array]:

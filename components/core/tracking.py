@@ -16,12 +16,13 @@ from typing import Any, Never
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Dataset, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, Metric, Param, Run, RunTag, ViewType
 from mlflow.entities.dataset_input import DatasetInput
 from mlflow.entities.input_tag import InputTag
 
 from components.core import runs
 from components.core.errors import ExpectedError, InputError
+from components.core.lineage import Lineage, read_lineage
 from components.core.settings import Settings
 
 RUN_KEY = "thawline.run_key"
@@ -223,7 +224,7 @@ def _tag(run_id: str, run_key: str, model: str, kind: str) -> None:
     client().log_batch(run_id, tags=[RunTag(RUN_KEY, run_key), RunTag(MODEL, model), RunTag(KIND, kind)])
 
 
-def find_runs(model: str, run_key: str, kind: str = "", extra: str = "") -> list[Run]:
+def find_runs(model: str, run_key: str, kind: str = "", extra: str = "", view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
     """Runs of one pipeline run, newest first."""
     conditions = [f"tags.`{MODEL}` = '{model}'"]  # Kubeflow's plugin may put several models into one experiment
     conditions += [f"tags.`{RUN_KEY}` = '{run_key}'"] if run_key else []
@@ -232,7 +233,7 @@ def find_runs(model: str, run_key: str, kind: str = "", extra: str = "") -> list
     found: list[Run] = []
     token: str | None = ""
     while token is not None:
-        page = client().search_runs([experiment(model)], " and ".join(conditions), page_token=token or None)
+        page = client().search_runs([experiment(model)], " and ".join(conditions), view, page_token=token or None)
         found, token = [*found, *page], page.token or None
     return found
 
@@ -280,16 +281,34 @@ def close_running(model: str, run_key: str, *, failed: bool) -> Run | None:
     return pipeline
 
 
-def previous_assignments(model: str) -> tuple[str | None, dict[str, str]]:
-    """Salt and splits of the lineage as its last prepared dataset had them; (None, {}) for a new lineage."""
-    import pyarrow.parquet as pq
+def recorded(model: str, tag: str) -> list[str]:
+    """Values of a tag over all runs of a model, oldest first; of runs that were deleted on the tracking page too."""
+    found = find_runs(model, "", "", f"tags.`{tag}` != ''", view=ViewType.ALL)
+    return [run.data.tags[tag] for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))]
 
-    for run in find_runs(model, "", "step", "tags.`thawline.salt` != '' and attributes.status = 'FINISHED'")[:1]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = client().download_artifacts(run.info.run_id, "dataset/assignments.parquet", folder)
-            table = pq.read_table(path)
-        return run.data.tags["thawline.salt"], dict(zip(*(table[c].to_pylist() for c in ("id", "split")), strict=True))
-    return None, {}
+
+def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:
+    """Download what the last prepared dataset of the model left, or what was accepted since, with its salt."""
+    found = find_runs(model, "", "", "tags.`thawline.salt` != '' and attributes.status = 'FINISHED'")
+    if not found:
+        return None
+    path = client().download_artifacts(found[0].info.run_id, "dataset", str(folder))
+    return Path(path), found[0].data.tags["thawline.salt"]
+
+
+def previous_lineage(model: str) -> Lineage:
+    """What the model's lineage knows so far; empty for a new one."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = lineage_files(model, Path(folder))
+        return read_lineage(found[0] / "assignments.parquet", found[1]) if found else Lineage()
+
+
+def log_lineage(model: str, salt: str, folder: Path, tags: Mapping[str, str]) -> None:
+    """Record a change of the lineage outside of a pipeline run: the next dataset goes on from these files."""
+    run_id = _create("labels", runs.new_run_key(), model, "labels", None)
+    client().log_artifacts(run_id, str(folder), "dataset")
+    client().log_batch(run_id, tags=[RunTag(k, v) for k, v in {"thawline.salt": salt, **tags}.items()])
+    client().set_terminated(run_id, "FINISHED")
 
 
 def _create(name: str, run_key: str, model: str, kind: str, parent: str | None, start: int | None = None) -> str:

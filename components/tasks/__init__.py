@@ -1,7 +1,7 @@
 """What differs between problems, as one Protocol; a task is a module that satisfies it."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -24,12 +24,22 @@ class Task(Protocol):
     """
 
     metric: str  # the headline metric of `evaluate`; higher is better
+    gate_metrics: Sequence[str]  # that may decide between two models, `metric` among them
     serving_code: Path  # module without imports from here that answers raw records; shipped with the model
 
+    split_by: str  # hash, or time: then every training example is older than every test example
     input_name: str  # the column of raw records that the served model reads
 
     def check(self, content: bytes) -> Mapping[str, int | str]:
-        """Facts of one raw record for the index; raises RejectedRecord with the reason if it is unusable."""
+        """Facts of one raw record for the index; raises RejectedRecord with the reason if it is unusable.
+
+        The fact `fingerprint`, a text, is what `near_duplicates` compares; without it a record is near to none.
+        """
+
+    def near_duplicates(
+        self, fingerprints: Sequence[str], new: Sequence[bool], settings: Settings
+    ) -> list[tuple[int, int]]:
+        """Positions (i, j), i < j, of near-duplicates of which at least one is new, in sub-quadratic time."""
 
     def build(self, settings: Settings, classes: Sequence[str], dropout: float) -> "Network":
         """Pretrained stages and a new head for `classes`; raises InputError for weights that don't fit."""
@@ -83,6 +93,16 @@ class Task(Protocol):
 
     def scores(self, answers: "pd.DataFrame", labels: Sequence[str]) -> "np.ndarray[Any, Any]":
         """One score per unit of resampling, by which two models are compared on the same rows."""
+
+    def gate_features(
+        self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str]
+    ) -> "np.ndarray[Any, Any]":
+        """What `gate_figure` needs of each row, float[N, k]; `classes` are those that both models know."""
+
+    def gate_figure(
+        self, metric: str, classes: Sequence[str]
+    ) -> "Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]":
+        """A metric of `gate_metrics` as a function of sums of features float[R, k], higher is better: float[R]."""
 
 
 def load_task(name: str) -> Task:

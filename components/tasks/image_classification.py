@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 
+from components.core import near_duplicates as near_duplicates_of_pictures
 from components.core import pictures
 from components.core.backbones import build_backbone
-from components.core.classification import calibrate, class_weights, evaluate, loss, mixup, scores, targets, validate
+from components.core.classification import calibrate, class_weights, loss, mixup, targets, validate
+from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
 from components.core.errors import RejectedRecord
 from components.core.network import Network, Pytree
 from components.core.pictures import answers
@@ -22,6 +24,8 @@ __all__ = [
     "calibrate",
     "class_weights",
     "evaluate",
+    "gate_features",
+    "gate_figure",
     "loss",
     "scores",
     "targets",
@@ -29,17 +33,26 @@ __all__ = [
 ]  # as every classification
 
 metric = "accuracy"
+gate_metrics = tuple(GATE_METRICS)
+split_by = "hash"
 input_name = "image"
 serving_code = Path(pictures.__file__)
 
 
 def check(content: bytes) -> Mapping[str, int | str]:
-    """Width and height in pixels of a picture that can be decoded."""
+    """Width and height in pixels and the fingerprint of a picture that can be decoded."""
     try:
         picture = pictures.decode(content)
     except ValueError as error:
         raise RejectedRecord(str(error)) from error
-    return {"width": picture.width, "height": picture.height}
+    print_ = near_duplicates_of_pictures.fingerprint(picture)
+    return {"width": picture.width, "height": picture.height, "fingerprint": print_}
+
+
+def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: Settings) -> list[tuple[int, int]]:
+    """Pictures that were rescaled, compressed again, slightly cropped or, if the settings say so, mirrored."""
+    bits, flipped = settings.near_duplicates, settings.near_duplicates_flipped
+    return near_duplicates_of_pictures.pairs(fingerprints, new, bits, flipped=flipped)
 
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:

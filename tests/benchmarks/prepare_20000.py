@@ -22,6 +22,7 @@ from PIL import Image
 
 from components.core import pictures
 from components.core.errors import RejectedRecord
+from components.core.lineage import Lineage
 from components.core.settings import Settings
 from components.prepare_data import prepare
 
@@ -57,7 +58,7 @@ def measure(source: Path, number: int, out: Path) -> dict[str, float]:
     manifest.write_text("\n".join(["uri,label", *rows]))
     begin = time.perf_counter()
     settings = Settings.model_validate({"task": "tests.benchmarks.prepare_20000"})
-    info = prepare(str(manifest), settings, out, {}, "0", lambda *_: None)
+    info = prepare(str(manifest), settings, out, Lineage("0"), lambda *_: None)
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"examples": info["examples"], "rate": info["examples"] / seconds, "peak": peak}

@@ -2,27 +2,31 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
 from components.core import registry, runs, tracking
 from components.core.activations import store
+from components.core.contestants import contest, contestant
 from components.core.errors import StepError
 from components.core.examples import Examples
 from components.core.phases import open_data
 from components.core.serving import agree
-from components.evaluate import _answers, evaluate
+from components.evaluate import evaluate
 from components.register import register
 from tests.plain import PlainRun
 
 
-def again(run: PlainRun, target: Path, key: str) -> tuple[bool, str]:
-    """Evaluate the same checkpoint once more, as the next week's challenger."""
+def again(run: PlainRun, target: Path, key: str, checkpoint: Path | None = None) -> tuple[bool, str]:
+    """Evaluate the run's checkpoint once more, or another one, as the next week's challenger."""
     text = run.settings.to_json()
     names = [target / name for name in ("served", "report.html")]
     target.mkdir()
@@ -31,7 +35,7 @@ def again(run: PlainRun, target: Path, key: str) -> tuple[bool, str]:
         key,
         run.folder / "dataset",
         *run.digests,
-        run.folder / "tuned",
+        checkpoint or run.folder / "tuned",
         run.folder / "trials.json",
         *names,
         lambda _name, _value: None,
@@ -85,6 +89,62 @@ def test_a_champion_against_itself_is_no_win(toy_home: PlainRun, tmp_path: Path)
     path = tracking.client().download_artifacts(run.info.run_id, "evidence.json", str(tmp_path))
     evidence = json.loads(Path(path).read_text())
     assert (evidence["wins"], evidence["losses"], evidence["p"]) == (0, 0, 1.0)
+    assert (evidence["look"], evidence["horizon"], evidence["opened"]) == (1, 26, "the first look")
+
+
+def looks(key: str) -> str:
+    """The look that a run recorded."""
+    [run] = [r for r in tracking.find_runs("toy", key, "step") if r.info.run_name == "evaluate"]
+    return str(run.data.tags["thawline.look"])
+
+
+def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) -> None:
+    """A run that fails after it looked, and one that was deleted, have had their looks too."""
+    again(toy_home, tmp_path / "first", "first")
+    [file] = (runs.home() / "artifacts").rglob("MLmodel")
+    content = file.read_bytes()
+    file.write_bytes(content + b"\n")
+    with pytest.raises(StepError, match="version 1 is refused"):
+        again(toy_home, tmp_path / "unread", "unread")  # its champion could not be asked: no look
+    file.write_bytes(content)
+    [run] = [r for r in tracking.find_runs("toy", "first", "step") if r.info.run_name == "evaluate"]
+    tracking.client().delete_run(run.info.run_id)
+    again(toy_home, tmp_path / "second", "second")
+    assert json.loads(looks("second")) == {"horizon": 26, "alpha": 0.05, "number": 2}
+
+
+def test_rows_that_the_champion_was_trained_on_are_passed_over(toy_home: PlainRun, tmp_path: Path) -> None:
+    """Test rows whose ids the champion has among its training rows don't count in the comparison."""
+    data = open_data(toy_home.folder / "dataset", toy_home.settings)
+    one = contestant(toy_home.folder / "served", toy_home.folder / "tuned", data, quiet(toy_home), "champion")
+    ids = data.examples.ids(data.rows["test"])
+    knowing = replace(one, trained_on=replace(one.trained_on, fingerprints={ids[0]: "", ids[3]: "", "other": ""}))
+    found = contest(knowing, one, "1", data, 0.0)
+    assert (found.passed_over, found.champion.size) == (2, len(ids) - 2)
+    assert contest(one, one, "1", data, 0.0).passed_over == 0
+
+
+def test_only_classes_that_both_know_are_compared(toy_home: PlainRun) -> None:
+    data = open_data(toy_home.folder / "dataset", toy_home.settings)
+    one = contestant(toy_home.folder / "served", toy_home.folder / "tuned", data, quiet(toy_home), "champion")
+    older = replace(one, classes=["class0", "class1", "dodo"])
+    found = contest(older, one, "1", data, 0.0)
+    labels = data.examples.labels(data.rows["test"])
+    assert found.champion.size == sum(label != "class2" for label in labels)
+    assert (found.new_classes, found.removed_classes) == (["class2"], ["dodo"])
+    assert set(found.slices["class"]) == {"class0", "class1"}
+
+
+def test_a_challenger_that_saw_the_test_rows_stops_the_run(toy_home: PlainRun, tmp_path: Path) -> None:
+    """Outputs of two runs mixed: the checkpoint was trained on rows that this dataset tests."""
+    rows = pq.read_table(toy_home.folder / "tuned" / "training.parquet")
+    examples = Examples(toy_home.folder / "dataset")
+    shutil.copytree(toy_home.folder / "tuned", tmp_path / "tuned")
+    leaked = pa.table({"id": examples.ids(examples.rows("test")[:1]), "fingerprint": [""]})
+    leaked = leaked.cast(rows.schema.remove_metadata()).replace_schema_metadata(rows.schema.metadata)
+    pq.write_table(leaked, tmp_path / "tuned" / "training.parquet")
+    with pytest.raises(StepError, match="1 test rows are among those"):
+        again(toy_home, tmp_path / "again", "leak", tmp_path / "tuned")
 
 
 def test_a_champion_that_can_not_be_loaded_stops_the_run(toy_home: PlainRun, tmp_path: Path) -> None:
@@ -128,12 +188,17 @@ def test_a_better_challenger_is_accepted(toy_home: PlainRun, tmp_path: Path) -> 
     assert again(run, tmp_path / "again", "better") == (True, "2")
 
 
+def quiet(run: PlainRun) -> SimpleNamespace:
+    """A step that shows nothing."""
+    return SimpleNamespace(note=lambda _text: None, progress=lambda *_: None, settings=run.settings)
+
+
 def answered(run: PlainRun, checkpoint: Path) -> tuple[pd.DataFrame, list[str]]:
     """Answers of the run's served model to its test rows, and what was said."""
     data = open_data(run.folder / "dataset", run.settings)
     said: list[str] = []
-    step = SimpleNamespace(note=said.append, progress=lambda *_: None)
-    return _answers(run.folder / "served", checkpoint, data, step, "champion"), said
+    step = SimpleNamespace(note=said.append, progress=lambda *_: None, settings=run.settings)
+    return contestant(run.folder / "served", checkpoint, data, step, "champion").answers, said
 
 
 @pytest.mark.parametrize("checkpoint", ["same", "other weights", "damaged", "missing"])

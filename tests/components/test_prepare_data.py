@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components.core import pictures, storage
+from components.core import near_duplicates, pictures, storage
+from components.core.assignments import read_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
+from components.core.lineage import Lineage, read_lineage
 from components.core.settings import Settings
-from components.prepare_data import _in_order, lineage_salt, prepare, prepare_data
+from components.prepare_data import _in_order, prepare, prepare_data, with_salt
 
 pytest_plugins = ["tests.s3"]
 
@@ -35,10 +37,14 @@ def picture_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
             picture = pictures.decode(content)
         except ValueError as error:
             raise RejectedRecord(str(error)) from error
-        return {"width": picture.width, "height": picture.height}
+        return {"width": picture.width, "height": picture.height, "fingerprint": near_duplicates.fingerprint(picture)}
 
     task = types.ModuleType("picture_task.fake")
     task.check = check  # type: ignore[attr-defined]
+    task.split_by, task.gate_metrics = "hash", ("accuracy",)  # type: ignore[attr-defined]
+    task.near_duplicates = lambda prints, new, chosen: near_duplicates.pairs(  # type: ignore[attr-defined]
+        prints, new, chosen.near_duplicates, flipped=chosen.near_duplicates_flipped
+    )
     task.build = lambda *_: types.SimpleNamespace(weights_digest="weights", stages=[1, 2])  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "picture_task", types.ModuleType("picture_task"))
     monkeypatch.setitem(sys.modules, "picture_task.fake", task)
@@ -66,13 +72,21 @@ def photos(root: Path, **classes: int) -> Path:
     return root
 
 
-def run(source: Path | str, out: Path, previous: Mapping[str, str] | None = None, **changes: Any) -> dict[str, Any]:
-    return prepare(str(source), settings(**changes), out, previous or {}, "0", lambda *_: None)
+def run(source: Path | str, out: Path, before: Path | None = None, **changes: Any) -> dict[str, Any]:
+    """Prepare, going on from the dataset in the folder `before`."""
+    lineage = read_lineage(before / "assignments.parquet") if before else Lineage("0")
+    return prepare(str(source), settings(**changes), out, lineage, lambda *_: None)
 
 
 def assignments(out: Path) -> dict[str, str]:
-    table = pq.read_table(out / "assignments.parquet").to_pydict()
-    return dict(zip(table["id"], table["split"], strict=True))
+    return {id_: member.split for id_, member in read_lineage(out / "assignments.parquet").members.items()}
+
+
+def splits_of(out: Path) -> dict[str, str]:
+    """The split of each present example by the name of its file."""
+    examples = Examples(out)
+    rows = range(examples.info["examples"])
+    return {Path(u).name: s for u, s in zip(examples.uris(rows), examples.column("split", rows), strict=True)}
 
 
 def test_pictures_become_examples(tmp_path: Path) -> None:
@@ -102,7 +116,7 @@ def test_the_same_data_give_the_same_digest(tmp_path: Path) -> None:
     (tmp_path / "in" / "cat").mkdir()
     shutil.move(tmp_path / "in" / "tmp", tmp_path / "in" / "cat" / "deeper")
     assert run(tmp_path / "in", tmp_path / "again")["digest"] == first["digest"]
-    more = run(photos(tmp_path / "in", dog=21), tmp_path / "more", assignments(tmp_path / "out"))
+    more = run(photos(tmp_path / "in", dog=21), tmp_path / "more", tmp_path / "out")
     assert more["digest"] != first["digest"]
 
 
@@ -173,12 +187,12 @@ def test_no_example_moves_when_the_data_change(tmp_path: Path) -> None:
     kept = (source / "cat/003.png").read_bytes()
     (source / "cat/003.png").unlink()
     shutil.move(source / "cat/004.png", source / "dog/cat4.png")
-    run(photos(source, dog=30), tmp_path / "2", first)
+    run(photos(source, dog=30), tmp_path / "2", tmp_path / "1")
     second = assignments(tmp_path / "2")
     assert len(second) == 50
     assert {id_: second[id_] for id_ in first} == first
     (source / "cat/003.png").write_bytes(kept)
-    run(source, tmp_path / "3", second)
+    run(source, tmp_path / "3", tmp_path / "2")
     examples = Examples(tmp_path / "3")
     rows = range(examples.info["examples"])
     splits = dict(zip(examples.ids(rows), examples.column("split", rows), strict=True))
@@ -216,6 +230,104 @@ def test_a_manifest_brings_splits_groups_and_metadata(tmp_path: Path) -> None:
     assert info["rejected"] == {"unknown split": 1}
 
 
+def scene(seed: int) -> Image.Image:
+    """A picture with large shapes, as photos have them: its copies stay alike when they are rescaled or compressed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((240, 180), Image.Resampling.BICUBIC)
+
+
+def copies(picture: Image.Image) -> dict[str, Image.Image]:
+    width, height = picture.size
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG", quality=40)
+    return {
+        "small": picture.resize((120, 90)),
+        "jpeg": Image.open(jpeg),
+        "cropped": picture.crop((5, 4, width - 5, height - 4)),
+        "mirrored": picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    }
+
+
+def test_near_duplicates_keep_to_one_split(tmp_path: Path) -> None:
+    """Rescaled, compressed, slightly cropped and, by option, mirrored copies never straddle, whenever they come."""
+    first, later = tmp_path / "first", tmp_path / "later"
+    for folder in (first, later):
+        for name in ("cat", "dog"):
+            (folder / name).mkdir(parents=True)
+    for i in range(40):
+        picture = scene(i)
+        for folder in (first, later):
+            picture.save(folder / ("cat" if i % 2 else "dog") / f"{i:02}.png")
+        for kind, copy in copies(picture).items():
+            copy.save(later / ("cat" if i % 2 else "dog") / f"{i:02}-{kind}.png")
+    run(first, tmp_path / "1", near_duplicates_flipped=True)
+    info = run(later, tmp_path / "2", tmp_path / "1", near_duplicates_flipped=True)
+    found = splits_of(tmp_path / "2")
+    assert all(len({split for name, split in found.items() if name.startswith(f"{i:02}")}) == 1 for i in range(40))
+    assert {name: found[name] for name in splits_of(tmp_path / "1")} == splits_of(tmp_path / "1")
+    assert (info["examples"], info["near_duplicates"], info["set_aside"]) == (200, 200, 0)
+    alone = run(later, tmp_path / "3", near_duplicates=-1)
+    assert alone["near_duplicates"] == 0
+
+
+def scenes(root: Path, number: int) -> Path:
+    for i in range(number):
+        target = root / ("cat" if i % 2 else "dog")
+        target.mkdir(parents=True, exist_ok=True)
+        scene(i).save(target / f"{i:02}.png")
+    return root
+
+
+def test_a_new_example_between_two_splits_is_set_aside(tmp_path: Path) -> None:
+    """A newcomer of a training example's group that looks like a test example goes nowhere, and is reported."""
+    source = scenes(tmp_path / "in", 40)
+    run(source, tmp_path / "1")
+    known = splits_of(tmp_path / "1")
+    trained, tested = (min(n for n, split in known.items() if split == wanted) for wanted in ("train", "test"))
+    [original] = source.rglob(tested)
+    copies(Image.open(original).convert("RGB"))["jpeg"].save(original.with_name("new.jpg"))
+    rows = ["uri,label,group"]
+    paths = sorted([*source.rglob("*.png"), *source.rglob("*.jpg")])
+    rows += [f"{path},{path.parent.name},{'g' if path.name in (trained, 'new.jpg') else ''}" for path in paths]
+    (source / "list.csv").write_text("\n".join(rows))
+    info = run(source / "list.csv", tmp_path / "2", tmp_path / "1")
+    assert (info["examples"], info["set_aside"], info["rejected"]) == (40, 1, {})
+    [row] = Examples(tmp_path / "2").rejected()
+    assert row["reason"] == "set aside: it belongs to examples of test and of train"
+    assert splits_of(tmp_path / "2") == known
+
+
+def test_a_changed_label_of_a_test_row_waits(tmp_path: Path) -> None:
+    """Relabelled training rows count at once; of test rows the locked label counts, and the change is listed."""
+    source = scenes(tmp_path / "in", 60)
+    run(source, tmp_path / "1")
+    known = splits_of(tmp_path / "1")
+    moved = [min(n for n, s in known.items() if s == wanted and int(n[:2]) % 2) for wanted in ("train", "test")]
+    for name in moved:
+        shutil.move(source / "cat" / name, source / "dog" / name)
+    info = run(source, tmp_path / "2", tmp_path / "1")
+    examples = Examples(tmp_path / "2")
+    rows = range(60)
+    labels = {Path(u).name: label for u, label in zip(examples.uris(rows), examples.labels(rows), strict=True)}
+    assert [labels[name] for name in moved] == ["dog", "cat"]
+    [change] = read_label_changes(tmp_path / "2" / "label_changes.parquet")
+    assert (Path(change.uri).name, change.locked, change.proposed) == (moved[1], "cat", "dog")
+    assert (info["label_changes"], info["changes"]) == (1, {"new": 0, "gone": 0, "relabelled": 2})
+
+
+def test_what_changed_is_counted(tmp_path: Path) -> None:
+    """New and gone examples are those that only one of the two datasets has."""
+    source = scenes(tmp_path / "in", 40)
+    assert run(source, tmp_path / "1")["changes"] == {"new": 40, "gone": 0, "relabelled": 0}
+    (source / "cat" / "01.png").unlink()
+    (source / "dog" / "00.png").unlink()
+    scenes(tmp_path / "more", 43)
+    shutil.copy(tmp_path / "more" / "cat" / "41.png", source / "cat")
+    info = run(source, tmp_path / "2", tmp_path / "1")
+    assert info["changes"] == {"new": 1, "gone": 2, "relabelled": 0}
+    assert run(source, tmp_path / "3", tmp_path / "2")["changes"] == {"new": 0, "gone": 0, "relabelled": 0}
+
+
 def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(InputError, match="is empty"):
@@ -226,7 +338,7 @@ def test_progress_counts_every_record_to_the_end(tmp_path: Path) -> None:
     """The last call says that all records are done."""
     calls: list[tuple[int, int]] = []
     source = photos(tmp_path / "in", cat=5, dog=5)
-    prepare(str(source), settings(), tmp_path / "out", {}, "0", lambda done, total, _: calls.append((done, total)))
+    prepare(str(source), settings(), tmp_path / "out", Lineage("0"), lambda done, total, _: calls.append((done, total)))
     assert calls[-1] == (10, 10)
     assert len(calls) < 10
 
@@ -236,12 +348,13 @@ def test_progress_counts_every_record_to_the_end(tmp_path: Path) -> None:
 )
 def test_the_salt_belongs_to_the_lineage(asked: str, lineage: str | None, salt: str) -> None:
     """The first run chooses the salt; later runs keep it without being told."""
-    assert lineage_salt(settings(split_salt=asked), lineage) == salt
+    known = Lineage(lineage, datasets=1) if lineage else Lineage()
+    assert with_salt(known, settings(split_salt=asked)).salt == salt
 
 
 def test_another_salt_than_the_lineage_has_is_an_error() -> None:
     with pytest.raises(InputError, match=r"made with salt '7', so '8' can't be used"):
-        lineage_salt(settings(split_salt="8"), "7")
+        with_salt(Lineage("7", datasets=1), settings(split_salt="8"))
 
 
 def test_results_come_in_order_and_few_are_in_flight() -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from components.core.errors import InputError
 from components.core.examples import Examples
+from components.core.lineage import Lineage
 from components.core.settings import Settings
 from components.prepare_data import prepare
 
@@ -111,6 +112,6 @@ def dataset_of(name: str, folder: Path, stamps: Path) -> tuple[Path, str]:
         source = str(manifest.resolve())
     if not (dataset / "dataset.json").exists():
         print(f"Preparing {name}", file=sys.stderr)
-        prepare(source, Settings(), dataset, {}, "0", lambda *_: None)
+        prepare(source, Settings(), dataset, Lineage("0"), lambda *_: None)
     assert Examples(dataset).rows("train")
     return dataset, source

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from components.core import activations, engines, exports, phases, plan, segments
 from components.core.backbones import build_backbone
+from components.core.lineage import Lineage
 from components.core.network import Network, set_thawed, set_training
 from components.core.phases import Data, open_data, rows_at, seed_everything, train_phase
 from components.core.settings import Hyperparameters, Settings
@@ -60,7 +61,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / f"class{i % 3}").mkdir(parents=True, exist_ok=True)
         pixels = (128 + 60 * picture).clamp(0, 255).byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(source / f"class{i % 3}" / f"{i}.png")
-    prepare(str(source), Settings(), folder / "dataset", {}, "0", lambda _done, _total, _text: None)
+    prepare(str(source), Settings(), folder / "dataset", Lineage("0"), lambda _done, _total, _text: None)
     return folder / "dataset"
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.core.lineage import Lineage
 from components.core.phases import build_network, open_data, train_phase
 from components.core.settings import Hyperparameters, Settings
 from tests.conftest import TOY
@@ -85,7 +86,7 @@ def test_a_real_network_is_deterministic(thaw: int, home: Path, tmp_path: Path) 
     options = {"backbone": "torchvision/resnet18", "weights": "none", "image_size": 32, "head_epochs": 3}
     settings = Settings(**options, deterministic=True, batch_size=8, augment="basic")
     source = write_pictures(tmp_path / "pictures", per_class=12)
-    prepare(str(source), settings, tmp_path / "dataset", {}, "0", lambda _done, _total, _text: None)
+    prepare(str(source), settings, tmp_path / "dataset", Lineage("0"), lambda _done, _total, _text: None)
     try:
         one, two = (phase(tmp_path / "dataset", settings, thaw)[0] for _ in range(2))
     finally:

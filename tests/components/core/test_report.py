@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from components.core import classification
+from components.core import classification_figures
 from components.core.evaluation import Evaluation
 from components.core.report import ReportData, render
 
@@ -64,13 +64,45 @@ def evaluation(classes: list[str]) -> Evaluation:
             "probabilities": [dict(zip(classes, map(float, row), strict=True)) for row in shares],
         }
     )
-    return classification.evaluate(answers, [classes[number] for number in true], classes, dict.fromkeys(classes, 9))
+    return classification_figures.evaluate(
+        answers, [classes[number] for number in true], classes, dict.fromkeys(classes, 9)
+    )
 
 
 def picture(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "teal").save(buffer, kind)
     return buffer.getvalue()
+
+
+PART = {"rows": 20, "champion": 0.6, "challenger": 0.7, "wins": 3, "losses": 1, "units": 20, "low": -0.1, "high": 0.3}
+EVIDENCE: dict[str, Any] = {
+    "version": 3,
+    "metric": "accuracy",
+    "champion": 0.659,
+    "challenger": 0.829,
+    "wins": 8,
+    "losses": 1,
+    "units": 47,
+    "p": 10 / 512,
+    "method": "exact McNemar",
+    "interval": [0.01, 0.21],
+    "alpha": 0.05,
+    "level": 0.05,
+    "look": 1,
+    "horizon": 1,
+    "spent": 0.05,
+    "opened": "the first look",
+    "smallest_told": 0.17,
+    "passed_over": 2,
+    "recent": PART,
+    "older": PART,
+    "checks": [
+        {"name": "test", "passed": True, "sentence": "The challenger beats the champion."},
+        {"name": "slices", "passed": False, "sentence": "falls by more than 0.05 in class food"},
+    ],
+    "slices": [{"column": "class", "value": "food", "falls": True, "p_fall": 0.01, **PART}],
+}
 
 
 def sample(classes: list[str] = CLASSES) -> ReportData:
@@ -96,7 +128,7 @@ def sample(classes: list[str] = CLASSES) -> ReportData:
         evaluation=result,
         dataset={"classes": classes, "digest": "9f2c" * 16, "salt": "0", "counts": counts, "examples": 329}
         | {"duplicates": 3, "rejected": {"truncated": 2}, "source": ".thawline/demo/stamps"},
-        champion={"version": 3, "accuracy": 0.659, "wins": 8, "losses": 1, "p": 10 / 512},
+        champion=EVIDENCE,
         history=[
             {"phase": phase, "epoch": n, "best": float(n == 1), **epoch} for phase, last in phases for n in range(last)
         ],
@@ -146,7 +178,7 @@ def test_the_report_states_the_evidence(html: str) -> None:
         low, high = data.evaluation.intervals[name]
         assert f"{value:.3f}" in text
         assert f"{low:.3f} to {high:.3f}" in text
-    assert "8 only the challenger has right" in text
+    assert "8 better by the challenger" in text
     assert "38 the same" in text
     assert "probability 0.020" in text
     assert "food/apple_07.png" in text
@@ -290,7 +322,7 @@ def test_many_classes_become_a_list_of_confusions() -> None:
 def test_rows_outside_the_classes_are_named() -> None:
     """A test label that is no class is missing in the matrix, and the page says so."""
     answers = pd.DataFrame({"label": ["a", "b"], "probabilities": [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}]})
-    result = classification.evaluate(answers, ["a", "yak"], ["a", "b"], {"a": 1, "b": 1})
+    result = classification_figures.evaluate(answers, ["a", "yak"], ["a", "b"], {"a": 1, "b": 1})
     page = Outline(render(dataclasses.replace(sample(), evaluation=result, thumbnails=[])))
     assert "1 row has a label that is not among the classes" in page.text
     assert "2 test rows" in page.text

@@ -1,11 +1,7 @@
 """Intervals and paired tests."""
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
 from components.core.statistics import (
@@ -13,8 +9,6 @@ from components.core.statistics import (
     bootstrap_sums,
     exact_lower_bound,
     interval,
-    mcnemar_exact,
-    paired_counts,
 )
 
 
@@ -79,29 +73,3 @@ def test_exact_lower_bound_is_clopper_pearson(successes: int, n: int) -> None:
 def test_exact_lower_bound_without_success_is_zero() -> None:
     assert exact_lower_bound(0, 20) == 0.0
     assert exact_lower_bound(0, 0) == 0.0
-
-
-@settings(deadline=None)
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_is_the_one_sided_binomial_test(wins: int, losses: int) -> None:
-    """The p-value is that of scipy's exact binomial test on the rows where the two differ."""
-    expected = stats.binomtest(wins, wins + losses, 0.5, alternative="greater").pvalue if wins + losses else 1.0
-    assert mcnemar_exact(wins, losses) == pytest.approx(expected, rel=1e-9)
-
-
-def test_mcnemar_by_hand() -> None:
-    """Eight wins and one loss: (9 + 1) / 2^9."""
-    assert mcnemar_exact(8, 1) == pytest.approx(float(Fraction(10, 512)))
-    assert mcnemar_exact(0, 0) == 1.0
-
-
-def test_paired_counts() -> None:
-    """Rows are counted from the challenger's side."""
-    champion, challenger = np.array([1.0, 0.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0, 0.0])
-    assert paired_counts(champion, challenger) == (2, 1, 2)
-
-
-def test_paired_counts_refuses_different_rows() -> None:
-    """Scores of another number of rows were not taken on the same rows."""
-    with pytest.raises(ValueError, match="rows"):
-        paired_counts(np.zeros(3), np.zeros(4))

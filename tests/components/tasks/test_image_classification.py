@@ -43,8 +43,10 @@ def test_an_unknown_task_is_an_input_error() -> None:
 
 
 def test_check_gives_the_size() -> None:
-    """A picture that can be decoded has a width and a height."""
-    assert image_classification.check(picture((48, 40))) == {"width": 48, "height": 40}
+    """A picture that can be decoded has a width, a height and a fingerprint of three hashes."""
+    facts = image_classification.check(picture((48, 40)))
+    assert (facts["width"], facts["height"]) == (48, 40)
+    assert len(str(facts["fingerprint"])) == 3 * 256 // 4
 
 
 def test_what_is_no_picture_is_rejected() -> None:

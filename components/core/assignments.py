@@ -1,0 +1,188 @@
+"""From checked records to examples with splits: what the lineage knows stays, newcomers join it or are assigned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.core import splits
+from components.core.errors import InputError
+from components.core.examples import Example, Location, Rejected
+from components.core.grouping import Record, group_examples
+from components.core.lineage import Lineage, Member
+from components.core.settings import Settings
+from components.core.sources import Entry, printable
+from components.tasks import Task
+
+TIME = "time"  # the metadata column that tasks which split by time read
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One usable content: the records that hold it, what the task found, and where it lies."""
+
+    copies: Sequence[Entry]
+    facts: Mapping[str, int | str]
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChange:
+    """A test row whose label the source changed; the locked one counts until the change is accepted."""
+
+    id: str
+    uri: str
+    locked: str
+    proposed: str
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The dataset, and what changed since the last one."""
+
+    examples: Sequence[Example]
+    lineage: Lineage
+    set_aside: Sequence[Rejected]
+    label_changes: Sequence[LabelChange]
+    changes: Mapping[str, int]  # new, gone, relabelled
+
+
+def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: Settings, task: Task) -> Assigned:
+    """Give every example its group and split, and lock the labels of test rows.
+
+    Args:
+        checked: Usable contents by id. Of several records of one content, the first that says something is heard.
+        lineage: What earlier datasets left; its salt is the one to use.
+        settings: What counts as a near-duplicate.
+        task: Finds near-duplicates, and says whether its data are split by time.
+
+    Raises:
+        InputError: What belongs together is in two splits, or a class has too few examples.
+    """
+    records = [
+        Record(id_, _uri(some), _first(some, "group"), _first(some, "split"), _fingerprint(some.facts))
+        for id_, some in checked.items()
+    ]
+    grouped = group_examples(records, lineage, _near(records, lineage, settings, task))
+    usable = [record for record in records if record.id not in grouped.set_aside]
+    labels = {record.id: checked[record.id].copies[0].label for record in usable}
+    if task.split_by == "time":
+        times = {record.id: checked[record.id].copies[0].metadata.get(TIME, "") for record in usable}
+        assigned = splits.assign_by_time(times)
+    else:
+        known = {id_: member.split for id_, member in lineage.members.items()}
+        assigned = splits.assign(
+            list(labels),
+            list(labels.values()),
+            lineage.salt,
+            known | {f"group {name}": split for name, split in grouped.splits.items()},
+            [grouped.groups[record.id] for record in usable],
+            [record.split for record in usable],
+        )
+    counted = _locked(labels, assigned, lineage)
+    waiting = [
+        LabelChange(record.id, record.uri, counted[record.id], labels[record.id])
+        for record in usable
+        if counted[record.id] != labels[record.id]
+    ]
+    _check(assigned, counted, waiting)
+    examples = [
+        Example(
+            id_,
+            counted[id_],
+            assigned[id_],
+            grouped.groups[id_],
+            printable(checked[id_].copies[0].uri),
+            checked[id_].copies[0].metadata,
+            checked[id_].facts,
+            checked[id_].location,
+        )
+        for id_ in labels
+    ]
+    set_aside = [
+        Rejected(record.uri, checked[record.id].copies[0].label, grouped.set_aside[record.id])
+        for record in records
+        if record.id in grouped.set_aside
+    ]
+    return Assigned(examples, _extended(lineage, examples), set_aside, waiting, _changes(lineage, labels))
+
+
+def write_label_changes(path: Path, changes: Sequence[LabelChange]) -> None:
+    """Write the label changes that wait: id, uri, locked and proposed label."""
+    schema = pa.schema([(name, pa.string()) for name in ("id", "uri", "locked", "proposed")])
+    pq.write_table(pa.Table.from_pylist([asdict(change) for change in changes], schema=schema), path)
+
+
+def read_label_changes(path: Path) -> list[LabelChange]:
+    """The inverse of `write_label_changes`."""
+    return [LabelChange(**row) for row in pq.read_table(path).to_pylist()]
+
+
+def _uri(checked: Checked) -> str:
+    return printable(checked.copies[0].uri)
+
+
+def _fingerprint(facts: Mapping[str, int | str]) -> str:
+    return str(facts.get("fingerprint", ""))
+
+
+def _first(checked: Checked, name: str) -> str:
+    return next((value for entry in checked.copies if (value := getattr(entry, name))), "")
+
+
+def _near(records: Sequence[Record], lineage: Lineage, settings: Settings, task: Task) -> list[tuple[str, str]]:
+    """Pairs of near-duplicates of which at least one is new to the lineage."""
+    prints = {id_: member.fingerprint for id_, member in lineage.members.items()}
+    prints |= {record.id: record.fingerprint for record in records}
+    ids = sorted(id_ for id_, text in prints.items() if text)
+    new = [id_ not in lineage.members for id_ in ids]
+    if settings.near_duplicates < 0 or not any(new):
+        return []
+    found = task.near_duplicates([prints[id_] for id_ in ids], new, settings)
+    return [(ids[i], ids[j]) for i, j in found]
+
+
+def _locked(labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lineage) -> dict[str, str]:
+    """The labels that count: of test rows that the lineage knows, those that they were locked with."""
+    return {
+        id_: member.label if member and assigned[id_] == "test" and member.label else label
+        for id_, label in labels.items()
+        for member in [lineage.members.get(id_)]
+    }
+
+
+def _check(assigned: Mapping[str, str], labels: Mapping[str, str], waiting: Sequence[LabelChange]) -> None:
+    try:
+        splits.check_classes(assigned, labels)
+    except InputError as error:
+        if not waiting:
+            raise
+        raise InputError(
+            f"{error.sentence} {len(waiting)} changed labels of test rows are not accepted yet.",
+            "If the changes are right, accept them with `thawline labels accept`. " + error.mend,
+        ) from None
+
+
+def _extended(lineage: Lineage, examples: Sequence[Example]) -> Lineage:
+    members = {
+        id_: Member(m.split, m.label, m.fingerprint, m.group, m.since, present=False)
+        for id_, m in lineage.members.items()
+    }
+    for example in examples:
+        known = lineage.members.get(example.id)
+        since = known.since if known else lineage.datasets
+        print_ = _fingerprint(example.facts)
+        members[example.id] = Member(example.split, example.label, print_, example.group, since)
+    groups = {**lineage.groups, **{example.group: example.split for example in examples if example.group}}
+    return Lineage(lineage.salt, lineage.datasets + 1, members, groups)
+
+
+def _changes(lineage: Lineage, labels: Mapping[str, str]) -> dict[str, int]:
+    before = {id_: member.label for id_, member in lineage.members.items() if member.present}
+    return {
+        "new": len(labels.keys() - before.keys()),
+        "gone": len(before.keys() - labels.keys()),
+        "relabelled": sum(before[id_] not in ("", labels[id_]) for id_ in labels.keys() & before.keys()),
+    }

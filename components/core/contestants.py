@@ -1,0 +1,150 @@
+"""Two models on the same test rows: their answers, and which of the rows can tell which of them is better."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from components.core import tracking
+from components.core.checkpoints import TrainingRows, load_checkpoint, read_training_rows
+from components.core.gate import Contest, Figures
+from components.core.lineage import read_lineage
+from components.core.phases import Data, outputs
+from components.core.serving import SERVING, agree, answers
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+AGREEING = 32  # test rows that the served model itself answers, to compare
+TIMED = 3  # times that these are answered to measure its latency
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model and its answers to all test rows."""
+
+    answers: pd.DataFrame
+    classes: Sequence[str]
+    trained_on: TrainingRows
+    seconds: float  # for a row as served; NaN where nobody asks
+
+
+def contestant(served: Path, checkpoint: Path, data: Data, run: tracking.StepRun, who: str) -> Contestant:
+    """Let a model answer the test rows, from the activations that models share where these answer as it is served."""
+    rows = data.rows["test"]
+    model = tracking.load_pyfunc(served)
+    serving = json.loads((served / SERVING).read_text())
+
+    def ask(some: Sequence[int]) -> pd.DataFrame:
+        return answers(
+            model,
+            data.task.input_name,
+            len(some),
+            lambda start, stop: data.examples.contents([rows[i] for i in some[start:stop]]),
+            lambda done, total: run.progress(done, total, f"test rows answered by the {who}"),
+        )
+
+    some = list(range(0, len(rows), -(-len(rows) // AGREEING)))
+    expected, seconds = ask(some), math.nan
+    if run.settings.max_latency_ratio:
+        seconds = min(_seconds(lambda: ask(some)) for _ in range(TIMED)) / len(some)
+    found = _computed(checkpoint, data, run, who, serving)
+    if found is not None and not agree(found.iloc[some].reset_index(drop=True), expected):
+        run.note(f"The {who} is served otherwise than it computes here, so its served model answers all rows")
+        found = None
+    trained_on = read_training_rows(checkpoint)
+    return Contestant(ask(range(len(rows))) if found is None else found, serving["classes"], trained_on, seconds)
+
+
+def contest(champion: Contestant, challenger: Contestant, version: str, data: Data, calibration: float) -> Contest:
+    """What the gate decides on: rows of classes that both know, without those that the champion was trained on.
+
+    Args:
+        champion: The model in production.
+        challenger: The new one.
+        version: The champion's.
+        data: The prepared data, whose test rows both have answered.
+        calibration: The challenger's calibration error.
+    """
+    examples, task, settings = data.examples, data.task, data.settings
+    rows, labels = data.rows["test"], data.examples.labels(data.rows["test"])
+    classes = [name for name in challenger.classes if name in set(champion.classes)]
+    seen = _seen(data, champion.trained_on)
+    kept = [i for i, label in enumerate(labels) if label in set(classes) and not seen[i]]
+    places, some = [rows[i] for i in kept], [labels[i] for i in kept]
+    ours, theirs = (side.answers.iloc[kept].reset_index(drop=True) for side in (challenger, champion))
+    since = np.array([_since(data)[id_] for id_ in examples.ids(places)], dtype=np.int64)
+    number = champion.trained_on.number
+    metric = settings.gate_metric or task.metric
+    figures = None
+    if metric != task.metric:
+        features = [task.gate_features(side, some, classes) for side in (theirs, ours)]
+        figures = Figures(metric, features[0], features[1], task.gate_figure(metric, classes))
+    return Contest(
+        version=version,
+        champion=task.scores(theirs, some),
+        challenger=task.scores(ours, some),
+        groups=np.asarray(examples.column("group", places), dtype=object),
+        slices=_slices(data, places, some),
+        locked=since <= number if number >= 0 else np.ones(len(kept), dtype=bool),  # -1: nobody knows any more
+        recent=since > examples.info["number"] - settings.test_window,
+        passed_over=int(seen.sum()),
+        new_classes=sorted(set(challenger.classes) - set(champion.classes)),
+        removed_classes=sorted(set(champion.classes) - set(challenger.classes)),
+        label_counts=(champion.trained_on.labels, challenger.trained_on.labels),
+        calibration_error=calibration,
+        latency_ratio=challenger.seconds / champion.seconds,
+        figures=figures,
+    )
+
+
+def _computed(
+    checkpoint: Path, data: Data, run: tracking.StepRun, who: str, serving: Mapping[str, Any]
+) -> pd.DataFrame | None:
+    """The answers by the network of the checkpoint; None where it can't be rebuilt here."""
+    try:
+        network, facts = load_checkpoint(checkpoint)
+        logits = outputs(network, data, facts["thawed"], "test", run.note, run.progress)
+        return pd.DataFrame(data.task.answers(logits, serving))
+    except Exception as error:  # noqa: BLE001 - a model of another version may fail anyhow; it is served all the same
+        run.note(f"The {who} can't be rebuilt here, so its served model answers all rows: {type(error).__name__}")
+        return None
+
+
+def _seconds(call: Any) -> float:  # noqa: ANN401 - any function
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _seen(data: Data, trained_on: TrainingRows) -> Array:
+    """Whether a model was trained on a test row or on a near-duplicate of it: bool[N]."""
+    rows = data.rows["test"]
+    ids = data.examples.ids(rows)
+    seen = np.array([id_ in trained_on.fingerprints for id_ in ids], dtype=bool)
+    if "fingerprint" not in data.examples.index.column_names or data.settings.near_duplicates < 0:
+        return seen
+    theirs = [text for id_, text in trained_on.fingerprints.items() if text and id_ not in set(ids)]
+    prints = [*data.examples.column("fingerprint", rows), *theirs]
+    new = [place < len(rows) for place in range(len(prints))]
+    for i, j in data.task.near_duplicates(prints, new, data.settings):
+        if i < len(rows) <= j:
+            seen[i] = True
+    return seen
+
+
+def _since(data: Data) -> dict[str, int]:
+    """The number of the dataset that brought each example."""
+    lineage = read_lineage(data.examples.folder / "assignments.parquet")
+    return {id_: member.since for id_, member in lineage.members.items()}
+
+
+def _slices(data: Data, places: Sequence[int], labels: Sequence[str]) -> dict[str, list[str]]:
+    columns = [name.strip() for name in data.settings.slice_by.split(",") if name.strip()]
+    metadata = [json.loads(text) for text in data.examples.column("metadata", places)]
+    return {"class": list(labels), **{name: [str(row.get(name, "")) for row in metadata] for name in columns}}

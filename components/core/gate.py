@@ -1,0 +1,312 @@
+"""The gate: whether a challenger replaces the champion, from their answers to the same locked test rows.
+
+A tie keeps the champion. One test decides, at the level that the budget of looks leaves (`spending.py`); every other
+check can only block, so none of them adds to the probability of a wrong promotion.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy import stats
+
+from components.core.paired import (
+    Counts,
+    bootstrap_difference,
+    difference_interval,
+    holm,
+    mcnemar_exact,
+    paired_counts,
+    score_test,
+    smallest_told,
+    swap_test,
+    units_of,
+)
+from components.core.settings import Settings
+from components.core.spending import Budget
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+BLOCKING = 0.05  # level of the checks that can only block
+CHANCE = 0.01  # a shift of label rates that chance explains with more than this probability blocks nothing
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A metric other than the share of right answers, as a function of sums over rows; higher is better."""
+
+    name: str
+    champion: Array  # features float[n, k]
+    challenger: Array
+    figure: Callable[[Array], Array]  # sums float[r, k] -> float[r]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Both models on the same test rows, those of classes that both know."""
+
+    version: str  # the champion's
+    champion: Array  # scores float[n], higher is better
+    challenger: Array
+    groups: Array  # str[n], unit of each row; empty: the row itself
+    slices: Mapping[str, Sequence[str]]  # column, such as the class -> its value in each row
+    locked: Array  # bool[n]: rows that were test rows when the champion was promoted
+    recent: Array  # bool[n]: rows that came in last
+    passed_over: int = 0  # rows that the champion was trained on
+    new_classes: Sequence[str] = ()
+    removed_classes: Sequence[str] = ()
+    label_counts: tuple[Mapping[str, int], Mapping[str, int]] = field(default=({}, {}))  # champion's, challenger's
+    calibration_error: float = math.nan  # of the challenger
+    latency_ratio: float = math.nan  # challenger's seconds for a row over the champion's
+    figures: Figures | None = None  # None: the scores themselves decide
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition of a promotion."""
+
+    name: str
+    passed: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the challenger goes to production, why, and against which version."""
+
+    accepted: bool
+    sentence: str
+    champion: str  # the version compared with; empty where there was none
+    evidence: Mapping[str, Any]
+
+
+def first_version(metric: str, value: float, bound: float, floor: float, rows: int) -> Verdict:
+    """A model without a champion has to beat the trivial model: exact lower bound against its figure.
+
+    Args:
+        metric: Its name.
+        value: The model's figure.
+        bound: Its exact one-sided 95 % lower bound.
+        floor: The trivial model's figure.
+        rows: Test rows.
+    """
+    verdict = "is above" if bound > floor else "is not above"
+    sentence = (
+        f"First version: the lower bound of its {metric} {verdict} the trivial model "
+        f"({bound:.3f} against {floor:.3f}, {metric} {value:.3f} on {rows} test rows)."
+    )
+    return Verdict(bound > floor, sentence, "", {"rule": "baseline", "lower_bound": bound, "baseline": floor})
+
+
+def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) -> Verdict:
+    """Whether the challenger replaces the champion.
+
+    Args:
+        contest: The two models' answers.
+        settings: The rules: `gate`, `gate_margin`, `slice_margin` and the limits.
+        budget: What this look may use of alpha.
+        metric: Name of what the scores are.
+    """
+    if not contest.champion.size:
+        text = f"No test row is left that the champion, version {contest.version}, can be compared on."
+        return Verdict(accepted=False, sentence=text, champion=contest.version, evidence={"rule": settings.gate})
+    counts = paired_counts(contest.champion, contest.challenger, contest.groups)
+    tested, facts = _tested(contest, counts, settings, budget, metric)
+    slices = _slices(contest, settings)
+    checks = [tested, _on_locked_rows(contest, settings), *_conditions(contest, settings, slices)]
+    failed = [check for check in checks[1:] if not check.passed]
+    sentence = tested.sentence
+    if failed:
+        sentence += f" {'But it' if tested.passed else 'It also'} {'; it '.join(check.sentence for check in failed)}."
+    evidence = {
+        "rule": settings.gate,
+        "version": contest.version,
+        "metric": facts["metric"],
+        **facts,
+        **asdict(counts),
+        "difference": counts.difference,
+        "alpha": budget.look.alpha,
+        "level": budget.level,
+        "look": budget.look.number,
+        "horizon": budget.look.horizon,
+        "spent": budget.spent,
+        "opened": budget.opened,
+        "smallest_told": _finite(smallest_told(counts, budget.level)),
+        "checks": [asdict(check) for check in checks],
+        "slices": slices,
+        "recent": _side_by_side(contest, contest.recent),
+        "older": _side_by_side(contest, ~contest.recent),
+        "passed_over": contest.passed_over,
+        "new_classes": list(contest.new_classes),
+        "removed_classes": list(contest.removed_classes),
+    }
+    return Verdict(all(check.passed for check in checks), sentence, contest.version, evidence)
+
+
+def _tested(
+    contest: Contest, counts: Counts, settings: Settings, budget: Budget, metric: str
+) -> tuple[Check, dict[str, Any]]:
+    """The test that decides, and its facts."""
+    units, level, margin = units_of(contest.groups, contest.champion.size), budget.level, settings.gate_margin
+    superiority = settings.gate == "superiority"
+    if contest.figures is None:
+        values = float(contest.champion.mean()), float(contest.challenger.mean())
+        interval = difference_interval(counts)
+        p = mcnemar_exact(counts.wins, counts.losses) if superiority else score_test(counts, -margin)
+        method = "exact McNemar" if superiority else "score test of Tango"
+    else:
+        figures = contest.figures
+        metric, sides = figures.name, (figures.champion, figures.challenger)
+        values = tuple(float(figures.figure(side.sum(0)[None])[0]) for side in sides)  # type: ignore[assignment]
+        interval = bootstrap_difference(*sides, figures.figure, units)
+        p, method = _by_resampling(figures, units, level, margin, superiority=superiority)
+    differ = bool(counts.wins or counts.losses) or values[0] != values[1]
+    passed = differ and p <= level and (not superiority or values[1] > values[0])
+    verdict = {
+        (True, True): "beats",
+        (True, False): "does not beat",
+        (False, True): f"is not worse by more than {margin:g} than",
+        (False, False): f"is not shown to be within {margin:g} of",
+    }[superiority, passed]
+    groups = "" if counts.units == contest.champion.size else f" in {counts.units} groups"
+    sentence = (
+        f"The challenger {verdict} the champion, version {contest.version}, on the same {contest.champion.size} test "
+        f"rows{groups}: {metric} {values[1]:.3f} against {values[0]:.3f}, better {counts.wins} times and worse "
+        f"{counts.losses} times ({method}, one-sided p = {p:.4f}, level {level:.4f} at look {budget.look.number} of "
+        f"{budget.look.horizon})."
+    )
+    if not differ:
+        sentence = f"The challenger gives the answers of the champion, version {contest.version}: a tie keeps it."
+    facts = {
+        "metric": metric,
+        "champion": values[0],
+        "challenger": values[1],
+        "p": p,
+        "method": method,
+        "interval": list(interval),
+    }
+    return Check("test", passed, sentence), facts
+
+
+def _by_resampling(
+    figures: Figures, units: Array, level: float, margin: float, *, superiority: bool
+) -> tuple[float, str]:
+    draws = max(9_999, math.ceil(50 / level))  # so many that a p-value at the level is told from its neighbours
+    if superiority:
+        return swap_test(figures.champion, figures.challenger, figures.figure, units, draws), "swap permutation test"
+    low, _ = bootstrap_difference(
+        figures.champion, figures.challenger, figures.figure, units, draws, confidence=1 - 2 * level
+    )
+    return (level if low > -margin else 1.0), "lower bound of the bootstrap"
+
+
+def _on_locked_rows(contest: Contest, settings: Settings) -> Check:
+    """At least non-inferior on the rows on which the champion was promoted."""
+    rows = np.flatnonzero(contest.locked)
+    counts = paired_counts(contest.champion[rows], contest.challenger[rows], contest.groups[rows])
+    p = score_test(counts, -settings.gate_margin) if counts.losses else 0.0
+    sentence = (
+        f"is not shown to be within {settings.gate_margin:g} on the {counts.units} units that the champion was "
+        f"promoted on (better {counts.wins} times, worse {counts.losses}, p = {p:.3f})"
+    )
+    return Check("rows of the champion's promotion", not rows.size or p <= BLOCKING, sentence)
+
+
+def _slices(contest: Contest, settings: Settings) -> list[dict[str, Any]]:
+    """Every slice with its counts and the adjusted p-value that it falls by more than the margin."""
+    found: list[dict[str, Any]] = []
+    for column, values in contest.slices.items():
+        names = np.asarray(values, dtype=object)
+        for value in sorted(set(values)):
+            rows = np.flatnonzero(names == value)
+            counts = paired_counts(contest.champion[rows], contest.challenger[rows], contest.groups[rows])
+            fall = Counts(counts.losses, counts.wins, counts.units)
+            found.append(
+                {
+                    "column": column,
+                    "value": value,
+                    "champion": float(contest.champion[rows].mean()),
+                    "challenger": float(contest.challenger[rows].mean()),
+                    **asdict(counts),
+                    "p_fall": score_test(fall, settings.slice_margin),
+                }
+            )
+    adjusted = holm([row["p_fall"] for row in found])
+    return [{**row, "p_fall": p, "falls": p <= BLOCKING} for row, p in zip(found, adjusted, strict=True)]
+
+
+def _conditions(contest: Contest, settings: Settings, slices: Sequence[Mapping[str, Any]]) -> list[Check]:
+    fallen = [
+        f"{row['column']} {row['value']} ({row['champion']:.2f} to {row['challenger']:.2f})"
+        for row in slices
+        if row["falls"]
+    ]
+    shifted = label_shift(*contest.label_counts, settings.max_label_shift)
+    gone = ", ".join(contest.removed_classes)
+    error, ratio = contest.calibration_error, contest.latency_ratio
+    return [
+        Check("slices", not fallen, f"falls by more than {settings.slice_margin:g} in {', '.join(fallen)}"),
+        Check("label rates", not shifted, f"was trained on other shares of {', '.join(shifted)}"),
+        Check(
+            "classes",
+            not gone or settings.allow_removed_class,
+            f"no longer knows {gone}, which takes --allow-removed-class",
+        ),
+        Check(
+            "calibration",
+            not settings.max_calibration_error or error <= settings.max_calibration_error,
+            f"has a calibration error of {error:.3f}, above {settings.max_calibration_error:g}",
+        ),
+        Check(
+            "latency",
+            not settings.max_latency_ratio or ratio <= settings.max_latency_ratio,
+            f"takes {ratio:.2f} times as long for a row, above {settings.max_latency_ratio:g}",
+        ),
+    ]
+
+
+def label_shift(champion: Mapping[str, int], challenger: Mapping[str, int], limit: float) -> list[str]:
+    """The classes whose share of the labels changed by more than `limit` times itself, and by more than chance.
+
+    Shares are those among the classes that both have. Chance is judged by Fisher's exact test, adjusted for the number
+    of classes.
+
+    Args:
+        champion: Training labels by class that the champion saw.
+        challenger: Those that the challenger saw.
+        limit: Relative change, such as 0.5; 0 looks for none.
+    """
+    common = sorted(champion.keys() & challenger.keys())
+    before, after = (sum(counts[name] for name in common) for counts in (champion, challenger))
+    if not limit or not before or not after:
+        return []
+    tables = [[[champion[n], before - champion[n]], [challenger[n], after - challenger[n]]] for n in common]
+    p_values = holm([float(stats.fisher_exact(table).pvalue) for table in tables])
+    found = []
+    for name, p in zip(common, p_values, strict=True):
+        old, new = champion[name] / before, challenger[name] / after
+        if p <= CHANCE and abs(new - old) > limit * old:
+            found.append(f"{name} ({old:.1%} to {new:.1%})")
+    return found
+
+
+def _side_by_side(contest: Contest, rows: Array) -> dict[str, Any]:
+    """Figures of some rows only, for the eye: they decide nothing."""
+    some = np.flatnonzero(rows)
+    counts = paired_counts(contest.champion[some], contest.challenger[some], contest.groups[some])
+    means = [float(side[some].mean()) if some.size else None for side in (contest.champion, contest.challenger)]
+    low, high = difference_interval(counts)
+    return {
+        "rows": int(some.size),
+        "champion": means[0],
+        "challenger": means[1],
+        **asdict(counts),
+        "low": low,
+        "high": high,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

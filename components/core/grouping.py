@@ -1,0 +1,161 @@
+"""Which examples belong together: an explicit group, or near-duplicates. What belongs together keeps to one split."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from components.core.errors import InputError
+from components.core.lineage import GROUP, Lineage
+
+SHOWN = 3  # examples that an error names
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One example of the present data."""
+
+    id: str
+    uri: str
+    group: str  # that the source gives; empty: none
+    split: str  # that the source gives; empty: none
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """What belongs together, and what can't go anywhere."""
+
+    groups: Mapping[str, str]  # id -> group; empty: the example stands alone
+    splits: Mapping[str, str]  # group -> split that it has already
+    set_aside: Mapping[str, str] = field(default_factory=dict)  # id -> why
+
+
+def group_examples(records: Sequence[Record], lineage: Lineage, near: Iterable[tuple[str, str]]) -> Grouped:
+    """Put examples that belong together into groups, with what the lineage knows of them.
+
+    Examples that the lineage knows keep their split. A new one joins what it belongs to; if that has two splits, it is
+    set aside, for whichever side it went to, the other would be near to it.
+
+    Args:
+        records: The present data, ids without repeats.
+        lineage: What is known of all data so far; of examples that are gone too.
+        near: Pairs of ids that are near-duplicates; of the present data or of the lineage.
+
+    Raises:
+        InputError: Examples that belong together have two splits already, or are given two: a leak.
+    """
+    web = _Web(lineage)
+    present = {record.id: record for record in records}
+    neighbours: dict[str, list[str]] = defaultdict(list)
+    for a, b in near:
+        neighbours[a].append(b)
+        neighbours[b].append(a)
+    known = sorted(present.keys() & lineage.members.keys())
+    for id_ in known:
+        web.join([id_, *web.named(present[id_].group), *_known(neighbours[id_], lineage)])
+    _refuse_leaks(web, known, present, lineage)
+    set_aside = {}
+    for id_ in sorted(present.keys() - lineage.members.keys()):
+        accepted = [other for other in neighbours[id_] if other in lineage.members or web.has(other)]
+        around = [*web.named(present[id_].group), *accepted]
+        splits = sorted({split for node in around if (split := web.split(node))})
+        if len(splits) > 1:
+            set_aside[id_] = f"set aside: it belongs to examples of {' and of '.join(splits)}"
+        else:
+            web.join([id_, *around])
+    _refuse_given(web, [record for record in records if record.id not in set_aside])
+    names = web.names(present.keys() - set_aside.keys())
+    groups = {id_: names.get(id_, "") for id_ in present if id_ not in set_aside}
+    splits_of = {names[id_]: split for id_ in names if (split := web.split(id_))}
+    return Grouped(groups, splits_of, set_aside)
+
+
+class _Web:
+    """Examples and named groups, joined to components (union-find); each component has at most one split."""
+
+    def __init__(self, lineage: Lineage) -> None:
+        self._above: dict[str, str] = {}
+        self._splits: dict[str, str] = {}
+        for name, split in lineage.groups.items():
+            self._splits[self._root(GROUP + name)] = split
+        for id_, member in lineage.members.items():
+            self._splits[self._root(id_)] = member.split
+            self.join([id_, *self.named(member.group)])
+
+    def named(self, group: str) -> list[str]:
+        """The node of a group; none for an empty name."""
+        return [GROUP + group] if group else []
+
+    def has(self, node: str) -> bool:
+        return node in self._above
+
+    def split(self, node: str) -> str:
+        return self._splits.get(self._root(node), "")
+
+    def join(self, nodes: Sequence[str]) -> None:
+        roots = sorted({self._root(node) for node in nodes})
+        split = next((self._splits[root] for root in roots if self._splits.get(root)), "")
+        for root in roots[1:]:
+            self._above[root] = roots[0]
+        if split:
+            self._splits[roots[0]] = split
+
+    def _root(self, node: str) -> str:
+        path = []
+        while (above := self._above.setdefault(node, node)) != node:
+            path.append(node)
+            node = above
+        self._above.update(dict.fromkeys(path, node))
+        return node
+
+    def component(self, node: str) -> str:
+        return self._root(node)
+
+    def names(self, ids: Iterable[str]) -> dict[str, str]:
+        """The group of each id that does not stand alone: a given name if there is one, else that of its least id."""
+        members: dict[str, list[str]] = defaultdict(list)
+        for node in self._above:
+            members[self._root(node)].append(node)
+        found = {}
+        for id_ in ids:
+            together = members[self._root(id_)]
+            if len(together) > 1:
+                named = [node.removeprefix(GROUP) for node in together if node.startswith(GROUP)]
+                found[id_] = min(named) if named else f"near {min(together)[:16]}"
+        return found
+
+
+def _known(ids: Iterable[str], lineage: Lineage) -> list[str]:
+    return [id_ for id_ in ids if id_ in lineage.members]
+
+
+def _refuse_leaks(web: _Web, known: Sequence[str], present: Mapping[str, Record], lineage: Lineage) -> None:
+    sides: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for id_ in known:
+        sides[web.component(id_)][lineage.members[id_].split].append(present[id_].uri)
+    leaks = [splits for splits in sides.values() if len(splits) > 1]
+    if leaks:
+        shown = "; ".join(
+            " and ".join(f"{uris[0]} ({split})" for split, uris in sorted(splits.items())) for splits in leaks[:SHOWN]
+        )
+        raise InputError(
+            f"{len(leaks)} groups of examples that belong together are in two splits already: {shown}.",
+            "Take one side of each out of the data, correct the column group, or begin a new lineage with another "
+            "--model.",
+        )
+
+
+def _refuse_given(web: _Web, records: Sequence[Record]) -> None:
+    given: dict[str, dict[str, str]] = defaultdict(dict)
+    for record in records:
+        if record.split and not web.split(record.id):
+            given[web.component(record.id)].setdefault(record.split, record.uri)
+    leaks = [splits for splits in given.values() if len(splits) > 1]
+    if leaks:
+        shown = "; ".join(
+            " and ".join(f"{uri} ({split})" for split, uri in sorted(splits.items())) for splits in leaks[:SHOWN]
+        )
+        raise InputError(
+            f"The column split puts {len(leaks)} groups of examples that belong together into two splits: {shown}.",
+            "Correct it, leave these out, or use --near-duplicates -1 if they only look alike.",
+        )

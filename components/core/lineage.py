@@ -1,0 +1,76 @@
+"""What a model's lineage remembers of every example that it ever had, so that nothing ever moves or leaks.
+
+`assignments.parquet` travels with the runs: id, split, label, fingerprint, group, since (the number of the dataset that
+brought the example) and present (whether the last dataset had it). A row `group NAME` keeps the split of a group whose
+members may all be gone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+GROUP = "group "  # before a group's name; no content id has a space
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.string()),
+        ("fingerprint", pa.string()),
+        ("group", pa.string()),
+        ("since", pa.int32()),
+        ("present", pa.bool_()),
+    ]
+)
+_MISSING = {"label": "", "fingerprint": "", "group": "", "since": 0, "present": True}  # in files of before
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One example of the lineage."""
+
+    split: str
+    label: str = ""  # that it counted with last; of a test row the locked one
+    fingerprint: str = ""  # by which near-duplicates are found; empty: none
+    group: str = ""  # what it stays together with; empty: nothing
+    since: int = 0  # number of the dataset that brought it
+    present: bool = True  # in the last dataset
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """All that the datasets of a model have had so far."""
+
+    salt: str = ""
+    datasets: int = 0  # how many there were
+    members: Mapping[str, Member] = field(default_factory=dict)  # by id
+    groups: Mapping[str, str] = field(default_factory=dict)  # name -> split
+
+
+def write_lineage(path: Path, lineage: Lineage) -> None:
+    """Write `assignments.parquet`, sorted by id."""
+    rows: list[dict[str, Any]] = [
+        {"id": id_, **{name: getattr(member, name) for name in Member.__slots__}}
+        for id_, member in lineage.members.items()
+    ]
+    rows += [{**_MISSING, "id": GROUP + name, "split": split} for name, split in lineage.groups.items()]
+    rows.sort(key=lambda row: str(row["id"]))
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    pq.write_table(table.replace_schema_metadata({"salt": lineage.salt, "datasets": str(lineage.datasets)}), path)
+
+
+def read_lineage(path: Path, salt: str = "") -> Lineage:
+    """The inverse of `write_lineage`; `salt` is that of a file that an earlier version wrote."""
+    table = pq.read_table(path)
+    facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    members, groups = dict[str, Member](), dict[str, str]()
+    for row in table.to_pylist():
+        id_ = row.pop("id")
+        if id_.startswith(GROUP):
+            groups[id_.removeprefix(GROUP)] = row["split"]
+        else:
+            members[id_] = Member(**{**_MISSING, **row})
+    return Lineage(facts.get("salt", salt), int(facts.get("datasets", "1")), members, groups)

@@ -1,0 +1,61 @@
+"""`thawline labels`: see and accept changed labels of test rows."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.core.errors import InputError
+from pipelines.options import HomeOption, JsonOption, check_model, use_home
+
+app = typer.Typer(help="See and accept changed labels of test rows.", no_args_is_help=True)
+ModelOption = Annotated[str, typer.Option(help="Name of the model.")]
+
+
+@app.command("list", epilog="Example: thawline labels list --model stamps")
+def list_(*, model: ModelOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List changed labels of test rows that wait to be accepted; until then the locked ones count."""
+    from components.core import labels
+
+    _open(home, model)
+    _print("waiting", [asdict(change) for change in labels.waiting(model)], as_json=as_json)
+
+
+@app.command(
+    epilog="Examples: thawline labels accept --model stamps --all; thawline labels accept --model stamps 3f9a 77b0"
+)
+def accept(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of examples, or their beginnings.")] = None,
+    *,
+    model: ModelOption,
+    everything: Annotated[bool, typer.Option("--all", help="Accept all that wait.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Accept changed labels of test rows: from the next run on they count."""
+    from components.core import labels
+
+    if bool(ids) == everything:
+        raise InputError("Which labels are to be accepted?", "Give the ids of examples, or --all.")
+    _open(home, model)
+    _print("accepted", [asdict(change) for change in labels.accept(model, ids or [])], as_json=as_json)
+
+
+def _open(home: Path | None, model: str) -> None:
+    use_home(home)
+    check_model(model)
+    from components.core import tracking
+
+    tracking.migrate()
+
+
+def _print(what: str, rows: list[dict[str, str]], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps({what: rows}) + "\n")
+        return
+    for row in rows:
+        sys.stdout.write(f"{row['id'][:12]}  {row['locked']} -> {row['proposed']}  {row['uri']}\n")
+    sys.stdout.write(f"{len(rows)} {what}\n")

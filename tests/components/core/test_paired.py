@@ -1,0 +1,166 @@
+"""Paired tests on the same rows, against scipy and by hand."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from components.core.paired import (
+    Counts,
+    bootstrap_difference,
+    difference_interval,
+    holm,
+    mcnemar_exact,
+    paired_counts,
+    score_test,
+    smallest_told,
+    swap_test,
+    units_of,
+)
+
+counts = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 400))
+
+
+def mean(sums: np.ndarray) -> np.ndarray:
+    """The mean of the first column; the second counts rows."""
+    return np.asarray(sums[:, 0] / sums[:, 1])
+
+
+def with_ones(values: np.ndarray) -> np.ndarray:
+    return np.stack([values, np.ones(len(values))], axis=1)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_one_sided_binomial_test(wins: int, losses: int) -> None:
+    """The p-value is that of scipy's exact binomial test on the units where the two differ."""
+    expected = stats.binomtest(wins, wins + losses, 0.5, alternative="greater").pvalue if wins + losses else 1.0
+    assert mcnemar_exact(wins, losses) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_by_hand() -> None:
+    """Eight wins and one loss: (9 + 1) / 2^9."""
+    assert mcnemar_exact(8, 1) == pytest.approx(float(Fraction(10, 512)))
+    assert mcnemar_exact(0, 0) == 1.0
+
+
+def test_rows_are_counted_from_the_challengers_side() -> None:
+    champion, challenger = np.array([1.0, 0.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0, 0.0])
+    assert paired_counts(champion, challenger) == Counts(wins=2, losses=1, units=5)
+
+
+def test_a_group_is_one_unit() -> None:
+    """A group in which the challenger has one row more right counts once, one with as many is a tie."""
+    champion, challenger = np.array([1.0, 0.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0, 1.0])
+    found = paired_counts(champion, challenger, ["a", "a", "b", "b", ""])
+    assert found == Counts(wins=2, losses=0, units=3)
+    assert units_of(["a", "", "a", ""], 4).tolist() == [0, 1, 0, 2]
+
+
+def test_scores_of_other_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="rows"):
+        paired_counts(np.zeros(3), np.zeros(4))
+
+
+@settings(deadline=None)
+@given(counts)
+def test_the_interval_excludes_nothing_exactly_where_the_test_rejects(drawn: tuple[int, int, int]) -> None:
+    """Inverted from the exact test: 0 lies outside the 90 % interval if and only if a one-sided p is at most 0.05."""
+    wins, losses, ties = drawn
+    found = Counts(wins, losses, wins + losses + ties)
+    low, high = difference_interval(found, 0.9)
+    assert low <= found.difference <= high
+    if found.units:
+        assert (low > 0) == (mcnemar_exact(wins, losses) < 0.05)
+        assert (high < 0) == (mcnemar_exact(losses, wins) < 0.05)
+
+
+@settings(deadline=None)
+@given(counts)
+def test_swapping_the_models_mirrors_the_evidence(drawn: tuple[int, int, int]) -> None:
+    wins, losses, ties = drawn
+    found, mirrored = Counts(wins, losses, wins + losses + ties), Counts(losses, wins, wins + losses + ties)
+    low, high = difference_interval(found)
+    assert difference_interval(mirrored) == pytest.approx((-high, -low))
+    assert mirrored.difference == -found.difference
+
+
+def test_the_score_test_by_a_published_example() -> None:
+    """Tango 1998, a crossover trial: of 44 pairs one differs, to the new one's cost; margin 0.1 gives z = 1.709."""
+    found = Counts(wins=0, losses=1, units=44)
+    p = score_test(found, -0.1)
+    assert stats.norm.isf(p) == pytest.approx(1.709, abs=0.01)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 300), st.floats(-0.4, 0.4))
+def test_the_score_test_uses_the_likeliest_probability(wins: int, losses: int, ties: int, difference: float) -> None:
+    """Its variance is that of the maximum of the likelihood under the null hypothesis, found here by a search."""
+    assume(wins + losses)
+    found = Counts(wins, losses, wins + losses + ties)
+    grid = np.linspace(max(0.0, -difference), (1 - difference) / 2, 20_001)[1:-1]
+    likelihood = (
+        wins * np.log(grid + difference)
+        + losses * np.log(grid)
+        + ties * np.log(np.maximum(1e-300, 1 - 2 * grid - difference))
+    )
+    best = grid[likelihood.argmax()]
+    variance = found.units * (2 * best + difference * (1 - difference))
+    if variance > 1e-3:
+        z = (wins - losses - found.units * difference) / math.sqrt(variance)
+        assert score_test(found, difference) == pytest.approx(stats.norm.sf(z), abs=2e-3)
+
+
+def test_nothing_is_shown_without_units() -> None:
+    assert score_test(Counts(0, 0, 0), -0.1) == 1.0
+    assert score_test(Counts(0, 0, 50), 0.0) == 1.0
+    assert difference_interval(Counts(0, 0, 0)) == (0.0, 0.0)
+
+
+def test_holm_by_hand() -> None:
+    """The smallest of three p-values counts three times; none falls below an earlier one."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_swapping_answers_agrees_with_the_exact_test() -> None:
+    """For accuracy the permutation test is the exact one, but for the drawing."""
+    champion = np.array([1.0] * 30 + [0.0] * 9 + [1.0] * 2)
+    challenger = np.array([1.0] * 30 + [1.0] * 9 + [0.0] * 2)
+    p = swap_test(with_ones(champion), with_ones(challenger), mean, np.arange(41), permutations=20_000)
+    assert p == pytest.approx(mcnemar_exact(9, 2), abs=0.004)
+
+
+def test_equal_answers_are_never_better() -> None:
+    rows = with_ones(np.random.default_rng(0).random(20))
+    assert swap_test(rows, rows, mean, np.arange(20)) == 1.0
+    assert bootstrap_difference(rows, rows, mean, np.arange(20)) == (0.0, 0.0)
+
+
+def test_a_group_is_swapped_as_a_whole() -> None:
+    """Ten rows of one group that all got better are one observation, so they prove nothing."""
+    champion, challenger = with_ones(np.zeros(10)), with_ones(np.ones(10))
+    assert swap_test(champion, challenger, mean, np.zeros(10, dtype=np.int64)) > 0.4
+    assert swap_test(champion, challenger, mean, np.arange(10)) < 0.01
+
+
+def test_the_bootstrap_interval_holds_the_difference() -> None:
+    """Its bounds are near those of the normal approximation of a paired mean."""
+    generator = np.random.default_rng(1)
+    champion = generator.normal(0, 1, 400)
+    challenger = champion + generator.normal(0.2, 0.5, 400)
+    low, high = bootstrap_difference(with_ones(champion), with_ones(challenger), mean, np.arange(400))
+    gain = challenger - champion
+    error = 1.96 * gain.std() / math.sqrt(400)
+    assert (low, high) == pytest.approx((gain.mean() - error, gain.mean() + error), abs=0.01)
+
+
+def test_the_smallest_difference_that_could_have_been_told() -> None:
+    """With 10 units that differ, 9 to 1 is the least lead at 0.05; with 3 none is enough."""
+    assert smallest_told(Counts(6, 4, 100), 0.05) == pytest.approx(0.08)
+    assert smallest_told(Counts(3, 0, 100), 0.05) == math.inf
