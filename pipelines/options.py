@@ -1,6 +1,10 @@
-"""The options of `thawline run`, made from the settings: one definition of names, types, bounds and help."""
+"""The options of `thawline run`, made from the settings: one definition of names, types, bounds and help.
+
+And those that commands share: the home folder and `--json`.
+"""
 
 import inspect
+import os
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,9 +14,14 @@ import typer
 import yaml
 from pydantic import ValidationError
 
+from components.core import runs
 from components.core.errors import InputError
 from components.core.settings import Settings
 
+HomeOption = Annotated[
+    Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 PANELS = {
     "task": "Problem and model",
     "backbone": "Network",
@@ -75,6 +84,30 @@ def model_name(source: str) -> str:
     """The model's name where none is given: the last part of the source."""
     stem = Path(source.rstrip("/")).name.partition(".")[0] or Path(source).resolve().name
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)[:100] or "thawline"
+
+
+def use_home(home: Path | None) -> None:
+    """Make a folder THAWLINE_HOME for what follows: the given one, else the environment's, else `.thawline` here."""
+    chosen = home or Path(os.environ.get("THAWLINE_HOME") or ".thawline")
+    os.environ["THAWLINE_HOME"] = str(chosen.expanduser().resolve())
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write among our own lines
+
+
+def has_store() -> bool:
+    """Whether there is a registry to ask: a server, or the file that the first run makes in the home folder."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (runs.home() / "mlflow.db").exists()
+
+
+def check_model(name: str) -> None:
+    """Check a model's name before it goes into the registry's queries, and that there is a registry.
+
+    Raises:
+        InputError: It is no name, or there are no models.
+    """
+    merge({"model": name}, None, name)
+    if not has_store():
+        raise InputError(f"There are no models in {runs.home()}.", "Train one with `thawline run`, or give --home.")
 
 
 def _read(config: Path) -> dict[str, Any]:
