@@ -115,7 +115,7 @@ def rollback(model: str, to: str = "", *, why: str = "", who: str = "") -> Entry
     if completed and not to:
         return completed[-1]
     entries = _finished(model)
-    champion = entries[-1].to if entries else ""
+    champion = _champion(entries)
     target = to or _earlier(entries)
     if not target:
         mend = f"See `thawline models {model}`; `thawline promote` makes another version champion."
@@ -279,7 +279,7 @@ def _move(model: str, version: str, action: str, why: str, who: str, evidence: s
     with _lock():
         _settle(model)
         entries = _finished(model)
-        champion = entries[-1].to if entries else ""
+        champion = _champion(entries)
         if champion == version:
             return entries[-1]
         entry = _open(model, action, champion, version, why, who or whoami(), evidence)
@@ -323,7 +323,7 @@ def _open(model: str, action: str, origin: str, to: str, why: str, who: str, evi
 
 
 def _claim(entry: Entry, champion: str) -> str:
-    """Wait until this entry is the only open one and check that `champion` still is; else return why it must fail.
+    """Wait until this entry is the only open one, and check that nothing has moved; else return why it must fail.
 
     Two that open entries at once can't both pass: each looks after it has opened its own, so at least one sees the
     other.
@@ -340,8 +340,8 @@ def _claim(entry: Entry, champion: str) -> str:
         if _age(first) < _age(entry) or time.monotonic() > deadline:
             return f"{first.who} was moving the champion to {_named(first.to)} at the same time."
         time.sleep(POLL)
-    now = registry.current(entry.model, CHAMPION)
-    return "" if now == champion else f"The champion was moved to {_named(now)} meanwhile."
+    now, before = registry.current(entry.model, CHAMPION), _champion(_finished(entry.model))
+    return "" if (now, before) == (champion, entry.origin) else f"The champion was moved to {_named(now)} meanwhile."
 
 
 def _complete(entry: Entry) -> Entry:
@@ -371,19 +371,22 @@ def _clear_pending(model: str, version: str) -> None:
 
 
 def _settle(model: str) -> list[Entry]:
+    closed: list[Entry] = []
     deadline = time.monotonic() + PATIENCE
     while True:
-        entries = [entry for entry in read(model) if entry.status == "RUNNING"]
-        late = time.monotonic() >= deadline
-        busy = [entry for entry in entries if not _cut_off(entry, late=late)]
-        if not busy:
-            break
-        if late:
+        entries, late = read(model), time.monotonic() >= deadline
+        left = [entry for entry in entries if entry.status == "RUNNING"]
+        busy = [entry for entry in left if not _cut_off(entry, late=late)]
+        if busy and late:
             sentence = f"{busy[0].who} is moving the champion of {model} to {_named(busy[0].to)}."
             raise StepError(sentence, "Wait until that has ended, and try again.")
+        if not busy:
+            closed += [_repair(entry) for entry in left]
+            found = _record_found(model)
+            closed += [found] if found else []
+            if found is None or found.done:
+                return closed
         time.sleep(POLL)
-    closed = [_repair(entry) for entry in entries]
-    return closed + _record_found(model)
 
 
 def _cut_off(entry: Entry, *, late: bool) -> bool:
@@ -398,8 +401,12 @@ def _cut_off(entry: Entry, *, late: bool) -> bool:
 
 def _repair(entry: Entry) -> Entry:
     """Close an entry that was cut off: as FINISHED if it moved the champion, else as FAILED."""
-    champion, entries = registry.current(entry.model, CHAMPION), _finished(entry.model)
-    before = entries[-1].to if entries else ""
+    # the alias first: who repaired the entry since then, and perhaps moved on, shows by its status
+    champion, entries = registry.current(entry.model, CHAMPION), read(entry.model)
+    [now] = [other for other in entries if other.run_id == entry.run_id]
+    if now.status != "RUNNING":
+        return now
+    before = _champion([other for other in entries if other.done])
     if champion == entry.to and before == entry.origin:
         return _complete(entry)
     if champion == entry.origin:
@@ -407,19 +414,23 @@ def _repair(entry: Entry) -> Entry:
     return _fail(entry, f"It was cut off, and the champion is {_named(champion)} by another way.")
 
 
-def _record_found(model: str) -> list[Entry]:
-    """Record that the alias was moved outside of the ledger, so that the history stays true."""
-    entries = _finished(model)
-    before, champion = entries[-1].to if entries else "", registry.current(model, CHAMPION)
+def _record_found(model: str) -> Entry | None:
+    """Record that the alias was moved outside of the ledger, so that the history stays true; None if it was not.
+
+    The entry fails where another machine's promotion came between: then all is to be looked at again.
+    """
+    before, champion = _champion(_finished(model)), registry.current(model, CHAMPION)
     if champion == before:
-        return []
+        return None
     why = "Moved outside of Thawline's ledger, for instance on the tracking page"
     entry = _open(model, "found", before, champion, why, "unknown", "")
     obstacle = _claim(entry, champion)
-    if obstacle:
-        _fail(entry, obstacle)
-        raise StepError(obstacle, "Try again.")
-    return [_complete(entry)]
+    return _fail(entry, obstacle) if obstacle else _complete(entry)
+
+
+def _champion(finished: Sequence[Entry]) -> str:
+    """Who is champion by the ledger."""
+    return finished[-1].to if finished else ""
 
 
 def _named(version: str) -> str:
