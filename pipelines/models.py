@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from components.core.ledger import Entry
 
 app = typer.Typer()
-SHORT = 60  # characters of a sentence in a table
+SHORT = 40  # characters of a sentence in a table
 ModelOption = Annotated[str, typer.Option(help="Name in the model registry.")]
 _MODELS = ("model", "champion", "previous", "challenger", "pending", "versions")
 _VERSIONS = ("version", "created (UTC)", "aliases", "accepted", "accuracy", "decision")
@@ -157,10 +157,9 @@ def _settle(name: str) -> None:
     from components.core import ledger
 
     for entry in ledger.settle(name):
-        what = f"{name}: {entry.action} of version {entry.to or 'none'}"
-        if entry.action == "found":
-            what = f"{name}: the champion was moved outside of Thawline"
-        _note(f"{what}: {entry.reason or 'now in the ledger.'}")
+        move = {"rollback": "rollback", "found": "move by hand"}.get(entry.action, "promotion")
+        mended = "recorded" if entry.action == "found" else "completed: it had been cut off"
+        _note(f"{name}: {move} to version {entry.to or 'none'} {mended if entry.done else f'closed: {entry.reason}'}")
 
 
 def _note(text: str) -> None:

@@ -166,9 +166,8 @@ def evidence_for(model: str, version: str) -> Evidence:
         raise InputError(f"There is no evidence for {model} version {version}: no evaluation accepted it.", mend)
     compared, champion = facts["compared_with"], registry.current(model, CHAMPION)
     if compared is not None and compared != champion:
-        sentence = (
-            f"{model} {_named(version)} was accepted against {_named(compared)}, but {_named(champion)} is champion."
-        )
+        against = f"against version {compared}" if compared else "as the first one"
+        sentence = f"{model} version {version} was accepted {against}, but {_named(champion)} is champion now."
         raise InputError(sentence, f"Run the pipeline again. {mend}")
     return Evidence(facts["run"], compared, facts["decision"])
 

@@ -79,7 +79,7 @@ def test_a_model_has_versions_and_a_history(command: Command) -> None:
     assert [words(row)[0] for row in rows] == ["4", "3", "2", "1"]
     assert rows[0].split()[3:5] == ["no", "0.875"]
     assert rows[2].split()[3:6] == ["champion", "yes", "0.875"]
-    assert rows[2].endswith("The challenger was compared with the champion on many test …")
+    assert rows[2].endswith("The challenger was compared with the …")
     assert "challenger, previous" in rows[3]
     head, *rows = history.splitlines()
     assert words(head) == ["champion", "from", "(UTC)", "until", "action", "who", "why"]
@@ -105,13 +105,13 @@ def test_listing_repairs(command: Command) -> None:
     entry = ledger._open("toy", "promote", "1", "2", "why", "me", "run")
     registry.move_alias("toy", "champion", "2")
     answer = command("models")
-    assert answer.err == "toy: promote of version 2: now in the ledger.\n"
+    assert answer.err == "toy: promotion to version 2 completed: it had been cut off\n"
     assert tracking.client().get_run(entry.run_id).info.status == "FINISHED"
     ledger._open("toy", "promote", "2", "3", "why", "me", "run")
     registry.move_alias("toy", "champion", "4")
     assert command("models", "toy").err.splitlines() == [
-        "toy: promote of version 3: It was cut off, and the champion is version 4 by another way.",
-        "toy: the champion was moved outside of Thawline: now in the ledger.",
+        "toy: promotion to version 3 closed: It was cut off, and the champion is version 4 by another way.",
+        "toy: move by hand to version 4 recorded",
     ]
     assert command("models").err == ""
 

@@ -726,5 +726,5 @@ def test_without_an_acceptance_there_is_no_evidence(toy: PlainRun, tags: dict[st
 def test_evidence_against_a_former_champion_is_none(toy: PlainRun) -> None:
     """What was accepted against another champion than today's proves nothing against this one."""
     promote("2")
-    with pytest.raises(InputError, match="accepted against no version, but version 2 is champion"):
+    with pytest.raises(InputError, match="accepted as the first one, but version 2 is champion now"):
         ledger.evidence_for("toy", "1")
