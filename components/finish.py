@@ -18,8 +18,8 @@ def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
         state: Kubeflow's state of the pipeline; anything but SUCCEEDED is a failure.
 
     Returns:
-        `status`, `reason`, `model`, `version`, `promoted`, `metrics`, `dataset_digest`, `mlflow_run_id`, `steps`
-        (seconds of each step's own work) and `report`, all read from MLflow.
+        `status`, `reason`, `model`, `version`, `promoted`, `pending` (the command that approves it), `metrics`,
+        `dataset_digest`, `mlflow_run_id`, `steps` (seconds of each step's own work) and `report`, all read from MLflow.
     """
     parsed = Settings.from_json(settings)
     for abandoned in runs.abandoned_runs():
@@ -52,6 +52,7 @@ def _result(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
         "model": model,
         "version": tags.get("thawline.version", ""),
         "promoted": tags.get("thawline.promoted") == "true",
+        "pending": tags.get("thawline.pending", ""),
         "metrics": dict(pipeline.data.metrics) if pipeline else {},
         "dataset_digest": tags.get("thawline.dataset_digest", ""),
         "mlflow_run_id": pipeline.info.run_id if pipeline else "",

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.core import archives, registry, revision, tracking
+from components.core import archives, ledger, registry, revision, tracking
 from components.core.checkpoints import read_facts
 
 
@@ -19,7 +19,7 @@ def register(
     *,
     accepted: bool,
 ) -> str:
-    """Add a version with the alias `challenger`, and `champion` if it was accepted; return the version.
+    """Add a version with the alias `challenger`; promote it if it was accepted, or let it wait; return the version.
 
     Args:
         settings: The run's settings as JSON.
@@ -41,24 +41,51 @@ def register(
         shutil.copytree(checkpoint, folder / "checkpoint")
         archives.check_folder(folder)
         answer = registry.smoke_test(folder)
-        facts = read_facts(checkpoint)
         tags = {
             "thawline.dataset_digest": dataset_digest,
-            "thawline.backbone": run.settings.backbone,
             "thawline.weights_digest": weights_digest,
-            "thawline.code_revision": revision.code_revision(),
-            "thawline.settings_digest": run.settings.digest(),
-            "thawline.run_key": run_key,
-            "thawline.thawed": str(facts["thawed"]),
+            "thawline.thawed": str(read_facts(checkpoint)["thawed"]),
             "thawline.accepted": str(accepted).lower(),
+            "thawline.compared_with": champion,
+            **_origin(run),
         }
         model = run.settings.model
         version = registry.add_version(model, folder, run, tags)
         registry.move_alias(model, "challenger", version)
-        promoted = accepted and registry.move_alias(model, "champion", version, expected=champion)
+        became = "challenger"
+        if accepted:
+            digest, why = archives.folder_digest(folder), tags["thawline.decision"] or "Accepted"
+            became = _carry_out(run, version, champion, why, digest)
         run.text(answer, "smoke_test.json")
-        run.tags({"thawline.version": version, "thawline.promoted": str(promoted).lower()}, pipeline=True)
-        if accepted and not promoted:
-            run.tags({"thawline.decision": "Accepted, but another run moved the champion meanwhile."}, pipeline=True)
-        run.figure(f"version {version}, {'champion' if promoted else 'challenger'}")
+        outcome = {"thawline.version": version, "thawline.promoted": str(became == "champion").lower()}
+        if became == "pending":
+            outcome[ledger.PENDING_TAG] = ledger.approval(model, version)
+        elif accepted and became == "challenger":
+            outcome["thawline.decision"] = "Accepted, but another run moved the champion meanwhile."
+        run.tags(outcome, pipeline=True)
+        run.figure(f"version {version}, {became}")
     return version
+
+
+def _origin(run: tracking.StepRun) -> dict[str, str]:
+    """What a version's tags say of the run that it comes from."""
+    evaluated = tracking.client().get_run(run.pipeline_id).data
+    return {
+        "thawline.backbone": run.settings.backbone,
+        "thawline.code_revision": revision.code_revision(),
+        "thawline.settings_digest": run.settings.digest(),
+        "thawline.run_key": run.run_key,
+        "thawline.decision": evaluated.tags.get("thawline.decision", ""),
+        **{f"thawline.{name}": str(value) for name, value in evaluated.metrics.items() if name == "accuracy"},
+    }
+
+
+def _carry_out(run: tracking.StepRun, version: str, champion: str, why: str, answered: str) -> str:
+    """Promote an accepted version, or let it wait for approval; return what it became."""
+    model = run.settings.model
+    if run.settings.promote == "manual":
+        return "pending" if ledger.propose(model, version, champion) else "challenger"
+    entry = ledger.promote(
+        model, version, why=why, who=run.run_key, evidence=run.pipeline_id, expected=champion, answered=answered
+    )
+    return "champion" if entry.done else "challenger"

@@ -5,12 +5,10 @@ Nothing here imports torch, so the answer comes at once.
 
 import json
 import math
-import os
 import re
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +17,8 @@ from components.core import cache
 from components.core.cache import Entry
 from components.core.errors import InputError
 from components.core.settings import Settings
+from pipelines.options import HomeOption, JsonOption, use_home
+from pipelines.tables import table
 
 app = typer.Typer(help="List and remove kept activations.", no_args_is_help=True)
 GIGABYTE = 1e9
@@ -27,19 +27,16 @@ _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 _AGES = ((86_400.0, "day"), (3600.0, "hour"), (60.0, "minute"))
 _COLUMNS = ("network", "thaw line", "examples", "size", "precision", "engines", "last use")
 _NUMBERS = ("examples", "size")  # columns that stand to the right
-HomeOption = Annotated[
-    Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
-]
 
 
 @app.command("list", epilog="Example: thawline cache list --json | jq .bytes")
 def list_(
     *,
     home: HomeOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List kept activations by network and thaw line, the latest used first, and their budget."""
-    _use_home(home)
+    use_home(home)
     store = cache.store()
     spaces, found = cache.spaces(store), cache.entries(store)
     exports = [entry for entry in found if entry.is_export]
@@ -49,7 +46,7 @@ def list_(
         answer = {"store": str(store), "shared": cache.shared_prefix(), "spaces": spaces, "exports": kept}
         sys.stdout.write(json.dumps({**answer, "bytes": total, "budget": budget}) + "\n")
         return
-    lines = _table([_row(space) for space in spaces] + ([_export_row(exports)] if exports else []))
+    lines = table(_COLUMNS, [_row(space) for space in spaces] + ([_export_row(exports)] if exports else []), _NUMBERS)
     lines.append(f"{_size(total)} of a budget of {_size(budget)} in {store}")
     if cache.shared_prefix():
         lines.append(f"Shared through {cache.shared_prefix()}, which is not counted here")
@@ -74,7 +71,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
 ) -> None:
     """Remove kept activations and exports down to a budget; a run computes again what it misses."""
-    _use_home(home)
+    use_home(home)
     if everything and (max_gb is not None or older_than is not None):
         raise InputError("--all removes everything, whatever its size or age.", "Leave out --max-gb and --older-than.")
     if max_gb is not None and not max_gb >= 0:  # nor is NaN
@@ -92,11 +89,6 @@ def prune(
     stays = sum(entry.bytes for entry in cache.entries(store)) - (sum(e.bytes for e in removed) if dry_run else 0)
     what = "; ".join(parts) or "nothing"
     sys.stdout.write(f"{verb} {what}. {_size(stays)} {'would stay' if dry_run else 'stay'} in {store}\n")
-
-
-def _use_home(home: Path | None) -> None:
-    if home is not None:
-        os.environ["THAWLINE_HOME"] = str(home.expanduser().resolve())
 
 
 def _default_budget() -> float:
@@ -132,18 +124,6 @@ def _row(space: dict[str, Any]) -> tuple[str, ...]:
 def _export_row(exports: Sequence[Entry]) -> tuple[str, ...]:
     latest = max(entry.last_used for entry in exports)
     return (_count(exports, "export"), "", "", _sum(exports), "", "", _age(latest))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    if not rows:
-        return []
-    table = [_COLUMNS, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(_COLUMNS))]
-    aligned = [
-        [text.rjust(width) if name in _NUMBERS else text.ljust(width) for text, width, name in zip(*cells, strict=True)]
-        for cells in ((row, widths, _COLUMNS) for row in table)
-    ]
-    return ["  ".join(cells).rstrip() for cells in aligned]
 
 
 def _count(entries: Sequence[Entry], what: str) -> str:

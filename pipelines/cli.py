@@ -1,4 +1,4 @@
-"""The command `thawline`: run the DAG here, compile it, answer from the registry, look, check machine and cache.
+"""The command `thawline`: run the DAG here, compile it, answer from the registry, promote, look, check the machine.
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 the run failed, 2 bad usage or input.
 """
@@ -22,8 +22,8 @@ from rich.markup import escape
 from components.core import runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
-from pipelines import cache, labels
-from pipelines.options import merge, model_name, with_settings
+from pipelines import cache, labels, models
+from pipelines.options import HomeOption, JsonOption, check_model, merge, model_name, use_home, with_settings
 
 if TYPE_CHECKING:
     import subprocess
@@ -36,9 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(cache.app, name="cache")
 app.add_typer(labels.app, name="labels")
-HomeOption = Annotated[
-    Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
-]
+app.add_typer(models.app)
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 NOTHING = {  # the result of a run that did not start; the keys are those of components/finish.py
     "status": "failed",
@@ -46,13 +44,13 @@ NOTHING = {  # the result of a run that did not start; the keys are those of com
     "model": "",
     "version": "",
     "promoted": False,
+    "pending": "",
     "metrics": {},
     "dataset_digest": "",
     "mlflow_run_id": "",
     "steps": {},
     "report": "",
 }
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 @app.callback()
@@ -71,7 +69,7 @@ def run(
     **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
 ) -> None:
     """Run the whole pipeline on this machine, to a registered model."""
-    _set_home(home)
+    use_home(home)
     from pipelines.local import launch
 
     run_key = runs.new_run_key()
@@ -121,14 +119,12 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Answer files with a model of the registry."""
-    _set_home(home)
+    use_home(home)
     name, _, wanted = model.replace("/", "@").partition("@")
-    merge({"model": name}, None, name)  # refuses what is no name: it goes into the registry's query
+    check_model(name)
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise InputError(f"There is no file {missing[0]}.", "Give the paths of files to answer.")
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not (runs.home() / "mlflow.db").exists():
-        raise InputError(f"There are no models in {runs.home()}.", "Train one with `thawline run`, or give --home.")
     from components.core import registry, tracking
 
     tracking.migrate()
@@ -147,7 +143,7 @@ def predict(
 @app.command()
 def ui(*, home: HomeOption = None, port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
     """Open the tracking page: runs, figures, models."""
-    _set_home(home)
+    use_home(home)
     from pipelines.local import environment
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.home() / 'mlflow.db'}"
@@ -162,7 +158,7 @@ def ui(*, home: HomeOption = None, port: Annotated[int, typer.Option(help="Port 
 @app.command()
 def doctor(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Tell what is missing on this machine, and the command that mends it."""
-    _set_home(home)
+    use_home(home)
     from pipelines.doctor import examine
 
     checks = examine()
@@ -252,13 +248,6 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _set_home(home: Path | None) -> None:
-    chosen = home or Path(os.environ.get("THAWLINE_HOME") or ".thawline")
-    os.environ["THAWLINE_HOME"] = str(chosen.expanduser().resolve())
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write among our own lines
-
-
 def _print_settings(console: Console, source: str, settings: Settings) -> None:
     chosen = {k: v for k, v in settings.model_dump().items() if v is not None and v != Settings.model_fields[k].default}
     console.print(f"Fine-tuning on {source}", highlight=False, markup=False, soft_wrap=True)
@@ -273,6 +262,7 @@ def _print_summary(console: Console, result: dict[str, Any], settings: Settings)
     metrics = result["metrics"]
     interval = f"[{metrics.get('accuracy_low', 0):.3f}, {metrics.get('accuracy_high', 0):.3f}]"
     state = "champion" if result["promoted"] else "challenger, not promoted"
+    state = f"waits for approval: {result['pending']}" if result["pending"] else state
     lines = {
         "Accuracy": f"{metrics.get('accuracy', 0):.3f}  95 % interval {interval}, trivial model "
         f"{metrics.get('baseline_accuracy', 0):.3f}",

@@ -1,24 +1,29 @@
-"""Versions in the MLflow registry: add one, fetch one that is what the registry says, move an alias."""
+"""Versions in the MLflow registry: list them, add one, fetch one that is what the registry says, point an alias."""
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock
-
-from components.core import archives, runs, smoke, tracking
+from components.core import archives, smoke, tracking
 from components.core.errors import InputError, StepError
 
 DIGEST = "thawline.artifact_sha256"
+ALIASES = ("champion", "previous", "challenger", "pending")
 
 
 def current(model: str, alias: str) -> str:
     """The version an alias points to; empty where there is none."""
-    client = tracking.client()
-    found = client.search_registered_models(f"name = '{model}'")
-    return str(found[0].aliases.get(alias, "")) if found else ""
+    return aliases(model).get(alias, "")
+
+
+def aliases(model: str) -> dict[str, str]:
+    """Every alias of a model and the version it points to; empty where there is no such model."""
+    found = tracking.client().search_registered_models(f"name = '{model}'")
+    return {str(alias): str(version) for alias, version in found[0].aliases.items()} if found else {}
 
 
 def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
@@ -37,7 +42,7 @@ def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
     if not found:
         raise InputError(
             f"The registry has no model {model!r} with the alias or version {wanted!r}.",
-            "See the models with `thawline ui`, or train one with `thawline run SOURCE --model NAME`.",
+            "See the models with `thawline models`, or train one with `thawline run SOURCE --model NAME`.",
         )
     name = f"{model} version {version}"
     try:
@@ -95,15 +100,57 @@ def add_version(model: str, folder: Path, run: tracking.StepRun, tags: Mapping[s
     return str(version.version)
 
 
-def move_alias(model: str, alias: str, version: str, expected: str | None = None) -> bool:
-    """Point an alias to a version; with `expected`, only if it still points there ("" is nowhere).
-
-    The registry has no compare and swap of its own: a lock keeps the runs of one home apart. On a shared server
-    another machine could still come between the two calls; it is told apart by reading again.
-    """
-    runs.home().mkdir(parents=True, exist_ok=True)
-    with FileLock(runs.home() / "registry.lock"):
-        if expected is not None and current(model, alias) != expected:
-            return False
+def move_alias(model: str, alias: str, version: str) -> None:
+    """Point an alias to a version; an empty version takes the alias away. The champion is the ledger's to move."""
+    if current(model, alias) == version:
+        return
+    if version:
         tracking.client().set_registered_model_alias(model, alias, version)
-        return current(model, alias) == version
+    else:
+        tracking.client().delete_registered_model_alias(model, alias)
+
+
+def models() -> list[dict[str, Any]]:
+    """Every model that Thawline registered, by name: the versions that aliases point to, and how many there are."""
+    counts = Counter(str(version.name) for version in _all_versions("") if DIGEST in version.tags)
+    found = {str(model.name): model.aliases for model in _pages(tracking.client().search_registered_models)}
+    return [
+        {"name": name, **{alias: str(found[name].get(alias, "")) for alias in ALIASES}, "versions": counts[name]}
+        for name in sorted(counts)
+    ]
+
+
+def versions(model: str) -> list[dict[str, Any]]:
+    """The versions of a model, newest first: what its tags say of each, None or empty where they say nothing.
+
+    Returns:
+        Dicts of `version`, `created` (seconds since the epoch), `aliases`, `accepted`, `compared_with` (the champion
+        that the evidence is against), `decision`, `accuracy` and `run` (the pipeline's).
+    """
+    pointing = aliases(model)  # a search for versions does not tell
+    return [
+        {
+            "version": str(version.version),
+            "created": version.creation_timestamp / 1000,
+            "aliases": sorted(alias for alias, target in pointing.items() if target == str(version.version)),
+            "accepted": {"true": True, "false": False}.get(version.tags.get("thawline.accepted", "")),
+            "compared_with": version.tags.get("thawline.compared_with"),
+            "decision": version.tags.get("thawline.decision", ""),
+            "accuracy": float(version.tags["thawline.accuracy"]) if "thawline.accuracy" in version.tags else None,
+            "run": version.run_id or "",
+        }
+        for version in sorted(_all_versions(f"name = '{model}'"), key=lambda version: -int(version.version))
+    ]
+
+
+def _all_versions(condition: str) -> list[Any]:
+    return _pages(tracking.client().search_model_versions, filter_string=condition)
+
+
+def _pages(search: Callable[..., Any], **conditions: str) -> list[Any]:
+    found: list[Any] = []
+    token: str | None = ""
+    while token is not None:
+        page = search(**conditions, page_token=token or None)
+        found, token = [*found, *page], page.token or None
+    return found

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from components.core.errors import ExpectedError
 
@@ -128,10 +128,31 @@ def _alive(lease: Path) -> bool:
     return bool(owner["started"]) and _started(owner["pid"]) == owner["started"]
 
 
+def process_mark() -> str:
+    """This process, told apart from every other on any machine: boot, process namespace, id, start time."""
+    return f"{_process_space()} {os.getpid()} {_started(os.getpid())}"
+
+
+def fate(mark: str) -> Literal["lives", "gone", "unknown"]:
+    """What became of the process of a `process_mark`; unknown if it was another machine's or container's."""
+    space, _, process = mark.partition(" ")
+    pid, _, started = process.partition(" ")
+    if space != _process_space() or not pid.isdecimal():
+        return "unknown"
+    return "lives" if _started(int(pid)) == started else "gone"
+
+
+def _process_space() -> str:
+    """Where process ids mean the same: this boot of this machine, and this container."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+
+
 def _started(pid: int) -> str:
     """Start time of a process in clock ticks since boot: tells a reused process id; empty if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    return stat.rpartition(")")[2].split()[19]
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[19]  # one that ended and was not waited for does nothing any more

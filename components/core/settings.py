@@ -24,7 +24,7 @@ GATE = frozenset(
     }
 )
 # Options that change where and how fast a run computes, never its result: they stay out of the digest.
-OPERATIONAL = frozenset({"search_workers", "activations", "cache_budget", "max_rejected"})
+OPERATIONAL = frozenset({"search_workers", "activations", "cache_budget", "max_rejected", "promote"})
 
 
 def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -63,6 +63,9 @@ class Settings(BaseModel):
         "thawline",
         pattern=r"^\w[\w.-]{0,99}$",
         description="Name in the model registry; also the lineage of the splits.",
+    )
+    promote: Literal["auto", "manual"] = Field(
+        "auto", description="An accepted version becomes champion at once, or waits for `thawline promote`."
     )
 
     backbone: str = Field("timm/tf_efficientnet_lite0", description="torchvision/NAME or timm/NAME.")

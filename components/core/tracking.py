@@ -240,9 +240,15 @@ def find_runs(model: str, run_key: str, kind: str = "", extra: str = "", view: i
 
 def experiment(model: str) -> str:
     """The id of the model's experiment; Kubeflow's plugin may bring another."""
-    given = os.environ.get("MLFLOW_EXPERIMENT_ID")
-    if given:
-        return given
+    return os.environ.get("MLFLOW_EXPERIMENT_ID") or own_experiment(model)
+
+
+def own_experiment(model: str) -> str:
+    """The id of the experiment that bears the model's name, whoever asks; made on demand.
+
+    Raises:
+        InputError: It was deleted.
+    """
     found = client().get_experiment_by_name(model)
     if found is not None and found.lifecycle_stage != "active":
         mend = "Restore it there, or use another --model."

@@ -18,6 +18,7 @@ KEYS = {
     "model",
     "version",
     "promoted",
+    "pending",
     "metrics",
     "dataset_digest",
     "mlflow_run_id",

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +19,7 @@ import pytest
 from components.core import registry, runs, tracking
 from components.core.errors import StepError
 from components.core.examples import Examples
+from components.finish import finish
 from components.register import register
 from tests.plain import PlainRun
 
@@ -106,24 +106,40 @@ def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> 
     assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
 
 
-def test_two_runs_at_once_promote_one(toy_home: PlainRun) -> None:
-    """Of two runs whose evidence is against the same champion, one moves the alias and the other is told no."""
-    for key in ("one", "two"):
-        registry.add_version(
-            "toy", toy_home.folder / "served", tracking.StepRun("register", key, toy_home.settings, "", ""), {}
-        )
-    barrier, moved = threading.Barrier(2), []
+def waiting(run: PlainRun, key: str, champion: str, *, accepted: bool = True) -> str:
+    """Register with --promote manual."""
+    text = run.settings.model_copy(update={"promote": "manual"}).to_json()
+    return register(text, key, *run.digests, run.folder / "served", run.folder / "tuned", champion, accepted=accepted)
 
-    def promote(version: str) -> None:
-        barrier.wait()
-        moved.append(registry.move_alias("toy", "champion", version, expected="1"))
 
-    threads = [threading.Thread(target=promote, args=(version,)) for version in ("2", "3")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(moved) == [False, True]
+def test_an_accepted_version_may_wait_for_approval(toy_home: PlainRun) -> None:
+    """With --promote manual it becomes `pending`, the champion stays, and the result names the command."""
+    version = waiting(toy_home, "waits", "1")
+    assert registry.aliases("toy") == {"champion": "1", "challenger": "2", "pending": "2"}
+    assert tracking.client().get_model_version("toy", version).tags["thawline.pending"] == "true"
+    result = finish(toy_home.settings.to_json(), "waits", "SUCCEEDED")
+    assert (result["promoted"], result["pending"]) == (False, "thawline promote 2 --model toy")
+
+
+@pytest.mark.slow
+def test_what_was_not_accepted_waits_for_nothing(toy_home: PlainRun) -> None:
+    """With --promote manual a version that lost, or whose evidence is old, is challenger only."""
+    waiting(toy_home, "lost", "1", accepted=False)
+    waiting(toy_home, "late", "7")
+    assert registry.aliases("toy") == {"champion": "1", "challenger": "3"}
+    for key in ("lost", "late"):
+        assert finish(toy_home.settings.to_json(), key, "SUCCEEDED")["pending"] == ""
+    [pipeline] = tracking.find_runs("toy", "late", "pipeline")
+    assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
+
+
+def test_a_version_carries_its_evidence(toy_run: PlainRun) -> None:
+    """Tags say how it was decided, against which champion, and how accurate it is."""
+    [facts] = registry.versions("toy")
+    assert facts["aliases"] == ["challenger", "champion"]
+    assert (facts["accepted"], facts["compared_with"]) == (True, "")
+    assert (facts["decision"], facts["run"]) == (toy_run.result["reason"], toy_run.result["mlflow_run_id"])
+    assert facts["accuracy"] == toy_run.result["metrics"]["accuracy"]
 
 
 def files_of_the_version() -> Path:

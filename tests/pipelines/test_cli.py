@@ -18,6 +18,7 @@ KEYS = {
     "model",
     "version",
     "promoted",
+    "pending",
     "metrics",
     "dataset_digest",
     "mlflow_run_id",
@@ -315,7 +316,8 @@ def test_without_arguments_the_help_is_shown(
         "ui",
         "doctor",
     }
-    assert all(name in answer.out for name in ("run", "compile", "predict", "ui", "doctor"))
+    known = ("run", "compile", "predict", "ui", "doctor", "models", "promote", "rollback")
+    assert all(name in answer.out for name in known)
 
 
 # --- errors that the DAG finds ---------------------------------------------------------------------------------------

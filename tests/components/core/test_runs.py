@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from components.core import runs
@@ -52,3 +53,28 @@ def test_a_reused_process_id_is_no_lease(home: Path) -> None:
 def test_run_keys_never_repeat() -> None:
     """Two runs that start within one second have different keys."""
     assert len({runs.new_run_key() for _ in range(50)}) == 50
+
+
+def test_a_process_is_told_apart_from_others() -> None:
+    """Its mark tells whether it lives or is gone, also with its number given to another, or not yet waited for."""
+    assert runs.fate(runs.process_mark()) == "lives"
+    space, number, _ = runs.process_mark().rsplit(" ", 2)
+    assert runs.fate(f"{space} {number} 1") == "gone"
+    code = "from components.core import runs; print(runs.process_mark(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        mark = child.stdout.readline().strip()
+        assert runs.fate(mark) == "lives"
+        child.kill()
+        while runs.fate(mark) == "lives":  # nobody has waited for it yet
+            time.sleep(0.01)
+        assert runs.fate(mark) == "gone"
+
+
+def test_a_process_of_another_machine_is_unknown() -> None:
+    """Neither alive nor gone: its number means another process here."""
+    mark = runs.process_mark()
+    assert runs.fate(f"other{mark}") == "unknown"
+    assert runs.fate("") == runs.fate("nonsense") == "unknown"

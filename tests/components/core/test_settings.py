@@ -22,7 +22,9 @@ def test_digest_changes_with_what_changes_a_result() -> None:
     assert Settings(thaw=1).digest() != Settings(thaw=2).digest()
 
 
-@pytest.mark.parametrize("change", [{"search_workers": 7}, {"activations": "recompute"}, {"max_rejected": 0.5}])
+@pytest.mark.parametrize(
+    "change", [{"search_workers": 7}, {"activations": "recompute"}, {"max_rejected": 0.5}, {"promote": "manual"}]
+)
 def test_digest_ignores_operation(change: dict[str, object]) -> None:
     """Where and how fast a run computes stays out of the digest."""
     assert set(change) <= OPERATIONAL
