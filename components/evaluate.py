@@ -5,18 +5,20 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock
 
 from components.core import figures, registry, revision, runs, tracking
-from components.core.checkpoints import load_checkpoint
+from components.core.checkpoints import TrainingRows, load_checkpoint
 from components.core.contestants import Contestant, contest, contestant
 from components.core.errors import StepError
 from components.core.evaluation import Evaluation
+from components.core.frozen_features import Insight, Suspect, examine
 from components.core.gate import Verdict, decide, first_version
 from components.core.network import Network
 from components.core.phases import Data, open_data, outputs
@@ -24,6 +26,7 @@ from components.core.report import ReportData, render
 from components.core.serving import build_served
 from components.core.spending import Budget, Look, next_look
 
+SHOWN = 24  # labels that look wrong, in the report; all are in the table
 LOOK = "thawline.look"  # tag of a run that has looked at the test rows
 
 
@@ -70,9 +73,11 @@ def evaluate(
         _refuse_leak(data, challenger)
         training = Counter(data.examples.labels(data.rows["train"]))
         evaluation = data.task.evaluate(challenger.answers, labels, facts["classes"], training)
-        decision = _decide(data, run, evaluation, challenger)
-        page = _page(run, data, facts, evaluation, decision, calibration, trials)
+        decision, champion = _decide(data, run, evaluation, challenger)
+        insight = examine(data, champion, run.note, run.progress)
+        page = _page(run, data, facts, evaluation, decision, calibration, trials, insight)
         report.write_text(render(page))
+        _log_insight(run, data, insight)
         _log(run, evaluation, decision, page, report, facts["classes"])
         for name, value in evaluation.metrics.items():
             log_metric(name, float(value))
@@ -98,18 +103,22 @@ def _refuse_leak(data: Data, challenger: Contestant) -> None:
         )
 
 
-def _decide(data: Data, run: tracking.StepRun, evaluation: Evaluation, challenger: Contestant) -> Verdict:
+def _decide(
+    data: Data, run: tracking.StepRun, evaluation: Evaluation, challenger: Contestant
+) -> tuple[Verdict, TrainingRows | None]:
+    """The verdict, and what the champion was trained on."""
     model, metric = run.settings.model, data.task.metric
     version = registry.current(model, "champion")
     if not version:
         value, floor = evaluation.metrics[metric], evaluation.baseline[metric]
-        return first_version(metric, value, evaluation.lower_bound, floor, len(challenger.answers))
+        return first_version(metric, value, evaluation.lower_bound, floor, len(challenger.answers)), None
     with tempfile.TemporaryDirectory() as folder:
         path, _ = registry.fetch(model, version, Path(folder))
         budget = _look(run)  # before the answers: a run that fails from here on has had its look
         champion = contestant(path, path / "checkpoint", data, run, "champion")
     calibration = float(evaluation.metrics.get("ece", math.nan))
-    return decide(contest(champion, challenger, version, data, calibration), run.settings, budget, metric)
+    rows = contest(champion, challenger, version, data, calibration)
+    return decide(rows, run.settings, budget, metric), champion.trained_on
 
 
 def _look(run: tracking.StepRun) -> Budget:
@@ -129,8 +138,10 @@ def _page(
     decision: Verdict,
     calibration: dict[str, float],
     trials: Path,
+    insight: Insight,
 ) -> ReportData:
     search = json.loads(trials.read_text())
+    suspects = insight.suspects[:SHOWN]
     wrong = [data.rows["test"][mistake.row] for mistake in evaluation.mistakes]
     return ReportData(
         title=run.settings.model,
@@ -145,6 +156,12 @@ def _page(
         dataset=data.examples.info,
         rejected=data.examples.rejected(),
         thumbnails=data.task.thumbnails(data.examples.contents(wrong)),
+        drift=insight.drift,
+        suspects=suspects,
+        suspect_count=len(insight.suspects),
+        suspect_thumbnails=data.task.thumbnails(
+            data.examples.contents([insight.places[suspect.row] for suspect in suspects])
+        ),
         settings=run.settings.model_dump(),
         hyperparameters={**facts["hyperparameters"], "stages thawed in the model": facts["thawed"]},
         facts={
@@ -158,6 +175,18 @@ def _page(
             **revision.libraries(),
         },
     )
+
+
+def _log_insight(run: tracking.StepRun, data: Data, insight: Insight) -> None:
+    places = [insight.places[suspect.row] for suspect in insight.suspects]
+    table = pd.DataFrame([asdict(suspect) for suspect in insight.suspects], columns=[f.name for f in fields(Suspect)])
+    table.insert(0, "uri", data.examples.uris(places))
+    table.insert(0, "id", data.examples.ids(places))
+    run.text(table.drop(columns="row").to_csv(index=False), "label_suspects.csv")
+    run.metrics({"label_suspects": len(places)}, pipeline=True)
+    if insight.drift:
+        drift = insight.drift
+        run.metrics({"drift": drift.share, "drift_low": drift.low, "drift_high": drift.high}, pipeline=True)
 
 
 def _log(

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import special
 
+from components.core.statistics import exact_interval
+
 Array: TypeAlias = np.ndarray[Any, Any]
 
 DRAWN_AT_ONCE = 4_000_000  # signs in memory at a time
@@ -75,12 +77,10 @@ def difference_interval(counts: Counts, confidence: float = 0.95) -> tuple[float
     (1934), and the difference is (2p - 1) times their share of all units. It excludes 0 exactly where the two-sided
     conditional test rejects.
     """
-    wins, losses, differ = counts.wins, counts.losses, counts.wins + counts.losses
+    wins, differ = counts.wins, counts.wins + counts.losses
     if not differ:
         return 0.0, 0.0
-    tail = (1 - confidence) / 2
-    low = float(special.betaincinv(wins, losses + 1, tail)) if wins else 0.0
-    high = float(special.betaincinv(wins + 1, losses, 1 - tail)) if losses else 1.0
+    low, high = exact_interval(wins, differ, confidence)
     scale = differ / counts.units
     return (2 * low - 1) * scale, (2 * high - 1) * scale
 

@@ -60,6 +60,10 @@ class ReportData:
     importances: Mapping[str, float] = field(default_factory=dict)
     rejected: Sequence[Mapping[str, Any]] = ()
     thumbnails: Sequence[bytes] = ()
+    drift: Any = None  # share, low, high, new and old, see `frozen_features.Drift`
+    suspects: Sequence[Any] = ()  # label, suggested and probability, the surest first
+    suspect_count: int = 0
+    suspect_thumbnails: Sequence[bytes] = ()  # of the suspects, one by one; may be missing
     settings: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -84,7 +88,8 @@ def render(data: ReportData) -> str:
         pairs=_pairs(data.evaluation),
         outside=_test_rows(data) - int(data.evaluation.confusion.sum()) if data.evaluation.confusion is not None else 0,
         classes=_classes(data.evaluation),
-        mistakes=_mistakes(data),
+        mistakes=_shown(data.evaluation.mistakes, "predicted", data.thumbnails),
+        suspects=_shown(data.suspects, "suggested", data.suspect_thumbnails),
         splits=_splits(data.dataset),
         phases=_phases(data.history),
         trials=_trials(data.trials),
@@ -177,12 +182,12 @@ def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
-def _mistakes(data: ReportData) -> list[dict[str, Any]]:
-    """The mistakes, each with its picture as a data URI where there is one."""
-    thumbnails = [*map(_data_uri, data.thumbnails), *[""] * len(data.evaluation.mistakes)]
+def _shown(items: Sequence[Any], said: str, thumbnails: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Mistakes or suspects, each with its picture as a data URI where there is one; `said` names the other label."""
+    pictures = [*map(_data_uri, thumbnails), *[""] * len(items)]
     return [
-        {"label": m.label, "predicted": m.predicted, "percent": round(100 * m.probability), "picture": picture}
-        for m, picture in zip(data.evaluation.mistakes, thumbnails, strict=False)
+        {"label": m.label, "said": getattr(m, said), "percent": round(100 * m.probability), "picture": picture}
+        for m, picture in zip(items, pictures, strict=False)
     ]
 
 

@@ -66,6 +66,14 @@ def exact_lower_bound(successes: int, n: int, confidence: float = 0.95) -> float
     return float(special.betaincinv(successes, n - successes + 1, 1 - confidence))
 
 
+def exact_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided exact interval of a proportion (Clopper & Pearson 1934)."""
+    tail = (1 - confidence) / 2
+    low = float(special.betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(special.betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return low, high
+
+
 def _draws(n: int, resamples: int, seed: int) -> Iterator[Array]:
     """Row numbers int[some, n] of the resamples, a block at a time."""
     generator = np.random.default_rng(seed)
