@@ -125,9 +125,8 @@ def test_an_override_has_no_evidence(toy: PlainRun) -> None:
 
 def test_changed_files_are_never_promoted(toy: PlainRun) -> None:
     """A version whose files are not the registered ones is refused before anything is written."""
-    model_id = tracking.client().get_model_version("toy", "3").source.rpartition("/")[2]
-    [file] = [path for path in (runs.home() / "artifacts").rglob("MLmodel") if model_id in path.parts]
-    file.write_bytes(file.read_bytes() + b"\n")
+    for file in (runs.home() / "artifacts").rglob("MLmodel"):
+        file.write_bytes(file.read_bytes() + b"\n")
     with pytest.raises(StepError, match="toy version 3 is refused: its files are not the ones that were registered"):
         promote("3")
     assert registry.current("toy", "champion") == "1"
