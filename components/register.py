@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.core import archives, registry, revision, tracking
+from components.core import archives, inputs, registry, revision, tracking
 from components.core.checkpoints import read_facts
 
 
@@ -20,6 +20,8 @@ def register(
     accepted: bool,
 ) -> str:
     """Add a version with the alias `challenger`, and `champion` if it was accepted; return the version.
+
+    Files that are registered already, since an earlier version was judged again, keep that version.
 
     Args:
         settings: The run's settings as JSON.
@@ -58,6 +60,7 @@ def register(
         promoted = accepted and registry.move_alias(model, "champion", version, expected=champion)
         run.text(answer, "smoke_test.json")
         run.tags({"thawline.version": version, "thawline.promoted": str(promoted).lower()}, pipeline=True)
+        run.tags({inputs.COMPARED_WITH: champion} if champion else {}, pipeline=True)
         if accepted and not promoted:
             run.tags({"thawline.decision": "Accepted, but another run moved the champion meanwhile."}, pipeline=True)
         run.figure(f"version {version}, {'champion' if promoted else 'challenger'}")

@@ -20,6 +20,7 @@ PANELS = {
     "augment": "Augmentation",
     "trials": "Search and machine",
     "split_salt": "Data",
+    "min_new": "When nothing changed",
 }
 
 

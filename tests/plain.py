@@ -7,6 +7,7 @@ from typing import Any
 
 from components.core import runs
 from components.core.settings import Settings
+from components.detect_changes import detect_changes
 from components.evaluate import evaluate
 from components.fine_tune import fine_tune
 from components.finish import finish
@@ -41,7 +42,8 @@ def run_steps(source: Path, settings: Settings, folder: Path) -> PlainRun:
     dataset, head, tuned, trials = (folder / name for name in ("dataset", "head", "tuned", "trials.json"))
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_text(runs.run_folder(key) / "settings.json", text)
-    run.digests = prepare_data(str(source), text, key, dataset)
+    *_, inputs = detect_changes(str(source), text, key)
+    run.digests = prepare_data(str(source), text, key, dataset, inputs)
     study = search(text, key, dataset, *run.digests, 0)
     chosen = select_trial(text, key, [study], trials)
     run.hyperparameters = json.loads(chosen)

@@ -12,6 +12,7 @@ from components.core import archives, runs, smoke, tracking
 from components.core.errors import InputError, StepError
 
 DIGEST = "thawline.artifact_sha256"
+ACCEPTED = "thawline.accepted"
 
 
 def current(model: str, alias: str) -> str:
@@ -19,6 +20,17 @@ def current(model: str, alias: str) -> str:
     client = tracking.client()
     found = client.search_registered_models(f"name = '{model}'")
     return str(found[0].aliases.get(alias, "")) if found else ""
+
+
+def versions(model: str) -> dict[str, str]:
+    """The digest of every version of a model that is in the registry."""
+    found = tracking.client().search_model_versions(f"name = '{model}'")
+    return {str(version.version): version.tags.get(DIGEST, "") for version in found}
+
+
+def tags(model: str, version: str) -> dict[str, str]:
+    """What a version says of itself."""
+    return dict(tracking.client().get_model_version(model, version).tags)
 
 
 def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
@@ -78,8 +90,15 @@ def smoke_test(folder: Path) -> str:
 
 
 def add_version(model: str, folder: Path, run: tracking.StepRun, tags: Mapping[str, str]) -> str:
-    """Upload a checked model folder, register it as a new version with its digest; return the version."""
-    client = tracking.client()
+    """Upload a checked model folder, register it as a new version with its digest; return the version.
+
+    Files that are registered already get no second version; theirs learns whether it was accepted this time.
+    """
+    client, digest = tracking.client(), archives.folder_digest(folder)
+    for known, its_digest in versions(model).items():
+        if its_digest == digest:
+            client.set_model_version_tag(model, known, ACCEPTED, tags.get(ACCEPTED, "false"))
+            return known
     if not client.search_registered_models(f"name = '{model}'"):
         client.create_registered_model(model)
     logged = client.create_logged_model(tracking.experiment(model), model, run.run_id)
@@ -89,7 +108,7 @@ def add_version(model: str, folder: Path, run: tracking.StepRun, tags: Mapping[s
         model,
         f"models:/{logged.model_id}",
         run_id=run.pipeline_id,
-        tags={DIGEST: archives.folder_digest(folder), **tags},
+        tags={DIGEST: digest, **tags},
         model_id=logged.model_id,
     )
     return str(version.version)

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Options that change where and how fast a run computes, never its result: they stay out of the digest.
-OPERATIONAL = frozenset({"search_workers", "activations", "cache_budget", "max_rejected"})
+OPERATIONAL = frozenset({"search_workers", "activations", "cache_budget", "max_rejected", "force", "verify", "min_new"})
+# Options that change how a model is judged and registered, never the model: a change of them trains nothing anew.
+GATE: frozenset[str] = frozenset()
 
 
 def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -108,6 +110,14 @@ class Settings(BaseModel):
     split_salt: str = Field("0", min_length=1, description="Salt of the first split of a lineage; kept from then on.")
     max_rejected: float = Field(0.05, ge=0, le=1, description="Share of bad records above which the run stops.")
 
+    min_new: int = Field(
+        0,
+        ge=0,
+        description="Examples that must be new, gone or changed since the last training to train again.",
+    )
+    force: bool = Field(default=False, description="Train although nothing has changed.")
+    verify: bool = Field(default=False, description="Read all data to find changes, whatever sizes and times say.")
+
     @model_validator(mode="after")
     def _kept_batches_stay_the_same(self) -> Self:
         if self.views and self.augment == "none":
@@ -130,6 +140,18 @@ class Settings(BaseModel):
     def digest(self) -> str:
         """Identifies the settings that can change a result; `OPERATIONAL` ones are left out."""
         return digest(self.model_dump(exclude=set(OPERATIONAL)))
+
+    def training(self) -> dict[str, Any]:
+        """The settings that can change the trained model, by name."""
+        return self.model_dump(exclude={*OPERATIONAL, *GATE})
+
+    def gate(self) -> dict[str, Any]:
+        """The settings that can change only how a model is judged and registered, by name."""
+        return self.model_dump(include=set(GATE))
+
+    def gate_digest(self) -> str:
+        """Identifies how a model is judged and registered."""
+        return digest(self.gate())
 
     def fixed(self) -> dict[str, float]:
         """The searched options that the user gave, by name."""
