@@ -21,9 +21,7 @@ from components.core.fingerprints import Fingerprint
 from components.core.settings import Settings
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
-    from components.core.tracking import StepRun
+    from components.core.tracking import Ended, StepRun
 
 DECISION = "decision.json"  # in the run's folder: what the command line decided before it started the DAG
 Progress = Callable[[int, int, str], None]
@@ -104,44 +102,44 @@ def _decide(
     extra = f"tags.`{inputs.INPUT_DIGEST}` = '{digest}' and tags.`{inputs.CHANGE}` != 'skip'"
     gone = None
     for run in tracking.successful(settings.model, extra):
-        if run.data.tags.get(inputs.VERSION) in versions:
+        if run.tags.get(inputs.VERSION) in versions:
             champion = registry.current(settings.model, "champion")
             return replace(_again(run, last, settings, parts, champion), input_digest=digest), rows
         gone = gone or run
     if gone:
-        reason = f"Version {gone.data.tags.get(inputs.VERSION)} of {_name(gone)} is gone from the registry."
+        reason = f"Version {gone.tags.get(inputs.VERSION)} of {_name(gone)} is gone from the registry."
         return Decision("train", reason, input_digest=digest), rows
-    small = trained.data.tags[inputs.VERSION] in versions
+    small = trained.tags[inputs.VERSION] in versions
     decision = _changed(trained, history.index(trained), rows, parts, settings.min_new if small else 0)
     return replace(decision, input_digest=digest), rows
 
 
-def _again(run: "Run", last: "Run", settings: Settings, parts: inputs.Parts, champion: str) -> Decision:
+def _again(run: "Ended", last: "Ended", settings: Settings, parts: inputs.Parts, champion: str) -> Decision:
     """What to do with the inputs of an earlier run, whose version is in the registry."""
-    tags = run.data.tags
+    tags = run.tags
     version, reasons = tags[inputs.VERSION], []
-    if run.info.run_id != last.info.run_id:
+    if run.id != last.id:
         reasons.append(f"{_name(last)} came in between")
     if tags.get(inputs.GATE_DIGEST) != settings.gate_digest():
         reasons += inputs.differences(inputs.read(tags), parts, "gate") or ["gate"]
     if champion not in (version, tags.get(inputs.COMPARED_WITH, "")):
         reasons.append(f"version {champion} is champion now" if champion else "there is no champion any more")
     if not reasons:
-        return Decision("skip", f"Nothing has changed since {_name(run)}.", version, run.info.run_id)
+        return Decision("skip", f"Nothing has changed since {_name(run)}.", version, run.id)
     reason = f"Version {version} of {_name(run)} has the same inputs and is judged again: {'; '.join(reasons)}."
-    return Decision("judge", reason, version, run.info.run_id)
+    return Decision("judge", reason, version, run.id)
 
 
 def _changed(
-    trained: "Run", before: list[Fingerprint], now: list[Fingerprint], parts: inputs.Parts, min_new: int
+    trained: "Ended", before: list[Fingerprint], now: list[Fingerprint], parts: inputs.Parts, min_new: int
 ) -> Decision:
     """What to do with inputs that no earlier run had; `before` is the index of the last one that trained."""
-    old, changes = inputs.read(trained.data.tags), fingerprints.compare(before, now)
+    old, changes = inputs.read(trained.tags), fingerprints.compare(before, now)
     others = inputs.differences(old, parts, "settings", "weights", "code", "libraries")
     if before and not others and sum(changes) < min_new:
         told = f": {changes}" if str(changes) else ""
         reason = f"{sum(changes)} of at least {min_new} changes since {_name(trained)}{told}."
-        return Decision("skip", reason, trained.data.tags[inputs.VERSION], trained.info.run_id)
+        return Decision("skip", reason, trained.tags[inputs.VERSION], trained.id)
     data = str(changes) if before else ""
     differing = [data or "copies or unreadable records"] if old.get("data") != parts["data"] else []
     return Decision("train", f"Changed since {_name(trained)}: {'; '.join([*differing, *others]) or 'inputs'}.")
@@ -156,8 +154,8 @@ def _keep(run: "StepRun", decision: Decision, parts: inputs.Parts, settings: Set
     run.tags(tags | inputs.tags(parts, settings), pipeline=True)
 
 
-def _name(run: "Run") -> str:
-    return f"the run {run.info.run_name}"
+def _name(run: "Ended") -> str:
+    return f"the run {run.name}"
 
 
 class _History:
@@ -168,27 +166,27 @@ class _History:
 
         self._folder = folder
         self._indexes: dict[str, list[Fingerprint]] = {}
-        self.newest: Run | None = None  # with an index; may have been skipped
-        self.last: Run | None = None  # that was not skipped
-        self.trained: Run | None = None  # the last that trained
+        self.newest: Ended | None = None  # with an index; may have been skipped
+        self.last: Ended | None = None  # that was not skipped
+        self.trained: Ended | None = None  # the last that trained
         for run in tracking.successful(model, f"tags.`{inputs.INDEXED}` = 'true'"):
-            change = run.data.tags.get(inputs.CHANGE, "")
+            change = run.tags.get(inputs.CHANGE, "")
             self.newest = self.newest or run
-            if change in ("train", "judge") and inputs.VERSION in run.data.tags:
+            if change in ("train", "judge") and inputs.VERSION in run.tags:
                 self.last = self.last or run
                 self.trained = run
             if change == "train":
                 break
 
-    def index(self, run: "Run | None") -> list[Fingerprint]:
+    def index(self, run: "Ended | None") -> list[Fingerprint]:
         """The index of a run's source; empty where it is gone."""
         from components.core import tracking
 
         if run is None:
             return []
-        if run.info.run_id not in self._indexes:
-            folder = self._folder / run.info.run_id
+        if run.id not in self._indexes:
+            folder = self._folder / run.id
             folder.mkdir()
-            path = tracking.download(run.info.run_id, f"dataset/{fingerprints.INDEX}", folder)
-            self._indexes[run.info.run_id] = fingerprints.read_index(path) if path else []
-        return self._indexes[run.info.run_id]
+            path = tracking.download(run.id, f"dataset/{fingerprints.INDEX}", folder)
+            self._indexes[run.id] = fingerprints.read_index(path) if path else []
+        return self._indexes[run.id]

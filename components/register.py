@@ -55,7 +55,8 @@ def register(
             "thawline.accepted": str(accepted).lower(),
         }
         model = run.settings.model
-        version = registry.add_version(model, folder, run, tags)
+        version = registry.registered(model, folder, accepted=accepted)
+        version = version or registry.add_version(model, folder, run, tags)
         registry.move_alias(model, "challenger", version)
         promoted = accepted and registry.move_alias(model, "champion", version, expected=champion)
         run.text(answer, "smoke_test.json")

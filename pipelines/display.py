@@ -16,7 +16,6 @@ GATE = ("evaluate", "register", "finish")
 STEPS = ("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", *GATE)
 JUDGING = ("detect_changes", "prepare_data", "recall", *GATE)  # where an earlier version is judged again
 MARKS = {"waiting": ("·", "dim"), "running": ("▸", "cyan"), "finished": ("✓", "green"), "failed": ("✗", "red")}
-WIDTH = 14  # of the longest name
 PLAIN_EVERY = 5.0  # seconds between progress lines of one step when piped
 
 
@@ -59,7 +58,7 @@ class Display:
         step = self.steps.setdefault(event["step"], StepState())
         step.apply(event)
         if event["event"] == "note":  # above the table of steps, on a terminal
-            text = f"{event['step']:<{WIDTH}} {event['text']}"
+            text = f"{event['step']:<13} {event['text']}"
             self._console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
         elif not self._console.is_terminal:
             self._print(event, step)
@@ -74,8 +73,7 @@ class Display:
             step.said = event["time"]
             line = f"{step.done} of {step.total}  {step.text}"
         if line:
-            text = f"{event['step']:<{WIDTH}} {line}".rstrip()
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(f"{event['step']:<13} {line}".rstrip(), highlight=False, markup=False, soft_wrap=True)
 
     def __rich__(self) -> RenderableType:
         """The table of steps."""

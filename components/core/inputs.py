@@ -88,7 +88,7 @@ def differences(before: Parts, now: Parts, *names: str) -> list[str]:
 
 def _short(values: Mapping[str, Any]) -> dict[str, str]:
     """A digest for each value: all of them have to fit into one tag."""
-    return {name: digest(value)[:8] for name, value in values.items()}
+    return {name: digest(value)[:12] for name, value in values.items()}
 
 
 def _weights(spec: str) -> str:

@@ -12,7 +12,6 @@ from components.core import archives, runs, smoke, tracking
 from components.core.errors import InputError, StepError
 
 DIGEST = "thawline.artifact_sha256"
-ACCEPTED = "thawline.accepted"
 
 
 def current(model: str, alias: str) -> str:
@@ -90,15 +89,8 @@ def smoke_test(folder: Path) -> str:
 
 
 def add_version(model: str, folder: Path, run: tracking.StepRun, tags: Mapping[str, str]) -> str:
-    """Upload a checked model folder, register it as a new version with its digest; return the version.
-
-    Files that are registered already get no second version; theirs learns whether it was accepted this time.
-    """
-    client, digest = tracking.client(), archives.folder_digest(folder)
-    for known, its_digest in versions(model).items():
-        if its_digest == digest:
-            client.set_model_version_tag(model, known, ACCEPTED, tags.get(ACCEPTED, "false"))
-            return known
+    """Upload a checked model folder, register it as a new version with its digest; return the version."""
+    client = tracking.client()
     if not client.search_registered_models(f"name = '{model}'"):
         client.create_registered_model(model)
     logged = client.create_logged_model(tracking.experiment(model), model, run.run_id)
@@ -108,10 +100,19 @@ def add_version(model: str, folder: Path, run: tracking.StepRun, tags: Mapping[s
         model,
         f"models:/{logged.model_id}",
         run_id=run.pipeline_id,
-        tags={DIGEST: digest, **tags},
+        tags={DIGEST: archives.folder_digest(folder), **tags},
         model_id=logged.model_id,
     )
     return str(version.version)
+
+
+def registered(model: str, folder: Path, *, accepted: bool) -> str:
+    """The version that holds these very files, told if it is accepted this time; empty where there is none."""
+    digest = archives.folder_digest(folder)
+    version = next((version for version, known in versions(model).items() if known == digest), "")
+    if version and accepted:
+        tracking.client().set_model_version_tag(model, version, "thawline.accepted", "true")
+    return version
 
 
 def move_alias(model: str, alias: str, version: str, expected: str | None = None) -> bool:

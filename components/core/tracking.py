@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, Never
+from typing import Any, NamedTuple, Never
 
 import mlflow
 from filelock import FileLock
@@ -237,10 +237,19 @@ def find_runs(model: str, run_key: str, kind: str = "", extra: str = "") -> list
     return list(_search(model, conditions))
 
 
-def successful(model: str, extra: str) -> Iterator[Run]:
+class Ended(NamedTuple):
+    """A pipeline run of the past."""
+
+    id: str
+    name: str
+    tags: Mapping[str, str]
+
+
+def successful(model: str, extra: str) -> Iterator[Ended]:
     """Pipeline runs of a model that ended well and for which `extra` holds, newest first, fetched as needed."""
     conditions = [f"tags.`{MODEL}` = '{model}'", f"tags.`{KIND}` = 'pipeline'", "attributes.status = 'FINISHED'", extra]
-    return _search(model, conditions, page=20)
+    for run in _search(model, conditions, page=20):
+        yield Ended(str(run.info.run_id), str(run.info.run_name), dict(run.data.tags))
 
 
 def _search(model: str, conditions: Sequence[str], page: int = 1000) -> Iterator[Run]:
