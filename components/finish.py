@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from components.core import runs, tracking
+from components.core import inputs, runs, tracking
 from components.core.settings import Settings
 
 
@@ -19,7 +19,8 @@ def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
 
     Returns:
         `status`, `reason`, `model`, `version`, `promoted`, `pending` (the command that approves it), `metrics`,
-        `dataset_digest`, `mlflow_run_id`, `steps` (seconds of each step's own work) and `report`, all read from MLflow.
+        `dataset_digest`, `mlflow_run_id`, `steps` (seconds of each step's own work), `report` and `same_as`, all read
+        from MLflow. A run that was skipped has version, metrics, digest and report of the run `same_as`.
     """
     parsed = Settings.from_json(settings)
     for abandoned in runs.abandoned_runs():
@@ -46,20 +47,24 @@ def _result(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
     if failed and not errors:
         broken = [run.info.run_name for run in steps if run.info.status == "FAILED"]
         reason = f"The step {broken[0]} failed." if broken else "The run ended before its last step."
+    skipped = not failed and tags.get(inputs.SKIPPED) == "true"
+    made = tracking.client().get_run(tags[inputs.SAME_AS]) if skipped else pipeline
+    facts = made.data.tags if made else {}
     return {
-        "status": "failed" if failed else "succeeded",
+        "status": "failed" if failed else "skipped" if skipped else "succeeded",
         "reason": reason,
         "model": model,
-        "version": tags.get("thawline.version", ""),
+        "version": facts.get("thawline.version", ""),
         "promoted": tags.get("thawline.promoted") == "true",
         "pending": tags.get("thawline.pending", ""),
-        "metrics": dict(pipeline.data.metrics) if pipeline else {},
-        "dataset_digest": tags.get("thawline.dataset_digest", ""),
+        "metrics": dict(made.data.metrics) if made else {},
+        "dataset_digest": facts.get("thawline.dataset_digest", ""),
         "mlflow_run_id": pipeline.info.run_id if pipeline else "",
         "steps": {
             run.info.run_name: run.data.metrics["step_seconds"] for run in steps if "step_seconds" in run.data.metrics
         },
-        "report": _report(pipeline.info.artifact_uri) if pipeline and "thawline.accepted" in tags else "",
+        "report": _report(made.info.artifact_uri) if made and "thawline.accepted" in facts else "",
+        "same_as": made.info.run_id if made and skipped else "",
     }
 
 

@@ -1,6 +1,5 @@
 """Step: raw records become checked, split, content-addressed examples."""
 
-import hashlib
 import os
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
-from components.core import runs, sources, splits
+from components.core import fingerprints, runs, sources, splits
 from components.core.assignments import Checked, assign_examples, write_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import (
@@ -26,6 +25,7 @@ from components.core.examples import (
     write_index,
     write_rejected,
 )
+from components.core.fingerprints import Fingerprint, Mark
 from components.core.lineage import Lineage, write_lineage
 from components.core.runs import write_text
 from components.core.settings import Settings, canonical_json
@@ -41,13 +41,20 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def prepare_data(source: str, settings: str, run_key: str, dataset: Path) -> tuple[str, str]:
+def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_digest: str = "") -> tuple[str, str]:
     """Write the examples of `source` into the folder `dataset`; return the dataset's and the weights' digest.
+
+    Args:
+        source: A folder, an S3 prefix or a manifest.
+        settings: The run's settings as JSON.
+        run_key: Finds the pipeline's run.
+        dataset: Folder to write; see `components.core.examples`.
+        input_digest: Of what `detect_changes` saw; here so that a cache can't serve another week's data.
 
     Raises:
         InputError: The source, its share of bad records, its classes or the weights are at fault.
     """
-    from components.core import registry, tracking  # mlflow costs seconds, and `prepare` needs none of it
+    from components.core import inputs, registry, tracking  # mlflow costs seconds, and `prepare` needs none of it
 
     # two runs of one lineage that split at the same time would not know of each other's newcomers
     runs.home().mkdir(parents=True, exist_ok=True)
@@ -68,8 +75,11 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path) -> tup
         run.artifact(dataset / "dataset.json", "dataset")
         run.artifact(dataset / "assignments.parquet", "dataset")
         run.artifact(dataset / "label_changes.parquet", "dataset")
+        run.artifact(dataset / fingerprints.INDEX, "dataset", pipeline=True)
+        run.tags(inputs.tags_of_data(run.pipeline_tags(), info["data_digest"]), pipeline=True)
         digests = {"thawline.dataset_digest": info["digest"], "thawline.weights_digest": weights_digest}
         run.tags(digests, pipeline=True)
+        digests["thawline.detected_inputs"] = input_digest
         run.tags({"thawline.salt": info["salt"], **digests})  # the next run of the lineage finds the assignments by it
         run.dataset(run.settings.model, info["digest"], source)
         bad = sum(info["rejected"].values())
@@ -147,6 +157,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     (dataset / "dataset.json").unlink(missing_ok=True)
     entries, task = list(sources.list_entries(source)), load_task(settings.task)
     checked = _check_all(entries, task, dataset, progress)
+    fingerprints.write_index(dataset / fingerprints.INDEX, checked.fingerprints)
     _reject_conflicts(checked)
     write_rejected(dataset, checked.rejected)
     _check_share(checked.rejected, len(entries), settings.max_rejected, source, dataset)
@@ -160,6 +171,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     info = {
         "classes": sorted(set(labels.values())),
         "digest": dataset_digest(assigned.examples),
+        "data_digest": fingerprints.data_digest(checked.fingerprints),
         "salt": lineage.salt,
         "number": lineage.datasets,
         "counts": splits.count({example.id: example.split for example in assigned.examples}, labels),
@@ -190,6 +202,7 @@ class _Checked:
     copies: dict[str, list[sources.Entry]] = field(default_factory=lambda: defaultdict(list))  # by id
     stored: dict[str, tuple[Facts, Location]] = field(default_factory=dict)
     rejected: list[Rejected] = field(default_factory=list)
+    fingerprints: list[Fingerprint] = field(default_factory=list)  # of all records, in the order of the source
 
     def add(self, record: "_Usable | Rejected", writer: ShardWriter) -> None:
         if isinstance(record, Rejected):
@@ -207,8 +220,10 @@ def _check_all(entries: Sequence[sources.Entry], task: Task, dataset: Path, prog
     checking = threading.BoundedSemaphore(cores)  # decoded records are large: only downloads may be many
     checked, shown = _Checked(), time.monotonic()
     with shard_writer(dataset) as writer:
-        records = _in_order(lambda entry: _check(entry, task, checking), entries, DOWNLOADS if remote else cores)
-        for done, record in enumerate(records, start=1):
+        marked = zip(entries, fingerprints.marks(entries), strict=True)
+        records = _in_order(lambda pair: _check(*pair, task, checking), marked, DOWNLOADS if remote else cores)
+        for done, (fingerprint, record) in enumerate(records, start=1):
+            checked.fingerprints.append(fingerprint)
             checked.add(record, writer)
             if time.monotonic() - shown > 0.25 or done == len(entries):  # noqa: PLR2004 - seconds
                 shown = time.monotonic()
@@ -216,24 +231,18 @@ def _check_all(entries: Sequence[sources.Entry], task: Task, dataset: Path, prog
     return checked
 
 
-def _check(entry: sources.Entry, task: Task, checking: threading.BoundedSemaphore) -> _Usable | Rejected:
-    if not entry.label:
-        return _rejected(entry, "no label")
+def _check(
+    entry: sources.Entry, mark: Mark, task: Task, checking: threading.BoundedSemaphore
+) -> tuple[Fingerprint, _Usable | Rejected]:
+    found, content = fingerprints.read(entry, mark)
+    if found.reason:
+        return found, _rejected(entry, found.reason)
     try:
-        entry = replace(entry, split=_split_name(entry.split))
-        content = sources.read(entry.uri)
         with checking:
             facts = task.check(content)
-        return _Usable(entry, hashlib.sha256(content).hexdigest(), content, facts)
+        return found, _Usable(replace(entry, split=found.split), found.sha256, content, facts)
     except RejectedRecord as error:
-        return _rejected(entry, str(error))
-
-
-def _split_name(text: str) -> str:
-    try:
-        return splits.split_name(text)
-    except ValueError as error:
-        raise RejectedRecord(f"unknown split: {error}") from error
+        return found, _rejected(entry, str(error))
 
 
 def _rejected(entry: sources.Entry, reason: str) -> Rejected:

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.core import archives, ledger, registry, revision, tracking
+from components.core import archives, inputs, ledger, registry, revision, tracking
 from components.core.checkpoints import read_facts
 
 
@@ -20,6 +20,8 @@ def register(
     accepted: bool,
 ) -> str:
     """Add a version with the alias `challenger`; promote it if it was accepted, or let it wait; return the version.
+
+    Files that are registered already, since an earlier version was judged again, keep that version.
 
     Args:
         settings: The run's settings as JSON.
@@ -50,7 +52,8 @@ def register(
             **_origin(run),
         }
         model = run.settings.model
-        version = registry.add_version(model, folder, run, tags)
+        version = registry.registered(model, folder, tags)
+        version = version or registry.add_version(model, folder, run, tags)
         registry.move_alias(model, "challenger", version)
         became = "challenger"
         if accepted:
@@ -58,6 +61,8 @@ def register(
             became = _carry_out(run, version, champion, why, digest)
         run.text(answer, "smoke_test.json")
         outcome = {"thawline.version": version, "thawline.promoted": str(became == "champion").lower()}
+        if champion:
+            outcome[inputs.COMPARED_WITH] = champion
         if became == "pending":
             outcome[ledger.PENDING_TAG] = ledger.approval(model, version)
         elif accepted and became == "challenger":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from components.core import runs
 from components.core.errors import StepError
 from components.core.revision import libraries
-from components.core.settings import OPERATIONAL, Hyperparameters, Settings, digest
+from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ def _lines(settings: Settings, stages: int) -> dict[int, float]:
 
 def study_name(settings: Settings, dataset_digest: str, weights_digest: str) -> str:
     """Identifies everything a trial's value depends on; the number of trials is not part of it."""
-    relevant = settings.model_dump(exclude={"trials", "model", *OPERATIONAL})
+    relevant = settings.model_dump(exclude={"trials", "model", *OPERATIONAL, *GATE})
     return digest([relevant, dataset_digest, weights_digest, libraries()])[:32]
 
 

@@ -50,6 +50,7 @@ NOTHING = {  # the result of a run that did not start; the keys are those of com
     "mlflow_run_id": "",
     "steps": {},
     "report": "",
+    "same_as": "",
 }
 
 
@@ -70,20 +71,23 @@ def run(
 ) -> None:
     """Run the whole pipeline on this machine, to a registered model."""
     use_home(home)
+    from pipelines.changes import settled
     from pipelines.local import launch
 
-    run_key = runs.new_run_key()
+    run_key, console = runs.new_run_key(), Console(stderr=as_json)
     try:
         settings = _checked(options, config, source, run_key)
-    except InputError as error:
+        source = source if "://" in source else str(Path(source).expanduser().resolve())
+        _print_settings(console, source, settings)
+        _catch_signals()
+        result = settled(source, settings, run_key, console)
+    except ExpectedError as error:
         if as_json:
             model = str(options.get("model") or model_name(source))
             sys.stdout.write(json.dumps({**NOTHING, "reason": str(error), "model": model}) + "\n")
         raise
-    console = Console(stderr=as_json)
-    source = source if "://" in source else str(Path(source).expanduser().resolve())
-    _print_settings(console, source, settings)
-    result = _watch(launch(source, settings, run_key), run_key, settings, console)
+    if result is None:
+        result = _watch(launch(source, settings, run_key), run_key, settings, console)
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
@@ -211,14 +215,12 @@ def _answers(served: Any, files: Sequence[Path]) -> list[dict[str, Any]]:  # noq
 
 
 def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> dict[str, Any]:
+    from pipelines.changes import steps
     from pipelines.display import shown
     from pipelines.local import lives, stop
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        signal.signal(signal.SIGHUP, _interrupt)
     offset, deadline = 0, 0.0
-    with shown(console) as display:
+    with shown(console, steps(run_key)) as display:
         while True:
             try:
                 alive = lives(child, group=deadline > 0)
@@ -244,6 +246,12 @@ def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, c
     return result
 
 
+def _catch_signals() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -259,6 +267,12 @@ def _print_settings(console: Console, source: str, settings: Settings) -> None:
 def _print_summary(console: Console, result: dict[str, Any], settings: Settings) -> None:
     if result["status"] == "failed":
         return
+    tracking = shlex.join([sys.argv[0], "ui", "--home", str(runs.home())])
+    if result["status"] == "skipped":
+        from pipelines.display import print_skipped
+
+        print_skipped(console, result, tracking)
+        return
     metrics = result["metrics"]
     interval = f"[{metrics.get('accuracy_low', 0):.3f}, {metrics.get('accuracy_high', 0):.3f}]"
     state = "champion" if result["promoted"] else "challenger, not promoted"
@@ -269,7 +283,7 @@ def _print_summary(console: Console, result: dict[str, Any], settings: Settings)
         "Registered": f"{settings.model} version {result['version']}, {state}",
         "Why": _folded(result["reason"], console, 12),
         "Report": result["report"],
-        "Tracking": shlex.join([sys.argv[0], "ui", "--home", str(runs.home())]),
+        "Tracking": tracking,
     }
     console.print()
     for name, text in lines.items():

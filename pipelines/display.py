@@ -1,7 +1,7 @@
 """What the terminal shows while a run goes on: steps with state, time and main figure; plain lines when piped."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-STEPS = ("prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register", "finish")
+GATE = ("evaluate", "register", "finish")
+STEPS = ("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", *GATE)
+JUDGING = ("detect_changes", "prepare_data", "recall", *GATE)  # where an earlier version is judged again
 MARKS = {"waiting": ("·", "dim"), "running": ("▸", "cyan"), "finished": ("✓", "green"), "failed": ("✗", "red")}
 PLAIN_EVERY = 5.0  # seconds between progress lines of one step when piped
 
@@ -47,8 +49,8 @@ class StepState:
 class Display:
     """Shows events as they come."""
 
-    def __init__(self, console: Console) -> None:
-        self.steps = {name: StepState() for name in STEPS}
+    def __init__(self, console: Console, steps: Sequence[str] = STEPS) -> None:
+        self.steps = {name: StepState() for name in steps}
         self._console = console
 
     def take(self, event: dict[str, Any]) -> None:
@@ -90,10 +92,23 @@ class Display:
         return Group(table)
 
 
+def print_skipped(console: Console, result: dict[str, Any], tracking: str) -> None:
+    """The end of a run that was skipped: why, and what stands instead."""
+    console.print()
+    lines = {
+        "Skipped": result["reason"],
+        "Registered": f"{result['model']} version {result['version']}, as before",
+        "Report": result["report"],
+        "Tracking": tracking,
+    }
+    for name, text in lines.items():
+        console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
-def shown(console: Console) -> Iterator[Display]:
+def shown(console: Console, steps: Sequence[str] = STEPS) -> Iterator[Display]:
     """A display that redraws itself on a terminal and prints lines elsewhere."""
-    display = Display(console)
+    display = Display(console, steps)
     if console.is_terminal:
         with Live(display, console=console, refresh_per_second=8):
             yield display

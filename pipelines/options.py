@@ -30,6 +30,7 @@ PANELS = {
     "trials": "Search and machine",
     "split_salt": "Data",
     "gate": "Gate",
+    "min_new": "When nothing changed",
 }
 
 
@@ -92,6 +93,7 @@ def use_home(home: Path | None) -> None:
     chosen = home or Path(os.environ.get("THAWLINE_HOME") or ".thawline")
     os.environ["THAWLINE_HOME"] = str(chosen.expanduser().resolve())
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write among our own lines
 
 

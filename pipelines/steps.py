@@ -15,10 +15,23 @@ step = functools.partial(dsl.component, base_image=IMAGE, install_kfp_package=Fa
 
 
 @step
+def detect_changes(
+    source: str,
+    settings: str,
+    run_key: str,
+) -> NamedTuple("Changes", train=bool, judge=bool, version=str, input_digest=str):  # type: ignore[valid-type]  # as below
+    """See components/detect_changes.py, which announces itself: most often the command line has looked already."""
+    from components.detect_changes import detect_changes
+
+    return detect_changes(source, settings, run_key)
+
+
+@step
 def prepare_data(
     source: str,
     settings: str,
     run_key: str,
+    input_digest: str,
     dataset: dsl.Output[dsl.Dataset],
 ) -> NamedTuple("Prepared", dataset_digest=str, weights_digest=str):  # type: ignore[valid-type]  # KFP form of several outputs
     """See components/prepare_data.py."""
@@ -29,7 +42,27 @@ def prepare_data(
     start("prepare_data", run_key)
     from components.prepare_data import prepare_data
 
-    return prepare_data(source, settings, run_key, Path(dataset.path))
+    return prepare_data(source, settings, run_key, Path(dataset.path), input_digest)
+
+
+@step
+def recall(
+    settings: str,
+    run_key: str,
+    version: str,
+    checkpoint: dsl.Output[dsl.Model],
+    served: dsl.Output[dsl.Model],
+    trials: dsl.Output[dsl.Artifact],
+) -> None:
+    """See components/recall.py."""
+    from pathlib import Path
+
+    from components.core.runs import start
+
+    start("recall", run_key)
+    from components.recall import recall
+
+    recall(settings, run_key, version, Path(checkpoint.path), Path(served.path), Path(trials.path))
 
 
 @step

@@ -7,6 +7,7 @@ from typing import Any
 
 from components.core import runs
 from components.core.settings import Settings
+from components.detect_changes import detect_changes
 from components.evaluate import evaluate
 from components.fine_tune import fine_tune
 from components.finish import finish
@@ -34,14 +35,15 @@ class PlainRun:
     version: str = ""
 
 
-def run_steps(source: Path, settings: Settings, folder: Path) -> PlainRun:
-    """Run all steps into THAWLINE_HOME, artifacts into `folder`."""
-    run = PlainRun(settings, runs.new_run_key(), folder)
+def run_steps(source: Path, settings: Settings, folder: Path, run_key: str = "") -> PlainRun:
+    """Run all steps into THAWLINE_HOME, artifacts into `folder`; with a key, go on with a run that was decided."""
+    run = PlainRun(settings, run_key or runs.new_run_key(), folder)
     text, key = settings.to_json(), run.run_key
     dataset, head, tuned, trials = (folder / name for name in ("dataset", "head", "tuned", "trials.json"))
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_text(runs.run_folder(key) / "settings.json", text)
-    run.digests = prepare_data(str(source), text, key, dataset)
+    *_, inputs = detect_changes(str(source), text, key)
+    run.digests = prepare_data(str(source), text, key, dataset, inputs)
     study = search(text, key, dataset, *run.digests, 0)
     chosen = select_trial(text, key, [study], trials)
     run.hyperparameters = json.loads(chosen)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STEPS = ("prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register", "finish")
+TRAINING = ("prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register")
+STEPS = ("detect_changes", *TRAINING, "recall", "finish")
 # A served model's entry and the process that tries it out run where Thawline is not installed: they import mlflow
 # themselves, and nothing of Thawline.
 SERVED = ("components/core/served_model.py", "components/core/smoke.py")

@@ -26,6 +26,11 @@ def aliases(model: str) -> dict[str, str]:
     return {str(alias): str(version) for alias, version in found[0].aliases.items()} if found else {}
 
 
+def tags(model: str, version: str) -> dict[str, str]:
+    """What a version says of itself."""
+    return dict(tracking.client().get_model_version(model, version).tags)
+
+
 def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
     """Download a version by alias or number and check it before anything is loaded.
 
@@ -98,6 +103,20 @@ def add_version(model: str, folder: Path, run: tracking.StepRun, tags: Mapping[s
         model_id=logged.model_id,
     )
     return str(version.version)
+
+
+def registered(model: str, folder: Path, tags: Mapping[str, str]) -> str:
+    """The version that holds these very files; if it is accepted this time, it gets the tags that say so.
+
+    Empty where there is none.
+    """
+    digest = archives.folder_digest(folder)
+    found = _all_versions(f"name = '{model}'")
+    version = next((str(v.version) for v in found if v.tags.get(DIGEST) == digest), "")
+    if version and tags["thawline.accepted"] == "true":
+        for name in ("thawline.accepted", "thawline.compared_with", "thawline.decision"):
+            tracking.client().set_model_version_tag(model, version, name, tags[name])
+    return version
 
 
 def move_alias(model: str, alias: str, version: str) -> None:

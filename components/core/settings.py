@@ -24,7 +24,9 @@ GATE = frozenset(
     }
 )
 # Options that change where and how fast a run computes, never its result: they stay out of the digest.
-OPERATIONAL = frozenset({"search_workers", "activations", "cache_budget", "max_rejected", "promote"})
+OPERATIONAL = frozenset(
+    {"search_workers", "activations", "cache_budget", "max_rejected", "promote", "force", "verify", "min_new"}
+)
 
 
 def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -155,6 +157,13 @@ class Settings(BaseModel):
     test_window: int = Field(
         4, ge=1, description="Datasets back to which test rows count as recent, in the figures beside the old ones."
     )
+    min_new: int = Field(
+        0,
+        ge=0,
+        description="Examples that must be new, gone or changed since the last training to train again.",
+    )
+    force: bool = Field(default=False, description="Train although nothing has changed.")
+    verify: bool = Field(default=False, description="Read all data to find changes, whatever sizes and times say.")
 
     @model_validator(mode="after")
     def _kept_batches_stay_the_same(self) -> Self:
@@ -178,6 +187,18 @@ class Settings(BaseModel):
     def digest(self) -> str:
         """Identifies the settings that can change a result; `OPERATIONAL` ones are left out."""
         return digest(self.model_dump(exclude=set(OPERATIONAL)))
+
+    def training(self) -> dict[str, Any]:
+        """The settings that can change the trained model, by name."""
+        return self.model_dump(exclude={*OPERATIONAL, *GATE})
+
+    def gate_rules(self) -> dict[str, Any]:
+        """The settings that can change only how a model is judged and registered, by name."""
+        return self.model_dump(include=set(GATE))
+
+    def gate_digest(self) -> str:
+        """Identifies how a model is judged and registered."""
+        return digest(self.gate_rules())
 
     def fixed(self) -> dict[str, float]:
         """The searched options that the user gave, by name."""

@@ -31,6 +31,8 @@ class Entry:
     split: str = ""
     group: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    size: int = field(default=-1, compare=False)  # bytes, where listing tells them without another request
+    etag: str = field(default="", compare=False)  # of an S3 object, likewise
 
 
 def list_entries(source: str) -> Iterator[Entry]:
@@ -203,10 +205,10 @@ def _s3_folder(source: str) -> Iterator[Entry]:
     from components.core import storage
 
     root = _s3_root(source)
-    for uri, _, _ in storage.list_objects(root):
+    for uri, size, etag in storage.list_objects(root):
         parts = uri.removeprefix(root).split("/")
         if parts[-1] and not any(map(_passed_over, parts)):  # a key that ends with a slash marks a folder
-            yield Entry(uri, parts[0] if len(parts) > 1 else "")
+            yield Entry(uri, parts[0] if len(parts) > 1 else "", size=size, etag=etag)
 
 
 def _s3_classes(source: str) -> tuple[set[str], bool]:

@@ -84,6 +84,18 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
                 yield f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')
 
 
+def look_up(uri: str) -> tuple[int, str]:
+    """Size in bytes and ETag of one object, without its content.
+
+    Raises:
+        InputError: It can't be looked up, for a reason that the sentence tells.
+    """
+    bucket, key = split_uri(uri)
+    with _explained(uri):
+        found = client().head_object(Bucket=bucket, Key=key)
+    return found["ContentLength"], found["ETag"].strip('"')
+
+
 def list_folders(uri: str) -> Iterator[str]:
     """Names of the folders right below `uri`, which ends with a slash or is a bucket."""
     bucket, prefix = split_uri(uri)

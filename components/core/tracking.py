@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, Never
+from typing import Any, NamedTuple, Never
 
 import mlflow
 from filelock import FileLock
 from mlflow.entities import Dataset, Metric, Param, Run, RunTag, ViewType
 from mlflow.entities.dataset_input import DatasetInput
 from mlflow.entities.input_tag import InputTag
+from mlflow.exceptions import MlflowException
 
 from components.core import runs
 from components.core.errors import ExpectedError, InputError
@@ -110,6 +111,10 @@ class StepRun:
         """Tag the step's run, or the pipeline's."""
         tags = [RunTag(k, v) for k, v in values.items()]
         self._client.log_batch(self.pipeline_id if pipeline else self.run_id, tags=tags)
+
+    def pipeline_tags(self) -> dict[str, str]:
+        """The tags that the pipeline's run has now."""
+        return dict(self._client.get_run(self.pipeline_id).data.tags)
 
     def epoch(self, values: Mapping[str, float]) -> None:
         """Log one epoch's figures; epochs that follow within a second share a call, which costs up to 80 ms."""
@@ -230,12 +235,40 @@ def find_runs(model: str, run_key: str, kind: str = "", extra: str = "", view: i
     conditions += [f"tags.`{RUN_KEY}` = '{run_key}'"] if run_key else []
     conditions += [f"tags.`{KIND}` = '{kind}'"] if kind else []
     conditions += [extra] if extra else []
-    found: list[Run] = []
+    return list(_search(model, conditions, view=view))
+
+
+class Ended(NamedTuple):
+    """A pipeline run of the past."""
+
+    id: str
+    name: str
+    tags: Mapping[str, str]
+
+
+def successful(model: str, extra: str) -> Iterator[Ended]:
+    """Pipeline runs of a model that ended well and for which `extra` holds, newest first, fetched as needed."""
+    conditions = [f"tags.`{MODEL}` = '{model}'", f"tags.`{KIND}` = 'pipeline'", "attributes.status = 'FINISHED'", extra]
+    for run in _search(model, conditions, page=20):
+        yield Ended(str(run.info.run_id), str(run.info.run_name), dict(run.data.tags))
+
+
+def _search(model: str, conditions: Sequence[str], page: int = 1000, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
     token: str | None = ""
     while token is not None:
-        page = client().search_runs([experiment(model)], " and ".join(conditions), view, page_token=token or None)
-        found, token = [*found, *page], page.token or None
-    return found
+        found = client().search_runs(
+            [experiment(model)], " and ".join(conditions), view, max_results=page, page_token=token or None
+        )
+        yield from found
+        token = found.token or None
+
+
+def download(run_id: str, name: str, folder: Path) -> Path | None:
+    """An artifact of a run as a file below `folder`; None where it is gone."""
+    try:
+        return Path(client().download_artifacts(run_id, name, str(folder)))
+    except (MlflowException, OSError):
+        return None
 
 
 def experiment(model: str) -> str:

@@ -24,6 +24,7 @@ KEYS = {
     "mlflow_run_id",
     "steps",
     "report",
+    "same_as",
 }
 
 
@@ -38,7 +39,8 @@ def test_the_result_has_the_contracts_keys(toy_run: PlainRun) -> None:
 
 def test_seconds_of_every_step(toy_run: PlainRun) -> None:
     """Each step's own work is in the result, in the order of the DAG."""
-    names = ["prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register"]
+    names = ["detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate"]
+    names.append("register")
     assert list(toy_run.result["steps"]) == names
     assert all(seconds > 0 for seconds in toy_run.result["steps"].values())
 

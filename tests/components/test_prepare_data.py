@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components.core import near_duplicates, pictures, storage
+from components.core import fingerprints, near_duplicates, pictures, storage
 from components.core.assignments import read_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
@@ -157,6 +157,17 @@ def test_bad_records_never_stop_the_run(tmp_path: Path) -> None:
     assert sum(info["rejected"].values()) == len(reasons)
     assert info["rejected"]["identical bytes under two labels"] == 3
     assert next(r["label"] for r in rejected if r["uri"].endswith("loose.png")) == ""
+
+
+def test_the_index_is_what_looking_for_changes_finds(tmp_path: Path) -> None:
+    """The step writes the index that `detect_changes` would, bad records included, and its digest of the data."""
+    bad_records(tmp_path / "in")
+    info = run(tmp_path / "in", tmp_path / "out", max_rejected=0.2)
+    found = fingerprints.take(str(tmp_path / "in"), [])
+    assert [row[3:] for row in fingerprints.read_index(tmp_path / "out" / fingerprints.INDEX)] == [
+        row[3:] for row in sorted(found)
+    ]
+    assert info["data_digest"] == fingerprints.data_digest(found)
 
 
 def test_too_many_bad_records_fail_with_one_sentence(tmp_path: Path) -> None:

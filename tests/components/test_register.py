@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.core import registry, runs, tracking
+from components.core import inputs, registry, runs, tracking
 from components.core.errors import StepError
 from components.core.examples import Examples
 from components.finish import finish
@@ -25,8 +26,13 @@ from tests.plain import PlainRun
 
 
 def registered(run: PlainRun, key: str, served: Path, champion: str, *, accepted: bool) -> str:
-    text = run.settings.to_json()
-    return register(text, key, *run.digests, served, run.folder / "tuned", champion, accepted=accepted)
+    """Register another model: its checkpoint says that it is, and differs in nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(shutil.copytree(run.folder / "tuned", Path(folder) / "tuned"))
+        facts = json.loads((other / "checkpoint.json").read_text())
+        (other / "checkpoint.json").write_text(json.dumps({**facts, "made by": key}))
+        text = run.settings.to_json()
+        return register(text, key, *run.digests, served, other, champion, accepted=accepted)
 
 
 def test_the_version_says_what_it_is_made_of(toy_run: PlainRun) -> None:
@@ -97,6 +103,29 @@ def test_a_challenger_that_lost_is_registered(toy_home: PlainRun) -> None:
     assert registry.current("toy", "champion") == "1"
 
 
+@pytest.mark.parametrize("accepted", [True, False])
+def test_registered_files_get_no_second_version(accepted: bool, toy_home: PlainRun) -> None:  # noqa: FBT001 - a case
+    """The files of a version that is judged again stay that version, and it can win what it lost before."""
+    tracking.client().delete_registered_model_alias("toy", "champion")
+    tracking.client().set_model_version_tag("toy", "1", "thawline.accepted", "false")
+    text, served, tuned = toy_home.settings.to_json(), toy_home.folder / "served", toy_home.folder / "tuned"
+    assert register(text, "again", *toy_home.digests, served, tuned, "", accepted=accepted) == "1"
+    assert [facts["version"] for facts in registry.versions("toy")] == ["1"]
+    assert registry.current("toy", "champion") == ("1" if accepted else "")
+    assert registry.tags("toy", "1")["thawline.accepted"] == str(accepted).lower()
+    [pipeline] = tracking.find_runs("toy", "again", "pipeline")
+    assert pipeline.data.tags["thawline.version"] == "1"
+
+
+def test_the_run_says_what_it_compared_with(toy_home: PlainRun) -> None:
+    """The champion that evaluate compared with is a tag of the pipeline's run; without one there is no tag."""
+    registered(toy_home, "second", toy_home.folder / "served", "1", accepted=False)
+    [second] = tracking.find_runs("toy", "second", "pipeline")
+    [first] = tracking.find_runs("toy", toy_home.run_key, "pipeline")
+    assert second.data.tags[inputs.COMPARED_WITH] == "1"
+    assert inputs.COMPARED_WITH not in first.data.tags
+
+
 def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> None:
     """Compare and swap: evidence against another champion promotes nothing, and the run says so."""
     registered(toy_home, "late", toy_home.folder / "served", "7", accepted=True)
@@ -107,9 +136,14 @@ def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> 
 
 
 def waiting(run: PlainRun, key: str, champion: str, *, accepted: bool = True) -> str:
-    """Register with --promote manual."""
+    """Register a model of its own with --promote manual."""
     text = run.settings.model_copy(update={"promote": "manual"}).to_json()
-    return register(text, key, *run.digests, run.folder / "served", run.folder / "tuned", champion, accepted=accepted)
+    with tempfile.TemporaryDirectory() as folder:
+        tuned = Path(folder) / "tuned"
+        shutil.copytree(run.folder / "tuned", tuned)
+        facts = tuned / "checkpoint.json"
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "note": key}))
+        return register(text, key, *run.digests, run.folder / "served", tuned, champion, accepted=accepted)
 
 
 def test_an_accepted_version_may_wait_for_approval(toy_home: PlainRun) -> None:

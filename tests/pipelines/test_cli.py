@@ -24,6 +24,7 @@ KEYS = {
     "mlflow_run_id",
     "steps",
     "report",
+    "same_as",
 }
 
 
@@ -54,7 +55,8 @@ def test_the_result_tells_what_happened(whole: WholeRun) -> None:
 
 def test_seconds_are_told_for_every_step(whole: WholeRun) -> None:
     """The result holds the seconds of each step's own work, in the order of the steps."""
-    names = ["prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register"]
+    names = ["detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate"]
+    names.append("register")
     assert list(whole.result["steps"]) == names
     assert all(seconds > 0 for seconds in whole.result["steps"].values())
 
@@ -362,11 +364,11 @@ def test_weights_of_another_network_are_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_unchanged_data_keep_the_champion(tmp_path: Path) -> None:
-    """A second run on the same data is a success: version 2 is challenger, and the tie keeps version 1."""
+    """A second training on the same data is a success: version 2 is challenger, and the tie keeps version 1."""
     source, home = write_points(tmp_path / "points", per_class=60), tmp_path / "home"
     results = []
     for _ in range(2):
-        answer = thawline("run", str(source), *TOY, "--trials", "0", "--json", home=home, cwd=tmp_path)
+        answer = thawline("run", str(source), *TOY, "--trials", "0", "--force", "--json", home=home, cwd=tmp_path)
         assert answer.status == 0, answer.err
         results.append(json.loads(answer.out))
     assert [(r["version"], r["promoted"]) for r in results] == [("1", True), ("2", False)]

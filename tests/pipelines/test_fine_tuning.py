@@ -14,7 +14,8 @@ from tests.pipelines.command import ROOT, thawline
 from tests.pipelines.conftest import WholeRun
 
 GOLDEN = ROOT / "tests/golden/fine_tuning.yaml"
-STEPS = ("prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register", "finish")
+TRAINING = ("prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register")
+STEPS = ("detect_changes", *TRAINING, "recall", "finish")
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +58,13 @@ def test_finish_is_the_exit_handler(compiled: str) -> None:
 
 
 def test_what_decides_is_never_cached(compiled: str) -> None:
-    """Evaluate, register and finish run again although their inputs are the same; the other steps are cached."""
+    """What looks or decides runs again although its inputs are the same; the other steps are cached."""
     cached = {
         name: bool(task.get("cachingOptions", {}).get("enableCache"))
         for name, task in tasks(yaml.safe_load(compiled)).items()
     }
-    assert [cached[name] for name in ("evaluate", "register", "finish")] == [False] * 3
+    deciding = ("detect-changes", "evaluate", "register", "evaluate-2", "register-2", "finish")
+    assert [cached[name] for name in deciding] == [False] * 6
     assert [cached[name] for name in ("prepare-data", "search", "train-head", "fine-tune")] == [True] * 4
 
 
@@ -87,14 +89,17 @@ def test_runs_form_a_tree(whole: WholeRun) -> None:
     """One run for the pipeline, a child for each step, a grandchild for each trial, all FINISHED."""
     found = [run for run in tracking.find_runs("toy", "") if run.data.tags[tracking.KIND] != "promotion"]
     kinds = Counter(run.data.tags[tracking.KIND] for run in found)
-    assert kinds == {"pipeline": 1, "step": 7, "trial": 2}
+    assert kinds == {"pipeline": 1, "step": 8, "trial": 2}
     assert {run.info.status for run in found} == {"FINISHED"}
     parents = {run.info.run_id: run.data.tags.get(tracking.PARENT) for run in found}
     pipeline, search = whole.result["mlflow_run_id"], step_run(whole, "search").info.run_id
     for run in found:
         wanted = {"pipeline": None, "step": pipeline, "trial": search}[run.data.tags[tracking.KIND]]
         assert parents[run.info.run_id] == wanted
-    assert {run.info.run_name for run in found if parents[run.info.run_id] == pipeline} == set(STEPS) - {"finish"}
+    assert {run.info.run_name for run in found if parents[run.info.run_id] == pipeline} == set(STEPS) - {
+        "recall",
+        "finish",
+    }
 
 
 def test_the_pipelines_run_says_what_it_was(whole: WholeRun) -> None:

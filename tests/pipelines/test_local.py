@@ -131,7 +131,12 @@ def test_an_interrupted_run_closes_its_runs(number: signal.Signals, tmp_path: Pa
     assert err.splitlines()[-1].startswith("Error: The run was interrupted.")
     assert "Traceback" not in err
     assert processes(ended) == []
-    assert statuses() == {"pipeline": "FAILED", "prepare_data": "FINISHED", "search": "FAILED"}
+    assert statuses() == {
+        "pipeline": "FAILED",
+        "detect_changes": "FINISHED",
+        "prepare_data": "FINISHED",
+        "search": "FAILED",
+    }
     trials = tracking.find_runs("toy", "", "trial")
     assert trials
     assert "RUNNING" not in {run.info.status for run in trials}
@@ -148,7 +153,12 @@ def test_the_next_run_closes_what_a_kill_left(tmp_path: Path, ended: Path) -> No
     os.killpg(json.loads((killed / "lease.json").read_text())["pid"], signal.SIGKILL)
     command.communicate(timeout=60)
     wait_for(lambda: processes(ended) == [], 60)
-    assert statuses() == {"pipeline": "RUNNING", "prepare_data": "FINISHED", "search": "RUNNING"}
+    assert statuses() == {
+        "pipeline": "RUNNING",
+        "detect_changes": "FINISHED",
+        "prepare_data": "FINISHED",
+        "search": "RUNNING",
+    }
     assert not (killed / "result.json").exists()
 
     (source / "class0/broken.txt").write_text("no point")
@@ -183,6 +193,7 @@ def test_an_unexpected_failure_names_its_step_and_log(tmp_path: Path, ended: Pat
     assert processes(ended) == []
     assert statuses() == {
         "pipeline": "FAILED",
+        "detect_changes": "FINISHED",
         "prepare_data": "FINISHED",
         "search": "FINISHED",
         "select_trial": "FINISHED",

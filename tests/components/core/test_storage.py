@@ -62,6 +62,16 @@ def test_files_go_up_and_come_down_whole(s3: str, tmp_path: Path) -> None:
 
 
 @needs_server
+def test_an_object_is_looked_up_without_its_content(s3: str) -> None:
+    """Size and ETag of one object are those of the listing; a missing one is told."""
+    uri = put(f"{s3}/one.bin", b"content")
+    [(_, size, etag)] = storage.list_objects(uri)
+    assert storage.look_up(uri) == (size, etag) == (7, etag)
+    with pytest.raises(InputError, match="There is no object"):
+        storage.look_up(f"{s3}/none.bin")
+
+
+@needs_server
 def test_a_manifest_may_lie_on_s3(s3: str) -> None:
     """A manifest on S3 names objects relative to itself."""
     put(f"{s3}/m/list.csv", b"uri,label\ncat/1.png,cat\ndog/1.png,dog\n")

@@ -1,0 +1,64 @@
+"""Look for changes before the DAG starts: a run without any ends here, in seconds."""
+
+import json
+import os
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.core import runs
+from components.core.errors import ExpectedError, StepError
+from components.core.settings import Settings
+from components.detect_changes import DECISION, look
+from pipelines.display import JUDGING, STEPS
+
+
+def settled(source: str, settings: Settings, run_key: str, console: Console) -> dict[str, Any] | None:
+    """The result of a run that ends before its DAG starts: nothing has changed, or looking for changes failed.
+
+    None if there is something to do: the decision is where the DAG's own step finds it. None too on a store that the
+    DAG has to make or migrate first: then its step decides.
+
+    Raises:
+        StepError: Something unexpected stopped the search for changes; the traceback is in the run's log.
+    """
+    if not _store_is_ready():
+        return None
+    os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some other run
+    folder, interrupted, state = runs.run_folder(run_key), False, "FAILED"
+    runs.write_text(folder / "settings.json", settings.to_json())
+    runs.take_lease(run_key)  # killed from here on, the next run closes it
+    try:
+        with console.status("Looking for changes") as status:
+            decision = look(source, settings, run_key, lambda i, n, text: status.update(f"{i} of {n} {text}"))
+        if decision.change != "skip":
+            return None
+        state = "SUCCEEDED"
+    except ExpectedError:
+        pass  # the step has written it down
+    except (KeyboardInterrupt, SystemExit):
+        interrupted = True
+    except Exception as error:
+        (folder / "log.txt").write_text("".join(traceback.format_exception(error)))
+        raise StepError("The step detect_changes failed.", f"Its log is {folder / 'log.txt'}.") from error
+    from components.finish import finish
+
+    result = finish(settings.to_json(), run_key, state)
+    if interrupted:
+        result["reason"] = "The run was interrupted."
+        runs.write_text(folder / "result.json", json.dumps(result, indent=1))
+    return result
+
+
+def steps(run_key: str) -> tuple[str, ...]:
+    """The steps that a run will go through, as far as that is decided."""
+    path = runs.run_folder(run_key) / DECISION
+    judging = path.exists() and json.loads(path.read_text())["change"] == "judge"
+    return JUDGING if judging else STEPS
+
+
+def _store_is_ready() -> bool:
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.home() / 'mlflow.db'}"
+    return not uri.startswith("sqlite:///") or runs.store_is_current(Path(uri.removeprefix("sqlite:///")))

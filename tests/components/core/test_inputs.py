@@ -1,0 +1,113 @@
+"""What a model is made of: each part changes the digest, and a change is named."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.core import inputs
+from components.core import settings as settings_module
+from components.core.settings import OPERATIONAL, Settings
+
+
+def digest(**changes: object) -> str:
+    return inputs.input_digest({**inputs.parts(Settings(**changes)), "data": "0" * 64})
+
+
+@pytest.mark.parametrize("change", [{"head_epochs": 7}, {"seed": 1}, {"thaw": 2}, {"backbone": "timm/x"}])
+def test_settings_that_change_the_model_count(change: dict[str, object]) -> None:
+    """A setting of the training is another input, and it is named."""
+    assert digest(**change) != digest()
+    [named] = inputs.differences(inputs.parts(Settings()), inputs.parts(Settings(**change)), "settings")
+    assert named == f"settings: {next(iter(change))}"
+
+
+@pytest.mark.parametrize("change", [{"search_workers": 7}, {"cache_budget": 1.0}, {"force": True}, {"min_new": 5}])
+def test_operation_does_not_count(change: dict[str, object]) -> None:
+    """Where, how fast and when a run computes is no input."""
+    assert set(change) <= OPERATIONAL
+    assert digest(**change) == digest()
+    assert Settings(**change).gate_digest() == Settings().gate_digest()
+
+
+def test_the_gate_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting of the gate is no input of the model, but another gate."""
+    monkeypatch.setattr(settings_module, "GATE", frozenset({"patience"}))
+    assert digest(patience=3) == digest()
+    assert Settings(patience=3).gate_digest() != Settings().gate_digest()
+    parts = [inputs.parts(Settings(**change)) for change in ({}, {"patience": 3})]
+    assert inputs.differences(*parts, "settings", "gate") == ["gate: patience"]
+
+
+def test_weights_count_by_their_content(tmp_path: Path) -> None:
+    """A weight file is known by name and content; a library's name by itself."""
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(b"one")
+    first = inputs.parts(Settings(weights=str(file)))
+    file.write_bytes(b"two")
+    assert inputs.differences(first, inputs.parts(Settings(weights=str(file))), *first) == ["weights"]
+    assert len({digest(weights=name) for name in ("default", "none", "IMAGENET1K_V2")}) == 3
+    assert digest(weights="package:efficientnet-lite0") == digest(weights="package:efficientnet-lite0")
+
+
+def test_code_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte of Thawline's sources is another input; files that are no source are none."""
+    for folder in ("components", "pipelines"):
+        shutil.copytree(inputs.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = digest()
+    monkeypatch.setattr(inputs, "ROOT", tmp_path)
+    assert digest() == before
+    (tmp_path / "components/notes.txt").write_text("no source")
+    assert digest() == before
+    for name in ("components/core/training.py", "pipelines/steps.py"):
+        with (tmp_path / name).open("a") as file:
+            file.write("#")
+        assert digest() != before
+        before = digest()
+
+
+def test_a_task_of_the_users_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module of `--task`, wherever Python finds it, is part of the code; it is not imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/task.py").write_text("raise RuntimeError")
+    before = digest(task="mine.task")
+    assert before == digest(task="mine.task")
+    (tmp_path / "mine/task.py").write_text("raise RuntimeError # other")
+    assert digest(task="mine.task") != before
+    (tmp_path / "mine/package").mkdir()
+    (tmp_path / "mine/package/__init__.py").write_text("1")
+    before = digest(task="mine.package")
+    (tmp_path / "mine/package/more.py").write_text("2")
+    assert digest(task="mine.package") != before
+
+
+def test_the_image_stands_for_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions of libraries count by name, or the digest of the image that holds them."""
+    before = inputs.parts(Settings())
+    assert {"torch", "torchvision", "timm"} <= before["libraries"].keys()
+    newer = {**before, "libraries": {**before["libraries"], "torch": "99"}}
+    assert inputs.differences(before, newer, "libraries") == ["libraries: torch"]
+    monkeypatch.setenv("THAWLINE_IMAGE_DIGEST", "sha256:1")
+    assert inputs.parts(Settings())["libraries"] == {"image": "sha256:1"}
+
+
+def test_the_parts_fit_into_a_tag() -> None:
+    """MLflow takes 5,000 characters; the parts of long settings are far below."""
+    settings = Settings(model="m" * 100, backbone="timm/" + "b" * 500, weights="s" * 500)
+    parts = {**inputs.parts(settings), "data": "0" * 64}
+    assert len(inputs.tags(parts, settings)[inputs.PARTS]) < 3500
+
+
+def test_the_data_that_was_read_is_what_counts() -> None:
+    """A training run is tagged with what it read; a version that is judged again keeps what it was made of."""
+    settings = Settings()
+    seen = {**inputs.parts(settings), "data": "1" * 64}
+    tags = inputs.tags(seen, settings)
+    trained = tags | inputs.tags_of_data({**tags, inputs.CHANGE: "train"}, "2" * 64)
+    judged = tags | inputs.tags_of_data({**tags, inputs.CHANGE: "judge"}, "2" * 64)
+    assert trained[inputs.INPUT_DIGEST] == inputs.input_digest({**seen, "data": "2" * 64})
+    assert inputs.read(trained)["data"] == "2" * 64
+    assert judged[inputs.INPUT_DIGEST] == tags[inputs.INPUT_DIGEST]
+    assert {trained[inputs.DATA_DIGEST], judged[inputs.DATA_DIGEST]} == {"2" * 64}
+    assert inputs.tags_of_data({}, "2" * 64) == {inputs.DATA_DIGEST: "2" * 64, inputs.INDEXED: "true"}

@@ -1,0 +1,335 @@
+"""Train, judge again or skip: what decides, and what it costs to find out."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core import fingerprints, inputs, registry, runs, storage, tracking
+from components.core import settings as settings_module
+from components.core.errors import InputError
+from components.core.settings import Settings
+from components.detect_changes import DECISION, Decision, detect_changes, look
+from components.finish import finish
+from components.prepare_data import prepare_data
+from tests.conftest import TOY
+from tests.toy import write_points
+
+pytest_plugins = ["tests.s3"]
+LONG_AGO = time.time() - 1000
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Forty-five points in three classes, written long ago."""
+    folder = write_points(tmp_path / "points", per_class=15)
+    for path in folder.rglob("*.txt"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    return folder
+
+
+def write(path: Path, content: str, when: float = LONG_AGO) -> None:
+    path.write_text(content)
+    os.utime(path, (when, when))
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(**{**TOY, **changes})
+
+
+def seen(source: Path, **changes: Any) -> tuple[str, Decision]:
+    """What a run decides, and its key; a run that is skipped ends."""
+    key = runs.new_run_key()
+    decision = look(str(source), settings(**changes), key)
+    if decision.change == "skip":
+        finish(settings(**changes).to_json(), key, "SUCCEEDED")
+    return key, decision
+
+
+def completed(source: Path, *, failed: bool = False, **changes: Any) -> Decision:
+    """A run whose network nobody trains: all that earlier runs leave for later ones is real."""
+    text = settings(**changes).to_json()
+    key, decision = seen(source, **changes)
+    if decision.change == "skip":
+        return decision
+    folder = runs.run_folder(key)
+    prepare_data(str(source), text, key, folder / "dataset")
+    if not failed:
+        champion = registry.current("toy", "champion")
+        with tracking.step("register", key, text) as run:
+            model = folder / "model"
+            model.mkdir()
+            (model / "MLmodel").write_text(key)
+            version = decision.version or registry.add_version("toy", model, run, {})
+            run.tags({inputs.VERSION: version}, pipeline=True)
+            run.tags({inputs.COMPARED_WITH: champion} if champion else {}, pipeline=True)
+        if not champion:
+            registry.move_alias("toy", "champion", version)
+    assert finish(text, key, "FAILED" if failed else "SUCCEEDED")["status"] == ("failed" if failed else "succeeded")
+    return decision
+
+
+def tags_of(key: str) -> dict[str, str]:
+    [pipeline] = tracking.find_runs("toy", key, "pipeline")
+    return dict(pipeline.data.tags)
+
+
+@pytest.fixture
+def earlier(source: Path, tracked_home: Path) -> Path:
+    """The source of one successful run, whose version 1 is champion."""
+    assert completed(source).change == "train"
+    return source
+
+
+# --- the rule ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_run_trains(source: Path, tracked_home: Path) -> None:
+    """Without an earlier run there is nothing to compare with, so nothing is read; prepare_data fills the digests."""
+    key, decision = seen(source)
+    assert (decision.change, decision.input_digest) == ("train", "")
+    assert decision.reason == "There is no earlier successful run of 'toy'."
+    assert inputs.INPUT_DIGEST not in tags_of(key)
+    prepare_data(str(source), settings().to_json(), key, runs.run_folder(key) / "dataset")
+    tags = tags_of(key)
+    assert tags[inputs.DATA_DIGEST] == fingerprints.data_digest(fingerprints.take(str(source), []))
+    assert tags[inputs.INPUT_DIGEST] == inputs.input_digest(inputs.read(tags))
+    assert (tags[inputs.CHANGE], tags[inputs.INDEXED]) == ("train", "true")
+
+
+def test_the_same_inputs_are_skipped(earlier: Path) -> None:
+    """The second run on the same data stands for the first: reason, run, version, metrics and report are its."""
+    key, decision = seen(earlier)
+    [first] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    assert decision == Decision(
+        "skip", f"Nothing has changed since the run {first.name}.", "1", first.id, first.tags[inputs.INPUT_DIGEST]
+    )
+    result = json.loads((runs.run_folder(key) / "result.json").read_text())
+    assert (result["status"], result["same_as"], result["version"]) == ("skipped", first.id, "1")
+    assert result["reason"] == decision.reason
+    assert result["dataset_digest"] == first.tags["thawline.dataset_digest"]
+    [pipeline] = tracking.find_runs("toy", key, "pipeline")
+    assert (pipeline.info.status, pipeline.data.tags[inputs.SKIPPED]) == ("FINISHED", "true")
+    assert pipeline.data.tags[inputs.CHANGE] == "skip"
+
+
+def test_data_that_were_trained_before_are_judged_again(earlier: Path) -> None:
+    """Data A, A, B, A: trains, skips, trains, and judges the version that A made before; then A is the last again."""
+    assert completed(earlier).change == "skip"
+    write(earlier / "class0/new.txt", "2.0,0.1")
+    assert completed(earlier).change == "train"
+    (earlier / "class0/new.txt").unlink()
+    decision = completed(earlier)
+    assert (decision.change, decision.version) == ("judge", "1")
+    assert "has the same inputs and is judged again: the run toy " in decision.reason
+    assert decision.reason.endswith(" came in between.")
+    assert completed(earlier).change == "skip"
+
+
+def relabel(source: Path) -> None:
+    (source / "class0/0003.txt").rename(source / "class1/moved.txt")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda source: write(source / "class0/0003.txt", "1.9,0.2", LONG_AGO + 1), "1 new, 1 gone examples"),
+        (lambda source: write(source / "class0/more.txt", "1.9,0.2"), "1 new example"),
+        (lambda source: (source / "class0/0003.txt").unlink(), "1 gone example"),
+        (relabel, "1 re-labelled example"),
+        (
+            lambda source: shutil.copy2(source / "class0/0003.txt", source / "class0/copy.txt"),
+            "copies or unreadable records",
+        ),
+    ],
+)
+def test_changed_data_train(earlier: Path, change: Callable[[Path], None], reason: str) -> None:
+    """Bytes, a new record, a gone one, another label, a copy: each trains, and the reason says which it was."""
+    change(earlier)
+    decision = seen(earlier)[1]
+    assert decision.change == "train"
+    assert decision.reason.startswith("Changed since the run toy ")
+    assert decision.reason.endswith(f": {reason}.")
+
+
+def test_changed_settings_code_and_libraries_train(earlier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything else that a model is made of trains too, and all of it is named."""
+    assert seen(earlier, search_workers=7)[1].change == "skip"
+    assert seen(earlier, head_epochs=7, patience=3)[1].reason.endswith(": settings: head_epochs, patience.")
+    monkeypatch.setattr(inputs, "_code", lambda _task: "other")
+    monkeypatch.setenv("THAWLINE_IMAGE_DIGEST", "sha256:other")
+    write(earlier / "class0/more.txt", "1.9,0.2")
+    reason = seen(earlier, weights="none")[1].reason
+    named = reason.partition(": ")[2]
+    assert named.startswith("1 new example; weights; code; libraries: ")
+    assert "image" in named
+
+
+def test_another_champion_has_the_version_judged(earlier: Path) -> None:
+    """A champion that is neither the version nor what it was compared with asks for another comparison."""
+    write(earlier / "class0/new.txt", "2.0,0.1")
+    completed(earlier)  # version 2, compared with version 1
+    assert seen(earlier)[1].change == "skip"
+    registry.move_alias("toy", "champion", "2")
+    assert seen(earlier)[1].change == "skip"
+    write(earlier / "class0/newer.txt", "2.0,0.2")
+    completed(earlier)
+    registry.move_alias("toy", "champion", "1")
+    decision = seen(earlier)[1]
+    assert (decision.change, decision.version) == ("judge", "3")
+    assert decision.reason.endswith("version 1 is champion now.")
+    tracking.client().delete_registered_model_alias("toy", "champion")
+    assert seen(earlier)[1].reason.endswith("there is no champion any more.")
+
+
+def test_another_gate_has_the_version_judged(source: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting that only changes how models are judged trains nothing; judged once, it is skipped."""
+    monkeypatch.setattr(settings_module, "GATE", frozenset({"patience"}))
+    completed(source)
+    decision = completed(source, patience=3)
+    assert (decision.change, decision.version) == ("judge", "1")
+    assert decision.reason.endswith("is judged again: gate: patience.")
+    assert completed(source, patience=3).change == "skip"
+
+
+def test_a_version_that_is_gone_is_trained_again(earlier: Path) -> None:
+    """Without its version in the registry a run is nothing to stand for."""
+    tracking.client().delete_registered_model_alias("toy", "champion")
+    tracking.client().delete_model_version("toy", "1")
+    decision = seen(earlier)[1]
+    assert decision.change == "train"
+    assert decision.reason.startswith("Version 1 of the run toy ")
+    assert decision.reason.endswith(" is gone from the registry.")
+    assert seen(earlier, min_new=100)[1].change == "train"
+
+
+def test_a_failed_run_is_never_the_last(earlier: Path) -> None:
+    """What a failed run had is new to the next one, and the run before it is still the last."""
+    write(earlier / "class0/new.txt", "2.0,0.1")
+    assert completed(earlier, failed=True).change == "train"
+    assert seen(earlier)[1].reason.endswith(": 1 new example.")
+    (earlier / "class0/new.txt").unlink()
+    assert seen(earlier)[1].change == "skip"
+
+
+# --- asked for --------------------------------------------------------------------------------------------------------
+
+
+def test_force_trains(earlier: Path) -> None:
+    """With --force nothing is looked at."""
+    assert seen(earlier, force=True)[1] == Decision("train", "Training was forced.")
+
+
+def test_few_changes_are_collected(earlier: Path) -> None:
+    """--min-new skips until enough has changed since the last training, skipped runs in between or not."""
+    for number in range(2):
+        write(earlier / f"class0/new{number}.txt", f"2.0,0.{number}")
+        key, decision = seen(earlier, min_new=3)
+        assert decision.change == "skip"
+        assert tags_of(key)[inputs.SKIPPED] == "true"
+    assert decision.reason.startswith("2 of at least 3 changes since the run toy ")
+    assert decision.reason.endswith(": 2 new examples.")
+    assert seen(earlier)[1].change == "train"
+    assert seen(earlier, min_new=3, head_epochs=7)[1].change == "train"
+    (earlier / "class1/0000.txt").unlink()
+    assert seen(earlier, min_new=3)[1].change == "train"
+
+
+def test_verify_reads_everything(earlier: Path) -> None:
+    """A change that path, size and time hide is found by --verify only."""
+    path = earlier / "class0/0003.txt"
+    content, when = path.read_text(), path.stat().st_mtime
+    write(path, f"{content[:-1]}{'1' if content[-1] == '0' else '0'}", when)
+    assert seen(earlier)[1].change == "skip"
+    assert seen(earlier, verify=True)[1].reason.endswith(": 1 new, 1 gone examples.")
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_touched_files_are_read_once(earlier: Path) -> None:
+    """New times without new content are skipped, and the run that was skipped keeps an index with these times."""
+    for path in earlier.rglob("*.txt"):
+        os.utime(path, (LONG_AGO + 1, LONG_AGO + 1))
+    read: list[int] = []
+    for _ in range(2):
+        key = runs.new_run_key()
+        assert look(str(earlier), settings(), key, lambda _done, total, _text: read.append(total)).change == "skip"
+        finish(settings().to_json(), key, "SUCCEEDED")
+    assert len(read) == 45
+    assert inputs.INDEXED not in tags_of(key)
+
+
+@pytest.mark.slow
+def test_unchanged_objects_are_not_downloaded(s3: str, source: Path, tracked_home: Path) -> None:
+    """A source on S3 is skipped after one listing; where the same files lie makes no difference."""
+    for path in source.rglob("*.txt"):
+        storage.upload(path, f"{s3}/points/{path.relative_to(source)}")
+    where, key = f"{s3}/points", runs.new_run_key()
+    completed(source)
+    assert look(where, settings(), key).change == "skip"  # read once: these names are new
+    finish(settings().to_json(), key, "SUCCEEDED")
+    calls: list[str] = []
+    storage.client().meta.events.register("before-call.s3.*", lambda model, **_: calls.append(model.name))
+    assert look(where, settings(), runs.new_run_key()).change == "skip"
+    assert calls == ["ListObjectsV2"]
+
+
+def test_a_lost_index_is_read_anew(earlier: Path) -> None:
+    """Without the index of the last run everything is read, and the decision is the same."""
+    for path in (runs.home() / "artifacts").rglob(fingerprints.INDEX):
+        path.unlink()
+    assert seen(earlier)[1].change == "skip"
+
+
+def test_the_dag_takes_what_was_decided(earlier: Path) -> None:
+    """The DAG's step finds the decision of the command line by the run's key, and lists nothing again."""
+    write(earlier / "class0/new.txt", "2.0,0.1")
+    key, decision = seen(earlier)
+    assert (runs.run_folder(key) / DECISION).exists()
+    shutil.rmtree(earlier)
+    assert detect_changes(str(earlier), settings().to_json(), key) == (True, False, "", decision.input_digest)
+
+
+def test_the_dag_decides_alone_too(earlier: Path) -> None:
+    """Where no command line was, the step decides, and says in MLflow what it did."""
+    train, judge, version, digest = detect_changes(str(earlier), settings().to_json(), "alone")
+    assert (train, judge, version) == (False, False, "1")
+    assert digest == tags_of("alone")[inputs.INPUT_DIGEST]
+    [step] = tracking.find_runs("toy", "alone", "step")
+    assert (step.info.run_name, step.info.status) == ("detect_changes", "FINISHED")
+    forced = settings(force=True).to_json()
+    assert detect_changes(str(earlier), forced, "forced") == (True, False, "", "forced")
+
+
+def test_a_source_that_can_not_be_listed_ends_the_run(earlier: Path) -> None:
+    """The error is written down where the command line and the exit handler find it."""
+    manifest = earlier / "list.csv"
+    manifest.write_text("path,name\na.txt,cat\n")
+    with pytest.raises(InputError):
+        look(str(manifest), settings(), "broken")
+    result = finish(settings().to_json(), "broken", "FAILED")
+    assert result["status"] == "failed"
+    assert "list.csv" in result["reason"]
+
+
+def test_looking_imports_neither_torch_nor_kfp(earlier: Path) -> None:
+    """A run that is skipped loads no library that only training or Kubeflow needs."""
+    code = f"""
+import sys
+from components.core.settings import Settings
+from components.detect_changes import look
+from components.finish import finish
+text = {settings().to_json()!r}
+print(look({str(earlier)!r}, Settings.from_json(text), "key").change, finish(text, "key", "SUCCEEDED")["status"])
+print([name for name in ("torch", "kfp", "optuna", "boto3", "timm") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["skip skipped", "[]"], done.stderr
