@@ -1,6 +1,6 @@
 """A simulated half year of weekly retraining, and the table of its decisions: `python -m tests.benchmarks.half_year`.
 
-Points in the plane, in three classes that overlap, through all steps as plain functions, with a real MLflow store. The
+Points in the plane, in three rings that overlap, through all steps as plain functions, with a real MLflow store. The
 data grow by 5 % a week. In two weeks nothing changes, in one the labels of a class are damaged (in all splits, or with
 `--damage train` in training only), from one on the recipe is really better, and otherwise the models are equal within
 noise: each week has its own seed. The last lines say whether what should hold held.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from components.core import registry, runs, tracking
 from components.core.lineage import Lineage
@@ -26,9 +27,10 @@ from components.detect_changes import look
 from components.finish import finish
 from tests.plain import run_steps
 
-CLASSES, SPREAD, GROWTH, DAMAGED = 3, 0.9, 0.05, 0.7
-WEAK = {"head_epochs": 1, "head_learning_rate": 1e-3}
-STRONG = {"head_epochs": 15, "head_learning_rate": 3e-2}
+CLASSES, SPREAD, GROWTH, DAMAGED = 3, 0.25, 0.05, 0.7
+THAWED = {"thaw_epochs": 30, "thaw_learning_rate": 2e-2, "layer_decay": 1.0}
+WEAK: dict[str, Any] = {"head_epochs": 30, "head_learning_rate": 3e-2, **THAWED, "thaw": 1}
+STRONG = {**WEAK, "thaw": 3}
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,10 @@ def plan(weeks: int, same: Sequence[int], damaged: int, better: int) -> list[str
 def points(count: int) -> list[tuple[str, str]]:
     """The first `count` records of an endless series: content and label."""
     generator = np.random.default_rng(7)
-    labels = generator.integers(CLASSES, size=count)
-    angles = 2 * np.pi * labels / CLASSES
-    noise = generator.normal(0, SPREAD, (count, 2))
-    places = 2 * np.stack([np.cos(angles), np.sin(angles)], axis=1) + noise
+    rows = generator.random((count, 4))  # drawn row by row: a longer series begins with the shorter one
+    labels = (rows[:, 0] * CLASSES).astype(np.int64)
+    angles, noise = 2 * np.pi * rows[:, 1], SPREAD * stats.norm.ppf(rows[:, 2:])
+    places = 0.8 * (labels[:, None] + 0.5) * np.stack([np.cos(angles), np.sin(angles)], axis=1) + noise
     return [(f"{x:.6f},{y:.6f}", f"class{label}") for (x, y), label in zip(places, labels, strict=True)]
 
 
@@ -93,17 +95,15 @@ def simulate(folder: Path, kinds: Sequence[str], start: int, where: str, **rules
     runs.home().mkdir(parents=True, exist_ok=True)
     tracking.migrate()
     found: list[Week] = []
-    count, recipe = float(start), WEAK
+    count, recipe, seed = float(start), WEAK, 0
     for number, kind in enumerate(kinds, start=1):
         count *= 1.0 if kind in ("first", "same") else 1 + GROWTH
         recipe = STRONG if kind == "better" else recipe
-        seed = found[-1].number - 1 if kind == "same" else number
+        seed = seed if kind == "same" else number
         before = tracking.previous_lineage("half-year")
         wrong = damage(folder, round(count), before, where) if kind == "damaged" else {}
         source = write_source(folder / "points", round(count), wrong)
-        settings = Settings(
-            task="tests.toy", model="half-year", trials=0, thaw=0, seed=seed, near_duplicates=-1, **recipe, **rules
-        )
+        settings = Settings(task="tests.toy", model="half-year", trials=0, seed=seed, **recipe, **rules)
         found.append(_week(number, kind, source, settings, folder / f"week{number:02}", before))
         print(row(found[-1]), file=sys.stderr, flush=True)
     return found
