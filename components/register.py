@@ -64,5 +64,5 @@ def register(
         run.tags({inputs.COMPARED_WITH: champion} if champion else {}, pipeline=True)
         if accepted and not promoted:
             run.tags({"thawline.decision": "Accepted, but another run moved the champion meanwhile."}, pipeline=True)
-        run.figure(f"version {version}, {'champion' if promoted else 'challenger'}")
+        run.figure(f"version {version}, {'champion' if promoted or version == champion else 'challenger'}")
     return version
