@@ -75,10 +75,12 @@ $(BENCH_VENV)/.peers: requirements.lock pyproject.toml tests/benchmarks/requirem
 bench: $(BENCH_VENV)/.peers $(PHOTOS) ## Measure against the plain loop, fastai and Lightning (hours; BENCH=--quick: minutes)
 	$(BENCH_VENV)/bin/python -m tests.benchmarks.compare --stamps $(PHOTOS) $(BENCH)
 
-bench-steps: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits, overhead of the steps, memory
+bench-steps: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits, overhead of the steps, memory, a skip
 	$(BIN)/python tests/benchmarks/five_salts.py $(PHOTOS) --home $(HOME_FOLDER)/bench
 	$(BIN)/python tests/benchmarks/overhead.py $$(ls -d $(HOME_FOLDER)/bench/runs/* | tail -n 1)
 	$(BIN)/python -m tests.benchmarks.prepare_20000
+	$(BIN)/python -m tests.benchmarks.half_year
+	$(BIN)/python -m tests.benchmarks.skip_20000
 
 nightly: check test test-slow bench bench-steps ## Everything that can be checked and measured, for the night
 

@@ -68,7 +68,7 @@ def register(
         elif accepted and became == "challenger":
             outcome["thawline.decision"] = "Accepted, but another run moved the champion meanwhile."
         run.tags(outcome, pipeline=True)
-        run.figure(f"version {version}, {became}")
+        run.figure(f"version {version}, {'champion' if version == champion else became}")
     return version
 
 

@@ -22,7 +22,8 @@ from components.core.settings import Settings
 def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[bytes]":
     """Start the DAG in a process group of its own; its steps inherit the environment."""
     folder = runs.run_folder(run_key)
-    runs.write_text(folder / "settings.json", settings.to_json())
+    if not (folder / "settings.json").exists():  # looking for changes wrote it; its time is the run's begin
+        runs.write_text(folder / "settings.json", settings.to_json())
     arguments = json.dumps({"source": source, "settings": settings.to_json(), "run_key": run_key})
     log: IO[bytes]
     with (folder / "log.txt").open("wb") as log:

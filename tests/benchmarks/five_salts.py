@@ -20,7 +20,7 @@ DEMO = ["--weights", "package:efficientnet-lite0", "--image-size", "160", "--tri
 def run(source: str, salt: int, home: str) -> dict[str, object]:
     """One run of the DAG with that salt, as the command line's JSON."""
     command = [str(Path(sys.executable).with_name("thawline")), "run", source, *DEMO]
-    command += ["--model", f"stamps-salt-{salt}", "--split-salt", str(salt), "--home", home, "--json"]
+    command += ["--model", f"stamps-salt-{salt}", "--split-salt", str(salt), "--home", home, "--json", "--force"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
