@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 from filelock import FileLock
 
 from components.core import figures, registry, revision, runs, tracking
-from components.core.checkpoints import TrainingRows, load_checkpoint
+from components.core.checkpoints import load_checkpoint, weights_digest
 from components.core.contestants import Contestant, contest, contestant
 from components.core.errors import StepError
 from components.core.evaluation import Evaluation
@@ -24,7 +24,9 @@ from components.core.network import Network
 from components.core.phases import Data, open_data, outputs
 from components.core.report import ReportData, render
 from components.core.serving import build_served
+from components.core.settings import digest
 from components.core.spending import Budget, Look, next_look
+from components.core.worth import costs, timeline
 
 SHOWN = 24  # labels that look wrong, in the report; all are in the table
 LOOK = "thawline.look"  # tag of a run that has looked at the test rows
@@ -74,8 +76,10 @@ def evaluate(
         training = Counter(data.examples.labels(data.rows["train"]))
         evaluation = data.task.evaluate(challenger.answers, labels, facts["classes"], training)
         decision, champion = _decide(data, run, evaluation, challenger)
-        insight = examine(data, champion, run.note, run.progress)
+        insight = examine(data, champion.trained_on if champion else None, run.note, run.progress)
         page = _page(run, data, facts, evaluation, decision, calibration, trials, insight)
+        known = (decision.champion, champion) if champion else None
+        page = replace(page, costs=costs(run), timeline=timeline(data, run, known))
         report.write_text(render(page))
         _log_insight(run, data, insight)
         _log(run, evaluation, decision, page, report, facts["classes"])
@@ -105,8 +109,8 @@ def _refuse_leak(data: Data, challenger: Contestant) -> None:
 
 def _decide(
     data: Data, run: tracking.StepRun, evaluation: Evaluation, challenger: Contestant
-) -> tuple[Verdict, TrainingRows | None]:
-    """The verdict, and what the champion was trained on."""
+) -> tuple[Verdict, Contestant | None]:
+    """The verdict, and the champion with its answers."""
     model, metric = run.settings.model, data.task.metric
     version = registry.current(model, "champion")
     if not version:
@@ -114,11 +118,21 @@ def _decide(
         return first_version(metric, value, evaluation.lower_bound, floor, len(challenger.answers)), None
     with tempfile.TemporaryDirectory() as folder:
         path, _ = registry.fetch(model, version, Path(folder))
+        if weights_digest(path / "checkpoint") == challenger.digest:
+            sentence = f"The challenger is the champion, version {version}, itself: there is nothing to decide."
+            return Verdict(accepted=False, sentence=sentence, champion=version, evidence={"rule": "none"}), challenger
         budget = _look(run)  # before the answers: a run that fails from here on has had its look
         champion = contestant(path, path / "checkpoint", data, run, "champion")
     calibration = float(evaluation.metrics.get("ece", math.nan))
     rows = contest(champion, challenger, version, data, calibration)
-    return decide(rows, run.settings, budget, metric), champion.trained_on
+    verdict = decide(rows, run.settings, budget, metric)
+    tested = sorted(zip(data.examples.ids(data.rows["test"]), data.examples.labels(data.rows["test"]), strict=True))
+    digests = {
+        "test_digest": digest(tested),
+        "champion_digest": champion.digest,
+        "challenger_digest": challenger.digest,
+    }
+    return replace(verdict, evidence={**verdict.evidence, **digests}), champion
 
 
 def _look(run: tracking.StepRun) -> Budget:
@@ -213,6 +227,8 @@ def _log(
         copy.write_text(report.read_text())
         run.artifact(copy, pipeline=True)
     run.text(json.dumps(decision.evidence, indent=1), "evidence.json")
+    short = {name: value for name, value in decision.evidence.items() if not isinstance(value, list | dict)}
+    run.tags({"thawline.evidence": json.dumps(short)[: tracking.TAG_LENGTH]}, pipeline=True)
     run.text(figures.to_svg(figures.learning_curves(page.history)), "figures/learning_curves.svg")
     if evaluation.confusion is not None:
         run.text(

@@ -81,6 +81,7 @@ def _origin(run: tracking.StepRun) -> dict[str, str]:
         "thawline.settings_digest": run.settings.digest(),
         "thawline.run_key": run.run_key,
         "thawline.decision": evaluated.tags.get("thawline.decision", ""),
+        "thawline.evidence": evaluated.tags.get("thawline.evidence", ""),
         **{f"thawline.{name}": str(value) for name, value in evaluated.metrics.items() if name == "accuracy"},
     }
 

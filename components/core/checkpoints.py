@@ -1,5 +1,6 @@
 """Checkpoints: weights as safetensors, and the JSON that rebuilds the network and tells how it came to be."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -79,6 +80,15 @@ def read_training_rows(folder: Path) -> TrainingRows:
     facts = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     fingerprints = dict(zip(table["id"].to_pylist(), table["fingerprint"].to_pylist(), strict=True))
     return TrainingRows(fingerprints, json.loads(facts["labels"]), int(facts["number"]))
+
+
+def weights_digest(folder: Path) -> str:
+    """The sha256 of a checkpoint's weights; empty where there are none."""
+    path = folder / WEIGHTS
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_checkpoint(folder: Path) -> tuple[Network, dict[str, Any]]:

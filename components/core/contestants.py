@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from components.core import tracking
-from components.core.checkpoints import TrainingRows, load_checkpoint, read_training_rows
+from components.core.checkpoints import TrainingRows, load_checkpoint, read_training_rows, weights_digest
 from components.core.gate import Contest, Figures
 from components.core.lineage import read_lineage
 from components.core.phases import Data, outputs
@@ -32,6 +32,7 @@ class Contestant:
     classes: Sequence[str]
     trained_on: TrainingRows
     seconds: float  # for a row as served; NaN where nobody asks
+    digest: str = ""  # of its weights
 
 
 def contestant(served: Path, checkpoint: Path, data: Data, run: tracking.StepRun, who: str) -> Contestant:
@@ -57,8 +58,8 @@ def contestant(served: Path, checkpoint: Path, data: Data, run: tracking.StepRun
     if found is not None and not agree(found.iloc[some].reset_index(drop=True), expected):
         run.note(f"The {who} is served otherwise than it computes here, so its served model answers all rows")
         found = None
-    trained_on = read_training_rows(checkpoint)
-    return Contestant(ask(range(len(rows))) if found is None else found, serving["classes"], trained_on, seconds)
+    found = ask(range(len(rows))) if found is None else found
+    return Contestant(found, serving["classes"], read_training_rows(checkpoint), seconds, weights_digest(checkpoint))
 
 
 def contest(champion: Contestant, challenger: Contestant, version: str, data: Data, calibration: float) -> Contest:
@@ -74,7 +75,7 @@ def contest(champion: Contestant, challenger: Contestant, version: str, data: Da
     examples, task, settings = data.examples, data.task, data.settings
     rows, labels = data.rows["test"], data.examples.labels(data.rows["test"])
     classes = [name for name in challenger.classes if name in set(champion.classes)]
-    seen = _seen(data, champion.trained_on)
+    seen = seen_by(data, champion.trained_on)
     kept = [i for i, label in enumerate(labels) if label in set(classes) and not seen[i]]
     places, some = [rows[i] for i in kept], [labels[i] for i in kept]
     ours, theirs = (side.answers.iloc[kept].reset_index(drop=True) for side in (challenger, champion))
@@ -122,7 +123,7 @@ def _seconds(call: Any) -> float:  # noqa: ANN401 - any function
     return time.perf_counter() - begin
 
 
-def _seen(data: Data, trained_on: TrainingRows) -> Array:
+def seen_by(data: Data, trained_on: TrainingRows) -> Array:
     """Whether a model was trained on a test row or on a near-duplicate of it: bool[N]."""
     rows = data.rows["test"]
     ids = data.examples.ids(rows)

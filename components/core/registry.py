@@ -114,7 +114,7 @@ def registered(model: str, folder: Path, tags: Mapping[str, str]) -> str:
     found = _all_versions(f"name = '{model}'")
     version = next((str(v.version) for v in found if v.tags.get(DIGEST) == digest), "")
     if version and tags["thawline.accepted"] == "true":
-        for name in ("thawline.accepted", "thawline.compared_with", "thawline.decision"):
+        for name in ("thawline.accepted", "thawline.compared_with", "thawline.decision", "thawline.evidence"):
             tracking.client().set_model_version_tag(model, version, name, tags[name])
     return version
 

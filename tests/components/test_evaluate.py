@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from components.core import registry, runs, tracking
 from components.core.activations import store
+from components.core.checkpoints import WEIGHTS
 from components.core.contestants import contest, contestant
 from components.core.errors import StepError
 from components.core.examples import Examples
@@ -81,15 +83,39 @@ def test_the_report_is_kept_with_the_run(toy_run: PlainRun) -> None:
     assert {"figures/learning_curves.svg", "figures/confusion_matrix.svg", "figures/reliability.svg"} <= names
 
 
-def test_a_champion_against_itself_is_no_win(toy_home: PlainRun, tmp_path: Path) -> None:
-    """The same model once more ties on every row: not accepted, and the evidence says so."""
+def evidence_of(key: str, folder: Path) -> dict[str, Any]:
+    """The evidence that a run left."""
+    [run] = [r for r in tracking.find_runs("toy", key, "step") if r.info.run_name == "evaluate"]
+    path = tracking.client().download_artifacts(run.info.run_id, "evidence.json", str(folder))
+    return dict(json.loads(Path(path).read_text()))
+
+
+def touched(run: PlainRun, folder: Path) -> Path:
+    """The run's checkpoint with a head that answers the same by other weights."""
+    shutil.copytree(run.folder / "tuned", folder)
+    state = load_file(folder / "network.safetensors")
+    save_file({name: t * 1.5 if name.startswith("head") else t for name, t in state.items()}, folder / WEIGHTS)
+    return folder
+
+
+def test_a_champion_against_itself_is_no_contest(toy_home: PlainRun, tmp_path: Path) -> None:
+    """The same weights once more: not accepted, and no look is spent on it."""
     accepted, champion = again(toy_home, tmp_path / "again", "again")
     assert (accepted, champion) == (False, "1")
-    [run] = [r for r in tracking.find_runs("toy", "again", "step") if r.info.run_name == "evaluate"]
-    path = tracking.client().download_artifacts(run.info.run_id, "evidence.json", str(tmp_path))
-    evidence = json.loads(Path(path).read_text())
+    assert tracking.recorded("toy", "thawline.look") == []
+    [pipeline] = tracking.find_runs("toy", "again", "pipeline")
+    assert "is the champion, version 1, itself" in pipeline.data.tags["thawline.decision"]
+
+
+def test_a_model_with_the_champions_answers_ties(toy_home: PlainRun, tmp_path: Path) -> None:
+    """Other weights, the same answers: a tie keeps the champion, and the evidence says so."""
+    accepted, champion = again(toy_home, tmp_path / "again", "again", touched(toy_home, tmp_path / "touched"))
+    assert (accepted, champion) == (False, "1")
+    evidence = evidence_of("again", tmp_path)
     assert (evidence["wins"], evidence["losses"], evidence["p"]) == (0, 0, 1.0)
     assert (evidence["look"], evidence["horizon"], evidence["opened"]) == (1, 26, "the first look")
+    assert evidence["champion_digest"] != evidence["challenger_digest"]
+    assert len(evidence["test_digest"]) == 64
 
 
 def looks(key: str) -> str:
@@ -100,16 +126,17 @@ def looks(key: str) -> str:
 
 def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) -> None:
     """A run that fails after it looked, and one that was deleted, have had their looks too."""
-    again(toy_home, tmp_path / "first", "first")
+    other = touched(toy_home, tmp_path / "touched")
+    again(toy_home, tmp_path / "first", "first", other)
     [file] = (runs.home() / "artifacts").rglob("MLmodel")
     content = file.read_bytes()
     file.write_bytes(content + b"\n")
     with pytest.raises(StepError, match="version 1 is refused"):
-        again(toy_home, tmp_path / "unread", "unread")  # its champion could not be asked: no look
+        again(toy_home, tmp_path / "unread", "unread", other)  # its champion could not be asked: no look
     file.write_bytes(content)
     [run] = [r for r in tracking.find_runs("toy", "first", "step") if r.info.run_name == "evaluate"]
     tracking.client().delete_run(run.info.run_id)
-    again(toy_home, tmp_path / "second", "second")
+    again(toy_home, tmp_path / "second", "second", other)
     assert json.loads(looks("second")) == {"horizon": 26, "alpha": 0.05, "number": 2}
 
 
@@ -238,8 +265,9 @@ def test_champion_and_challenger_share_frozen_stages(toy_home: PlainRun, tmp_pat
     """Where the champion has the challenger's frozen stages, its rows are read, not computed."""
     run = toy_home.settings.model_copy(update={"activations": "keep"})
     toy_home.settings = run
-    again(toy_home, tmp_path / "first", "first")
+    other = touched(toy_home, tmp_path / "touched")
+    again(toy_home, tmp_path / "first", "first", other)
     before = {path: path.stat().st_size for path in store().rglob("index")}
-    again(toy_home, tmp_path / "second", "second")
+    again(toy_home, tmp_path / "second", "second", other)
     assert {path: path.stat().st_size for path in store().rglob("index")} == before
     assert before

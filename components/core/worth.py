@@ -1,0 +1,73 @@
+"""Was it worth retraining? What the run cost so far, and what earlier champions are worth on today's test rows."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.core import ledger, registry, tracking
+from components.core.contestants import Contestant, contestant, seen_by
+from components.core.errors import ExpectedError
+from components.core.phases import Data
+
+REIGNS = 6  # champions of the timeline, the latest ones; each that still has to answer costs seconds
+
+
+def costs(run: tracking.StepRun) -> list[dict[str, Any]]:
+    """Every finished step of this run with the seconds of its own work and what it noted, in order."""
+    steps = reversed(tracking.find_runs(run.settings.model, run.run_key, "step"))
+    return [
+        {
+            "step": step.info.run_name.replace("-", "_"),
+            "seconds": step.data.metrics["step_seconds"],
+            "notes": step.data.tags.get("thawline.notes", "").splitlines(),
+        }
+        for step in steps
+        if "step_seconds" in step.data.metrics
+    ]
+
+
+def timeline(data: Data, run: tracking.StepRun, champion: tuple[str, Contestant] | None) -> list[dict[str, Any]]:
+    """The champions of the model, newest first, each with its figure on today's test rows that it was not trained on.
+
+    Args:
+        data: The prepared data.
+        run: The step.
+        champion: Version and answers of the champion, which need not be asked again; None without one.
+    """
+    if champion is None:
+        return []
+    known, rows = {champion[0]: champion[1]}, []
+    for reign in ledger.history(run.settings.model)[:REIGNS]:
+        version = reign["version"]
+        if version not in known:
+            answers = _recalled(data, run, version)
+            if answers is None:
+                continue
+            known[version] = answers
+        value, count = _figure(data, known[version])
+        times = {"since": reign["from"][:16].replace("T", " "), "until": reign["until"][:16].replace("T", " ")}
+        rows.append({"version": version, **times, "metric": data.task.metric, "value": value, "rows": count})
+    return rows
+
+
+def _recalled(data: Data, run: tracking.StepRun, version: str) -> Contestant | None:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path, _ = registry.fetch(run.settings.model, version, Path(folder))
+            return contestant(path, path / "checkpoint", data, run, f"earlier champion {version}")
+    except ExpectedError as error:
+        run.note(f"The earlier champion, version {version}, is left out of the timeline: {error.sentence}")
+        return None
+
+
+def _figure(data: Data, one: Contestant) -> tuple[float, int]:
+    """Mean score on the test rows that the model was not trained on and whose class it knows, and their number."""
+    labels = data.examples.labels(data.rows["test"])
+    seen = seen_by(data, one.trained_on)
+    kept = [i for i, label in enumerate(labels) if label in set(one.classes) and not seen[i]]
+    if not kept:
+        return float("nan"), 0
+    answers = one.answers.iloc[kept].reset_index(drop=True)
+    return float(np.mean(data.task.scores(answers, [labels[i] for i in kept]))), len(kept)

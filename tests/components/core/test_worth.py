@@ -1,0 +1,36 @@
+"""What a run cost, and what earlier champions are worth today."""
+
+from dataclasses import replace
+
+import pytest
+
+from components.core import ledger, tracking
+from components.core.contestants import contestant
+from components.core.phases import open_data
+from components.core.worth import costs, timeline
+from tests.plain import PlainRun
+
+
+def test_costs_are_those_of_the_steps_in_order(toy_run: PlainRun) -> None:
+    """Every step of the run has the seconds of its own work."""
+    with_key = tracking.StepRun("evaluate", toy_run.run_key, toy_run.settings, "", "")
+    found = costs(with_key)
+    names = [cost["step"] for cost in found]
+    assert names[:2] == ["detect_changes", "prepare_data"]
+    assert {"search", "train_head", "fine_tune", "evaluate"} <= set(names)
+    assert {cost["step"]: cost["seconds"] for cost in found} == pytest.approx(toy_run.result["steps"])
+
+
+def test_champions_are_measured_on_todays_rows(toy_home: PlainRun) -> None:
+    """The one in production and those before it, newest first, without rows that they were trained on."""
+    data = open_data(toy_home.folder / "dataset", toy_home.settings)
+    with tracking.step("evaluate", "worth", toy_home.settings.to_json()) as run:
+        one = contestant(toy_home.folder / "served", toy_home.folder / "tuned", data, run, "champion")
+        [row] = timeline(data, run, ("1", one))
+        assert (row["version"], row["until"], row["rows"]) == ("1", "", len(data.rows["test"]))
+        assert row["value"] == toy_home.metrics["accuracy"]
+        first = data.examples.ids(data.rows["test"])[:1]
+        knowing = replace(one, trained_on=replace(one.trained_on, fingerprints={first[0]: ""}))
+        assert timeline(data, run, ("1", knowing))[0]["rows"] == len(data.rows["test"]) - 1
+        assert timeline(data, run, None) == []
+    assert [reign["version"] for reign in ledger.history("toy")] == ["1"]
