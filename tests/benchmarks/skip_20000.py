@@ -20,7 +20,21 @@ from tests.toy import write_points
 
 CLASSES, FILES = 10, 20_000
 REPEATS = 5
-OPTIONS = "--task tests.toy --model points --trials 0 --thaw 0 --head-epochs 1 --search-workers 1 --json".split()
+OPTIONS = [
+    "--task",
+    "tests.toy",
+    "--model",
+    "points",
+    "--trials",
+    "0",
+    "--thaw",
+    "0",
+    "--head-epochs",
+    "1",
+    "--search-workers",
+    "1",
+    "--json",
+]
 
 
 def run(source: Path, home: Path) -> tuple[float, dict[str, Any]]:
