@@ -42,9 +42,9 @@ def thawline(*arguments: str, home: Path, cwd: Path) -> Answer:
 
 
 def start(*arguments: str, home: Path, cwd: Path) -> "subprocess.Popen[str]":
-    """Start the command in a process group of its own."""
+    """Start the command in a process group of its own; it hears a closed terminal though the tests may not."""
     return subprocess.Popen(
-        [COMMAND, *arguments],
+        ["/usr/bin/env", "--default-signal=HUP", COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

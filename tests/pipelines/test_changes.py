@@ -153,7 +153,10 @@ def test_data_a_a_b_a(tmp_path: Path, home: Path) -> None:
     (source / "class0/new.txt").unlink()
     judged = ran(source, home)
     assert (judged["status"], judged["version"]) == ("succeeded", "1")
-    assert list(judged["steps"]) == ["detect_changes", "prepare_data", "recall", "evaluate", "register"]
+    steps = list(judged["steps"])  # two of them don't depend on each other
+    assert steps[0] == "detect_changes"
+    assert set(steps[1:3]) == {"prepare_data", "recall"}
+    assert steps[3:] == ["evaluate", "register"]
     assert judged["dataset_digest"] == first["dataset_digest"]
     assert judged["metrics"]["accuracy"] == first["metrics"]["accuracy"]
     assert Path(judged["report"]).is_file()
