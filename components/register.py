@@ -66,7 +66,7 @@ def register(
         if became == "pending":
             outcome[ledger.PENDING_TAG] = ledger.approval(model, version)
         elif accepted and became == "challenger":
-            outcome["thawline.decision"] = "Accepted, but another run moved the champion meanwhile."
+            outcome["thawline.decision"] = _obstacle(model, version)
         run.tags(outcome, pipeline=True)
         run.figure(f"version {version}, {'champion' if version == champion else became}")
     return version
@@ -89,9 +89,21 @@ def _origin(run: tracking.StepRun) -> dict[str, str]:
 def _carry_out(run: tracking.StepRun, version: str, champion: str, why: str, answered: str) -> str:
     """Promote an accepted version, or let it wait for approval; return what it became."""
     model = run.settings.model
+    if ledger.withdrawn(model, version):
+        return "challenger"  # a schedule must not undo what somebody decided
     if run.settings.promote == "manual":
         return "pending" if ledger.propose(model, version, champion) else "challenger"
     entry = ledger.promote(
         model, version, why=why, who=run.run_key, evidence=run.pipeline_id, expected=champion, answered=answered
     )
     return "champion" if entry.done else "challenger"
+
+
+def _obstacle(model: str, version: str) -> str:
+    """Why an accepted version did not become champion."""
+    if ledger.withdrawn(model, version):
+        return (
+            f"Accepted, but version {version} was rolled back: it becomes champion again by "
+            f"`{ledger.approval(model, version)}` only."
+        )
+    return "Accepted, but another run moved the champion meanwhile."

@@ -172,6 +172,12 @@ def evidence_for(model: str, version: str) -> Evidence:
     return Evidence(facts["run"], compared, facts["decision"])
 
 
+def withdrawn(model: str, version: str) -> bool:
+    """Whether somebody went back from this version and nobody has made it champion again since."""
+    told = [entry for entry in _finished(model) if version in (entry.origin, entry.to)]
+    return bool(told) and told[-1].action == "rollback" and told[-1].origin == version
+
+
 def history(model: str) -> list[dict[str, Any]]:
     """Who was champion when, newest first.
 

@@ -172,6 +172,13 @@ def test_changed_settings_code_and_libraries_train(earlier: Path, monkeypatch: p
     assert "image" in named
 
 
+def test_accepted_labels_train(earlier: Path, tmp_path: Path) -> None:
+    """They change the dataset, though nothing in the source has changed."""
+    tracking.log_lineage("toy", "0", tmp_path, {"thawline.accepted_labels": "3"})
+    decision = seen(earlier)[1]
+    assert (decision.change, decision.reason.endswith(": labels.")) == ("train", True)
+
+
 def test_another_champion_has_the_version_judged(earlier: Path) -> None:
     """A champion that is neither the version nor what it was compared with asks for another comparison."""
     write(earlier / "class0/new.txt", "2.0,0.1")

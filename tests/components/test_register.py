@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.core import inputs, registry, runs, tracking
+from components.core import inputs, ledger, registry, runs, tracking
 from components.core.errors import StepError
 from components.core.examples import Examples
 from components.finish import finish
@@ -165,6 +165,17 @@ def test_what_was_not_accepted_waits_for_nothing(toy_home: PlainRun) -> None:
         assert finish(toy_home.settings.to_json(), key, "SUCCEEDED")["pending"] == ""
     [pipeline] = tracking.find_runs("toy", "late", "pipeline")
     assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
+
+
+def test_a_schedule_does_not_undo_a_rollback(toy_home: PlainRun) -> None:
+    """A version that was rolled back and is judged anew stays challenger, and the decision names the command."""
+    version = registered(toy_home, "second", toy_home.folder / "served", "1", accepted=True)
+    assert registry.current("toy", "champion") == version == "2"
+    ledger.rollback("toy")
+    assert registered(toy_home, "second", toy_home.folder / "served", "1", accepted=True) == "2"
+    assert registry.current("toy", "champion") == "1"
+    [pipeline] = tracking.find_runs("toy", "second", "pipeline")
+    assert "version 2 was rolled back" in pipeline.data.tags["thawline.decision"]
 
 
 def test_a_version_carries_its_evidence(toy_run: PlainRun) -> None:

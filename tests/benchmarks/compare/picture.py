@@ -44,7 +44,16 @@ def _panel(axis: Any, data: str, scenarios: Mapping[str, Sequence[Mapping[str, A
     axis.xaxis.set_major_formatter(lambda value, _place: f"{value:g}")
     axis.xaxis.set_minor_formatter(lambda value, _place: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
     axis.grid(axis="x", color=RULE, linewidth=0.8)
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=9, labelcolor=MUTED)
+    axis.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+        columnspacing=1.0,
+        handletextpad=0.2,
+        labelcolor=MUTED,
+    )
 
 
 def _short(name: str) -> str:

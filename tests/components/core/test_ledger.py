@@ -242,6 +242,16 @@ def test_rollbacks_go_back_one_by_one(toy: PlainRun, tmp_path: Path) -> None:
     assert [row["version"] for row in ledger.history("toy")] == ["1", "2", "3", "2", "1"]
 
 
+def test_what_was_rolled_back_is_withdrawn_until_it_is_promoted_again(toy: PlainRun) -> None:
+    """Only the version that somebody went back from; a promotion by hand takes that back."""
+    promote("2")
+    assert not ledger.withdrawn("toy", "2")
+    ledger.rollback("toy")
+    assert [ledger.withdrawn("toy", version) for version in ("1", "2", "3")] == [False, True, False]
+    promote("2")
+    assert not ledger.withdrawn("toy", "2")
+
+
 def test_a_rollback_takes_over_the_evidence(toy: PlainRun) -> None:
     """What once allowed a champion allows it again."""
     promote("2")
