@@ -174,7 +174,8 @@ def test_changed_settings_code_and_libraries_train(earlier: Path, monkeypatch: p
 
 def test_accepted_labels_train(earlier: Path, tmp_path: Path) -> None:
     """They change the dataset, though nothing in the source has changed."""
-    tracking.log_lineage("toy", "0", tmp_path, {"thawline.accepted_labels": "3"})
+    (tmp_path / "lineage").mkdir()
+    tracking.log_lineage("toy", "0", tmp_path / "lineage", {"thawline.accepted_labels": "3"})
     decision = seen(earlier)[1]
     assert (decision.change, decision.reason.endswith(": labels.")) == ("train", True)
 
