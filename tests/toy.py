@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 metric = "accuracy"
-gate_metrics = tuple(GATE_METRICS)
+gate_metrics = GATE_METRICS
 split_by = "hash"
 input_name = "point"
 serving_code = Path(__file__).with_name("toy_serving.py")

@@ -16,7 +16,7 @@ BINS = 15  # of the calibration error, equal in width, as in Guo et al. 2017
 CALIBRATED_DRAWS = 1000  # of the test for calibration; they cost 0.1 s for 10,000 rows
 MISTAKES = 24  # thumbnails that the report has room for
 LEAST = float(np.finfo(np.float64).eps)  # probabilities are raised to it before the logarithm, as scikit-learn does
-# Metrics that may decide, with the sign that makes higher better.
+# Metrics that may decide: 1 where higher is better, else -1.
 GATE_METRICS = {"accuracy": 1, "balanced_accuracy": 1, "macro_f1": 1, "log_loss": -1, "brier": -1}
 
 
@@ -33,15 +33,16 @@ def gate_features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequenc
         labels: The true labels, all of them among the classes.
         classes: That both models of a comparison know; an answer that is none of them is wrong.
     """
-    known = [*classes, "\0"]
-    given = [label if label in set(classes) else "\0" for label in answers["label"]]
-    features = _features(_codes(labels, known), _codes(given, known), _probabilities(answers, known))
+    known, unknown = {*classes}, "\0"
+    given = [label if label in known else unknown for label in answers["label"]]
+    columns = [*classes, unknown]
+    features = _features(_codes(labels, columns), _codes(given, columns), _probabilities(answers, columns))
     return np.asarray(features.toarray())
 
 
 def gate_figure(metric: str, classes: Sequence[str]) -> Callable[[Array], Array]:
-    """A metric of `GATE_METRICS` as a function of sums of `gate_features` float[R, k], higher is better: float[R]."""
-    return lambda sums: GATE_METRICS[metric] * _metrics(sums, len(classes) + 1)[metric]
+    """A metric of `GATE_METRICS` as a function of sums of `gate_features` float[R, k]: float[R]."""
+    return lambda sums: _metrics(sums, len(classes) + 1)[metric]
 
 
 def evaluate(

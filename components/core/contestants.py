@@ -3,10 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,6 @@ from components.core.gate import Contest, Figures
 from components.core.lineage import read_lineage
 from components.core.phases import Data, outputs
 from components.core.serving import SERVING, agree, answers
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 AGREEING = 32  # test rows that the served model itself answers, to compare
 TIMED = 3  # times that these are answered to measure its latency
@@ -74,18 +72,24 @@ def contest(champion: Contestant, challenger: Contestant, version: str, data: Da
     """
     examples, task, settings = data.examples, data.task, data.settings
     rows, labels = data.rows["test"], data.examples.labels(data.rows["test"])
-    classes = [name for name in challenger.classes if name in set(champion.classes)]
-    seen = seen_by(data, champion.trained_on)
-    kept = [i for i, label in enumerate(labels) if label in set(classes) and not seen[i]]
+    both = set(challenger.classes) & set(champion.classes)
+    classes = [name for name in challenger.classes if name in both]
+    kept = comparable(data, champion.trained_on, both)
     places, some = [rows[i] for i in kept], [labels[i] for i in kept]
     ours, theirs = (side.answers.iloc[kept].reset_index(drop=True) for side in (challenger, champion))
-    since = np.array([_since(data)[id_] for id_ in examples.ids(places)], dtype=np.int64)
+    members = read_lineage(examples.folder / "assignments.parquet").members
+    since = np.array([members[id_].since for id_ in examples.ids(places)], dtype=np.int64)
     number = champion.trained_on.number
     metric = settings.gate_metric or task.metric
     figures = None
     if metric != task.metric:
-        features = [task.gate_features(side, some, classes) for side in (theirs, ours)]
-        figures = Figures(metric, features[0], features[1], task.gate_figure(metric, classes))
+        figures = Figures(
+            name=metric,
+            sign=task.gate_metrics[metric],
+            champion=task.gate_features(theirs, some, classes),
+            challenger=task.gate_features(ours, some, classes),
+            figure=task.gate_figure(metric, classes),
+        )
     return Contest(
         version=version,
         champion=task.scores(theirs, some),
@@ -94,7 +98,7 @@ def contest(champion: Contestant, challenger: Contestant, version: str, data: Da
         slices=_slices(data, places, some),
         locked=since <= number if number >= 0 else np.ones(len(kept), dtype=bool),  # -1: nobody knows any more
         recent=since > examples.info["number"] - settings.test_window,
-        passed_over=int(seen.sum()),
+        passed_over=sum(label in both for label in labels) - len(kept),
         new_classes=sorted(set(challenger.classes) - set(champion.classes)),
         removed_classes=sorted(set(champion.classes) - set(challenger.classes)),
         label_counts=(champion.trained_on.labels, challenger.trained_on.labels),
@@ -117,32 +121,24 @@ def _computed(
         return None
 
 
-def _seconds(call: Any) -> float:  # noqa: ANN401 - any function
+def _seconds(call: Callable[[], object]) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
 
 
-def seen_by(data: Data, trained_on: TrainingRows) -> Array:
-    """Whether a model was trained on a test row or on a near-duplicate of it: bool[N]."""
+def comparable(data: Data, trained_on: TrainingRows, classes: Collection[str]) -> list[int]:
+    """Positions of the test rows of these classes that a model was not trained on, nor on a near-duplicate of them."""
     rows = data.rows["test"]
-    ids = data.examples.ids(rows)
-    seen = np.array([id_ in trained_on.fingerprints for id_ in ids], dtype=bool)
-    if "fingerprint" not in data.examples.index.column_names or data.settings.near_duplicates < 0:
-        return seen
-    theirs = [text for id_, text in trained_on.fingerprints.items() if text and id_ not in set(ids)]
-    prints = [*data.examples.column("fingerprint", rows), *theirs]
-    new = [place < len(rows) for place in range(len(prints))]
-    for i, j in data.task.near_duplicates(prints, new, data.settings):
-        if i < len(rows) <= j:
-            seen[i] = True
-    return seen
-
-
-def _since(data: Data) -> dict[str, int]:
-    """The number of the dataset that brought each example."""
-    lineage = read_lineage(data.examples.folder / "assignments.parquet")
-    return {id_: member.since for id_, member in lineage.members.items()}
+    ids, labels = data.examples.ids(rows), data.examples.labels(rows)
+    seen = {position for position, id_ in enumerate(ids) if id_ in trained_on.fingerprints}
+    if "fingerprint" in data.examples.index.column_names and data.settings.near_duplicates >= 0:
+        tested = set(ids)
+        theirs = [text for id_, text in trained_on.fingerprints.items() if text and id_ not in tested]
+        prints = [*data.examples.column("fingerprint", rows), *theirs]
+        new = [place < len(rows) for place in range(len(prints))]
+        seen |= {i for i, j in data.task.near_duplicates(prints, new, data.settings) if i < len(rows) <= j}
+    return [position for position, label in enumerate(labels) if label in classes and position not in seen]
 
 
 def _slices(data: Data, places: Sequence[int], labels: Sequence[str]) -> dict[str, list[str]]:

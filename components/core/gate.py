@@ -14,7 +14,8 @@ from scipy import stats
 
 from components.core.paired import (
     Counts,
-    bootstrap_difference,
+    bootstrap_differences,
+    bootstrap_p,
     difference_interval,
     holm,
     mcnemar_exact,
@@ -26,6 +27,7 @@ from components.core.paired import (
 )
 from components.core.settings import Settings
 from components.core.spending import Budget
+from components.core.statistics import interval
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -35,9 +37,10 @@ CHANCE = 0.01  # a shift of label rates that chance explains with more than this
 
 @dataclass(frozen=True)
 class Figures:
-    """A metric other than the share of right answers, as a function of sums over rows; higher is better."""
+    """A metric other than the share of right answers, as a function of sums over rows."""
 
     name: str
+    sign: int  # 1 where higher is better, else -1
     champion: Array  # features float[n, k]
     challenger: Array
     figure: Callable[[Array], Array]  # sums float[r, k] -> float[r]
@@ -113,7 +116,7 @@ def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) ->
         text = f"No test row is left that the champion, version {contest.version}, can be compared on."
         return Verdict(accepted=False, sentence=text, champion=contest.version, evidence={"rule": settings.gate})
     counts = paired_counts(contest.champion, contest.challenger, contest.groups)
-    tested, facts = _tested(contest, counts, settings, budget, metric)
+    tested, outcome = _tested(contest, counts, settings, budget, metric)
     slices = _slices(contest, settings)
     checks = [tested, _on_locked_rows(contest, settings), *_conditions(contest, settings, slices)]
     failed = [check for check in checks[1:] if not check.passed]
@@ -123,8 +126,7 @@ def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) ->
     evidence = {
         "rule": settings.gate,
         "version": contest.version,
-        "metric": facts["metric"],
-        **facts,
+        **{name: value for name, value in asdict(outcome).items() if name != "detail"},
         **asdict(counts),
         "difference": counts.difference,
         "alpha": budget.look.alpha,
@@ -145,25 +147,33 @@ def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) ->
     return Verdict(all(check.passed for check in checks), sentence, contest.version, evidence)
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """What a test of the two models gave."""
+
+    metric: str
+    champion: float
+    challenger: float
+    gain: float  # above 0 where the challenger is better
+    interval: tuple[float, float]  # 95 %, of the gain
+    p: float
+    method: str
+    detail: str  # for the sentence
+
+
 def _tested(
     contest: Contest, counts: Counts, settings: Settings, budget: Budget, metric: str
-) -> tuple[Check, dict[str, Any]]:
-    """The test that decides, and its facts."""
-    units, level, margin = units_of(contest.groups, contest.champion.size), budget.level, settings.gate_margin
-    superiority = settings.gate == "superiority"
+) -> tuple[Check, _Outcome]:
+    """The test that decides."""
+    superiority, margin = settings.gate == "superiority", settings.gate_margin
     if contest.figures is None:
-        values = float(contest.champion.mean()), float(contest.challenger.mean())
-        interval = difference_interval(counts)
-        p = mcnemar_exact(counts.wins, counts.losses) if superiority else score_test(counts, -margin)
-        method = "exact McNemar" if superiority else "score test of Tango"
+        outcome = _by_counts(contest, counts, metric, None if superiority else margin)
     else:
-        figures = contest.figures
-        metric, sides = figures.name, (figures.champion, figures.challenger)
-        values = tuple(float(figures.figure(side.sum(0)[None])[0]) for side in sides)  # type: ignore[assignment]
-        interval = bootstrap_difference(*sides, figures.figure, units)
-        p, method = _by_resampling(figures, units, level, margin, superiority=superiority)
-    differ = bool(counts.wins or counts.losses) or values[0] != values[1]
-    passed = differ and p <= level and (not superiority or values[1] > values[0])
+        outcome = _by_resampling(contest, contest.figures, budget.level, None if superiority else margin)
+    if not (counts.wins or counts.losses or outcome.gain):
+        sentence = f"The challenger gives the answers of the champion, version {contest.version}: a tie keeps it."
+        return Check("test", passed=False, sentence=sentence), outcome
+    passed = outcome.p <= budget.level and (not superiority or outcome.gain > 0)
     verdict = {
         (True, True): "beats",
         (True, False): "does not beat",
@@ -173,33 +183,48 @@ def _tested(
     groups = "" if counts.units == contest.champion.size else f" in {counts.units} groups"
     sentence = (
         f"The challenger {verdict} the champion, version {contest.version}, on the same {contest.champion.size} test "
-        f"rows{groups}: {metric} {values[1]:.3f} against {values[0]:.3f}, better {counts.wins} times and worse "
-        f"{counts.losses} times ({method}, one-sided p = {p:.4f}, level {level:.4f} at look {budget.look.number} of "
+        f"rows{groups}: {outcome.metric} {outcome.challenger:.3f} against {outcome.champion:.3f}{outcome.detail} "
+        f"({outcome.method}, one-sided p = {outcome.p:.4f}, level {budget.level:.4f} at look {budget.look.number} of "
         f"{budget.look.horizon})."
     )
-    if not differ:
-        sentence = f"The challenger gives the answers of the champion, version {contest.version}: a tie keeps it."
-    facts = {
-        "metric": metric,
-        "champion": values[0],
-        "challenger": values[1],
-        "p": p,
-        "method": method,
-        "interval": list(interval),
-    }
-    return Check("test", passed, sentence), facts
+    return Check("test", passed, sentence), outcome
 
 
-def _by_resampling(
-    figures: Figures, units: Array, level: float, margin: float, *, superiority: bool
-) -> tuple[float, str]:
-    draws = max(9_999, math.ceil(50 / level))  # so many that a p-value at the level is told from its neighbours
-    if superiority:
-        return swap_test(figures.champion, figures.challenger, figures.figure, units, draws), "swap permutation test"
-    low, _ = bootstrap_difference(
-        figures.champion, figures.challenger, figures.figure, units, draws, confidence=1 - 2 * level
+def _by_counts(contest: Contest, counts: Counts, metric: str, margin: float | None) -> _Outcome:
+    """By the units that the two answer differently; `margin` is that of non-inferiority."""
+    p = mcnemar_exact(counts.wins, counts.losses) if margin is None else score_test(counts, -margin)
+    return _Outcome(
+        metric=metric,
+        champion=float(contest.champion.mean()),
+        challenger=float(contest.challenger.mean()),
+        gain=counts.difference,
+        interval=difference_interval(counts),
+        p=p,
+        method="exact McNemar" if margin is None else "score test of Tango",
+        detail=f", better on {counts.wins} and worse on {counts.losses}",
     )
-    return (level if low > -margin else 1.0), "lower bound of the bootstrap"
+
+
+def _by_resampling(contest: Contest, figures: Figures, level: float, margin: float | None) -> _Outcome:
+    """By drawing swaps of the answers and resamples of the units, for any metric."""
+    draws = max(9_999, math.ceil(50 / level))  # so many that a p-value at the level is told from its neighbours
+    units, sides = units_of(contest.groups, contest.champion.size), (figures.champion, figures.challenger)
+
+    def higher_is_better(sums: Array) -> Array:
+        return figures.sign * figures.figure(sums)
+
+    differences = bootstrap_differences(*sides, higher_is_better, units, draws)
+    champion, challenger = (float(figures.figure(side.sum(0)[None])[0]) for side in sides)
+    return _Outcome(
+        metric=figures.name,
+        champion=champion,
+        challenger=challenger,
+        gain=figures.sign * (challenger - champion),
+        interval=interval(differences),
+        p=swap_test(*sides, higher_is_better, units, draws) if margin is None else bootstrap_p(differences, -margin),
+        method="swap permutation test" if margin is None else "bootstrap",
+        detail="",
+    )
 
 
 def _on_locked_rows(contest: Contest, settings: Settings) -> Check:

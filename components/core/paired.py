@@ -16,7 +16,8 @@ from components.core.statistics import exact_interval
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-DRAWN_AT_ONCE = 4_000_000  # signs in memory at a time
+DRAWN_AT_ONCE = 4_000_000  # numbers in memory at a time
+ROUNDING = 1e-12  # of a figure, so that the observed arrangement counts as no smaller than itself
 
 
 @dataclass(frozen=True)
@@ -137,43 +138,43 @@ def swap_test(
         permutations: How many are drawn.
         seed: Of the draws.
     """
-    observed, found = _difference(figure, champion.sum(0)[None], challenger.sum(0)[None])[0], 0
+    theirs, ours = champion.sum(0)[None], challenger.sum(0)[None]
     change = _by_unit(challenger - champion, units)
     change = change[np.any(change != 0, axis=1)]  # a swap of equal answers is none
     if not len(change):
         return 1.0
     generator = np.random.default_rng(seed)
-    block = max(1, DRAWN_AT_ONCE // len(change))
-    for start in range(0, permutations, block):
-        swapped = generator.integers(2, size=(min(block, permutations - start), len(change))) @ change
-        differences = _difference(figure, champion.sum(0) + swapped, challenger.sum(0) - swapped)
-        found += int((differences >= observed - 1e-12).sum())
-    return (found + 1) / (permutations + 1)
+
+    def draw(count: int) -> Array:
+        swapped = generator.integers(2, size=(count, len(change))) @ change
+        return figure(ours - swapped) - figure(theirs + swapped)
+
+    observed = float((figure(ours) - figure(theirs))[0])
+    return _share(_in_blocks(draw, permutations, len(change)) >= observed - ROUNDING)
 
 
-def bootstrap_difference(
+def bootstrap_differences(
     champion: Array,
     challenger: Array,
     figure: Callable[[Array], Array],
     units: Array,
     resamples: int = 2000,
-    confidence: float = 0.95,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Two-sided percentile interval of the difference of a figure, drawing whole units with replacement.
+) -> Array:
+    """The difference of a figure on resamples of whole units with replacement, float[resamples]; see `swap_test`."""
+    theirs, ours = _by_unit(champion, units), _by_unit(challenger, units)
+    generator, number = np.random.default_rng(seed), len(ours)
 
-    Args and figure as in `swap_test`.
-    """
-    ours, theirs = _by_unit(challenger, units), _by_unit(champion, units)
-    generator, number, found = np.random.default_rng(seed), len(ours), []
-    block = max(1, DRAWN_AT_ONCE // number)
-    for start in range(0, resamples, block):
-        count = min(block, resamples - start)
+    def draw(count: int) -> Array:
         times = generator.multinomial(number, np.full(number, 1 / number), size=count).astype(np.float64)
-        found.append(_difference(figure, times @ theirs, times @ ours))
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(np.concatenate(found), [tail, 1 - tail])
-    return float(low), float(high)
+        return figure(times @ ours) - figure(times @ theirs)
+
+    return _in_blocks(draw, resamples, number)
+
+
+def bootstrap_p(differences: Array, bound: float) -> float:
+    """One-sided p-value that the true difference is above `bound`, from `bootstrap_differences`; never 0."""
+    return _share(differences <= bound)
 
 
 def smallest_told(counts: Counts, level: float) -> float:
@@ -186,8 +187,15 @@ def smallest_told(counts: Counts, level: float) -> float:
     return math.inf if wins is None else (2 * wins - differ) / counts.units
 
 
-def _difference(figure: Callable[[Array], Array], theirs: Array, ours: Array) -> Array:
-    return figure(ours) - figure(theirs)
+def _in_blocks(draw: Callable[[int], Array], count: int, width: int) -> Array:
+    """`count` values, drawn so many at a time that the memory of `width` numbers for each is bounded."""
+    block = max(1, DRAWN_AT_ONCE // width)
+    return np.concatenate([draw(min(block, count - start)) for start in range(0, count, block)])
+
+
+def _share(hits: Array) -> float:
+    """The share of draws that are hits, the observed one among both."""
+    return float((hits.sum() + 1) / (hits.size + 1))
 
 
 def _by_unit(features: Array, units: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from components.core import ledger, registry, tracking
-from components.core.contestants import Contestant, contestant, seen_by
+from components.core.contestants import Contestant, comparable, contestant
 from components.core.errors import ExpectedError
 from components.core.phases import Data
 
@@ -65,8 +65,7 @@ def _recalled(data: Data, run: tracking.StepRun, version: str) -> Contestant | N
 def _figure(data: Data, one: Contestant) -> tuple[float, int]:
     """Mean score on the test rows that the model was not trained on and whose class it knows, and their number."""
     labels = data.examples.labels(data.rows["test"])
-    seen = seen_by(data, one.trained_on)
-    kept = [i for i, label in enumerate(labels) if label in set(one.classes) and not seen[i]]
+    kept = comparable(data, one.trained_on, set(one.classes))
     if not kept:
         return float("nan"), 0
     answers = one.answers.iloc[kept].reset_index(drop=True)

@@ -24,7 +24,7 @@ class Task(Protocol):
     """
 
     metric: str  # the headline metric of `evaluate`; higher is better
-    gate_metrics: Sequence[str]  # that may decide between two models, `metric` among them
+    gate_metrics: Mapping[str, int]  # may decide between two models: 1 where higher is better, else -1
     serving_code: Path  # module without imports from here that answers raw records; shipped with the model
 
     split_by: str  # hash, or time: then every training example is older than every test example
@@ -102,7 +102,7 @@ class Task(Protocol):
     def gate_figure(
         self, metric: str, classes: Sequence[str]
     ) -> "Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]":
-        """A metric of `gate_metrics` as a function of sums of features float[R, k], higher is better: float[R]."""
+        """A metric of `gate_metrics` as a function of sums of features float[R, k]: float[R]."""
 
 
 def load_task(name: str) -> Task:

@@ -33,7 +33,7 @@ __all__ = [
 ]  # as every classification
 
 metric = "accuracy"
-gate_metrics = tuple(GATE_METRICS)
+gate_metrics = GATE_METRICS
 split_by = "hash"
 input_name = "image"
 serving_code = Path(pictures.__file__)

@@ -161,7 +161,7 @@ def test_new_rows_and_old_ones_stand_side_by_side() -> None:
 
 def figures(champion: np.ndarray, challenger: np.ndarray) -> Figures:
     sides = [np.stack([values, np.ones(len(values))], axis=1) for values in (champion, challenger)]
-    return Figures("log_loss", sides[0], sides[1], lambda sums: -sums[:, 0] / sums[:, 1])
+    return Figures("log_loss", -1, sides[0], sides[1], lambda sums: sums[:, 0] / sums[:, 1])
 
 
 def test_another_metric_decides_by_swapping_answers() -> None:
@@ -174,6 +174,8 @@ def test_another_metric_decides_by_swapping_answers() -> None:
     assert accepted.accepted
     assert accepted.evidence["method"] == "swap permutation test"
     assert accepted.evidence["metric"] == "log_loss"
+    assert accepted.evidence["challenger"] < accepted.evidence["champion"]
+    assert accepted.evidence["gain"] > 0
     assert accepted.evidence["interval"][0] > 0
     assert not judged(contest(0, 0, figures=equal)).accepted
     assert not judged(contest(0, 0, figures=figures(champion, champion))).accepted
@@ -182,7 +184,9 @@ def test_another_metric_decides_by_swapping_answers() -> None:
 def test_another_metric_may_be_shown_not_worse() -> None:
     champion = np.random.default_rng(1).random(110)
     close = figures(champion, champion + 0.001)
-    assert judged(contest(0, 0, figures=close), gate="non-inferiority", gate_margin=0.05).accepted
+    shown = judged(contest(0, 0, figures=close), gate="non-inferiority", gate_margin=0.05)
+    assert shown.accepted
+    assert shown.evidence["p"] < 0.001
     assert not judged(contest(0, 0, figures=close), gate="non-inferiority", gate_margin=0.0005).accepted
 
 

@@ -11,7 +11,8 @@ from scipy import stats
 
 from components.core.paired import (
     Counts,
-    bootstrap_difference,
+    bootstrap_differences,
+    bootstrap_p,
     difference_interval,
     holm,
     mcnemar_exact,
@@ -21,6 +22,7 @@ from components.core.paired import (
     swap_test,
     units_of,
 )
+from components.core.statistics import interval
 
 counts = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 400))
 
@@ -139,7 +141,7 @@ def test_swapping_answers_agrees_with_the_exact_test() -> None:
 def test_equal_answers_are_never_better() -> None:
     rows = with_ones(np.random.default_rng(0).random(20))
     assert swap_test(rows, rows, mean, np.arange(20)) == 1.0
-    assert bootstrap_difference(rows, rows, mean, np.arange(20)) == (0.0, 0.0)
+    assert not bootstrap_differences(rows, rows, mean, np.arange(20)).any()
 
 
 def test_a_group_is_swapped_as_a_whole() -> None:
@@ -154,10 +156,14 @@ def test_the_bootstrap_interval_holds_the_difference() -> None:
     generator = np.random.default_rng(1)
     champion = generator.normal(0, 1, 400)
     challenger = champion + generator.normal(0.2, 0.5, 400)
-    low, high = bootstrap_difference(with_ones(champion), with_ones(challenger), mean, np.arange(400))
+    differences = bootstrap_differences(with_ones(champion), with_ones(challenger), mean, np.arange(400))
+    low, high = interval(differences)
     gain = challenger - champion
     error = 1.96 * gain.std() / math.sqrt(400)
     assert (low, high) == pytest.approx((gain.mean() - error, gain.mean() + error), abs=0.01)
+    assert bootstrap_p(differences, gain.mean()) == pytest.approx(0.5, abs=0.05)
+    assert bootstrap_p(differences, low) == pytest.approx(0.025, abs=0.003)
+    assert bootstrap_p(differences, -1.0) == 1 / 2001  # never 0
 
 
 def test_the_smallest_difference_that_could_have_been_told() -> None:
