@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from components.core.activations import Progress
 from components.core.checkpoints import TrainingRows
+from components.core.network import Network
 from components.core.paired import units_of
 from components.core.phases import Data, Say, build_network, rows_at
 from components.core.statistics import exact_interval
@@ -68,8 +69,8 @@ def examine(data: Data, trained_on: TrainingRows | None, say: Say, progress: Pro
         say: Takes one line for each decision to keep or recompute activations.
         progress: Called with examples done, in total, and what is done.
     """
-    splits = ("train", "validation")
-    rows = np.concatenate([features(data, split, say, progress) for split in splits])
+    splits, network = ("train", "validation"), build_network(data, data.settings.defaults())
+    rows = np.concatenate([features(network, data, split, say, progress) for split in splits])
     places = [place for split in splits for place in data.rows[split]]
     groups: list[str] = data.examples.column("group", places)
     found = None
@@ -80,9 +81,8 @@ def examine(data: Data, trained_on: TrainingRows | None, say: Say, progress: Pro
     return Insight(found, suspects(rows, data.examples.labels(places), groups, data.settings.seed), places)
 
 
-def features(data: Data, split: str, say: Say, progress: Progress) -> Array:
-    """Features below the head of the pretrained network for a split, float[N, d]; read where they are kept."""
-    network = build_network(data, data.settings.defaults())
+def features(network: Network, data: Data, split: str, say: Say, progress: Progress) -> Array:
+    """Features below the head of a network for a split, float[N, d]; read where they are kept."""
     line = len(network.stages)
     rows = rows_at(network, data, {line: 2.0}, split, say, progress)[line]
     parts = [

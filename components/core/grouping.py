@@ -77,9 +77,9 @@ class _Web:
         self._above: dict[str, str] = {}
         self._splits: dict[str, str] = {}
         for name, split in lineage.groups.items():
-            self._splits[self._root(GROUP + name)] = split
+            self._splits[self.component(GROUP + name)] = split
         for id_, member in lineage.members.items():
-            self._splits[self._root(id_)] = member.split
+            self._splits[self.component(id_)] = member.split
             self.join([id_, *self.named(member.group)])
 
     def named(self, group: str) -> list[str]:
@@ -90,17 +90,18 @@ class _Web:
         return node in self._above
 
     def split(self, node: str) -> str:
-        return self._splits.get(self._root(node), "")
+        return self._splits.get(self.component(node), "")
 
     def join(self, nodes: Sequence[str]) -> None:
-        roots = sorted({self._root(node) for node in nodes})
+        roots = sorted({self.component(node) for node in nodes})
         split = next((self._splits[root] for root in roots if self._splits.get(root)), "")
         for root in roots[1:]:
             self._above[root] = roots[0]
         if split:
             self._splits[roots[0]] = split
 
-    def _root(self, node: str) -> str:
+    def component(self, node: str) -> str:
+        """The node that stands for everything that is joined to this one."""
         path = []
         while (above := self._above.setdefault(node, node)) != node:
             path.append(node)
@@ -108,17 +109,14 @@ class _Web:
         self._above.update(dict.fromkeys(path, node))
         return node
 
-    def component(self, node: str) -> str:
-        return self._root(node)
-
     def names(self, ids: Iterable[str]) -> dict[str, str]:
         """The group of each id that does not stand alone: a given name if there is one, else that of its least id."""
         members: dict[str, list[str]] = defaultdict(list)
         for node in self._above:
-            members[self._root(node)].append(node)
+            members[self.component(node)].append(node)
         found = {}
         for id_ in ids:
-            together = members[self._root(id_)]
+            together = members[self.component(id_)]
             if len(together) > 1:
                 named = [node.removeprefix(GROUP) for node in together if node.startswith(GROUP)]
                 found[id_] = min(named) if named else f"near {min(together)[:16]}"
@@ -130,16 +128,12 @@ def _known(ids: Iterable[str], lineage: Lineage) -> list[str]:
 
 
 def _refuse_leaks(web: _Web, known: Sequence[str], present: Mapping[str, Record], lineage: Lineage) -> None:
-    sides: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    sides: dict[str, dict[str, str]] = defaultdict(dict)
     for id_ in known:
-        sides[web.component(id_)][lineage.members[id_].split].append(present[id_].uri)
-    leaks = [splits for splits in sides.values() if len(splits) > 1]
-    if leaks:
-        shown = "; ".join(
-            " and ".join(f"{uris[0]} ({split})" for split, uris in sorted(splits.items())) for splits in leaks[:SHOWN]
-        )
+        sides[web.component(id_)].setdefault(lineage.members[id_].split, present[id_].uri)
+    if leaks := [splits for splits in sides.values() if len(splits) > 1]:
         raise InputError(
-            f"{len(leaks)} groups of examples that belong together are in two splits already: {shown}.",
+            f"{len(leaks)} groups of examples that belong together are in two splits already: {_shown(leaks)}.",
             "Take one side of each out of the data, correct the column group, or begin a new lineage with another "
             "--model.",
         )
@@ -150,12 +144,16 @@ def _refuse_given(web: _Web, records: Sequence[Record]) -> None:
     for record in records:
         if record.split and not web.split(record.id):
             given[web.component(record.id)].setdefault(record.split, record.uri)
-    leaks = [splits for splits in given.values() if len(splits) > 1]
-    if leaks:
-        shown = "; ".join(
-            " and ".join(f"{uri} ({split})" for split, uri in sorted(splits.items())) for splits in leaks[:SHOWN]
-        )
+    if leaks := [splits for splits in given.values() if len(splits) > 1]:
         raise InputError(
-            f"The column split puts {len(leaks)} groups of examples that belong together into two splits: {shown}.",
+            f"The column split puts {len(leaks)} groups of examples that belong together into two splits: "
+            f"{_shown(leaks)}.",
             "Correct it, leave these out, or use --near-duplicates -1 if they only look alike.",
         )
+
+
+def _shown(leaks: Sequence[Mapping[str, str]]) -> str:
+    """A few leaks, each with one example of either split."""
+    return "; ".join(
+        " and ".join(f"{uri} ({split})" for split, uri in sorted(splits.items())) for splits in leaks[:SHOWN]
+    )

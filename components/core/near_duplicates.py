@@ -77,12 +77,11 @@ def pairs(
     mirror = _by_words(np.broadcast_to(np.arange(KEPT) % 2 == 1, (KEPT, KEPT)))
     masks = [np.zeros_like(mirror), *([mirror] if flipped else [])]
     for cut, mask in product(range(len(CUTS)), masks):
-        for ours, theirs in ((0, cut), (cut, 0)):
+        # where all are new, the other direction gives the same pairs
+        for ours, theirs in {(0, cut), *([] if queries.size == len(places) else [(cut, 0)])}:
             for a, b in _near(words[queries, ours] ^ mask, words[:, theirs], threshold):
                 ends = np.sort(np.stack([places[queries[a]], places[b]], axis=1), axis=1)
                 found.update((i, j) for i, j in ends.tolist() if i != j)
-            if cut == 0 or queries.size == len(places):
-                break  # the other direction gives the same pairs
     return sorted(found)
 
 

@@ -1,5 +1,6 @@
 """The command `thawline`, as a process of its own and in this process."""
 
+import json
 import os
 import signal
 import subprocess
@@ -39,6 +40,18 @@ def thawline(*arguments: str, home: Path, cwd: Path) -> Answer:
         [COMMAND, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=environment(home)
     )
     return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def loaded(*commands: list[str], libraries: tuple[str, ...]) -> tuple[list[int], list[str]]:
+    """Exit statuses of commands in one fresh process, and which of the libraries that process has imported."""
+    code = (
+        "import json, sys, pipelines.cli as cli; from typer.testing import CliRunner as R\n"
+        f"statuses = [R().invoke(cli.app, command).exit_code for command in {commands!r}]\n"
+        f"print(json.dumps([statuses, [name for name in {libraries!r} if name in sys.modules]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    statuses, found = json.loads(done.stdout)
+    return statuses, found
 
 
 def start(*arguments: str, home: Path, cwd: Path) -> "subprocess.Popen[str]":

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import torch
 from components.core import cache
 from components.core.segments import Writer
 from pipelines.cache import _age, _size
-from tests.pipelines.command import ROOT, Answer, call, is_one_sentence
+from tests.pipelines.command import Answer, call, is_one_sentence, loaded
 
 DAY = 86_400.0
 
@@ -163,13 +161,8 @@ def test_help_shows_examples(command: Cache) -> None:
 
 def test_torch_is_not_loaded(home: Path) -> None:
     """Listing and pruning start without torch, whose import takes seconds."""
-    code = (
-        "import sys, pipelines.cli as cli; from typer.testing import CliRunner as R\n"
-        "done = [R().invoke(cli.app, ['cache', *command]).exit_code for command in (['list'], ['prune'])]\n"
-        "print(done, [m for m in ('torch', 'mlflow', 'kfp', 'optuna', 'boto3') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "[0, 0] []"
+    libraries = ("torch", "mlflow", "kfp", "optuna", "boto3")
+    assert loaded(["cache", "list"], ["cache", "prune"], libraries=libraries) == ([0, 0], [])
 
 
 def test_sizes_and_ages_are_for_people() -> None:

@@ -1,14 +1,12 @@
 """`thawline models`, `promote` and `rollback`: what they print, what they refuse, and their exit status."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from components.core import ledger, registry, runs, tracking
-from tests.pipelines.command import ROOT, TOY, Answer, call, is_one_sentence, thawline
+from tests.pipelines.command import TOY, Answer, call, is_one_sentence, loaded, thawline
 from tests.plain import PlainRun
 from tests.toy import write_points
 
@@ -270,13 +268,7 @@ def test_help_shows_examples(
 @pytest.mark.slow
 def test_torch_is_not_loaded(toy_run: PlainRun) -> None:
     """A list of models does not wait for torch."""
-    code = (
-        "import sys, pipelines.cli as cli; from typer.testing import CliRunner as R\n"
-        "done = [R().invoke(cli.app, command).exit_code for command in (['models'], ['models', 'toy'])]\n"
-        "print(done, [m for m in ('torch', 'kfp', 'optuna') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "[0, 0] []"
+    assert loaded(["models"], ["models", "toy"], libraries=("torch", "kfp", "optuna")) == ([0, 0], [])
 
 
 @pytest.mark.slow

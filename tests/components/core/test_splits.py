@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import InputError
-from components.core.splits import FRACTIONS, REQUIRED, SPLITS, assign, check_classes, count, split_name
+from components.core.splits import (
+    FRACTIONS,
+    REQUIRED,
+    SPLITS,
+    assign,
+    assign_by_time,
+    check_classes,
+    check_times,
+    count,
+    split_name,
+)
 
 
 def ids_of(name: str, number: int) -> list[str]:
@@ -187,3 +197,16 @@ def test_a_group_is_remembered_when_its_members_are_gone() -> None:
     for split in SPLITS:
         found = assign(["new", "other"], ["a", "a"], "0", {"group visit": split}, ["visit", ""])
         assert found["new"] == split
+
+
+def test_a_training_example_as_late_as_a_test_example_is_refused() -> None:
+    """Splits that were made otherwise are caught, and both times are named."""
+    times = {"a": "2026-01-01", "b": "2026-01-03", "c": "2026-01-03"}
+    check_times({"a": "train", "b": "test", "c": "test"}, times)
+    with pytest.raises(InputError, match="2026-01-03 is as late as a test example of 2026-01-03"):
+        check_times({"a": "train", "b": "validation", "c": "test"}, times)
+
+
+def test_one_time_has_no_future() -> None:
+    with pytest.raises(InputError, match="All examples have one time"):
+        assign_by_time({"a": "2026", "b": "2026"})

@@ -1,0 +1,83 @@
+"""From checked records to examples with splits."""
+
+import hashlib
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from components.core.assignments import Checked, assign_examples, read_label_changes, write_label_changes
+from components.core.errors import InputError
+from components.core.examples import Location
+from components.core.lineage import Lineage
+from components.core.settings import Settings
+from components.core.sources import Entry
+
+PLACE = Location(0, 0, 0)
+TASK: Any = SimpleNamespace(split_by="hash", near_duplicates=lambda *_: [])
+BY_TIME: Any = SimpleNamespace(split_by="time", near_duplicates=lambda *_: [])
+
+
+def checked(numbers: list[int], label: str = "", **times: str) -> dict[str, Checked]:
+    """Records of three classes by turns, or of one; in the order of the numbers."""
+    found = {}
+    for i in numbers:
+        id_ = hashlib.sha256(str(i).encode()).hexdigest()
+        entry = Entry(f"{i}.png", label or f"class{i % 3}", metadata={"time": times.get(f"t{i}", "")})
+        found[id_] = Checked([entry], {}, PLACE)
+    return found
+
+
+def test_no_example_moves_while_the_data_grow_tenfold() -> None:
+    """100 examples become 1,000 in ten steps, in any order: not one leaves its split."""
+    generator, lineage = random.Random(0), Lineage("s")
+    order = list(range(1000))
+    generator.shuffle(order)
+    first: dict[str, str] = {}
+    for size in range(100, 1001, 100):
+        some = order[:size]
+        generator.shuffle(some)
+        assigned = assign_examples(checked(some), lineage, Settings(), TASK)
+        splits = {example.id: example.split for example in assigned.examples}
+        assert {id_: splits[id_] for id_ in first} == first
+        first, lineage = splits, assigned.lineage
+    assert len(first) == 1000
+    assert (lineage.datasets, assigned.changes) == (10, {"new": 100, "gone": 0, "relabelled": 0})
+    assert {member.since for member in lineage.members.values()} == set(range(10))
+
+
+def test_a_renamed_class_points_to_the_labels_that_wait() -> None:
+    """All test rows keep the old name, so the new class has none: the error names the command that mends it."""
+    lineage = assign_examples(checked(list(range(60))), Lineage("s"), Settings(), TASK).lineage
+    renamed = checked([i for i in range(60) if i % 3]) | checked([i for i in range(60) if not i % 3], "kitty")
+    with pytest.raises(InputError, match="kitty") as raised:
+        assign_examples(renamed, lineage, Settings(), TASK)
+    assert "3 changed labels of test rows" in raised.value.sentence
+    assert "thawline labels accept" in raised.value.mend
+
+
+def test_data_by_time_are_tested_on_what_comes_last() -> None:
+    """Every training time lies before every test time, also when more data move the cut."""
+    lineage = Lineage("s")
+    for size in (60, 90):
+        times = {f"t{i}": f"2026-01-{1 + i // 4:02}" for i in range(size)}
+        records = checked(list(range(size)), **times)
+        assigned = assign_examples(records, lineage, Settings(), BY_TIME)
+        by_split = {
+            split: [e.metadata["time"] for e in assigned.examples if (e.split == "test") == (split == "test")]
+            for split in ("train", "test")
+        }
+        assert max(by_split["train"]) < min(by_split["test"])
+        lineage = assigned.lineage
+
+
+def test_data_by_time_need_times() -> None:
+    with pytest.raises(InputError, match="60 of 60 examples have no time"):
+        assign_examples(checked(list(range(60))), Lineage("s"), Settings(), BY_TIME)
+
+
+def test_label_changes_come_back_as_they_were(tmp_path: Path) -> None:
+    write_label_changes(tmp_path / "changes.parquet", [])
+    assert read_label_changes(tmp_path / "changes.parquet") == []
