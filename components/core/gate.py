@@ -184,7 +184,7 @@ def _tested(
     sentence = (
         f"The challenger {verdict} the champion, version {contest.version}, on the same {contest.champion.size} test "
         f"rows{groups}: {outcome.metric} {outcome.challenger:.3f} against {outcome.champion:.3f}{outcome.detail} "
-        f"({outcome.method}, one-sided p = {outcome.p:.4f}, level {budget.level:.4f} at look {budget.look.number} of "
+        f"({outcome.method}, one-sided p {_told(outcome.p)}, level {budget.level:.4f} at look {budget.look.number} of "
         f"{budget.look.horizon})."
     )
     return Check("test", passed, sentence), outcome
@@ -234,7 +234,7 @@ def _on_locked_rows(contest: Contest, settings: Settings) -> Check:
     p = score_test(counts, -settings.gate_margin) if counts.losses else 0.0
     sentence = (
         f"is not shown to be within {settings.gate_margin:g} on the {counts.units} units that the champion was "
-        f"promoted on (better {counts.wins} times, worse {counts.losses}, p = {p:.3f})"
+        f"promoted on (better on {counts.wins}, worse on {counts.losses}, p {_told(p)})"
     )
     return Check("rows of the champion's promotion", not rows.size or p <= BLOCKING, sentence)
 
@@ -331,6 +331,10 @@ def _side_by_side(contest: Contest, rows: Array) -> dict[str, Any]:
         "low": low,
         "high": high,
     }
+
+
+def _told(p: float) -> str:
+    return f"= {p:.4f}" if p >= 0.0001 else "< 0.0001"  # noqa: PLR2004 - four digits
 
 
 def _finite(value: float) -> float | None:

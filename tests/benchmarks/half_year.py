@@ -8,7 +8,6 @@ noise: each week has its own seed. The last lines say whether what should hold h
 
 import argparse
 import hashlib
-import os
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from components.core.lineage import Lineage
 from components.core.settings import Settings
 from components.detect_changes import look
 from components.finish import finish
+from pipelines.options import use_home
 from tests.plain import run_steps
 
 CLASSES, SPREAD, GROWTH, DAMAGED = 3, 0.25, 0.05, 0.7
@@ -91,7 +91,7 @@ def damage(folder: Path, count: int, lineage: Lineage, where: str) -> dict[int, 
 
 def simulate(folder: Path, kinds: Sequence[str], start: int, where: str, **rules: Any) -> list[Week]:
     """Live through the weeks; THAWLINE_HOME becomes a folder below `folder`."""
-    os.environ["THAWLINE_HOME"] = str(folder / "home")
+    use_home(folder / "home")
     runs.home().mkdir(parents=True, exist_ok=True)
     tracking.migrate()
     found: list[Week] = []
