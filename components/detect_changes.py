@@ -6,7 +6,7 @@ It imports neither torch nor kfp, and reads only what it does not know by size a
   compared with, or its own.
 - `judge`: the inputs are those of an earlier successful run, whose version is in the registry, but the gate or the
   champion is another one, or other inputs came between. Its version is evaluated and registered anew, not trained.
-- `train`: everything else, and `--force`.
+- `train`: everything else, and `--force`. A run that a deadline cut short is none to stand for another.
 """
 
 import json
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from components.core import fingerprints, inputs, runs
+from components.core import deadlines, fingerprints, inputs, runs
 from components.core.fingerprints import Fingerprint
 from components.core.settings import Settings
 
@@ -103,8 +103,11 @@ def _decide(
     digest = inputs.input_digest(parts)
     versions = {facts["version"] for facts in registry.versions(settings.model)}
     extra = f"tags.`{inputs.INPUT_DIGEST}` = '{digest}' and tags.`{inputs.CHANGE}` != 'skip'"
-    gone = None
+    gone = cut = None
     for run in tracking.successful(settings.model, extra):
+        if deadlines.cuts(run.tags):  # its version is not the one that these inputs would have given
+            cut = cut or run
+            continue
         if run.tags.get(inputs.VERSION) in versions:
             champion = registry.current(settings.model, "champion")
             return replace(_again(run, last, settings, parts, champion), input_digest=digest), rows
@@ -112,7 +115,9 @@ def _decide(
     if gone:
         reason = f"Version {gone.tags.get(inputs.VERSION)} of {_name(gone)} is gone from the registry."
         return Decision("train", reason, input_digest=digest), rows
-    small = trained.tags[inputs.VERSION] in versions
+    if cut:
+        return Decision("train", f"A deadline cut {_name(cut)} short.", input_digest=digest), rows
+    small = trained.tags[inputs.VERSION] in versions and not deadlines.cuts(trained.tags)
     decision = _changed(trained, history.index(trained), rows, parts, settings.min_new if small else 0)
     return replace(decision, input_digest=digest), rows
 

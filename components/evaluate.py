@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from components.core import figures, registry, revision, runs, tracking
+from components.core import deadlines, figures, registry, revision, runs, tracking
 from components.core.checkpoints import load_checkpoint, weights_digest
 from components.core.contestants import Contestant, contest, contestant
+from components.core.costs import sentence
 from components.core.errors import StepError
 from components.core.evaluation import Evaluation
 from components.core.frozen_features import Insight, Suspect, examine
@@ -79,7 +80,10 @@ def evaluate(
         insight = examine(data, champion.trained_on if champion else None, run.note, run.progress)
         page = _page(run, data, facts, evaluation, decision, calibration, trials, insight)
         known = (decision.champion, champion) if champion else None
-        page = replace(page, costs=costs(run), timeline=timeline(data, run, known))
+        spent = costs(run)
+        cost = sentence(sum(row["seconds"] for row in spent), run.settings)
+        cut = deadlines.cuts(run.pipeline_tags())
+        page = replace(page, cut=cut, cost=cost, costs=spent, timeline=timeline(data, run, known))
         report.write_text(render(page))
         _log_insight(run, data, insight)
         _log(run, evaluation, decision, page, report, facts["classes"])

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from components.core import tracking
+from components.core import deadlines, tracking
 from components.core.checkpoints import TRAINING, load_checkpoint, save_checkpoint
 from components.core.phases import open_data, seed_everything, train_phase
 from components.core.settings import Hyperparameters
@@ -39,9 +39,12 @@ def fine_tune(
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
         network, facts = load_checkpoint(head)
         before = min(facts["history"], key=lambda figures: figures["loss"])
-        if chosen.thaw == 0:
+        deadline = deadlines.of(run)
+        if chosen.thaw == 0 or deadline.reached():
             shutil.copytree(head, checkpoint, dirs_exist_ok=True)
-            run.figure("head only, as asked")
+            run.figure("head only, as asked" if chosen.thaw == 0 else "head only: no time was left")
+            if deadline.hit:
+                deadlines.cut(run, "No stage was thawed, so the head-only model goes on", deadline)
             return float(before["loss"])
         data = open_data(dataset, run.settings)
         seed_everything(run.settings)
@@ -52,8 +55,18 @@ def fine_tune(
             run.progress(int(figures["epoch"]) + 1, chosen.thaw_epochs, f"validation loss {figures['loss']:.3f}")
 
         history = train_phase(
-            network, data, chosen, thaw=chosen.thaw, report=report, say=run.note, progress=run.progress
+            network,
+            data,
+            chosen,
+            thaw=chosen.thaw,
+            report=report,
+            say=run.note,
+            progress=run.progress,
+            stop=deadline.reached,
         )
+        if deadline.hit:
+            what = f"The thawed training stopped after {len(history)} of {chosen.thaw_epochs} epochs"
+            deadlines.cut(run, what, deadline)
         after = min(history, key=lambda figures: figures["loss"], default=before)  # none where it diverged at once
         both = [*facts["history"], *({"phase": "thaw", **figures} for figures in history)]
         helped = after["loss"] < before["loss"]

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.core import archives, inputs, ledger, registry, revision, tracking
+from components.core import archives, deadlines, inputs, ledger, registry, revision, tracking
 from components.core.checkpoints import read_facts
 
 
@@ -91,7 +91,7 @@ def _carry_out(run: tracking.StepRun, version: str, champion: str, why: str, ans
     model = run.settings.model
     if ledger.withdrawn(model, version):
         return "challenger"  # a schedule must not undo what somebody decided
-    if run.settings.promote == "manual":
+    if run.settings.promote == "manual" or deadlines.cuts(run.pipeline_tags()):  # cut short: a person decides
         return "pending" if ledger.propose(model, version, champion) else "challenger"
     entry = ledger.promote(
         model, version, why=why, who=run.run_key, evidence=run.pipeline_id, expected=champion, answered=answered

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from components.core import tracking
+from components.core import deadlines, tracking
 from components.core.checkpoints import save_checkpoint, save_training_rows
 from components.core.errors import StepError
 from components.core.phases import build_network, open_data, train_phase
@@ -34,6 +34,7 @@ def train_head(
         chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
         run.params(chosen.model_dump())
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
+        deadline = deadlines.of(run)
         data = open_data(dataset, run.settings)
         network = build_network(data, chosen)
         epochs = run.settings.head_epochs
@@ -42,9 +43,13 @@ def train_head(
             run.epoch(figures)
             run.progress(int(figures["epoch"]) + 1, epochs, f"validation loss {figures['loss']:.3f}")
 
-        history = train_phase(network, data, chosen, thaw=0, report=report, say=run.note, progress=run.progress)
+        history = train_phase(
+            network, data, chosen, thaw=0, report=report, say=run.note, progress=run.progress, stop=deadline.reached
+        )
         if not history:
             raise StepError("The training of the head diverged.", "Lower --head-learning-rate.")
+        if deadline.hit:
+            deadlines.cut(run, f"The training of the head stopped after {len(history)} of {epochs} epochs", deadline)
         best = min(history, key=lambda figures: figures["loss"])
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)

@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from components.core import runs
+from components.core import deadlines, runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
 from pipelines import cache, labels, models
@@ -37,6 +37,7 @@ app = typer.Typer(
 app.add_typer(cache.app, name="cache")
 app.add_typer(labels.app, name="labels")
 app.add_typer(models.app)
+INTERRUPTED = "The run was interrupted."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 NOTHING = {  # the result of a run that did not start; the keys are those of components/finish.py
     "status": "failed",
@@ -49,6 +50,8 @@ NOTHING = {  # the result of a run that did not start; the keys are those of com
     "dataset_digest": "",
     "mlflow_run_id": "",
     "steps": {},
+    "cost": "",
+    "cut": "",
     "report": "",
     "same_as": "",
 }
@@ -215,11 +218,12 @@ def _answers(served: Any, files: Sequence[Path]) -> list[dict[str, Any]]:  # noq
 
 
 def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> dict[str, Any]:
-    from pipelines.changes import steps
+    """Show a run until its processes are gone; end it where the user, a signal or a limit says so."""
+    from pipelines.changes import ended, steps
     from pipelines.display import shown
     from pipelines.local import lives, stop
 
-    offset, deadline = 0, 0.0
+    offset, deadline, begin, reason = 0, 0.0, time.monotonic(), ""
     with shown(console, steps(run_key)) as display:
         while True:
             try:
@@ -228,22 +232,17 @@ def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, c
                     display.take(event)
                 if not alive or 0 < deadline < time.monotonic():
                     break
+                late = deadlines.overdue(settings, time.monotonic() - begin, display.running())
+                if late and not deadline:
+                    reason, deadline = late, time.monotonic() + STOP_SECONDS
+                    stop(child, signal.SIGTERM)
                 time.sleep(0.1)
             except KeyboardInterrupt:  # at first the steps may close their runs; a second one waits for nothing
                 stop(child, signal.SIGKILL if deadline else signal.SIGTERM)
-                deadline = time.monotonic() + STOP_SECONDS
+                reason, deadline = reason or INTERRUPTED, time.monotonic() + STOP_SECONDS
     if deadline:
         stop(child, signal.SIGKILL)
-    path = runs.run_folder(run_key) / "result.json"
-    if not path.exists():  # killed before the exit handler came to it
-        from components.finish import finish
-
-        finish(settings.to_json(), run_key, "FAILED")
-    result: dict[str, Any] = json.loads(path.read_text())
-    if deadline > 0 and result["status"] == "failed":
-        result["reason"] = "The run was interrupted."
-        runs.write_text(path, json.dumps(result, indent=1))
-    return result
+    return ended(settings, run_key, reason)
 
 
 def _catch_signals() -> None:
@@ -282,6 +281,7 @@ def _print_summary(console: Console, result: dict[str, Any], settings: Settings)
         f"{metrics.get('baseline_accuracy', 0):.3f}",
         "Registered": f"{settings.model} version {result['version']}, {state}",
         "Why": _folded(result["reason"], console, 12),
+        **({"Cost": result["cost"]} if settings.machine or settings.price_per_hour else {}),
         "Report": result["report"],
         "Tracking": tracking,
     }

@@ -137,6 +137,7 @@ def train_phase(
     report: Callable[[dict[str, float]], None],
     say: Say = lambda _text: None,
     progress: Progress = lambda _done, _total, _text: None,
+    stop: Callable[[float], bool] = lambda _seconds: False,
 ) -> list[dict[str, float]]:
     """Train the head and the last `thaw` stages; `thaw=0` is the head phase.
 
@@ -148,6 +149,7 @@ def train_phase(
         report: Called with each epoch's figures.
         say: Takes one line for each decision to keep or recompute activations.
         progress: Called with examples done, in total, and what is done while activations are computed.
+        stop: Asked before each further epoch, see `fit`.
 
     Returns:
         Every epoch's figures, see `fit`.
@@ -175,6 +177,7 @@ def train_phase(
         patience=settings.patience,
         clip_norm=settings.clip_norm,
         report=report,
+        stop=stop,
     )
 
 

@@ -25,7 +25,22 @@ GATE = frozenset(
 )
 # Options that change where and how fast a run computes, never its result: they stay out of the digest.
 OPERATIONAL = frozenset(
-    {"search_workers", "activations", "cache_budget", "max_rejected", "promote", "force", "verify", "min_new"}
+    {
+        "search_workers",
+        "activations",
+        "cache_budget",
+        "max_rejected",
+        "promote",
+        "force",
+        "verify",
+        "min_new",
+        "max_minutes",  # a run that it cuts is told from others by a tag
+        "step_max_minutes",
+        "machine",
+        "price_per_hour",
+        "currency",
+        "notify",
+    }
 )
 
 
@@ -164,6 +179,18 @@ class Settings(BaseModel):
     )
     force: bool = Field(default=False, description="Train although nothing has changed.")
     verify: bool = Field(default=False, description="Read all data to find changes, whatever sizes and times say.")
+
+    max_minutes: float = Field(
+        0.0, ge=0, description="Minutes from the run's start after which training stops with the best so far; 0: any."
+    )
+    step_max_minutes: float = Field(0.0, ge=0, description="Minutes after which each training step stops; 0: any.")
+    machine: str = Field("", max_length=100, description="Type of the machine, for the line that says what a run cost.")
+    price_per_hour: float = Field(0.0, ge=0, description="What an hour of the machine costs; 0: not known.")
+    currency: str = Field("", max_length=10, description="Of that price.")
+    notify: Literal["always", "changes", "failures"] = Field(
+        "changes",
+        description="Where THAWLINE_WEBHOOK_URL is set: tell of every run, of all but skipped ones, or of failed ones.",
+    )
 
     @model_validator(mode="after")
     def _kept_batches_stay_the_same(self) -> Self:

@@ -143,6 +143,7 @@ def fit(
     patience: int,
     clip_norm: float,
     report: Callable[[dict[str, float]], None],
+    stop: Callable[[float], bool] = lambda _seconds: False,
 ) -> list[dict[str, float]]:
     """Train what lies above the line, stop early, and leave the best epoch's weights in the network.
 
@@ -159,6 +160,7 @@ def fit(
         patience: Epochs without a better validation loss before stopping.
         clip_norm: Largest gradient norm; 0 switches clipping off.
         report: Called with every epoch's figures; what it raises ends the training.
+        stop: Asked before each further epoch, with the seconds of the one before, whether to stop with the best so far.
 
     Returns:
         Figures of every epoch: `epoch`, `train_loss`, `loss`, what `validate` gives, `learning_rate`,
@@ -188,7 +190,7 @@ def fit(
             }
         )
         report(history[-1])
-        if epoch - best_epoch >= patience:
+        if epoch - best_epoch >= patience or (epoch + 1 < epochs and stop(history[-1]["seconds"])):
             break
     trained.load_state_dict(kept)
     return [{**figures, "best": float(figures["epoch"] == best_epoch)} for figures in history]

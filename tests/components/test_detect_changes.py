@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from components.core import fingerprints, inputs, registry, runs, storage, tracking
+from components.core import deadlines, fingerprints, inputs, registry, runs, storage, tracking
 from components.core import settings as settings_module
 from components.core.errors import InputError
 from components.core.settings import Settings
@@ -288,6 +288,41 @@ def test_unchanged_objects_are_not_downloaded(s3: str, source: Path, tracked_hom
     storage.client().meta.events.register("before-call.s3.*", lambda model, **_: calls.append(model.name))
     assert look(where, settings(), runs.new_run_key()).change == "skip"
     assert calls == ["ListObjectsV2"]
+
+
+def cut_short(key: str) -> str:
+    """Say of a run that a deadline stopped its training; return its name."""
+    [pipeline] = tracking.find_runs("toy", key, "pipeline")
+    tracking.record(pipeline.info.run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
+    return str(pipeline.info.run_name)
+
+
+def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) -> None:
+    """A run that was cut short stands for no other, however few changes --min-new lets pass."""
+    completed(source)
+    [first] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    name = cut_short(first.tags[tracking.RUN_KEY])
+    _, decision = seen(source, max_minutes=60)
+    assert (decision.change, decision.reason) == ("train", f"A deadline cut the run {name} short.")
+    write(source / "class0/new.txt", "2.0,0.1")
+    assert seen(source, min_new=10)[1].change == "train"
+
+
+def test_after_a_run_with_time_enough_nothing_is_to_be_done(source: Path, tracked_home: Path) -> None:
+    """Once the same inputs were trained to the end, the next run is skipped, and stands for that one."""
+    completed(source)
+    [first] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    cut_short(first.tags[tracking.RUN_KEY])
+    assert completed(source).change == "train"
+    whole, _ = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    _, decision = seen(source)
+    assert (decision.change, decision.same_as) == ("skip", whole.id)
+
+
+def test_an_option_of_operation_changes_nothing(earlier: Path) -> None:
+    """Deadlines, prices and notifications are no inputs: a run with others is skipped."""
+    options = {"max_minutes": 5, "step_max_minutes": 1, "machine": "m", "price_per_hour": 1, "notify": "always"}
+    assert seen(earlier, **options)[1].change == "skip"
 
 
 def test_a_lost_index_is_read_anew(earlier: Path) -> None:

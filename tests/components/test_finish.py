@@ -1,6 +1,7 @@
 """The exit handler."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ KEYS = {
     "dataset_digest",
     "mlflow_run_id",
     "steps",
+    "cost",
+    "cut",
     "report",
     "same_as",
 }
@@ -70,6 +73,27 @@ def test_an_expected_error_is_the_reason(tracked_home: Path) -> None:
     [pipeline] = tracking.find_runs("toy", "k", "pipeline")
     assert step.info.status == pipeline.info.status == "FAILED"
     assert step.data.tags["thawline.error"] == "input: The folder is empty. Fill it."
+
+
+def test_where_files_are_gone_the_error_is_in_mlflow(tracked_home: Path) -> None:
+    """On a cluster the exit handler has a disk of its own: it takes the failed step's sentence from its run."""
+    with pytest.raises(InputError), tracking.step("prepare_data", "k", SETTINGS.to_json()):
+        raise InputError("The folder is empty.", "Fill it.")
+    shutil.rmtree(runs.run_folder("k"))
+    assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "The folder is empty. Fill it."
+    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    assert pipeline.data.tags["thawline.failure"] == "The folder is empty. Fill it."
+
+
+def test_the_cost_is_in_mlflow(toy_home: PlainRun) -> None:
+    """Seconds of all steps, their price and both in words, for the machine that was named."""
+    priced = toy_home.settings.model_copy(update={"machine": "n2-standard-8", "price_per_hour": 36.0})
+    result = finish(priced.to_json(), toy_home.run_key, "SUCCEEDED")
+    data = tracking.client().get_run(result["mlflow_run_id"]).data
+    assert data.metrics["cost_seconds"] == pytest.approx(sum(result["steps"].values()))
+    assert data.metrics["cost"] == pytest.approx(data.metrics["cost_seconds"] / 100)
+    assert " on n2-standard-8, about 0." in result["cost"]
+    assert data.tags["thawline.cost"] == result["cost"]
 
 
 def test_an_unexpected_error_names_the_step(tracked_home: Path) -> None:

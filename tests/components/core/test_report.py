@@ -335,3 +335,16 @@ def test_a_long_rejected_table_is_cut_with_a_word() -> None:
     assert "record-199.png" in text
     assert "record-200.png" not in text
     assert "The first 200 of 450" in text
+
+
+def test_what_was_cut_and_what_it_cost_are_told() -> None:
+    """What a deadline stopped stands below the decision; the table of steps has prices where there are any."""
+    steps = [{"step": "train_head", "seconds": 106.0, "amount": "0.011 EUR", "notes": []}]
+    cost, cut = "1 min 46 s on n2-standard-8, about 0.011 EUR", "The search stopped after 3 of 20 trials."
+    page = render(dataclasses.replace(sample(), costs=steps, cost=cost, cut=cut))
+    assert page.index(cut) < page.index('id="numbers"')
+    assert f"{cost}: the work up to this report" in page
+    assert '<td class="n">0.011 EUR</td>' in page
+    plain = render(dataclasses.replace(sample(), costs=[{**steps[0], "amount": ""}]))
+    assert "1 min 46 s: the work up to this report" in plain
+    assert "about" not in plain[plain.index('id="cost"') :].partition("</section>")[0]
