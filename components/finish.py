@@ -1,11 +1,11 @@
-"""The exit handler: close what is still open in MLflow, and write the result that scripts read."""
+"""The exit handler: close what is still open in MLflow, write the result that scripts read, and tell a webhook."""
 
 import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from components.core import costs, deadlines, inputs, runs, tracking
+from components.core import costs, deadlines, inputs, notification, runs, tracking
 from components.core.settings import Settings
 
 
@@ -35,6 +35,7 @@ def end(settings: Settings, run_key: str, *, failed: bool, reason: str = "") -> 
         result["reason"] = reason
     result["cost"] = _record(settings, run_key, result)
     runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+    notification.notify(settings, run_key, result)
     runs.emit(run_key, "finish", "finished", figure=result["status"])
     return result
 

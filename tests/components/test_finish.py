@@ -10,6 +10,7 @@ from components.core import runs, tracking
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.finish import finish
+from tests.hook import listening, status
 from tests.plain import PlainRun
 
 SETTINGS = Settings(task="tests.toy", model="toy")
@@ -94,6 +95,20 @@ def test_the_cost_is_in_mlflow(toy_home: PlainRun) -> None:
     assert data.metrics["cost"] == pytest.approx(data.metrics["cost_seconds"] / 100)
     assert " on n2-standard-8, about 0." in result["cost"]
     assert data.tags["thawline.cost"] == result["cost"]
+
+
+def test_the_webhook_is_told_after_the_result_is_written(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A webhook that fails changes neither the result nor its file."""
+    tracking.pipeline_run("k", SETTINGS)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with listening(status(404)) as hook:
+        monkeypatch.setenv("THAWLINE_WEBHOOK_URL", hook.address)
+        result = finish(SETTINGS.to_json(), "k", "FAILED")
+    [message] = hook.messages
+    assert message["run"]["reason"] == result["reason"] == "The run ended before its last step."
+    assert result == json.loads((runs.run_folder("k") / "result.json").read_text())
+    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    assert pipeline.data.tags["thawline.notified"] == "not sent: 127.0.0.1 answered 404"
 
 
 def test_an_unexpected_error_names_the_step(tracked_home: Path) -> None:
