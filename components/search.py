@@ -156,8 +156,26 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
     return best
 
 
-def work(name: str, dataset: str, settings_json: str, stages: int, threads: int, until: float = math.inf) -> None:
-    """One worker process: take trials until the study has enough, or `until` is reached (seconds since the epoch)."""
+def work(
+    name: str,
+    dataset: str,
+    settings_json: str,
+    stages: int,
+    threads: int,
+    until: float = math.inf,
+    end: float = math.inf,
+) -> None:
+    """One worker process: take trials until the study has enough, or their time is over.
+
+    Args:
+        name: The study's.
+        dataset: Folder of the prepared data.
+        settings_json: The run's settings.
+        stages: Of the network.
+        threads: That this process may use.
+        until: When the search stops, in seconds since the epoch.
+        end: When all training has to have ended. The best trial is trained once more before that.
+    """
     import optuna
     import torch
     from filelock import FileLock
@@ -169,11 +187,12 @@ def work(name: str, dataset: str, settings_json: str, stages: int, threads: int,
     data = open_data(Path(dataset), settings)
     study, deadline = open_study(name), Deadline(until)
     lock = FileLock(runs.home() / "studies" / f"{name}.ask.lock")
-    while not deadline.reached():
+    while True:
         with lock:  # counting and asking are one step, or two workers would take the last trial both
             trials = study.get_trials(deepcopy=False)
             open_or_done = [t for t in trials if t.state.name in (*DONE, "RUNNING")]
-            if len(open_or_done) >= settings.trials:
+            deadline.at = min(until, end - deadlines.SPARE * _seconds_of_best(trials))
+            if len(open_or_done) >= settings.trials or deadline.reached():
                 return
             study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + len(trials), n_startup_trials=5)
             trial = study.ask()
@@ -192,6 +211,12 @@ def work(name: str, dataset: str, settings_json: str, stages: int, threads: int,
             study.tell(trial, value if finite else None, None if finite else optuna.trial.TrialState.PRUNED)
 
 
+def _seconds_of_best(trials: "list[optuna.trial.FrozenTrial]") -> float:
+    """Seconds that the best trial took so far; 0 without one."""
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    return float(min(complete, key=lambda trial: trial.value or 0.0).user_attrs["seconds"]) if complete else 0.0
+
+
 def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Deadline) -> None:  # noqa: ANN401 - StepRun, imported late
     from filelock import FileLock
 
@@ -204,7 +229,8 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Dead
         _recover(study, settings)
         logged = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
         before = set(logged)
-        arguments = (name, str(dataset), settings.to_json(), stages, max(1, cores // count), deadline.at)
+        end = deadlines.time_to_train(run)[1]
+        arguments = (name, str(dataset), settings.to_json(), stages, max(1, cores // count), deadline.at, end)
         workers = [context.Process(target=work, args=arguments, daemon=True) for _ in range(count)]
         for process in workers:
             process.start()
@@ -218,11 +244,13 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Dead
         raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")
     states = [t.state.name for t in study.get_trials(deepcopy=False)]
     done = sum(state in DONE for state in states)
-    if done < settings.trials and deadline.reached():
+    left = settings.trials - done - states.count("RUNNING")  # workers of other machines may still run some
+    cut = left > 0 and deadline.at < math.inf
+    if cut:
         deadlines.cut(run, f"The search stopped after {done} of {settings.trials} trials", deadline)
     if "COMPLETE" in states:
         run.figure(f"validation loss {study.best_value:.3f} in {done} trials")
-    elif deadline.hit:
+    elif cut:
         run.figure("no trial came to its end: the defaults are taken")
     else:
         raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")

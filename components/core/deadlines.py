@@ -1,7 +1,7 @@
 """When training has to stop, with the best so far: a budget from the run's start, and one for each step.
 
 Evaluation and registration keep a part of the run's budget, so the rest is the time to train. The search stops at 70 %
-of it and the head phase at 90 %; a step that ends early leaves its time to the next one.
+of it and the head phase at 85 %; a step that ends early leaves its time to the next one.
 """
 
 import math
@@ -15,7 +15,7 @@ from components.core.settings import Settings
 if TYPE_CHECKING:
     from components.core.tracking import StepRun
 
-SHARES = {"search": 0.7, "train_head": 0.9, "fine_tune": 1.0}  # of the time to train, by whose end a step stops
+SHARES = {"search": 0.7, "train_head": 0.85, "fine_tune": 1.0}  # of the time to train, by whose end a step stops
 RESERVE = 0.15  # of the budget, that evaluation and registration have at least
 MOST_RESERVED = 0.5  # however long they took the last time
 SPARE = 1.2  # their time of the last run, and some more: data grow
@@ -39,18 +39,23 @@ class Deadline:
 
 def of(run: "StepRun") -> Deadline:
     """When this step has to stop training: by the run's budget or by its own, whichever comes first."""
-    from components.core import tracking  # mlflow costs seconds, and the command line asks `overdue`
-
     settings, found = run.settings, [Deadline()]
     if settings.max_minutes:
-        budget = 60 * settings.max_minutes
-        time_to_train = SHARES[run.name] * (budget - _reserve(settings.model, budget))
-        name = f"its share of --max-minutes {settings.max_minutes:g}"
-        found.append(Deadline(tracking.started(run.pipeline_id) + time_to_train, name))
+        begin, end = time_to_train(run)
+        at = begin + SHARES[run.name] * (end - begin)
+        found.append(Deadline(at, f"its share of --max-minutes {settings.max_minutes:g}"))
     if settings.step_max_minutes:
         own = time.time() + 60 * settings.step_max_minutes
         found.append(Deadline(own, f"--step-max-minutes {settings.step_max_minutes:g}"))
     return min(found, key=lambda deadline: deadline.at)
+
+
+def time_to_train(run: "StepRun") -> tuple[float, float]:
+    """The run's start, and when all training has to have ended: never without a budget."""
+    from components.core import tracking  # mlflow costs seconds, and the command line asks `overdue`
+
+    begin, budget = tracking.started(run.pipeline_id), 60 * run.settings.max_minutes
+    return begin, begin + budget - _reserve(run.settings.model, budget) if budget else math.inf
 
 
 def _reserve(model: str, budget: float) -> float:

@@ -168,6 +168,21 @@ def test_a_deadline_ends_the_search(tracked_home: Path, toy_dataset: Path) -> No
     assert deadlines.cuts(pipeline.data.tags) == ""
 
 
+def test_the_best_trial_is_left_its_time(tracked_home: Path, toy_dataset: Path) -> None:
+    """No trial starts when the best one so far could not be trained once more before all training has to end."""
+    settings = SETTINGS.model_copy(update={"trials": 3})
+    name, text = study_name(settings, "d" * 64, "w" * 64), settings.to_json()
+    study = open_study(name)
+    for value, seconds in ((0.5, 600.0), (0.9, 1.0)):
+        trial = study.ask()
+        trial.set_user_attr("seconds", seconds)
+        study.tell(trial, value)
+    work(name, str(toy_dataset), text, 3, 1, end=time.time() + 700)
+    assert len(open_study(name).trials) == 2
+    work(name, str(toy_dataset), text, 3, 1, end=time.time() + 800)
+    assert [trial.state.name for trial in open_study(name).trials] == ["COMPLETE"] * 3
+
+
 def test_a_first_trial_that_was_cut_is_repeated(tracked_home: Path, toy_dataset: Path) -> None:
     """The defaults are the first trial that counts, also where a deadline cut the first one."""
     settings = SETTINGS.model_copy(update={"trials": 1})
