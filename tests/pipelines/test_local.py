@@ -205,7 +205,7 @@ def test_an_unexpected_failure_names_its_step_and_log(tmp_path: Path, ended: Pat
 @pytest.mark.slow
 def test_a_run_that_is_cut_short_and_the_next_one(tmp_path: Path, ended: Path) -> None:
     """Without time one epoch is trained, registered and told; nothing is promoted, and the next run trains again."""
-    source = write_points(tmp_path / "points", per_class=20)
+    source = write_points(tmp_path / "points", per_class=60)
     command = [
         COMMAND,
         "run",
