@@ -20,7 +20,7 @@ def amount(seconds: float, settings: Settings) -> float:
 
 
 def money(value: float, currency: str) -> str:
-    """An amount with two digits that count."""
+    """An amount with two digits that count; `under 0.001` where it has none."""
     if value < LEAST:
         return f"under {LEAST} {currency}".rstrip()
     return f"{value:.2g} {currency}".rstrip() if value < 1 else f"{value:,.2f} {currency}".rstrip()
@@ -31,5 +31,5 @@ def sentence(seconds: float, settings: Settings) -> str:
     where = f" on {settings.machine}" if settings.machine else ""
     price = ""
     if settings.price_per_hour:
-        price = f", about {money(amount(seconds, settings), settings.currency)}"
+        price = f", about {money(amount(seconds, settings), settings.currency)}".replace("about under", "under")
     return f"{duration(seconds)}{where}{price}"

@@ -217,7 +217,7 @@ def test_a_run_that_is_cut_short_and_the_next_one(tmp_path: Path, ended: Path) -
         "--machine",
         "m1",
         "--price-per-hour",
-        "0.36",
+        "3.6",
     ]
     with listening() as hook:
         address = {"THAWLINE_WEBHOOK_URL": hook.address, "NO_PROXY": "127.0.0.1"}

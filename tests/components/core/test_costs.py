@@ -38,4 +38,5 @@ def test_the_line_says_what_is_known() -> None:
     assert sentence(106, Settings(machine="n2-standard-8")) == "1 min 46 s on n2-standard-8"
     priced = Settings(machine="n2-standard-8", price_per_hour=0.39)
     assert sentence(106, priced) == "1 min 46 s on n2-standard-8, about 0.011"
+    assert sentence(5, priced) == "5.0 s on n2-standard-8, under 0.001"
     assert sentence(106, priced.model_copy(update={"currency": "EUR", "machine": ""})) == "1 min 46 s, about 0.011 EUR"
