@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlparse
 from components.core import costs, deadlines, inputs, notification, runs, tracking
 from components.core.settings import Settings
 
+COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after its result
+
 
 def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
     """Close the runs of this pipeline run, and of runs whose process is gone; write and return the result.
@@ -63,7 +65,7 @@ def _result(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
         "version": facts.get("thawline.version", ""),
         "promoted": tags.get("thawline.promoted") == "true",
         "pending": tags.get("thawline.pending", ""),
-        "metrics": dict(made.data.metrics) if made else {},
+        "metrics": {name: value for name, value in made.data.metrics.items() if name not in COSTS} if made else {},
         "dataset_digest": facts.get("thawline.dataset_digest", ""),
         "mlflow_run_id": pipeline.info.run_id if pipeline else "",
         "steps": {
