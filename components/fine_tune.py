@@ -60,6 +60,7 @@ def fine_tune(
         kept, thawed = (network, chosen.thaw) if helped else (load_checkpoint(head)[0], 0)
         save_checkpoint(checkpoint, kept, run.settings, chosen, facts["classes"], {"history": both, "thawed": thawed})
         shutil.copy(head / TRAINING, checkpoint)
+        run.saved(data.reuse.seconds)
         run.tags({"thawline.thawing_helped": str(helped).lower()})
         figure = tracking.describe(data.task.metric, after if helped else before)
         run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")

@@ -49,5 +49,6 @@ def train_head(
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)
         save_training_rows(checkpoint, data.examples)
+        run.saved(data.reuse.seconds)
         run.figure(tracking.describe(data.task.metric, best))
     return best["loss"]

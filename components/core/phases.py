@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from components.core.activations import Progress, Wanted, row_key
 from components.core.examples import Examples
 from components.core.network import Network, Pytree, set_thawed
 from components.core.plan import GIGABYTE, Policy
+from components.core.reuse import Reuse
 from components.core.settings import Hyperparameters, Settings
 from components.core.training import (
     Batches,
@@ -42,6 +43,7 @@ class Data:
     rows: dict[str, list[int]]
     targets: dict[str, Tensor]
     class_weights: Tensor | None
+    reuse: Reuse = field(default_factory=Reuse)  # what reading kept activations saved so far
 
 
 def open_data(dataset: Path, settings: Settings) -> Data:
@@ -107,7 +109,7 @@ def rows_at(
     names = [_view(data, view) for view in range(views)] or [""]
     wanted = Wanted([row_key(example, name) for name in names for example in ids], encode)
     policy = Policy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
-    return plan.rows_at(network, lines, wanted, policy, say, progress)
+    return plan.rows_at(network, lines, wanted, policy, say, progress, data.reuse)
 
 
 def _view(data: Data, number: int) -> str:

@@ -70,6 +70,15 @@ def test_headline_numbers_have_intervals_and_a_baseline(toy_run: PlainRun) -> No
         assert f"baseline_{name}" in metrics
 
 
+def test_what_reuse_saved_is_a_number_by_step(toy_run: PlainRun) -> None:
+    """Every step that reads activations says what that saved; the pipeline's run has these and their sum."""
+    metrics = toy_run.result["metrics"]
+    steps = {name: metrics[f"saved_seconds_{name}"] for name in ("search", "train_head", "fine_tune", "evaluate")}
+    assert metrics["saved_seconds"] == pytest.approx(sum(steps.values()))
+    runs_ = tracking.find_runs("toy", toy_run.run_key, "step")
+    assert {r.info.run_name: r.data.metrics["saved_seconds"] for r in runs_ if r.info.run_name in steps} == steps
+
+
 def test_the_report_is_kept_with_the_run(toy_run: PlainRun) -> None:
     """The report and the figures are artifacts in MLflow, and the report's path is in the result."""
     report = Path(toy_run.result["report"])

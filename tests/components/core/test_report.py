@@ -141,7 +141,7 @@ def sample(classes: list[str] = CLASSES) -> ReportData:
         suspects=[Suspect(row=3, label="food", suggested="plant", probability=0.9)],
         suspect_count=1,
         suspect_thumbnails=[picture("PNG")],
-        costs=[{"step": "train_head", "seconds": 7.9, "notes": ["Activations kept below the head"]}],
+        costs=[{"step": "train_head", "seconds": 7.9, "saved": 61.5, "notes": ["Activations kept below the head"]}],
         timeline=[
             {"version": "3", "since": "2025-11-01 10:00", "until": "", "metric": "accuracy", "value": 0.66, "rows": 47}
         ],
@@ -197,8 +197,9 @@ def test_the_report_states_the_evidence(html: str) -> None:
     assert "falls by more than 0.05 in class food" in text
     assert "tells 30.0 % of the 60 rows" in text
     assert "1 of the rows that train and validate are contradicted" in text
+    assert "saved about 1 min 02 s" in text
     cells = "".join(text.split())  # a table's cells have nothing between them
-    assert "trainheadActivationskeptbelowthehead7.9" in cells
+    assert "trainheadActivationskeptbelowthehead7.961.5" in cells
     assert "32025-11-0110:00now470.660" in cells
     assert "food/apple_07.png" in text
     assert "not set" in text
