@@ -35,7 +35,7 @@ def train_head(
         run.params(chosen.model_dump())
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
         data = open_data(dataset, run.settings)
-        network = build_network(data, chosen)
+        network = build_network(data, chosen, run.note)
         epochs = run.settings.head_epochs
 
         def report(figures: dict[str, float]) -> None:

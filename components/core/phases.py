@@ -12,7 +12,7 @@ from torch import Tensor
 
 from components.core import plan
 from components.core.activations import Progress, Wanted, row_key
-from components.core.examples import Examples
+from components.core.examples import START, Examples
 from components.core.network import Network, Pytree, set_thawed
 from components.core.plan import GIGABYTE, Policy
 from components.core.reuse import Reuse
@@ -28,6 +28,7 @@ from components.core.training import (
     to_device,
     warmup_cosine,
 )
+from components.core.warm_start import start_from
 from components.tasks import Task, load_task
 
 Say = Callable[[str], None]
@@ -67,11 +68,19 @@ def seed_everything(settings: Settings) -> None:
         torch.use_deterministic_algorithms(mode=True)
 
 
-def build_network(data: Data, hyperparameters: Hyperparameters) -> Network:
+def base_network(data: Data, hyperparameters: Hyperparameters) -> Network:
     """The pretrained network with a new head, seeded, on its device."""
     seed_everything(data.settings)
     network = data.task.build(data.settings, data.examples.classes, hyperparameters.dropout)
     return place(network, data.settings.device)
+
+
+def build_network(data: Data, hyperparameters: Hyperparameters, say: Say = lambda _text: None) -> Network:
+    """The network that training starts from: pretrained with a new head, or with a warm start the champion's."""
+    network = base_network(data, hyperparameters)
+    if (data.examples.folder / START).exists():
+        say(f"The champion lends {start_from(network, data.examples.folder / START, data.examples.classes)}")
+    return network
 
 
 def rows_at(
@@ -108,8 +117,12 @@ def rows_at(
 
     names = [_view(data, view) for view in range(views)] or [""]
     wanted = Wanted([row_key(example, name) for name in names for example in ids], encode)
-    policy = Policy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
-    return plan.rows_at(network, lines, wanted, policy, say, progress, data.reuse)
+    return plan.rows_at(network, lines, wanted, policy_of(settings), say, progress, data.reuse)
+
+
+def policy_of(settings: Settings) -> Policy:
+    """What the user decided about activations."""
+    return Policy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
 
 
 def _view(data: Data, number: int) -> str:
