@@ -173,7 +173,7 @@ def _tested(
     if not (counts.wins or counts.losses or outcome.gain):
         sentence = f"The challenger gives the answers of the champion, version {contest.version}: a tie keeps it."
         return Check("test", passed=False, sentence=sentence), outcome
-    passed = outcome.p <= budget.level and (not superiority or outcome.gain > 0)
+    passed = passes(outcome.p, outcome.gain, budget.level, superiority=superiority)
     verdict = {
         (True, True): "beats",
         (True, False): "does not beat",
@@ -188,6 +188,11 @@ def _tested(
         f"{budget.look.horizon})."
     )
     return Check("test", passed, sentence), outcome
+
+
+def passes(p: float, gain: float, level: float, *, superiority: bool = True) -> bool:
+    """Whether a test promotes, as far as it is up to the test: a tie never does where a challenger has to be better."""
+    return p <= level and (gain > 0 or not superiority)
 
 
 def _by_counts(contest: Contest, counts: Counts, metric: str, margin: float | None) -> _Outcome:

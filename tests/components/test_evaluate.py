@@ -129,6 +129,17 @@ def looks(key: str) -> str:
     return str(run.data.tags["thawline.look"])
 
 
+def test_figures_from_other_test_rows_decide_nothing(toy_home: PlainRun, tmp_path: Path) -> None:
+    """What the registry and MLflow say of the champion's accuracy is never compared with: the two answer anew."""
+    run = tracking.client().get_model_version("toy", "1").run_id
+    tracking.client().log_metric(run, "accuracy", 0.0)
+    tracking.client().set_model_version_tag("toy", "1", "thawline.accuracy", "0.0")
+    accepted, champion = again(toy_home, tmp_path / "again", "again", touched(toy_home, tmp_path / "touched"))
+    assert (accepted, champion) == (False, "1")
+    evidence = evidence_of("again", tmp_path)
+    assert evidence["champion"] == evidence["challenger"] > 0.5
+
+
 def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) -> None:
     """A run that fails after it looked, and one that was deleted, have had their looks too."""
     other = touched(toy_home, tmp_path / "touched")
