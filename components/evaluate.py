@@ -236,7 +236,8 @@ def _log(
         copy = Path(folder) / "report.html"
         copy.write_text(report.read_text())
         run.artifact(copy, pipeline=True)
-    run.text(json.dumps(decision.evidence, indent=1), "evidence.json")
+    told = {"accepted": decision.accepted, "sentence": decision.sentence, **decision.evidence}
+    run.text(json.dumps(told, indent=1), "evidence.json")
     short = {name: value for name, value in decision.evidence.items() if not isinstance(value, list | dict)}
     run.tags({"thawline.evidence": json.dumps(short)[: tracking.TAG_LENGTH]}, pipeline=True)
     run.text(figures.to_svg(figures.learning_curves(page.history)), "figures/learning_curves.svg")

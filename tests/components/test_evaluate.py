@@ -138,6 +138,7 @@ def test_figures_from_other_test_rows_decide_nothing(toy_home: PlainRun, tmp_pat
     assert (accepted, champion) == (False, "1")
     evidence = evidence_of("again", tmp_path)
     assert evidence["champion"] == evidence["challenger"] > 0.5
+    assert (evidence["accepted"], "a tie keeps it" in evidence["sentence"]) == (False, True)
 
 
 def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) -> None:
