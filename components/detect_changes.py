@@ -124,16 +124,16 @@ def _decide(
 
 
 def _same_inputs(model: str, parts: inputs.Parts, champion: str) -> "Iterator[Ended]":
-    """Earlier runs with these inputs, newest first; of a warm start also the one that made the champion."""
+    """Earlier runs with these inputs, newest first; of a warm start then the one that made the champion."""
     from components.core import tracking
 
-    known = [parts]
+    extra = f"tags.`{inputs.INPUT_DIGEST}` = '{inputs.input_digest(parts)}' and tags.`{inputs.CHANGE}` != 'skip'"
+    yield from tracking.successful(model, extra)
     if inputs.START in parts and champion:
         extra = f"tags.`{inputs.VERSION}` = '{champion}' and tags.`{inputs.CHANGE}` = 'train'"
-        known += [_counted_from(run, parts, champion) for run in tracking.successful(model, extra)]
-    for digest in dict.fromkeys(map(inputs.input_digest, known)):
-        extra = f"tags.`{inputs.INPUT_DIGEST}` = '{digest}' and tags.`{inputs.CHANGE}` != 'skip'"
-        yield from tracking.successful(model, extra)
+        for run in tracking.successful(model, extra):
+            if run.tags.get(inputs.INPUT_DIGEST) == inputs.input_digest(_counted_from(run, parts, champion)):
+                yield run
 
 
 def _counted_from(run: "Ended", parts: inputs.Parts, champion: str) -> inputs.Parts:

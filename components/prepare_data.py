@@ -166,7 +166,7 @@ def _with_assignments(lineage: Lineage, settings: Settings) -> Lineage:
     moved = sum(id_ in known and known[id_].split != member.split for id_, member in given.members.items())
     if moved:
         raise InputError(
-            f"{moved} examples have other splits in {settings.assignments} than {settings.model!r} has in MLflow.",
+            f"{settings.assignments} gives {moved} of its examples another split than {settings.model!r} has already.",
             "Leave --assignments out, or begin a new lineage with another --model.",
         )
     return lineage
@@ -183,7 +183,7 @@ def _read_assignments(place: str) -> Lineage:
                 download(place, path)
             return read_lineage(path)
     except (OSError, ValueError, KeyError) as error:  # pyarrow's own are among them
-        reason = str(error).partition("\n")[0]
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
         raise InputError(
             f"The assignments {place} can't be read: {reason}.",
             "Give the assignments.parquet that prepare_data of an earlier run left in MLflow.",

@@ -363,8 +363,16 @@ def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Pa
     assert decided().change == "skip"  # the champion that it started from
     registry.move_alias("toy", "champion", "2")
     assert decided().change == "skip"  # its own version
+    registry.move_alias("toy", "champion", "1")
+    shutil.copytree(toy_source, tmp_path / "points")
+    write(tmp_path / "points/class0/new.txt", "2.0,0.1")
+    assert completed(tmp_path / "points", warm_start=True, trials=3, search_workers=1).change == "train"
+    registry.move_alias("toy", "champion", "2")
+    assert look(str(tmp_path / "points"), warm, runs.new_run_key()).reason.endswith(": champion.")
+    registry.move_alias("toy", "champion", "1")
+    assert look(str(tmp_path / "points"), warm, runs.new_run_key()).version == "3"
     tracking.client().delete_registered_model_alias("toy", "champion")
-    assert decided().reason.endswith(": champion.")
+    assert "; champion." in decided().reason
     assert decided(warm.model_copy(update={"min_new": 100})).change == "train"
     assert decided(toy_home.settings).change == "judge"
 
