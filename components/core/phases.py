@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.core import plan
+from components.core import distributed, plan
 from components.core.activations import Progress, Wanted, row_key
 from components.core.examples import Examples
 from components.core.network import Network, Pytree, set_thawed
@@ -24,6 +24,7 @@ from components.core.training import (
     mixed_precision,
     outputs_of,
     place,
+    rows_of,
     to_device,
     warmup_cosine,
 )
@@ -106,7 +107,9 @@ def rows_at(
 
     names = [_view(data, view) for view in range(views)] or [""]
     wanted = Wanted([row_key(example, name) for name in names for example in ids], encode)
-    policy = Policy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
+    follows = settings.activations != "recompute" and not distributed.leads()
+    mode = "stored" if follows else settings.activations  # what the leader left; its decision holds for all
+    policy = Policy(mode, settings.activation_precision, settings.cache_budget * GIGABYTE)
     return plan.rows_at(network, lines, wanted, policy, say, progress)
 
 
@@ -161,11 +164,13 @@ def train_phase(
     steps = -(-len(data.rows["train"]) // settings.batch_size) * epochs
     optimizer = make_optimizer(network, line, settings.optimizer, rate, decay, hyperparameters.weight_decay)
     weights = data.class_weights.to(next(network.parameters()).device) if data.class_weights is not None else None
-    validation = rows_at(network, data, {line: epochs}, "validation", say, progress)[line]
+    with distributed.leader_first():
+        validation = rows_at(network, data, {line: epochs}, "validation", say, progress)[line]
+        batches = _batches(network, data, line, epochs, say, progress)
     return fit(
         network,
         line,
-        _batches(network, data, line, epochs, say, progress),
+        batches,
         (validation, data.targets["validation"]),
         lambda outputs, targets: task.loss(outputs, targets, hyperparameters.label_smoothing, weights),
         task.validate,
@@ -187,7 +192,8 @@ def _batches(network: Network, data: Data, line: int, epochs: int, say: Say, pro
     def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
         views = torch.randint(max(1, settings.views), (count,), generator=_generator(settings, epoch, "views"))
         for number, picks in enumerate(_order(data, epoch)):
-            batch = rows[views[picks] * count + picks]
+            needed = picks[_needed(data, len(picks))]
+            batch = rows[views[needed] * count + needed]
             yield _mixed(data, batch, targets[picks], epoch, number)
 
     return batches
@@ -200,7 +206,7 @@ def _fresh_batches(network: Network, data: Data, line: int) -> Batches:
 
     def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
         for number, picks in enumerate(_order(data, epoch)):
-            some = picks.tolist()
+            some = picks[_needed(data, len(picks))].tolist()
             contents = data.examples.contents([rows[i] for i in some])
             seeds = [_seed(ids[i], f"{settings.seed}/epoch {epoch}") for i in some]
             inputs = data.task.augment(contents, network.preprocessing, settings, seeds)
@@ -224,6 +230,16 @@ def _generator(settings: Settings, epoch: int, purpose: str = "") -> torch.Gener
     return torch.Generator().manual_seed(_seed(str(seed), purpose) if purpose else seed)
 
 
+def _needed(data: Data, rows: int) -> slice:
+    """Rows of a batch that this process has to have: its share, or all, where they are mixed with each other."""
+    mixes = data.settings.mixup or data.settings.cutmix
+    return slice(0, rows) if mixes else distributed.share(rows)
+
+
 def _mixed(data: Data, inputs: Pytree, targets: Tensor, epoch: int, number: int) -> tuple[Pytree, Tensor]:
+    """This process's share of a batch whose rows `_needed` names, mixed, and the targets of all rows."""
     seed = (data.settings.seed * 100_003 + epoch) * 100_003 + number
-    return data.task.mix(inputs, targets, data.settings, len(data.examples.classes), seed)
+    inputs, mixed = data.task.mix(inputs, targets, data.settings, len(data.examples.classes), seed)
+    if _needed(data, len(targets)) == distributed.share(len(targets)):
+        return inputs, mixed
+    return rows_of(inputs, distributed.share(len(targets))), mixed

@@ -25,7 +25,17 @@ GATE = frozenset(
 )
 # Options that change where and how fast a run computes, never its result: they stay out of the digest.
 OPERATIONAL = frozenset(
-    {"search_workers", "activations", "cache_budget", "max_rejected", "promote", "force", "verify", "min_new"}
+    {
+        "search_workers",
+        "processes",
+        "activations",
+        "cache_budget",
+        "max_rejected",
+        "promote",
+        "force",
+        "verify",
+        "min_new",
+    }
 )
 
 
@@ -114,6 +124,9 @@ class Settings(BaseModel):
 
     trials: int = Field(20, ge=0, description="Trials of the search in total; 0: take the defaults.")
     search_workers: int = Field(0, ge=0, description="Processes of the search; 0: one per core.")
+    processes: int = Field(
+        1, ge=0, description="Processes that divide each batch of the two training steps; 0: one per GPU."
+    )
     activations: Literal["auto", "keep", "recompute"] = Field(
         "auto", description="Keep what lies below the thaw line, compute it again each epoch, or what is cheaper."
     )
