@@ -35,6 +35,7 @@ def fine_tune(
         checkpoint: Folder to write.
     """
     chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
+    distributed.meet()  # the first process may still be writing the head
     if distributed.helps():
         return _help(Settings.from_json(settings), dataset, chosen, head)
     with tracking.step("fine_tune", run_key, settings) as run:

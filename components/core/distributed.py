@@ -5,15 +5,19 @@ loss of the whole batch, whatever it is normalised by; its gradient through the 
 processes, is the single process's. With one process nothing here does anything.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
@@ -22,6 +26,7 @@ from torch.utils._pytree import tree_map_only
 from components.core.network import Network, Pytree
 
 STUCK = timedelta(minutes=10)  # without a step of the others: one of them has stopped
+_meetings = itertools.count()  # of this process with the others: of both training steps, say
 LONGEST_PASS = timedelta(days=2)  # that the others wait for, below the thaw line
 
 
@@ -61,15 +66,33 @@ def joined(device: torch.device, address: str = "env://", stuck: timedelta = STU
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    store, number, total = _meeting_point(address)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=address,
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
+        store=PrefixStore(f"{next(_meetings)}", store),  # torchrun's store outlives a group, with its addresses
+        rank=number,
+        world_size=total,
         timeout=stuck,
     )
     yield
     dist.destroy_process_group()  # not after a failure: peers would fail of it before it was told
+
+
+@cache
+def _meeting_point(address: str) -> tuple[Store, int, int]:
+    number, total = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    found: tuple[Store, int, int] = next(rendezvous(address, number, total))
+    return found
+
+
+def meet() -> None:
+    """Wait until all processes that torchrun started have come here."""
+    if launched():
+        store, _, total = _meeting_point("env://")
+        place = f"meeting {next(_meetings)}"
+        if store.add(place, 1) == total:
+            store.set(f"{place}: all", "")
+        store.wait([f"{place}: all"], STUCK)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
 TRAINED = "trained.safetensors"
-STUCK = 600.0  # seconds without a step of the others after which a process gives up
 CASCADE = 2.0  # seconds in which a process that failed, or whose peer did, ends
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
@@ -68,16 +67,14 @@ def train(
         return phase(network, data, hyperparameters)
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder), network, settings, hyperparameters, data.examples.classes, {})
-        job = (STUCK, folder, str(data.examples.folder), settings.to_json(), hyperparameters.model_dump_json(), thaw)
+        given = (settings.to_json(), hyperparameters.model_dump_json(), thaw, torch.get_rng_state().numpy().tobytes())
         history: History = []
-        receive: dict[str, Callable[..., object]] = {
-            "epoch": report,
-            "note": say,
-            "progress": progress,
-            "history": history.extend,
-        }
-        for kind, *content in _run(count, (*job, torch.get_rng_state().numpy().tobytes())):
-            receive[kind](*content)
+        receive: dict[str, Callable[..., object]] = {"epoch": report, "note": say, "progress": progress}
+        receive["history"] = history.extend
+        job = (distributed.STUCK, folder, str(data.examples.folder), *given)
+        with contextlib.closing(_run(count, job)) as messages:  # whatever `report` raises, the processes end
+            for kind, *content in messages:
+                receive[kind](*content)
         network.load_state_dict(load_file(Path(folder) / TRAINED))
     return history
 
@@ -100,7 +97,7 @@ def processes(settings: Settings) -> int:
     return count
 
 
-def _run(count: int, job: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+def _run(count: int, job: tuple[Any, ...]) -> Generator[tuple[Any, ...]]:
     """Messages of the processes until all have ended; whatever happens here, none of them is left."""
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
@@ -154,7 +151,7 @@ def _work(
     count: int,
     address: str,
     sender: Connection,
-    stuck: float,
+    stuck: timedelta,
     folder: str,
     dataset: str,
     settings_json: str,
@@ -179,7 +176,7 @@ def _work(
         place(network, settings.device)
         seed_everything(settings)
         torch.set_rng_state(torch.frombuffer(bytearray(random_state), dtype=torch.uint8))  # draws as one process would
-        with distributed.joined(pick_device(settings.device), address, timedelta(seconds=stuck)):
+        with distributed.joined(pick_device(settings.device), address, stuck):
             history = train_phase(
                 network,
                 open_data(Path(dataset), settings),
@@ -195,6 +192,8 @@ def _work(
             tell("history", history)
     except Exception as error:
         sender.send(("failure", time.monotonic(), *_told(error)))
+        if isinstance(error, ExpectedError):
+            raise SystemExit(1) from None  # all is said
         raise
 
 
@@ -210,3 +209,6 @@ def _end_with_parent() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # while this process started
+        raise SystemExit(1)
