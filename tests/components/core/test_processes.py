@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from components.prepare_data import prepare
 from components.train_head import train_head
 from tests.conftest import TOY
 from tests.pictures import write_pictures
+from tests.pipelines.command import wait_for
 from tests.toy import write_points
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -122,8 +125,8 @@ def test_a_picture_network_is_the_single_processes(backbone: str, home: Path, pi
 def test_a_batch_smaller_than_the_processes(home: Path, points: Path) -> None:
     """A last batch of two rows is computed whole by each of three processes."""
     rows = len(open_data(points, Settings(**TOY)).rows["train"])
-    settings = Settings(**TOY | {"batch_size": (rows - 2) // 4, "head_epochs": 2})
-    assert rows % settings.batch_size == 2
+    size = next(size for size in range(9, rows) if rows % size == 2)
+    settings = Settings(**TOY | {"batch_size": size, "head_epochs": 2})
     one = trained(points, settings, 0)
     three = trained(points, settings.model_copy(update={"processes": 3}), 0)
     assert difference(points, settings, three, one) < 1e-4
@@ -254,11 +257,20 @@ if __name__ == "__main__":
 """
 
 
-def script(folder: Path, points: Path, settings: Settings, key: str, *launcher: str) -> "subprocess.Popen[bytes]":
+@contextmanager
+def script(
+    folder: Path, points: Path, settings: Settings, key: str, *launcher: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Both training steps in a process of their own, which torchrun may start."""
     path = folder / "script.py"
     path.write_text(SCRIPT)
     arguments = [str(path), str(points), settings.to_json(), str(folder / key), key]
-    return subprocess.Popen([sys.executable, *launcher, *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    step = subprocess.Popen([sys.executable, *launcher, *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        yield step
+    finally:
+        step.terminate()
+        step.wait(60)
 
 
 @pytest.mark.slow
@@ -267,7 +279,8 @@ def test_processes_of_torchrun_are_adopted(tracked_home: Path, points: Path, tmp
     settings = Settings(**TOY | {"head_epochs": 4})
     steps(points, settings, tmp_path / "one", "one")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    assert script(tmp_path, points, settings, "outer", *launcher).wait(400) == 0
+    with script(tmp_path, points, settings, "outer", *launcher) as run:
+        assert run.wait(400) == 0
     assert_one_run_each(tmp_path, "outer")
 
 
@@ -276,19 +289,14 @@ def test_processes_of_torchrun_are_adopted(tracked_home: Path, points: Path, tmp
 def test_no_process_outlives_the_step(number: signal.Signals, tracked_home: Path, points: Path, tmp_path: Path) -> None:
     """Where the step is stopped or killed, so are its processes."""
     settings = Settings(**TOY | {"head_epochs": 1_000_000, "patience": 1_000_000}, processes=2)
-    step = script(tmp_path, points, settings, "stopped")
     events = tracked_home / "runs" / "stopped" / "events.jsonl"
-    deadline = time.monotonic() + 300
-    while not (events.exists() and "validation loss" in events.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    workers = children(step.pid)
-    assert len(workers) >= 2
-    step.send_signal(number)
-    assert step.wait(20) != 0
-    deadline = time.monotonic() + 10
-    while any(lives(worker) for worker in workers) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(lives(worker) for worker in workers)
+    with script(tmp_path, points, settings, "stopped") as step:
+        wait_for(lambda: events.exists() and "validation loss" in events.read_text())
+        workers = children(step.pid)
+        assert len(workers) >= 2
+        step.send_signal(number)
+        assert step.wait(20) != 0
+        wait_for(lambda: not any(lives(worker) for worker in workers), 10)
     if number == signal.SIGTERM:
         assert [run.info.status for run in tracking.find_runs("toy", "stopped", "step")] == ["FAILED"]
 
