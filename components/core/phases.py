@@ -3,14 +3,14 @@
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from components.core import plan
+from components.core import distributed, plan
 from components.core.activations import Progress, Wanted, row_key
 from components.core.examples import START, Examples
 from components.core.network import Network, Pytree, set_thawed
@@ -25,6 +25,7 @@ from components.core.training import (
     mixed_precision,
     outputs_of,
     place,
+    rows_of,
     to_device,
     warmup_cosine,
 )
@@ -117,7 +118,10 @@ def rows_at(
 
     names = [_view(data, view) for view in range(views)] or [""]
     wanted = Wanted([row_key(example, name) for name in names for example in ids], encode)
-    return plan.rows_at(network, lines, wanted, policy_of(settings), say, progress, data.reuse)
+    policy = policy_of(settings)
+    if settings.activations != "recompute" and not distributed.leads():
+        policy = replace(policy, mode="stored")  # what the leader left; its decision holds for all
+    return plan.rows_at(network, lines, wanted, policy, say, progress, data.reuse)
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -179,11 +183,13 @@ def train_phase(
     lines = {line: float(epochs)}
     if not thaw and hyperparameters.thaw:  # the thawed phase follows: one pass serves both
         lines[line - hyperparameters.thaw] = float(hyperparameters.thaw_epochs)
-    validation = rows_at(network, data, lines, "validation", say, progress)[line]
+    with distributed.leader_first():
+        validation = rows_at(network, data, lines, "validation", say, progress)[line]
+        batches = _batches(network, data, line, lines, say, progress)
     return fit(
         network,
         line,
-        _batches(network, data, line, lines, say, progress),
+        batches,
         (validation, data.targets["validation"]),
         lambda outputs, targets: task.loss(outputs, targets, hyperparameters.label_smoothing, weights),
         task.validate,
@@ -207,7 +213,8 @@ def _batches(
     def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
         views = torch.randint(max(1, settings.views), (count,), generator=_generator(settings, epoch, "views"))
         for number, picks in enumerate(_order(data, epoch)):
-            batch = rows[views[picks] * count + picks]
+            needed = picks[_needed(data, len(picks))]
+            batch = rows[views[needed] * count + needed]
             yield _mixed(data, batch, targets[picks], epoch, number)
 
     return batches
@@ -220,7 +227,7 @@ def _fresh_batches(network: Network, data: Data, line: int) -> Batches:
 
     def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
         for number, picks in enumerate(_order(data, epoch)):
-            some = picks.tolist()
+            some = picks[_needed(data, len(picks))].tolist()
             contents = data.examples.contents([rows[i] for i in some])
             seeds = [_seed(ids[i], f"{settings.seed}/epoch {epoch}") for i in some]
             inputs = data.task.augment(contents, network.preprocessing, settings, seeds)
@@ -244,6 +251,16 @@ def _generator(settings: Settings, epoch: int, purpose: str = "") -> torch.Gener
     return torch.Generator().manual_seed(_seed(str(seed), purpose) if purpose else seed)
 
 
+def _needed(data: Data, rows: int) -> slice:
+    """Rows of a batch that this process has to have: its share, or all, where they are mixed with each other."""
+    mixes = data.settings.mixup or data.settings.cutmix
+    return slice(0, rows) if mixes else distributed.share(rows)
+
+
 def _mixed(data: Data, inputs: Pytree, targets: Tensor, epoch: int, number: int) -> tuple[Pytree, Tensor]:
+    """This process's share of a batch whose rows `_needed` names, mixed, and the targets of all rows."""
     seed = (data.settings.seed * 100_003 + epoch) * 100_003 + number
-    return data.task.mix(inputs, targets, data.settings, len(data.examples.classes), seed)
+    inputs, mixed = data.task.mix(inputs, targets, data.settings, len(data.examples.classes), seed)
+    if _needed(data, len(targets)) == distributed.share(len(targets)):
+        return inputs, mixed
+    return rows_of(inputs, distributed.share(len(targets))), mixed

@@ -28,7 +28,7 @@ GIGABYTE = 1e9
 class Policy:
     """What the user decided about activations."""
 
-    mode: str  # auto, keep or recompute
+    mode: str  # auto, keep, recompute, or stored: what is kept already, and nothing more
     precision: str  # float32 or float16
     budget: float  # bytes that the store may take
 
@@ -120,7 +120,8 @@ def rows_at(
     if policy.mode == "recompute" or not kept:
         return recomputed
     begin, spaces = time.perf_counter(), activations.spaces(network, policy.precision)
-    missing = activations.passes(spaces, kept, wanted.keys, policy.precision)
+    only_stored = policy.mode == "stored"
+    missing = [] if only_stored else activations.passes(spaces, kept, wanted.keys, policy.precision)
     if missing and sync.fetch(network, spaces, missing, wanted.keys, policy.precision, policy.budget, say):
         missing = activations.passes(spaces, kept, wanted.keys, policy.precision)
     for work in missing:

@@ -27,6 +27,7 @@ GATE = frozenset(
 OPERATIONAL = frozenset(
     {
         "search_workers",
+        "processes",
         "activations",
         "cache_budget",
         "max_rejected",
@@ -128,6 +129,9 @@ class Settings(BaseModel):
 
     trials: int = Field(20, ge=0, description="Trials of the search in total; 0: take the defaults.")
     search_workers: int = Field(0, ge=0, description="Processes of the search; 0: one per core.")
+    processes: int = Field(
+        1, ge=0, description="Processes that divide each batch of the two training steps; 0: one per GPU."
+    )
     activations: Literal["auto", "keep", "recompute"] = Field(
         "auto", description="Keep what lies below the thaw line, compute it again each epoch, or what is cheaper."
     )
