@@ -55,7 +55,8 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
             lines = _lines(run.settings, len(network.stages))
             for split, views in (("train", run.settings.views), ("validation", 0)):
                 rows_at(network, data, lines, split, run.note, run.progress, views)
-        _run_workers(run, name, dataset, len(network.stages), deadline)
+        saved = _run_workers(run, name, dataset, len(network.stages), deadline)
+        run.saved(data.reuse.seconds + saved)
     return name
 
 
@@ -125,7 +126,7 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
 
     from components.core.phases import build_network, train_phase
 
-    settings, begin = data.settings, time.time()
+    settings, begin, saved = data.settings, time.time(), data.reuse.seconds
     hyperparameters = suggest(trial, settings, stages)
     network = build_network(data, hyperparameters)
     history: list[dict[str, Any]] = []
@@ -153,6 +154,7 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
             trial.set_user_attr("history", history)
             trial.set_user_attr("hyperparameters", hyperparameters.model_dump())
             trial.set_user_attr("seconds", time.time() - begin)
+            trial.set_user_attr("saved_seconds", data.reuse.seconds - saved)
     return best
 
 
@@ -217,7 +219,8 @@ def _seconds_of_best(trials: "list[optuna.trial.FrozenTrial]") -> float:
     return float(min(complete, key=lambda trial: trial.value or 0.0).user_attrs["seconds"]) if complete else 0.0
 
 
-def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Deadline) -> None:  # noqa: ANN401 - StepRun, imported late
+def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Deadline) -> float:  # noqa: ANN401 - StepRun, imported late
+    """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
     from filelock import FileLock
 
     settings: Settings = run.settings
@@ -254,6 +257,8 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Dead
         run.figure("no trial came to its end: the defaults are taken")
     else:
         raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")
+    ours = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in before]
+    return float(sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in ours))
 
 
 def _recover(study: "optuna.Study", settings: Settings) -> None:

@@ -67,7 +67,8 @@ class ReportData:
     suspect_thumbnails: Sequence[bytes] = ()  # of the suspects, one by one; may be missing
     cut: str = ""  # what a deadline stopped early
     cost: str = ""  # of all steps so far
-    costs: Sequence[Mapping[str, Any]] = ()  # step, seconds, notes and, where there is a price, amount
+    # step, seconds, saved (None where nothing is kept), notes and, where there is a price, amount
+    costs: Sequence[Mapping[str, Any]] = ()
     timeline: Sequence[Mapping[str, Any]] = ()  # version, since, until, metric, value and rows of each champion
     settings: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
