@@ -50,7 +50,8 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
             lines = _lines(run.settings, len(network.stages))
             for split, views in (("train", run.settings.views), ("validation", 0)):
                 rows_at(network, data, lines, split, run.note, run.progress, views)
-        _run_workers(run, name, dataset, len(network.stages))
+        saved = _run_workers(run, name, dataset, len(network.stages))
+        run.saved(data.reuse.seconds + saved)
     return name
 
 
@@ -112,7 +113,7 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int) -> float:
 
     from components.core.phases import build_network, train_phase
 
-    settings, begin = data.settings, time.time()
+    settings, begin, saved = data.settings, time.time(), data.reuse.seconds
     hyperparameters = suggest(trial, settings, stages)
     network = build_network(data, hyperparameters)
     history: list[dict[str, Any]] = []
@@ -136,6 +137,7 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int) -> float:
             trial.set_user_attr("history", history)
             trial.set_user_attr("hyperparameters", hyperparameters.model_dump())
             trial.set_user_attr("seconds", time.time() - begin)
+            trial.set_user_attr("saved_seconds", data.reuse.seconds - saved)
     return best
 
 
@@ -173,7 +175,8 @@ def work(name: str, dataset: str, settings_json: str, stages: int, threads: int)
             study.tell(trial, value if finite else None, None if finite else optuna.trial.TrialState.PRUNED)
 
 
-def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # noqa: ANN401 - StepRun, imported late
+def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> float:  # noqa: ANN401 - StepRun, imported late
+    """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
     from filelock import FileLock
 
     settings: Settings = run.settings
@@ -201,6 +204,8 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # no
     if "COMPLETE" not in states:
         raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")
     run.figure(f"validation loss {study.best_value:.3f} in {sum(s in DONE for s in states)} trials")
+    ours = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in before]
+    return float(sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in ours))
 
 
 def _recover(study: "optuna.Study", settings: Settings) -> None:
