@@ -141,7 +141,7 @@ def test_damaged_segments_cost_their_rows_only(damage: str, tmp_path: Path) -> N
 
 
 def test_no_flipped_bit_of_a_description_goes_unnoticed(tmp_path: Path) -> None:
-    """Whatever bit of segment.json flips (each fifth is tried), rows are missing or right: it never fails a run, nor changes a row."""
+    """Whatever bit of segment.json flips, rows are missing or right; each fifth bit is tried."""
     write(tmp_path, batch=COUNT)
     [facts] = tmp_path.glob("*/segment.json")
     sound = facts.read_bytes()
