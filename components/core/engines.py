@@ -59,7 +59,9 @@ def eager(network: Network, lines: Sequence[int], start: int = 0) -> Engine:
         for line in lines:
             with mixed_precision(device):
                 value, at = network.below(value, line, at), line
-            found.append(tree_map_only(Tensor, _plain, value))
+            kept = tree_map_only(Tensor, _plain, value)
+            # a copy, since the next stage may begin in place
+            found.append(kept if line == lines[-1] else tree_map_only(Tensor, Tensor.clone, kept))
         return found
 
     return Engine("eager", run)

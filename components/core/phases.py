@@ -179,7 +179,7 @@ def train_phase(
     if thaw:
         rate, decay = hyperparameters.thaw_learning_rate, hyperparameters.layer_decay
         epochs = hyperparameters.thaw_epochs
-    steps = -(-len(data.rows["train"]) // settings.batch_size) * epochs
+    steps = _batches_of(len(data.rows["train"]), settings.batch_size) * epochs
     optimizer = make_optimizer(network, line, settings.optimizer, rate, decay, hyperparameters.weight_decay)
     weights = data.class_weights.to(next(network.parameters()).device) if data.class_weights is not None else None
     lines = {line: float(epochs)}
@@ -240,6 +240,12 @@ def _fresh_batches(network: Network, data: Data, line: int) -> Batches:
             yield frozen, mixed  # outside: a generator that waits inside no_grad takes the caller's gradients
 
     return batches
+
+
+def _batches_of(rows: int, size: int) -> int:
+    """How many batches `_order` gives in an epoch."""
+    full, rest = divmod(rows, size)
+    return full + (rest > 1 or not full)
 
 
 def _order(data: Data, epoch: int) -> Iterator[Tensor]:
