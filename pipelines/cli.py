@@ -22,7 +22,7 @@ from rich.markup import escape
 from components.core import runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
-from pipelines import cache, labels, models
+from pipelines import cache, labels, models, schedules, submit
 from pipelines.options import HomeOption, JsonOption, check_model, merge, model_name, use_home, with_settings
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ app = typer.Typer(
 app.add_typer(cache.app, name="cache")
 app.add_typer(labels.app, name="labels")
 app.add_typer(models.app)
+app.add_typer(submit.app)
+app.add_typer(schedules.app, name="schedule")
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 NOTHING = {  # the result of a run that did not start; the keys are those of components/finish.py
     "status": "failed",

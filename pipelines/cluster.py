@@ -145,7 +145,8 @@ def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
     for name, field in Cluster.model_fields.items():
         repeated = field.annotation not in (str, int) and "Literal" not in str(field.annotation)
         kind: Any = list[str] if repeated else int if field.annotation is int else str
-        text = field.description + (" Repeatable." if repeated else "")  # type: ignore[operator]  # all have one
+        default = _shown(field.default)
+        text = f"{field.description}{' Repeatable.' if repeated else ''}{default and f' (default: {default})'}"
         option = typer.Option(help=text, rich_help_panel="Pods", show_default=False)
         annotation = Annotated[kind | None, option]
         options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
@@ -153,6 +154,13 @@ def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = signature.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]  # set on purpose
     command.__annotations__ |= {option.name: option.annotation for option in options}
     return command
+
+
+def _shown(default: Any) -> str:  # noqa: ANN401 - a field's
+    """A default as the help shows it; empty where there is none to speak of."""
+    if isinstance(default, dict) and default:
+        return f"{default[REST]}; light steps {default[LIGHT[0]]}" if LIGHT[0] in default else str(default[REST])
+    return str(default) if isinstance(default, str | int) and default != "" else ""
 
 
 def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any]) -> Cluster:
