@@ -5,7 +5,7 @@ Kubeflow takes six fields, seconds first, and reads all of them in one time zone
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -82,6 +82,14 @@ def moved(expression: str, home: ZoneInfo, there: ZoneInfo, now: datetime) -> st
 def due(expression: str, home: ZoneInfo, after: datetime) -> datetime:
     """When six fields are due next in a time zone, in UTC."""
     return next(CronSim(expression, after.astimezone(home))).astimezone(UTC)
+
+
+def begin(expression: str, home: ZoneInfo, now: datetime) -> datetime:
+    """When a schedule begins that is due next after `now`.
+
+    Moved an hour later in autumn, it would otherwise be due again an hour after it was.
+    """
+    return due(expression, home, now) - timedelta(minutes=1)
 
 
 def _offset(place: ZoneInfo, at: datetime) -> int:

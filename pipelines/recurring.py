@@ -10,7 +10,7 @@ they have ended.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipelines import cron
@@ -18,6 +18,7 @@ from pipelines.kubeflow import ENDED, call, delete_recurring_run, equals, every
 
 MARK = "thawline-schedule "  # before the facts in a recurring run's description
 EARLIER = 5  # former recurring runs of a schedule that are remembered for their last run
+CLOCKS = timedelta(hours=3)  # more than clocks are ever put back or forward
 RECENT = 20  # runs of a recurring run that are looked at; at most one at a time is in progress
 Say = Callable[[str], None]
 
@@ -51,6 +52,7 @@ class Schedule:
     facts: Facts
     enabled: bool
     cluster_cron: str
+    begin: datetime  # it is not due before
     experiment_id: str
     pipeline_id: str
     version_id: str
@@ -60,7 +62,7 @@ class Schedule:
     def next_due(self, now: datetime) -> datetime | None:
         """When Kubeflow starts it next, in UTC; None while it is disabled."""
         there = cron.zone(self.facts.cluster_time_zone)
-        return cron.due(self.cluster_cron, there, now) if self.enabled else None
+        return cron.due(self.cluster_cron, there, max(now, self.begin)) if self.enabled else None
 
 
 def read(recurring: Any) -> Schedule | None:  # noqa: ANN401 - kfp_server_api's
@@ -75,6 +77,7 @@ def read(recurring: Any) -> Schedule | None:  # noqa: ANN401 - kfp_server_api's
         facts=Facts(**{**facts, "earlier": tuple(facts["earlier"])}),
         enabled=recurring.mode == "ENABLE",
         cluster_cron=str(recurring.trigger.cron_schedule.cron),
+        begin=recurring.trigger.cron_schedule.start_time,
         experiment_id=str(recurring.experiment_id),
         pipeline_id=str(reference.pipeline_id),
         version_id=str(reference.pipeline_version_id),
@@ -102,6 +105,7 @@ def create(client: Any, schedule: Schedule, *, enabled: bool) -> None:  # noqa: 
         job_name=f"{facts.name} r{facts.revision}",
         description=f"{facts.sentence()}\n{MARK}{json.dumps(asdict(facts), sort_keys=True)}",
         cron_expression=schedule.cluster_cron,
+        start_time=schedule.begin.strftime("%Y-%m-%dT%H:%M:%SZ"),
         max_concurrency=1,
         no_catchup=not facts.catch_up,
         params=dict(schedule.parameters),
@@ -123,24 +127,32 @@ def settle(client: Any, namespace: str, say: Say) -> dict[str, Schedule]:  # noq
     for group in held(client, namespace).values():
         _finish(client, namespace, group, say)
     for name, (newest, *_) in held(client, namespace).items():
-        wanted = _moved(newest) if newest.enabled else newest.cluster_cron
-        if wanted != newest.cluster_cron:
-            say(f"{name}: {wanted} in {newest.facts.cluster_time_zone} from now on, for the clocks change.")
-            create(client, _following(newest, replace(newest, cluster_cron=wanted)), enabled=False)
+        later = timed(newest, datetime.now(UTC))
+        if newest.enabled and later.cluster_cron != newest.cluster_cron and _same_time(newest, later):
+            say(f"{name}: {later.cluster_cron} in {newest.facts.cluster_time_zone} from now on, for the clocks change.")
+            create(client, _following(newest, later), enabled=False)
             _finish(client, namespace, held(client, namespace)[name], say)
     return {name: newest for name, (newest, *_) in held(client, namespace).items()}
+
+
+def timed(schedule: Schedule, now: datetime) -> Schedule:
+    """The schedule with the times that Kubeflow has to keep for what is due next after `now`."""
+    facts = schedule.facts
+    wanted, home = cron.six_fields(facts.cron), cron.zone(facts.time_zone)
+    moved = cron.moved(wanted, home, cron.zone(facts.cluster_time_zone), now)
+    return replace(schedule, cluster_cron=moved, begin=cron.begin(wanted, home, now))
+
+
+def _same_time(held_now: Schedule, later: Schedule) -> bool:
+    """Whether Kubeflow's next time is the one that is to be moved, and not one that is late already."""
+    due = held_now.next_due(datetime.now(UTC))
+    return due is not None and due > later.begin - CLOCKS
 
 
 def _following(old: Schedule, new: Schedule) -> Schedule:
     """`new` as the revision after `old`."""
     earlier = (old.id, *old.facts.earlier)[:EARLIER]
     return replace(new, facts=replace(new.facts, revision=old.facts.revision + 1, earlier=earlier))
-
-
-def _moved(schedule: Schedule) -> str:
-    facts = schedule.facts
-    home, there = cron.zone(facts.time_zone), cron.zone(facts.cluster_time_zone)
-    return cron.moved(cron.six_fields(facts.cron), home, there, datetime.now(UTC))
 
 
 def _finish(client: Any, namespace: str, group: list[Schedule], say: Say) -> None:  # noqa: ANN401 - as above

@@ -206,19 +206,21 @@ def _draft(facts: Facts) -> Schedule:
         InputError: Something in it is not allowed.
     """
     planned = plan(facts.source, {**facts.settings, **facts.pods}, None, "")
-    home, there = cron.zone(facts.time_zone), cron.zone(facts.cluster_time_zone)
     kept = {"model": planned.settings.model}, {"image": planned.cluster.image}  # whatever a later change's shell has
-    return Schedule(
+    now = datetime.now(UTC)
+    draft = Schedule(
         id="",
         facts=replace(facts, settings={**facts.settings, **kept[0]}, pods={**facts.pods, **kept[1]}),
         enabled=facts.enabled,
-        cluster_cron=cron.moved(cron.six_fields(facts.cron), home, there, datetime.now(UTC)),
+        cluster_cron="",
+        begin=now,
         experiment_id="",
         pipeline_id="",
         version_id="",
         parameters=planned.parameters,
         service_account=planned.cluster.service_account,
     )
+    return recurring.timed(draft, now)
 
 
 def _published(client: Anything, namespace: str, draft: Schedule, console: Console) -> Schedule:
