@@ -23,7 +23,17 @@ from components.core import runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
 from pipelines import cache, labels, models, schedules, submit
-from pipelines.options import HomeOption, JsonOption, check_model, merge, model_name, use_home, with_settings
+from pipelines.cluster import compile_dag, merge_cluster, with_cluster
+from pipelines.options import (
+    HomeOption,
+    JsonOption,
+    check_model,
+    merge,
+    model_name,
+    read_config,
+    use_home,
+    with_settings,
+)
 
 if TYPE_CHECKING:
     import subprocess
@@ -101,18 +111,24 @@ def run(
         _fail(f"{result['reason']}{where}", 2 if any(e["kind"] == "input" for e in errors.values()) else 1)
 
 
-@app.command("compile")
+@app.command("compile", epilog="Example: thawline compile -o stamps.yaml --accelerators 1 --volume activations")
+@with_cluster
 def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),
+    config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
+    **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
 ) -> None:
-    """Write the DAG as YAML for Kubeflow Pipelines."""
+    """Write the DAG as YAML for Kubeflow Pipelines; with options of the pods, as `thawline submit` uploads it."""
     if output.suffix not in (".yaml", ".yml") or not output.absolute().parent.is_dir():
         raise InputError(f"The DAG can't be written to {output}.", "Give a .yaml file in a folder that is there.")
-    from kfp import compiler
+    if config or any(options.values()):
+        output.write_text(compile_dag(merge_cluster(options, read_config(config) if config else {})).yaml)
+    else:
+        from kfp import compiler
 
-    from pipelines.fine_tuning import fine_tuning
+        from pipelines.fine_tuning import fine_tuning
 
-    compiler.Compiler().compile(fine_tuning, str(output))
+        compiler.Compiler().compile(fine_tuning, str(output))
     Console(stderr=True).print(f"Wrote {output}", highlight=False)
 
 
