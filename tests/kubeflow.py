@@ -96,6 +96,11 @@ def script(run: Any, *looks: tuple[str, list[Any]]) -> Iterator[Any]:
         yield run
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """A line that was cut, by us or by a caller who waited long enough, is no news."""
+
+
 @contextmanager
 def serve() -> Iterator[Kubeflow]:
     """A server on 127.0.0.1, with nothing in it."""
@@ -104,7 +109,7 @@ def serve() -> Iterator[Kubeflow]:
     class Handler(_Handler):
         kubeflow = state
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     state.host = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -188,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.kubeflow.die_before, self.kubeflow.die_after = -1, -1
         self.close_connection = True
         self.connection.close()
-        raise SystemExit  # of this thread, quietly
+        raise ConnectionAbortedError
 
     def _carry_out(self, method: str, path: str, query: dict[str, str], content: bytes) -> Any:
         kind, _, rest = path.strip("/").partition("/")

@@ -1,7 +1,6 @@
 """`thawline submit` against a server that keeps what Kubeflow keeps."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from components.core.settings import Settings
 from pipelines import kubeflow as client_side
 from pipelines import submit
 from tests import kubeflow
-from tests.kubeflow import Kubeflow, script, serve, task
+from tests.kubeflow import Kubeflow, script, task
 from tests.pipelines.command import Answer, call, is_one_sentence
 
 START = datetime(2026, 3, 2, 2, tzinfo=UTC)
@@ -23,14 +22,10 @@ def at(seconds: int) -> datetime:
 
 
 @pytest.fixture
-def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
+def server(kubeflow_server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> Kubeflow:
     """A Kubeflow that the command finds by its environment; nothing is waited for."""
     monkeypatch.setattr(submit, "POLL", 0.01)
-    for name in ("KFP_EXISTING_TOKEN", "KFP_NAMESPACE", "KF_PIPELINES_UI_ENDPOINT", "THAWLINE_IMAGE"):
-        monkeypatch.delenv(name, raising=False)
-    with serve() as state:
-        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", state.host)
-        yield state
+    return kubeflow_server
 
 
 @pytest.fixture
