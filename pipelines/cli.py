@@ -24,6 +24,7 @@ from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
 from pipelines import cache, labels, models, schedules, submit
 from pipelines.cluster import compile_dag, merge_cluster, with_cluster
+from pipelines.kubeflow import HostOption, NamespaceOption
 from pipelines.options import (
     HomeOption,
     JsonOption,
@@ -177,13 +178,30 @@ def ui(*, home: HomeOption = None, port: Annotated[int, typer.Option(help="Port 
     os.execve(sys.executable, command, environment())  # noqa: S606 - becomes the server, so that Ctrl-C ends it
 
 
-@app.command()
-def doctor(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Tell what is missing on this machine, and the command that mends it."""
+@app.command(epilog="Examples: thawline doctor; thawline doctor --cluster --secret-env mlflow:password --volume home")
+@with_cluster
+def doctor(
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Try a Kubeflow out instead, by a canary run of two minutes.")
+    ] = False,
+    source: Annotated[str, typer.Option(help="With --cluster: an s3:// address that the pods have to reach.")] = "",
+    host: HostOption = "",
+    namespace: NamespaceOption = "",
+    config: Annotated[Path | None, typer.Option(help="YAML file with the pods' options.")] = None,
+    **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
+) -> None:
+    """Tell what is missing on this machine, or on a cluster, and what mends it."""
     use_home(home)
-    from pipelines.doctor import examine
+    from pipelines.doctor import examine, examine_cluster
 
-    checks = examine()
+    if cluster:
+        pods = merge_cluster(options, read_config(config) if config else {})
+        checks = examine_cluster(pods, host, namespace, source, Console(stderr=True))
+    else:
+        checks = examine()
     if as_json:
         sys.stdout.write(json.dumps([check._asdict() for check in checks]) + "\n")
     else:

@@ -4,7 +4,6 @@ The tasks are those of pipelines/fine_tuning.py; `configured` gives each of them
 """
 
 import hashlib
-import importlib.util
 import inspect
 import os
 import re
@@ -239,21 +238,24 @@ def _placing(cluster: Cluster, task: Any) -> None:  # noqa: ANN401 - as above
         kubernetes.set_image_pull_secrets(task, list(cluster.image_pull_secrets))
 
 
-def compile_dag(cluster: Cluster, module: str = "pipelines.fine_tuning", dag: str = "fine_tuning") -> Compiled:
-    """Compile a DAG of this package with `cluster` applied to each of its tasks.
+def build(dag: str, change: Callable[[str, Any], None]) -> Any:  # noqa: ANN401 - kfp is untyped
+    """A DAG of this package, that of the module of its name, with `change` applied to each of its tasks.
 
     kfp compiles an inner pipeline where it is defined, so the module's code is executed anew.
     """
-    from kfp import compiler
-
     from pipelines import steps
 
-    spec = importlib.util.find_spec(module)
-    assert spec is not None  # noqa: S101 - a module of this package
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    with warnings.catch_warnings(), steps.configured(change):
         warnings.simplefilter("ignore")  # kfp's own deprecations
-        with steps.configured(lambda step, task: configure(cluster, step, task)):
-            built = runpy.run_path(str(spec.origin))[dag]
+        return runpy.run_path(str(Path(__file__).with_name(f"{dag}.py")))[dag]
+
+
+def compile_dag(cluster: Cluster, dag: str = "fine_tuning") -> Compiled:
+    """Compile a DAG of this package for the pods that `cluster` describes."""
+    from kfp import compiler
+
+    built = build(dag, lambda step, task: configure(cluster, step, task))
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dag.yaml"
         compiler.Compiler().compile(built, str(path))
         text = path.read_text()

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -45,17 +46,24 @@ def plan(source: str, options: dict[str, Any], config: Path | None, run_key: str
     return Plan(settings, cluster, parameters(source, settings, run_key, cluster))
 
 
-def publish(client: Any, cluster: Cluster, namespace: str, console: Console) -> dict[str, str]:  # noqa: ANN401 - kfp is untyped
-    """Compile the DAG and upload it unless Kubeflow has this version; its ids, as kfp's methods take them."""
+def publish(
+    client: Any,  # noqa: ANN401 - kfp is untyped
+    cluster: Cluster,
+    namespace: str,
+    console: Console,
+    dag: str = "fine_tuning",
+) -> dict[str, str]:
+    """Compile a DAG and upload it unless Kubeflow has this version; its ids, as kfp's methods take them."""
     if "MLFLOW_TRACKING_URI" not in cluster.names():
         tell(
             console,
             "The pods are given no MLFLOW_TRACKING_URI: they need Kubeflow's MLflow plugin, "
             "or --env MLFLOW_TRACKING_URI=http://….",
         )
-    compiled = compile_dag(cluster)
-    pipeline, version, new = upload(client, PIPELINE, namespace, compiled)
-    tell(console, f"Pipeline    {PIPELINE}-{compiled.digest[:16]}, {'uploaded' if new else 'as before'}")
+    name = PIPELINE if dag == "fine_tuning" else f"{PIPELINE}-{dag}"
+    compiled = compile_dag(cluster, dag)
+    pipeline, version, new = upload(client, name, namespace, compiled)
+    tell(console, f"Pipeline    {name}-{compiled.digest[:16]}, {'uploaded' if new else 'as before'}")
     return {"pipeline_id": pipeline, "version_id": version}
 
 
@@ -93,7 +101,7 @@ def submit(
         )
         link = page_of(client, "runs", run.run_id)
         tell(console, f"Run         {link}")
-        state = _watch(client, str(run.run_id), link, console) if wait else ""
+        state = watch(client, str(run.run_id), link, console) if wait else ""
         result, kind = _outcome(planned.settings.model, run_key, state)
     except ExpectedError as error:
         if as_json:
@@ -116,14 +124,14 @@ def tell(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _watch(client: Any, run_id: str, link: str, console: Console) -> str:  # noqa: ANN401 - as above
+def watch(client: Any, run_id: str, link: str, console: Console, steps: Sequence[str] = STEPS) -> str:  # noqa: ANN401 - as above
     """Show the steps until the run has ended; its state."""
-    from pipelines.display import shown
+    from pipelines import display
 
     failures = 0
     told: dict[str, str] = {}
     try:
-        with shown(console) as display:
+        with display.shown(console, display.STEPS if steps is STEPS else steps) as shown:
             while True:
                 try:
                     run = call(client, "get_run", run_id=run_id)
@@ -134,8 +142,8 @@ def _watch(client: Any, run_id: str, link: str, console: Console) -> str:  # noq
                         raise
                     time.sleep(POLL)
                     continue
-                for event in events(run, told):
-                    display.take(event)
+                for event in events(run, told, steps):
+                    shown.take(event)
                 if run.state in ENDED:
                     return str(run.state)
                 time.sleep(POLL)
@@ -143,14 +151,14 @@ def _watch(client: Any, run_id: str, link: str, console: Console) -> str:  # noq
         raise StepError("Waiting was interrupted.", f"The run goes on: {link}") from None
 
 
-def events(run: Any, told: dict[str, str]) -> list[dict[str, Any]]:  # noqa: ANN401 - kfp_server_api's run
+def events(run: Any, told: dict[str, str], steps: Sequence[str] = STEPS) -> list[dict[str, Any]]:  # noqa: ANN401 - kfp_server_api's run
     """What has happened to the steps since `told`, which keeps the last state of each, as the display takes it.
 
     A step may stand for several tasks: one for each search worker, and for each branch of the DAG.
     """
     tasks: dict[str, list[Any]] = {}
     for task in (run.run_details and run.run_details.task_details) or []:
-        name = _step(str(task.display_name or ""))
+        name = _step(str(task.display_name or ""), steps)
         if name and task.start_time:
             tasks.setdefault(name, []).append(task)
     found = []
@@ -170,12 +178,12 @@ def events(run: Any, told: dict[str, str]) -> list[dict[str, Any]]:  # noqa: ANN
     return sorted(found, key=lambda event: float(event["time"]))
 
 
-def _step(display_name: str) -> str:
+def _step(display_name: str, steps: Sequence[str]) -> str:
     """The step that a task of Kubeflow is; empty for drivers, branches and loops."""
     name = display_name.replace("-", "_")
     stem, _, number = name.rpartition("_")
-    name = stem if number.isdecimal() and stem in STEPS else name
-    return name if name in STEPS else ""
+    name = stem if number.isdecimal() and stem in steps else name
+    return name if name in steps else ""
 
 
 def _outcome(model: str, run_key: str, state: str) -> tuple[dict[str, Any], str]:

@@ -69,10 +69,10 @@ def kubeflow_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Ku
     from pipelines import cluster, submit
     from tests.kubeflow import serve
 
-    def compile_once(options: cluster.Cluster) -> cluster.Compiled:
-        key = options.model_dump_json()
+    def compile_once(options: cluster.Cluster, dag: str) -> cluster.Compiled:
+        key = dag + options.model_dump_json()
         if key not in _COMPILED:
-            _COMPILED[key] = cluster.compile_dag(options)
+            _COMPILED[key] = cluster.compile_dag(options, dag)
         return _COMPILED[key]  # type: ignore[no-any-return]  # what was put in
 
     monkeypatch.setattr(submit, "compile_dag", compile_once)
