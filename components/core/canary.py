@@ -8,7 +8,10 @@ from components.core.settings import Settings
 
 MODEL = "thawline-canary"  # its experiment in MLflow
 FOUND = "canary."  # begins the tags that hold the findings
-SETTINGS = Settings(model=MODEL).to_json()
+
+
+def _settings() -> str:
+    return Settings.model_validate({"model": MODEL}).to_json()
 
 
 def look(run_key: str, secrets: str, source: str) -> bool:
@@ -22,7 +25,7 @@ def look(run_key: str, secrets: str, source: str) -> bool:
     Returns:
         True: the next step waits for it.
     """
-    with tracking.step("look", run_key, SETTINGS) as run:
+    with tracking.step("look", run_key, _settings()) as run:
         missing = [name for name in secrets.split(",") if name and not os.environ.get(name)]
         _found(run, "secrets", f"missing: {', '.join(missing)}" if missing else "ok")
         marker = runs.home() / "canary" / run_key
@@ -40,7 +43,7 @@ def look_again(run_key: str, *, fail_once: bool) -> None:
     Raises:
         StepError: It is the first attempt, which is meant to fail.
     """
-    with tracking.step("look_again", run_key, SETTINGS) as run:
+    with tracking.step("look_again", run_key, _settings()) as run:
         _found(run, "condition", "ok")
         before = tracking.client().get_run(run.pipeline_id).data.tags.get(f"{FOUND}attempts", "0")
         attempt = int(before) + 1
