@@ -51,17 +51,19 @@ def connect(host: str, namespace: str) -> Any:  # noqa: ANN401 - kfp is untyped
         raise InputError(f"{host!r} is no address of Kubeflow.", "Give --host https://….")
     from kfp import Client
 
+    where = f"at {host}" if host else "of this cluster"
+
     class Connected(Client):  # type: ignore[misc]  # kfp is untyped
         """kfp's client without its five tries of five seconds to reach a server that refuses."""
 
         def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:  # noqa: ANN401, ARG002 - kfp's signature
             return self._healthz_api.healthz_service_get_healthz(_request_timeout=TIMEOUT)
 
-    with said(host or "of this cluster"), warnings.catch_warnings(), _quiet():
+    with said(where), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")  # which servers this client is for
         token = os.environ.get("KFP_EXISTING_TOKEN")
         client = Connected(host=host or None, namespace=namespace or "kubeflow", existing_token=token)
-        client.host = host or "of this cluster"
+        client.where = where
         api = client._run_api.api_client  # noqa: SLF001 - kfp gives no way to set a timeout
         api.request = functools.partial(_request, api.request)
         api.rest_client.pool_manager.connection_pool_kw["retries"] = 1  # three more would take minutes
@@ -74,7 +76,7 @@ def _request(send: Callable[..., Any], *arguments: Any, **options: Any) -> Any: 
 
 
 @contextlib.contextmanager
-def said(host: str) -> Iterator[None]:
+def said(where: str) -> Iterator[None]:
     """Say what a server refused, or that it was not reached, in one sentence."""
     from kfp_server_api import ApiException
     from urllib3.exceptions import HTTPError, MaxRetryError
@@ -84,7 +86,7 @@ def said(host: str) -> Iterator[None]:
         yield
     except ApiException as error:
         message = _message(error.body) or error.reason
-        sentence = f"Kubeflow at {host} refused ({error.status}): {message}."
+        sentence = f"Kubeflow {where} refused ({error.status}): {message}."
         if error.status in (401, 403):
             raise InputError(sentence, _MEND[error.status]) from None
         mend = _MEND.get(error.status, "Look at the log of its ml-pipeline, and try again.")
@@ -92,8 +94,8 @@ def said(host: str) -> Iterator[None]:
     except HTTPError as error:
         cause = error.reason if isinstance(error, MaxRetryError) else error
         if isinstance(cause, TooSlow):
-            raise StepError(f"Kubeflow at {host} did not answer within {TIMEOUT[1]} s.", "Try again.") from None
-        raise StepError(f"Kubeflow at {host} can't be reached.", "Look at --host, and whether it is up.") from None
+            raise StepError(f"Kubeflow {where} did not answer within {TIMEOUT[1]} s.", "Try again.") from None
+        raise StepError(f"Kubeflow {where} can't be reached.", "Look at --host, and whether it is up.") from None
 
 
 def _message(body: str | bytes | None) -> str:
@@ -120,7 +122,7 @@ def call(client: Any, method: str, /, **inputs: Any) -> Any:  # noqa: ANN401 - k
         InputError: The token or the rights are missing.
         StepError: Any other refusal, or no answer.
     """
-    with said(client.host), _quiet():
+    with said(client.where), _quiet():
         return getattr(client, method)(**inputs)
 
 
@@ -169,7 +171,7 @@ def _create_pipeline(client: Any, name: str, namespace: str) -> str:  # noqa: AN
     """A pipeline without a version: one that is uploaded as a whole bears the pipeline's name, not the digest's."""
     from kfp_server_api import V2beta1Pipeline
 
-    with said(client.host):
+    with said(client.where):
         made = client._pipelines_api.pipeline_service_create_pipeline(  # noqa: SLF001 - kfp has no method for it
             V2beta1Pipeline(name=name, display_name=name, namespace=namespace or None)
         )
@@ -191,7 +193,7 @@ def delete_recurring_run(client: Any, identity: str) -> None:  # noqa: ANN401 - 
     """Delete a recurring run that may be gone already; Kubeflow 2.16 and newer then leave its runs alone."""
     from kfp_server_api import ApiException
 
-    with said(client.host):
+    with said(client.where):
         try:
             client._recurring_run_api.recurring_run_service_delete_recurring_run(  # noqa: SLF001 - kfp hides the policy
                 recurring_run_id=identity, propagation_policy="ORPHAN"
