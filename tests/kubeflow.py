@@ -43,6 +43,7 @@ class Kubeflow:
     trouble: Callable[[str, str], tuple[int, str] | None] = lambda _method, _path: None
     die_before: int = -1  # changes that are still carried out; then the line is cut
     die_after: int = -1  # as above, but the last one is carried out and not answered
+    cut: bool = False  # nothing is heard any more
     experiments: dict[str, Any] = field(default_factory=dict)
     pipelines: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
@@ -162,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         state.calls.append(f"{method} {path}")
         time.sleep(state.slow)
         changes = method != "GET" and "recurringruns" in path
-        if changes and state.die_before == 0:
+        if state.cut or (changes and state.die_before == 0):
             self._cut()
         try:
             self._admit(method, path)
@@ -190,7 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(*wrong)
 
     def _cut(self) -> NoReturn:
-        self.kubeflow.die_before, self.kubeflow.die_after = -1, -1
+        state = self.kubeflow
+        state.die_before, state.die_after, state.cut = -1, -1, True
         self.close_connection = True
         self.connection.close()
         raise ConnectionAbortedError

@@ -14,7 +14,7 @@ from pipelines import cluster
 from pipelines.cluster import Cluster, merge_cluster
 from pipelines.options import read_config
 from tests import kubeflow
-from tests.pipelines.command import ROOT
+from tests.pipelines.command import ROOT, call
 
 GOLDEN = ROOT / "tests/golden"
 EVERYTHING = read_config(GOLDEN / "cluster_options.yaml")
@@ -44,6 +44,16 @@ def test_the_compiled_dag_is_the_golden_one() -> None:
     found, wanted = cluster.compile_dag(merge_cluster(EVERYTHING, {})).yaml, (GOLDEN / "cluster.yaml").read_text()
     assert kubeflow.parse_package(found) == kubeflow.parse_package(wanted), "run `make golden`, look at the diff"
     assert found == wanted
+
+
+def test_compile_takes_the_options_of_the_pods(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    """`thawline compile` with options of the pods writes what `submit` uploads."""
+    file = tmp_path / "dag.yaml"
+    answer = call(capsys, monkeypatch, "compile", "--config", str(GOLDEN / "cluster_options.yaml"), "-o", str(file))
+    assert answer.status == 0, answer.err
+    assert file.read_text() == (GOLDEN / "cluster.yaml").read_text()
 
 
 def test_the_golden_copy_has_every_option() -> None:

@@ -182,6 +182,7 @@ def test_a_change_that_was_killed_is_mended(
     else:
         server.die_after = step + 1
     assert schedule(*CHANGE).status == 1
+    server.cut = False
     assert len(server.enabled()) <= 1
     assert schedule(*command).status == 0
     [enabled] = server.enabled()
@@ -198,6 +199,7 @@ def test_a_killed_change_ends_no_run(schedule: Any, server: Kubeflow) -> None:
     for _ in range(3):
         server.die_after = 2
         schedule(*CHANGE)
+        server.cut = False
         schedule("list")
         assert server.runs[run].state == "RUNNING"
         assert len(server.enabled()) == server.most_enabled == 1
