@@ -349,7 +349,7 @@ def check_cron(text: str) -> None:
 
 def parse_package(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The pipeline and its platform specification, both of which must be what Kubeflow's own messages say."""
-    documents = list(yaml.safe_load_all(text))
+    documents = list(yaml.load_all(text, Loader=yaml.CSafeLoader))  # in C: the DAG is long
     spec = json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
     platform = json_format.ParseDict(documents[1] if len(documents) > 1 else {}, pipeline_spec_pb2.PlatformSpec())
     return json_format.MessageToDict(spec), json_format.MessageToDict(platform)
