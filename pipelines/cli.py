@@ -19,10 +19,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from components.core import runs
+from components.core import deadlines, runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
-from pipelines import cache, labels, models, schedules, submit
+from pipelines import cache, labels, models, schedules, status, submit
 from pipelines.cluster import compile_dag, merge_cluster, with_cluster
 from pipelines.kubeflow import HostOption, NamespaceOption
 from pipelines.options import (
@@ -50,6 +50,8 @@ app.add_typer(labels.app, name="labels")
 app.add_typer(models.app)
 app.add_typer(submit.app)
 app.add_typer(schedules.app, name="schedule")
+app.add_typer(status.app)
+INTERRUPTED = "The run was interrupted."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 NOTHING = {  # the result of a run that did not start; the keys are those of components/finish.py
     "status": "failed",
@@ -62,6 +64,8 @@ NOTHING = {  # the result of a run that did not start; the keys are those of com
     "dataset_digest": "",
     "mlflow_run_id": "",
     "steps": {},
+    "cost": "",
+    "cut": "",
     "report": "",
     "same_as": "",
 }
@@ -251,11 +255,12 @@ def _answers(served: Any, files: Sequence[Path]) -> list[dict[str, Any]]:  # noq
 
 
 def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> dict[str, Any]:
-    from pipelines.changes import steps
+    """Show a run until its processes are gone; end it where the user, a signal or a limit says so."""
+    from pipelines.changes import ended, steps
     from pipelines.display import shown
     from pipelines.local import lives, stop
 
-    offset, deadline = 0, 0.0
+    offset, deadline, begin, reason = 0, 0.0, time.monotonic(), ""
     with shown(console, steps(run_key)) as display:
         while True:
             try:
@@ -264,22 +269,17 @@ def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, c
                     display.take(event)
                 if not alive or 0 < deadline < time.monotonic():
                     break
+                late = deadlines.overdue(settings, time.monotonic() - begin, display.running())
+                if late and not deadline:
+                    reason, deadline = late, time.monotonic() + STOP_SECONDS
+                    stop(child, signal.SIGTERM)
                 time.sleep(0.1)
             except KeyboardInterrupt:  # at first the steps may close their runs; a second one waits for nothing
                 stop(child, signal.SIGKILL if deadline else signal.SIGTERM)
-                deadline = time.monotonic() + STOP_SECONDS
+                reason, deadline = reason or INTERRUPTED, time.monotonic() + STOP_SECONDS
     if deadline:
         stop(child, signal.SIGKILL)
-    path = runs.run_folder(run_key) / "result.json"
-    if not path.exists():  # killed before the exit handler came to it
-        from components.finish import finish
-
-        finish(settings.to_json(), run_key, "FAILED")
-    result: dict[str, Any] = json.loads(path.read_text())
-    if deadline > 0 and result["status"] == "failed":
-        result["reason"] = "The run was interrupted."
-        runs.write_text(path, json.dumps(result, indent=1))
-    return result
+    return ended(settings, run_key, reason)
 
 
 def _catch_signals() -> None:
@@ -318,6 +318,7 @@ def _print_summary(console: Console, result: dict[str, Any], settings: Settings)
         f"{metrics.get('baseline_accuracy', 0):.3f}",
         "Registered": f"{settings.model} version {result['version']}, {state}",
         "Why": _folded(result["reason"], console, 12),
+        **({"Cost": result["cost"]} if settings.machine or settings.price_per_hour else {}),
         "Report": result["report"],
         "Tracking": tracking,
     }

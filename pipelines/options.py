@@ -32,6 +32,7 @@ PANELS = {
     "split_salt": "Data",
     "gate": "Gate",
     "min_new": "When nothing changed",
+    "max_minutes": "Deadline, cost, notification",
 }
 
 
