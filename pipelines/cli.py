@@ -22,8 +22,19 @@ from rich.markup import escape
 from components.core import deadlines, runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
-from pipelines import cache, labels, models, status
-from pipelines.options import HomeOption, JsonOption, check_model, merge, model_name, use_home, with_settings
+from pipelines import cache, labels, models, schedules, status, submit
+from pipelines.cluster import compile_dag, merge_cluster, with_cluster
+from pipelines.kubeflow import HostOption, NamespaceOption
+from pipelines.options import (
+    HomeOption,
+    JsonOption,
+    check_model,
+    merge,
+    model_name,
+    read_config,
+    use_home,
+    with_settings,
+)
 
 if TYPE_CHECKING:
     import subprocess
@@ -37,6 +48,8 @@ app = typer.Typer(
 app.add_typer(cache.app, name="cache")
 app.add_typer(labels.app, name="labels")
 app.add_typer(models.app)
+app.add_typer(submit.app)
+app.add_typer(schedules.app, name="schedule")
 app.add_typer(status.app)
 INTERRUPTED = "The run was interrupted."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
@@ -103,18 +116,24 @@ def run(
         _fail(f"{result['reason']}{where}", 2 if any(e["kind"] == "input" for e in errors.values()) else 1)
 
 
-@app.command("compile")
+@app.command("compile", epilog="Example: thawline compile -o stamps.yaml --accelerators 1 --volume activations")
+@with_cluster
 def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),
+    config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
+    **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
 ) -> None:
-    """Write the DAG as YAML for Kubeflow Pipelines."""
+    """Write the DAG as YAML for Kubeflow Pipelines; with options of the pods, as `thawline submit` uploads it."""
     if output.suffix not in (".yaml", ".yml") or not output.absolute().parent.is_dir():
         raise InputError(f"The DAG can't be written to {output}.", "Give a .yaml file in a folder that is there.")
-    from kfp import compiler
+    if config or any(options.values()):
+        output.write_text(compile_dag(merge_cluster(options, read_config(config) if config else {})).yaml)
+    else:
+        from kfp import compiler
 
-    from pipelines.fine_tuning import fine_tuning
+        from pipelines.fine_tuning import fine_tuning
 
-    compiler.Compiler().compile(fine_tuning, str(output))
+        compiler.Compiler().compile(fine_tuning, str(output))
     Console(stderr=True).print(f"Wrote {output}", highlight=False)
 
 
@@ -163,13 +182,30 @@ def ui(*, home: HomeOption = None, port: Annotated[int, typer.Option(help="Port 
     os.execve(sys.executable, command, environment())  # noqa: S606 - becomes the server, so that Ctrl-C ends it
 
 
-@app.command()
-def doctor(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Tell what is missing on this machine, and the command that mends it."""
+@app.command(epilog="Examples: thawline doctor; thawline doctor --cluster --secret-env mlflow:password --volume home")
+@with_cluster
+def doctor(
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Try a Kubeflow out instead, by a canary run of two minutes.")
+    ] = False,
+    source: Annotated[str, typer.Option(help="With --cluster: an s3:// address that the pods have to reach.")] = "",
+    host: HostOption = "",
+    namespace: NamespaceOption = "",
+    config: Annotated[Path | None, typer.Option(help="YAML file with the pods' options.")] = None,
+    **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
+) -> None:
+    """Tell what is missing on this machine, or on a cluster, and what mends it."""
     use_home(home)
-    from pipelines.doctor import examine
+    from pipelines.doctor import examine, examine_cluster
 
-    checks = examine()
+    if cluster:
+        pods = merge_cluster(options, read_config(config) if config else {})
+        checks = examine_cluster(pods, host, namespace, source, Console(stderr=True))
+    else:
+        checks = examine()
     if as_json:
         sys.stdout.write(json.dumps([check._asdict() for check in checks]) + "\n")
     else:
