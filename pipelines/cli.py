@@ -22,8 +22,18 @@ from rich.markup import escape
 from components.core import runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
+from components.core.tracking_server import is_server
 from pipelines import cache, labels, models
-from pipelines.options import HomeOption, JsonOption, check_model, merge, model_name, use_home, with_settings
+from pipelines.options import (
+    HomeOption,
+    JsonOption,
+    TrackingOption,
+    check_model,
+    merge,
+    model_name,
+    use_home,
+    with_settings,
+)
 
 if TYPE_CHECKING:
     import subprocess
@@ -65,14 +75,15 @@ def run(
     source: Annotated[str, typer.Argument(help="Folder with a subfolder per class, s3://bucket/prefix, or manifest.")],
     *,
     home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
     as_json: JsonOption = False,
     **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
 ) -> None:
     """Run the whole pipeline on this machine, to a registered model."""
-    use_home(home)
+    use_home(home, tracking_uri)
     from pipelines.changes import settled
-    from pipelines.local import launch
+    from pipelines.local import fetch_report, launch
 
     run_key, console = runs.new_run_key(), Console(stderr=as_json)
     try:
@@ -81,13 +92,14 @@ def run(
         _print_settings(console, source, settings)
         _catch_signals()
         result = settled(source, settings, run_key, console)
+        if result is None:
+            result = _watch(launch(source, settings, run_key), run_key, settings, console)
+        fetch_report(result, run_key)
     except ExpectedError as error:
         if as_json:
             model = str(options.get("model") or model_name(source))
             sys.stdout.write(json.dumps({**NOTHING, "reason": str(error), "model": model}) + "\n")
         raise
-    if result is None:
-        result = _watch(launch(source, settings, run_key), run_key, settings, console)
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
@@ -120,10 +132,11 @@ def predict(
     *,
     model: Annotated[str, typer.Option(help="NAME, NAME@alias or NAME/version; the alias is champion if not given.")],
     home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer files with a model of the registry."""
-    use_home(home)
+    use_home(home, tracking_uri)
     name, _, wanted = model.replace("/", "@").partition("@")
     check_model(name)
     missing = [path for path in files if not path.is_file()]
@@ -131,7 +144,7 @@ def predict(
         raise InputError(f"There is no file {missing[0]}.", "Give the paths of files to answer.")
     from components.core import registry, tracking
 
-    tracking.migrate()
+    tracking.open_store()
     with tempfile.TemporaryDirectory() as folder:
         path, version = registry.fetch(name, wanted or "champion", Path(folder))
         served = tracking.load_pyfunc(path)
@@ -145,12 +158,20 @@ def predict(
 
 
 @app.command()
-def ui(*, home: HomeOption = None, port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
-    """Open the tracking page: runs, figures, models."""
-    use_home(home)
+def ui(
+    *,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the tracking page: runs, figures, models; a server's own is where the server is."""
+    use_home(home, tracking_uri)
     from pipelines.local import environment
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.home() / 'mlflow.db'}"
+    uri = runs.tracking_uri()
+    if is_server(uri):
+        Console(stderr=True).print(f"The tracking page is at {uri}", highlight=False, soft_wrap=True)
+        return
     Console(stderr=True).print(
         f"The tracking page is at http://127.0.0.1:{port} (stop it with Ctrl-C)", highlight=False
     )
@@ -160,9 +181,9 @@ def ui(*, home: HomeOption = None, port: Annotated[int, typer.Option(help="Port 
 
 
 @app.command()
-def doctor(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def doctor(*, home: HomeOption = None, tracking_uri: TrackingOption = None, as_json: JsonOption = False) -> None:
     """Tell what is missing on this machine, and the command that mends it."""
-    use_home(home)
+    use_home(home, tracking_uri)
     from pipelines.doctor import examine
 
     checks = examine()
@@ -236,8 +257,10 @@ def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, c
         stop(child, signal.SIGKILL)
     path = runs.run_folder(run_key) / "result.json"
     if not path.exists():  # killed before the exit handler came to it
+        from components.core import tracking
         from components.finish import finish
 
+        tracking.open_store()  # a server that went away is not waited for once more
         finish(settings.to_json(), run_key, "FAILED")
     result: dict[str, Any] = json.loads(path.read_text())
     if deadline > 0 and result["status"] == "failed":
@@ -267,7 +290,8 @@ def _print_settings(console: Console, source: str, settings: Settings) -> None:
 def _print_summary(console: Console, result: dict[str, Any], settings: Settings) -> None:
     if result["status"] == "failed":
         return
-    tracking = shlex.join([sys.argv[0], "ui", "--home", str(runs.home())])
+    uri = runs.tracking_uri()
+    tracking = uri if is_server(uri) else shlex.join([sys.argv[0], "ui", "--home", str(runs.home())])
     if result["status"] == "skipped":
         from pipelines.display import print_skipped
 
@@ -317,6 +341,15 @@ def main() -> None:
         if sys.argv[1:2] == ["run"] and "--json" in sys.argv:
             sys.stdout.write(json.dumps({**NOTHING, "reason": message}) + "\n")
         _fail(message, error.exit_code)
+    except Exception as error:
+        if "components.core.tracking" not in sys.modules:
+            raise
+        from components.core import tracking
+
+        known = tracking.explanation(error)
+        if known is None:
+            raise
+        _fail(str(known), 2)
     raise SystemExit(status)
 
 
