@@ -1,4 +1,4 @@
-"""Search hyperparameters of both training phases with Optuna: N processes on one journal file.
+"""Search hyperparameters of both training phases with Optuna: N processes on one study.
 
 The study is addressed by what it depends on, so a search that was stopped goes on where it was, and the same
 data with the same settings is never searched twice.
@@ -12,10 +12,11 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.core import runs
+from components.core import studies
 from components.core.errors import StepError
 from components.core.revision import libraries
 from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings, digest
+from components.core.studies import DONE, open_study
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from components.core.phases import Data
 
-DONE = ("COMPLETE", "PRUNED")
 MOST_THAW_EPOCHS = 8
+WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
 MOST_THAWED = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
 
 
@@ -68,22 +69,6 @@ def study_name(settings: Settings, dataset_digest: str, weights_digest: str) -> 
     """Identifies everything a trial's value depends on; the number of trials is not part of it."""
     relevant = settings.model_dump(exclude={"trials", "model", *OPERATIONAL, *GATE})
     return digest([relevant, dataset_digest, weights_digest, libraries()])[:32]
-
-
-def open_study(name: str) -> "optuna.Study":
-    """The study of that name on its journal file in THAWLINE_HOME/studies."""
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder = runs.home() / "studies"
-    folder.mkdir(parents=True, exist_ok=True)
-    return optuna.create_study(
-        storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / f"{name}.journal"))),
-        study_name=name,
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=5),
-    )
 
 
 def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperparameters:
@@ -139,11 +124,10 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int) -> float:
     return best
 
 
-def work(name: str, dataset: str, settings_json: str, stages: int, threads: int) -> None:
-    """One worker process: take trials until the study has enough."""
+def work(name: str, dataset: str, settings_json: str, stages: int, threads: int, step: str) -> None:
+    """One worker process: take trials until the study has enough, and mark them as the step's."""
     import optuna
     import torch
-    from filelock import FileLock
 
     from components.core.phases import open_data
 
@@ -151,69 +135,67 @@ def work(name: str, dataset: str, settings_json: str, stages: int, threads: int)
     settings = Settings.from_json(settings_json)
     data = open_data(Path(dataset), settings)
     study = open_study(name)
-    lock = FileLock(runs.home() / "studies" / f"{name}.ask.lock")
-    while True:
-        with lock:  # counting and asking are one step, or two workers would take the last trial both
-            trials = study.get_trials(deepcopy=False)
-            open_or_done = [t for t in trials if t.state.name in (*DONE, "RUNNING")]
-            if len(open_or_done) >= settings.trials:
-                return
-            study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + len(trials), n_startup_trials=5)
-            trial = study.ask()
+    while (trial := studies.take(study, settings.trials, settings.seed)) is not None:
+        if trial == "wait":
+            time.sleep(WAIT_SECONDS)
+            continue
         try:
-            value = objective(trial, data, stages)
-        except optuna.TrialPruned:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        except BaseException:
-            trial.set_user_attr("error", traceback.format_exc(limit=3))
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            raise
-        else:  # a value that is not finite can't be told: the trial diverged, which is a result and no fault
-            finite = math.isfinite(value)
-            study.tell(trial, value if finite else None, None if finite else optuna.trial.TrialState.PRUNED)
+            with studies.beating(study, trial):
+                trial.set_user_attr("step", step)
+                _run_trial(study, trial, data, stages)
+        except optuna.exceptions.UpdateFinishedTrialError:  # this process stood still, and was taken for dead
+            continue
+
+
+def _run_trial(study: "optuna.Study", trial: "optuna.Trial", data: "Data", stages: int) -> None:
+    import optuna
+
+    try:
+        value = objective(trial, data, stages)
+    except optuna.TrialPruned:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        raise
+    except BaseException:
+        trial.set_user_attr("error", traceback.format_exc(limit=3))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        raise
+    else:  # a value that is not finite can't be told: the trial diverged, which is a result and no fault
+        finite = math.isfinite(value)
+        study.tell(trial, value if finite else None, None if finite else optuna.trial.TrialState.PRUNED)
 
 
 def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # noqa: ANN401 - StepRun, imported late
-    from filelock import FileLock
-
     settings: Settings = run.settings
     cores = len(os.sched_getaffinity(0))
     count = 1 if settings.deterministic else settings.search_workers or cores
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
-    with FileLock(runs.home() / "studies" / f"{name}.lock"):
+    with studies.alone(name):
         study = open_study(name)
-        _recover(study, settings)
+        searched = Hyperparameters.model_fields.keys() - settings.fixed().keys()
+        studies.begin(study, settings.defaults().model_dump(include=set(searched)))
         logged = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
-        before = set(logged)
-        arguments = (name, str(dataset), settings.to_json(), stages, max(1, cores // count))
+        arguments = (name, str(dataset), settings.to_json(), stages, max(1, cores // count), run.run_id)
         workers = [context.Process(target=work, args=arguments, daemon=True) for _ in range(count)]
         for process in workers:
             process.start()
         while any(process.is_alive() for process in workers):
-            time.sleep(0.2)
+            time.sleep(WAIT_SECONDS if studies.shared() else 0.2)
             _log_finished(run, study, logged)
         _log_finished(run, study, logged)
-    failed = [t for t in study.get_trials(deepcopy=False) if t.number not in before and "error" in t.user_attrs]
-    if any(process.exitcode for process in workers):
+    _check(run, study, killed=any(process.exitcode for process in workers))
+
+
+def _check(run: Any, study: "optuna.Study", *, killed: bool) -> None:  # noqa: ANN401 - as above
+    trials = study.get_trials(deepcopy=False)
+    done = sum(t.state.name in DONE for t in trials)
+    failed = [t for t in trials if t.user_attrs.get("step") == run.run_id and "error" in t.user_attrs]
+    if killed and (failed or done < run.settings.trials):  # a killed worker's trial may have been run by another
         reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
         raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")
-    states = [t.state.name for t in study.get_trials(deepcopy=False)]
-    if "COMPLETE" not in states:
+    if not any(t.state.name == "COMPLETE" for t in trials):
         raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")
-    run.figure(f"validation loss {study.best_value:.3f} in {sum(s in DONE for s in states)} trials")
-
-
-def _recover(study: "optuna.Study", settings: Settings) -> None:
-    """Close what a killed search left running; let the defaults be the first trial, so that no search is worse."""
-    import optuna
-
-    trials = study.get_trials(deepcopy=False)
-    for trial in trials:
-        if trial.state == optuna.trial.TrialState.RUNNING:
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    if not trials:
-        searched = Hyperparameters.model_fields.keys() - settings.fixed().keys()
-        study.enqueue_trial(settings.defaults().model_dump(include=set(searched)))
+    run.figure(f"validation loss {study.best_value:.3f} in {done} trials")
 
 
 def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  # noqa: ANN401 - StepRun, imported late
@@ -222,6 +204,8 @@ def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  #
     finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     for trial in (t for t in finished if t.number not in logged):
         logged.add(trial.number)
+        if trial.user_attrs.get("step") != run.run_id:  # another machine's step logs it
+            continue
         times = [int(at.timestamp() * 1000) for at in (trial.datetime_start, trial.datetime_complete) if at]
         attributes = trial.user_attrs
         epochs = [{k: v for k, v in e.items() if k != "phase"} for e in attributes.get("history", [])]

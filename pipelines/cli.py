@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from components.core import runs
+from components.core import runs, studies
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
 from components.core.tracking_server import is_server
@@ -205,6 +205,7 @@ def _checked(options: dict[str, Any], config: Path | None, source: str, run_key:
 
     settings = merge(options, config, source)
     check_source(source)
+    studies.check_storage()
     try:
         runs.run_folder(run_key)
     except OSError as error:

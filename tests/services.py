@@ -1,4 +1,4 @@
-"""Real services on free ports of this machine, for tests: `pytest_plugins = ["tests.s3", "tests.services"]`.
+"""Real services on free ports of this machine, for tests: `pytest_plugins = ["tests.services"]`.
 
 Debian's Postgres, and an MLflow server in its own process with basic authentication, its runs in Postgres and its
 artifacts, which it proxies, on the S3 server. One of each for a whole session. Where a part is not installed the tests
@@ -25,8 +25,7 @@ import psycopg
 import pytest
 import requests
 
-from tests.s3 import ACCESS_KEY, SECRET_KEY
-
+pytest_plugins = ["tests.s3"]
 READY_SECONDS = 180
 ADMIN, PASSWORD = "admin", "test-admin-password"
 
@@ -106,6 +105,8 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def mlflow_server(postgres: Postgres, s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
     """MLflow with basic authentication: runs and users in Postgres, artifacts through it to the S3 server."""
+    from tests.s3 import ACCESS_KEY, SECRET_KEY
+
     if find_spec("flask_wtf") is None:
         missing("The server's login needs Flask-WTF (pip install 'mlflow[auth]')")
     folder = tmp_path_factory.mktemp("mlflow")
