@@ -129,7 +129,8 @@ def mlflow_server(postgres: Postgres, s3_endpoint: str, tmp_path_factory: pytest
         "PYTHONWARNINGS": "ignore",
     }
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "2", "--backend-store-uri", postgres.create("runs")]
+    # one worker: of several, uvicorn's supervisor ends those whose imports take it five seconds to answer
+    command += ["--port", str(port), "--workers", "1", "--backend-store-uri", postgres.create("runs")]
     command += ["--artifacts-destination", f"s3://{bucket}/artifacts"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True)
