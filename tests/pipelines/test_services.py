@@ -148,7 +148,7 @@ def test_refusals_are_one_sentence_at_once(
         assert expected in json.loads(answer.out)["reason"]
         assert expected in answer.err.splitlines()[-1]
         assert "private" not in answer.out + answer.err
-    listed = team.thawline("models", "toy", **reader)
+    listed = team.thawline("models", **reader)
     assert listed.status == 0, listed.err
     for name, value in reader.items():
         monkeypatch.setenv(name, value)
