@@ -82,6 +82,7 @@ def _origin(run: tracking.StepRun) -> dict[str, str]:
         "thawline.run_key": run.run_key,
         "thawline.decision": evaluated.tags.get("thawline.decision", ""),
         "thawline.evidence": evaluated.tags.get("thawline.evidence", ""),
+        **{name: value for name, value in evaluated.tags.items() if name == inputs.WARM_START},
         **{f"thawline.{name}": str(value) for name, value in evaluated.metrics.items() if name == "accuracy"},
     }
 

@@ -51,7 +51,8 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
             lines = _lines(run.settings, len(network.stages))
             for split, views in (("train", run.settings.views), ("validation", 0)):
                 rows_at(network, data, lines, split, run.note, run.progress, views)
-        _run_workers(run, name, dataset, len(network.stages))
+        saved = _run_workers(run, name, dataset, len(network.stages))
+        run.saved(data.reuse.seconds + saved)
     return name
 
 
@@ -97,7 +98,7 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int) -> float:
 
     from components.core.phases import build_network, train_phase
 
-    settings, begin = data.settings, time.time()
+    settings, begin, saved = data.settings, time.time(), data.reuse.seconds
     hyperparameters = suggest(trial, settings, stages)
     network = build_network(data, hyperparameters)
     history: list[dict[str, Any]] = []
@@ -121,6 +122,7 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int) -> float:
             trial.set_user_attr("history", history)
             trial.set_user_attr("hyperparameters", hyperparameters.model_dump())
             trial.set_user_attr("seconds", time.time() - begin)
+            trial.set_user_attr("saved_seconds", data.reuse.seconds - saved)
     return best
 
 
@@ -165,7 +167,8 @@ def _run_trial(study: "optuna.Study", trial: "optuna.Trial", data: "Data", stage
         study.tell(trial, value if finite else None, None if finite else optuna.trial.TrialState.PRUNED)
 
 
-def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # noqa: ANN401 - StepRun, imported late
+def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> float:  # noqa: ANN401 - StepRun, imported late
+    """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
     settings: Settings = run.settings
     cores = len(os.sched_getaffinity(0))
     count = 1 if settings.deterministic else settings.search_workers or cores
@@ -184,6 +187,8 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # no
             _log_finished(run, study, logged)
         _log_finished(run, study, logged)
     _check(run, study, killed=any(process.exitcode for process in workers))
+    ours = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("step") == run.run_id]
+    return float(sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in ours))
 
 
 def _check(run: Any, study: "optuna.Study", *, killed: bool) -> None:  # noqa: ANN401 - as above

@@ -75,8 +75,8 @@ def spaces(network: Network, precision: str) -> list[Path]:
     return [store() / key for key in keys]
 
 
-def describe(space: Path, network: Network, line: int, precision: str) -> None:
-    """Note for people what a space holds."""
+def describe(space: Path, network: Network, line: int, precision: str, row_seconds: float = 0.0) -> None:
+    """Note what a space holds, and the seconds that computing a row of it takes, where they were measured."""
     space.mkdir(parents=True, exist_ok=True)
     facts = {
         "weights_digest": network.weights_digest,
@@ -84,9 +84,18 @@ def describe(space: Path, network: Network, line: int, precision: str) -> None:
         "stages": len(network.stages),
         "preprocessing": network.preprocessing,
         "precision": precision,
+        **({"row_seconds": row_seconds} if row_seconds else {}),
     }
-    if not (space / "space.json").exists():
+    if row_seconds or not (space / "space.json").exists():
         runs.write_text(space / "space.json", json.dumps(facts, indent=1))
+
+
+def row_seconds(space: Path) -> float:
+    """What computing a row of a space takes; 0 where nobody has measured it."""
+    try:
+        return float(json.loads((space / "space.json").read_text()).get("row_seconds", 0.0))
+    except (OSError, ValueError):  # gone, or damaged
+        return 0.0
 
 
 def accepts(engine: str) -> bool:

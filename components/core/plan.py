@@ -16,9 +16,11 @@ from components.core.activations import Pass, Progress, Wanted
 from components.core.engines import choose, eager
 from components.core.errors import InputError
 from components.core.network import Network, Pytree
+from components.core.reuse import Counted, Reuse
 from components.core.training import Rows, mixed_precision, to_device
 
 SAMPLE = 16  # examples that are measured; a pass of fewer is not worth a measurement
+TIMED = 8  # examples by which the seconds of a row are measured
 GIGABYTE = 1e9
 
 
@@ -26,7 +28,7 @@ GIGABYTE = 1e9
 class Policy:
     """What the user decided about activations."""
 
-    mode: str  # auto, keep or recompute
+    mode: str  # auto, keep, recompute, or stored: what is kept already, and nothing more
     precision: str  # float32 or float16
     budget: float  # bytes that the store may take
 
@@ -96,6 +98,7 @@ def rows_at(
     policy: Policy,
     say: Callable[[str], None],
     progress: Progress,
+    reuse: Reuse | None = None,
 ) -> dict[int, Rows]:
     """Activations of these examples at each line, kept or recomputed, whichever is cheaper within the budget.
 
@@ -106,6 +109,7 @@ def rows_at(
         policy: Mode, precision and budget.
         say: Takes the decision, one line for each pass.
         progress: Called with examples done, in total, and what is done.
+        reuse: Is told what keeping costs here, and what every reading saves.
 
     Raises:
         InputError: Activations have to be kept and don't fit on the disk.
@@ -115,8 +119,9 @@ def rows_at(
     kept = [line for line in sorted(lines, reverse=True) if line > 0]  # at the bottom there is nothing to keep
     if policy.mode == "recompute" or not kept:
         return recomputed
-    spaces = activations.spaces(network, policy.precision)
-    missing = activations.passes(spaces, kept, wanted.keys, policy.precision)
+    begin, spaces = time.perf_counter(), activations.spaces(network, policy.precision)
+    only_stored = policy.mode == "stored"
+    missing = [] if only_stored else activations.passes(spaces, kept, wanted.keys, policy.precision)
     if missing and sync.fetch(network, spaces, missing, wanted.keys, policy.precision, policy.budget, say):
         missing = activations.passes(spaces, kept, wanted.keys, policy.precision)
     for work in missing:
@@ -124,7 +129,26 @@ def rows_at(
     if missing:
         sync.send([spaces[line] for line in kept], say)
     found = {line: activations.stored(spaces[line], wanted.keys) for line in kept}
-    return recomputed | {line: rows for line, rows in found.items() if rows is not None}
+    read: dict[int, Rows] = {line: rows for line, rows in found.items() if rows is not None}
+    if reuse is not None:
+        costs = {line: _row_seconds(network, spaces[line], line, wanted, policy.precision) for line in read}
+        reuse.seconds -= time.perf_counter() - begin
+        read = {line: Counted(rows, costs[line], reuse) for line, rows in read.items()}
+    return recomputed | read
+
+
+def _row_seconds(network: Network, space: Path, line: int, wanted: Wanted, precision: str) -> float:
+    """What the usual loop takes for a row: encoded, and computed by PyTorch; measured once for each space."""
+    known = activations.row_seconds(space)
+    if known or not wanted.keys:
+        return known
+    positions, run = range(min(TIMED, len(wanted.keys))), eager(network, [line]).run
+    run(wanted.encode(positions))  # the first call prepares what later ones use
+    begin = time.perf_counter()
+    run(wanted.encode(positions))
+    seconds = (time.perf_counter() - begin) / len(positions)
+    activations.describe(space, network, line, precision, seconds)
+    return seconds
 
 
 def _carry_out(

@@ -64,7 +64,7 @@ class ReportData:
     suspects: Sequence[Any] = ()  # label, suggested and probability, the surest first
     suspect_count: int = 0
     suspect_thumbnails: Sequence[bytes] = ()  # of the suspects, one by one; may be missing
-    costs: Sequence[Mapping[str, Any]] = ()  # step, seconds and notes
+    costs: Sequence[Mapping[str, Any]] = ()  # step, seconds, saved (None where nothing is kept) and notes
     timeline: Sequence[Mapping[str, Any]] = ()  # version, since, until, metric, value and rows of each champion
     settings: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)

@@ -166,7 +166,7 @@ def segments(space: Path, accepts: Callable[[str], bool] = lambda _engine: True)
 
 
 def find(opened: Sequence[Segment], keys: Sequence[bytes]) -> tuple[Tensor, Tensor]:
-    """Segment and row of every key, int64 [N] each; -1 where no segment holds it, or its bytes are damaged.
+    """Segment and row of every key, int64 [N] each; -1 where no segment holds it, or its bytes are damaged or gone.
 
     Where several segments hold a key, the newest counts: it was computed again for a reason.
     """
@@ -204,7 +204,11 @@ def _damaged(segment: Segment, rows: Sequence[int]) -> list[int]:
     new = [(position, row) for position, row in enumerate(rows) if row not in known]
     if not new:
         return []
-    arrays = [tensor.view(len(segment.keys), -1).view(torch.uint8).numpy() for tensor in segment.tensors()]
+    try:
+        tensors = segment.tensors()
+    except (OSError, RuntimeError):  # another process evicted it since it was opened
+        return list(range(len(rows)))
+    arrays = [tensor.view(len(segment.keys), -1).view(torch.uint8).numpy() for tensor in tensors]
     wrong = [position for position, row in new if _checksum(array[row] for array in arrays) != segment.crcs[row]]
     known.update({row for _, row in new} - {rows[position] for position in wrong})
     return wrong

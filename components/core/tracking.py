@@ -33,6 +33,7 @@ RUN_KEY = "thawline.run_key"
 KIND = "thawline.kind"
 MODEL = "thawline.model"
 PARENT = "mlflow.parentRunId"
+SAVED = "saved_seconds"  # metric of a step, and of the pipeline
 BATCH = 900  # MLflow takes 1,000 entities in one call
 CANDIDATE = "candidate"
 SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
@@ -177,6 +178,10 @@ class StepRun:
     def metrics(self, values: Mapping[str, float], *, pipeline: bool = False) -> None:
         """Log final figures of the step, or of the whole pipeline."""
         log_epochs(self.pipeline_id if pipeline else self.run_id, [dict(values)])
+
+    def saved(self, seconds: float) -> None:
+        """Log what reading kept activations saved in this step."""
+        self.metrics({SAVED: seconds})
 
     def tags(self, values: Mapping[str, str], *, pipeline: bool = False) -> None:
         """Tag the step's run, or the pipeline's."""

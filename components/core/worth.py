@@ -15,12 +15,13 @@ REIGNS = 6  # champions of the timeline, the latest ones; each that still has to
 
 
 def costs(run: tracking.StepRun) -> list[dict[str, Any]]:
-    """Every finished step of this run with the seconds of its own work and what it noted, in order."""
+    """Every finished step of this run in order: seconds of its own work and saved by reuse, and what it noted."""
     steps = reversed(tracking.find_runs(run.settings.model, run.run_key, "step"))
     return [
         {
             "step": step.info.run_name.replace("-", "_"),
             "seconds": step.data.metrics["step_seconds"],
+            "saved": step.data.metrics.get(tracking.SAVED),
             "notes": step.data.tags.get("thawline.notes", "").splitlines(),
         }
         for step in steps

@@ -20,6 +20,7 @@ from components.detect_changes import DECISION, Decision, detect_changes, look
 from components.finish import finish
 from components.prepare_data import prepare_data
 from tests.conftest import TOY
+from tests.plain import PlainRun, run_steps
 from tests.toy import write_points
 
 pytest_plugins = ["tests.s3"]
@@ -341,3 +342,48 @@ print([name for name in ("torch", "kfp", "optuna", "boto3", "timm") if name in s
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["skip skipped", "[]"], done.stderr
+
+
+# --- a warm start -----------------------------------------------------------------------------------------------------
+
+
+def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
+    """Another champion is another input, but not one that the last run made itself: it would train on for ever."""
+    warm = toy_home.settings.model_copy(update={"warm_start": True})
+
+    def decided(settings: Settings = warm) -> Decision:
+        return look(str(toy_source), settings, runs.new_run_key())
+
+    assert decided().reason.endswith(": settings: warm_start.")
+    second = run_steps(toy_source, warm, tmp_path / "second")
+    assert second.version == "2"
+    tags = tags_of(second.run_key)
+    assert (tags[inputs.WARM_START], inputs.read(tags)[inputs.START][:2]) == ("1", "1 ")
+    assert registry.tags("toy", "2")[inputs.WARM_START] == "1"
+    assert decided().change == "skip"  # the champion that it started from
+    registry.move_alias("toy", "champion", "2")
+    assert decided().change == "skip"  # its own version
+    registry.move_alias("toy", "champion", "1")
+    shutil.copytree(toy_source, tmp_path / "points")
+    write(tmp_path / "points/class0/new.txt", "2.0,0.1")
+    assert completed(tmp_path / "points", warm_start=True, trials=3, search_workers=1).change == "train"
+    registry.move_alias("toy", "champion", "2")
+    assert look(str(tmp_path / "points"), warm, runs.new_run_key()).reason.endswith(": champion.")
+    registry.move_alias("toy", "champion", "1")
+    assert look(str(tmp_path / "points"), warm, runs.new_run_key()).version == "3"
+    tracking.client().delete_registered_model_alias("toy", "champion")
+    assert "; champion." in decided().reason
+    assert decided(warm.model_copy(update={"min_new": 100})).change == "train"
+    assert decided(toy_home.settings).change == "judge"
+
+
+def test_a_warm_start_without_a_champion_says_so(source: Path, tracked_home: Path) -> None:
+    """The first run starts from the pretrained weights, and its inputs say so; then its own version is no news."""
+    first = completed(source, warm_start=True)
+    assert first.change == "train"
+    [run] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    [step] = [s for s in tracking.find_runs("toy", "", "step") if s.info.run_name == "prepare_data"]
+    assert "There is no champion to start from" in step.data.tags["thawline.notes"]
+    assert inputs.read(run.tags)[inputs.START] == "none"
+    assert registry.current("toy", "champion") == "1"
+    assert seen(source, warm_start=True)[1].change == "skip"

@@ -169,6 +169,16 @@ def test_engines_are_told_apart(tmp_path: Path) -> None:
     assert (find(opened, KEYS)[0] >= 0).nonzero().squeeze(1).tolist() == list(range(10, 20))
 
 
+def test_rows_that_were_removed_meanwhile_are_missing(tmp_path: Path) -> None:
+    """A segment that another process evicts between opening and looking holds nothing; others are as they were."""
+    write(tmp_path, 0, 20)
+    opened = open_segments(tmp_path)
+    write(tmp_path, 20)
+    cache.remove(opened[0].folder)
+    opened = [*opened, *open_segments(tmp_path)]
+    assert (find(opened, KEYS)[0] < 0).nonzero().squeeze(1).tolist() == list(range(20))
+
+
 def test_what_is_open_survives_removal(tmp_path: Path) -> None:
     """Removing a segment frees its name at once, and who reads it goes on reading."""
     write(tmp_path)
