@@ -1,4 +1,4 @@
-"""Search hyperparameters of both training phases with Optuna: N processes on one journal file.
+"""Search hyperparameters of both training phases with Optuna: N processes on one study.
 
 The study is addressed by what it depends on, so a search that was stopped goes on where it was, and the same
 data with the same settings is never searched twice.
@@ -12,11 +12,12 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.core import deadlines, runs
+from components.core import deadlines, studies
 from components.core.deadlines import Deadline
 from components.core.errors import StepError
 from components.core.revision import libraries
 from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings, digest
+from components.core.studies import DONE, open_study
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from components.core.phases import Data
 
-DONE = ("COMPLETE", "PRUNED")
 MOST_THAW_EPOCHS = 8
+WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
 MOST_THAWED = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
 
 
@@ -74,22 +75,6 @@ def study_name(settings: Settings, dataset_digest: str, weights_digest: str) -> 
     """Identifies everything a trial's value depends on; the number of trials is not part of it."""
     relevant = settings.model_dump(exclude={"trials", "model", *OPERATIONAL, *GATE})
     return digest([relevant, dataset_digest, weights_digest, libraries()])[:32]
-
-
-def open_study(name: str) -> "optuna.Study":
-    """The study of that name on its journal file in THAWLINE_HOME/studies."""
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder = runs.home() / "studies"
-    folder.mkdir(parents=True, exist_ok=True)
-    return optuna.create_study(
-        storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / f"{name}.journal"))),
-        study_name=name,
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=5),
-    )
 
 
 def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperparameters:
@@ -164,6 +149,7 @@ def work(
     settings_json: str,
     stages: int,
     threads: int,
+    step: str,
     until: float = math.inf,
     end: float = math.inf,
 ) -> None:
@@ -175,12 +161,12 @@ def work(
         settings_json: The run's settings.
         stages: Of the network.
         threads: That this process may use.
+        step: Id of the step's run, which its trials are marked with.
         until: When the search stops, in seconds since the epoch.
         end: When all training has to have ended. The best trial is trained once more before that.
     """
     import optuna
     import torch
-    from filelock import FileLock
 
     from components.core.phases import open_data
 
@@ -188,29 +174,41 @@ def work(
     settings = Settings.from_json(settings_json)
     data = open_data(Path(dataset), settings)
     study, deadline = open_study(name), Deadline(until)
-    lock = FileLock(runs.home() / "studies" / f"{name}.ask.lock")
     while True:
-        with lock:  # counting and asking are one step, or two workers would take the last trial both
-            trials = study.get_trials(deepcopy=False)
-            open_or_done = [t for t in trials if t.state.name in (*DONE, "RUNNING")]
-            deadline.at = min(until, end - deadlines.SPARE * _seconds_of_best(trials))
-            if len(open_or_done) >= settings.trials or deadline.reached():
-                return
-            study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + len(trials), n_startup_trials=5)
-            trial = study.ask()
+        best = _seconds_of_best(study.get_trials(deepcopy=False))
+        deadline.at = min(until, end - deadlines.SPARE * best)
+        trial = None if deadline.reached() else studies.take(study, settings.trials, settings.seed)
+        if trial is None:
+            return
+        if trial == "wait":
+            time.sleep(WAIT_SECONDS)
+            continue
         try:
-            value = objective(trial, data, stages, deadline)
-        except optuna.TrialPruned:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        except OutOfTimeError:  # a failed trial does not count, so a later run repeats it
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        except BaseException:
-            trial.set_user_attr("error", traceback.format_exc(limit=3))
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            raise
-        else:  # a value that is not finite can't be told: the trial diverged, which is a result and no fault
-            finite = math.isfinite(value)
-            study.tell(trial, value if finite else None, None if finite else optuna.trial.TrialState.PRUNED)
+            with studies.beating(study, trial):
+                trial.set_user_attr("step", step)
+                _run_trial(study, trial, data, stages, deadline)
+        except optuna.exceptions.UpdateFinishedTrialError:  # this process stood still, and was taken for dead
+            continue
+
+
+def _run_trial(study: "optuna.Study", trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadline) -> None:
+    import optuna
+
+    try:
+        value = objective(trial, data, stages, deadline)
+    except optuna.TrialPruned:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    except OutOfTimeError:  # a failed trial does not count, so a later run repeats it
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        raise
+    except BaseException:
+        trial.set_user_attr("error", traceback.format_exc(limit=3))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        raise
+    else:  # a value that is not finite can't be told: the trial diverged, which is a result and no fault
+        finite = math.isfinite(value)
+        study.tell(trial, value if finite else None, None if finite else optuna.trial.TrialState.PRUNED)
 
 
 def _seconds_of_best(trials: "list[optuna.trial.FrozenTrial]") -> float:
@@ -221,57 +219,48 @@ def _seconds_of_best(trials: "list[optuna.trial.FrozenTrial]") -> float:
 
 def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Deadline) -> float:  # noqa: ANN401 - StepRun, imported late
     """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
-    from filelock import FileLock
-
     settings: Settings = run.settings
     cores = len(os.sched_getaffinity(0))
     count = 1 if settings.deterministic else settings.search_workers or cores
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
-    with FileLock(runs.home() / "studies" / f"{name}.lock"):
+    with studies.alone(name):
         study = open_study(name)
-        _recover(study, settings)
+        searched = Hyperparameters.model_fields.keys() - settings.fixed().keys()
+        studies.begin(study, settings.defaults().model_dump(include=set(searched)))
         logged = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
-        before = set(logged)
         end = deadlines.time_to_train(run)[1]
-        arguments = (name, str(dataset), settings.to_json(), stages, max(1, cores // count), deadline.at, end)
+        threads = max(1, cores // count)
+        arguments = (name, str(dataset), settings.to_json(), stages, threads, run.run_id, deadline.at, end)
         workers = [context.Process(target=work, args=arguments, daemon=True) for _ in range(count)]
         for process in workers:
             process.start()
         while any(process.is_alive() for process in workers):
-            time.sleep(0.2)
+            time.sleep(WAIT_SECONDS if studies.shared() else 0.2)
             _log_finished(run, study, logged)
         _log_finished(run, study, logged)
-    failed = [t for t in study.get_trials(deepcopy=False) if t.number not in before and "error" in t.user_attrs]
-    if any(process.exitcode for process in workers):
+    _check(run, study, deadline, killed=any(process.exitcode for process in workers))
+    ours = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("step") == run.run_id]
+    return float(sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in ours))
+
+
+def _check(run: Any, study: "optuna.Study", deadline: Deadline, *, killed: bool) -> None:  # noqa: ANN401 - as above
+    trials = study.get_trials(deepcopy=False)
+    states = [trial.state.name for trial in trials]
+    done = sum(state in DONE for state in states)
+    failed = [t for t in trials if t.user_attrs.get("step") == run.run_id and "error" in t.user_attrs]
+    if killed and (failed or done < run.settings.trials):  # a killed worker's trial may have been run by another
         reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
         raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")
-    states = [t.state.name for t in study.get_trials(deepcopy=False)]
-    done = sum(state in DONE for state in states)
-    left = settings.trials - done - states.count("RUNNING")  # workers of other machines may still run some
+    left = run.settings.trials - done - states.count("RUNNING")  # workers of other machines may still run some
     cut = left > 0 and deadline.at < math.inf
     if cut:
-        deadlines.cut(run, f"The search stopped after {done} of {settings.trials} trials", deadline)
+        deadlines.cut(run, f"The search stopped after {done} of {run.settings.trials} trials", deadline)
     if "COMPLETE" in states:
         run.figure(f"validation loss {study.best_value:.3f} in {done} trials")
     elif cut:
         run.figure("no trial came to its end: the defaults are taken")
     else:
         raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")
-    ours = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in before]
-    return float(sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in ours))
-
-
-def _recover(study: "optuna.Study", settings: Settings) -> None:
-    """Close what a killed search left running; let the first trial that counts be the defaults: no search is worse."""
-    import optuna
-
-    trials = study.get_trials(deepcopy=False)
-    for trial in trials:
-        if trial.state == optuna.trial.TrialState.RUNNING:
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    if not any(trial.state.name in (*DONE, "WAITING") for trial in trials):
-        searched = Hyperparameters.model_fields.keys() - settings.fixed().keys()
-        study.enqueue_trial(settings.defaults().model_dump(include=set(searched)))
 
 
 def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  # noqa: ANN401 - StepRun, imported late
@@ -280,6 +269,8 @@ def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  #
     finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     for trial in (t for t in finished if t.number not in logged):
         logged.add(trial.number)
+        if trial.user_attrs.get("step") != run.run_id:  # another machine's step logs it
+            continue
         times = [int(at.timestamp() * 1000) for at in (trial.datetime_start, trial.datetime_complete) if at]
         attributes = trial.user_attrs
         epochs = [{k: v for k, v in e.items() if k != "phase"} for e in attributes.get("history", [])]

@@ -6,7 +6,7 @@ from typing import Any
 
 from components.core import figures, tracking
 from components.core.settings import Hyperparameters
-from components.search import DONE, open_study
+from components.core.studies import DONE, open_study
 
 
 def select_trial(settings: str, run_key: str, studies: list[str], trials: Path) -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 import traceback
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.console import Console
 from components.core import runs
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
+from components.core.tracking_server import is_server
 from components.detect_changes import DECISION, look
 from pipelines.display import JUDGING, STEPS
 
@@ -22,10 +22,15 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     DAG has to make or migrate first: then its step decides.
 
     Raises:
+        InputError: The MLflow server can't be reached, or does not let this login write.
         StepError: Something unexpected stopped the search for changes; the traceback is in the run's log.
     """
-    if not _store_is_ready():
+    if not runs.store_is_ready():
         return None
+    if is_server(runs.tracking_uri()):
+        from components.core import tracking
+
+        tracking.check_server(settings.model)
     os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some other run
     folder, reason, failed = runs.run_folder(run_key), "", True
     runs.write_text(folder / "settings.json", settings.to_json())
@@ -55,8 +60,10 @@ def ended(settings: Settings, run_key: str, reason: str) -> dict[str, Any]:
     """
     path = runs.run_folder(run_key) / "result.json"
     if not path.exists():
+        from components.core import tracking
         from components.finish import end
 
+        tracking.open_store()  # a server that went away is not waited for once more
         try:
             end(settings, run_key, failed=True, reason=reason)
         except KeyboardInterrupt:  # the result is there before the notification, which may take a minute
@@ -74,8 +81,3 @@ def steps(run_key: str) -> tuple[str, ...]:
     path = runs.run_folder(run_key) / DECISION
     judging = path.exists() and json.loads(path.read_text())["change"] == "judge"
     return JUDGING if judging else STEPS
-
-
-def _store_is_ready() -> bool:
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.home() / 'mlflow.db'}"
-    return not uri.startswith("sqlite:///") or runs.store_is_current(Path(uri.removeprefix("sqlite:///")))

@@ -19,15 +19,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from components.core import deadlines, runs
+from components.core import deadlines, runs, studies
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
+from components.core.tracking_server import is_server
 from pipelines import cache, labels, models, schedules, status, submit
 from pipelines.cluster import compile_dag, merge_cluster, with_cluster
 from pipelines.kubeflow import HostOption, NamespaceOption
 from pipelines.options import (
     HomeOption,
     JsonOption,
+    TrackingOption,
     check_model,
     merge,
     model_name,
@@ -82,14 +84,15 @@ def run(
     source: Annotated[str, typer.Argument(help="Folder with a subfolder per class, s3://bucket/prefix, or manifest.")],
     *,
     home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
     as_json: JsonOption = False,
     **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
 ) -> None:
     """Run the whole pipeline on this machine, to a registered model."""
-    use_home(home)
+    use_home(home, tracking_uri)
     from pipelines.changes import settled
-    from pipelines.local import launch
+    from pipelines.local import fetch_report, launch
 
     run_key, console = runs.new_run_key(), Console(stderr=as_json)
     try:
@@ -98,13 +101,14 @@ def run(
         _print_settings(console, source, settings)
         _catch_signals()
         result = settled(source, settings, run_key, console)
+        if result is None:
+            result = _watch(launch(source, settings, run_key), run_key, settings, console)
+        fetch_report(result, run_key)
     except ExpectedError as error:
         if as_json:
             model = str(options.get("model") or model_name(source))
             sys.stdout.write(json.dumps({**NOTHING, "reason": str(error), "model": model}) + "\n")
         raise
-    if result is None:
-        result = _watch(launch(source, settings, run_key), run_key, settings, console)
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
@@ -143,10 +147,11 @@ def predict(
     *,
     model: Annotated[str, typer.Option(help="NAME, NAME@alias or NAME/version; the alias is champion if not given.")],
     home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer files with a model of the registry."""
-    use_home(home)
+    use_home(home, tracking_uri)
     name, _, wanted = model.replace("/", "@").partition("@")
     check_model(name)
     missing = [path for path in files if not path.is_file()]
@@ -154,7 +159,7 @@ def predict(
         raise InputError(f"There is no file {missing[0]}.", "Give the paths of files to answer.")
     from components.core import registry, tracking
 
-    tracking.migrate()
+    tracking.open_store()
     with tempfile.TemporaryDirectory() as folder:
         path, version = registry.fetch(name, wanted or "champion", Path(folder))
         served = tracking.load_pyfunc(path)
@@ -168,12 +173,20 @@ def predict(
 
 
 @app.command()
-def ui(*, home: HomeOption = None, port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
-    """Open the tracking page: runs, figures, models."""
-    use_home(home)
+def ui(
+    *,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the tracking page: runs, figures, models; a server's own is where the server is."""
+    use_home(home, tracking_uri)
     from pipelines.local import environment
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.home() / 'mlflow.db'}"
+    uri = runs.tracking_uri()
+    if is_server(uri):
+        Console(stderr=True).print(f"The tracking page is at {uri}", highlight=False, soft_wrap=True)
+        return
     Console(stderr=True).print(
         f"The tracking page is at http://127.0.0.1:{port} (stop it with Ctrl-C)", highlight=False
     )
@@ -187,6 +200,7 @@ def ui(*, home: HomeOption = None, port: Annotated[int, typer.Option(help="Port 
 def doctor(
     *,
     home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
     cluster: Annotated[
         bool, typer.Option("--cluster", help="Try a Kubeflow out instead, by a canary run of two minutes.")
@@ -198,7 +212,7 @@ def doctor(
     **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
 ) -> None:
     """Tell what is missing on this machine, or on a cluster, and what mends it."""
-    use_home(home)
+    use_home(home, tracking_uri)
     from pipelines.doctor import examine, examine_cluster
 
     if cluster:
@@ -224,6 +238,7 @@ def _checked(options: dict[str, Any], config: Path | None, source: str, run_key:
 
     settings = merge(options, config, source)
     check_source(source)
+    studies.check_storage()
     try:
         runs.run_folder(run_key)
     except OSError as error:
@@ -303,7 +318,8 @@ def _print_settings(console: Console, source: str, settings: Settings) -> None:
 def _print_summary(console: Console, result: dict[str, Any], settings: Settings) -> None:
     if result["status"] == "failed":
         return
-    tracking = shlex.join([sys.argv[0], "ui", "--home", str(runs.home())])
+    uri = runs.tracking_uri()
+    tracking = uri if is_server(uri) else shlex.join([sys.argv[0], "ui", "--home", str(runs.home())])
     if result["status"] == "skipped":
         from pipelines.display import print_skipped
 
@@ -354,6 +370,15 @@ def main() -> None:
         if sys.argv[1:2] == ["run"] and "--json" in sys.argv:
             sys.stdout.write(json.dumps({**NOTHING, "reason": message}) + "\n")
         _fail(message, error.exit_code)
+    except Exception as error:
+        if "components.core.tracking" not in sys.modules:
+            raise
+        from components.core import tracking
+
+        known = tracking.explanation(error)
+        if known is None:
+            raise
+        _fail(str(known), 2)
     raise SystemExit(status)
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from packaging.requirements import Requirement
 
 from components.core import runs
+from components.core.errors import InputError
+from components.core.tracking_server import is_server
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +79,9 @@ def _home() -> Check:
 
 
 def _store() -> Check:
-    database = runs.home() / "mlflow.db"
+    uri, database = runs.tracking_uri(), runs.home() / "mlflow.db"
+    if is_server(uri):
+        return _server(uri)
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return Check("Tracking store", ok=True, found="MLFLOW_TRACKING_URI", mend="")
     if not database.exists():
@@ -85,6 +89,16 @@ def _store() -> Check:
     ok = runs.store_is_current(database)
     found = "ready" if ok else "of another version of MLflow; the next run migrates it"
     return Check("Tracking store", ok, found, "" if ok else f"cp {database} {database}.backup", needed=False)
+
+
+def _server(uri: str) -> Check:
+    from components.core import tracking
+
+    try:
+        tracking.check_server()
+    except InputError as error:
+        return Check("Tracking store", ok=False, found=error.sentence, mend=error.mend)
+    return Check("Tracking store", ok=True, found=f"the MLflow server {uri} answers", mend="")
 
 
 def _disk() -> Check:

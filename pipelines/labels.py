@@ -9,18 +9,24 @@ from typing import Annotated
 import typer
 
 from components.core.errors import InputError
-from pipelines.options import HomeOption, JsonOption, check_model, use_home
+from pipelines.options import HomeOption, JsonOption, TrackingOption, check_model, use_home
 
 app = typer.Typer(help="See and accept changed labels of test rows.", no_args_is_help=True)
 ModelOption = Annotated[str, typer.Option(help="Name of the model.")]
 
 
 @app.command("list", epilog="Example: thawline labels list --model stamps")
-def list_(*, model: ModelOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def list_(
+    *,
+    model: ModelOption,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """List changed labels of test rows that wait to be accepted; until then the locked ones count."""
     from components.core import labels
 
-    _open(home, model)
+    _open(home, tracking_uri, model)
     _print("waiting", [asdict(change) for change in labels.waiting(model)], as_json=as_json)
 
 
@@ -33,6 +39,7 @@ def accept(
     model: ModelOption,
     everything: Annotated[bool, typer.Option("--all", help="Accept all that wait.")] = False,
     home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Accept changed labels of test rows: from the next run on they count."""
@@ -40,16 +47,16 @@ def accept(
 
     if bool(ids) == everything:
         raise InputError("Which labels are to be accepted?", "Give the ids of examples, or --all.")
-    _open(home, model)
+    _open(home, tracking_uri, model)
     _print("accepted", [asdict(change) for change in labels.accept(model, ids or [])], as_json=as_json)
 
 
-def _open(home: Path | None, model: str) -> None:
-    use_home(home)
+def _open(home: Path | None, tracking_uri: str | None, model: str) -> None:
+    use_home(home, tracking_uri)
     check_model(model)
     from components.core import tracking
 
-    tracking.migrate()
+    tracking.open_store()
 
 
 def _print(what: str, rows: list[dict[str, str]], *, as_json: bool) -> None:

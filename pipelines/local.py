@@ -13,7 +13,8 @@ import sys
 import warnings
 from pathlib import Path
 from types import FrameType
-from typing import IO, Never
+from typing import IO, Any, Never
+from urllib.parse import urlsplit
 
 from components.core import runs
 from components.core.settings import Settings
@@ -34,6 +35,18 @@ def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[b
             start_new_session=True,
             env=environment(),
         )
+
+
+def fetch_report(result: dict[str, Any], run_key: str) -> None:
+    """Where a server keeps the report, bring it into the run's folder, and let the result name it there."""
+    if not urlsplit(result["report"]).scheme:
+        return
+    from components.core import tracking
+
+    path = tracking.download(result["same_as"] or result["mlflow_run_id"], "report.html", runs.run_folder(run_key))
+    if path is not None:
+        result["report"] = str(path)
+        runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
 
 
 def lives(child: "subprocess.Popen[bytes]", *, group: bool) -> bool:
@@ -77,7 +90,7 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     Raises:
         RuntimeError: A step failed; kfp passes no reason on, the step wrote it to the run's folder.
     """
-    if not runs.store_is_current(runs.home() / "mlflow.db"):
+    if not runs.store_is_ready():
         from components.core import tracking
 
         tracking.migrate()

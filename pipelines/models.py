@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from components.core.errors import ExpectedError, InputError, StepError
-from pipelines.options import HomeOption, JsonOption, check_model, has_store, use_home
+from pipelines.options import HomeOption, JsonOption, TrackingOption, check_model, has_store, use_home
 from pipelines.tables import table
 
 if TYPE_CHECKING:
@@ -32,10 +32,11 @@ def models(
     name: Annotated[str, typer.Argument(help="A model: its versions, and who was champion when.")] = "",
     *,
     home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the models of the registry, or the versions and champions of one."""
-    use_home(home)
+    use_home(home, tracking_uri)
     answer = _one(name) if name else {"models": _all()}
     if as_json:
         sys.stdout.write(json.dumps(answer) + "\n")
@@ -55,16 +56,17 @@ def promote(
     reason: Annotated[str, typer.Option(help="Why, in a sentence for the history; needed with --override.")] = "",
     override: Annotated[bool, typer.Option("--override", help="Without evidence; the history says so.")] = False,
     home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a version champion that an evaluation accepted; its files are checked and tried out first."""
-    use_home(home)
+    use_home(home, tracking_uri)
     check_model(model)
     if override and not reason.strip():
         raise InputError("--override needs a --reason.", "Say in a sentence why this version needs no evidence.")
     from components.core import ledger, registry, tracking
 
-    tracking.migrate()
+    tracking.open_store()
     already = registry.current(model, ledger.CHAMPION) == str(version)
     found = None if override or already else ledger.evidence_for(model, str(version))
     entry = ledger.promote(
@@ -90,14 +92,15 @@ def rollback(
     ] = None,
     reason: Annotated[str, typer.Option(help="Why, in a sentence for the history.")] = "",
     home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the former champion champion again; its files are checked and tried out first."""
-    use_home(home)
+    use_home(home, tracking_uri)
     check_model(model)
     from components.core import ledger, registry, tracking
 
-    tracking.migrate()
+    tracking.open_store()
     already = to is not None and registry.current(model, ledger.CHAMPION) == str(to)
     entry = ledger.rollback(model, str(to or ""), why=reason.strip())
     _tell(entry, as_json=as_json, already=already)
@@ -127,7 +130,7 @@ def _all() -> list[dict[str, Any]]:
         return []
     from components.core import registry, tracking
 
-    tracking.migrate()
+    tracking.open_store()
     for model in registry.models():
         try:
             _settle(model["name"])
@@ -140,7 +143,7 @@ def _one(name: str) -> dict[str, Any]:
     check_model(name)
     from components.core import ledger, registry, tracking
 
-    tracking.migrate()
+    tracking.open_store()
     try:
         _settle(name)
     except StepError as error:  # a promotion is under way

@@ -17,10 +17,19 @@ from pydantic import ValidationError
 from components.core import runs
 from components.core.errors import InputError
 from components.core.settings import Settings
+from components.core.tracking_server import check_address, is_server
 from pipelines.cluster import Cluster
 
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        help="MLflow server, http://HOST:PORT (default: $MLFLOW_TRACKING_URI, or a file in the home folder); "
+        "log in by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 PANELS = {
@@ -90,8 +99,18 @@ def model_name(source: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)[:100] or "thawline"
 
 
-def use_home(home: Path | None) -> None:
-    """Make a folder THAWLINE_HOME for what follows: the given one, else the environment's, else `.thawline` here."""
+def use_home(home: Path | None, tracking_uri: str | None = None) -> None:
+    """Make a folder THAWLINE_HOME for what follows: the given one, else the environment's, else `.thawline` here.
+
+    The same for the MLflow server, of this process and all that it starts.
+
+    Raises:
+        InputError: The server's address is none, or holds a password.
+    """
+    address = os.environ.get("MLFLOW_TRACKING_URI", "") if tracking_uri is None else tracking_uri
+    if tracking_uri is not None or is_server(address):
+        check_address(address)
+        os.environ["MLFLOW_TRACKING_URI"] = address.rstrip("/")
     chosen = home or Path(os.environ.get("THAWLINE_HOME") or ".thawline")
     os.environ["THAWLINE_HOME"] = str(chosen.expanduser().resolve())
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

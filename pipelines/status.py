@@ -19,7 +19,7 @@ import typer
 from components.core import runs
 from components.core.costs import duration
 from components.core.errors import InputError
-from pipelines.options import HomeOption, JsonOption, has_store, merge, use_home
+from pipelines.options import HomeOption, JsonOption, TrackingOption, has_store, merge, use_home
 from pipelines.tables import table
 
 if TYPE_CHECKING:
@@ -48,10 +48,11 @@ def status(
         Path | None, typer.Option(help="Write these to a .prom file, at once, for node_exporter's textfile collector.")
     ] = None,
     home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell how the last run of each model ended, how long ago one did well, and who is champion."""
-    use_home(home)
+    use_home(home, tracking_uri)
     allowed = _seconds(stale_after) if stale_after else math.inf
     if name:
         merge({"model": name}, None, name)  # before it goes into a query
@@ -89,7 +90,7 @@ def _outcomes(name: str) -> list["Outcome"]:
         return [Outcome(name)] if name else []
     from components.core import outcomes, tracking
 
-    tracking.migrate()
+    tracking.open_store()
     return [outcomes.of(model) for model in ([name] if name else outcomes.models())]
 
 

@@ -186,7 +186,7 @@ def history(model: str) -> list[dict[str, Any]]:
         `who`, `evidence` and `entry` (the id of the entry's run).
     """
     entries = _finished(model)
-    ends = [_iso(entry.time) for entry in entries[1:]] + [""]
+    ends = [*(_iso(entry.time) for entry in entries[1:]), ""][: len(entries)]
     return [
         {
             "version": entry.to,

@@ -24,6 +24,11 @@ def home() -> Path:
     return Path(os.environ.get("THAWLINE_HOME", ".thawline")).resolve()
 
 
+def tracking_uri() -> str:
+    """Where runs are logged: `MLFLOW_TRACKING_URI`, else the SQLite store in the home folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
 def new_run_key() -> str:
     """A key that sorts by time and never repeats."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -116,6 +121,12 @@ def store_is_current(database: Path) -> bool:
     """Whether the local MLflow store was made by the installed version (read without importing it)."""
     stamp = database.with_suffix(".version")
     return database.exists() and stamp.exists() and stamp.read_text() == version("mlflow")
+
+
+def store_is_ready() -> bool:
+    """Whether steps can log at once: the local store is current, or some other server keeps its own."""
+    uri = tracking_uri()
+    return not uri.startswith("sqlite:///") or store_is_current(Path(uri.removeprefix("sqlite:///")))
 
 
 def mark_store_current(database: Path) -> None:

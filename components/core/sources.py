@@ -86,6 +86,7 @@ def read(uri: str) -> bytes:
 
     Raises:
         RejectedRecord: It can't be read; the message is the reason.
+        InputError: The S3 server can't be reached, or takes us no more: no fault of the record's.
     """
     if not uri:
         raise RejectedRecord("no uri")
@@ -95,7 +96,7 @@ def read(uri: str) -> bytes:
 
         try:
             return storage.read_bytes(uri, MAX_BYTES)
-        except InputError as error:
+        except storage.ObjectError as error:
             raise RejectedRecord(f"unreadable: {error.sentence}") from error
         except ValueError:
             raise too_large from None

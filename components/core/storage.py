@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -21,10 +21,13 @@ from s3transfer.exceptions import RetriesExceededError
 from components.core.errors import InputError
 
 if TYPE_CHECKING:
+    from botocore.model import OperationModel
     from mypy_boto3_s3 import S3Client
 
 CONNECTIONS = 32  # downloads in flight
+READ_SECONDS = 60.0  # that a server may be silent in the middle of an answer
 _BODY_ATTEMPTS = 4  # botocore retries requests, but not a body that breaks off
+_WHOLE = {"GetObject": "ContentLength", "HeadObject": "ContentLength", "ListObjectsV2": "IsTruncated"}
 _BROKEN_BODY = (exceptions.IncompleteReadError, exceptions.ReadTimeoutError, exceptions.ResponseStreamingError)
 _CREDENTIALS = (
     exceptions.NoCredentialsError,
@@ -34,13 +37,19 @@ _CREDENTIALS = (
     exceptions.ProfileNotFound,
 )
 _UNREACHABLE = (exceptions.ConnectionError, exceptions.HTTPClientError, RetriesExceededError)
+_OF_ONE_OBJECT = {"NoSuchKey", "404", "NoSuchBucket", "AccessDenied", "403", "InvalidObjectState", "KeyTooLongError"}
 _REFUSED = {
     "AccessDenied": "access is denied",
     "403": "access is denied",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "InvalidAccessKeyId": "the access key is unknown",
     "ExpiredToken": "the credentials have expired",
+    "InvalidToken": "the session token is not valid",
 }
+
+
+class ObjectError(InputError):
+    """A fault of one object: that it is not there, or not for us. All else would happen to every other object too."""
 
 
 @functools.cache
@@ -52,14 +61,36 @@ def client() -> "S3Client":
             retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "5"))},
             max_pool_connections=CONNECTIONS,
             connect_timeout=10,
+            read_timeout=READ_SECONDS,
             # Only AWS itself surely answers under bucket.endpoint.
             s3={"addressing_style": "path" if custom else "auto"},
         )
-        return boto3.Session().client("s3", config=config)  # the default session would keep old credentials
+        made = boto3.Session().client("s3", config=config)  # the default session would keep old credentials
     except (ValueError, exceptions.BotoCoreError) as error:  # an endpoint that is no address, an unknown profile
         raise InputError(
             f"The S3 client can't be made: {type(error).__name__}.", "Check the AWS_* variables."
         ) from error
+    for operation in _WHOLE:
+        made.meta.events.register(f"needs-retry.s3.{operation}", _ask_again)  # type: ignore[arg-type]  # handlers answer here
+    return made
+
+
+def _ask_again(
+    response: tuple[Any, dict[str, Any]] | None,
+    attempts: int,
+    operation: "OperationModel",
+    request_dict: dict[str, Any],
+    **_: object,
+) -> float | None:
+    """Seconds to wait before an answer is asked for again that broke off in its head; None if it is whole.
+
+    Without the length of its body, botocore would take it for an empty object or for the last page of a listing.
+    """
+    if response is None or response[0].status_code not in {200, 206} or _WHOLE[operation.name] in response[1]:
+        return None
+    if attempts >= _BODY_ATTEMPTS:
+        raise exceptions.ConnectionClosedError(endpoint_url=request_dict["url"])
+    return 2.0**attempts / 8
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -169,6 +200,10 @@ def _explained(uri: str) -> Iterator[None]:
         ) from error
     except exceptions.ClientError as error:
         raise _refusal(uri, str(error.response.get("Error", {}).get("Code", "unknown"))) from error
+    except exceptions.IncompleteReadError as error:
+        raise InputError(
+            f"The S3 server's answers for {uri} break off.", "Check the network, and run again."
+        ) from error
     except _UNREACHABLE as error:
         server = urlsplit(client().meta.endpoint_url).netloc.rpartition("@")[2]  # without a password
         raise InputError(
@@ -183,12 +218,11 @@ def _explained(uri: str) -> Iterator[None]:
 
 def _refusal(uri: str, code: str) -> InputError:
     bucket, _ = split_uri(uri)
+    kind = ObjectError if code in _OF_ONE_OBJECT else InputError
     if code == "NoSuchBucket":
-        return InputError(f"There is no bucket {bucket!r}.", "Check the name and AWS_ENDPOINT_URL.")
+        return kind(f"There is no bucket {bucket!r}.", "Check the name and AWS_ENDPOINT_URL.")
     if code in {"NoSuchKey", "404"}:
-        return InputError(f"There is no object {uri}.", "Check the key.")
+        return kind(f"There is no object {uri}.", "Check the key.")
     if code in _REFUSED:
-        return InputError(f"{uri}: {_REFUSED[code]}.", "Check the credentials and their rights on the bucket.")
-    return InputError(
-        f"{uri}: the S3 server refuses with {code}.", "Check the bucket, its region and AWS_ENDPOINT_URL."
-    )
+        return kind(f"{uri}: {_REFUSED[code]}.", "Check the credentials and their rights on the bucket.")
+    return kind(f"{uri}: the S3 server refuses with {code}.", "Check the bucket, its region and AWS_ENDPOINT_URL.")

@@ -21,11 +21,14 @@ from mlflow.entities import Dataset, Metric, Param, Run, RunTag, ViewType
 from mlflow.entities.dataset_input import DatasetInput
 from mlflow.entities.input_tag import InputTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from components.core import runs
 from components.core.errors import ExpectedError, InputError
 from components.core.lineage import Lineage, read_lineage
 from components.core.settings import Settings
+from components.core.tracking_server import CHECK_SECONDS, WRITING, forbidden, is_server, refusal, unreachable
 
 RUN_KEY = "thawline.run_key"
 KIND = "thawline.kind"
@@ -34,6 +37,9 @@ PARENT = "mlflow.parentRunId"
 ERROR = "thawline.error"  # of a step: kind and sentences of an expected error
 SAVED = "saved_seconds"  # metric of a step, and of the pipeline
 BATCH = 900  # MLflow takes 1,000 entities in one call
+CANDIDATE = "candidate"
+SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
+OK, SERVER_ERROR = 200, 500  # HTTP
 TAG_LENGTH = 5000  # characters that every store of MLflow takes
 
 
@@ -43,19 +49,84 @@ def client() -> mlflow.MlflowClient:
     Explicit run ids everywhere: a stray fluent call after a run has ended would open another one. The address is
     also set globally, because MLflow's own registry asks there when it resolves a logged model.
     """
-    uri = tracking_uri()
+    uri = runs.tracking_uri()
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
 
 
-def tracking_uri() -> str:
-    """Where runs are logged."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.home() / 'mlflow.db'}"
+def open_store() -> None:
+    """Make the store ready for a command: ask the server whether it is there and knows us, or migrate the local one.
+
+    Raises:
+        InputError: The server can't be reached, or refuses.
+    """
+    if is_server(runs.tracking_uri()):
+        check_server()
+    else:
+        migrate()
+
+
+def check_server(model: str = "") -> None:
+    """Ask an MLflow server once, without the minutes of retries that a run may spend.
+
+    Args:
+        model: Whose experiment and versions will be written, if any; where the server has no permissions to tell of,
+            a run finds out.
+
+    Raises:
+        InputError: It can't be reached, refuses the login, or lets it read only.
+    """
+    uri = runs.tracking_uri()
+    answer = _asked("/api/2.0/mlflow/experiments/search", max_results=1)
+    if answer.status_code != OK:
+        raise refusal(uri, answer.status_code, answer.text) or unreachable(uri)
+    user = get_default_host_creds(uri).username  # type: ignore[no-untyped-call]  # mlflow types a part of itself
+    if not model or not user:
+        return
+    found = client().get_experiment_by_name(model)
+    wanted = {"experiment": found.experiment_id} if found else {}
+    wanted |= {"registered_model": model} if client().search_registered_models(f"name = '{model}'") else {}
+    for kind, name in wanted.items():
+        answer = _asked("/api/3.0/mlflow/users/permissions/get", username=user, resource_type=kind, resource_id=name)
+        if answer.status_code == OK and answer.json().get("permission") not in WRITING:
+            raise forbidden(uri, f"the {kind.replace('_', ' ')} {model!r}")
+
+
+def _asked(path: str, **question: Any) -> Any:  # noqa: ANN401 - any JSON value; mlflow publishes no types
+    uri = runs.tracking_uri()
+    login = get_default_host_creds(uri)  # type: ignore[no-untyped-call]  # as above
+    once = {"max_retries": 0, "timeout": CHECK_SECONDS, "raise_on_status": False}
+    try:
+        return http_request(login, path, "GET", **once, params=question)  # type: ignore[no-untyped-call]  # as above
+    except MlflowException as error:
+        raise unreachable(uri) from error
+
+
+def explanation(error: Exception) -> InputError | None:
+    """A server's silence or refusal as one sentence; None for every other error."""
+    uri = runs.tracking_uri()
+    if not isinstance(error, MlflowException) or not is_server(uri):
+        return None
+    status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # as above
+    silent = status == SERVER_ERROR and "API request to" in error.message
+    return unreachable(uri) if silent else refusal(uri, status, error.message)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn a server's silence or refusal into one sentence."""
+    try:
+        yield
+    except MlflowException as error:
+        known = explanation(error)
+        if known is None:
+            raise
+        raise known from error
 
 
 def migrate() -> None:
     """Bring the local store to this version's schema, once: steps that start together would race for it."""
-    uri = tracking_uri()
+    uri = runs.tracking_uri()
     if not uri.startswith("sqlite:///"):
         return
     database = Path(uri.removeprefix("sqlite:///"))
@@ -188,23 +259,33 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
         settings: The run's settings as JSON.
     """
     previous = signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    parsed = Settings.from_json(settings)
-    pipeline_id = pipeline_run(run_key, parsed).info.run_id
-    run_id = _step_run(name, run_key, parsed.model, pipeline_id)
-    run = StepRun(name, run_key, parsed, run_id, pipeline_id)
-    runs.working(name, run_key)
-    begin = time.monotonic()
-    status = "FAILED"
     try:
-        yield run
-        status = "FINISHED"
+        with explained():
+            run = _begun(name, run_key, Settings.from_json(settings))
+            begin, status = time.monotonic(), "FAILED"
+            try:
+                yield run
+                status = "FINISHED"
+            except ExpectedError as error:
+                runs.write_error(run_key, name, error)
+                run.tags({ERROR: f"{error.kind}: {error}"[:4000]})
+                raise
+            finally:
+                run.close(status, time.monotonic() - begin)
     except ExpectedError as error:
-        runs.write_error(run_key, name, error)
-        run.tags({ERROR: f"{error.kind}: {error}"[:4000]})
+        if name not in runs.read_errors(run_key):  # the first reason is the true one
+            runs.write_error(run_key, name, error)
         raise
     finally:
-        run.close(status, time.monotonic() - begin)
         signal.signal(signal.SIGTERM, previous)
+
+
+def _begun(name: str, run_key: str, settings: Settings) -> StepRun:
+    pipeline_id = pipeline_run(run_key, settings).info.run_id
+    run_id = _step_run(name, run_key, settings.model, pipeline_id)
+    run = StepRun(name, run_key, settings, run_id, pipeline_id)
+    runs.working(name, run_key)
+    return run
 
 
 def pipeline_run(run_key: str, settings: Settings) -> Run:
@@ -217,10 +298,37 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
         parent = client().get_run(adopted).data.tags.get(PARENT, adopted)
         _tag(parent, run_key, settings.model, "pipeline")
         return client().get_run(parent)
-    run_id = _create(f"{settings.model} {run_key}", run_key, settings.model, "pipeline", None)
+    alone = not is_server(runs.tracking_uri())  # on one machine the first step has ended when the others start
+    name, kind = f"{settings.model} {run_key}", "pipeline" if alone else CANDIDATE
+    run_id = _create(name, run_key, settings.model, kind, None)
+    if not alone and (elected := _elect(run_id, run_key, settings.model)) != run_id:
+        return client().get_run(elected)
     params = [Param(k, str(v)) for k, v in settings.model_dump().items() if v is not None]
     client().log_batch(run_id, params=params, tags=[RunTag("thawline.settings_digest", settings.digest())])
     return client().get_run(run_id)
+
+
+def _elect(mine: str, run_key: str, model: str) -> str:
+    """Agree on one of the candidates that steps made which started together; the others are deleted.
+
+    MLflow can't make a run unless there is one. So each makes a candidate, waits until it must see those of all who
+    saw no pipeline's run, and the smallest id becomes it. Who comes later sees that, because a candidate waits longer
+    than the winner takes from its look to its tag.
+    """
+    client_, deadline = client(), time.monotonic() + ELECTION_SECONDS
+    while True:
+        time.sleep(SETTLE_SECONDS)
+        smallest = min((run.info.run_id for run in find_runs(model, run_key, CANDIDATE)), default=mine)
+        # in this order: a winner that is no candidate any more is found here
+        elected = [run.info.run_id for run in find_runs(model, run_key, "pipeline")]
+        if elected:
+            client_.delete_run(mine)
+            return str(elected[0])
+        if smallest == mine:
+            client_.set_tag(mine, KIND, "pipeline")
+            return mine
+        if time.monotonic() > deadline:  # whoever made it was killed
+            client_.delete_run(smallest)
 
 
 def _step_run(name: str, run_key: str, model: str, pipeline_id: str) -> str:
@@ -332,9 +440,14 @@ def own_experiment(model: str) -> str:
         raise InputError(f"The experiment {model!r} was deleted on the tracking page.", mend)
     if found is not None:
         return str(found.experiment_id)
-    local = tracking_uri().startswith("sqlite:///")  # a server knows its own place for artifacts
+    local = runs.tracking_uri().startswith("sqlite:///")  # a server knows its own place for artifacts
     location = (runs.home() / "artifacts" / model).as_uri() if local else None
-    return str(client().create_experiment(model, artifact_location=location))
+    try:
+        return str(client().create_experiment(model, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return own_experiment(model)  # another step made it just now
 
 
 def log_trial(
@@ -375,7 +488,7 @@ def page(run_id: str) -> str:
 
     `THAWLINE_TRACKING_PAGE` is the address that a browser uses, where the steps use another one.
     """
-    base = os.environ.get("THAWLINE_TRACKING_PAGE") or tracking_uri()
+    base = os.environ.get("THAWLINE_TRACKING_PAGE") or runs.tracking_uri()
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https"):
         return ""

@@ -12,7 +12,8 @@ from components.core import deadlines, tracking
 from components.core.deadlines import Deadline
 from components.core.phases import open_data
 from components.core.settings import Hyperparameters, Settings
-from components.search import DONE, OutOfTimeError, objective, open_study, search, study_name, suggest, work
+from components.core.studies import DONE, open_study
+from components.search import OutOfTimeError, objective, search, study_name, suggest, work
 from components.select_trial import select_trial
 from tests.conftest import TOY
 from tests.plain import PlainRun
@@ -119,7 +120,7 @@ def test_a_killed_search_goes_on(tracked_home: Path, toy_dataset: Path) -> None:
     name = study_name(settings, "d" * 64, "w" * 64)
     study = open_study(name)
     process = multiprocessing.get_context("spawn").Process(
-        target=work, args=(name, str(toy_dataset), settings.to_json(), 3, 1)
+        target=work, args=(name, str(toy_dataset), settings.to_json(), 3, 1, "step")
     )
     process.start()
     limit = time.monotonic() + 120

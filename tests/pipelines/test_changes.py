@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +120,29 @@ def test_an_interruption_closes_the_run(toy_home: PlainRun, toy_source: Path, mo
     assert {run.info.status for run in tracking.find_runs("toy", "key")} == {"FAILED"}
 
 
-def test_a_server_out_of_reach_is_one_sentence(home: Path, toy_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_expected_is_one_sentence(
+    toy_home: PlainRun, toy_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What nobody expected is one sentence that names the log."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    def broken(*_arguments: Any, **_options: Any) -> None:
+        raise ArithmeticError("no fingerprints today")
+
+    monkeypatch.setattr("components.core.fingerprints.take", broken)
     with pytest.raises(StepError, match="detect_changes failed") as error:
         changes.settled(str(toy_source), Settings(**TOY), "key", CONSOLE)
-    log = home / "runs/key/log.txt"
+    log = runs.run_folder("key") / "log.txt"
     assert str(log) in error.value.mend
-    assert "Traceback" in log.read_text()
+    assert "no fingerprints today" in log.read_text()
+
+
+def test_a_server_out_of_reach_is_told_at_once(home: Path, toy_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is read, and without the minutes of retries that a run may spend."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    begin = time.monotonic()
+    with pytest.raises(InputError, match="http://127.0.0.1:9 can't be reached"):
+        changes.settled(str(toy_source), Settings(**TOY), "key", CONSOLE)
+    assert time.monotonic() - begin < 30
 
 
 # --- the real DAG -----------------------------------------------------------------------------------------------------

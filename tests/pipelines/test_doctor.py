@@ -128,3 +128,10 @@ def test_s3_credentials_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check.ok
     assert "http://127.0.0.1:9000" in check.found
     assert "very secret" not in str(doctor.examine())
+
+
+def test_a_silent_server_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The MLflow server of the environment is asked whether it is there."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    check = doctor._store()
+    assert (check.ok, check.found) == (False, "The MLflow server http://127.0.0.1:9 can't be reached.")

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from components.core.errors import InputError
 from components.core.settings import Hyperparameters, Settings
 from pipelines.cli import app, run
-from pipelines.options import merge, model_name
+from pipelines.options import merge, model_name, use_home
+from tests.pipelines.command import call, is_one_sentence
 
 
 def unset() -> dict[str, Any]:
@@ -122,3 +123,53 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "none.yaml", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(InputError, match=f"{re.escape(os.fspath(path))} can't be read: {reason}"):
             merge(unset(), path, "photos")
+
+
+COMMANDS = ("run", "models", "promote", "rollback", "predict", "ui", "doctor")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_that_talk_to_mlflow_take_its_server(name: str) -> None:
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]  # a group
+    assert "--tracking-uri" in {option for p in command.params for option in p.opts}
+
+
+def test_the_server_is_the_environment_of_what_follows(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option wins over the variable and becomes it; without the option the variable stays."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://variable:5000/")
+    use_home(home)
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://variable:5000"
+    use_home(home, "http://option:5000")
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://option:5000"
+
+
+def test_a_password_in_the_address_is_refused(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By option or by variable: one sentence with status 2 that does not repeat it."""
+    address = "http://me:private@127.0.0.1:5000"
+    by_option = call(capsys, monkeypatch, "models", "--tracking-uri", address)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    for answer in (by_option, call(capsys, monkeypatch, "models")):
+        assert answer.status == 2
+        assert is_one_sentence(answer)
+        assert "private" not in answer.out + answer.err
+
+
+def test_the_page_of_a_server_is_where_it_is(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`thawline ui` names a server's own page, and starts no other."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    answer = call(capsys, monkeypatch, "ui", "--tracking-uri", "http://127.0.0.1:9")
+    assert (answer.status, answer.err) == (0, "The tracking page is at http://127.0.0.1:9\n")
+
+
+def test_a_silent_server_is_told_at_once(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    answer = call(capsys, monkeypatch, "models")
+    assert answer.status == 2
+    assert is_one_sentence(answer)
+    assert "http://127.0.0.1:9 can't be reached" in answer.err

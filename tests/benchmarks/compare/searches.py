@@ -18,7 +18,8 @@ from components.core.examples import Examples
 from components.core.network import Network
 from components.core.phases import build_network, open_data, train_phase
 from components.core.settings import Hyperparameters, Settings
-from components.search import MOST_THAWED, open_study, search, suggest
+from components.core.studies import open_study
+from components.search import MOST_THAWED, search, suggest
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Pictures, Tester, peer_network, pictures_of
 

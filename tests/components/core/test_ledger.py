@@ -738,3 +738,8 @@ def test_evidence_against_a_former_champion_is_none(toy: PlainRun) -> None:
     promote("2")
     with pytest.raises(InputError, match="accepted as the first one, but version 2 is champion now"):
         ledger.evidence_for("toy", "1")
+
+
+def test_a_model_without_a_champion_has_no_history(tracked_home: Path) -> None:
+    """Where no version was ever accepted, the history is empty."""
+    assert ledger.history("nobody") == []

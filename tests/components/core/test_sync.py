@@ -16,6 +16,7 @@ from components.core.errors import InputError
 from components.core.network import Network
 from components.core.plan import Policy
 from components.core.segments import Rows, Writer
+from tests.proxy import Fault, Proxy
 
 pytest_plugins = ["tests.s3"]
 needs_server = pytest.mark.slow  # it needs 4 s to start
@@ -204,6 +205,28 @@ def test_half_a_record_stays_at_home(prefix: str, homes: tuple[Home, Home], monk
     sync.send([index.parent.parent], one.said.append)
     [uri] = objects(prefix, "index")
     assert len(storage.read_bytes(uri)) == (COUNT - 1) * cache.RECORD
+
+
+@needs_server
+@pytest.mark.parametrize("network", ["flaky", "gone"])
+def test_a_bad_network_costs_no_wrong_row(
+    network: str, prefix: str, s3_endpoint: str, homes: tuple[Home, Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropped and cut connections are tried again; where there is no end to them, the rows are computed here."""
+    one, two = homes
+    gone = network == "gone"
+    assert right(one.rows())
+    with Proxy(s3_endpoint) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.uri)
+        patch.setenv("AWS_MAX_ATTEMPTS", "3")
+        storage.client.cache_clear()
+        proxy.faults.extend([Fault(cut=40), Fault(), Fault(drop=True), Fault(cut=700), Fault(drop=True)])
+        proxy.always = Fault(cut=700) if gone else Fault()
+        assert right(two.rows())
+    storage.client.cache_clear()
+    assert (two.computed == []) is not gone
+    assert any("not shared" in sentence for sentence in two.said) is gone
+    assert two.hidden() == []
 
 
 @needs_server

@@ -1,0 +1,51 @@
+"""An MLflow server's address, and what its refusals mean; imports nothing heavy, so the command line can ask first."""
+
+from urllib.parse import urlsplit
+
+from components.core.errors import InputError
+
+CHECK_SECONDS = 10  # that a server has to answer before anything starts
+WRITING = ("EDIT", "MANAGE")  # permissions of basic authentication that a run needs
+_LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+
+
+def is_server(uri: str) -> bool:
+    """Whether a tracking URI is a server's address, not a store's."""
+    return uri.startswith(("http://", "https://"))
+
+
+def check_address(uri: str) -> None:
+    """Check a server's address before it goes anywhere: into the environment of the steps, or a message.
+
+    Raises:
+        InputError: It is none, or holds a login, which the sentence does not repeat.
+    """
+    parts = urlsplit(uri)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        message = "The tracking URI holds more than an address, maybe a password; it is not used."
+        raise InputError(message, f"Give http://HOST:PORT alone, and log in by {_LOGIN}.")
+    if not is_server(uri) or not parts.hostname:
+        raise InputError(f"The tracking URI can't be {uri!r}.", "Give an MLflow server's: http://HOST:PORT.")
+
+
+def unreachable(uri: str) -> InputError:
+    """The server is silent."""
+    return InputError(f"The MLflow server {uri} can't be reached.", "Check the address, the network, and that it runs.")
+
+
+def forbidden(uri: str, what: str) -> InputError:
+    """The login is good, but not for this."""
+    mend = "Ask its administrator for the permission EDIT, or use another --model."
+    return InputError(f"The MLflow server {uri} does not let this login write to {what}.", mend)
+
+
+def refusal(uri: str, status: int, text: str) -> InputError | None:
+    """What an answer that is no success means; None if it is about the question, not about who asks."""
+    if status == 401:  # noqa: PLR2004 - HTTP: unauthorized
+        return InputError(f"The MLflow server {uri} refuses the login.", f"Check {_LOGIN}.")
+    if "Invalid Host header" in text:
+        mend = "Start it with --allowed-hosts naming this host and port."
+        return InputError(f"The MLflow server {uri} does not answer under this name.", mend)
+    if status == 403:  # noqa: PLR2004 - HTTP: forbidden
+        return forbidden(uri, "what it was asked to change")
+    return None
