@@ -178,9 +178,9 @@ def test_the_best_trial_is_left_its_time(tracked_home: Path, toy_dataset: Path) 
         trial = study.ask()
         trial.set_user_attr("seconds", seconds)
         study.tell(trial, value)
-    work(name, str(toy_dataset), text, 3, 1, end=time.time() + 700)
+    work(name, str(toy_dataset), text, 3, 1, "step", end=time.time() + 700)
     assert len(open_study(name).trials) == 2
-    work(name, str(toy_dataset), text, 3, 1, end=time.time() + 800)
+    work(name, str(toy_dataset), text, 3, 1, "step", end=time.time() + 800)
     assert [trial.state.name for trial in open_study(name).trials] == ["COMPLETE"] * 3
 
 
