@@ -3,6 +3,7 @@
 # places. `tests/stand_in.sh base.tar`, as root, with mmdebstrap. What this machine trusts (certificates, also for pip)
 # goes along, so that a build reaches the same package index.
 set -eu
+[ ! -w /dev/shm ] || export TMPDIR=/dev/shm  # in memory: only the archive needs the disk
 mmdebstrap --quiet --variant=apt --include=python3,python3-venv,ca-certificates,tzdata,netbase \
   --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
   --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt=force-unsafe-io \

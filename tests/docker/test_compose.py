@@ -70,14 +70,11 @@ def login(engine: "Engine", base: str, tmp_path_factory: pytest.TempPathFactory)
 def test_a_pipeline_records_in_the_services(login: tuple[str, str], toy_source: Path, tmp_path: Path) -> None:
     """With the server's address and a login, and no key of S3, a run ends with a version whose files lie on S3."""
     user, password = login
+    server = {"TRACKING_URI": SERVER, "TRACKING_USERNAME": user, "TRACKING_PASSWORD": password}
+    keyless = {name: value for name, value in environment(tmp_path / "home").items() if not name.startswith("AWS_")}
+    variables = keyless | {f"MLFLOW_{name}": value for name, value in server.items()}
     with pytest.MonkeyPatch.context() as patch:
-        variables = {"TRACKING_URI": SERVER, "TRACKING_USERNAME": user, "TRACKING_PASSWORD": password}
-        for name, value in variables.items():
-            patch.setenv(f"MLFLOW_{name}", value)
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        assert "AWS_ACCESS_KEY_ID" not in environment(tmp_path)
-        patch.setattr("tests.pipelines.command.environment", lambda home: {**environment(home), **os.environ})
+        patch.setattr("tests.pipelines.command.environment", lambda _home: variables)
         answer = thawline("run", str(toy_source), *TOY, "--trials", "2", home=tmp_path / "home", cwd=tmp_path)
     assert answer.status == 0, answer.err
     body = {"name": "toy", "alias": "champion"}
