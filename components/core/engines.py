@@ -1,13 +1,14 @@
 """Engines for the frozen pass: what lies below the thaw line is inference, so it runs where inference is fastest.
 
-Eager PyTorch is the reference and the fallback. Others are taken where a short measurement finds them faster, and
-equal to eager.
+Eager PyTorch is the reference and the fallback. The same stages with their norms folded cost nothing to make; exports
+cost seconds. Each is taken where a short measurement finds it faster, and equal to eager.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure, tree_unflatten
 
 from components.core.exports import Prefix, exported, first_line, place_of, seconds_to_prepare
+from components.core.folding import folded
 from components.core.network import Network, Pytree
 from components.core.training import mixed_precision, rows_of, to_device
 
@@ -95,27 +97,48 @@ def _fastest(plain: Engine, prefix: Prefix, count: int, folder: Path) -> tuple[E
         plain = replace(plain, seconds=_seconds(plain, prefix.sample))
     if not plain.seconds * count * GAIN > OVERHEAD:
         return plain, f"eager: a pass over {count} examples is short"
-    best, reasons = plain, []
+    trial = _Trial(plain, prefix, expected)
+    trial.run("folded", lambda: _folded(prefix))
     for way in ("torchscript", "dynamo") if prefix.device.type == "cpu" else ("torchscript", "compile"):
         place = place_of(prefix, way, folder)
         cost = seconds_to_prepare(prefix, way, place)
-        if cost + OVERHEAD > count * plain.seconds * GAIN:
-            reasons.append(f"{way} (about {cost:.1f} s) would not pay for {count} examples")
+        if cost + OVERHEAD > count * trial.best.seconds * GAIN:
+            trial.reasons.append(f"{way} (about {cost:.1f} s) would not pay for {count} examples")
             continue
-        try:
-            name, flat, note = _compiled(prefix) if way == "compile" else _onnxruntime(prefix, way, place)
-            engine = _engine(name, flat, prefix, expected)
-            _check_equal(engine, plain, prefix, expected)
-            engine = replace(engine, seconds=_seconds(engine, prefix.sample))
-        except Exception as error:  # noqa: BLE001 - exporters and engines raise almost anything; eager remains
-            reasons.append(f"{way}: {first_line(error)}")
-            continue
-        reasons.append(f"{name} {1 / engine.seconds:.0f}/s, {note}")
-        best = min(best, engine, key=lambda candidate: candidate.seconds)
-        if prefix.device.type == "cpu":
+        make = partial(_compiled, prefix) if way == "compile" else partial(_onnxruntime, prefix, way, place)
+        if trial.run(way, make) and prefix.device.type == "cpu":
             break  # another export of the same stages runs as fast
-    best = replace(best, eager_seconds=plain.seconds)
-    return best, f"{best.name}: eager {1 / plain.seconds:.0f}/s; {'; '.join(reasons)}"
+    best = replace(trial.best, eager_seconds=plain.seconds)
+    return best, f"{best.name}: eager {1 / plain.seconds:.0f}/s; {'; '.join(trial.reasons)}"
+
+
+class _Trial:
+    """The fastest engine so far that is equal to eager, and a word on each that was tried."""
+
+    def __init__(self, plain: Engine, prefix: Prefix, expected: list[Pytree]) -> None:
+        self.best, self.reasons = plain, list[str]()
+        self._plain, self._prefix, self._expected = plain, prefix, expected
+
+    def run(self, way: str, make: Callable[[], tuple[str, _Flat, str]]) -> bool:
+        """Make an engine, check and measure it; whether that worked."""
+        try:
+            name, flat, note = make()
+            engine = _engine(name, flat, self._prefix, self._expected)
+            _check_equal(engine, self._plain, self._prefix, self._expected)
+            engine = replace(engine, seconds=_seconds(engine, self._prefix.sample))
+        except Exception as error:  # noqa: BLE001 - exporters and engines raise almost anything; eager remains
+            self.reasons.append(f"{way}: {first_line(error)}")
+            return False
+        self.reasons.append(f"{name} {1 / engine.seconds:.0f}/s, {note}")
+        self.best = min(self.best, engine, key=lambda candidate: candidate.seconds)
+        return True
+
+
+def _folded(prefix: Prefix) -> tuple[str, _Flat, str]:
+    twin, count = folded(prefix)
+    if not count:
+        raise RuntimeError("there is no norm to fold")
+    return f"folded {torch.__version__}", _in_pytorch(twin, prefix.device), f"{count} norms"
 
 
 def _onnxruntime(prefix: Prefix, way: str, place: Path) -> tuple[str, _Flat, str]:
@@ -143,14 +166,16 @@ def _onnxruntime(prefix: Prefix, way: str, place: Path) -> tuple[str, _Flat, str
 
 
 def _compiled(prefix: Prefix) -> tuple[str, _Flat, str]:
-    step = torch.compile(prefix)
+    return f"torch.compile {torch.__version__}", _in_pytorch(torch.compile(prefix), prefix.device), "compiled"
 
+
+def _in_pytorch(step: Callable[..., tuple[Tensor, ...]], device: torch.device) -> _Flat:
     @torch.no_grad()
     def flat(leaves: list[Tensor]) -> list[Tensor]:
-        with mixed_precision(prefix.device):
-            return [_plain(leaf) for leaf in step(*to_device(leaves, prefix.device))]
+        with mixed_precision(device):
+            return [_plain(leaf) for leaf in step(*to_device(leaves, device))]
 
-    return f"torch.compile {torch.__version__}", flat, "compiled"
+    return flat
 
 
 def _engine(name: str, flat: _Flat, prefix: Prefix, expected: list[Pytree]) -> Engine:

@@ -161,11 +161,14 @@ def train_phase(
     steps = -(-len(data.rows["train"]) // settings.batch_size) * epochs
     optimizer = make_optimizer(network, line, settings.optimizer, rate, decay, hyperparameters.weight_decay)
     weights = data.class_weights.to(next(network.parameters()).device) if data.class_weights is not None else None
-    validation = rows_at(network, data, {line: epochs}, "validation", say, progress)[line]
+    lines = {line: float(epochs)}
+    if not thaw and hyperparameters.thaw:  # the thawed phase follows: one pass serves both
+        lines[line - hyperparameters.thaw] = float(hyperparameters.thaw_epochs)
+    validation = rows_at(network, data, lines, "validation", say, progress)[line]
     return fit(
         network,
         line,
-        _batches(network, data, line, epochs, say, progress),
+        _batches(network, data, line, lines, say, progress),
         (validation, data.targets["validation"]),
         lambda outputs, targets: task.loss(outputs, targets, hyperparameters.label_smoothing, weights),
         task.validate,
@@ -178,11 +181,13 @@ def train_phase(
     )
 
 
-def _batches(network: Network, data: Data, line: int, epochs: int, say: Say, progress: Progress) -> Batches:
+def _batches(
+    network: Network, data: Data, line: int, lines: Mapping[int, float], say: Say, progress: Progress
+) -> Batches:
     settings, targets, count = data.settings, data.targets["train"], len(data.rows["train"])
     if data.task.augments(settings) or (settings.views and line == 0):  # all thawed: nothing to keep views of
         return _fresh_batches(network, data, line)
-    rows = rows_at(network, data, {line: epochs}, "train", say, progress, settings.views)[line]
+    rows = rows_at(network, data, lines, "train", say, progress, settings.views)[line]
 
     def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
         views = torch.randint(max(1, settings.views), (count,), generator=_generator(settings, epoch, "views"))

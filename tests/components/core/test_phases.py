@@ -29,6 +29,17 @@ def test_kept_activations_give_the_plain_loops_weights(thaw: int, home: Path, to
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_one_pass_serves_both_phases(home: Path, toy_dataset: Path) -> None:
+    """The head phase keeps what the thawed phase needs, so no example passes below the line a second time."""
+    data = open_data(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"}))
+    network, computed = build_network(data, CHOSEN), list[str]()
+    for thaw in (0, CHOSEN.thaw):
+        computed.clear()
+        progress = lambda _done, _total, text: computed.append(text)  # noqa: E731 - what is computed
+        train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: None, progress=progress)
+        assert bool(computed) == (thaw == 0)
+
+
 def test_only_what_is_thawed_changes(home: Path, toy_dataset: Path) -> None:
     """Frozen stages end as they began; the head and the thawed stage move."""
     data = open_data(toy_dataset, SETTINGS)
