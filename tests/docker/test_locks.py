@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.pipelines.command import ROOT
 
-LOCKS = ("torch-cuda.txt", "requirements.txt", "mlflow.txt")
+LOCKS = sorted({path.name for path in (ROOT / "docker").glob("*.txt")} - {"torch-cpu.txt"})  # not of this index
 LOGIN = {"flask-wtf", "wtforms"}  # the server's own
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
