@@ -1,7 +1,7 @@
 """A real container engine, and the image of the steps, for tests: `pytest_plugins = ["tests.engine"]`.
 
-The engine is the one that DOCKER_HOST names, else Debian's dockerd, started for the session without a network of its
-own (THAWLINE_ENGINE_NETWORK=1: with one, for compose). Layers and the base image stay in build/engine. Where no engine
+The engine is the one that runs already, else Debian's dockerd, started for the session without a network of its own
+(THAWLINE_ENGINE_NETWORK=1: with one, for compose). Layers and the base image stay in build/engine. Where no engine
 can be had the tests say so and are skipped; with THAWLINE_REQUIRE_ENGINE=1 they fail.
 """
 
@@ -57,11 +57,12 @@ def engine() -> Iterator[Engine]:
     client = next((c for c in ("/usr/bin/docker", shutil.which("docker")) if c and Path(c).exists()), None)
     if client is None:
         _missing("There is no docker client (Debian: apt-get install docker.io)")
-    if "DOCKER_HOST" in os.environ:
-        yield Engine(os.environ["DOCKER_HOST"], client)
+    given = Engine(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"), client)
+    if given.docker("version", check=False).returncode == 0:
+        yield given
         return
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        _missing("An own engine needs root and dockerd (Debian: apt-get install docker.io); or set DOCKER_HOST")
+        _missing("No engine runs, and an own one needs root and dockerd (Debian: apt-get install docker.io)")
     CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(CACHE / "lock"), tempfile.TemporaryDirectory(prefix="engine-") as folder:  # a socket's path is short
         yield from _started(Engine(f"unix://{folder}/socket", client), Path(folder))
