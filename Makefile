@@ -65,8 +65,9 @@ format: $(VENV)/.installed ## Format and mend what can be mended
 compile: $(VENV)/.installed ## Write the DAG as YAML for Kubeflow
 	$(BIN)/thawline compile -o fine_tuning.yaml
 
-golden: $(VENV)/.installed ## Write the golden copy of the compiled DAG anew
+golden: $(VENV)/.installed ## Write the golden copies of the compiled DAG anew
 	$(BIN)/thawline compile -o tests/golden/fine_tuning.yaml
+	$(BIN)/thawline compile --config tests/golden/cluster_options.yaml -o tests/golden/cluster.yaml
 
 image: ## Build the image that every step runs in (docs/image.md)
 	DOCKER_BUILDKIT=1 $(DOCKER) build -f docker/Dockerfile -t $(IMAGE) \

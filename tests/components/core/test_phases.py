@@ -104,3 +104,11 @@ def test_a_real_network_is_deterministic(thaw: int, home: Path, tmp_path: Path) 
         torch.use_deterministic_algorithms(mode=False)
     states = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
+
+
+def test_the_rate_falls_to_its_end(home: Path, toy_dataset: Path) -> None:
+    """A last batch of one, which is left out, does not count as a step of the schedule."""
+    count = len(open_data(toy_dataset, SETTINGS).rows["train"])
+    _, history = phase(toy_dataset, SETTINGS.model_copy(update={"batch_size": count - 1, "patience": 99}), 0)
+    assert len(history) == SETTINGS.head_epochs
+    assert history[-1]["learning_rate"] < 0.1 * CHOSEN.head_learning_rate
