@@ -6,12 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
 BENCH ?=
+IMAGE ?= thawline-python:latest
+DOCKER ?= docker
+# More for `docker build`: BUILD='--build-arg TORCH=cpu --build-arg TORCH_INDEX=… --build-arg TASKS=text'
+BUILD ?=
+# Groups of pyproject.toml that only some tasks need; the image has those that it is built with.
+TASKS := text audio
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate
+IMAGE_LOCK := $(COMPILE) --python-version 3.11 -c requirements.lock -
 HOME_FOLDER := .thawline
 PHOTOS := $(HOME_FOLDER)/demo/stamps
 # The demo's settings: eight trials over both phases, one to three stages thawed, half the native size for speed.
 DEMO := --model stamps --weights package:efficientnet-lite0 --image-size 160 --trials 8
 
-.PHONY: help install run test test-slow check format compile lock golden bench bench-steps nightly clean
+.PHONY: help install run test test-slow check format compile image wheels lock lock-image golden bench bench-steps nightly clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-11s %s\n", $$1, $$2}'
@@ -61,9 +69,34 @@ golden: $(VENV)/.installed ## Write the golden copies of the compiled DAG anew
 	$(BIN)/thawline compile -o tests/golden/fine_tuning.yaml
 	$(BIN)/thawline compile --config tests/golden/cluster_options.yaml -o tests/golden/cluster.yaml
 
-lock: $(VENV)/.installed ## Resolve the dependencies anew and write the lock
-	$(BIN)/uv pip compile pyproject.toml --universal --all-extras --generate-hashes --no-header --no-annotate \
-		--upgrade -o requirements.lock
+image: ## Build the image that every step runs in (docs/image.md)
+	DOCKER_BUILDKIT=1 $(DOCKER) build -f docker/Dockerfile -t $(IMAGE) \
+		--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		--build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) $(BUILD) .
+
+wheels: $(VENV)/.installed ## Fetch the image's packages into docker/wheels, for a build that need not download them
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --no-build-isolation \
+		-r docker/torch-cuda.txt -r docker/requirements.txt $(TASKS:%=-r docker/requirements-%.txt) -d docker/wheels
+
+lock: $(VENV)/.installed ## Resolve the dependencies anew and write the locks
+	$(COMPILE) pyproject.toml --all-extras --upgrade -o requirements.lock
+	@$(MAKE) --no-print-directory lock-image
+
+# What of requirements.lock is PyTorch's own, and differs between its builds.
+TORCH_ONLY = $$(sed -nE 's/^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==.*/--no-emit-package \1/p' \
+	requirements.lock)
+lock-image: $(VENV)/.installed ## Write the images' locks from requirements.lock; TORCH_INDEX=…: of PyTorch's CPU build
+ifdef TORCH_INDEX
+	printf 'torch\ntorchvision\n' | $(filter-out --universal,$(IMAGE_LOCK)) --python-platform x86_64-manylinux_2_28 \
+		--index $(TORCH_INDEX) --index-strategy unsafe-best-match -o docker/torch-cpu.txt
+else
+	printf 'torch\ntorchvision\n' | $(IMAGE_LOCK) -o docker/torch-cuda.txt
+	@for task in '' $(TASKS); do \
+		$(COMPILE) pyproject.toml $${task:+--extra $$task} -c requirements.lock $(TORCH_ONLY) \
+			-o docker/requirements$${task:+-$$task}.txt || exit; \
+	done
+	printf 'mlflow[auth]\npsycopg[binary]\nboto3\n' | $(IMAGE_LOCK) -o docker/mlflow.txt
+endif
 
 # Made anew when a list changes: fastai comes without spacy, which the check of a second install would miss.
 $(BENCH_VENV)/.peers: requirements.lock pyproject.toml tests/benchmarks/requirements.txt
@@ -83,7 +116,8 @@ bench-steps: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits,
 	$(BIN)/python -m tests.benchmarks.half_year
 	$(BIN)/python -m tests.benchmarks.skip_20000
 
+nightly: export THAWLINE_ENGINE_NETWORK = 1
 nightly: check test test-slow bench bench-steps ## Everything that can be checked and measured, for the night
 
-clean: ## Remove the environments (data and models in .thawline stay)
-	rm -rf $(VENV) $(BENCH_VENV) *.egg-info
+clean: ## Remove environments, fetched packages and layers (data and models in .thawline stay)
+	rm -rf $(VENV) $(BENCH_VENV) *.egg-info build docker/wheels/*.whl docker/wheels/*.tar.gz

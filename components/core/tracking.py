@@ -49,6 +49,8 @@ def client() -> mlflow.MlflowClient:
     Explicit run ids everywhere: a stray fluent call after a run has ended would open another one. The address is
     also set globally, because MLflow's own registry asks there when it resolves a logged model.
     """
+    for way in ("UPLOAD", "DOWNLOAD"):  # past the server, to an S3 address that often only the server reaches
+        os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", "false")
     uri = runs.tracking_uri()
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)

@@ -18,9 +18,10 @@ def rows(folder: Path) -> list[tuple[str, float, float, float]]:
     found = []
     previous = (folder / "settings.json").stat().st_mtime
     for name, at in times.items():
-        ended = at.get("finished", at.get("failed", at["started"]))
-        working = at.get("working", at["started"])
-        found.append((name, at["started"] - previous, working - at["started"], ended - working))
+        started = at.get("started", at.get("working", previous))  # a step called as a plain function starts nothing
+        working = at.get("working", started)
+        ended = at.get("finished", at.get("failed", working))
+        found.append((name, started - previous, working - started, ended - working))
         previous = ended
     return found
 

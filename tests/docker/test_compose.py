@@ -1,0 +1,94 @@
+"""The services of docker/compose.yaml, started in order, and a pipeline that records in them. Nightly: minutes.
+
+Postgres and the S3 server come from their own images where these can be pulled, else from stand-ins of the same names,
+which prove the wiring and not those images. `THAWLINE_ENGINE_NETWORK=1 pytest tests/docker/test_compose.py`.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+import yaml
+
+from tests.pipelines.command import ROOT, TOY, environment, thawline
+
+if TYPE_CHECKING:
+    from tests.engine import Engine  # pytest imports the plugin itself, to rewrite its asserts
+
+pytest_plugins = ["tests.engine"]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        os.environ.get("THAWLINE_ENGINE_NETWORK") != "1",
+        reason="Nightly: containers that talk to each other leave a bridge and rules of the firewall behind",
+    ),
+]
+STAND_INS = ROOT / "tests" / "docker" / "stand_ins"
+COMPOSE = ROOT / "docker" / "compose.yaml"
+SERVER = "http://127.0.0.1:5000"
+
+
+def compose(engine: "Engine", values: Path, *arguments: str) -> str:
+    program = shutil.which("docker-compose")
+    assert program is not None, "docker-compose is not installed (Debian: apt-get install docker-compose)"
+    command = [program, "--env-file", str(values), "-f", str(COMPOSE), "-p", "thawline-test", *arguments]
+    done = subprocess.run(command, env=engine.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def login(engine: "Engine", base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The services, healthy; gives the administrator's name and password."""
+    images = [service["image"] for service in yaml.safe_load(COMPOSE.read_text())["services"].values()]
+    for image in images:
+        found = engine.has(image) or engine.docker("pull", image, check=False).returncode == 0
+        name = re.sub(r".*/|:.*", "", image)
+        file = ROOT / "docker" / "mlflow.Dockerfile" if "mlflow" in name else STAND_INS / f"{name}.Dockerfile"
+        if not found or "mlflow" in name:
+            built = ("build", "--network", "host", "--build-arg", f"BASE={base}", "-t", image, "-f", str(file))
+            engine.docker(*built, "." if "mlflow" in name else str(STAND_INS))
+    values = tmp_path_factory.mktemp("compose") / "env"
+    example = (ROOT / "docker" / ".env.example").read_text()
+    values.write_text(re.sub(r"=$", lambda _: f"={secrets.token_hex(12)}", example, flags=re.MULTILINE))
+    chosen = dict(line.split("=") for line in values.read_text().splitlines() if "=" in line and line[0] != "#")
+    try:
+        compose(engine, values, "up", "-d")
+        yield "admin", chosen["MLFLOW_ADMIN_PASSWORD"]
+    finally:
+        compose(engine, values, "down", "--volumes")
+
+
+def test_a_pipeline_records_in_the_services(login: tuple[str, str], toy_source: Path, tmp_path: Path) -> None:
+    """With the server's address and a login, and no key of S3, a run ends with a version whose files lie on S3."""
+    user, password = login
+    server = {"TRACKING_URI": SERVER, "TRACKING_USERNAME": user, "TRACKING_PASSWORD": password}
+    keyless = {name: value for name, value in environment(tmp_path / "home").items() if not name.startswith("AWS_")}
+    variables = keyless | {f"MLFLOW_{name}": value for name, value in server.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.pipelines.command.environment", lambda _home: variables)
+        answer = thawline("run", str(toy_source), *TOY, "--trials", "2", home=tmp_path / "home", cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    body = {"name": "toy", "alias": "champion"}
+    found = requests.get(f"{SERVER}/api/2.0/mlflow/registered-models/alias", body, auth=login, timeout=30)
+    assert found.json()["model_version"]["version"] == "1"
+    assert not (tmp_path / "home" / "mlflow.db").exists()
+
+
+def test_nobody_reads_without_a_login(login: tuple[str, str]) -> None:
+    """The server refuses calls without a login, with a wrong one, and by a name that it does not know."""
+    body = {"max_results": 10}
+    address = f"{SERVER}/api/2.0/mlflow/experiments/search"
+    assert requests.post(address, json=body, timeout=30).status_code == 401
+    assert requests.post(address, json=body, auth=("admin", "wrong"), timeout=30).status_code == 401
+    assert requests.post(address, json=body, auth=login, timeout=30).status_code == 200
+    foreign = requests.post(address, json=body, auth=login, headers={"Host": "evil.example"}, timeout=30)
+    assert foreign.status_code == 403
