@@ -18,5 +18,5 @@ ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 GIT_PYTHON_REFRESH=qui
 EXPOSE 5000
 WORKDIR /tmp
 USER 10001:10001
-CMD ["mlflow", "server", "--app-name", "basic-auth", "--workers", "2"]
+CMD ["mlflow", "server", "--app-name", "basic-auth", "--workers", "1"]
 LABEL org.opencontainers.image.title="MLflow server for Thawline" org.opencontainers.image.licenses="Apache-2.0"
