@@ -16,6 +16,7 @@ from components.core import fingerprints, runs, sources, splits
 from components.core.assignments import Checked, assign_examples, write_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import (
+    Examples,
     Location,
     Rejected,
     ShardWriter,
@@ -29,6 +30,7 @@ from components.core.fingerprints import Fingerprint, Mark
 from components.core.lineage import Lineage, write_lineage
 from components.core.runs import write_text
 from components.core.settings import Settings, canonical_json
+from components.core.task_options import parse_options
 from components.tasks import Task, load_task
 
 if TYPE_CHECKING:
@@ -103,10 +105,11 @@ def _check_network(settings: Settings) -> str:
             f"--gate-metric {settings.gate_metric!r} is none that {settings.task} can decide by.",
             f"Use one of: {', '.join(task.gate_metrics)}.",
         )
+    parse_options(settings, task.Options)
     network = task.build(settings, ["", ""], 0.0)  # the classes don't matter to the weights
     if (thaw := settings.defaults().thaw) > len(network.stages):
         raise InputError(
-            f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone}.",
+            f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone or task.backbone}.",
             f"Thaw at most {len(network.stages)}.",
         )
     return network.weights_digest
@@ -114,6 +117,8 @@ def _check_network(settings: Settings) -> str:
 
 def _note(run: "tracking.StepRun", info: Mapping[str, Any]) -> None:
     """Say what a reader should not miss."""
+    if info["note"]:
+        run.note(info["note"])
     if info["set_aside"]:
         run.note(f"{info['set_aside']} examples set aside: they belong to examples of two splits")
     if info["label_changes"]:
@@ -185,6 +190,8 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
         "source": source,
         "lineage": settings.model,
     }
+    write_text(dataset / "dataset.json", canonical_json(info))
+    info["options"], info["note"] = task.measure(settings, Examples(dataset))
     write_text(dataset / "dataset.json", canonical_json(info))
     return info
 

@@ -57,6 +57,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def _plain(annotation: Any) -> Any:  # noqa: ANN401 - a type
     """The type without None."""
+    if typing.get_origin(annotation) is dict:
+        return list[str]  # NAME=VALUE, several times
     return next((a for a in typing.get_args(annotation) if a in (int, float)), annotation)
 
 
@@ -67,7 +69,7 @@ def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Setti
         InputError: A name or a value is not allowed, or the file can't be read.
     """
     given = _read(config) if config else {}
-    given |= {name: value for name, value in options.items() if value is not None}
+    given |= {name: value for name, value in options.items() if value not in (None, [])}
     given.setdefault("model", model_name(source))
     try:
         return Settings.model_validate(given)
