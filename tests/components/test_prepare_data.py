@@ -43,7 +43,8 @@ def picture_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     task = types.ModuleType("picture_task.fake")
     task.check = check  # type: ignore[attr-defined]
     task.split_by, task.gate_metrics = "hash", {"accuracy": 1}  # type: ignore[attr-defined]
-    task.Options, task.measure = NoOptions, lambda *_: ({}, "")  # type: ignore[attr-defined]
+    task.backbone, task.Options = "fake", NoOptions  # type: ignore[attr-defined]
+    task.measure = lambda *_: ({}, "")  # type: ignore[attr-defined]
     task.near_duplicates = lambda prints, new, chosen: near_duplicates.pairs(  # type: ignore[attr-defined]
         prints, new, chosen.near_duplicates, flipped=chosen.near_duplicates_flipped
     )
