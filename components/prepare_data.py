@@ -172,14 +172,15 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     write_index(dataset, assigned.examples)
     write_lineage(dataset / "assignments.parquet", assigned.lineage)
     write_label_changes(dataset / "label_changes.parquet", assigned.label_changes)
-    labels = {example.id: example.label for example in assigned.examples}
+    names = [example.label for example in assigned.examples]
+    strata = dict(zip((example.id for example in assigned.examples), task.strata(names), strict=True))
     info = {
-        "classes": sorted(set(labels.values())),
+        "classes": task.class_names(names),
         "digest": dataset_digest(assigned.examples),
         "data_digest": fingerprints.data_digest(checked.fingerprints),
         "salt": lineage.salt,
         "number": lineage.datasets,
-        "counts": splits.count({example.id: example.split for example in assigned.examples}, labels),
+        "counts": splits.count({example.id: example.split for example in assigned.examples}, strata),
         "examples": len(assigned.examples),
         "duplicates": sum(len(some.copies) - 1 for some in usable.values()),
         "near_duplicates": sum(example.group.startswith("near ") for example in assigned.examples),

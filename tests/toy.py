@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from components.core.classification import (
     calibrate,
+    class_names,
     class_weights,
     loss,
     measure,
     mixup,
     reference,
+    strata,
     targets,
     validate,
 )
@@ -29,6 +31,7 @@ from tests.toy_serving import answers
 __all__ = [
     "answers",
     "calibrate",
+    "class_names",
     "class_weights",
     "evaluate",
     "gate_features",
@@ -37,6 +40,7 @@ __all__ = [
     "measure",
     "reference",
     "scores",
+    "strata",
     "targets",
     "validate",
 ]

@@ -16,6 +16,16 @@ from components.core.settings import Settings
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.1, 10.0
 
 
+def strata(labels: Sequence[str]) -> list[str]:
+    """Each label is a class, so splits are stratified by it."""
+    return list(labels)
+
+
+def class_names(labels: Sequence[str]) -> list[str]:
+    """The classes in the order of the outputs."""
+    return sorted(set(labels))
+
+
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
     """Nothing: the data decide no option of a task that has none."""
     del settings, examples

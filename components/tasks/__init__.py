@@ -47,6 +47,12 @@ class Task(Protocol):
     ) -> list[tuple[int, int]]:
         """Positions (i, j), i < j, of near-duplicates of which at least one is new, in sub-quadratic time."""
 
+    def strata(self, labels: Sequence[str]) -> list[str]:
+        """The class of each label, by which splits are stratified and rows counted; all empty if labels are none."""
+
+    def class_names(self, labels: Sequence[str]) -> list[str]:
+        """What the outputs stand for, in their order, from all labels of a dataset."""
+
     def measure(self, settings: Settings, examples: "Examples") -> tuple[Mapping[str, str], str]:
         """Options that the prepared data decide, and a sentence on them for the reader, which may be empty.
 

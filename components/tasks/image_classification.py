@@ -14,12 +14,14 @@ from components.core import pictures
 from components.core.backbones import build_backbone
 from components.core.classification import (
     calibrate,
+    class_names,
     class_weights,
     loss,
     measure,
     mixup,
     new_head,
     reference,
+    strata,
     targets,
     validate,
 )
@@ -33,6 +35,7 @@ from components.core.task_options import NoOptions
 __all__ = [
     "answers",
     "calibrate",
+    "class_names",
     "class_weights",
     "evaluate",
     "gate_features",
@@ -41,6 +44,7 @@ __all__ = [
     "measure",
     "reference",
     "scores",
+    "strata",
     "targets",
     "validate",
 ]  # as every classification

@@ -15,7 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from components.core import near_duplicate_texts, texts
-from components.core.classification import calibrate, class_weights, loss, mixup, new_head, targets, validate
+from components.core.classification import (
+    calibrate,
+    class_names,
+    class_weights,
+    loss,
+    mixup,
+    new_head,
+    strata,
+    targets,
+    validate,
+)
 from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
 from components.core.encoders import DEFAULT, build_encoder, rebuild_stages
 from components.core.errors import InputError, RejectedRecord
@@ -28,6 +38,7 @@ from components.core.texts import answers, encode
 __all__ = [
     "answers",
     "calibrate",
+    "class_names",
     "class_weights",
     "encode",
     "evaluate",
@@ -35,6 +46,7 @@ __all__ = [
     "gate_figure",
     "loss",
     "scores",
+    "strata",
     "targets",
     "validate",
 ]  # as every classification

@@ -45,6 +45,7 @@ def picture_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     task.split_by, task.gate_metrics = "hash", {"accuracy": 1}  # type: ignore[attr-defined]
     task.backbone, task.Options = "fake", NoOptions  # type: ignore[attr-defined]
     task.measure = lambda *_: ({}, "")  # type: ignore[attr-defined]
+    task.strata, task.class_names = list, lambda labels: sorted(set(labels))  # type: ignore[attr-defined]
     task.near_duplicates = lambda prints, new, chosen: near_duplicates.pairs(  # type: ignore[attr-defined]
         prints, new, chosen.near_duplicates, flipped=chosen.near_duplicates_flipped
     )
