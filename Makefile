@@ -57,8 +57,9 @@ format: $(VENV)/.installed ## Format and mend what can be mended
 compile: $(VENV)/.installed ## Write the DAG as YAML for Kubeflow
 	$(BIN)/thawline compile -o fine_tuning.yaml
 
-golden: $(VENV)/.installed ## Write the golden copy of the compiled DAG anew
+golden: $(VENV)/.installed ## Write the golden copies of the compiled DAG anew
 	$(BIN)/thawline compile -o tests/golden/fine_tuning.yaml
+	$(BIN)/thawline compile --config tests/golden/cluster_options.yaml -o tests/golden/cluster.yaml
 
 lock: $(VENV)/.installed ## Resolve the dependencies anew and write the lock
 	$(BIN)/uv pip compile pyproject.toml --universal --all-extras --generate-hashes --no-header --no-annotate \

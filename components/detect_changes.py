@@ -1,22 +1,23 @@
 """Step: is there anything to do? Compare the inputs with those of earlier runs; train, judge again, or skip.
 
-It imports neither torch nor kfp, and reads only what it does not know by size and time. The rule:
+It reads only what it does not know by size and time, and imports neither torch nor kfp, but for `--drift-trigger`
+where a run would wait for more data. The rule:
 
 - `skip`: the inputs are those of the last successful run, and so is the gate; the champion is the version that this run
   compared with, or its own.
 - `judge`: the inputs are those of an earlier successful run, whose version is in the registry, but the gate or the
   champion is another one, or other inputs came between. Its version is evaluated and registered anew, not trained.
-- `train`: everything else, and `--force`.
+- `train`: everything else, and `--force`. A run that a deadline cut short is none to stand for another.
 """
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from components.core import fingerprints, inputs, runs
+from components.core import deadlines, fingerprints, inputs, runs
 from components.core.fingerprints import Fingerprint
 from components.core.settings import Settings
 
@@ -64,7 +65,7 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, bool
 def look(source: str, settings: Settings, run_key: str, progress: Progress = lambda *_: None) -> Decision:
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
     runs.start("detect_changes", run_key)
-    from components.core import tracking  # mlflow costs seconds
+    from components.core import registry, tracking  # mlflow costs seconds
 
     with tracking.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
 
@@ -76,7 +77,10 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
         # accepted labels of test rows change the dataset, not the source
         accepted = tracking.recorded(settings.model, "thawline.accepted_labels")
         found = {**inputs.parts(settings), "labels": f"{len(accepted)} times accepted"}
-        decision, rows = _decide(source, settings, found, history, report)
+        champion = registry.current(settings.model, "champion")
+        if settings.warm_start:
+            found[inputs.START] = registry.mark(settings.model, champion)
+        decision, rows = _decide(source, run, found, history, champion, report)
         _keep(run, decision, found, settings)
         if decision.change == "skip" and fingerprints.knows_more(rows, history.index(history.newest)):
             fingerprints.write_index(Path(folder) / fingerprints.INDEX, rows)
@@ -88,11 +92,12 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
 
 
 def _decide(
-    source: str, settings: Settings, parts: inputs.Parts, history: "_History", report: Progress
+    source: str, run: "StepRun", parts: inputs.Parts, history: "_History", champion: str, report: Progress
 ) -> tuple[Decision, list[Fingerprint]]:
     """The decision, and the index of the source as it is now; `parts` get the data's digest if it is looked at."""
-    from components.core import registry, tracking
+    from components.core import registry
 
+    settings = run.settings
     if settings.force:
         return Decision("train", "Training was forced."), []
     last, trained = history.last, history.trained
@@ -102,19 +107,71 @@ def _decide(
     parts["data"] = fingerprints.data_digest(rows)
     digest = inputs.input_digest(parts)
     versions = {facts["version"] for facts in registry.versions(settings.model)}
-    extra = f"tags.`{inputs.INPUT_DIGEST}` = '{digest}' and tags.`{inputs.CHANGE}` != 'skip'"
-    gone = None
-    for run in tracking.successful(settings.model, extra):
-        if run.tags.get(inputs.VERSION) in versions:
-            champion = registry.current(settings.model, "champion")
-            return replace(_again(run, last, settings, parts, champion), input_digest=digest), rows
-        gone = gone or run
+    gone = cut = None
+    for same in _same_inputs(settings.model, parts, champion):
+        if deadlines.cuts(same.tags):  # its version is not the one that these inputs would have given
+            cut = cut or same
+            continue
+        if same.tags.get(inputs.VERSION) in versions:
+            return replace(_again(same, last, settings, parts, champion), input_digest=digest), rows
+        gone = gone or same
     if gone:
         reason = f"Version {gone.tags.get(inputs.VERSION)} of {_name(gone)} is gone from the registry."
         return Decision("train", reason, input_digest=digest), rows
-    small = trained.tags[inputs.VERSION] in versions
-    decision = _changed(trained, history.index(trained), rows, parts, settings.min_new if small else 0)
+    if cut:
+        return Decision("train", f"A deadline cut {_name(cut)} short.", input_digest=digest), rows
+    small = trained.tags[inputs.VERSION] in versions and not deadlines.cuts(trained.tags)
+    before, parts_now = history.index(trained), _counted_from(trained, parts, champion)
+    decision = _changed(trained, before, rows, parts_now, settings.min_new if small else 0)
+    if decision.change == "skip" and settings.drift_trigger and fingerprints.compare(before, rows).new:
+        decision = _despite_few(decision, run, champion, before, rows, report)
     return replace(decision, input_digest=digest), rows
+
+
+def _same_inputs(model: str, parts: inputs.Parts, champion: str) -> "Iterator[Ended]":
+    """Earlier runs with these inputs, newest first; of a warm start then the one that made the champion."""
+    from components.core import tracking
+
+    extra = f"tags.`{inputs.INPUT_DIGEST}` = '{inputs.input_digest(parts)}' and tags.`{inputs.CHANGE}` != 'skip'"
+    yield from tracking.successful(model, extra)
+    if inputs.START in parts and champion:
+        extra = f"tags.`{inputs.VERSION}` = '{champion}' and tags.`{inputs.CHANGE}` = 'train'"
+        for run in tracking.successful(model, extra):
+            if run.tags.get(inputs.INPUT_DIGEST) == inputs.input_digest(_counted_from(run, parts, champion)):
+                yield run
+
+
+def _counted_from(run: "Ended", parts: inputs.Parts, champion: str) -> inputs.Parts:
+    """The parts, with the start of that run where its own version is champion now: that makes no new inputs."""
+    if inputs.START not in parts or run.tags.get(inputs.VERSION) != champion:
+        return parts
+    return {**parts, inputs.START: inputs.read(run.tags).get(inputs.START)}
+
+
+def _despite_few(
+    held: Decision,
+    run: "StepRun",
+    champion: str,
+    before: list[Fingerprint],
+    now: list[Fingerprint],
+    report: Progress,
+) -> Decision:
+    """Train in spite of few changes if the new data differ by more than the user allows."""
+    if not champion:
+        return replace(held, reason=f"{held.reason} --drift-trigger needs a champion.")
+    from components.core.drift_trigger import drift_of_new  # torch costs seconds
+
+    found = drift_of_new(run.settings, champion, before, now, run.note, report)
+    if found is None:
+        return replace(held, reason=f"{held.reason} They are too few for --drift-trigger, which takes 20.")
+    run.metrics({"drift": found.share, "drift_low": found.low, "drift_high": found.high}, pipeline=True)
+    told = (
+        f"{found.share:.0%} [{found.low:.0%}, {found.high:.0%}] of {found.new} new ones can be told from the training "
+        f"data of the champion, version {champion}"
+    )
+    if found.low > (limit := run.settings.drift_trigger):
+        return Decision("train", f"{held.reason} But {told}: above --drift-trigger {limit:g}.")
+    return replace(held, reason=f"{held.reason} {told}: not above --drift-trigger {limit:g}.")
 
 
 def _again(run: "Ended", last: "Ended", settings: Settings, parts: inputs.Parts, champion: str) -> Decision:
@@ -138,7 +195,7 @@ def _changed(
 ) -> Decision:
     """What to do with inputs that no earlier run had; `before` is the index of the last one that trained."""
     old, changes = inputs.read(trained.tags), fingerprints.compare(before, now)
-    others = inputs.differences(old, parts, "settings", "weights", "code", "libraries", "labels")
+    others = inputs.differences(old, parts, "settings", "weights", "code", "libraries", "labels", inputs.START)
     if before and not others and sum(changes) < min_new:
         told = f": {changes}" if str(changes) else ""
         reason = f"{sum(changes)} of at least {min_new} changes since {_name(trained)}{told}."

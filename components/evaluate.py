@@ -4,7 +4,7 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from components.core import figures, registry, revision, runs, tracking
+from components.core import deadlines, figures, registry, revision, runs, tracking
 from components.core.checkpoints import load_checkpoint, weights_digest
 from components.core.contestants import Contestant, contest, contestant
+from components.core.costs import sentence
 from components.core.errors import StepError
 from components.core.evaluation import Evaluation
 from components.core.frozen_features import Insight, Suspect, examine
@@ -83,9 +84,13 @@ def evaluate(
         insight = examine(data, champion.trained_on if champion else None, run.note, run.progress)
         page = _page(run, data, facts, evaluation, decision, calibration, trials, insight)
         known = (decision.champion, champion) if champion else None
-        page = replace(page, costs=costs(run), timeline=timeline(data, run, known))
+        spent = costs(run)
+        cost = sentence(sum(row["seconds"] for row in spent), run.settings)
+        cut = deadlines.cuts(run.pipeline_tags())
+        page = replace(page, cut=cut, cost=cost, costs=spent, timeline=timeline(data, run, known))
         report.write_text(render(page))
         _log_insight(run, data, insight)
+        _log_saved(run, spent, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
         for name, value in evaluation.metrics.items():
             log_metric(name, float(value))
@@ -207,6 +212,14 @@ def _log_insight(run: tracking.StepRun, data: Data, insight: Insight) -> None:
         run.metrics({"drift": drift.share, "drift_low": drift.low, "drift_high": drift.high}, pipeline=True)
 
 
+def _log_saved(run: tracking.StepRun, spent: Sequence[Mapping[str, Any]], here: float) -> None:
+    """What kept activations saved in each step, this one among them, and in all of them."""
+    run.saved(here)
+    steps = {cost["step"]: cost["saved"] for cost in spent if cost["saved"] is not None} | {run.name: here}
+    by_step = {f"{tracking.SAVED}_{step}": seconds for step, seconds in steps.items()}
+    run.metrics({tracking.SAVED: sum(steps.values()), **by_step}, pipeline=True)
+
+
 def _log(
     run: tracking.StepRun,
     evaluation: Evaluation,
@@ -231,7 +244,8 @@ def _log(
         copy = Path(folder) / "report.html"
         copy.write_text(report.read_text())
         run.artifact(copy, pipeline=True)
-    run.text(json.dumps(decision.evidence, indent=1), "evidence.json")
+    told = {"accepted": decision.accepted, "sentence": decision.sentence, **decision.evidence}
+    run.text(json.dumps(told, indent=1), "evidence.json")
     short = {name: value for name, value in decision.evidence.items() if not isinstance(value, list | dict)}
     run.tags({"thawline.evidence": json.dumps(short)[: tracking.TAG_LENGTH]}, pipeline=True)
     run.text(figures.to_svg(figures.learning_curves(page.history)), "figures/learning_curves.svg")

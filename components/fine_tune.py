@@ -4,10 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-from components.core import tracking
+from components.core import deadlines, distributed, tracking
 from components.core.checkpoints import TRAINING, load_checkpoint, save_checkpoint
-from components.core.phases import open_data, seed_everything, train_phase
-from components.core.settings import Hyperparameters
+from components.core.phases import open_data, seed_everything
+from components.core.processes import train
+from components.core.settings import Hyperparameters, Settings
 from components.core.training import place
 
 
@@ -33,15 +34,21 @@ def fine_tune(
         head: Checkpoint that `train_head` wrote.
         checkpoint: Folder to write.
     """
+    chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
+    distributed.meet()  # the first process may still be writing the head
+    if distributed.helps():
+        return _help(Settings.from_json(settings), dataset, chosen, head)
     with tracking.step("fine_tune", run_key, settings) as run:
-        chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
         run.params(chosen.model_dump())
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
         network, facts = load_checkpoint(head)
         before = min(facts["history"], key=lambda figures: figures["loss"])
-        if chosen.thaw == 0:
+        deadline = deadlines.of(run)
+        if chosen.thaw == 0 or deadline.reached():
             shutil.copytree(head, checkpoint, dirs_exist_ok=True)
-            run.figure("head only, as asked")
+            run.figure("head only, as asked" if chosen.thaw == 0 else "head only: no time was left")
+            if deadline.hit:
+                deadlines.cut(run, "No stage was thawed, so the head-only model goes on", deadline)
             return float(before["loss"])
         data = open_data(dataset, run.settings)
         seed_everything(run.settings)
@@ -51,16 +58,38 @@ def fine_tune(
             run.epoch(figures)
             run.progress(int(figures["epoch"]) + 1, chosen.thaw_epochs, f"validation loss {figures['loss']:.3f}")
 
-        history = train_phase(
-            network, data, chosen, thaw=chosen.thaw, report=report, say=run.note, progress=run.progress
+        history = train(
+            network,
+            data,
+            chosen,
+            thaw=chosen.thaw,
+            report=report,
+            say=run.note,
+            progress=run.progress,
+            stop=deadline.reached,
         )
+        if deadline.hit:
+            what = f"The thawed training stopped after {len(history)} of {chosen.thaw_epochs} epochs"
+            deadlines.cut(run, what, deadline)
         after = min(history, key=lambda figures: figures["loss"], default=before)  # none where it diverged at once
         both = [*facts["history"], *({"phase": "thaw", **figures} for figures in history)]
         helped = after["loss"] < before["loss"]
         kept, thawed = (network, chosen.thaw) if helped else (load_checkpoint(head)[0], 0)
         save_checkpoint(checkpoint, kept, run.settings, chosen, facts["classes"], {"history": both, "thawed": thawed})
         shutil.copy(head / TRAINING, checkpoint)
+        run.saved(data.reuse.seconds)
         run.tags({"thawline.thawing_helped": str(helped).lower()})
         figure = tracking.describe(data.task.metric, after if helped else before)
         run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")
     return float(min(before["loss"], after["loss"]))
+
+
+def _help(settings: Settings, dataset: Path, chosen: Hyperparameters, head: Path) -> float:
+    """Train along with the first process, which records and writes."""
+    network, facts = load_checkpoint(head)
+    losses = [figures["loss"] for figures in facts["history"]]
+    if chosen.thaw:
+        seed_everything(settings)
+        history = train(place(network, settings.device), open_data(dataset, settings), chosen, thaw=chosen.thaw)
+        losses += [figures["loss"] for figures in history]
+    return float(min(losses))

@@ -1,12 +1,14 @@
-"""The exit handler: close what is still open in MLflow, and write the result that scripts read."""
+"""The exit handler: close what is still open in MLflow, write the result that scripts read, and tell a webhook."""
 
 import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from components.core import inputs, runs, tracking
+from components.core import costs, deadlines, inputs, notification, runs, tracking
 from components.core.settings import Settings
+
+COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after its result
 
 
 def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
@@ -19,14 +21,23 @@ def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
 
     Returns:
         `status`, `reason`, `model`, `version`, `promoted`, `pending` (the command that approves it), `metrics`,
-        `dataset_digest`, `mlflow_run_id`, `steps` (seconds of each step's own work), `report` and `same_as`, all read
-        from MLflow. A run that was skipped has version, metrics, digest and report of the run `same_as`.
+        `dataset_digest`, `mlflow_run_id`, `steps` (seconds of each step's own work), `cost` (in words), `cut` (what a
+        deadline stopped early), `report` and `same_as`, all read from MLflow. A run that was skipped has version,
+        metrics, digest and report of the run `same_as`.
     """
-    parsed = Settings.from_json(settings)
+    return end(Settings.from_json(settings), run_key, failed=state != "SUCCEEDED")
+
+
+def end(settings: Settings, run_key: str, *, failed: bool, reason: str = "") -> dict[str, Any]:
+    """`finish`, also of a run that was ended from outside for a `reason` that its steps don't know."""
     for abandoned in runs.abandoned_runs():
         _close(abandoned)
-    result = _result(parsed.model, run_key, failed=state != "SUCCEEDED")
+    result = _result(settings.model, run_key, failed=failed)
+    if failed and reason:
+        result["reason"] = reason
+    result["cost"] = _record(settings, run_key, result)
     runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+    notification.notify(settings, run_key, result)
     runs.emit(run_key, "finish", "finished", figure=result["status"])
     return result
 
@@ -41,31 +52,58 @@ def _close(run_key: str) -> None:
 def _result(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
     pipeline = tracking.close_running(model, run_key, failed=failed)
     tags = pipeline.data.tags if pipeline else {}
-    errors = runs.read_errors(run_key)
-    reason = " ".join(f"{e['sentence']} {e['mend']}" for e in errors.values()) or tags.get("thawline.decision", "")
     steps = list(reversed(tracking.find_runs(model, run_key, "step")))
-    if failed and not errors:
-        broken = [run.info.run_name for run in steps if run.info.status == "FAILED"]
-        reason = f"The step {broken[0]} failed." if broken else "The run ended before its last step."
     skipped = not failed and tags.get(inputs.SKIPPED) == "true"
     made = tracking.client().get_run(tags[inputs.SAME_AS]) if skipped else pipeline
     facts = made.data.tags if made else {}
+    cut = deadlines.cuts(tags)
+    decision = " ".join(filter(None, [tags.get("thawline.decision", ""), cut]))
     return {
         "status": "failed" if failed else "skipped" if skipped else "succeeded",
-        "reason": reason,
+        "reason": _failure(run_key, steps) if failed else decision,
         "model": model,
         "version": facts.get("thawline.version", ""),
         "promoted": tags.get("thawline.promoted") == "true",
         "pending": tags.get("thawline.pending", ""),
-        "metrics": dict(made.data.metrics) if made else {},
+        "metrics": {name: value for name, value in made.data.metrics.items() if name not in COSTS} if made else {},
         "dataset_digest": facts.get("thawline.dataset_digest", ""),
         "mlflow_run_id": pipeline.info.run_id if pipeline else "",
         "steps": {
             run.info.run_name: run.data.metrics["step_seconds"] for run in steps if "step_seconds" in run.data.metrics
         },
+        "cost": "",
+        "cut": cut,
         "report": _report(made.info.artifact_uri) if made and "thawline.accepted" in facts else "",
         "same_as": made.info.run_id if made and skipped else "",
     }
+
+
+def _failure(run_key: str, steps: list[Any]) -> str:
+    """Why a run failed, as far as its steps know."""
+    errors = runs.read_errors(run_key)
+    if errors:
+        return " ".join(f"{error['sentence']} {error['mend']}" for error in errors.values())
+    broken = [run for run in steps if run.info.status == "FAILED"]
+    if not broken:
+        return "The run ended before its last step."
+    told = broken[0].data.tags.get(tracking.ERROR, "").partition(": ")[2]  # another pod's files are gone
+    return told or f"The step {broken[0].info.run_name} failed."
+
+
+def _record(settings: Settings, run_key: str, result: dict[str, Any]) -> str:
+    """Keep in MLflow what the run cost, and why it failed; return the cost in words."""
+    steps = tracking.find_runs(settings.model, run_key, "step")  # several workers of the search are several steps
+    seconds = sum(run.data.metrics.get("step_seconds", 0.0) for run in steps)
+    cost = costs.sentence(seconds, settings)
+    if result["mlflow_run_id"]:
+        found = {"cost_seconds": seconds}
+        if settings.price_per_hour:
+            found["cost"] = costs.amount(seconds, settings)
+        tags = {"thawline.cost": cost}
+        if result["status"] == "failed":
+            tags["thawline.failure"] = result["reason"]
+        tracking.record(result["mlflow_run_id"], found, tags)
+    return cost
 
 
 def _report(artifact_uri: str) -> str:

@@ -1,6 +1,8 @@
 """Step: raw records become checked, split, content-addressed examples."""
 
 import os
+import shutil
+import tempfile
 import threading
 import time
 from collections import defaultdict, deque
@@ -16,6 +18,7 @@ from components.core import fingerprints, runs, sources, splits
 from components.core.assignments import Checked, assign_examples, write_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import (
+    START,
     Examples,
     Location,
     Rejected,
@@ -27,7 +30,7 @@ from components.core.examples import (
     write_rejected,
 )
 from components.core.fingerprints import Fingerprint, Mark
-from components.core.lineage import Lineage, write_lineage
+from components.core.lineage import Lineage, read_lineage, write_lineage
 from components.core.runs import write_text
 from components.core.settings import Settings, canonical_json
 from components.core.task_options import parse_options
@@ -62,12 +65,14 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
     runs.home().mkdir(parents=True, exist_ok=True)
     lock = FileLock(runs.home() / f"{Settings.from_json(settings).model}.lineage.lock")
     with lock, tracking.step("prepare_data", run_key, settings) as run:
-        weights_digest = _check_network(run.settings)
-        lineage = tracking.previous_lineage(run.settings.model)
+        start = _bring_start(run, dataset)
+        weights_digest = _check_network(run.settings, dataset / START)
+        lineage = _with_assignments(tracking.previous_lineage(run.settings.model), run.settings)
         if not lineage.datasets and registry.current(run.settings.model, "champion"):
             raise InputError(
                 f"{run.settings.model!r} has a champion, but the splits it was trained with are gone from MLflow.",
-                "Restore the deleted runs, or use another --model: new splits could test it on its training data.",
+                "Restore the deleted runs, or give their last assignments.parquet with --assignments: new splits could "
+                "test it on its training data.",
             )
         try:
             info = prepare(source, run.settings, dataset, with_salt(lineage, run.settings), run.progress)
@@ -78,7 +83,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         run.artifact(dataset / "assignments.parquet", "dataset")
         run.artifact(dataset / "label_changes.parquet", "dataset")
         run.artifact(dataset / fingerprints.INDEX, "dataset", pipeline=True)
-        run.tags(inputs.tags_of_data(run.pipeline_tags(), info["data_digest"]), pipeline=True)
+        run.tags(inputs.tags_of_data(run.pipeline_tags(), info["data_digest"], start), pipeline=True)
         digests = {"thawline.dataset_digest": info["digest"], "thawline.weights_digest": weights_digest}
         run.tags(digests, pipeline=True)
         digests["thawline.detected_inputs"] = input_digest
@@ -92,10 +97,31 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
     return info["digest"], weights_digest
 
 
-def _check_network(settings: Settings) -> str:
+def _bring_start(run: "tracking.StepRun", dataset: Path) -> str:
+    """Lay the champion's checkpoint beside the data for a warm start; return its mark, empty without a warm start."""
+    from components.core import inputs, registry
+
+    model, folder = run.settings.model, dataset / START
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
+    if not run.settings.warm_start or run.pipeline_tags().get(inputs.CHANGE) == "judge":
+        return ""
+    version = registry.current(model, "champion")
+    if version:
+        with tempfile.TemporaryDirectory() as temporary:
+            path, _ = registry.fetch(model, version, Path(temporary))
+            shutil.copytree(path / "checkpoint", folder)
+        run.note(f"Training starts from the weights of the champion, version {version}")
+        run.tags({inputs.WARM_START: version}, pipeline=True)
+    else:
+        run.note("There is no champion to start from: training starts from the pretrained weights")
+    return registry.mark(model, version)
+
+
+def _check_network(settings: Settings, start: Path) -> str:
     """Build the network once: what does not fit shall stop the run before an hour of downloads."""
     from components.core.phases import seed_everything
     from components.core.training import pick_device
+    from components.core.warm_start import start_from
 
     pick_device(settings.device)
     seed_everything(settings)  # with --weights none the random weights are the seed's, and so is their digest
@@ -112,6 +138,8 @@ def _check_network(settings: Settings) -> str:
             f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone or task.backbone}.",
             f"Thaw at most {len(network.stages)}.",
         )
+    if start.exists():
+        start_from(network, start, [])
     return network.weights_digest
 
 
@@ -126,6 +154,45 @@ def _note(run: "tracking.StepRun", info: Mapping[str, Any]) -> None:
             f"{info['label_changes']} test rows have another label than they were locked with, which counts until "
             f"`thawline labels accept --model {run.settings.model}`"
         )
+
+
+def _with_assignments(lineage: Lineage, settings: Settings) -> Lineage:
+    """The lineage that MLflow has; where it has none, that of `--assignments`.
+
+    Raises:
+        InputError: The file can't be read, or says otherwise than MLflow.
+    """
+    if not settings.assignments:
+        return lineage
+    given = _read_assignments(settings.assignments)
+    if not lineage.datasets:
+        return given
+    known = lineage.members
+    moved = sum(id_ in known and known[id_].split != member.split for id_, member in given.members.items())
+    if moved:
+        raise InputError(
+            f"{settings.assignments} gives {moved} of its examples another split than {settings.model!r} has already.",
+            "Leave --assignments out, or begin a new lineage with another --model.",
+        )
+    return lineage
+
+
+def _read_assignments(place: str) -> Lineage:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(place)
+            if place.startswith("s3://"):
+                from components.core.storage import download
+
+                path = Path(folder) / "assignments.parquet"
+                download(place, path)
+            return read_lineage(path)
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's own are among them
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+        raise InputError(
+            f"The assignments {place} can't be read: {reason}.",
+            "Give the assignments.parquet that prepare_data of an earlier run left in MLflow.",
+        ) from error
 
 
 def with_salt(lineage: Lineage, settings: Settings) -> Lineage:

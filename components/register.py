@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.core import archives, inputs, ledger, registry, revision, tracking
+from components.core import archives, deadlines, inputs, ledger, registry, revision, tracking
 from components.core.checkpoints import read_facts
 from components.tasks import load_task
 
@@ -83,6 +83,7 @@ def _origin(run: tracking.StepRun) -> dict[str, str]:
         "thawline.run_key": run.run_key,
         "thawline.decision": evaluated.tags.get("thawline.decision", ""),
         "thawline.evidence": evaluated.tags.get("thawline.evidence", ""),
+        **{name: value for name, value in evaluated.tags.items() if name == inputs.WARM_START},
         **{f"thawline.{name}": str(value) for name, value in evaluated.metrics.items() if name == "accuracy"},
     }
 
@@ -92,7 +93,7 @@ def _carry_out(run: tracking.StepRun, version: str, champion: str, why: str, ans
     model = run.settings.model
     if ledger.withdrawn(model, version):
         return "challenger"  # a schedule must not undo what somebody decided
-    if run.settings.promote == "manual":
+    if run.settings.promote == "manual" or deadlines.cuts(run.pipeline_tags()):  # cut short: a person decides
         return "pending" if ledger.propose(model, version, champion) else "challenger"
     entry = ledger.promote(
         model, version, why=why, who=run.run_key, evidence=run.pipeline_id, expected=champion, answered=answered

@@ -12,7 +12,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.core import runs
+from components.core import deadlines, runs
+from components.core.deadlines import Deadline
 from components.core.errors import StepError
 from components.core.revision import libraries
 from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings, digest
@@ -44,13 +45,18 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
         if run.settings.trials == 0:
             run.figure("skipped: the defaults are taken")
             return name
+        deadline = deadlines.of(run)
+        if deadline.reached():
+            deadlines.cut(run, "The search was left out", deadline)
+            return name
         data = open_data(dataset, run.settings)
         network = build_network(data, run.settings.defaults())
         if not data.task.augments(run.settings) and run.settings.activations != "recompute":
             lines = _lines(run.settings, len(network.stages))
             for split, views in (("train", run.settings.views), ("validation", 0)):
                 rows_at(network, data, lines, split, run.note, run.progress, views)
-        _run_workers(run, name, dataset, len(network.stages))
+        saved = _run_workers(run, name, dataset, len(network.stages), deadline)
+        run.saved(data.reuse.seconds + saved)
     return name
 
 
@@ -106,13 +112,21 @@ def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperpara
     return Hyperparameters.model_validate({n: fixed[n] if n in fixed else ask(n) for n, ask in space.items()})
 
 
-def objective(trial: "optuna.Trial", data: "Data", stages: int) -> float:
-    """Validation loss of the better of the two phases, lower is better; prunes by the loss of every epoch."""
+class OutOfTimeError(Exception):
+    """A trial was stopped at the end of an epoch by the deadline."""
+
+
+def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadline) -> float:
+    """Validation loss of the better of the two phases, lower is better; prunes by the loss of every epoch.
+
+    Raises:
+        OutOfTimeError: The deadline was reached before the trial's end.
+    """
     import optuna
 
     from components.core.phases import build_network, train_phase
 
-    settings, begin = data.settings, time.time()
+    settings, begin, saved = data.settings, time.time(), data.reuse.seconds
     hyperparameters = suggest(trial, settings, stages)
     network = build_network(data, hyperparameters)
     history: list[dict[str, Any]] = []
@@ -128,7 +142,11 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int) -> float:
 
         try:
             if phase == "head" or thaw:
-                epochs = train_phase(network, data, hyperparameters, thaw=thaw, report=report)
+                if deadline.reached():
+                    raise OutOfTimeError
+                epochs = train_phase(network, data, hyperparameters, thaw=thaw, report=report, stop=deadline.reached)
+                if deadline.hit:
+                    raise OutOfTimeError
                 best = min([best, *(e["loss"] for e in epochs)])
                 if not epochs:  # diverged at once
                     break
@@ -136,11 +154,30 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int) -> float:
             trial.set_user_attr("history", history)
             trial.set_user_attr("hyperparameters", hyperparameters.model_dump())
             trial.set_user_attr("seconds", time.time() - begin)
+            trial.set_user_attr("saved_seconds", data.reuse.seconds - saved)
     return best
 
 
-def work(name: str, dataset: str, settings_json: str, stages: int, threads: int) -> None:
-    """One worker process: take trials until the study has enough."""
+def work(
+    name: str,
+    dataset: str,
+    settings_json: str,
+    stages: int,
+    threads: int,
+    until: float = math.inf,
+    end: float = math.inf,
+) -> None:
+    """One worker process: take trials until the study has enough, or their time is over.
+
+    Args:
+        name: The study's.
+        dataset: Folder of the prepared data.
+        settings_json: The run's settings.
+        stages: Of the network.
+        threads: That this process may use.
+        until: When the search stops, in seconds since the epoch.
+        end: When all training has to have ended. The best trial is trained once more before that.
+    """
     import optuna
     import torch
     from filelock import FileLock
@@ -150,20 +187,23 @@ def work(name: str, dataset: str, settings_json: str, stages: int, threads: int)
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS still holds
     settings = Settings.from_json(settings_json)
     data = open_data(Path(dataset), settings)
-    study = open_study(name)
+    study, deadline = open_study(name), Deadline(until)
     lock = FileLock(runs.home() / "studies" / f"{name}.ask.lock")
     while True:
         with lock:  # counting and asking are one step, or two workers would take the last trial both
             trials = study.get_trials(deepcopy=False)
             open_or_done = [t for t in trials if t.state.name in (*DONE, "RUNNING")]
-            if len(open_or_done) >= settings.trials:
+            deadline.at = min(until, end - deadlines.SPARE * _seconds_of_best(trials))
+            if len(open_or_done) >= settings.trials or deadline.reached():
                 return
             study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + len(trials), n_startup_trials=5)
             trial = study.ask()
         try:
-            value = objective(trial, data, stages)
+            value = objective(trial, data, stages, deadline)
         except optuna.TrialPruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except OutOfTimeError:  # a failed trial does not count, so a later run repeats it
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
         except BaseException:
             trial.set_user_attr("error", traceback.format_exc(limit=3))
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -173,7 +213,14 @@ def work(name: str, dataset: str, settings_json: str, stages: int, threads: int)
             study.tell(trial, value if finite else None, None if finite else optuna.trial.TrialState.PRUNED)
 
 
-def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # noqa: ANN401 - StepRun, imported late
+def _seconds_of_best(trials: "list[optuna.trial.FrozenTrial]") -> float:
+    """Seconds that the best trial took so far; 0 without one."""
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    return float(min(complete, key=lambda trial: trial.value or 0.0).user_attrs["seconds"]) if complete else 0.0
+
+
+def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Deadline) -> float:  # noqa: ANN401 - StepRun, imported late
+    """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
     from filelock import FileLock
 
     settings: Settings = run.settings
@@ -185,7 +232,8 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # no
         _recover(study, settings)
         logged = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
         before = set(logged)
-        arguments = (name, str(dataset), settings.to_json(), stages, max(1, cores // count))
+        end = deadlines.time_to_train(run)[1]
+        arguments = (name, str(dataset), settings.to_json(), stages, max(1, cores // count), deadline.at, end)
         workers = [context.Process(target=work, args=arguments, daemon=True) for _ in range(count)]
         for process in workers:
             process.start()
@@ -198,20 +246,30 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> None:  # no
         reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
         raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")
     states = [t.state.name for t in study.get_trials(deepcopy=False)]
-    if "COMPLETE" not in states:
+    done = sum(state in DONE for state in states)
+    left = settings.trials - done - states.count("RUNNING")  # workers of other machines may still run some
+    cut = left > 0 and deadline.at < math.inf
+    if cut:
+        deadlines.cut(run, f"The search stopped after {done} of {settings.trials} trials", deadline)
+    if "COMPLETE" in states:
+        run.figure(f"validation loss {study.best_value:.3f} in {done} trials")
+    elif cut:
+        run.figure("no trial came to its end: the defaults are taken")
+    else:
         raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")
-    run.figure(f"validation loss {study.best_value:.3f} in {sum(s in DONE for s in states)} trials")
+    ours = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in before]
+    return float(sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in ours))
 
 
 def _recover(study: "optuna.Study", settings: Settings) -> None:
-    """Close what a killed search left running; let the defaults be the first trial, so that no search is worse."""
+    """Close what a killed search left running; let the first trial that counts be the defaults: no search is worse."""
     import optuna
 
     trials = study.get_trials(deepcopy=False)
     for trial in trials:
         if trial.state == optuna.trial.TrialState.RUNNING:
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    if not trials:
+    if not any(trial.state.name in (*DONE, "WAITING") for trial in trials):
         searched = Hyperparameters.model_fields.keys() - settings.fixed().keys()
         study.enqueue_trial(settings.defaults().model_dump(include=set(searched)))
 

@@ -21,8 +21,9 @@ def select_trial(settings: str, run_key: str, studies: list[str], trials: Path) 
     with tracking.step("select_trial", run_key, settings) as run:
         chosen, found = run.settings.defaults(), _trials(studies[0]) if run.settings.trials else []
         importances: dict[str, float] = {}
-        if found:
-            best = min((t for t in found if t["state"] == "COMPLETE"), key=lambda t: t["value"])
+        complete = [trial for trial in found if trial["state"] == "COMPLETE"]  # none where a deadline cut the first
+        if complete:
+            best = min(complete, key=lambda trial: trial["value"])
             chosen = Hyperparameters.model_validate(best["hyperparameters"])
             importances = _importances(studies[0])
             pictures = {

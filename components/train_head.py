@@ -1,13 +1,15 @@
 """Train a new head on the frozen network: fine-tuning with the thaw line right below the head."""
 
 import json
+import math
 from pathlib import Path
 
-from components.core import tracking
+from components.core import deadlines, distributed, tracking
 from components.core.checkpoints import save_checkpoint, save_training_rows
 from components.core.errors import StepError
-from components.core.phases import build_network, open_data, train_phase
-from components.core.settings import Hyperparameters
+from components.core.phases import build_network, open_data
+from components.core.processes import train
+from components.core.settings import Hyperparameters, Settings
 
 
 def train_head(
@@ -30,24 +32,39 @@ def train_head(
         hyperparameters: The chosen trial as JSON.
         checkpoint: Folder to write.
     """
+    chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
+    if distributed.helps():
+        return _help(Settings.from_json(settings), dataset, chosen)
     with tracking.step("train_head", run_key, settings) as run:
-        chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
         run.params(chosen.model_dump())
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
+        deadline = deadlines.of(run)
         data = open_data(dataset, run.settings)
-        network = build_network(data, chosen)
+        network = build_network(data, chosen, run.note)
         epochs = run.settings.head_epochs
 
         def report(figures: dict[str, float]) -> None:
             run.epoch(figures)
             run.progress(int(figures["epoch"]) + 1, epochs, f"validation loss {figures['loss']:.3f}")
 
-        history = train_phase(network, data, chosen, thaw=0, report=report, say=run.note, progress=run.progress)
+        history = train(
+            network, data, chosen, thaw=0, report=report, say=run.note, progress=run.progress, stop=deadline.reached
+        )
         if not history:
             raise StepError("The training of the head diverged.", "Lower --head-learning-rate.")
+        if deadline.hit:
+            deadlines.cut(run, f"The training of the head stopped after {len(history)} of {epochs} epochs", deadline)
         best = min(history, key=lambda figures: figures["loss"])
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)
         save_training_rows(checkpoint, data.examples)
+        run.saved(data.reuse.seconds)
         run.figure(tracking.describe(data.task.metric, best))
     return best["loss"]
+
+
+def _help(settings: Settings, dataset: Path, chosen: Hyperparameters) -> float:
+    """Train along with the first process, which records and writes."""
+    data = open_data(dataset, settings)
+    history = train(build_network(data, chosen), data, chosen, thaw=0)
+    return min((figures["loss"] for figures in history), default=math.inf)

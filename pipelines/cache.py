@@ -79,8 +79,13 @@ def prune(
     age = math.inf if older_than is None else _seconds(older_than)
     budget = _default_budget() if max_gb is None else max_gb * GIGABYTE
     store = cache.store()
-    removed = cache.prune(store, -1 if everything else budget, age, dry_run=dry_run)
-    leftovers = cache.sweep(store, dry_run=dry_run)
+    try:
+        removed = cache.prune(store, -1 if everything else budget, age, dry_run=dry_run)
+        leftovers = cache.sweep(store, dry_run=dry_run)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or store} can't be removed ({error.strerror}).", "Run this as its owner."
+        ) from error
     verb = "Would remove" if dry_run else "Removed"
     exports = [entry for entry in removed if entry.is_export]
     rows = [entry for entry in removed if not entry.is_export]

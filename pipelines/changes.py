@@ -27,7 +27,7 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     if not _store_is_ready():
         return None
     os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some other run
-    folder, interrupted, state = runs.run_folder(run_key), False, "FAILED"
+    folder, reason, failed = runs.run_folder(run_key), "", True
     runs.write_text(folder / "settings.json", settings.to_json())
     runs.take_lease(run_key)  # killed from here on, the next run closes it
     try:
@@ -35,20 +35,37 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
             decision = look(source, settings, run_key, lambda i, n, text: status.update(f"{i} of {n} {text}"))
         if decision.change != "skip":
             return None
-        state = "SUCCEEDED"
+        failed = False
     except ExpectedError:
         pass  # the step has written it down
     except (KeyboardInterrupt, SystemExit):
-        interrupted = True
+        reason = "The run was interrupted."
     except Exception as error:
         (folder / "log.txt").write_text("".join(traceback.format_exception(error)))
         raise StepError("The step detect_changes failed.", f"Its log is {folder / 'log.txt'}.") from error
-    from components.finish import finish
+    from components.finish import end
 
-    result = finish(settings.to_json(), run_key, state)
-    if interrupted:
-        result["reason"] = "The run was interrupted."
-        runs.write_text(folder / "result.json", json.dumps(result, indent=1))
+    return end(settings, run_key, failed=failed, reason=reason)
+
+
+def ended(settings: Settings, run_key: str, reason: str) -> dict[str, Any]:
+    """The result of a run whose processes are gone; `reason` says why it was ended before its time, else it is empty.
+
+    A run that was killed before its exit handler came to it is closed here.
+    """
+    path = runs.run_folder(run_key) / "result.json"
+    if not path.exists():
+        from components.finish import end
+
+        try:
+            end(settings, run_key, failed=True, reason=reason)
+        except KeyboardInterrupt:  # the result is there before the notification, which may take a minute
+            if not path.exists():
+                raise
+    result: dict[str, Any] = json.loads(path.read_text())
+    if reason and result["status"] == "failed" and result["reason"] != reason:
+        result["reason"] = reason
+        runs.write_text(path, json.dumps(result, indent=1))
     return result
 
 

@@ -19,11 +19,22 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from components.core import runs
+from components.core import deadlines, runs
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
-from pipelines import cache, labels, models
-from pipelines.options import HomeOption, JsonOption, check_model, merge, model_name, use_home, with_settings
+from pipelines import cache, labels, models, schedules, status, submit
+from pipelines.cluster import compile_dag, merge_cluster, with_cluster
+from pipelines.kubeflow import HostOption, NamespaceOption
+from pipelines.options import (
+    HomeOption,
+    JsonOption,
+    check_model,
+    merge,
+    model_name,
+    read_config,
+    use_home,
+    with_settings,
+)
 
 if TYPE_CHECKING:
     import subprocess
@@ -37,6 +48,10 @@ app = typer.Typer(
 app.add_typer(cache.app, name="cache")
 app.add_typer(labels.app, name="labels")
 app.add_typer(models.app)
+app.add_typer(submit.app)
+app.add_typer(schedules.app, name="schedule")
+app.add_typer(status.app)
+INTERRUPTED = "The run was interrupted."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 NOTHING = {  # the result of a run that did not start; the keys are those of components/finish.py
     "status": "failed",
@@ -49,6 +64,8 @@ NOTHING = {  # the result of a run that did not start; the keys are those of com
     "dataset_digest": "",
     "mlflow_run_id": "",
     "steps": {},
+    "cost": "",
+    "cut": "",
     "report": "",
     "same_as": "",
 }
@@ -99,18 +116,24 @@ def run(
         _fail(f"{result['reason']}{where}", 2 if any(e["kind"] == "input" for e in errors.values()) else 1)
 
 
-@app.command("compile")
+@app.command("compile", epilog="Example: thawline compile -o stamps.yaml --accelerators 1 --volume activations")
+@with_cluster
 def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),
+    config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
+    **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
 ) -> None:
-    """Write the DAG as YAML for Kubeflow Pipelines."""
+    """Write the DAG as YAML for Kubeflow Pipelines; with options of the pods, as `thawline submit` uploads it."""
     if output.suffix not in (".yaml", ".yml") or not output.absolute().parent.is_dir():
         raise InputError(f"The DAG can't be written to {output}.", "Give a .yaml file in a folder that is there.")
-    from kfp import compiler
+    if config or any(options.values()):
+        output.write_text(compile_dag(merge_cluster(options, read_config(config) if config else {})).yaml)
+    else:
+        from kfp import compiler
 
-    from pipelines.fine_tuning import fine_tuning
+        from pipelines.fine_tuning import fine_tuning
 
-    compiler.Compiler().compile(fine_tuning, str(output))
+        compiler.Compiler().compile(fine_tuning, str(output))
     Console(stderr=True).print(f"Wrote {output}", highlight=False)
 
 
@@ -168,13 +191,30 @@ def ui(*, home: HomeOption = None, port: Annotated[int, typer.Option(help="Port 
     os.execve(sys.executable, command, environment())  # noqa: S606 - becomes the server, so that Ctrl-C ends it
 
 
-@app.command()
-def doctor(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Tell what is missing on this machine, and the command that mends it."""
+@app.command(epilog="Examples: thawline doctor; thawline doctor --cluster --secret-env mlflow:password --volume home")
+@with_cluster
+def doctor(
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Try a Kubeflow out instead, by a canary run of two minutes.")
+    ] = False,
+    source: Annotated[str, typer.Option(help="With --cluster: an s3:// address that the pods have to reach.")] = "",
+    host: HostOption = "",
+    namespace: NamespaceOption = "",
+    config: Annotated[Path | None, typer.Option(help="YAML file with the pods' options.")] = None,
+    **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
+) -> None:
+    """Tell what is missing on this machine, or on a cluster, and what mends it."""
     use_home(home)
-    from pipelines.doctor import examine
+    from pipelines.doctor import examine, examine_cluster
 
-    checks = examine()
+    if cluster:
+        pods = merge_cluster(options, read_config(config) if config else {})
+        checks = examine_cluster(pods, host, namespace, source, Console(stderr=True))
+    else:
+        checks = examine()
     if as_json:
         sys.stdout.write(json.dumps([check._asdict() for check in checks]) + "\n")
     else:
@@ -227,11 +267,12 @@ def _answers(served: Any, records: Sequence[Path | str]) -> list[dict[str, Any]]
 
 
 def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> dict[str, Any]:
-    from pipelines.changes import steps
+    """Show a run until its processes are gone; end it where the user, a signal or a limit says so."""
+    from pipelines.changes import ended, steps
     from pipelines.display import shown
     from pipelines.local import lives, stop
 
-    offset, deadline = 0, 0.0
+    offset, deadline, begin, reason = 0, 0.0, time.monotonic(), ""
     with shown(console, steps(run_key)) as display:
         while True:
             try:
@@ -240,22 +281,17 @@ def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, c
                     display.take(event)
                 if not alive or 0 < deadline < time.monotonic():
                     break
+                late = deadlines.overdue(settings, time.monotonic() - begin, display.running())
+                if late and not deadline:
+                    reason, deadline = late, time.monotonic() + STOP_SECONDS
+                    stop(child, signal.SIGTERM)
                 time.sleep(0.1)
             except KeyboardInterrupt:  # at first the steps may close their runs; a second one waits for nothing
                 stop(child, signal.SIGKILL if deadline else signal.SIGTERM)
-                deadline = time.monotonic() + STOP_SECONDS
+                reason, deadline = reason or INTERRUPTED, time.monotonic() + STOP_SECONDS
     if deadline:
         stop(child, signal.SIGKILL)
-    path = runs.run_folder(run_key) / "result.json"
-    if not path.exists():  # killed before the exit handler came to it
-        from components.finish import finish
-
-        finish(settings.to_json(), run_key, "FAILED")
-    result: dict[str, Any] = json.loads(path.read_text())
-    if deadline > 0 and result["status"] == "failed":
-        result["reason"] = "The run was interrupted."
-        runs.write_text(path, json.dumps(result, indent=1))
-    return result
+    return ended(settings, run_key, reason)
 
 
 def _catch_signals() -> None:
@@ -294,6 +330,7 @@ def _print_summary(console: Console, result: dict[str, Any], settings: Settings)
         f"{metrics.get('baseline_accuracy', 0):.3f}",
         "Registered": f"{settings.model} version {result['version']}, {state}",
         "Why": _folded(result["reason"], console, 12),
+        **({"Cost": result["cost"]} if settings.machine or settings.price_per_hour else {}),
         "Report": result["report"],
         "Tracking": tracking,
     }

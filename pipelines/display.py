@@ -63,6 +63,10 @@ class Display:
         elif not self._console.is_terminal:
             self._print(event, step)
 
+    def running(self) -> dict[str, float]:
+        """Seconds since the start of each step that runs."""
+        return {name: step.seconds() for name, step in self.steps.items() if step.state == "running"}
+
     def _print(self, event: dict[str, Any], step: StepState) -> None:
         line = ""
         if event["event"] == "started":

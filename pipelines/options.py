@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from components.core import runs
 from components.core.errors import InputError
 from components.core.settings import Settings
+from pipelines.cluster import Cluster
 
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
@@ -31,6 +32,7 @@ PANELS = {
     "split_salt": "Data",
     "gate": "Gate",
     "min_new": "When nothing changed",
+    "max_minutes": "Deadline, cost, notification",
 }
 
 
@@ -63,12 +65,12 @@ def _plain(annotation: Any) -> Any:  # noqa: ANN401 - a type
 
 
 def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Settings:
-    """Settings from a config file and the command line, which wins.
+    """Settings from a config file and the command line, which wins; a file may hold options of pods beside them.
 
     Raises:
         InputError: A name or a value is not allowed, or the file can't be read.
     """
-    given = _read(config) if config else {}
+    given = {n: v for n, v in (read_config(config) if config else {}).items() if n not in Cluster.model_fields}
     given |= {name: value for name, value in options.items() if value not in (None, [])}
     given.setdefault("model", model_name(source))
     try:
@@ -115,7 +117,12 @@ def check_model(name: str) -> None:
         raise InputError(f"There are no models in {runs.home()}.", "Train one with `thawline run`, or give --home.")
 
 
-def _read(config: Path) -> dict[str, Any]:
+def read_config(config: Path) -> dict[str, Any]:
+    """The values of a config file by name.
+
+    Raises:
+        InputError: It can't be read.
+    """
     try:
         values = yaml.safe_load(config.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -4,14 +4,40 @@ Kubeflow ships a wrapper's source and runs it elsewhere, so its imports stand in
 step's own import, which costs seconds that the run's progress tells apart.
 """
 
-import functools
 import os
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
 IMAGE = os.environ.get("THAWLINE_IMAGE", "thawline-python:latest")  # read when the DAG is compiled
-step = functools.partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
+Configure = Callable[[str, Any], None]  # takes a step's name and the task that kfp made of it
+_configure: ContextVar[Configure] = ContextVar("configure", default=lambda _name, _task: None)
+
+
+@contextmanager
+def configured(configure: Configure) -> Iterator[None]:
+    """Let `configure` change every task of the steps that are called meanwhile; without it a task stays as it is."""
+    token = _configure.set(configure)
+    try:
+        yield
+    finally:
+        _configure.reset(token)
+
+
+def step(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - kfp is untyped
+    """A wrapper as a component of the image."""
+    component = dsl.component(function, base_image=IMAGE, install_kfp_package=False)
+
+    def call(**inputs: Any) -> Any:  # noqa: ANN401 - as above
+        task = component(**inputs)
+        _configure.get()(function.__name__, task)
+        return task
+
+    call.python_func = function  # type: ignore[attr-defined]  # as kfp's own components have it
+    return call
 
 
 @step
@@ -21,9 +47,10 @@ def detect_changes(
     run_key: str,
 ) -> NamedTuple("Changes", train=bool, judge=bool, version=str, input_digest=str):  # type: ignore[valid-type]  # as below
     """See components/detect_changes.py, which announces itself: most often the command line has looked already."""
+    from components.core.runs import own_key
     from components.detect_changes import detect_changes
 
-    return detect_changes(source, settings, run_key)
+    return detect_changes(source, settings, own_key(run_key))
 
 
 @step
@@ -39,7 +66,7 @@ def prepare_data(
 
     from components.core.runs import start
 
-    start("prepare_data", run_key)
+    run_key = start("prepare_data", run_key)
     from components.prepare_data import prepare_data
 
     return prepare_data(source, settings, run_key, Path(dataset.path), input_digest)
@@ -59,7 +86,7 @@ def recall(
 
     from components.core.runs import start
 
-    start("recall", run_key)
+    run_key = start("recall", run_key)
     from components.recall import recall
 
     recall(settings, run_key, version, Path(checkpoint.path), Path(served.path), Path(trials.path))
@@ -79,7 +106,7 @@ def search(
 
     from components.core.runs import start
 
-    start("search", run_key)
+    run_key = start("search", run_key)
     from components.search import search
 
     return search(settings, run_key, Path(dataset.path), dataset_digest, weights_digest, worker)
@@ -97,7 +124,7 @@ def select_trial(
 
     from components.core.runs import start
 
-    start("select_trial", run_key)
+    run_key = start("select_trial", run_key)
     from components.select_trial import select_trial
 
     return select_trial(settings, run_key, studies, Path(trials.path))
@@ -118,7 +145,7 @@ def train_head(
 
     from components.core.runs import start
 
-    start("train_head", run_key)
+    run_key = start("train_head", run_key)
     from components.train_head import train_head
 
     return train_head(
@@ -148,7 +175,7 @@ def fine_tune(
 
     from components.core.runs import start
 
-    start("fine_tune", run_key)
+    run_key = start("fine_tune", run_key)
     from components.fine_tune import fine_tune
 
     return fine_tune(
@@ -182,7 +209,7 @@ def evaluate(
 
     from components.core.runs import start
 
-    start("evaluate", run_key)
+    run_key = start("evaluate", run_key)
     from components.evaluate import evaluate
 
     return evaluate(
@@ -216,7 +243,7 @@ def register(
 
     from components.core.runs import start
 
-    start("register", run_key)
+    run_key = start("register", run_key)
     from components.register import register
 
     return register(
@@ -236,7 +263,7 @@ def finish(settings: str, run_key: str, status: dsl.PipelineTaskFinalStatus) -> 
     """See components/finish.py."""
     from components.core.runs import start
 
-    start("finish", run_key)
+    run_key = start("finish", run_key)
     from components.finish import finish
 
     finish(settings, run_key, status.state)

@@ -28,6 +28,7 @@ from components.core.settings import digest
 from components.core.training import rows_of
 from components.core.weights import state_digest
 
+FIXED = "eager in fixed batches"  # the engine of rows whose bits count
 BATCH = 64  # examples of one pass at a time; results are on disk after every batch
 Progress = Callable[[int, int, str], None]
 
@@ -76,8 +77,8 @@ def spaces(network: Network, precision: str) -> list[Path]:
     return [store() / key for key in keys]
 
 
-def describe(space: Path, network: Network, line: int, precision: str) -> None:
-    """Note for people what a space holds."""
+def describe(space: Path, network: Network, line: int, precision: str, row_seconds: float = 0.0) -> None:
+    """Note what a space holds, and the seconds that computing a row of it takes, where they were measured."""
     space.mkdir(parents=True, exist_ok=True)
     facts = {
         "weights_digest": network.weights_digest,
@@ -85,14 +86,23 @@ def describe(space: Path, network: Network, line: int, precision: str) -> None:
         "stages": len(network.stages),
         "preprocessing": network.preprocessing,
         "precision": precision,
+        **({"row_seconds": row_seconds} if row_seconds else {}),
     }
-    if not (space / "space.json").exists():
+    if row_seconds or not (space / "space.json").exists():
         runs.write_text(space / "space.json", json.dumps(facts, indent=1))
+
+
+def row_seconds(space: Path) -> float:
+    """What computing a row of a space takes; 0 where nobody has measured it."""
+    try:
+        return float(json.loads((space / "space.json").read_text()).get("row_seconds", 0.0))
+    except (OSError, ValueError, TypeError, AttributeError):  # gone, or damaged
+        return 0.0
 
 
 def accepts(engine: str) -> bool:
     """Whether rows of that engine may be used: all engines are equal within rounding, `deterministic` asks for bits."""
-    return engine == "eager" or not torch.are_deterministic_algorithms_enabled()
+    return engine == FIXED or not torch.are_deterministic_algorithms_enabled()
 
 
 def stored(space: Path, keys: Sequence[bytes]) -> segments.Rows | None:
@@ -122,11 +132,15 @@ def passes(
         groups[tuple(absent[position])].append(position)
     found = []
     for missing_at, positions in groups.items():
-        some = [keys[position] for position in positions]
         # a pass that starts from rounded rows would round twice, and its results depend on what was there
         lower = range(missing_at[0] - 1, 0, -1) if precision == "float32" else ()
-        start = next((line for line in lower if of_lines[line].exists() and not _missing(of_lines[line], some)), 0)
-        found.append(Pass(start, missing_at, positions))
+        for start in (line for line in lower if positions and of_lines[line].exists()):
+            lacking = {positions[i] for i in _missing(of_lines[start], [keys[position] for position in positions])}
+            if held := [position for position in positions if position not in lacking]:
+                found.append(Pass(start, missing_at, held))
+            positions = sorted(lacking)  # noqa: PLW2901 - what is left for lines further down
+        if positions:
+            found.append(Pass(0, missing_at, positions))
     return found
 
 
@@ -162,7 +176,8 @@ def fill(
         left = [position for i, position in enumerate(work.positions) if i in absent]  # while this process waited
         if not left:
             return
-        writers = {line: segments.Writer(of_lines[line], engine.name) for line in chosen}
+        name = FIXED if torch.are_deterministic_algorithms_enabled() else engine.name
+        writers = {line: segments.Writer(of_lines[line], name) for line in chosen}
         done = 0
         for positions, batch in batches(encode, left):
             some = [keys[position] for position in positions]
@@ -223,10 +238,10 @@ def as_kept(rows: Pytree, precision: str) -> Pytree:
     def kept(tensor: Tensor) -> Tensor:
         if tensor.dim() == 4:  # noqa: PLR2004 - [B, C, H, W]
             tensor = tensor.contiguous(memory_format=torch.channels_last)
-        if precision != "float16" or not tensor.is_floating_point():
+        if precision != "float16" or tensor.dtype != torch.float32:
             return tensor
         half = tensor.half()
-        if not half.isfinite().all():
+        if bool((half.isinf() & tensor.isfinite()).any()):  # a mask may hold infinity itself
             raise StepError(
                 "An activation is too large for float16 (beyond 65,504).", "Use --activation-precision float32."
             )

@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import time
@@ -25,7 +26,8 @@ RESERVE = 1 << 30  # bytes of the disk that stay free whatever the budget says
 KEY, RECORD = 32, 36  # bytes of a key, and of its record in a segment's index
 BEING_WRITTEN = 600.0  # seconds between two batches of a pass, at most
 LEFT_BEHIND = 3600.0  # seconds after which nobody works in a hidden folder any more
-_MEASUREMENT = "tmp"  # how folders begin in which the plan measures the disk
+_DIGEST = re.compile(r"[0-9a-f]{32}")  # names of spaces and exports
+MEASUREMENT = "measurement."  # how folders begin in which the plan measures the disk
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,17 @@ def spaces(store: Path) -> list[dict[str, Any]]:
             found.setdefault(entry.folder.parent, []).append(entry)
     rows = []
     for space, segments in found.items():
-        facts = {"weights_digest": "", "line": 0, "stages": 0, "precision": ""} | _read(space / "space.json")
+        known, names = _read(space / "space.json"), {"weights_digest": "", "line": 0, "stages": 0, "precision": ""}
+        facts = {name: known[name] if type(known.get(name)) is type(none) else none for name, none in names.items()}
         keys: set[bytes] = set()
         for segment in segments:
             with contextlib.suppress(OSError):  # evicted just now
                 keys.update(keys_in((segment.folder / "index").read_bytes()))
         rows.append(
             {
-                "space": space.name,
+                **known,
                 **facts,
+                "space": space.name,
                 "examples": len(keys),
                 "bytes": sum(segment.bytes for segment in segments),
                 "engines": sorted({str(_read(s.folder / "segment.json").get("engine", "?")) for s in segments}),
@@ -159,16 +163,21 @@ def remove(folder: Path) -> None:
 def sweep(store: Path, *, dry_run: bool = False) -> int:
     """Remove what killed processes left: half removals and downloads, half exports, locks of what is gone.
 
-    A lock that is held stays, and so does what it protects.
+    A lock that is held stays, and so does what it protects; and what bears no name of ours, since
+    `THAWLINE_ACTIVATIONS` may name a folder with other things in it.
 
     Returns:
         How many there were; locks, which are empty, don't count.
     """
-    hidden = [path for path in store.glob("[!.]*/.*") if path.name.count(".") > 1]  # .name.number: NFS has its own
-    hidden += [path for path in store.glob(f"{_MEASUREMENT}*") if path.is_dir()]
+    ours = [path for path in store.glob("[!.]*") if path.name == ENGINES or _DIGEST.fullmatch(path.name)]
+    hidden = [path for one in ours for path in one.glob(".*") if path.name.count(".") > 1]  # NFS has its own
+    hidden += [path for path in store.glob(f"{MEASUREMENT}*") if path.is_dir()]
     hidden = [path for path in hidden if _newest(path) < time.time() - LEFT_BEHIND]
-    parts = [path for path in (store / ENGINES).glob("*.part") if not _held(path.with_suffix(".lock"))]
-    locks = [*store.glob("[!.]*.lock"), *(store / ENGINES).glob("[!.]*.lock")]
+    parts = [path for path in (store / ENGINES).glob("*.part") if _DIGEST.fullmatch(path.stem)]
+    parts = [path for path in parts if not _held(path.with_suffix(".lock"))]
+    locks = [
+        path for path in (*store.glob("*.lock"), *(store / ENGINES).glob("*.lock")) if _DIGEST.fullmatch(path.stem)
+    ]
     locks = [path for path in locks if not path.with_suffix("").exists() and not _held(path)]
     if not dry_run:
         for path in (*hidden, *parts):
@@ -219,7 +228,7 @@ def _newest(path: Path) -> float:
 
 def _stamps(store: Path) -> Iterator[Path]:
     segments = store.glob("[!.]*/[!.]*/segment.json")
-    yield from (path for path in segments if not path.parts[-3].startswith(_MEASUREMENT))
+    yield from (path for path in segments if not path.parts[-3].startswith(MEASUREMENT))
     yield from (store / ENGINES).glob("[!.]*/facts.json")
 
 

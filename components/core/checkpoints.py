@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
-from components.core.examples import Examples
+from components.core.examples import START, Examples
 from components.core.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.weights import state_digest
@@ -63,11 +63,16 @@ class TrainingRows:
 
 
 def save_training_rows(folder: Path, examples: Examples) -> None:
-    """Write the ids and fingerprints of the rows that a model sees into its checkpoint's folder."""
+    """Write the ids and fingerprints of the rows that a model sees into its checkpoint's folder.
+
+    After a warm start these are the rows that the other model saw as well.
+    """
     index = examples.index
     seen = index.filter(pc.not_equal(index["split"], "test"))
-    fingerprints = seen["fingerprint"] if "fingerprint" in seen.column_names else pa.array([""] * len(seen))
-    table = pa.table({"id": seen["id"], "fingerprint": fingerprints})
+    prints = seen["fingerprint"].to_pylist() if "fingerprint" in seen.column_names else [""] * len(seen)
+    before = read_training_rows(examples.folder / START).fingerprints
+    known = {**before, **dict(zip(seen["id"].to_pylist(), prints, strict=True))}
+    table = pa.table({"id": pa.array(known.keys(), pa.string()), "fingerprint": pa.array(known.values(), pa.string())})
     counts = Counter(examples.labels(examples.rows("train")))
     facts = {"labels": json.dumps(counts), "number": str(examples.info["number"])}
     pq.write_table(table.replace_schema_metadata(facts), folder / TRAINING)

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure, tree
 from components.core.exports import Prefix, exported, first_line, place_of, seconds_to_prepare
 from components.core.folding import folded
 from components.core.network import Network, Pytree
-from components.core.training import mixed_precision, rows_of, to_device
+from components.core.training import half_precision, mixed_precision, rows_of, to_device
 
 MEASURED = 16  # examples of the short measurement
 GAIN = 1 / 3  # of eager's time, what another engine is expected to save before it is measured
@@ -59,7 +59,9 @@ def eager(network: Network, lines: Sequence[int], start: int = 0) -> Engine:
         for line in lines:
             with mixed_precision(device):
                 value, at = network.below(value, line, at), line
-            found.append(tree_map_only(Tensor, _plain, value))
+            kept = tree_map_only(Tensor, _plain, value)
+            # a copy, since the next stage may begin in place
+            found.append(kept if line == lines[-1] else tree_map_only(Tensor, Tensor.clone, kept))
         return found
 
     return Engine("eager", run)
@@ -220,7 +222,7 @@ def _error(leaf: Tensor, reference: Tensor) -> float:
 
 def _tolerance(dtype: torch.dtype, device: torch.device) -> float:
     if device.type == "cuda" and dtype == torch.float32:  # eager itself computes in half precision there
-        return 4 * torch.finfo(torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16).eps
+        return 4 * torch.finfo(half_precision()).eps
     return TOLERANCE.get(dtype, 0.0)
 
 

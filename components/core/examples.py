@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from components.core.settings import canonical_json
 
+START = "warm_start"  # in a dataset's folder: the checkpoint that training starts from, if it does
 GROUP_ROWS, GROUP_BYTES = 16, 2**18  # a row group ends at either: what one random read costs at most
 SHARD_ROWS, SHARD_BYTES = 1024, 2**28
 OPEN_SHARDS, KEPT_GROUPS = 32, 8  # of one reader

@@ -20,8 +20,9 @@ from components.core.activations import Progress
 from components.core.checkpoints import TrainingRows
 from components.core.network import Network
 from components.core.paired import units_of
-from components.core.phases import Data, Say, build_network, rows_at
+from components.core.phases import Data, Say, base_network, rows_at
 from components.core.statistics import exact_interval
+from components.core.training import Rows
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -61,7 +62,7 @@ class Insight:
 
 
 def examine(data: Data, trained_on: TrainingRows | None, say: Say, progress: Progress) -> Insight:
-    """Look at the rows that train and validate.
+    """Look at the rows that train and validate, by the pretrained network: a trained one knows its own rows.
 
     Args:
         data: The prepared data.
@@ -69,7 +70,7 @@ def examine(data: Data, trained_on: TrainingRows | None, say: Say, progress: Pro
         say: Takes one line for each decision to keep or recompute activations.
         progress: Called with examples done, in total, and what is done.
     """
-    splits, network = ("train", "validation"), build_network(data, data.settings.defaults())
+    splits, network = ("train", "validation"), base_network(data, data.settings.defaults())
     rows = np.concatenate([features(network, data, split, say, progress) for split in splits])
     places = [place for split in splits for place in data.rows[split]]
     groups: list[str] = data.examples.column("group", places)
@@ -84,7 +85,11 @@ def examine(data: Data, trained_on: TrainingRows | None, say: Say, progress: Pro
 def features(network: Network, data: Data, split: str, say: Say, progress: Progress) -> Array:
     """Features below the head of a network for a split, float[N, d]; read where they are kept."""
     line = len(network.stages)
-    rows = rows_at(network, data, {line: 2.0}, split, say, progress)[line]
+    return flattened(rows_at(network, data, {line: 2.0}, split, say, progress)[line])
+
+
+def flattened(rows: Rows) -> Array:
+    """Activations as float[N, d]."""
     parts = [
         torch.cat([leaf.flatten(1).float() for leaf in tree_leaves(rows[start : start + 1024])], dim=1)
         for start in range(0, len(rows), 1024)

@@ -173,7 +173,7 @@ def _tested(
     if not (counts.wins or counts.losses or outcome.gain):
         sentence = f"The challenger gives the answers of the champion, version {contest.version}: a tie keeps it."
         return Check("test", passed=False, sentence=sentence), outcome
-    passed = outcome.p <= budget.level and (not superiority or outcome.gain > 0)
+    passed = passes(outcome.p, outcome.gain, budget.level, superiority=superiority)
     verdict = {
         (True, True): "beats",
         (True, False): "does not beat",
@@ -188,6 +188,11 @@ def _tested(
         f"{budget.look.horizon})."
     )
     return Check("test", passed, sentence), outcome
+
+
+def passes(p: float, gain: float, level: float, *, superiority: bool = True) -> bool:
+    """Whether a test promotes, as far as it is up to the test: a tie never does where a challenger has to be better."""
+    return p <= level and (gain > 0 or not superiority)
 
 
 def _by_counts(contest: Contest, counts: Counts, metric: str, margin: float | None) -> _Outcome:
@@ -263,6 +268,7 @@ def _slices(contest: Contest, settings: Settings) -> list[dict[str, Any]]:
 
 
 def _conditions(contest: Contest, settings: Settings, slices: Sequence[Mapping[str, Any]]) -> list[Check]:
+    """What else has to hold; limits that nobody asked for are none."""
     fallen = [
         f"{row['column']} {row['value']} ({row['champion']:.2f} to {row['challenger']:.2f})"
         for row in slices
@@ -270,8 +276,7 @@ def _conditions(contest: Contest, settings: Settings, slices: Sequence[Mapping[s
     ]
     shifted = label_shift(*contest.label_counts, settings.max_label_shift)
     gone = ", ".join(contest.removed_classes)
-    error, ratio = contest.calibration_error, contest.latency_ratio
-    return [
+    checks = [
         Check("slices", not fallen, f"falls by more than {settings.slice_margin:g} in {', '.join(fallen)}"),
         Check("label rates", not shifted, f"was trained on other shares of {', '.join(shifted)}"),
         Check(
@@ -279,17 +284,14 @@ def _conditions(contest: Contest, settings: Settings, slices: Sequence[Mapping[s
             not gone or settings.allow_removed_class,
             f"no longer knows {gone}, which takes --allow-removed-class",
         ),
-        Check(
-            "calibration",
-            not settings.max_calibration_error or error <= settings.max_calibration_error,
-            f"has a calibration error of {error:.3f}, above {settings.max_calibration_error:g}",
-        ),
-        Check(
-            "latency",
-            not settings.max_latency_ratio or ratio <= settings.max_latency_ratio,
-            f"takes {ratio:.2f} times as long for a row, above {settings.max_latency_ratio:g}",
-        ),
     ]
+    if limit := settings.max_calibration_error:
+        error = contest.calibration_error
+        checks.append(Check("calibration", error <= limit, f"has a calibration error of {error:.3f}, above {limit:g}"))
+    if limit := settings.max_latency_ratio:
+        ratio = contest.latency_ratio
+        checks.append(Check("latency", ratio <= limit, f"takes {ratio:.2f} times as long for a row, above {limit:g}"))
+    return checks
 
 
 def label_shift(champion: Mapping[str, int], challenger: Mapping[str, int], limit: float) -> list[str]:

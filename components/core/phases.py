@@ -3,18 +3,19 @@
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from components.core import plan
+from components.core import distributed, plan
 from components.core.activations import Progress, Wanted, row_key
-from components.core.examples import Examples
+from components.core.examples import START, Examples
 from components.core.network import Network, Pytree, set_thawed
 from components.core.plan import GIGABYTE, Policy
+from components.core.reuse import Reuse
 from components.core.settings import Hyperparameters, Settings
 from components.core.task_options import with_measured
 from components.core.training import (
@@ -25,9 +26,11 @@ from components.core.training import (
     mixed_precision,
     outputs_of,
     place,
+    rows_of,
     to_device,
     warmup_cosine,
 )
+from components.core.warm_start import start_from
 from components.tasks import Task, load_task
 
 Say = Callable[[str], None]
@@ -43,6 +46,7 @@ class Data:
     rows: dict[str, list[int]]
     targets: dict[str, Tensor]
     class_weights: Tensor | None
+    reuse: Reuse = field(default_factory=Reuse)  # what reading kept activations saved so far
 
 
 def open_data(dataset: Path, settings: Settings) -> Data:
@@ -67,11 +71,19 @@ def seed_everything(settings: Settings) -> None:
         torch.use_deterministic_algorithms(mode=True)
 
 
-def build_network(data: Data, hyperparameters: Hyperparameters) -> Network:
+def base_network(data: Data, hyperparameters: Hyperparameters) -> Network:
     """The pretrained network with a new head, seeded, on its device."""
     seed_everything(data.settings)
     network = data.task.build(data.settings, data.examples.classes, hyperparameters.dropout)
     return place(network, data.settings.device)
+
+
+def build_network(data: Data, hyperparameters: Hyperparameters, say: Say = lambda _text: None) -> Network:
+    """The network that training starts from: pretrained with a new head, or with a warm start the champion's."""
+    network = base_network(data, hyperparameters)
+    if (data.examples.folder / START).exists():
+        say(f"The champion lends {start_from(network, data.examples.folder / START, data.examples.classes)}")
+    return network
 
 
 def rows_at(
@@ -108,8 +120,15 @@ def rows_at(
 
     names = [_view(data, view) for view in range(views)] or [""]
     wanted = Wanted([row_key(example, name) for name in names for example in ids], encode)
-    policy = Policy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
-    return plan.rows_at(network, lines, wanted, policy, say, progress)
+    policy = policy_of(settings)
+    if settings.activations != "recompute" and not distributed.leads():
+        policy = replace(policy, mode="stored")  # what the leader left; its decision holds for all
+    return plan.rows_at(network, lines, wanted, policy, say, progress, data.reuse)
+
+
+def policy_of(settings: Settings) -> Policy:
+    """What the user decided about activations."""
+    return Policy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
 
 
 def _view(data: Data, number: int) -> str:
@@ -139,6 +158,7 @@ def train_phase(
     report: Callable[[dict[str, float]], None],
     say: Say = lambda _text: None,
     progress: Progress = lambda _done, _total, _text: None,
+    stop: Callable[[float], bool] = lambda _seconds: False,
 ) -> list[dict[str, float]]:
     """Train the head and the last `thaw` stages; `thaw=0` is the head phase.
 
@@ -150,6 +170,7 @@ def train_phase(
         report: Called with each epoch's figures.
         say: Takes one line for each decision to keep or recompute activations.
         progress: Called with examples done, in total, and what is done while activations are computed.
+        stop: Asked before each further epoch, see `fit`.
 
     Returns:
         Every epoch's figures, see `fit`.
@@ -160,14 +181,19 @@ def train_phase(
     if thaw:
         rate, decay = hyperparameters.thaw_learning_rate, hyperparameters.layer_decay
         epochs = hyperparameters.thaw_epochs
-    steps = -(-len(data.rows["train"]) // settings.batch_size) * epochs
+    steps = _batches_of(len(data.rows["train"]), settings.batch_size) * epochs
     optimizer = make_optimizer(network, line, settings.optimizer, rate, decay, hyperparameters.weight_decay)
     weights = data.class_weights.to(next(network.parameters()).device) if data.class_weights is not None else None
-    validation = rows_at(network, data, {line: epochs}, "validation", say, progress)[line]
+    lines = {line: float(epochs)}
+    if not thaw and hyperparameters.thaw:  # the thawed phase follows: one pass serves both
+        lines[line - hyperparameters.thaw] = float(hyperparameters.thaw_epochs)
+    with distributed.leader_first():
+        validation = rows_at(network, data, lines, "validation", say, progress)[line]
+        batches = _batches(network, data, line, lines, say, progress)
     return fit(
         network,
         line,
-        _batches(network, data, line, epochs, say, progress),
+        batches,
         (validation, data.targets["validation"]),
         lambda outputs, targets: task.loss(outputs, targets, hyperparameters.label_smoothing, weights),
         task.validate,
@@ -177,19 +203,23 @@ def train_phase(
         patience=settings.patience,
         clip_norm=settings.clip_norm,
         report=report,
+        stop=stop,
     )
 
 
-def _batches(network: Network, data: Data, line: int, epochs: int, say: Say, progress: Progress) -> Batches:
+def _batches(
+    network: Network, data: Data, line: int, lines: Mapping[int, float], say: Say, progress: Progress
+) -> Batches:
     settings, targets, count = data.settings, data.targets["train"], len(data.rows["train"])
     if data.task.augments(settings) or (settings.views and line == 0):  # all thawed: nothing to keep views of
         return _fresh_batches(network, data, line)
-    rows = rows_at(network, data, {line: epochs}, "train", say, progress, settings.views)[line]
+    rows = rows_at(network, data, lines, "train", say, progress, settings.views)[line]
 
     def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
         views = torch.randint(max(1, settings.views), (count,), generator=_generator(settings, epoch, "views"))
         for number, picks in enumerate(_order(data, epoch)):
-            batch = rows[views[picks] * count + picks]
+            needed = picks[_needed(data, len(picks))]
+            batch = rows[views[needed] * count + needed]
             yield _mixed(data, batch, targets[picks], epoch, number)
 
     return batches
@@ -202,7 +232,7 @@ def _fresh_batches(network: Network, data: Data, line: int) -> Batches:
 
     def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
         for number, picks in enumerate(_order(data, epoch)):
-            some = picks.tolist()
+            some = picks[_needed(data, len(picks))].tolist()
             contents = data.examples.contents([rows[i] for i in some])
             seeds = [_seed(ids[i], f"{settings.seed}/epoch {epoch}") for i in some]
             inputs = data.task.augment(contents, network.preprocessing, settings, seeds)
@@ -212,6 +242,12 @@ def _fresh_batches(network: Network, data: Data, line: int) -> Batches:
             yield frozen, mixed  # outside: a generator that waits inside no_grad takes the caller's gradients
 
     return batches
+
+
+def _batches_of(rows: int, size: int) -> int:
+    """How many batches `_order` gives in an epoch."""
+    full, rest = divmod(rows, size)
+    return full + (rest > 1 or not full)
 
 
 def _order(data: Data, epoch: int) -> Iterator[Tensor]:
@@ -226,6 +262,16 @@ def _generator(settings: Settings, epoch: int, purpose: str = "") -> torch.Gener
     return torch.Generator().manual_seed(_seed(str(seed), purpose) if purpose else seed)
 
 
+def _needed(data: Data, rows: int) -> slice:
+    """Rows of a batch that this process has to have: its share, or all, where they are mixed with each other."""
+    mixes = data.settings.mixup or data.settings.cutmix
+    return slice(0, rows) if mixes else distributed.share(rows)
+
+
 def _mixed(data: Data, inputs: Pytree, targets: Tensor, epoch: int, number: int) -> tuple[Pytree, Tensor]:
+    """This process's share of a batch whose rows `_needed` names, mixed, and the targets of all rows."""
     seed = (data.settings.seed * 100_003 + epoch) * 100_003 + number
-    return data.task.mix(inputs, targets, data.settings, len(data.examples.classes), seed)
+    inputs, mixed = data.task.mix(inputs, targets, data.settings, len(data.examples.classes), seed)
+    if _needed(data, len(targets)) == distributed.share(len(targets)):
+        return inputs, mixed
+    return rows_of(inputs, distributed.share(len(targets))), mixed

@@ -1,5 +1,6 @@
 """Keep or recompute: measured on a few examples before a pass, decided within the budget, told in one line."""
 
+import contextlib
 import math
 import tempfile
 import time
@@ -14,11 +15,13 @@ from torch.utils._pytree import tree_leaves
 from components.core import activations, cache, segments, sync
 from components.core.activations import Pass, Progress, Wanted
 from components.core.engines import choose, eager
-from components.core.errors import InputError
+from components.core.errors import InputError, StepError
 from components.core.network import Network, Pytree
+from components.core.reuse import Counted, Reuse
 from components.core.training import Rows, mixed_precision, to_device
 
 SAMPLE = 16  # examples that are measured; a pass of fewer is not worth a measurement
+TIMED = 8  # examples by which the seconds of a row are measured
 GIGABYTE = 1e9
 
 
@@ -26,7 +29,7 @@ GIGABYTE = 1e9
 class Policy:
     """What the user decided about activations."""
 
-    mode: str  # auto, keep or recompute
+    mode: str  # auto, keep, recompute, or stored: what is kept already, and nothing more
     precision: str  # float32 or float16
     budget: float  # bytes that the store may take
 
@@ -38,9 +41,9 @@ class Cost:
     examples: int
     missing: int
     row_bytes: int
-    encode: float  # seconds an example
-    engine: float  # seconds an example below the line, by the engine that was chosen
-    eager: float  # the same by PyTorch
+    encode: float  # seconds an example, to have it where the pass starts
+    engine: float  # seconds an example from there to the line, by the engine that was chosen
+    again: float  # seconds an example from the record to the line by PyTorch, as in each epoch of the usual loop
     transfer: float  # seconds to write or read one row
     uses: float  # times that every example is needed
 
@@ -57,13 +60,8 @@ class Cost:
 
     @property
     def recompute(self) -> float:
-        """Seconds of computing all rows each time."""
-        return self.uses * self.examples * (self.encode + self.engine)
-
-    @property
-    def usual(self) -> float:
-        """Seconds of the usual loop, which runs the frozen stages by PyTorch in every epoch."""
-        return self.uses * self.examples * (self.encode + self.eager)
+        """Seconds of computing all rows each time, as the usual loop does."""
+        return self.uses * self.examples * self.again
 
 
 class Recomputed:
@@ -96,6 +94,7 @@ def rows_at(
     policy: Policy,
     say: Callable[[str], None],
     progress: Progress,
+    reuse: Reuse | None = None,
 ) -> dict[int, Rows]:
     """Activations of these examples at each line, kept or recomputed, whichever is cheaper within the budget.
 
@@ -106,25 +105,60 @@ def rows_at(
         policy: Mode, precision and budget.
         say: Takes the decision, one line for each pass.
         progress: Called with examples done, in total, and what is done.
+        reuse: Is told what keeping costs here, and what every reading saves.
 
     Raises:
         InputError: Activations have to be kept and don't fit on the disk.
+        StepError: Activations have to be kept and can't be written.
     """
     network.eval()
     recomputed: dict[int, Rows] = {line: Recomputed(network, line, wanted) for line in lines}
     kept = [line for line in sorted(lines, reverse=True) if line > 0]  # at the bottom there is nothing to keep
     if policy.mode == "recompute" or not kept:
         return recomputed
-    spaces = activations.spaces(network, policy.precision)
-    missing = activations.passes(spaces, kept, wanted.keys, policy.precision)
+    begin, spaces = time.perf_counter(), activations.spaces(network, policy.precision)
+    only_stored = policy.mode == "stored"
+    missing = [] if only_stored else activations.passes(spaces, kept, wanted.keys, policy.precision)
     if missing and sync.fetch(network, spaces, missing, wanted.keys, policy.precision, policy.budget, say):
         missing = activations.passes(spaces, kept, wanted.keys, policy.precision)
-    for work in missing:
-        _carry_out(network, spaces, work, lines, wanted, policy, say, progress)
+    try:
+        for work in missing:
+            _carry_out(network, spaces, work, lines, wanted, policy, say, progress)
+    except OSError as error:  # the disk is full, or may not be written
+        if policy.mode == "keep":
+            raise StepError(
+                f"Activations can't be kept in {activations.store()} ({error.strerror or error}).",
+                "Free the disk, name another folder in THAWLINE_ACTIVATIONS, or use --activations auto.",
+            ) from error
+        say(f"Activations recomputed: {activations.store()} can't be written ({error.strerror or error})")
     if missing:
         sync.send([spaces[line] for line in kept], say)
     found = {line: activations.stored(spaces[line], wanted.keys) for line in kept}
-    return recomputed | {line: rows for line, rows in found.items() if rows is not None}
+    read: dict[int, Rows] = {line: rows for line, rows in found.items() if rows is not None}
+    if reuse is not None:
+        costs = {line: _row_seconds(network, spaces[line], line, wanted, policy.precision) for line in read}
+        reuse.seconds -= time.perf_counter() - begin
+        read = {line: Counted(rows, costs[line], reuse) for line, rows in read.items()}
+    return recomputed | read
+
+
+def _row_seconds(network: Network, space: Path, line: int, wanted: Wanted, precision: str) -> float:
+    """What the usual loop takes for a row: encoded, and computed by PyTorch; measured once for each space."""
+    known = activations.row_seconds(space)
+    if known or not wanted.keys:
+        return known
+    seconds = _again(network, line, wanted)
+    with contextlib.suppress(OSError):  # a store that is read-only can be read
+        activations.describe(space, network, line, precision, seconds)
+    return seconds
+
+
+def _again(network: Network, line: int, wanted: Wanted) -> float:
+    positions, run = range(min(TIMED, len(wanted.keys))), eager(network, [line]).run
+    run(wanted.encode(positions))  # the first call prepares what later ones use
+    begin = time.perf_counter()
+    run(wanted.encode(positions))
+    return (time.perf_counter() - begin) / len(positions)
 
 
 def _carry_out(
@@ -146,6 +180,7 @@ def _carry_out(
         exports = activations.store() / cache.ENGINES
         engine, reason = choose(network, work.lines, sample, len(work.positions), exports, work.start)
     outputs, seconds = _timed(engine.run, sample)
+    by_eager = seconds if math.isnan(engine.eager_seconds) else engine.eager_seconds  # else eager was chosen
     costs, losses = {}, []
     for line, exact in zip(work.lines, outputs, strict=True):
         rows = activations.as_kept(exact, policy.precision)
@@ -156,7 +191,7 @@ def _carry_out(
             row_bytes=_row_bytes(rows),
             encode=encode,
             engine=seconds,
-            eager=seconds if math.isnan(engine.eager_seconds) else engine.eager_seconds,  # else eager was chosen
+            again=_again(network, line, wanted) if work.start and policy.mode == "auto" else encode + by_eager,
             transfer=_transfer(rows),
             uses=lines[line],
         )
@@ -209,7 +244,7 @@ def _timed(run: Callable[[Pytree], list[Pytree]], sample: Pytree) -> tuple[list[
 
 def _transfer(rows: Pytree) -> float:
     """Seconds to write one row; reading it takes no longer, from memory or from the same disk."""
-    with tempfile.TemporaryDirectory(dir=activations.store()) as folder:
+    with tempfile.TemporaryDirectory(prefix=cache.MEASUREMENT, dir=activations.store()) as folder:
         writer, count = segments.Writer(Path(folder), ""), len(tree_leaves(rows)[0])
         writer.append([bytes(32)] * count, rows)  # makes its folder
         begin = time.perf_counter()
@@ -225,7 +260,11 @@ def _row_bytes(rows: Pytree) -> int:
 def _precision_loss(exact: Pytree, rows: Pytree) -> float:
     """The largest rounding error, relative to the largest activation; 0 where nothing is rounded."""
     pairs = [(a, b) for a, b in zip(tree_leaves(exact), tree_leaves(rows), strict=True) if a.dtype != b.dtype]
-    errors = [float((a - b.to(a.dtype)).abs().max() / a.abs().max().clamp(min=1e-30)) for a, b in pairs]
+    errors = [
+        float((a - b.to(a.dtype))[a.isfinite()].abs().max() / a[a.isfinite()].abs().max().clamp(min=1e-30))
+        for a, b in pairs
+        if bool(a.isfinite().any())
+    ]
     # a sample may show half of what rounding to nearest can do, and more only where all values are tiny
     return max([*errors, *(torch.finfo(b.dtype).eps / 2 for _, b in pairs)], default=0.0)
 
@@ -236,7 +275,7 @@ def _sentence(stages: int, costs: Mapping[int, Cost], chosen: Sequence[int], rea
     parts = []
     if chosen:
         size = sum(costs[line].bytes for line in chosen) / 1e6
-        saved = sum(cost.usual - cost.keep for line, cost in costs.items() if line in chosen)
+        saved = sum(cost.recompute - cost.keep for line, cost in costs.items() if line in chosen)
         rounding = f", rounded to float16 with an error of {loss:.1e} of the largest at most" if loss else ""
         parts.append(
             f"kept below {_named(stages, chosen)}: {size:,.0f} MB for {some.missing:,} new of {some.examples:,} "

@@ -31,6 +31,11 @@ def tags(model: str, version: str) -> dict[str, str]:
     return dict(tracking.client().get_model_version(model, version).tags)
 
 
+def mark(model: str, version: str) -> str:
+    """The version with the beginning of its files' digest, which tells it from another registry's."""
+    return f"{version} {tags(model, version).get(DIGEST, '')[:12]}" if version else "none"
+
+
 def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
     """Download a version by alias or number and check it before anything is loaded.
 

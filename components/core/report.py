@@ -14,6 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from components.core import figures
+from components.core.costs import duration
 from components.core.evaluation import Evaluation
 
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "loss", "word_error_rate", "wer"})
@@ -64,7 +65,10 @@ class ReportData:
     suspects: Sequence[Any] = ()  # label, suggested and probability, the surest first
     suspect_count: int = 0
     suspect_thumbnails: Sequence[bytes | str] = ()  # of the suspects, one by one; may be missing
-    costs: Sequence[Mapping[str, Any]] = ()  # step, seconds and notes
+    cut: str = ""  # what a deadline stopped early
+    cost: str = ""  # of all steps so far
+    # step, seconds, saved (None where nothing is kept), notes and, where there is a price, amount
+    costs: Sequence[Mapping[str, Any]] = ()
     timeline: Sequence[Mapping[str, Any]] = ()  # version, since, until, metric, value and rows of each champion
     settings: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
@@ -80,7 +84,7 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "words": _words, "seconds": _seconds}
+    environment.filters |= {"number": _number, "words": _words, "seconds": duration}
     page = environment.get_template("report.html.j2")
     return page.render(
         data=data,
@@ -273,14 +277,6 @@ def _number(value: float | str | None) -> str:
     if abs(value) >= 0.01 or abs(value) < 1e-9:  # noqa: PLR2004 - three decimals lose no digits, or only rounding errors
         return f"{value:.3f}"
     return f"{value:.3g}"
-
-
-def _seconds(value: float) -> str:
-    """A duration as a person says it."""
-    minutes, seconds = divmod(round(value), 60)
-    if minutes:
-        return f"{minutes} min {seconds:02d} s"
-    return f"{value:.1f} s"
 
 
 def _words(name: str) -> str:

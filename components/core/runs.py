@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from components.core.errors import ExpectedError
+from components.core.errors import ExpectedError, StepError
 
 
 def home() -> Path:
@@ -27,6 +27,21 @@ def home() -> Path:
 def new_run_key() -> str:
     """A key that sorts by time and never repeats."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def own_key(run_key: str) -> str:
+    """The key of the run that a step belongs to: the one it was given, else its pod's.
+
+    A schedule's runs have the same parameters, so they are given none; `THAWLINE_RUN_KEY` is then the id that Kubeflow
+    gave the run, the same in all pods of it.
+
+    Raises:
+        StepError: There is neither.
+    """
+    key = run_key or os.environ.get("THAWLINE_RUN_KEY", "")
+    if not key:
+        raise StepError("This run has no key.", "Give the parameter run_key, or set THAWLINE_RUN_KEY in the pods.")
+    return key
 
 
 def run_folder(run_key: str) -> Path:
@@ -43,15 +58,17 @@ def emit(run_key: str, step: str, event: str, **facts: Any) -> None:  # noqa: AN
         file.write(line + "\n")
 
 
-def start(step: str, run_key: str) -> None:
-    """Announce a step before its own imports, whose seconds are no work of its own.
+def start(step: str, run_key: str) -> str:
+    """Announce a step before its own imports, whose seconds are no work of its own; return the run's key.
 
     The garbage collector pays nothing back in a process that only imports and ends: switched off until the work
     begins, and with everything frozen at the end, a step saves about two seconds.
     """
-    emit(run_key, step, "started")
+    key = own_key(run_key)
+    emit(key, step, "started")
     gc.disable()
     atexit.register(gc.freeze)
+    return key
 
 
 def working(step: str, run_key: str) -> None:

@@ -4,18 +4,20 @@ A space is a folder of segments; a segment is a folder that one process writes o
 
     segment.json    engine, treespec, and shape, type and layout of every leaf
     0.bin, 1.bin    a leaf each: its rows, one behind the other
-    index           a record per row: its key and the CRC-32 of its bytes; what is not in the index is not there
+    index           a record per row: its key and the CRC-32 of what segment.json says of its form and of its bytes;
+                    what is not in the index is not there
 
 Data are written before their records, so a kill leaves at most rows that nobody sees. Nothing is changed after it was
 written: several processes write at the same time, each into segments of its own, and a copy of a folder is a backup.
 """
 
+import contextlib
 import json
 import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +136,12 @@ class Writer:
         if self._folder is None or form != self._form or self._written >= SEGMENT_BYTES:
             self._begin(form)
         arrays = [_bytes(tensor, leaf) for tensor, leaf in zip(tensors, leaves, strict=True)]
+        start = _form_checksum(*form)
         for i, array in enumerate(arrays):
             _extend(self._current / f"{i}.bin", array.data)
         records = np.zeros(len(keys), _RECORD)
         for i, key in enumerate(keys):
-            records[i] = (key, _checksum(array[i] for array in arrays))
+            records[i] = (key, _checksum(start, (array[i] for array in arrays)))
         _extend(self._current / "index", records.tobytes())
         self._written += sum(array.nbytes for array in arrays)
 
@@ -166,17 +169,23 @@ def segments(space: Path, accepts: Callable[[str], bool] = lambda _engine: True)
 
 
 def find(opened: Sequence[Segment], keys: Sequence[bytes]) -> tuple[Tensor, Tensor]:
-    """Segment and row of every key, int64 [N] each; -1 where no segment holds it, or its bytes are damaged.
+    """Segment and row of every key, int64 [N] each; -1 where no segment holds it, or its bytes are damaged or gone.
 
-    Where several segments hold a key, the newest counts: it was computed again for a reason.
+    Where several segments hold a key, the newest whose bytes are sound counts: it was computed again for a reason.
     """
     places = {key: (i, row) for i, segment in enumerate(opened) for row, key in enumerate(segment.keys)}
     found = torch.tensor([places.get(key, (-1, -1)) for key in keys], dtype=torch.int64).view(-1, 2)
     part, row = found[:, 0].clone(), found[:, 1].clone()
+    sound, lost = list(opened), list[int]()
     for number, segment in enumerate(opened):
         here = (part == number).nonzero().squeeze(1)
-        damaged = _damaged(segment, row[here].tolist())
-        part[here[damaged]] = row[here[damaged]] = -1
+        damaged = here[_damaged(segment, row[here].tolist())].tolist()
+        if damaged:
+            gone = set(row[damaged].tolist())
+            sound[number] = replace(segment, keys=[b"" if i in gone else key for i, key in enumerate(segment.keys)])
+            lost += damaged
+    if lost:
+        part[lost], row[lost] = find(sound, [keys[position] for position in lost])
     return part, row
 
 
@@ -191,21 +200,27 @@ def open_rows(opened: Sequence[Segment], part: Tensor, row: Tensor) -> Rows:
 
 
 def touch(folder: Path) -> None:
-    """Note that a segment was used just now."""
-    (folder / "segment.json").touch()
+    """Note that a segment was used just now; another user's, or one on a read-only disk, can be read without."""
+    with contextlib.suppress(OSError):
+        (folder / "segment.json").touch()
 
 
 _VERIFIED: dict[Path, set[int]] = {}  # rows of a segment whose checksums this process has seen to be right
 
 
 def _damaged(segment: Segment, rows: Sequence[int]) -> list[int]:
-    """Positions in `rows` whose bytes are not what was written."""
+    """Positions in `rows` whose bytes are not what was written, all of them if the segment was evicted just now."""
     known = _VERIFIED.setdefault(segment.folder, set())
     new = [(position, row) for position, row in enumerate(rows) if row not in known]
     if not new:
         return []
-    arrays = [tensor.view(len(segment.keys), -1).view(torch.uint8).numpy() for tensor in segment.tensors()]
-    wrong = [position for position, row in new if _checksum(array[row] for array in arrays) != segment.crcs[row]]
+    try:
+        tensors = segment.tensors()
+    except (OSError, RuntimeError):  # another process evicted it since it was opened
+        return list(range(len(rows)))
+    arrays = [tensor.view(len(segment.keys), -1).view(torch.uint8).numpy() for tensor in tensors]
+    start = _form_checksum(segment.spec, segment.leaves)
+    wrong = [p for p, row in new if _checksum(start, (array[row] for array in arrays)) != segment.crcs[row]]
     known.update({row for _, row in new} - {rows[position] for position in wrong})
     return wrong
 
@@ -214,6 +229,7 @@ def _open(folder: Path) -> Segment | None:
     try:
         facts: dict[str, Any] = json.loads((folder / "segment.json").read_text())
         leaves = tuple(Leaf(leaf["dtype"], tuple(leaf["shape"]), leaf["channels_last"]) for leaf in facts["leaves"])
+        treespec_loads(facts["spec"])
         content = (folder / "index").read_bytes()
         sizes = [(folder / f"{i}.bin").stat().st_size for i in range(len(leaves))]
         count = len(content) // _RECORD.itemsize  # a torn last record is cut off
@@ -223,7 +239,7 @@ def _open(folder: Path) -> Segment | None:
             return None
         keys = [bytes(key) for key in records["key"]]
         return Segment(folder, facts["engine"], facts["spec"], leaves, keys, records["crc"].tolist(), facts["created"])
-    except (OSError, ValueError, KeyError, TypeError):  # evicted just now, or damaged: as if it were not there
+    except Exception:  # noqa: BLE001 - evicted just now, or damaged in whatever way: as if it were not there
         return None
 
 
@@ -247,11 +263,14 @@ def _widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype == torch.float16 else tensor  # half precision is for the disk
 
 
-def _checksum(parts: Iterable["np.ndarray[Any, np.dtype[np.uint8]]"]) -> int:
-    total = 0
+def _form_checksum(spec: str, leaves: Sequence[Leaf]) -> int:
+    return zlib.crc32(json.dumps([spec, [asdict(leaf) for leaf in leaves]]).encode())
+
+
+def _checksum(start: int, parts: Iterable["np.ndarray[Any, np.dtype[np.uint8]]"]) -> int:
     for part in parts:
-        total = zlib.crc32(part.data, total)
-    return total
+        start = zlib.crc32(part.data, start)
+    return start
 
 
 def _extend(path: Path, content: Any) -> None:  # noqa: ANN401 - whatever has a buffer

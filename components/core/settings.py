@@ -25,7 +25,25 @@ GATE = frozenset(
 )
 # Options that change where and how fast a run computes, never its result: they stay out of the digest.
 OPERATIONAL = frozenset(
-    {"search_workers", "activations", "cache_budget", "max_rejected", "promote", "force", "verify", "min_new"}
+    {
+        "search_workers",
+        "processes",
+        "activations",
+        "cache_budget",
+        "max_rejected",
+        "promote",
+        "force",
+        "verify",
+        "min_new",
+        "max_minutes",  # a run that it cuts is told from others by a tag
+        "step_max_minutes",
+        "machine",
+        "price_per_hour",
+        "currency",
+        "notify",
+        "drift_trigger",
+        "assignments",  # only of a lineage without any run, whose splits the data's digest holds
+    }
 )
 
 
@@ -81,6 +99,9 @@ class Settings(BaseModel):
         description="default, a weight name of the library, FILE.pth, FILE.safetensors, s3://…, "
         "package:efficientnet-lite0, or none. For text a folder, s3://…, package:all-minilm-l6-v2, or none.",
     )
+    warm_start: bool = Field(
+        default=False, description="Start from the champion's weights; from --weights where there is no champion yet."
+    )
     image_size: int = Field(0, ge=0, description="Side of the square input in pixels; 0: what the weights expect.")
     resize: Literal["auto", "crop", "squash", "pad"] = Field(
         "auto",
@@ -119,6 +140,9 @@ class Settings(BaseModel):
 
     trials: int = Field(20, ge=0, description="Trials of the search in total; 0: take the defaults.")
     search_workers: int = Field(0, ge=0, description="Processes of the search; 0: one per core.")
+    processes: int = Field(
+        1, ge=0, description="Processes that divide each batch of the two training steps; 0: one per GPU."
+    )
     activations: Literal["auto", "keep", "recompute"] = Field(
         "auto", description="Keep what lies below the thaw line, compute it again each epoch, or what is cheaper."
     )
@@ -133,6 +157,9 @@ class Settings(BaseModel):
     deterministic: bool = Field(default=False, description="Bit for bit the same on the same machine; slower.")
 
     split_salt: str = Field("0", min_length=1, description="Salt of the first split of a lineage; kept from then on.")
+    assignments: str = Field(
+        "", description="assignments.parquet to go on from where MLflow has no run of the model; a file or s3://…."
+    )
     near_duplicates: int = Field(
         32,
         ge=-1,
@@ -167,8 +194,25 @@ class Settings(BaseModel):
         ge=0,
         description="Examples that must be new, gone or changed since the last training to train again.",
     )
+    drift_trigger: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of new examples told from the champion's data that trains in spite of --min-new; 0: off.",
+    )
     force: bool = Field(default=False, description="Train although nothing has changed.")
     verify: bool = Field(default=False, description="Read all data to find changes, whatever sizes and times say.")
+    max_minutes: float = Field(
+        0.0, ge=0, description="Minutes from the run's start after which training stops with the best so far; 0: any."
+    )
+    step_max_minutes: float = Field(0.0, ge=0, description="Minutes after which each training step stops; 0: any.")
+    machine: str = Field("", max_length=100, description="Type of the machine, for the line that says what a run cost.")
+    price_per_hour: float = Field(0.0, ge=0, description="What an hour of the machine costs; 0: not known.")
+    currency: str = Field("", max_length=10, description="Of that price.")
+    notify: Literal["always", "changes", "failures"] = Field(
+        "changes",
+        description="Where THAWLINE_WEBHOOK_URL is set: tell of every run, of all but skipped ones, or of failed ones.",
+    )
 
     @field_validator("option", mode="before")
     @classmethod

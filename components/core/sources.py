@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +17,7 @@ from components.core.errors import InputError, RejectedRecord
 from components.core.settings import canonical_json
 
 MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
+ROW = "#row="  # between the manifest and the number of an inline record, from 1
 MAX_BYTES = 100 * 2**20  # of one record: dozens are in memory at once
 INLINE = ("text", "content")  # columns that may hold the record itself where there is no column uri
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
@@ -138,6 +139,18 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def reader(uris: Collection[str]) -> Callable[[str], bytes]:
+    """What reads these records by their uri alone; of a manifest that holds its records, after one pass over it."""
+    manifests = {uri.rpartition(ROW)[0] for uri in uris if uri.rpartition(ROW)[0].lower().endswith(MANIFESTS)}
+    inline = {
+        entry.uri: entry
+        for manifest in sorted(manifests)
+        for entry in list_entries(manifest)
+        if entry.content is not None and entry.uri in uris
+    }
+    return lambda uri: content(inline.get(uri, Entry(uri, "")))
+
+
 def _too_large() -> RejectedRecord:
     return RejectedRecord(f"larger than {MAX_BYTES // 2**20} MB")
 
@@ -255,7 +268,7 @@ def _manifest(source: str) -> Iterator[Entry]:
         for number, row in enumerate(rows(file, source), start=1):
             if number == 1:
                 _check_columns(row, source)
-            yield _entry(row, base, f"{source}#row={number}")
+            yield _entry(row, base, f"{source}{ROW}{number}")
 
 
 def _check_columns(row: Mapping[str, Any], source: str) -> None:

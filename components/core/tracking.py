@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Never
+from urllib.parse import urlsplit
 
 import mlflow
 from filelock import FileLock
@@ -30,6 +31,8 @@ RUN_KEY = "thawline.run_key"
 KIND = "thawline.kind"
 MODEL = "thawline.model"
 PARENT = "mlflow.parentRunId"
+ERROR = "thawline.error"  # of a step: kind and sentences of an expected error
+SAVED = "saved_seconds"  # metric of a step, and of the pipeline
 BATCH = 900  # MLflow takes 1,000 entities in one call
 TAG_LENGTH = 5000  # characters that every store of MLflow takes
 
@@ -106,6 +109,10 @@ class StepRun:
     def metrics(self, values: Mapping[str, float], *, pipeline: bool = False) -> None:
         """Log final figures of the step, or of the whole pipeline."""
         log_epochs(self.pipeline_id if pipeline else self.run_id, [dict(values)])
+
+    def saved(self, seconds: float) -> None:
+        """Log what reading kept activations saved in this step."""
+        self.metrics({SAVED: seconds})
 
     def tags(self, values: Mapping[str, str], *, pipeline: bool = False) -> None:
         """Tag the step's run, or the pipeline's."""
@@ -193,7 +200,7 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
         status = "FINISHED"
     except ExpectedError as error:
         runs.write_error(run_key, name, error)
-        run.tags({"thawline.error": f"{error.kind}: {error}"[:4000]})
+        run.tags({ERROR: f"{error.kind}: {error}"[:4000]})
         raise
     finally:
         run.close(status, time.monotonic() - begin)
@@ -238,6 +245,22 @@ def find_runs(model: str, run_key: str, kind: str = "", extra: str = "", view: i
     return list(_search(model, conditions, view=view))
 
 
+def started(run_id: str) -> float:
+    """When a run began, in seconds since the epoch."""
+    return float(client().get_run(run_id).info.start_time) / 1000
+
+
+def seconds_from(step: str, model: str) -> float:
+    """Seconds from a step's start to the end of the model's last successful run that had this step; 0 without one."""
+    for run in successful(model, "tags.`thawline.accepted` != ''"):
+        pipeline = client().get_run(run.id)
+        for found in find_runs(model, pipeline.data.tags[RUN_KEY], "step"):
+            if found.info.run_name.replace("-", "_") == step:
+                return float(pipeline.info.end_time - found.info.start_time) / 1000
+        return 0.0
+    return 0.0
+
+
 class Ended(NamedTuple):
     """A pipeline run of the past."""
 
@@ -251,6 +274,27 @@ def successful(model: str, extra: str) -> Iterator[Ended]:
     conditions = [f"tags.`{MODEL}` = '{model}'", f"tags.`{KIND}` = 'pipeline'", "attributes.status = 'FINISHED'", extra]
     for run in _search(model, conditions, page=20):
         yield Ended(str(run.info.run_id), str(run.info.run_name), dict(run.data.tags))
+
+
+def last_pipeline_run(model: str, condition: str) -> Run | None:
+    """The model's newest pipeline run for which a condition holds, in whichever experiment; None without one."""
+    found = _across([f"tags.`{KIND}` = 'pipeline'", f"tags.`{MODEL}` = '{model}'", condition], most=1)
+    return found[0] if found else None
+
+
+def models_with_runs() -> set[str]:
+    """Models of the newest thousand pipeline runs."""
+    return {run.data.tags[MODEL] for run in _across([f"tags.`{KIND}` = 'pipeline'"], most=1000)}
+
+
+def _across(conditions: Sequence[str], most: int) -> list[Run]:
+    """Runs of all experiments, newest first: Kubeflow's plugin puts runs into experiments of its own."""
+    experiments: list[str] = []
+    token: str | None = ""
+    while token is not None:
+        page = client().search_experiments(page_token=token or None)
+        experiments, token = [*experiments, *(str(one.experiment_id) for one in page)], page.token or None
+    return list(client().search_runs(experiments, " and ".join(conditions), max_results=most)) if experiments else []
 
 
 def _search(model: str, conditions: Sequence[str], page: int = 1000, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
@@ -318,6 +362,26 @@ def close_running(model: str, run_key: str, *, failed: bool) -> Run | None:
         if run.info.status == "RUNNING":
             client().set_terminated(run.info.run_id, "FINISHED" if is_pipeline and not failed else "FAILED")
     return pipeline
+
+
+def record(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    """Log figures and tags of a run that may have ended already."""
+    log_epochs(run_id, [metrics] if metrics else [])
+    client().log_batch(run_id, tags=[RunTag(name, value[:TAG_LENGTH]) for name, value in tags.items()])
+
+
+def page(run_id: str) -> str:
+    """The address of a run on the tracking page; empty where runs are in a file, which has no page by itself.
+
+    `THAWLINE_TRACKING_PAGE` is the address that a browser uses, where the steps use another one.
+    """
+    base = os.environ.get("THAWLINE_TRACKING_PAGE") or tracking_uri()
+    parts = urlsplit(base)
+    if parts.scheme not in ("http", "https"):
+        return ""
+    host = parts.netloc.rpartition("@")[2]  # a user and a password may stand before it
+    info = client().get_run(run_id).info
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}/#/experiments/{info.experiment_id}/runs/{run_id}"
 
 
 def recorded(model: str, tag: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The training loop: one for every phase and every problem."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils._pytree import tree_map_only
 
+from components.core import distributed
 from components.core.errors import InputError
 from components.core.kernels import fast_convolutions
 from components.core.memory import keep_freed_memory
 from components.core.network import Network, Pytree, set_training
 
-Batches = Callable[[int], Iterator[tuple[Pytree, Tensor]]]  # epoch -> batches at the thaw line, with targets
+# epoch -> batches at the thaw line, each as this process's share of its rows, and the targets of all rows
+Batches = Callable[[int], Iterator[tuple[Pytree, Tensor]]]
 EVALUATION_BATCH = 64
 
 
@@ -32,6 +35,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"There is no device {name!r}.", "Use auto, cpu, cuda or cuda:N.") from None
+    if name == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # of several processes one has each
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"This machine has no device {name!r}.", "Use --device auto, or cpu.")
     return device
@@ -65,8 +70,12 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Half precision on a GPU only: a CPU without bf16 units is 10 to 40 times slower with it."""
     if device.type != "cuda":
         return nullcontext()
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.autocast("cuda", dtype)
+    return torch.autocast("cuda", half_precision())
+
+
+def half_precision() -> torch.dtype:
+    """The GPU's half precision: bfloat16 where it has units for it; emulated it would be slower than float32."""
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def make_optimizer(
@@ -119,14 +128,14 @@ class Rows(Protocol):
 
 @torch.no_grad()
 def outputs_of(network: Network, line: int, inputs: Rows, device: torch.device) -> Pytree:
-    """Outputs [N, ...] for all examples, given as activations at the line."""
+    """Outputs [N, ...] for all examples, given as activations at the line; several processes divide them."""
     network.eval()
-    parts = []
-    for start in range(0, len(inputs), EVALUATION_BATCH):
-        batch = inputs[start : start + EVALUATION_BATCH]
+    parts, own = [], distributed.share(len(inputs))
+    for start in range(own.start, own.stop, EVALUATION_BATCH):
+        batch = inputs[start : min(start + EVALUATION_BATCH, own.stop)]
         with mixed_precision(device):
             parts.append(tree_map_only(Tensor, Tensor.float, network.above(to_device(batch, device), line)))
-    return torch.cat(parts).cpu()
+    return distributed.whole(torch.cat(parts), len(inputs)).cpu()
 
 
 def fit(
@@ -143,6 +152,7 @@ def fit(
     patience: int,
     clip_norm: float,
     report: Callable[[dict[str, float]], None],
+    stop: Callable[[float], bool] = lambda _seconds: False,
 ) -> list[dict[str, float]]:
     """Train what lies above the line, stop early, and leave the best epoch's weights in the network.
 
@@ -159,6 +169,7 @@ def fit(
         patience: Epochs without a better validation loss before stopping.
         clip_norm: Largest gradient norm; 0 switches clipping off.
         report: Called with every epoch's figures; what it raises ends the training.
+        stop: Asked before each further epoch, with the seconds of the one before, whether to stop with the best so far.
 
     Returns:
         Figures of every epoch: `epoch`, `train_loss`, `loss`, what `validate` gives, `learning_rate`,
@@ -167,28 +178,26 @@ def fit(
     """
     device = next(network.parameters()).device
     trained = nn.ModuleList([*network.stages[line:], network.head])
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and not torch.cuda.is_bf16_supported())
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and half_precision() == torch.float16)
+    forward = distributed.parallel(network, line)
     history: list[dict[str, float]] = []
     best, best_epoch, kept = math.inf, 0, _copy(trained)
     for epoch in range(epochs):
         begin, rate = time.monotonic(), float(schedule.get_last_lr()[0])
-        train_loss = _train_epoch(network, line, batches(epoch), loss, optimizer, schedule, scaler, clip_norm)
+        train_loss = _train_epoch(network, line, forward, batches(epoch), loss, optimizer, schedule, scaler, clip_norm)
         figures = validate(outputs_of(network, line, validation[0], device), validation[1])
+        figures = distributed.agreed({"train_loss": train_loss, **figures}, device)
         if figures["loss"] < best:
             best, best_epoch, kept = figures["loss"], epoch, _copy(trained)
-        if not (math.isfinite(train_loss) and math.isfinite(figures["loss"])):
+        if not (math.isfinite(figures["train_loss"]) and math.isfinite(figures["loss"])):
             break  # diverged: no later epoch can be better
-        history.append(
-            {
-                "epoch": epoch,
-                "train_loss": train_loss,
-                **figures,
-                "learning_rate": rate,
-                "seconds": time.monotonic() - begin,
-            }
-        )
+        seconds = time.monotonic() - begin
+        history.append({"epoch": epoch, **figures, "learning_rate": rate, "seconds": seconds})
         report(history[-1])
-        if epoch - best_epoch >= patience:
+        if epoch - best_epoch >= patience or epoch + 1 == epochs:
+            break
+        # the first process's clock decides for all
+        if distributed.agreed({"stop": float(stop(history[-1]["seconds"]))}, device)["stop"]:
             break
     trained.load_state_dict(kept)
     return [{**figures, "best": float(figures["epoch"] == best_epoch)} for figures in history]
@@ -197,6 +206,7 @@ def fit(
 def _train_epoch(
     network: Network,
     line: int,
+    forward: Callable[[Pytree], Pytree],
     batches: Iterator[tuple[Pytree, Tensor]],
     loss: Callable[[Pytree, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
@@ -211,7 +221,9 @@ def _train_epoch(
     count = 0
     for inputs, targets in batches:
         with mixed_precision(device), kernels:
-            batch_loss = loss(network.above(to_device(inputs, device), line), targets.to(device))
+            with distributed.whole_batch(len(targets)):
+                outputs = forward(to_device(inputs, device))
+            batch_loss = loss(distributed.whole(outputs, len(targets)), to_device(targets, device))
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(batch_loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if clip_norm:

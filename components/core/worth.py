@@ -8,6 +8,7 @@ import numpy as np
 
 from components.core import ledger, registry, tracking
 from components.core.contestants import Contestant, comparable, contestant
+from components.core.costs import amount, money
 from components.core.errors import ExpectedError
 from components.core.phases import Data
 
@@ -15,12 +16,16 @@ REIGNS = 6  # champions of the timeline, the latest ones; each that still has to
 
 
 def costs(run: tracking.StepRun) -> list[dict[str, Any]]:
-    """Every finished step of this run with the seconds of its own work and what it noted, in order."""
+    """Every finished step of this run in order: seconds of its own work, price, seconds saved by reuse, and notes."""
     steps = reversed(tracking.find_runs(run.settings.model, run.run_key, "step"))
     return [
         {
             "step": step.info.run_name.replace("-", "_"),
             "seconds": step.data.metrics["step_seconds"],
+            "amount": money(amount(step.data.metrics["step_seconds"], run.settings), run.settings.currency)
+            if run.settings.price_per_hour
+            else "",
+            "saved": step.data.metrics.get(tracking.SAVED),
             "notes": step.data.tags.get("thawline.notes", "").splitlines(),
         }
         for step in steps

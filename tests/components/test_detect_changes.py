@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from components.core import fingerprints, inputs, registry, runs, storage, tracking
+from components.core import deadlines, fingerprints, inputs, registry, runs, storage, tracking
 from components.core import settings as settings_module
 from components.core.errors import InputError
 from components.core.settings import Settings
@@ -20,6 +20,7 @@ from components.detect_changes import DECISION, Decision, detect_changes, look
 from components.finish import finish
 from components.prepare_data import prepare_data
 from tests.conftest import TOY
+from tests.plain import PlainRun, run_steps
 from tests.toy import write_points
 
 pytest_plugins = ["tests.s3"]
@@ -290,6 +291,41 @@ def test_unchanged_objects_are_not_downloaded(s3: str, source: Path, tracked_hom
     assert calls == ["ListObjectsV2"]
 
 
+def cut_short(key: str) -> str:
+    """Say of a run that a deadline stopped its training; return its name."""
+    [pipeline] = tracking.find_runs("toy", key, "pipeline")
+    tracking.record(pipeline.info.run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
+    return str(pipeline.info.run_name)
+
+
+def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) -> None:
+    """A run that was cut short stands for no other, however few changes --min-new lets pass."""
+    completed(source)
+    [first] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    name = cut_short(first.tags[tracking.RUN_KEY])
+    _, decision = seen(source, max_minutes=60)
+    assert (decision.change, decision.reason) == ("train", f"A deadline cut the run {name} short.")
+    write(source / "class0/new.txt", "2.0,0.1")
+    assert seen(source, min_new=10)[1].change == "train"
+
+
+def test_after_a_run_with_time_enough_nothing_is_to_be_done(source: Path, tracked_home: Path) -> None:
+    """Once the same inputs were trained to the end, the next run is skipped, and stands for that one."""
+    completed(source)
+    [first] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    cut_short(first.tags[tracking.RUN_KEY])
+    assert completed(source).change == "train"
+    whole, _ = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    _, decision = seen(source)
+    assert (decision.change, decision.same_as) == ("skip", whole.id)
+
+
+def test_an_option_of_operation_changes_nothing(earlier: Path) -> None:
+    """Deadlines, prices and notifications are no inputs: a run with others is skipped."""
+    options = {"max_minutes": 5, "step_max_minutes": 1, "machine": "m", "price_per_hour": 1, "notify": "always"}
+    assert seen(earlier, **options)[1].change == "skip"
+
+
 def test_a_lost_index_is_read_anew(earlier: Path) -> None:
     """Without the index of the last run everything is read, and the decision is the same."""
     for path in (runs.home() / "artifacts").rglob(fingerprints.INDEX):
@@ -341,3 +377,48 @@ print([name for name in ("torch", "kfp", "optuna", "boto3", "timm") if name in s
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["skip skipped", "[]"], done.stderr
+
+
+# --- a warm start -----------------------------------------------------------------------------------------------------
+
+
+def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
+    """Another champion is another input, but not one that the last run made itself: it would train on for ever."""
+    warm = toy_home.settings.model_copy(update={"warm_start": True})
+
+    def decided(settings: Settings = warm) -> Decision:
+        return look(str(toy_source), settings, runs.new_run_key())
+
+    assert decided().reason.endswith(": settings: warm_start.")
+    second = run_steps(toy_source, warm, tmp_path / "second")
+    assert second.version == "2"
+    tags = tags_of(second.run_key)
+    assert (tags[inputs.WARM_START], inputs.read(tags)[inputs.START][:2]) == ("1", "1 ")
+    assert registry.tags("toy", "2")[inputs.WARM_START] == "1"
+    assert decided().change == "skip"  # the champion that it started from
+    registry.move_alias("toy", "champion", "2")
+    assert decided().change == "skip"  # its own version
+    registry.move_alias("toy", "champion", "1")
+    shutil.copytree(toy_source, tmp_path / "points")
+    write(tmp_path / "points/class0/new.txt", "2.0,0.1")
+    assert completed(tmp_path / "points", warm_start=True, trials=3, search_workers=1).change == "train"
+    registry.move_alias("toy", "champion", "2")
+    assert look(str(tmp_path / "points"), warm, runs.new_run_key()).reason.endswith(": champion.")
+    registry.move_alias("toy", "champion", "1")
+    assert look(str(tmp_path / "points"), warm, runs.new_run_key()).version == "3"
+    tracking.client().delete_registered_model_alias("toy", "champion")
+    assert "; champion." in decided().reason
+    assert decided(warm.model_copy(update={"min_new": 100})).change == "train"
+    assert decided(toy_home.settings).change == "judge"
+
+
+def test_a_warm_start_without_a_champion_says_so(source: Path, tracked_home: Path) -> None:
+    """The first run starts from the pretrained weights, and its inputs say so; then its own version is no news."""
+    first = completed(source, warm_start=True)
+    assert first.change == "train"
+    [run] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    [step] = [s for s in tracking.find_runs("toy", "", "step") if s.info.run_name == "prepare_data"]
+    assert "There is no champion to start from" in step.data.tags["thawline.notes"]
+    assert inputs.read(run.tags)[inputs.START] == "none"
+    assert registry.current("toy", "champion") == "1"
+    assert seen(source, warm_start=True)[1].change == "skip"

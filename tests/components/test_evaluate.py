@@ -70,6 +70,15 @@ def test_headline_numbers_have_intervals_and_a_baseline(toy_run: PlainRun) -> No
         assert f"baseline_{name}" in metrics
 
 
+def test_what_reuse_saved_is_a_number_by_step(toy_run: PlainRun) -> None:
+    """Every step that reads activations says what that saved; the pipeline's run has these and their sum."""
+    metrics = toy_run.result["metrics"]
+    steps = {name: metrics[f"saved_seconds_{name}"] for name in ("search", "train_head", "fine_tune", "evaluate")}
+    assert metrics["saved_seconds"] == pytest.approx(sum(steps.values()))
+    runs_ = tracking.find_runs("toy", toy_run.run_key, "step")
+    assert {r.info.run_name: r.data.metrics["saved_seconds"] for r in runs_ if r.info.run_name in steps} == steps
+
+
 def test_the_report_is_kept_with_the_run(toy_run: PlainRun) -> None:
     """The report and the figures are artifacts in MLflow, and the report's path is in the result."""
     report = Path(toy_run.result["report"])
@@ -118,6 +127,18 @@ def looks(key: str) -> str:
     """The look that a run recorded."""
     [run] = [r for r in tracking.find_runs("toy", key, "step") if r.info.run_name == "evaluate"]
     return str(run.data.tags["thawline.look"])
+
+
+def test_figures_from_other_test_rows_decide_nothing(toy_home: PlainRun, tmp_path: Path) -> None:
+    """What the registry and MLflow say of the champion's accuracy is never compared with: the two answer anew."""
+    run = tracking.client().get_model_version("toy", "1").run_id
+    tracking.client().log_metric(run, "accuracy", 0.0)
+    tracking.client().set_model_version_tag("toy", "1", "thawline.accuracy", "0.0")
+    accepted, champion = again(toy_home, tmp_path / "again", "again", touched(toy_home, tmp_path / "touched"))
+    assert (accepted, champion) == (False, "1")
+    evidence = evidence_of("again", tmp_path)
+    assert evidence["champion"] == evidence["challenger"] > 0.5
+    assert (evidence["accepted"], "a tie keeps it" in evidence["sentence"]) == (False, True)
 
 
 def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The thawed phase as a step."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from components.core import deadlines, tracking
 from components.core.checkpoints import read_facts
 from components.fine_tune import fine_tune
 from tests.plain import PlainRun
@@ -37,6 +39,31 @@ def test_where_thawing_does_not_help_the_head_goes_on(toy_home: PlainRun, tmp_pa
     assert facts["thawed"] == 0
     assert facts["stage_digests"] == head["stage_digests"]
     assert loss == min(figures["loss"] for figures in head["history"])
+
+
+def test_without_time_the_head_goes_on(toy_home: PlainRun, tmp_path: Path) -> None:
+    """When the deadline has passed before the thaw, the head-only model is handed on, and the run says so."""
+    toy_home = replace(toy_home, settings=toy_home.settings.model_copy(update={"step_max_minutes": 1e-9}))
+    tune(toy_home, tmp_path / "tuned", "late", thaw=2)
+    assert read_facts(tmp_path / "tuned") == read_facts(toy_home.folder / "head")
+    [pipeline] = tracking.find_runs("toy", "late", "pipeline")
+    told = "No stage was thawed, so the head-only model goes on: --step-max-minutes 1e-09 was over."
+    assert deadlines.cuts(pipeline.data.tags) == told
+
+
+def test_a_deadline_within_the_thaw_leaves_the_best_so_far(
+    toy_home: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after an epoch, the better of head and thawed model goes on."""
+    times = iter([False, True])
+    monkeypatch.setattr(
+        deadlines.Deadline, "reached", lambda self, _ahead=0.0: setattr(self, "hit", h := next(times)) or h
+    )
+    tune(toy_home, tmp_path / "tuned", "late", thaw=2, thaw_epochs=5)
+    history = read_facts(tmp_path / "tuned")["history"]
+    assert [figures["phase"] for figures in history].count("thaw") == 1
+    [pipeline] = tracking.find_runs("toy", "late", "pipeline")
+    assert "The thawed training stopped after 1 of 5 epochs" in deadlines.cuts(pipeline.data.tags)
 
 
 def test_thawed_stages_move_and_frozen_ones_stay(toy_home: PlainRun, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The exit handler."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from components.core import runs, tracking
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.finish import finish
+from tests.hook import listening, status
 from tests.plain import PlainRun
 
 SETTINGS = Settings(task="tests.toy", model="toy")
@@ -23,6 +25,8 @@ KEYS = {
     "dataset_digest",
     "mlflow_run_id",
     "steps",
+    "cost",
+    "cut",
     "report",
     "same_as",
 }
@@ -70,6 +74,41 @@ def test_an_expected_error_is_the_reason(tracked_home: Path) -> None:
     [pipeline] = tracking.find_runs("toy", "k", "pipeline")
     assert step.info.status == pipeline.info.status == "FAILED"
     assert step.data.tags["thawline.error"] == "input: The folder is empty. Fill it."
+
+
+def test_where_files_are_gone_the_error_is_in_mlflow(tracked_home: Path) -> None:
+    """On a cluster the exit handler has a disk of its own: it takes the failed step's sentence from its run."""
+    with pytest.raises(InputError), tracking.step("prepare_data", "k", SETTINGS.to_json()):
+        raise InputError("The folder is empty.", "Fill it.")
+    shutil.rmtree(runs.run_folder("k"))
+    assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "The folder is empty. Fill it."
+    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    assert pipeline.data.tags["thawline.failure"] == "The folder is empty. Fill it."
+
+
+def test_the_cost_is_in_mlflow(toy_home: PlainRun) -> None:
+    """Seconds of all steps, their price and both in words, for the machine that was named."""
+    priced = toy_home.settings.model_copy(update={"machine": "n2-standard-8", "price_per_hour": 36.0})
+    result = finish(priced.to_json(), toy_home.run_key, "SUCCEEDED")
+    data = tracking.client().get_run(result["mlflow_run_id"]).data
+    assert data.metrics["cost_seconds"] == pytest.approx(sum(result["steps"].values()))
+    assert data.metrics["cost"] == pytest.approx(data.metrics["cost_seconds"] / 100)
+    assert " on n2-standard-8, about 0." in result["cost"]
+    assert data.tags["thawline.cost"] == result["cost"]
+
+
+def test_the_webhook_is_told_after_the_result_is_written(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A webhook that fails changes neither the result nor its file."""
+    tracking.pipeline_run("k", SETTINGS)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with listening(status(404)) as hook:
+        monkeypatch.setenv("THAWLINE_WEBHOOK_URL", hook.address)
+        result = finish(SETTINGS.to_json(), "k", "FAILED")
+    [message] = hook.messages
+    assert message["run"]["reason"] == result["reason"] == "The run ended before its last step."
+    assert result == json.loads((runs.run_folder("k") / "result.json").read_text())
+    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    assert pipeline.data.tags["thawline.notified"] == "not sent: 127.0.0.1 answered 404"
 
 
 def test_an_unexpected_error_names_the_step(tracked_home: Path) -> None:

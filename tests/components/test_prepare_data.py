@@ -8,7 +8,8 @@ import shutil
 import sys
 import threading
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components.core import fingerprints, near_duplicates, pictures, storage
+from components.core import fingerprints, near_duplicates, pictures, storage, tracking
 from components.core.assignments import read_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
-from components.core.lineage import Lineage, read_lineage
+from components.core.lineage import Lineage, read_lineage, write_lineage
 from components.core.settings import Settings
 from components.core.task_options import NoOptions
 from components.prepare_data import _in_order, prepare, prepare_data, with_salt
+from tests.conftest import TOY
 
 pytest_plugins = ["tests.s3"]
 
@@ -463,3 +465,48 @@ def test_a_champion_without_its_splits_stops_the_run(
     monkeypatch.setattr("components.core.registry.current", lambda _model, _alias: "3")
     with pytest.raises(InputError, match="has a champion, but the splits"):
         prepare_data(str(tmp_path / "never read"), settings().to_json(), "run1", tmp_path / "out")
+
+
+def test_another_registry_goes_on_from_a_file_of_assignments(
+    toy_source: Path, tmp_path: Path, tracked_home: Path
+) -> None:
+    """Where MLflow has no run of the model, the file's splits and salt count; then its own lineage does."""
+    text = Settings(**TOY, split_salt="7").to_json()
+    prepare_data(str(toy_source), text, "first", tmp_path / "first")
+    file = tmp_path / "first" / "assignments.parquet"
+    first = read_lineage(file)
+    other = Settings(**{**TOY, "model": "other"}, assignments=str(file))
+    for run, datasets in (("second", 2), ("third", 3)):
+        prepare_data(str(toy_source), other.to_json(), run, tmp_path / run)
+        found = tracking.previous_lineage("other")
+        assert (found.salt, found.datasets) == ("7", datasets)
+        assert {id_: m.split for id_, m in found.members.items()} == {id_: m.split for id_, m in first.members.items()}
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda file: file.unlink(), "can't be read: there is no such file"),
+        (lambda file: file.write_text("x"), "can't be read: "),
+        (
+            lambda file: write_lineage(file, swapped(read_lineage(file))),
+            "gives 1 of its examples another split",
+        ),
+    ],
+)
+def test_assignments_that_say_otherwise_are_refused(
+    damage: Callable[[Path], object], sentence: str, toy_source: Path, tmp_path: Path, tracked_home: Path
+) -> None:
+    """A file that is gone, damaged, or would move an example stops the run."""
+    prepare_data(str(toy_source), Settings(**TOY).to_json(), "first", tmp_path / "first")
+    file = tmp_path / "first" / "assignments.parquet"
+    damage(file)
+    again = Settings(**TOY, assignments=str(file)).to_json()
+    with pytest.raises(InputError, match=sentence):
+        prepare_data(str(toy_source), again, "again", tmp_path / "again")
+
+
+def swapped(lineage: Lineage) -> Lineage:
+    """The lineage with one test row in training."""
+    id_, member = next(item for item in lineage.members.items() if item[1].split == "test")
+    return replace(lineage, members={**lineage.members, id_: replace(member, split="train")})

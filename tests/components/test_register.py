@@ -17,7 +17,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.core import inputs, ledger, registry, runs, tracking
+from components.core import deadlines, inputs, ledger, registry, runs, tracking
+from components.core.deadlines import Deadline
 from components.core.errors import StepError
 from components.core.examples import Examples
 from components.finish import finish
@@ -153,6 +154,20 @@ def test_an_accepted_version_may_wait_for_approval(toy_home: PlainRun) -> None:
     assert tracking.client().get_model_version("toy", version).tags["thawline.pending"] == "true"
     result = finish(toy_home.settings.to_json(), "waits", "SUCCEEDED")
     assert (result["promoted"], result["pending"]) == (False, "thawline promote 2 --model toy")
+
+
+def test_what_a_deadline_cut_is_not_promoted_by_itself(toy_home: PlainRun) -> None:
+    """An accepted version of a run that was cut short waits for a person; result and reason say why."""
+    text = toy_home.settings.to_json()
+    with tracking.step("fine_tune", "short", text) as run:
+        deadlines.cut(run, "The thawed training stopped after 1 of 6 epochs", Deadline(0.0, "--step-max-minutes 5"))
+    version = registered(toy_home, "short", toy_home.folder / "served", "1", accepted=True)
+    assert registry.aliases("toy") == {"champion": "1", "challenger": version, "pending": version}
+    result = finish(text, "short", "SUCCEEDED")
+    told = "The thawed training stopped after 1 of 6 epochs: --step-max-minutes 5 was over."
+    assert result["cut"] == told
+    assert told in result["reason"]
+    assert (result["promoted"], result["pending"]) == (False, f"thawline promote {version} --model toy")
 
 
 @pytest.mark.slow

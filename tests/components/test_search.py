@@ -1,5 +1,6 @@
 """The search."""
 
+import json
 import multiprocessing
 import time
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import optuna
 import pytest
 
-from components.core import tracking
+from components.core import deadlines, tracking
+from components.core.deadlines import Deadline
 from components.core.phases import open_data
 from components.core.settings import Hyperparameters, Settings
-from components.search import open_study, search, study_name, suggest, work
+from components.search import DONE, OutOfTimeError, objective, open_study, search, study_name, suggest, work
+from components.select_trial import select_trial
 from tests.conftest import TOY
 from tests.plain import PlainRun
 
@@ -132,6 +135,68 @@ def test_a_killed_search_goes_on(tracked_home: Path, toy_dataset: Path) -> None:
     states = [t.state.name for t in open_study(name).trials]
     assert sum(s in ("COMPLETE", "PRUNED") for s in states) == 6
     assert "RUNNING" not in states
+
+
+def test_no_time_no_search(tracked_home: Path, toy_dataset: Path) -> None:
+    """Past the deadline no trial starts; the defaults are taken, and the run says what was left out."""
+    settings = SETTINGS.model_copy(update={"step_max_minutes": 1e-9})
+    name = search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    trials = tracked_home / "trials.json"
+    assert json.loads(select_trial(settings.to_json(), "k", [name], trials)) == settings.defaults().model_dump()
+    assert open_study(name).trials == []
+    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    assert deadlines.cuts(pipeline.data.tags) == "The search was left out: --step-max-minutes 1e-09 was over."
+
+
+@pytest.mark.slow
+def test_a_deadline_ends_the_search(tracked_home: Path, toy_dataset: Path) -> None:
+    """The trial under way stops at an epoch's end and counts for nothing; a run with more time does what is left."""
+    short = SETTINGS.model_copy(update={"trials": 400, "head_epochs": 100, "patience": 100, "step_max_minutes": 0.25})
+    name = search(short.to_json(), "short", toy_dataset, "d" * 64, "w" * 64, 0)
+    states = [trial.state.name for trial in open_study(name).trials]
+    assert states[-1] == "FAIL"
+    done = sum(state in DONE for state in states)
+    assert 0 < done < 400
+    [pipeline] = tracking.find_runs("toy", "short", "pipeline")
+    assert f"The search stopped after {done} of 400 trials" in deadlines.cuts(pipeline.data.tags)
+    assert "RUNNING" not in {run.info.status for run in tracking.find_runs("toy", "short", "trial")}
+
+    longer = short.model_copy(update={"trials": done + 1, "step_max_minutes": 0.0})
+    assert search(longer.to_json(), "longer", toy_dataset, "d" * 64, "w" * 64, 0) == name
+    assert sum(trial.state.name in DONE for trial in open_study(name).trials) == done + 1
+    [pipeline] = tracking.find_runs("toy", "longer", "pipeline")
+    assert deadlines.cuts(pipeline.data.tags) == ""
+
+
+def test_the_best_trial_is_left_its_time(tracked_home: Path, toy_dataset: Path) -> None:
+    """No trial starts when the best one so far could not be trained once more before all training has to end."""
+    settings = SETTINGS.model_copy(update={"trials": 3})
+    name, text = study_name(settings, "d" * 64, "w" * 64), settings.to_json()
+    study = open_study(name)
+    for value, seconds in ((0.5, 600.0), (0.9, 1.0)):
+        trial = study.ask()
+        trial.set_user_attr("seconds", seconds)
+        study.tell(trial, value)
+    work(name, str(toy_dataset), text, 3, 1, end=time.time() + 700)
+    assert len(open_study(name).trials) == 2
+    work(name, str(toy_dataset), text, 3, 1, end=time.time() + 800)
+    assert [trial.state.name for trial in open_study(name).trials] == ["COMPLETE"] * 3
+
+
+def test_a_first_trial_that_was_cut_is_repeated(tracked_home: Path, toy_dataset: Path) -> None:
+    """The defaults are the first trial that counts, also where a deadline cut the first one."""
+    settings = SETTINGS.model_copy(update={"trials": 1})
+    name = study_name(settings, "d" * 64, "w" * 64)
+    study = open_study(name)
+    study.enqueue_trial(settings.defaults().model_dump(include=set(SETTINGS.SEARCHED - SETTINGS.fixed().keys())))
+    trial = study.ask()
+    with pytest.raises(OutOfTimeError):
+        objective(trial, open_data(toy_dataset, settings), 3, Deadline(0.0))
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    first, second = open_study(name).trials
+    assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
+    assert second.user_attrs["hyperparameters"] == settings.defaults().model_dump()
 
 
 def test_another_question_is_another_study() -> None:

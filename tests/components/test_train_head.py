@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import tracking
+from components.core import deadlines, tracking
 from components.core.checkpoints import read_facts
 from components.core.errors import StepError
 from components.train_head import train_head
@@ -40,6 +40,17 @@ def test_the_pretrained_stages_are_untouched(toy_run: PlainRun) -> None:
     pretrained = toy.build(toy_run.settings, ["a", "b", "c"], 0.0)
     expected = [state_digest(stage.state_dict()) for stage in pretrained.stages]
     assert read_facts(toy_run.folder / "head")["stage_digests"][:-1] == expected
+
+
+def test_a_deadline_leaves_the_best_so_far(toy_home: PlainRun, tmp_path: Path) -> None:
+    """With no time left the head still trains one epoch, writes its checkpoint, and says what was cut."""
+    text = toy_home.settings.model_copy(update={"step_max_minutes": 1e-6}).to_json()
+    chosen, dataset = json.dumps(toy_home.hyperparameters), toy_home.folder / "dataset"
+    train_head(text, "late", dataset, *toy_home.digests, chosen, tmp_path / "head")
+    assert len(read_facts(tmp_path / "head")["history"]) == 1
+    [pipeline] = tracking.find_runs("toy", "late", "pipeline")
+    told = "The training of the head stopped after 1 of 12 epochs: --step-max-minutes 1e-06 was over."
+    assert deadlines.cuts(pipeline.data.tags) == told
 
 
 def test_a_head_that_diverges_fails_the_step(toy_home: PlainRun, tmp_path: Path) -> None:

@@ -3,15 +3,19 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
 
 from tests.pipelines.command import TOY, Answer, thawline
 from tests.toy import write_points
+
+if TYPE_CHECKING:
+    from tests.kubeflow import Kubeflow
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,26 @@ def whole(_whole_run: WholeRun, monkeypatch: pytest.MonkeyPatch) -> WholeRun:
     monkeypatch.setenv("THAWLINE_HOME", str(_whole_run.home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return _whole_run
+
+
+_COMPILED: dict[str, Any] = {}
+
+
+@pytest.fixture
+def kubeflow_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Kubeflow"]:
+    """A Kubeflow that commands find by their environment; the DAG is compiled once for the same options."""
+    from pipelines import cluster, submit
+    from tests.kubeflow import serve
+
+    def compile_once(options: cluster.Cluster, dag: str) -> cluster.Compiled:
+        key = dag + options.model_dump_json()
+        if key not in _COMPILED:
+            _COMPILED[key] = cluster.compile_dag(options, dag)
+        return _COMPILED[key]  # type: ignore[no-any-return]  # what was put in
+
+    monkeypatch.setattr(submit, "compile_dag", compile_once)
+    for name in ("KFP_EXISTING_TOKEN", "KFP_NAMESPACE", "KF_PIPELINES_UI_ENDPOINT", "THAWLINE_IMAGE"):
+        monkeypatch.delenv(name, raising=False)
+    with serve() as state:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", state.host)
+        yield state

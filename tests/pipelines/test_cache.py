@@ -121,7 +121,7 @@ def test_everything(command: Cache) -> None:
 
 def test_a_dry_run_removes_nothing(command: Cache) -> None:
     """--dry-run says the same figures and leaves everything, leftovers too."""
-    part = command.store / cache.ENGINES / "gone.part"
+    part = command.store / cache.ENGINES / f"{'0' * 32}.part"
     part.mkdir()
     answer = command("prune", "--older-than", "30d", "--dry-run")
     expected = "Would remove 1 segment, 103.8 kB; 1 leftover of killed processes. 212.6 kB would stay"
@@ -130,6 +130,19 @@ def test_a_dry_run_removes_nothing(command: Cache) -> None:
     assert part.exists()
     assert "1 leftover" in command("prune").out
     assert not part.exists()
+
+
+def test_what_may_not_be_removed_is_named(command: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only store, or one of another user, is one sentence with status 2."""
+
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        answer = command("prune", "--all")
+    assert answer.status == 2
+    assert "can't be removed (Permission denied)" in answer.err
 
 
 @pytest.mark.parametrize(

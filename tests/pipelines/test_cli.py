@@ -2,12 +2,17 @@
 
 import json
 import re
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from components.core import runs
+from components.core import deadlines, runs, tracking
+from components.core.settings import Settings
 from components.finish import finish
+from pipelines import cli
 from pipelines.cli import NOTHING, app
 from tests.pipelines.command import TOY, Answer, call, is_one_sentence, thawline
 from tests.pipelines.conftest import WholeRun
@@ -24,6 +29,8 @@ KEYS = {
     "dataset_digest",
     "mlflow_run_id",
     "steps",
+    "cost",
+    "cut",
     "report",
     "same_as",
 }
@@ -134,7 +141,6 @@ def test_predict_names_the_file_that_is_no_record(
     assert good not in answer.err
 
 
-@pytest.mark.parametrize("model", ["toy@nobody", "toy/7", "other", "it's"])
 def test_predict_answers_what_is_given_here(
     whole: WholeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +154,7 @@ def test_predict_answers_what_is_given_here(
     assert (answer.status, is_one_sentence(answer)) == (2, True)
 
 
+@pytest.mark.parametrize("model", ["toy@nobody", "toy/7", "other", "it's"])
 def test_predict_names_a_model_that_is_not_there(
     model: str, whole: WholeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,3 +421,35 @@ def test_the_summary_ends_a_run(tmp_path: Path) -> None:
     assert summary["Registered"] == "toy version 1, champion"
     assert Path(summary["Report"]).is_file()
     assert summary["Tracking"].endswith(f" ui --home '{home}'")
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deaf", [[], ["/usr/bin/env", "--ignore-signal=TERM"]])
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ({"max_minutes": 0.005}, "The run did not end within --max-minutes 0.005 and some grace, so it was stopped."),
+        (
+            {"step_max_minutes": 0.005},
+            "The step evaluate did not end within --step-max-minutes 0.005 and some grace, so the run was stopped.",
+        ),
+    ],
+)
+def test_a_run_that_hangs_is_ended(
+    limit: dict[str, float], told: str, deaf: list[str], tracked_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond its limit and grace a run is ended, whether it hears a SIGTERM or not; its runs in MLflow are closed."""
+    monkeypatch.setattr(deadlines, "GRACE", 0.0)
+    monkeypatch.setattr(cli, "STOP_SECONDS", 1.0)
+    settings = Settings(model="toy", **limit)
+    runs.emit("k", "evaluate", "started")
+    tracking.pipeline_run("k", settings)
+    child = subprocess.Popen([*deaf, "sleep", "600"], start_new_session=True)
+    result = cli._watch(child, "k", settings, Console(stderr=True))
+    assert child.wait(10) == -(signal.SIGKILL if deaf else signal.SIGTERM)
+    assert (result["status"], result["reason"]) == ("failed", told)
+    assert result == json.loads((runs.run_folder("k") / "result.json").read_text())
+    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    assert (pipeline.info.status, pipeline.data.tags["thawline.failure"]) == ("FAILED", told)

@@ -13,7 +13,8 @@ import pytest
 from components.core import runs, tracking
 from components.core.settings import Settings
 from pipelines import local
-from tests.pipelines.command import ROOT, TOY, end_all, processes, start, thawline, wait_for
+from tests.hook import SECRET, listening
+from tests.pipelines.command import COMMAND, ROOT, TOY, end_all, environment, processes, start, thawline, wait_for
 from tests.toy import write_points
 
 SEARCHING = ["--trials", "500", "--patience", "500", "--head-epochs", "500"]  # long enough to be interrupted
@@ -199,3 +200,45 @@ def test_an_unexpected_failure_names_its_step_and_log(tmp_path: Path, ended: Pat
         "select_trial": "FINISHED",
         "train_head": "FAILED",
     }
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cut_short_and_the_next_one(tmp_path: Path, ended: Path) -> None:
+    """Without time one epoch is trained, registered and told; nothing is promoted, and the next run trains again."""
+    source = write_points(tmp_path / "points", per_class=60)
+    command = [
+        COMMAND,
+        "run",
+        str(source),
+        *TOY,
+        "--trials",
+        "5",
+        "--json",
+        "--machine",
+        "m1",
+        "--price-per-hour",
+        "3.6",
+    ]
+    with listening() as hook:
+        address = {"THAWLINE_WEBHOOK_URL": hook.address, "NO_PROXY": "127.0.0.1"}
+        for limit in (["--step-max-minutes", "1e-9"], []):
+            done = subprocess.run(
+                [*command, *limit],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=tmp_path,
+                env={**environment(ended), **address},
+            )
+            assert done.returncode == 0, done.stderr
+    first, second = hook.messages
+    assert first["run"]["cut"].startswith("The search was left out: --step-max-minutes 1e-09 was over.")
+    assert "The training of the head stopped after 1 of 12 epochs" in first["run"]["reason"]
+    assert (first["run"]["version"], first["run"]["promoted"]) == ("1", False)
+    assert " on m1, about 0." in first["run"]["cost"]
+    assert second["run"]["changes"].startswith("A deadline cut the run")
+    assert (second["run"]["version"], second["run"]["cut"]) == ("2", "")
+    assert json.loads(done.stdout) == {**json.loads(done.stdout), "promoted": True, "cut": ""}
+    assert SECRET not in done.stdout + done.stderr
+    holding = [path for path in ended.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert holding == []

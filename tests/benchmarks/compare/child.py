@@ -95,6 +95,8 @@ def phases(system: str, dataset: Path, settings: Settings, thaws: list[int]) -> 
             clock = Clock()
             data = open_data(dataset, settings)
             network = build_network(data, chosen)
+            # the head phase's pass also keeps what the thawed phase is going to need
+            chosen = chosen.model_copy(update={"thaw": thaws[0] if thaws else 0})
             run = lambda thaw: train_phase(network, data, chosen, thaw=thaw, report=lambda _figures: None)  # noqa: E731
         else:
             network, phase = peer, peer_phase(system)

@@ -96,9 +96,16 @@ def test_a_higher_line_is_filled_from_a_lower_one(home: Path) -> None:
 
 
 def test_a_lower_line_serves_only_the_examples_it_holds(home: Path) -> None:
-    """Where the lower line lacks an example, the rows start from the input."""
+    """Only what the lower lines lack is encoded; the rest goes on from the highest line that holds it."""
     compute(tiny(), [1], KEYS[:100])
-    assert compute(tiny(), [3]) == list(range(150))
+    compute(tiny(), [2], KEYS[40:80])
+    network = tiny().eval()
+    starts = [(work.start, len(work.positions)) for work in passes(spaces(network, "float32"), [3], KEYS)]
+    assert starts == [(2, 40), (1, 60), (0, 50)]
+    assert compute(network, [3]) == list(range(100, 150))
+    rows = stored(spaces(network, "float32")[3], KEYS)
+    assert rows is not None
+    torch.testing.assert_close(rows[0:COUNT], network.below(INPUTS, 3), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", ["weights", "preprocessing", "precision", "libraries", "view", "double", "code"])
@@ -166,7 +173,7 @@ def test_processes_share_one_pass(home: Path) -> None:
 
 
 def test_bits_count_with_deterministic(home: Path) -> None:
-    """With deterministic algorithms only eager's rows are taken, and batches have one size whatever is missing."""
+    """With deterministic algorithms batches have one size whatever is missing, and only rows computed so are taken."""
     network = tiny().eval()
     space = spaces(network, "float32")[1]
     segments.Writer(space, "onnxruntime").append(KEYS, network.below(INPUTS, 1).detach())
@@ -177,9 +184,12 @@ def test_bits_count_with_deterministic(home: Path) -> None:
         sizes.add(len(batch))
         return [network.below(batch, 1).detach()]
 
+    compute(network, [2], KEYS[:3])  # a batch of three
     torch.use_deterministic_algorithms(mode=True)
     try:
         assert stored(space, KEYS) is None
+        assert compute(network, [2], KEYS[:5]) == list(range(5))
+        assert stored(spaces(network, "float32")[2], KEYS[:5]) is not None
         [rows] = activations.in_fixed_batches(run, INPUTS)
     finally:
         torch.use_deterministic_algorithms(mode=False)
@@ -193,6 +203,9 @@ def test_values_that_float16_can_not_hold_are_refused() -> None:
     assert as_kept(torch.arange(3), "float16").dtype == torch.int64
     with pytest.raises(StepError, match="activation-precision float32"):
         as_kept(torch.full((2, 3), 1e6), "float16")
+    mask = torch.tensor([[0.0, -torch.inf]])
+    assert torch.equal(as_kept(mask, "float16").float(), mask)
+    assert as_kept(mask.double(), "float16").dtype == torch.float64  # what lies above computes in double precision
 
 
 def test_the_store_can_lie_elsewhere(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,9 @@ def test_what_is_being_written_stays(tmp_path: Path) -> None:
     assert [entry.folder for entry in cache.prune(tmp_path, -1)] == [segment]
 
 
+SPACE, GONE = "a" * 32, "0" * 32
+
+
 def age(*paths: Path) -> None:
     for path in paths:
         for one in (*path.rglob("*"), path):
@@ -135,42 +138,67 @@ def age(*paths: Path) -> None:
 
 def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
     """Half removals, half downloads, half exports, measurements and locks of what is gone; nothing else."""
-    kept = write(tmp_path, "a", 100)
+    kept = write(tmp_path, SPACE, 100)
     engines = tmp_path / cache.ENGINES
-    left = [tmp_path / "a" / ".0123.abcd", engines / ".0123.abcd", tmp_path / "tmpabc", engines / "gone.part"]
+    left = [tmp_path / SPACE / ".0123.abcd", engines / ".0123.abcd", tmp_path / "measurement.abc"]
+    left.append(engines / f"{GONE}.part")
     for folder in left:
         folder.mkdir(parents=True)
         (folder / "file").touch()
         age(folder)
-    for name in ("a.lock", "gone.lock", "engines/gone.lock"):
+    for name in (f"{SPACE}.lock", f"{GONE}.lock", f"engines/{GONE}.lock"):
         (tmp_path / name).touch()
-    left += [tmp_path / "gone.lock", engines / "gone.lock"]
+    left += [tmp_path / f"{GONE}.lock", engines / f"{GONE}.lock"]
     assert cache.sweep(tmp_path, dry_run=True) == 4
     assert all(path.exists() for path in left)
     assert cache.sweep(tmp_path) == 4
     assert not any(path.exists() for path in left)
-    assert (tmp_path / "a.lock").exists()
+    assert (tmp_path / f"{SPACE}.lock").exists()
     assert kept.exists()
     assert cache.sweep(tmp_path) == 0
 
 
+def test_what_is_not_ours_is_not_swept(tmp_path: Path) -> None:
+    """THAWLINE_ACTIVATIONS may name a folder that holds a project, or other people's temporary files."""
+    for name in ("poetry.lock", "tmp/notes", "app/.eslintrc.json", "engines/car.part", "engines/car.lock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    age(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert cache.sweep(tmp_path) == 0
+    assert cache.prune(tmp_path, -1) == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"line": "3", "stages": null, "precision": [], "space": 1, "bytes": "x"}']
+)
+def test_damaged_facts_are_left_out(tmp_path: Path, content: str) -> None:
+    """What space.json can't mean is unknown; the rest is listed."""
+    write(tmp_path, SPACE, 100)
+    (tmp_path / SPACE / "space.json").write_text(content)
+    [row] = cache.spaces(tmp_path)
+    assert (row["space"], row["line"], row["stages"], row["precision"]) == (SPACE, 0, 0, "")
+    assert row["bytes"] > 100
+
+
 def test_what_somebody_works_in_is_not_swept(tmp_path: Path) -> None:
     """A download that goes on, and what a held lock protects, stay."""
-    download, export = tmp_path / "a" / ".0123.abcd" / "0123", tmp_path / cache.ENGINES / "now.part"
+    download, export = tmp_path / SPACE / ".0123.abcd" / "0123", tmp_path / cache.ENGINES / f"{GONE}.part"
     download.mkdir(parents=True)
     export.mkdir(parents=True)
     age(tmp_path)
     (download / "0.bin").touch()
-    with FileLock(export.with_suffix(".lock")), FileLock(tmp_path / "gone.lock"):
+    with FileLock(export.with_suffix(".lock")), FileLock(tmp_path / f"{GONE}.lock"):
         assert cache.sweep(tmp_path) == 0
-        assert (tmp_path / "gone.lock").exists()
+        assert (tmp_path / f"{GONE}.lock").exists()
     assert download.exists()
     assert export.exists()
 
 
 def test_a_measurement_is_no_entry(tmp_path: Path) -> None:
     """What the plan writes to measure the disk is neither listed nor removed under it."""
-    write(tmp_path, "tmpabc", 100)
+    write(tmp_path, "measurement.abc", 100)
     assert cache.entries(tmp_path) == []
     assert cache.spaces(tmp_path) == []
 

@@ -202,7 +202,22 @@ class TestEqualToEager:
         assert_equal(engine, eager(plain(Counted()), [2]), POINTS[:7], 1e-6)
 
 
+class InPlace(nn.Module):
+    """Begins in place, with an operation that changes its own result."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.silu(inputs, inplace=True)
+
+
 class TestEager:
+    def test_in_place(self) -> None:
+        """What begins in place above a line leaves the activations there as they were."""
+        network = Network([nn.Linear(3, 4), InPlace(), nn.Linear(4, 2)], nn.Linear(2, 2), {}).eval()
+        inputs = torch.randn(5, 3)
+        for line, found in zip((1, 2), eager(network, [1, 2]).run(inputs), strict=True):
+            with torch.no_grad():
+                assert torch.equal(found, network.below(inputs, line))
+
     def test_modes(self) -> None:
         """What lies below the line runs in eval mode; what is being trained above stays in training mode."""
         network = reader()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.gate import Contest, Figures, Verdict, decide, first_version, label_shift
+from components.core.gate import Contest, Figures, Verdict, decide, first_version, label_shift, passes
+from components.core.paired import mcnemar_exact
 from components.core.settings import Settings
 from components.core.spending import next_look
 
@@ -81,6 +82,16 @@ def test_swapping_the_models_mirrors_the_evidence(wins: int, losses: int) -> Non
     assert (one["wins"], one["losses"]) == (other["losses"], other["wins"])
     assert one["interval"] == pytest.approx([-other["interval"][1], -other["interval"][0]])
     assert one["difference"] == pytest.approx(-other["difference"])
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_one_test_decides_and_the_rest_only_blocks(wins: int, losses: int, horizon: int) -> None:
+    """What is promoted has passed the exact test at the level of its look; without other faults that is enough."""
+    verdict = judged(contest(wins, losses, right=2000), gate_horizon=horizon)
+    passed = passes(mcnemar_exact(wins, losses), wins - losses, 0.05 / horizon)
+    assert verdict.evidence["checks"][0]["passed"] == passed
+    assert verdict.accepted == passed
 
 
 def test_a_model_that_is_not_worse_is_enough_when_asked() -> None:

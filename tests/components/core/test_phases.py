@@ -29,6 +29,17 @@ def test_kept_activations_give_the_plain_loops_weights(thaw: int, home: Path, to
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_one_pass_serves_both_phases(home: Path, toy_dataset: Path) -> None:
+    """The head phase keeps what the thawed phase needs, so no example passes below the line a second time."""
+    data = open_data(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"}))
+    network, computed = build_network(data, CHOSEN), list[str]()
+    for thaw in (0, CHOSEN.thaw):
+        computed.clear()
+        progress = lambda _done, _total, text: computed.append(text)  # noqa: E731 - what is computed
+        train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: None, progress=progress)
+        assert bool(computed) == (thaw == 0)
+
+
 def test_only_what_is_thawed_changes(home: Path, toy_dataset: Path) -> None:
     """Frozen stages end as they began; the head and the thawed stage move."""
     data = open_data(toy_dataset, SETTINGS)
@@ -93,3 +104,11 @@ def test_a_real_network_is_deterministic(thaw: int, home: Path, tmp_path: Path) 
         torch.use_deterministic_algorithms(mode=False)
     states = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
+
+
+def test_the_rate_falls_to_its_end(home: Path, toy_dataset: Path) -> None:
+    """A last batch of one, which is left out, does not count as a step of the schedule."""
+    count = len(open_data(toy_dataset, SETTINGS).rows["train"])
+    _, history = phase(toy_dataset, SETTINGS.model_copy(update={"batch_size": count - 1, "patience": 99}), 0)
+    assert len(history) == SETTINGS.head_epochs
+    assert history[-1]["learning_rate"] < 0.1 * CHOSEN.head_learning_rate

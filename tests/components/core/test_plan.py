@@ -1,7 +1,10 @@
 """Keep or recompute: what is decided, and that both give the same rows."""
 
+import contextlib
+import resource
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from components.core import activations, cache, plan, segments
 from components.core.activations import Wanted, row_key
-from components.core.errors import InputError
+from components.core.errors import InputError, StepError
 from components.core.network import Network
 from components.core.plan import Cost, Policy, Recomputed, rows_at
 from components.core.segments import Rows
@@ -85,10 +88,62 @@ def test_the_cheaper_way_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_costs_are_those_of_the_work() -> None:
     """Keeping computes what is missing once and reads every epoch; recomputing computes all in every epoch."""
-    cost = Cost(examples=100, missing=10, row_bytes=4, encode=1.0, engine=2.0, eager=5.0, transfer=0.1, uses=3.0)
+    cost = Cost(examples=100, missing=10, row_bytes=4, encode=1.0, engine=2.0, again=6.0, transfer=0.1, uses=3.0)
     assert cost.keep == pytest.approx(10 * 3.1 + 3 * 100 * 0.1)
-    assert cost.recompute == 3 * 100 * 3.0
-    assert cost.usual == 3 * 100 * 6.0
+    assert cost.recompute == 3 * 100 * 6.0
+
+
+def test_recomputing_starts_from_the_records(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a lower line holds the examples, computing again costs what it costs without that line."""
+    asked({1: 10.0}, "keep")
+    monkeypatch.setattr(plan, "_transfer", lambda _rows: 0.005)
+
+    def slow(positions: Sequence[int]) -> Tensor:
+        time.sleep(0.02 * len(positions))
+        return encode(positions)
+
+    policy = Policy("auto", "float32", 1e9)
+    rows = rows_at(network(), {3: 10.0}, Wanted(KEYS, slow), policy, lambda _text: None, lambda *_: None)
+    assert isinstance(rows[3], Rows)
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file can grow beyond so many bytes: writing fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_costs_time_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be written is computed again in each epoch, and a later run completes what was left."""
+    monkeypatch.setattr(plan, "_transfer", lambda _rows: 0.0)
+    with largest_file(COUNT * 8 * 8 * 8 * 4 * 3 // 4):  # the second of two batches at line 1 does not fit
+        rows, said = asked({1: 10.0})
+    assert isinstance(rows[1], Recomputed)
+    assert "can't be written (File too large)" in said[-1]
+    torch.testing.assert_close(rows[1][0:COUNT], expected(1), rtol=0, atol=1e-6)
+    rows, _ = asked({1: 10.0}, "keep")
+    assert isinstance(rows[1], Rows)
+    torch.testing.assert_close(rows[1][0:COUNT], expected(1), rtol=0, atol=1e-6)
+
+
+def test_a_full_disk_ends_a_run_that_has_to_keep(home: Path) -> None:
+    """With --activations keep the run stops, with the reason and the mend."""
+    with largest_file(1000), pytest.raises(StepError, match="File too large"):
+        asked({1: 10.0}, "keep")
+
+
+def test_a_store_that_is_a_file_costs_time_only(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no folder can be made, everything is computed again."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("THAWLINE_ACTIVATIONS", str(tmp_path / "file"))
+    rows, said = asked({1: 10.0})
+    assert isinstance(rows[1], Recomputed)
+    assert "can't be written" in said[-1]
 
 
 def test_the_budget_decides_line_by_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from components.core import classification_figures
 from components.core.evaluation import Evaluation
+from components.core.frozen_features import Drift, Suspect
 from components.core.report import ReportData, render
 
 CLASSES = ["mammal", "food", "household", "plant", "bird", "money", "sea_or_insect", "vehicle"]
@@ -136,6 +137,14 @@ def sample(classes: list[str] = CLASSES) -> ReportData:
         importances={"head_learning_rate": 0.7, "thaw": 0.3},
         rejected=[{"uri": "food/apple_07.png", "label": "food", "reason": "truncated"}],
         thumbnails=[picture("PNG" if n % 2 else "JPEG") for n in range(len(result.mistakes))],
+        drift=Drift(share=0.3, low=0.2, high=0.4, new=60, old=200),
+        suspects=[Suspect(row=3, label="food", suggested="plant", probability=0.9)],
+        suspect_count=1,
+        suspect_thumbnails=[picture("PNG")],
+        costs=[{"step": "train_head", "seconds": 7.9, "saved": 61.5, "notes": ["Activations kept below the head"]}],
+        timeline=[
+            {"version": "3", "since": "2025-11-01 10:00", "until": "", "metric": "accuracy", "value": 0.66, "rows": 47}
+        ],
         settings={"backbone": "timm/tf_efficientnet_lite0", "dropout": None, "trials": 8},
         hyperparameters={"thaw": 2, "dropout": 0.25},
         facts={"run": "4c1f0b8d", "temperature": "0.87", "torch": "2.14.1"},
@@ -157,10 +166,13 @@ def test_the_report_has_every_section(html: str) -> None:
         "champion",
         "classes",
         "mistakes",
+        "suspects",
         "calibration",
         "learning",
         "search",
         "data",
+        "cost",
+        "timeline",
         "settings",
     ]
     assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in ids]
@@ -181,6 +193,14 @@ def test_the_report_states_the_evidence(html: str) -> None:
     assert "8 better by the challenger" in text
     assert "38 the same" in text
     assert "probability 0.020" in text
+    assert "This was look 1 of 1" in text
+    assert "falls by more than 0.05 in class food" in text
+    assert "tells 30.0 % of the 60 rows" in text
+    assert "1 of the rows that train and validate are contradicted" in text
+    assert "saved about 1 min 02 s" in text
+    cells = "".join(text.split())  # a table's cells have nothing between them
+    assert "trainheadActivationskeptbelowthehead7.961.5" in cells
+    assert "32025-11-0110:00now470.660" in cells
     assert "food/apple_07.png" in text
     assert "not set" in text
 
@@ -250,7 +270,7 @@ def test_hostile_text_is_escaped_everywhere() -> None:
     assert HOSTILE in page.text
     assert "<img src=x" not in html
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    assert len(page.all("img")) == len(data.thumbnails)
+    assert len(page.all("img")) == len(data.thumbnails) + len(data.suspect_thumbnails)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +279,9 @@ def test_hostile_text_is_escaped_everywhere() -> None:
         ("search", {"trials": [], "importances": {}}),
         ("champion", {"champion": None}),
         ("learning", {"history": []}),
+        ("suspects", {"suspects": []}),
+        ("cost", {"costs": []}),
+        ("timeline", {"timeline": []}),
     ],
 )
 def test_a_section_without_content_is_left_out(section: str, missing: dict[str, Any]) -> None:
@@ -266,7 +289,7 @@ def test_a_section_without_content_is_left_out(section: str, missing: dict[str, 
     page = Outline(render(dataclasses.replace(sample(), **missing)))
     ids = [attributes["id"] for attributes in page.all("section")]
     assert section not in ids
-    assert len(ids) == 8
+    assert len(ids) == 11
     assert {"href": f"#{section}"} not in page.all("a")
 
 
@@ -300,7 +323,7 @@ def test_a_minimal_run_of_another_task_has_a_report() -> None:
 
 def test_mistakes_without_thumbnails_are_text() -> None:
     """Where an example is no picture, its mistake is still listed."""
-    data = dataclasses.replace(sample(), thumbnails=[])
+    data = dataclasses.replace(sample(), thumbnails=[], suspect_thumbnails=[])
     page = Outline(render(data))
     assert not page.all("img")
     assert f"is {data.evaluation.mistakes[0].label}" in page.text
@@ -310,11 +333,11 @@ def test_texts_stand_beside_the_mistakes_escaped() -> None:
     """Where an example is a text, the page shows it, and nothing in it is markup."""
     data = sample()
     texts = [f"<script>alert({n})</script> fine & dull" for n in range(len(data.evaluation.mistakes))]
-    html = render(dataclasses.replace(data, thumbnails=texts))
+    html = render(dataclasses.replace(data, thumbnails=texts, suspect_thumbnails=texts[:1]))
     page = Outline(html)
     assert "<script" not in html
     assert "<script>alert(0)</script> fine & dull" in page.text
-    assert len(page.all("blockquote")) == len(texts)
+    assert len(page.all("blockquote")) == len(texts) + 1
     assert not page.all("img")
 
 
@@ -357,3 +380,16 @@ def test_a_long_rejected_table_is_cut_with_a_word() -> None:
     assert "record-199.png" in text
     assert "record-200.png" not in text
     assert "The first 200 of 450" in text
+
+
+def test_what_was_cut_and_what_it_cost_are_told() -> None:
+    """What a deadline stopped stands below the decision; the table of steps has prices where there are any."""
+    steps = [{"step": "train_head", "seconds": 106.0, "amount": "0.011 EUR", "notes": []}]
+    cost, cut = "1 min 46 s on n2-standard-8, about 0.011 EUR", "The search stopped after 3 of 20 trials."
+    page = render(dataclasses.replace(sample(), costs=steps, cost=cost, cut=cut))
+    assert page.index(cut) < page.index('id="numbers"')
+    assert f"{cost}: the work up to this report" in page
+    assert '<td class="n">0.011 EUR</td>' in page
+    plain = render(dataclasses.replace(sample(), costs=[{**steps[0], "amount": ""}]))
+    assert "1 min 46 s: the work up to this report" in plain
+    assert "about" not in plain[plain.index('id="cost"') :].partition("</section>")[0]

@@ -140,6 +140,45 @@ def test_damaged_segments_cost_their_rows_only(damage: str, tmp_path: Path) -> N
     assert missing(tmp_path) == ([9] if damage == "truncate" else list(range(10)))
 
 
+def test_no_flipped_bit_of_a_description_goes_unnoticed(tmp_path: Path) -> None:
+    """Whatever bit of segment.json flips, rows are missing or right; each fifth bit is tried."""
+    write(tmp_path, batch=COUNT)
+    [facts] = tmp_path.glob("*/segment.json")
+    sound = facts.read_bytes()
+    for bit in range(0, 8 * len(sound), 5):
+        content = bytearray(sound)
+        content[bit // 8] ^= 1 << bit % 8
+        facts.write_bytes(content)
+        segments._VERIFIED.clear()
+        assert missing(tmp_path) == list(range(COUNT)) or same(read(tmp_path)[0:COUNT], ROWS)
+
+
+def test_a_damaged_row_is_mended_whatever_the_clock_says(tmp_path: Path) -> None:
+    """A row that was computed again counts even if the damaged one bears a later time."""
+    write(tmp_path)
+    [folder] = tmp_path.iterdir()
+    facts = json.loads((folder / "segment.json").read_text())
+    (folder / "segment.json").write_text(json.dumps(facts | {"created": facts["created"] + 10**15}))
+    content = bytearray((folder / "1.bin").read_bytes())
+    content[5 * 8] ^= 1
+    (folder / "1.bin").write_bytes(content)
+    assert missing(tmp_path) == [5]
+    write(tmp_path, 5, 6)
+    assert missing(tmp_path) == []
+    assert same(read(tmp_path)[0:COUNT], ROWS)
+
+
+def test_rows_of_another_user_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the time of last use can't be noted, as on a disk that is mounted read-only, rows are read without."""
+
+    def refuse(self: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    write(tmp_path)
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert same(read(tmp_path)[0:COUNT], ROWS)
+
+
 def test_several_processes_write_at_the_same_time(tmp_path: Path) -> None:
     """Four processes append overlapping rows; every row is there and right."""
     context = multiprocessing.get_context("spawn")
@@ -167,6 +206,16 @@ def test_engines_are_told_apart(tmp_path: Path) -> None:
     write(tmp_path, 10, 20)
     opened = open_segments(tmp_path, lambda engine: engine == "eager")
     assert (find(opened, KEYS)[0] >= 0).nonzero().squeeze(1).tolist() == list(range(10, 20))
+
+
+def test_rows_that_were_removed_meanwhile_are_missing(tmp_path: Path) -> None:
+    """A segment that another process evicts between opening and looking holds nothing; others are as they were."""
+    write(tmp_path, 0, 20)
+    opened = open_segments(tmp_path)
+    write(tmp_path, 20)
+    cache.remove(opened[0].folder)
+    opened = [*opened, *open_segments(tmp_path)]
+    assert (find(opened, KEYS)[0] < 0).nonzero().squeeze(1).tolist() == list(range(20))
 
 
 def test_what_is_open_survives_removal(tmp_path: Path) -> None:

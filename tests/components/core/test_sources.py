@@ -123,6 +123,15 @@ def test_a_manifest_may_hold_the_records_themselves(kind: str, tmp_path: Path) -
     check_source(str(path))
 
 
+def test_records_are_read_by_their_uri_alone(tmp_path: Path) -> None:
+    """A row of a manifest, or a file, is found again by the uri that it was listed with."""
+    path = tmp_path / "m.csv"
+    path.write_text("text,label\nfine,up\ndull,down\n")
+    (tmp_path / "one.txt").write_text("one")
+    uris = [f"{path}#row=2", str(tmp_path / "one.txt")]
+    assert [sources.reader(uris)(uri) for uri in uris] == [b"dull", b"one"]
+
+
 def test_inline_records_of_other_kinds(tmp_path: Path) -> None:
     """Bytes stay bytes; lists and objects become canonical JSON, in records and in labels; nothing is empty."""
     path = tmp_path / "m.parquet"

@@ -68,6 +68,26 @@ def test_same_seed_same_weights() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
+def test_stopping_keeps_the_best_so_far() -> None:
+    """Training that is told to stop ends before the next epoch, with the best epoch's weights in the network."""
+    asked: list[float] = []
+
+    def stop(seconds: float) -> bool:
+        asked.append(seconds)
+        return len(asked) == 3
+
+    network = tiny()
+    history = train(network, rate=3.0, epochs=8, stop=stop)
+    assert asked == [figures["seconds"] for figures in history]
+    assert len(history) == 3
+    best = min(history, key=lambda figures: figures["loss"])
+    outputs = outputs_of(network, 0, POINTS, torch.device("cpu"))
+    assert validate(outputs, TARGETS)["loss"] == pytest.approx(best["loss"], abs=1e-6)
+    asked.clear()
+    assert len(train(tiny(), epochs=2, stop=stop)) == 2
+    assert len(asked) == 1  # after the last epoch there is nothing to stop
+
+
 def test_best_weights_are_kept() -> None:
     """The network ends with the weights of the epoch with the lowest validation loss, which is marked."""
     network = tiny()

@@ -6,6 +6,7 @@ import pytest
 
 from components.core import ledger, tracking
 from components.core.contestants import contestant
+from components.core.costs import money
 from components.core.phases import open_data
 from components.core.worth import costs, timeline
 from tests.plain import PlainRun
@@ -19,6 +20,14 @@ def test_costs_are_those_of_the_steps_in_order(toy_run: PlainRun) -> None:
     assert names[:2] == ["detect_changes", "prepare_data"]
     assert {"search", "train_head", "fine_tune", "evaluate"} <= set(names)
     assert {cost["step"]: cost["seconds"] for cost in found} == pytest.approx(toy_run.result["steps"])
+
+
+def test_costs_have_a_price_where_one_is_known(toy_run: PlainRun) -> None:
+    """Each step has its share of the price, in the currency given."""
+    settings = toy_run.settings.model_copy(update={"price_per_hour": 36.0, "currency": "EUR"})
+    for cost in costs(tracking.StepRun("evaluate", toy_run.run_key, settings, "", "")):
+        assert cost["amount"] == money(cost["seconds"] / 100, "EUR")
+    assert {cost["amount"] for cost in costs(tracking.StepRun("e", toy_run.run_key, toy_run.settings, "", ""))} == {""}
 
 
 def test_champions_are_measured_on_todays_rows(toy_home: PlainRun) -> None:

@@ -17,6 +17,7 @@ from components.core.network import Network
 from components.core.settings import Settings
 from components.prepare_data import prepare
 from components.tasks import load_task, text_classification
+from tests.pipelines.command import call
 from tests.text_models import save_model
 
 GOOD, BAD = ("good", "fine"), ("bad", "dull")
@@ -188,7 +189,13 @@ def test_the_simple_model_answers_the_test_rows(models: Mapping[str, Path], tmp_
     assert sum(answers["probabilities"][0].values()) == pytest.approx(1.0)
 
 
-def test_the_whole_way(models: Mapping[str, Path], tracked_home: Path, tmp_path: Path) -> None:
+def test_the_whole_way(
+    models: Mapping[str, Path],
+    tracked_home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """From JSON lines to a champion whose artifact needs only its own requirements, and a report with the mistakes."""
     from components.core.checkpoints import load_checkpoint
     from tests.plain import run_steps
@@ -204,4 +211,6 @@ def test_the_whole_way(models: Mapping[str, Path], tracked_home: Path, tmp_path:
     assert "TF-IDF with logistic regression" in page
     network, facts = load_checkpoint(tmp_path / "artifacts/tuned")
     assert facts["settings"]["backbone"] == ""
+    answer = call(capsys, monkeypatch, "predict", "--model", "films", "--text", "good fine", "--text", "dull", "--json")
+    assert [row["label"] for row in json.loads(answer.out)["predictions"]] == ["up", "down"]
     assert network.preprocessing["max_length"] == 16

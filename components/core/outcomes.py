@@ -1,0 +1,75 @@
+"""How the runs of a model ended: what a monitor asks. It only reads, and makes no experiment by asking."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from components.core import deadlines, inputs, ledger, registry, tracking
+
+Status = Literal["succeeded", "skipped", "failed", "running", "none"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A model's last run that has ended, its last one that did well, and who is champion; times in Unix seconds."""
+
+    model: str
+    status: Status = "none"  # of the last run that has ended; running where the first one has not
+    reason: str = ""
+    run_id: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+    running: bool = False  # whether a run is under way, or was killed and not closed yet
+    succeeded: float = 0.0  # end of the last run that succeeded or was skipped; 0: never
+    seconds: float = 0.0  # of work in the last run that has ended
+    cut: bool = False  # whether a deadline cut that one short
+    champion: str = ""
+    pending: str = ""
+    accuracy: float | None = None  # of the champion, when it was evaluated
+
+    def age(self, now: float) -> float | None:
+        """Seconds since the last run that did well; None if there is none."""
+        return now - self.succeeded if self.succeeded else None
+
+    def stale(self, now: float, allowed: float) -> bool:
+        """Whether no run has done well for longer than `allowed` seconds."""
+        age = self.age(now)
+        return age is None or age > allowed
+
+
+def models() -> list[str]:
+    """Names of all models that have a version or a run."""
+    return sorted({str(facts["name"]) for facts in registry.models()} | set(tracking.models_with_runs()))
+
+
+def of(model: str) -> Outcome:
+    """How the model's last runs ended; `none` where there are none."""
+    aliases = registry.aliases(model)
+    champion = aliases.get(ledger.CHAMPION, "")
+    facts: dict[str, Any] = {"champion": champion, "pending": aliases.get(ledger.PENDING, "")}
+    if champion:
+        accuracy = registry.tags(model, champion).get("thawline.accuracy")
+        facts["accuracy"] = float(accuracy) if accuracy else None
+    running = tracking.last_pipeline_run(model, "attributes.status = 'RUNNING'")
+    good = tracking.last_pipeline_run(model, "attributes.status = 'FINISHED'")
+    last = tracking.last_pipeline_run(model, "attributes.status != 'RUNNING'")
+    if good:
+        facts["succeeded"] = good.info.end_time / 1000
+    newest = last or running
+    if newest is None:
+        return Outcome(model, **facts)
+    tags = newest.data.tags
+    failed = newest.info.status != "FINISHED"
+    skipped = tags.get(inputs.SKIPPED) == "true"
+    status: Status = "running" if last is None else "failed" if failed else "skipped" if skipped else "succeeded"
+    return Outcome(
+        model,
+        status=status,
+        reason=tags.get("thawline.failure" if failed else "thawline.decision", ""),
+        run_id=newest.info.run_id,
+        started=newest.info.start_time / 1000,
+        ended=(newest.info.end_time or 0) / 1000,
+        running=bool(running and (last is None or running.info.start_time > last.info.start_time)),
+        seconds=newest.data.metrics.get("cost_seconds", 0.0),
+        cut=bool(deadlines.cuts(tags)),
+        **facts,
+    )

@@ -1,0 +1,237 @@
+"""`thawline submit` against a server that keeps what Kubeflow keeps."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.settings import Settings
+from pipelines import kubeflow as client_side
+from pipelines import submit
+from tests import kubeflow
+from tests.kubeflow import Kubeflow, script, task
+from tests.pipelines.command import Answer, call, is_one_sentence
+
+START = datetime(2026, 3, 2, 2, tzinfo=UTC)
+
+
+def at(seconds: int) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def server(kubeflow_server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> Kubeflow:
+    """A Kubeflow that the command finds by its environment; nothing is waited for."""
+    monkeypatch.setattr(submit, "POLL", 0.01)
+    return kubeflow_server
+
+
+@pytest.fixture
+def submitted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: Kubeflow) -> Any:
+    def run(*arguments: str) -> Answer:
+        return call(capsys, monkeypatch, "submit", "s3://bucket/stamps", *arguments)
+
+    return run
+
+
+def test_a_run_is_submitted(submitted: Any, server: Kubeflow) -> None:
+    """The DAG is uploaded as a version that bears its digest, and run with the source, the settings and a key."""
+    answer = submitted(
+        "--trials", "8", "--model", "stamps", "--env", "MLFLOW_TRACKING_URI=http://mlflow:5000", "--json"
+    )
+    assert answer.status == 0, answer.err
+    said = json.loads(answer.out)
+    [run], [version] = server.runs.values(), server.versions.values()
+    assert (said["status"], said["kubeflow_run_id"], said["run_key"]) == (
+        "submitted",
+        run.run_id,
+        run.runtime_config.parameters["run_key"],
+    )
+    assert said["kubeflow"] == f"{server.host}/#/runs/details/{run.run_id}"
+    assert run.runtime_config.parameters["source"] == "s3://bucket/stamps"
+    assert Settings.from_json(run.runtime_config.parameters["settings"]) == Settings(model="stamps", trials=8)
+    assert run.pipeline_version_reference.pipeline_version_id == version.pipeline_version_id
+    assert version.description.removeprefix("sha256 ").startswith(version.display_name.removeprefix("thawline-"))
+    assert [e.display_name for e in server.experiments.values()] == ["stamps"]
+
+
+def test_a_version_is_uploaded_once(submitted: Any, server: Kubeflow) -> None:
+    """The same DAG is run again without an upload; other options of the pods are another version of one pipeline."""
+    said = [json.loads(submitted("--json", *more).out) for more in ((), ("--trials", "3"), ("--retries", "0"))]
+    assert said[0]["version_id"] == said[1]["version_id"] != said[2]["version_id"]
+    assert len(server.versions) == 2
+    assert len(server.pipelines) == 1
+    assert len(server.runs) == 3
+
+
+def test_the_config_file_holds_settings_and_pods(submitted: Any, server: Kubeflow, tmp_path: Path) -> None:
+    """One YAML file gives the settings and the options of the pods; a name that is neither is named."""
+    file = tmp_path / "weekly.yaml"
+    file.write_text(
+        "trials: 5\nmemory:\n  fine_tune: 32Gi\nsecret-env: ['mlflow:password']\nservice-account: trainer\n"
+    )
+    assert submitted("--config", str(file)).status == 0
+    [run], [package] = server.runs.values(), server.packages.values()
+    assert Settings.from_json(run.runtime_config.parameters["settings"]).trials == 5
+    assert run.service_account == "trainer"
+    assert "32Gi" in package
+    file.write_text("trails: 5\n")
+    answer = submitted("--config", str(file))
+    assert (answer.status, "'trails'" in answer.err) == (2, True)
+
+
+def test_waiting_shows_the_steps(submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --wait each step's begin and end is a line, drivers and loops are not, and the status is the run's."""
+    half = [task("root-driver", "SUCCEEDED", at(0), at(1)), task("detect-changes", "RUNNING", at(1))]
+    search = [task("search", "SUCCEEDED", at(9), at(20)), task("search", "RUNNING", at(9))]
+    more = [task("detect-changes", "SUCCEEDED", at(1), at(4)), task("workers", "RUNNING", at(8)), *search]
+    ended = [
+        *more[:1],
+        *(task("search", "SUCCEEDED", at(9), at(n)) for n in (20, 40)),
+        task("evaluate-2", "SUCCEEDED", at(41), at(50)),
+    ]
+    looks = (("RUNNING", half), ("RUNNING", more), ("SUCCEEDED", ended))
+    _script_the_next_run(server, looks, monkeypatch)
+    answer = submitted("--wait", "--json")
+    assert answer.status == 0, answer.err
+    assert json.loads(answer.out)["status"] == "succeeded"
+    lines = [" ".join(line.split()) for line in answer.err.splitlines()[3:]]
+    assert lines == [
+        "detect_changes started",
+        "detect_changes finished in 3.0 s",
+        "search started",
+        "search finished in 31.0 s",
+        "evaluate started",
+        "evaluate finished in 9.0 s",
+    ]
+
+
+def test_a_failed_run_fails_the_command(submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --wait a run that failed ends the command with status 1, a sentence and the address of its page."""
+    failed = [task("detect-changes", "SUCCEEDED", at(1), at(4)), task("prepare-data", "FAILED", at(4), at(9))]
+    _script_the_next_run(server, (("FAILED", failed),), monkeypatch)
+    answer = submitted("--wait")
+    assert answer.status == 1
+    assert "prepare_data  failed in 5.0 s" in answer.err
+    [run] = server.runs
+    assert answer.err.splitlines()[-1].startswith("Error: ")
+    assert f"{server.host}/#/runs/details/{run}" in answer.err.splitlines()[-1]
+
+
+def test_the_result_is_read_from_mlflow(
+    submitted: Any, server: Kubeflow, whole: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where MLflow is known here, the result is the run's own, with version, metrics and the page in MLflow."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{whole.home / 'mlflow.db'}")
+    [key] = [path.parent.name for path in (whole.home / "runs").glob("*/result.json")]
+    monkeypatch.setattr("components.core.runs.new_run_key", lambda: key)
+    _script_the_next_run(server, (("SUCCEEDED", []),), monkeypatch)
+    answer = submitted("--wait", "--model", "toy", "--json")
+    said = json.loads(answer.out)
+    assert {name: said[name] for name in ("version", "promoted", "metrics", "mlflow_run_id")} == {
+        name: whole.result[name] for name in ("version", "promoted", "metrics", "mlflow_run_id")
+    }
+
+
+def test_a_moment_without_an_answer_is_waited_out(
+    submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting goes on over a few answers that say 500."""
+    _script_the_next_run(server, (("SUCCEEDED", []),), monkeypatch)
+    left = iter([True] * 3)
+    server.trouble = lambda method, path: (
+        (500, "upstream") if method == "GET" and path.startswith("/runs/") and next(left, False) else None
+    )
+    assert submitted("--wait").status == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "exit_status", "wanted"),
+    [
+        (401, "Request not authenticated", 2, "KFP_EXISTING_TOKEN"),
+        (403, "User can't create runs", 2, "--namespace"),
+        (404, "Experiment not found", 1, "--host"),
+        (409, "Already exist", 1, "try again"),
+        (500, "Internal Server Error", 1, "ml-pipeline"),
+    ],
+)
+def test_a_refusal_is_one_sentence(
+    status: int, message: str, exit_status: int, wanted: str, submitted: Any, server: Kubeflow
+) -> None:
+    """What Kubeflow refuses is one line with what it says and what mends it."""
+    server.trouble = lambda method, path: (status, message) if (method, path) == ("POST", "/runs") else None
+    answer = submitted("--env", "MLFLOW_TRACKING_URI=http://mlflow:5000")
+    assert answer.status == exit_status
+    *_, last = answer.err.splitlines()
+    assert f"refused ({status}): {message}." in last
+    assert wanted in last
+    assert "Traceback" not in answer.err
+
+
+def test_a_token_is_taken_from_the_environment(
+    submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing token is said at once, without five tries; with it in the environment the run starts."""
+    server.token = "a valid one"  # noqa: S105 - a test's
+    answer = submitted()
+    assert (answer.status, server.calls) == (2, ["GET /healthz"])
+    assert is_one_sentence(answer)
+    monkeypatch.setenv("KFP_EXISTING_TOKEN", "a valid one")
+    assert submitted().status == 0
+
+
+def test_a_server_that_is_not_there_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    """Nothing at the address, or no address at all, is one sentence."""
+    for host, wanted in (("http://127.0.0.1:9", 1), ("kubeflow", 2)):
+        answer = call(capsys, monkeypatch, "submit", "s3://bucket/stamps", "--host", host)
+        assert answer.status == wanted
+        assert is_one_sentence(answer)
+        assert host in answer.err
+
+
+def test_a_slow_server_is_said(submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not answer in time is one sentence."""
+    monkeypatch.setattr(client_side, "TIMEOUT", (1, 0.2))
+    server.slow = 1.0
+    answer = submitted()
+    assert answer.status == 1
+    assert is_one_sentence(answer)
+    assert "did not answer" in answer.err
+
+
+def test_a_local_folder_is_refused_before_anything_is_sent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: Kubeflow
+) -> None:
+    """A folder of this machine is refused without a word to the server, in JSON too."""
+    answer = call(capsys, monkeypatch, "submit", "photos", "--json")
+    assert answer.status == 2
+    assert "photos" in json.loads(answer.out)["reason"]
+    assert server.calls == []
+
+
+def test_an_unknown_field_is_refused() -> None:
+    """The server of these tests refuses what the real one does not know."""
+    with pytest.raises(kubeflow.Refused, match="runtime_confg"):
+        kubeflow.read({"display_name": "x", "runtime_confg": {}}, "V2beta1Run")
+    with pytest.raises(kubeflow.Refused, match="crom"):
+        kubeflow.read({"trigger": {"cron_schedule": {"crom": "* * * * * *"}}}, "V2beta1RecurringRun")
+
+
+def _script_the_next_run(server: Kubeflow, looks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let looks at the run that is submitted next see these states."""
+    make = kubeflow.read
+
+    def read(body: Any, kind: str) -> Any:
+        made = make(body, kind)
+        if kind == "V2beta1Run":
+            known = kubeflow.new_id
+            identity = known()
+            monkeypatch.setattr(kubeflow, "new_id", lambda: identity)
+            server.scripts[identity] = script(made, *looks)
+        return made
+
+    monkeypatch.setattr(kubeflow, "read", read)
