@@ -76,6 +76,10 @@ def evaluate(
         _refuse_leak(data, challenger)
         training = Counter(data.examples.labels(data.rows["train"]))
         evaluation = data.task.evaluate(challenger.answers, labels, facts["classes"], training)
+        if reference := data.task.reference(data.examples):
+            name, answers = reference
+            figures_ = data.task.evaluate(answers, labels, facts["classes"], training).metrics
+            evaluation = replace(evaluation, reference_name=name, reference=figures_)
         decision, champion = _decide(data, run, evaluation, challenger)
         insight = examine(data, champion.trained_on if champion else None, run.note, run.progress)
         page = _page(run, data, facts, evaluation, decision, calibration, trials, insight)
@@ -230,6 +234,7 @@ def _log(
         for end, v in zip(("low", "high"), pair, strict=True)
     }
     baseline = {f"baseline_{name}": value for name, value in evaluation.baseline.items()}
+    baseline |= {f"reference_{name}": value for name, value in evaluation.reference.items()}
     for pipeline in (False, True):
         run.metrics({**evaluation.metrics, **bounds, **baseline}, pipeline=pipeline)
     run.tags(

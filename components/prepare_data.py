@@ -19,6 +19,7 @@ from components.core.assignments import Checked, assign_examples, write_label_ch
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import (
     START,
+    Examples,
     Location,
     Rejected,
     ShardWriter,
@@ -32,6 +33,7 @@ from components.core.fingerprints import Fingerprint, Mark
 from components.core.lineage import Lineage, read_lineage, write_lineage
 from components.core.runs import write_text
 from components.core.settings import Settings, canonical_json
+from components.core.task_options import parse_options
 from components.tasks import Task, load_task
 
 if TYPE_CHECKING:
@@ -129,10 +131,11 @@ def _check_network(settings: Settings, start: Path) -> str:
             f"--gate-metric {settings.gate_metric!r} is none that {settings.task} can decide by.",
             f"Use one of: {', '.join(task.gate_metrics)}.",
         )
+    parse_options(settings, task.Options)
     network = task.build(settings, ["", ""], 0.0)  # the classes don't matter to the weights
     if (thaw := settings.defaults().thaw) > len(network.stages):
         raise InputError(
-            f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone}.",
+            f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone or task.backbone}.",
             f"Thaw at most {len(network.stages)}.",
         )
     if start.exists():
@@ -142,6 +145,8 @@ def _check_network(settings: Settings, start: Path) -> str:
 
 def _note(run: "tracking.StepRun", info: Mapping[str, Any]) -> None:
     """Say what a reader should not miss."""
+    if info["note"]:
+        run.note(info["note"])
     if info["set_aside"]:
         run.note(f"{info['set_aside']} examples set aside: they belong to examples of two splits")
     if info["label_changes"]:
@@ -234,14 +239,15 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     write_index(dataset, assigned.examples)
     write_lineage(dataset / "assignments.parquet", assigned.lineage)
     write_label_changes(dataset / "label_changes.parquet", assigned.label_changes)
-    labels = {example.id: example.label for example in assigned.examples}
+    names = [example.label for example in assigned.examples]
+    strata = dict(zip((example.id for example in assigned.examples), task.strata(names), strict=True))
     info = {
-        "classes": sorted(set(labels.values())),
+        "classes": task.class_names(names),
         "digest": dataset_digest(assigned.examples),
         "data_digest": fingerprints.data_digest(checked.fingerprints),
         "salt": lineage.salt,
         "number": lineage.datasets,
-        "counts": splits.count({example.id: example.split for example in assigned.examples}, labels),
+        "counts": splits.count({example.id: example.split for example in assigned.examples}, strata),
         "examples": len(assigned.examples),
         "duplicates": sum(len(some.copies) - 1 for some in usable.values()),
         "near_duplicates": sum(example.group.startswith("near ") for example in assigned.examples),
@@ -252,6 +258,8 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
         "source": source,
         "lineage": settings.model,
     }
+    write_text(dataset / "dataset.json", canonical_json(info))
+    info["options"], info["note"] = task.measure(settings, Examples(dataset))
     write_text(dataset / "dataset.json", canonical_json(info))
     return info
 

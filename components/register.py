@@ -6,6 +6,7 @@ from pathlib import Path
 
 from components.core import archives, deadlines, inputs, ledger, registry, revision, tracking
 from components.core.checkpoints import read_facts
+from components.tasks import load_task
 
 
 def register(
@@ -76,7 +77,7 @@ def _origin(run: tracking.StepRun) -> dict[str, str]:
     """What a version's tags say of the run that it comes from."""
     evaluated = tracking.client().get_run(run.pipeline_id).data
     return {
-        "thawline.backbone": run.settings.backbone,
+        "thawline.backbone": run.settings.backbone or load_task(run.settings.task).backbone,
         "thawline.code_revision": revision.code_revision(),
         "thawline.settings_digest": run.settings.digest(),
         "thawline.run_key": run.run_key,

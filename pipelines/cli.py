@@ -141,17 +141,23 @@ def compile_(
     Console(stderr=True).print(f"Wrote {output}", highlight=False)
 
 
-@app.command(epilog="Example: thawline predict --model stamps@champion photo.jpg")
+@app.command(
+    epilog="Examples: thawline predict --model stamps@champion photo.jpg; thawline predict --model mood --text 'Fine!'"
+)
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="Files to answer, one record each.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="Files to answer, one record each.")] = None,
     *,
+    text: Annotated[list[str] | None, typer.Option(help="A record to answer, given here; several times.")] = None,
     model: Annotated[str, typer.Option(help="NAME, NAME@alias or NAME/version; the alias is champion if not given.")],
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer files with a model of the registry."""
+    """Answer files with a model of the registry, or text that is given here."""
     use_home(home, tracking_uri)
+    files, said = files or [], text or []
+    if not files and not said:
+        raise InputError("There is nothing to answer.", "Give the paths of files, or --text.")
     name, _, wanted = model.replace("/", "@").partition("@")
     check_model(name)
     missing = [path for path in files if not path.is_file()]
@@ -163,13 +169,16 @@ def predict(
     with tempfile.TemporaryDirectory() as folder:
         path, version = registry.fetch(name, wanted or "champion", Path(folder))
         served = tracking.load_pyfunc(path)
-        found = _answers(served, files)
-    rows = [{"file": str(p), **row} for p, row in zip(files, found, strict=True)]
+        found = _answers(served, [*files, *said])
+    asked = [*({"file": str(path)} for path in files), *({"text": line} for line in said)]
+    rows = [{**record, **row} for record, row in zip(asked, found, strict=True)]
     if as_json:
         sys.stdout.write(json.dumps({"model": name, "version": version, "predictions": rows}) + "\n")
         return
     for row in rows:
-        sys.stdout.write(f"{row['file']}\t{row['label']}\t{max(row['probabilities'].values()):.3f}\n")
+        sys.stdout.write(
+            f"{row.get('file') or row['text']}\t{row['label']}\t{max(row['probabilities'].values()):.3f}\n"
+        )
 
 
 @app.command()
@@ -247,24 +256,27 @@ def _checked(options: dict[str, Any], config: Path | None, source: str, run_key:
     return settings
 
 
-def _answers(served: Any, files: Sequence[Path]) -> list[dict[str, Any]]:  # noqa: ANN401 - mlflow publishes no types
+def _answers(served: Any, records: Sequence[Path | str]) -> list[dict[str, Any]]:  # noqa: ANN401 - mlflow's, untyped
     from components.core.serving import answers
 
     column = served.metadata.get_input_schema().input_names()[0]
 
-    def ask(some: Sequence[Path]) -> list[dict[str, Any]]:
-        found = answers(served, column, len(some), lambda a, b: [path.read_bytes() for path in some[a:b]])
+    def ask(some: Sequence[Path | str]) -> list[dict[str, Any]]:
+        found = answers(served, column, len(some), lambda a, b: [content(record) for record in some[a:b]])
         return found.to_dict("records")  # type: ignore[return-value]  # pandas types the keys as Hashable
 
+    def content(record: Path | str) -> bytes:
+        return record.encode() if isinstance(record, str) else record.read_bytes()
+
     try:
-        return ask(files)
+        return ask(records)
     except ValueError:  # one by one, to name the file
-        for path in files:
+        for record in records:
             try:
-                ask([path])
+                ask([record])
             except ValueError as error:
                 raise InputError(
-                    f"{path} can't be answered: {error}.", "Give files of the kind the model takes."
+                    f"{str(record)!r} can't be answered: {error}.", "Give records of the kind the model takes."
                 ) from None
         raise
 

@@ -33,7 +33,7 @@ def fetch_demo(target: Path) -> int:
     """
     if not target.exists():
         with tempfile.TemporaryDirectory(prefix="thawline-demo-") as folder:
-            stamps = _extract(Path(folder)) / "usr/share/tuxpaint/stamps"
+            stamps = extract(PACKAGE, Path(folder)) / "usr/share/tuxpaint/stamps"
             part = target.with_name(f".{target.name}.part")  # complete or absent, also after a kill
             shutil.rmtree(part, ignore_errors=True)
             for name, sources in CLASSES.items():
@@ -46,23 +46,28 @@ def fetch_demo(target: Path) -> int:
     return len(list(target.glob("*/*.png")))
 
 
-def _extract(folder: Path) -> Path:
+def extract(package: str, folder: Path) -> Path:
+    """Fetch a Debian package into `folder` without installing it; return the folder of its files.
+
+    Raises:
+        InputError: It can't be fetched.
+    """
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise InputError(
-            f"The demo photos come in the Debian package {PACKAGE}, and there is no apt-get here.",
+            f"The data come in the Debian package {package}, and there is no apt-get here.",
             "Run on Debian or Ubuntu, or point `thawline run` to a folder of your own.",
         )
     folder.chmod(0o755)
-    fetch = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", PACKAGE]
+    fetch = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package]
     if _fails(fetch, folder):
         _fails(["apt-get", "update", "-qq"], folder)
         if reason := _fails(fetch, folder):
             raise InputError(
-                f"The Debian package {PACKAGE} could not be fetched ({reason}).",
+                f"The Debian package {package} could not be fetched ({reason}).",
                 "Run `apt-get update` as root and try again, or point `thawline run` to a folder of your own.",
             )
-    package = next(folder.glob("*.deb"))
-    subprocess.run([shutil.which("dpkg-deb") or "", "-x", str(package), str(folder / "x")], check=True)
+    archive = next(folder.glob(f"{package}_*.deb"))
+    subprocess.run([shutil.which("dpkg-deb") or "", "-x", str(archive), str(folder / "x")], check=True)
     return folder / "x"
 
 

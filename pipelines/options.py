@@ -68,6 +68,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def _plain(annotation: Any) -> Any:  # noqa: ANN401 - a type
     """The type without None."""
+    if typing.get_origin(annotation) is dict:
+        return list[str]  # NAME=VALUE, several times
     return next((a for a in typing.get_args(annotation) if a in (int, float)), annotation)
 
 
@@ -78,7 +80,7 @@ def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Setti
         InputError: A name or a value is not allowed, or the file can't be read.
     """
     given = {n: v for n, v in (read_config(config) if config else {}).items() if n not in Cluster.model_fields}
-    given |= {name: value for name, value in options.items() if value is not None}
+    given |= {name: value for name, value in options.items() if value not in (None, [])}
     given.setdefault("model", model_name(source))
     try:
         return Settings.model_validate(given)

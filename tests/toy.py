@@ -8,31 +8,50 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.core.classification import calibrate, class_weights, loss, mixup, targets, validate
+from components.core.classification import (
+    calibrate,
+    class_names,
+    class_weights,
+    loss,
+    measure,
+    mixup,
+    reference,
+    strata,
+    targets,
+    validate,
+)
 from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
 from components.core.errors import RejectedRecord
 from components.core.network import Network
 from components.core.settings import Settings
+from components.core.task_options import NoOptions
 from components.core.weights import state_digest
 from tests.toy_serving import answers
 
 __all__ = [
     "answers",
     "calibrate",
+    "class_names",
     "class_weights",
     "evaluate",
     "gate_features",
     "gate_figure",
     "loss",
+    "measure",
+    "reference",
     "scores",
+    "strata",
     "targets",
     "validate",
 ]
 
 metric = "accuracy"
 gate_metrics = GATE_METRICS
+backbone = "tanh"
+Options = NoOptions
 split_by = "hash"
 input_name = "point"
+serving_requirements = ()
 serving_code = Path(__file__).with_name("toy_serving.py")
 
 
@@ -54,6 +73,10 @@ def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network
         stages = [nn.Sequential(nn.Linear(i, 8), nn.Tanh()) for i in (2, 8, 8)]
     head = nn.Sequential(nn.Dropout(dropout), nn.Linear(8, len(classes)))
     return Network(stages, head, {"scale": 1.0}, state_digest(nn.ModuleList(stages).state_dict()))
+
+
+def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
+    return build(settings, facts["classes"], facts["hyperparameters"]["dropout"])
 
 
 def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> Tensor:

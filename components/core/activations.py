@@ -71,6 +71,7 @@ def spaces(network: Network, precision: str) -> list[Path]:
         "computed": str(first.dtype),
         "device": first.device.type,  # a GPU computes in half precision
         "libraries": {name: version(name) for name in ("thawline", "torch", "torchvision", "timm", "pillow")},
+        **({"config": network.config} if network.config else {}),
     }
     keys = [digest([common, texts[:line], stages[:line]])[:32] for line in range(len(stages) + 1)]
     return [store() / key for key in keys]

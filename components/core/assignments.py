@@ -75,7 +75,7 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
         known = {id_: member.split for id_, member in lineage.members.items()}
         assigned = splits.assign(
             list(labels),
-            list(labels.values()),
+            task.strata([*labels.values()]),
             lineage.salt,
             known | {f"group {name}": split for name, split in grouped.splits.items()},
             [grouped.groups[record.id] for record in usable],
@@ -87,7 +87,7 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
         for record in usable
         if counted[record.id] != labels[record.id]
     ]
-    _check(assigned, counted, waiting)
+    _check(assigned, dict(zip(counted, task.strata([*counted.values()]), strict=True)), waiting)
     examples = [
         Example(
             id_,
@@ -153,9 +153,9 @@ def _locked(labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lin
     }
 
 
-def _check(assigned: Mapping[str, str], labels: Mapping[str, str], waiting: Sequence[LabelChange]) -> None:
+def _check(assigned: Mapping[str, str], strata: Mapping[str, str], waiting: Sequence[LabelChange]) -> None:
     try:
-        splits.check_classes(assigned, labels)
+        splits.check_classes(assigned, strata)
     except InputError as error:
         if not waiting:
             raise

@@ -41,6 +41,7 @@ def save_checkpoint(
         "classes": classes,
         "preprocessing": network.preprocessing,
         "weights_digest": network.weights_digest,
+        "config": network.config,
         "stage_digests": [*digests, state_digest(network.head.state_dict())],
         **facts,
     }
@@ -104,9 +105,9 @@ def load_checkpoint(folder: Path) -> tuple[Network, dict[str, Any]]:
     """
     facts = read_facts(folder)
     settings = Settings.model_validate(facts["settings"])
-    bare = settings.model_copy(update={"weights": "none", "image_size": facts["preprocessing"].get("size", 0)})
-    network = load_task(settings.task).build(bare, facts["classes"], facts["hyperparameters"]["dropout"])
+    network = load_task(settings.task).rebuild(settings, facts)
     network.preprocessing = facts["preprocessing"]
     network.weights_digest = facts["weights_digest"]
+    network.config = facts.get("config", {})
     network.load_state_dict(load_file(folder / WEIGHTS))
     return network, facts

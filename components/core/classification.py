@@ -1,17 +1,52 @@
-"""What all classification tasks share: targets, loss, mixing, validation figures, temperature."""
+"""What all classification tasks share: head, targets, loss, mixing, validation figures, temperature."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from scipy import optimize
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
+from components.core.examples import Examples
 from components.core.network import Pytree
+from components.core.settings import Settings
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.1, 10.0
+
+
+def strata(labels: Sequence[str]) -> list[str]:
+    """Each label is a class, so splits are stratified by it."""
+    return list(labels)
+
+
+def class_names(labels: Sequence[str]) -> list[str]:
+    """The classes in the order of the outputs."""
+    return sorted(set(labels))
+
+
+def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
+    """Nothing: the data decide no option of a task that has none."""
+    del settings, examples
+    return {}, ""
+
+
+def reference(examples: Examples) -> None:
+    """No simple model to compare with."""
+    del examples
+
+
+def new_head(kind: str, features: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:
+    """A head on features[B, F]: `linear`, or `mlp`, the classic `Linear - ReLU - Dropout - Linear`."""
+    if kind == "linear":
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
+    return nn.Sequential(
+        nn.Linear(features, hidden),
+        nn.ReLU(),  # not in place: its input may be a kept activation
+        nn.Dropout(dropout),
+        nn.Linear(hidden, classes),
+    )
 
 
 def targets(labels: Sequence[str], classes: Sequence[str]) -> Tensor:

@@ -56,22 +56,23 @@ def drift_of_new(
     task, generator = load_task(settings.task), np.random.default_rng(settings.seed)
     sides = [sorted(rows.keys() & prints.keys()), sorted(rows.keys() - prints.keys() - known)]
     old, new = ([side[i] for i in generator.permutation(len(side))[:MOST]] for side in sides)
-    new_prints = _usable([rows[id_] for id_ in new], task)
+    read = sources.reader({rows[id_].uri for id_ in (*old, *new)})
+    new_prints = _usable([rows[id_] for id_ in new], task, read)
     new = [id_ for id_ in new if id_ in new_prints]
     if min(len(old), len(new)) < LEAST:
         return None
     ids = [*old, *new]
-    features = _features(ids, {id_: rows[id_].uri for id_ in ids}, settings, task, say, progress)
+    features = _features(ids, lambda id_: read(rows[id_].uri), settings, task, say, progress)
     groups = _groups(ids, rows, prints | new_prints, settings, task)
     return drift(features[: len(old)], features[len(old) :], groups, settings.seed)
 
 
-def _usable(rows: Sequence[Fingerprint], task: Task) -> dict[str, str]:
+def _usable(rows: Sequence[Fingerprint], task: Task, read: Callable[[str], bytes]) -> dict[str, str]:
     """Fingerprints of the records that the task can use, by id."""
     found = {}
     for row in rows:
         try:
-            found[row.sha256] = str(task.check(sources.read(row.uri)).get("fingerprint", ""))
+            found[row.sha256] = str(task.check(read(row.uri)).get("fingerprint", ""))
         except RejectedRecord:
             continue
     return found
@@ -79,7 +80,7 @@ def _usable(rows: Sequence[Fingerprint], task: Task) -> dict[str, str]:
 
 def _features(
     ids: Sequence[str],
-    uris: Mapping[str, str],
+    read: Callable[[str], bytes],
     settings: Settings,
     task: Task,
     say: Callable[[str], None],
@@ -90,7 +91,7 @@ def _features(
     line = len(network.stages)
 
     def encode(positions: Sequence[int]) -> Pytree:
-        return task.encode([sources.read(uris[ids[i]]) for i in positions], network.preprocessing)
+        return task.encode([read(ids[i]) for i in positions], network.preprocessing)
 
     wanted = Wanted([row_key(id_) for id_ in ids], encode)
     uses = 2.0  # here, and by the training to come

@@ -25,6 +25,8 @@ class Evaluation:
     metrics: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]  # 95 %, for each headline number
     baseline: Mapping[str, float]  # the same metrics of the trivial model
+    reference: Mapping[str, float] = field(default_factory=dict, kw_only=True)  # of a simple model of these data
+    reference_name: str = field(default="", kw_only=True)
     lower_bound: float  # exact 95 % lower bound of the task's metric
     per_class: pd.DataFrame | None = None  # class, support, precision, recall, f1
     confusion: np.ndarray[Any, Any] | None = None  # counts[true, predicted], in the order of the classes

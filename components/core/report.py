@@ -44,9 +44,9 @@ REJECTED_ROWS = 200  # in the page; the whole table is an artifact of the step
 class ReportData:
     """What the page says.
 
-    `thumbnails` (PNG or JPEG) belong to `evaluation.mistakes` one by one and may be missing; `champion` holds
-    `version`, `accuracy`, `wins`, `losses` and `p`; `rejected` rows hold `uri`, `label` and `reason`; `dataset` is
-    `dataset.json`; `history` and `trials` are as `components.core.figures` takes them.
+    `thumbnails` (PNG or JPEG as bytes, or text) belong to `evaluation.mistakes` one by one and may be missing;
+    `champion` holds `version`, `accuracy`, `wins`, `losses` and `p`; `rejected` rows hold `uri`, `label` and `reason`;
+    `dataset` is `dataset.json`; `history` and `trials` are as `components.core.figures` takes them.
     """
 
     title: str  # the model's name
@@ -60,11 +60,11 @@ class ReportData:
     trials: Sequence[Mapping[str, Any]] = ()
     importances: Mapping[str, float] = field(default_factory=dict)
     rejected: Sequence[Mapping[str, Any]] = ()
-    thumbnails: Sequence[bytes] = ()
+    thumbnails: Sequence[bytes | str] = ()
     drift: Any = None  # share, low, high, new and old, see `frozen_features.Drift`
     suspects: Sequence[Any] = ()  # label, suggested and probability, the surest first
     suspect_count: int = 0
-    suspect_thumbnails: Sequence[bytes] = ()  # of the suspects, one by one; may be missing
+    suspect_thumbnails: Sequence[bytes | str] = ()  # of the suspects, one by one; may be missing
     cut: str = ""  # what a deadline stopped early
     cost: str = ""  # of all steps so far
     # step, seconds, saved (None where nothing is kept), notes and, where there is a price, amount
@@ -130,6 +130,7 @@ def _metric(name: str, evaluation: Evaluation) -> dict[str, Any]:
         "low": _number(low),
         "high": _number(high),
         "baseline": None if baseline is None else _number(baseline),
+        "reference": _number(evaluation.reference[name]) if name in evaluation.reference else None,
         "end": _number(end),
         "at": place(value),
         "from": place(low),
@@ -188,12 +189,17 @@ def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
-def _shown(items: Sequence[Any], said: str, thumbnails: Sequence[bytes]) -> list[dict[str, Any]]:
-    """Mistakes or suspects, each with its picture as a data URI where there is one; `said` names the other label."""
-    pictures = [*map(_data_uri, thumbnails), *[""] * len(items)]
+def _shown(items: Sequence[Any], said: str, thumbnails: Sequence[bytes | str]) -> list[dict[str, Any]]:
+    """Mistakes or suspects, each with its picture as a data URI or its text if there is one; `said`: other label."""
     return [
-        {"label": m.label, "said": getattr(m, said), "percent": round(100 * m.probability), "picture": picture}
-        for m, picture in zip(items, pictures, strict=False)
+        {
+            "label": m.label,
+            "said": getattr(m, said),
+            "percent": round(100 * m.probability),
+            "picture": _data_uri(seen) if isinstance(seen, bytes) else "",
+            "text": seen if isinstance(seen, str) else "",
+        }
+        for m, seen in zip(items, [*thumbnails, *[""] * len(items)], strict=False)
     ]
 
 

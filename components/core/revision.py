@@ -1,8 +1,9 @@
 """Which code and which libraries made a result."""
 
+import contextlib
 import os
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -20,5 +21,9 @@ def code_revision() -> str:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of the libraries that results depend on."""
-    return {name: version(name) for name in ("thawline", "torch", "torchvision", "timm", "optuna", "mlflow")}
+    """Versions of the libraries that results depend on; of the optional ones, those that are here."""
+    found = {name: version(name) for name in ("thawline", "torch", "torchvision", "timm", "optuna", "mlflow")}
+    for name in ("tokenizers", "transformers"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

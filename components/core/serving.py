@@ -62,7 +62,7 @@ def build_served(
         pair = (list(examples) * 2)[:2]
         export_network(network.to("cpu"), task.encode(pair, network.preprocessing), served / "network.pt2")
         shutil.rmtree(folder, ignore_errors=True)
-        tracking.save_pyfunc(folder, CODE, served, task.input_name, pair[0])
+        tracking.save_pyfunc(folder, CODE, served, task.input_name, pair[0], task.serving_requirements)
 
 
 def answers(

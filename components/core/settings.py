@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 # Options that change only how models are compared: with others, evaluation and registration run again.
 GATE = frozenset(
@@ -79,6 +79,9 @@ class Settings(BaseModel):
     SEARCHED: ClassVar[frozenset[str]] = frozenset(Hyperparameters.model_fields)
 
     task: str = Field("image_classification", description="The kind of problem: a module of components/tasks.")
+    option: dict[str, str] = Field(
+        {}, description="An option of the task's own, as NAME=VALUE; may be given several times."
+    )
     model: str = Field(
         "thawline",
         pattern=r"^\w[\w.-]{0,99}$",
@@ -88,11 +91,13 @@ class Settings(BaseModel):
         "auto", description="An accepted version becomes champion at once, or waits for `thawline promote`."
     )
 
-    backbone: str = Field("timm/tf_efficientnet_lite0", description="torchvision/NAME or timm/NAME.")
+    backbone: str = Field(
+        "", description="torchvision/NAME or timm/NAME for pictures, hf/NAME for text; empty: the task's own."
+    )
     weights: str = Field(
         "default",
         description="default, a weight name of the library, FILE.pth, FILE.safetensors, s3://…, "
-        "package:efficientnet-lite0, or none.",
+        "package:efficientnet-lite0, or none. For text a folder, s3://…, package:all-minilm-l6-v2, or none.",
     )
     warm_start: bool = Field(
         default=False, description="Start from the champion's weights; from --weights where there is no champion yet."
@@ -197,7 +202,6 @@ class Settings(BaseModel):
     )
     force: bool = Field(default=False, description="Train although nothing has changed.")
     verify: bool = Field(default=False, description="Read all data to find changes, whatever sizes and times say.")
-
     max_minutes: float = Field(
         0.0, ge=0, description="Minutes from the run's start after which training stops with the best so far; 0: any."
     )
@@ -209,6 +213,19 @@ class Settings(BaseModel):
         "changes",
         description="Where THAWLINE_WEBHOOK_URL is set: tell of every run, of all but skipped ones, or of failed ones.",
     )
+
+    @field_validator("option", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:  # noqa: ANN401 - as pydantic passes it
+        """NAME=VALUE texts of the command line, or a mapping of a config file, as texts by name."""
+        if isinstance(value, list | tuple):
+            pairs = [str(text).partition("=") for text in value]
+            if any(not (name and equals) for name, equals, _ in pairs):
+                raise ValueError("write NAME=VALUE")
+            value = {name: text for name, _, text in pairs}
+        if isinstance(value, dict):
+            return {str(name).strip().replace("-", "_"): str(text).strip() for name, text in value.items()}
+        return value
 
     @model_validator(mode="after")
     def _kept_batches_stay_the_same(self) -> Self:

@@ -1,11 +1,12 @@
 """Raw records with their labels: a folder per class, the same on S3, or a manifest."""
 
 import codecs
+import contextlib
 import csv
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -13,26 +14,32 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from components.core.errors import InputError, RejectedRecord
+from components.core.settings import canonical_json
 
 MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
+ROW = "#row="  # between the manifest and the number of an inline record, from 1
 MAX_BYTES = 100 * 2**20  # of one record: dozens are in memory at once
-COLUMNS = ("uri", "label")
+INLINE = ("text", "content")  # columns that may hold the record itself where there is no column uri
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-_LAYOUT = "Give a folder with one subfolder per class, s3://bucket/prefix of that shape, or a manifest of uri,label."
+_LAYOUT = (
+    "Give a folder with one subfolder per class, s3://bucket/prefix of that shape, or a manifest of uri,label (or "
+    "text,label)."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One raw record as the source lists it, not read yet."""
 
-    uri: str
+    uri: str  # of an inline record, the manifest's with #row=N behind it
     label: str  # empty: missing
     split: str = ""
     group: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     size: int = field(default=-1, compare=False)  # bytes, where listing tells them without another request
     etag: str = field(default="", compare=False)  # of an S3 object, likewise
+    content: bytes | None = field(default=None, repr=False)  # of an inline record
 
 
 def list_entries(source: str) -> Iterator[Entry]:
@@ -81,8 +88,21 @@ def check_source(source: str) -> None:
         )
 
 
+def content(entry: Entry) -> bytes:
+    """The content of one record, wherever it lies.
+
+    Raises:
+        RejectedRecord: It can't be read; the message is the reason.
+    """
+    if entry.content is None:
+        return read(entry.uri)
+    if len(entry.content) > MAX_BYTES:
+        raise _too_large()
+    return entry.content
+
+
 def read(uri: str) -> bytes:
-    """The content of one record.
+    """The content of a file or an object.
 
     Raises:
         RejectedRecord: It can't be read; the message is the reason.
@@ -90,7 +110,6 @@ def read(uri: str) -> bytes:
     """
     if not uri:
         raise RejectedRecord("no uri")
-    too_large = RejectedRecord(f"larger than {MAX_BYTES // 2**20} MB")
     if uri.startswith("s3://"):
         from components.core import storage
 
@@ -99,7 +118,7 @@ def read(uri: str) -> bytes:
         except storage.ObjectError as error:
             raise RejectedRecord(f"unreadable: {error.sentence}") from error
         except ValueError:
-            raise too_large from None
+            raise _too_large() from None
     if "://" in uri:
         raise RejectedRecord(f"unreadable: {uri.partition('://')[0]}:// is not supported")
     try:
@@ -108,7 +127,7 @@ def read(uri: str) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise RejectedRecord("unreadable: not a file")
             if status.st_size > MAX_BYTES:
-                raise too_large
+                raise _too_large()
             return file.read()
     except OSError as error:
         raise RejectedRecord(f"unreadable: {(error.strerror or 'input/output error').lower()}") from error
@@ -119,6 +138,22 @@ def read(uri: str) -> bytes:
 def printable(text: str) -> str:
     """Text that UTF-8 can carry, for tables: a file name may hold bytes that are no text."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def reader(uris: Collection[str]) -> Callable[[str], bytes]:
+    """What reads these records by their uri alone; of a manifest that holds its records, after one pass over it."""
+    manifests = {uri.rpartition(ROW)[0] for uri in uris if uri.rpartition(ROW)[0].lower().endswith(MANIFESTS)}
+    inline = {
+        entry.uri: entry
+        for manifest in sorted(manifests)
+        for entry in list_entries(manifest)
+        if entry.content is not None and entry.uri in uris
+    }
+    return lambda uri: content(inline.get(uri, Entry(uri, "")))
+
+
+def _too_large() -> RejectedRecord:
+    return RejectedRecord(f"larger than {MAX_BYTES // 2**20} MB")
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -231,33 +266,51 @@ def _manifest(source: str) -> Iterator[Entry]:
     suffix = Path(source).suffix.lower()
     rows = _csv_rows if suffix == ".csv" else _parquet_rows if suffix == ".parquet" else _json_rows
     with file:
-        for number, row in enumerate(rows(file, source)):
-            if number == 0:
+        for number, row in enumerate(rows(file, source), start=1):
+            if number == 1:
                 _check_columns(row, source)
-            yield _entry(row, base)
+            yield _entry(row, base, f"{source}{ROW}{number}")
 
 
 def _check_columns(row: Mapping[str, Any], source: str) -> None:
-    missing = [name for name in COLUMNS if name not in row]
+    missing = [] if "label" in row else ["label"]
+    if not any(name in row for name in ("uri", *INLINE)):
+        missing.insert(0, "uri")
     if missing:
         raise InputError(
             f"The manifest {source} has no column {missing[0]!r} (it has {', '.join(map(str, row)) or 'none'}).",
-            "Name the columns uri and label; split, group and others may follow.",
+            "Name the columns uri (or text, for records that are in the manifest itself) and label; split, group and "
+            "others may follow.",
         )
 
 
-def _entry(row: Mapping[str, Any], base: str) -> Entry:
-    values = {name: "" if value is None else printable(str(value).strip()) for name, value in row.items() if name}
+def _entry(row: Mapping[str, Any], base: str, place: str) -> Entry:
+    inline = "" if "uri" in row else next((name for name in INLINE if name in row), "")
+    values = {name: printable(_text(value).strip()) for name, value in row.items() if name and name != inline}
     uri = values.pop("uri", "")
     if uri.startswith("file://"):
         uri = unquote(urlsplit(uri).path)
     elif uri and "://" not in uri and not uri.startswith("/"):
         uri = f"{base}/{uri}"
     label, split, group = (values.pop(name, "") for name in ("label", "split", "group"))
-    return Entry(uri, label, split, group, {name: value for name, value in values.items() if value})
+    metadata = {name: value for name, value in values.items() if value}
+    if inline:
+        value = row[inline]
+        own = value if isinstance(value, bytes) else printable(_text(value)).encode()
+        return Entry(place, label, split, group, metadata, content=own)
+    return Entry(uri, label, split, group, metadata)
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
+    """A cell as text: nothing as none, lists and objects as canonical JSON."""
+    if isinstance(value, dict | list):
+        with contextlib.suppress(TypeError):  # bytes or times within
+            return canonical_json(value)
+    return "" if value is None else str(value)
 
 
 def _csv_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
+    csv.field_size_limit(MAX_BYTES)  # 128 kB otherwise, which a text may be longer than
     try:
         reader = csv.DictReader(codecs.iterdecode(file, "utf-8-sig"))
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]

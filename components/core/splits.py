@@ -117,14 +117,14 @@ def check_times(assigned: Mapping[str, str], times: Mapping[str, str]) -> None:
 
 
 def check_classes(assigned: Mapping[str, str], labels: Mapping[str, str]) -> None:
-    """Every class must be trained, validated and tested.
+    """Every class must be trained, validated and tested; where all labels are empty, the data as a whole.
 
     Raises:
         InputError: There are fewer than two classes, or some have too few examples; it names them.
     """
     counts = count(assigned, labels)
     classes = sorted(set(labels.values()))
-    if len(classes) < 2:  # noqa: PLR2004 - a choice needs two
+    if len(classes) < 2 and classes != [""]:  # noqa: PLR2004 - a choice needs two
         raise InputError(f"There are usable examples of {len(classes)} class only.", "Add examples of other classes.")
     short = {
         name: sum(counts[s][name] for s in SPLITS) for name in classes if not all(counts[s][name] for s in REQUIRED)

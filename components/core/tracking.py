@@ -539,7 +539,9 @@ def _exit_on_sigterm(_signal: int, _frame: FrameType | None) -> Never:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def save_pyfunc(folder: Path, code: Path, served: Path, input_name: str, example: bytes) -> None:
+def save_pyfunc(
+    folder: Path, code: Path, served: Path, input_name: str, example: bytes, requirements: Sequence[str]
+) -> None:
     """Save a served model in MLflow's format, as code and artifacts, without a pickle.
 
     Args:
@@ -548,6 +550,7 @@ def save_pyfunc(folder: Path, code: Path, served: Path, input_name: str, example
         served: Folder of its artifacts.
         input_name: The column of raw records.
         example: One raw record, kept as the input example.
+        requirements: Libraries that the task's serving code needs.
     """
     import pandas as pd
     from mlflow.models import ModelSignature
@@ -563,7 +566,7 @@ def save_pyfunc(folder: Path, code: Path, served: Path, input_name: str, example
             Schema([ColSpec(DataType.string, "label"), ColSpec(Map(DataType.double), "probabilities")]),
         ),
         input_example=pd.DataFrame({input_name: [example]}),
-        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy", "pandas", "pillow")],
+        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy", "pandas", *requirements)],
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from pydantic import BaseModel
+
 from components.core.errors import InputError
 from components.core.settings import Settings
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
     from torch import Tensor
 
     from components.core.evaluation import Evaluation
+    from components.core.examples import Examples
     from components.core.network import Network, Pytree
 
 
@@ -27,8 +30,11 @@ class Task(Protocol):
     gate_metrics: Mapping[str, int]  # may decide between two models: 1 where higher is better, else -1
     serving_code: Path  # module without imports from here that answers raw records; shipped with the model
 
+    backbone: str  # what an empty `--backbone` means
+    Options: type[BaseModel]  # of this task's own, given by `--option`; `NoOptions` where there are none
     split_by: str  # hash, or time: then every training example is older than every test example
     input_name: str  # the column of raw records that the served model reads
+    serving_requirements: Sequence[str]  # libraries that the serving code needs beside mlflow, torch, numpy and pandas
 
     def check(self, content: bytes) -> Mapping[str, int | str]:
         """Facts of one raw record for the index; raises RejectedRecord with the reason if it is unusable.
@@ -41,8 +47,26 @@ class Task(Protocol):
     ) -> list[tuple[int, int]]:
         """Positions (i, j), i < j, of near-duplicates of which at least one is new, in sub-quadratic time."""
 
+    def strata(self, labels: Sequence[str]) -> list[str]:
+        """The class of each label, by which splits are stratified and rows counted; all empty if labels are none."""
+
+    def class_names(self, labels: Sequence[str]) -> list[str]:
+        """What the outputs stand for, in their order, from all labels of a dataset."""
+
+    def measure(self, settings: Settings, examples: "Examples") -> tuple[Mapping[str, str], str]:
+        """Options that the prepared data decide, and a sentence on them for the reader, which may be empty.
+
+        They hold in every later step unless the user gave others; the data are the same in all of them.
+        """
+
     def build(self, settings: Settings, classes: Sequence[str], dropout: float) -> "Network":
         """Pretrained stages and a new head for `classes`; raises InputError for weights that don't fit."""
+
+    def rebuild(self, settings: Settings, facts: Mapping[str, Any]) -> "Network":
+        """The network of a checkpoint with any weights; the pretrained ones need not be at hand.
+
+        `facts` is checkpoint.json: `classes`, `hyperparameters`, and the network's `preprocessing` and `config`.
+        """
 
     def encode(self, contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Pytree":
         """Raw records as the first stage's input, exactly as the served model encodes them."""
@@ -88,8 +112,11 @@ class Task(Protocol):
     ) -> "Evaluation":
         """Everything the report says of the served model's answers; `training` counts its labels."""
 
-    def thumbnails(self, contents: Sequence[bytes]) -> list[bytes]:
-        """Small pictures of raw records for the report, PNG or JPEG; empty where there is nothing to see."""
+    def reference(self, examples: "Examples") -> "tuple[str, pd.DataFrame] | None":
+        """A simple model of the training rows that the network has to beat: its name, its answers to the test rows."""
+
+    def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":
+        """What the report shows of raw records: PNG or JPEG as bytes, or text; empty where there is nothing to see."""
 
     def scores(self, answers: "pd.DataFrame", labels: Sequence[str]) -> "np.ndarray[Any, Any]":
         """One score per unit of resampling, by which two models are compared on the same rows."""

@@ -6,36 +6,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from components.core import near_duplicates as near_duplicates_of_pictures
 from components.core import pictures
 from components.core.backbones import build_backbone
-from components.core.classification import calibrate, class_weights, loss, mixup, targets, validate
+from components.core.classification import (
+    calibrate,
+    class_names,
+    class_weights,
+    loss,
+    measure,
+    mixup,
+    new_head,
+    reference,
+    strata,
+    targets,
+    validate,
+)
 from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
 from components.core.errors import RejectedRecord
 from components.core.network import Network, Pytree
 from components.core.pictures import answers
 from components.core.settings import Settings
+from components.core.task_options import NoOptions
 
 __all__ = [
     "answers",
     "calibrate",
+    "class_names",
     "class_weights",
     "evaluate",
     "gate_features",
     "gate_figure",
     "loss",
+    "measure",
+    "reference",
     "scores",
+    "strata",
     "targets",
     "validate",
 ]  # as every classification
 
 metric = "accuracy"
 gate_metrics = GATE_METRICS
+backbone = "timm/tf_efficientnet_lite0"
+Options = NoOptions
 split_by = "hash"
 input_name = "image"
+serving_requirements = ("pillow",)
 serving_code = Path(pictures.__file__)
 
 
@@ -56,21 +76,19 @@ def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: 
 
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
-    """Pretrained stages and a new head: `Linear`, or the classic `Linear - ReLU - Dropout - Linear`."""
-    backbone = build_backbone(settings.backbone, settings.weights, settings.image_size)
-    if settings.head == "linear":
-        head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.features, len(classes)))
-    else:
-        head = nn.Sequential(
-            nn.Linear(backbone.features, settings.hidden),
-            nn.ReLU(),  # not in place: its input may be a kept activation
-            nn.Dropout(dropout),
-            nn.Linear(settings.hidden, len(classes)),
-        )
-    preprocessing = dict(backbone.preprocessing)
+    """Pretrained stages and a new head."""
+    built = build_backbone(settings.backbone or backbone, settings.weights, settings.image_size)
+    head = new_head(settings.head, built.features, settings.hidden, len(classes), dropout)
+    preprocessing = dict(built.preprocessing)
     if settings.resize != "auto":
         preprocessing["mode"] = settings.resize
-    return Network([stage for _, stage in backbone.stages], head, preprocessing, backbone.weights_digest)
+    return Network([stage for _, stage in built.stages], head, preprocessing, built.weights_digest)
+
+
+def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
+    """The network of a checkpoint, with random weights."""
+    bare = settings.model_copy(update={"weights": "none", "image_size": facts["preprocessing"].get("size", 0)})
+    return build(bare, facts["classes"], facts["hyperparameters"]["dropout"])
 
 
 def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> Tensor:

@@ -24,6 +24,7 @@ from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
 from components.core.lineage import Lineage, read_lineage, write_lineage
 from components.core.settings import Settings
+from components.core.task_options import NoOptions
 from components.prepare_data import _in_order, prepare, prepare_data, with_salt
 from tests.conftest import TOY
 
@@ -44,6 +45,9 @@ def picture_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     task = types.ModuleType("picture_task.fake")
     task.check = check  # type: ignore[attr-defined]
     task.split_by, task.gate_metrics = "hash", {"accuracy": 1}  # type: ignore[attr-defined]
+    task.backbone, task.Options = "fake", NoOptions  # type: ignore[attr-defined]
+    task.measure = lambda *_: ({}, "")  # type: ignore[attr-defined]
+    task.strata, task.class_names = list, lambda labels: sorted(set(labels))  # type: ignore[attr-defined]
     task.near_duplicates = lambda prints, new, chosen: near_duplicates.pairs(  # type: ignore[attr-defined]
         prints, new, chosen.near_duplicates, flipped=chosen.near_duplicates_flipped
     )

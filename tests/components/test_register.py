@@ -43,7 +43,7 @@ def test_the_version_says_what_it_is_made_of(toy_run: PlainRun) -> None:
     assert tags["thawline.dataset_digest"] == toy_run.digests[0]
     assert tags["thawline.weights_digest"] == toy_run.digests[1]
     assert tags["thawline.settings_digest"] == toy_run.settings.digest()
-    assert tags["thawline.backbone"] == toy_run.settings.backbone
+    assert tags["thawline.backbone"] == "tanh"  # the task's own, since none was given
     assert len(tags[registry.DIGEST]) == 64
     assert tags["thawline.code_revision"]
     assert set(version.aliases) == {"challenger", "champion"}

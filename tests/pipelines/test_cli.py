@@ -141,6 +141,19 @@ def test_predict_names_the_file_that_is_no_record(
     assert good not in answer.err
 
 
+def test_predict_answers_what_is_given_here(
+    whole: WholeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--text is a record like a file's content; files come first."""
+    file = str(next((whole.source / "class1").glob("*.txt")))
+    answer = call(capsys, monkeypatch, "predict", "--model", "toy", file, "--text", "2,0", "--json")
+    first, second = json.loads(answer.out)["predictions"]
+    assert (first["file"], first["label"]) == (file, "class1")
+    assert (second["text"], second["label"]) == ("2,0", "class0")
+    answer = call(capsys, monkeypatch, "predict", "--model", "toy", "--text", "no point")
+    assert (answer.status, is_one_sentence(answer)) == (2, True)
+
+
 @pytest.mark.parametrize("model", ["toy@nobody", "toy/7", "other", "it's"])
 def test_predict_names_a_model_that_is_not_there(
     model: str, whole: WholeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -42,7 +42,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = root / STAMPS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    monkeypatch.setattr(demo, "_extract", lambda _folder: root)
+    monkeypatch.setattr(demo, "extract", lambda _package, _folder: root)
     return root
 
 
@@ -75,7 +75,7 @@ def test_a_second_call_fetches_nothing(package: Path, tmp_path: Path, monkeypatc
     def refuse(_folder: Path) -> Path:
         raise AssertionError
 
-    monkeypatch.setattr(demo, "_extract", refuse)
+    monkeypatch.setattr(demo, "extract", refuse)
     assert demo.fetch_demo(tmp_path / "demo") == len(PHOTOS)
 
 

@@ -16,8 +16,8 @@ from components.core.settings import Settings
 from components.core.sources import Entry
 
 PLACE = Location(0, 0, 0)
-TASK: Any = SimpleNamespace(split_by="hash", near_duplicates=lambda *_: [])
-BY_TIME: Any = SimpleNamespace(split_by="time", near_duplicates=lambda *_: [])
+TASK: Any = SimpleNamespace(split_by="hash", near_duplicates=lambda *_: [], strata=list)
+BY_TIME: Any = SimpleNamespace(split_by="time", near_duplicates=lambda *_: [], strata=list)
 
 
 def checked(numbers: list[int], label: str = "", **times: str) -> dict[str, Checked]:
@@ -76,6 +76,21 @@ def test_data_by_time_are_tested_on_what_comes_last() -> None:
 def test_data_by_time_need_times() -> None:
     with pytest.raises(InputError, match="60 of 60 examples have no time"):
         assign_examples(checked(list(range(60))), Lineage("s"), Settings(), BY_TIME)
+
+
+def test_labels_that_are_no_classes_are_one_stratum() -> None:
+    """Transcripts, numbers or boxes differ from row to row: the data are split as a whole, at the usual shares."""
+    task: Any = SimpleNamespace(
+        split_by="hash", near_duplicates=lambda *_: [], strata=lambda labels: [""] * len(labels)
+    )
+    records = {id_: Checked([Entry("x", id_)], {}, PLACE) for id_ in checked(list(range(40)))}
+    splits = [example.split for example in assign_examples(records, Lineage("s"), Settings(), task).examples]
+    assert {split: splits.count(split) for split in set(splits)} == {
+        "train": 28,
+        "validation": 3,
+        "calibrate": 3,
+        "test": 6,
+    }
 
 
 def test_label_changes_come_back_as_they_were(tmp_path: Path) -> None:

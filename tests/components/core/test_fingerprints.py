@@ -46,6 +46,18 @@ def manifest(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
+def test_inline_records_are_known_by_what_they_hold(tmp_path: Path) -> None:
+    """A manifest that holds its records is read each time; a text that moved to another row is the same example."""
+    path = tmp_path / "texts.csv"
+    path.write_text("text,label\nfine,up\ndull,down\n")
+    before = index(path)
+    assert all(row.sha256 and not row.mark for row in before)
+    path.write_text("text,label\ndull,down\nfine,up\n")
+    assert data_digest(index(path)) == data_digest(before)
+    path.write_text("text,label\ndull,down\nfine!,up\ngood,up\n")
+    assert compare(before, take(str(path), before)) == Changes(2, 1, 0, 0)
+
+
 # --- what is read -----------------------------------------------------------------------------------------------------
 
 

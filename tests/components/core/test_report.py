@@ -329,6 +329,28 @@ def test_mistakes_without_thumbnails_are_text() -> None:
     assert f"is {data.evaluation.mistakes[0].label}" in page.text
 
 
+def test_texts_stand_beside_the_mistakes_escaped() -> None:
+    """Where an example is a text, the page shows it, and nothing in it is markup."""
+    data = sample()
+    texts = [f"<script>alert({n})</script> fine & dull" for n in range(len(data.evaluation.mistakes))]
+    html = render(dataclasses.replace(data, thumbnails=texts, suspect_thumbnails=texts[:1]))
+    page = Outline(html)
+    assert "<script" not in html
+    assert "<script>alert(0)</script> fine & dull" in page.text
+    assert len(page.all("blockquote")) == len(texts) + 1
+    assert not page.all("img")
+
+
+def test_a_simple_model_stands_beside_the_trivial_one() -> None:
+    """Where a task names a simple model, each metric says what that one reaches."""
+    data = sample()
+    result = dataclasses.replace(data.evaluation, reference_name="TF-IDF", reference={"accuracy": 0.431})
+    text = " ".join(Outline(render(dataclasses.replace(data, evaluation=result))).text.split())
+    assert "· TF-IDF 0.431" in text
+    assert "of the trivial baseline and 0.431 of TF-IDF" in text
+    assert "TF-IDF" not in Outline(render(data)).text
+
+
 def test_many_classes_become_a_list_of_confusions() -> None:
     """With 60 classes a matrix can't be read: the page shows the most frequent confusions instead."""
     names = [f"class {number}" for number in range(60)]

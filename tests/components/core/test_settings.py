@@ -31,6 +31,16 @@ def test_digest_ignores_operation(change: dict[str, object]) -> None:
     assert Settings(**change).digest() == Settings().digest()
 
 
+def test_a_tasks_own_options_are_named_texts() -> None:
+    """NAME=VALUE on the command line and a mapping in a file are the same, and part of the digest."""
+    settings = Settings(option=["max-length=64", "pooling=cls"])
+    assert settings == Settings(option={"pooling": "cls", "max_length": 64})
+    assert Settings.from_json(settings.to_json()).option == {"max_length": "64", "pooling": "cls"}
+    assert settings.digest() != Settings().digest()
+    with pytest.raises(ValidationError, match="NAME=VALUE"):
+        Settings(option=["max_length"])
+
+
 def test_given_options_are_fixed() -> None:
     """Only searched options that the user gave are fixed, a zero among them."""
     assert Settings(thaw=0, weight_decay=0.0, batch_size=4).fixed() == {"thaw": 0, "weight_decay": 0.0}

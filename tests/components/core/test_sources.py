@@ -1,5 +1,6 @@
 """Sources: what is listed, in which order, and what stops a run before it starts."""
 
+import csv
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from components.core import sources
 from components.core.errors import InputError, RejectedRecord
-from components.core.sources import Entry, check_source, list_entries, read
+from components.core.sources import Entry, check_source, content, list_entries, read
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -95,6 +96,68 @@ def test_manifests_of_every_kind_say_the_same(kind: str, tmp_path: Path) -> None
         Entry("/abs/2.png", "dog"),
         Entry("s3://bucket/3.png", ""),
     ]
+
+
+INLINE_ROWS = [
+    {"text": "Fine, really,\n two lines ", "label": "up", "group": "g1", "stars": "5"},
+    {"text": "dull", "label": "down", "group": "", "stars": ""},
+]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_manifest_may_hold_the_records_themselves(kind: str, tmp_path: Path) -> None:
+    """A column text instead of uri is the record, as it stands there; its place is the manifest's row."""
+    path = tmp_path / f"texts.{kind}"
+    if kind == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, INLINE_ROWS[0])
+            writer.writeheader()
+            writer.writerows(INLINE_ROWS)
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(INLINE_ROWS), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in INLINE_ROWS))
+    first, second = list_entries(str(path))
+    assert first == Entry(f"{path}#row=1", "up", "", "g1", {"stars": "5"}, content=b"Fine, really,\n two lines ")
+    assert (second.uri, second.content, content(second)) == (f"{path}#row=2", b"dull", b"dull")
+    check_source(str(path))
+
+
+def test_records_are_read_by_their_uri_alone(tmp_path: Path) -> None:
+    """A row of a manifest, or a file, is found again by the uri that it was listed with."""
+    path = tmp_path / "m.csv"
+    path.write_text("text,label\nfine,up\ndull,down\n")
+    (tmp_path / "one.txt").write_text("one")
+    uris = [f"{path}#row=2", str(tmp_path / "one.txt")]
+    assert [sources.reader(uris)(uri) for uri in uris] == [b"dull", b"one"]
+
+
+def test_inline_records_of_other_kinds(tmp_path: Path) -> None:
+    """Bytes stay bytes; lists and objects become canonical JSON, in records and in labels; nothing is empty."""
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.Table.from_pylist([{"content": b"\x00\xff", "label": "a"}]), path)
+    assert [entry.content for entry in list_entries(str(path))] == [b"\x00\xff"]
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"content": {"b": 1, "a": [2]}, "label": [{"y": 1, "x": 2}]}\n{"content": null, "label": "a"}\n')
+    first, second = list_entries(str(path))
+    assert (first.content, first.label, second.content) == (b'{"a":[2],"b":1}', '[{"x":2,"y":1}]', b"")
+
+
+def test_a_column_uri_wins(tmp_path: Path) -> None:
+    """Where rows name files, a column text is a fact about them."""
+    path = tmp_path / "m.csv"
+    path.write_text("uri,label,text\n1.png,cat,a caption\n")
+    assert list(list_entries(str(path))) == [Entry(f"{tmp_path}/1.png", "cat", metadata={"text": "a caption"})]
+
+
+def test_a_long_text_fits_into_a_cell(tmp_path: Path) -> None:
+    """Python's own limit of a cell, 128 kB, is none here; that of a record holds."""
+    path = tmp_path / "m.csv"
+    path.write_text(f"text,label\n{'x' * 200_000},a\n")
+    [entry] = list_entries(str(path))
+    assert len(content(entry)) == 200_000
+    with pytest.raises(RejectedRecord, match="larger than 100 MB"):
+        content(Entry("m", "a", content=bytes(sources.MAX_BYTES + 1)))
 
 
 def test_numbers_are_labels_too(tmp_path: Path) -> None:

@@ -1,0 +1,204 @@
+"""Texts into classes: BERT and its kin, or GPT-2 and its kin, one label a text.
+
+`thawline run reviews.csv --task text_classification --weights package:all-minilm-l6-v2`, with a manifest of text,label
+or a folder of text files by class.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from components.core import near_duplicate_texts, texts
+from components.core.classification import (
+    calibrate,
+    class_names,
+    class_weights,
+    loss,
+    mixup,
+    new_head,
+    strata,
+    targets,
+    validate,
+)
+from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
+from components.core.encoders import DEFAULT, build_encoder, rebuild_stages
+from components.core.errors import InputError, RejectedRecord
+from components.core.examples import Examples
+from components.core.network import Network, Pytree
+from components.core.settings import Settings
+from components.core.task_options import parse_options
+from components.core.texts import answers, encode
+
+__all__ = [
+    "answers",
+    "calibrate",
+    "class_names",
+    "class_weights",
+    "encode",
+    "evaluate",
+    "gate_features",
+    "gate_figure",
+    "loss",
+    "scores",
+    "strata",
+    "targets",
+    "validate",
+]  # as every classification
+
+metric = "accuracy"
+gate_metrics = GATE_METRICS
+backbone = DEFAULT
+split_by = "hash"
+input_name = "text"
+serving_code = Path(texts.__file__)
+serving_requirements = ("tokenizers",)
+
+SAMPLE = 5000  # texts that the length is chosen by
+WHOLE = 0.95  # share of them that the length holds
+LENGTH_STEP = 16  # tokens; a longer text next week seldom makes another length
+LONGEST_CHOSEN = 256  # tokens; attention costs their square, so more is the user's to ask for
+EXCERPT = 320  # characters in the report
+DROPPED = 0.1  # share of the words that augmentation leaves out
+MOST_FITTED = 20_000  # rows that the simple model is fitted on
+
+
+class Options(BaseModel):
+    """`--option NAME=VALUE`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_length: int = Field(0, ge=0, description="Tokens of a text, the rest is cut; 0: chosen from the data.")
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # last for decoders, else mean
+    similarity: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which texts keep to one split.")
+
+
+def check(content: bytes) -> Mapping[str, int | str]:
+    """Characters, words and the fingerprint of a text."""
+    try:
+        text = texts.decode(content)
+    except ValueError as error:
+        raise RejectedRecord(str(error)) from error
+    print_ = near_duplicate_texts.fingerprint(text)
+    return {"characters": len(text), "words": len(text.split()), "fingerprint": print_}
+
+
+def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: Settings) -> list[tuple[int, int]]:
+    """Texts that share most of their wording, whatever their case, punctuation and white space."""
+    return near_duplicate_texts.pairs(fingerprints, new, parse_options(settings, Options).similarity)
+
+
+def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
+    """The length that holds 95 % of the training texts, and what it cuts."""
+    given = parse_options(settings, Options).max_length
+    preprocessing, positions = _preprocessing(settings)
+    rows = examples.rows("train")[:SAMPLE]  # in the order of their hashes: a fair sample
+    longest = {**preprocessing, "max_length": positions}
+    lengths = np.concatenate(
+        [encode(examples.contents(rows[i : i + 64]), longest)["mask"].sum(1).numpy() for i in range(0, len(rows), 64)]
+    )
+    wanted = -(-int(np.quantile(lengths, WHOLE, method="higher")) // LENGTH_STEP) * LENGTH_STEP
+    length = given or min(wanted, positions, LONGEST_CHOSEN)
+    cut, lost = (lengths > length).mean(), np.maximum(lengths - length, 0).sum() / lengths.sum()
+    how = "as asked" if given else f"chosen from {len(rows)} training texts"
+    longer = f" (counted up to {positions})" if lengths.max() >= positions else ""
+    note = f"texts are cut at {length} tokens, {how}: {cut:.1%} of them are longer, {lost:.1%} of all tokens{longer}"
+    return {"max_length": str(length)}, note
+
+
+def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
+    """Pretrained stages (embedding, then layer by layer) and a new head."""
+    _refuse_other_augmentation(settings)
+    options = parse_options(settings, Options)
+    encoder = build_encoder(settings.backbone or backbone, settings.weights, options.pooling)
+    if options.max_length > encoder.positions:
+        raise InputError(
+            f"--option max_length={options.max_length} is more than the {encoder.positions} tokens of the encoder.",
+            "Give less.",
+        )
+    length = options.max_length or min(encoder.positions, LONGEST_CHOSEN)
+    preprocessing = texts.Preprocessing(tokenizer=encoder.tokenizer, max_length=length, pad=encoder.pad)
+    head = new_head(settings.head, encoder.features, settings.hidden, len(classes), dropout)
+    return Network(encoder.stages, head, dict(preprocessing), encoder.weights_digest, encoder.config)
+
+
+def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
+    """The network of a checkpoint, with random weights."""
+    stages, features = rebuild_stages(facts["config"])
+    dropout, classes = facts["hyperparameters"]["dropout"], len(facts["classes"])
+    return Network(stages, new_head(settings.head, features, settings.hidden, classes, dropout), facts["preprocessing"])
+
+
+def augments(settings: Settings) -> bool:
+    """Whether words are left out afresh in each epoch."""
+    return settings.augment != "none" and not settings.views
+
+
+def augment(
+    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
+) -> Pytree:
+    """Texts without a tenth of their words (random deletion, Wei & Zou 2019)."""
+    if settings.augment == "none":
+        return encode(contents, preprocessing)
+    shortened = []
+    for content, seed in zip(contents, seeds, strict=True):
+        generator = random.Random(seed)  # noqa: S311 - augmentation, no secret
+        words = texts.decode(content).split()
+        kept = [word for word in words if generator.random() >= DROPPED]
+        shortened.append(" ".join(kept or words))
+    return texts.encode_texts(shortened, preprocessing)
+
+
+def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Pytree, Tensor]:
+    """Mixup of features or of hidden states, where either text counts; tokens can't be mixed and stay."""
+    if isinstance(inputs, dict) and "hidden" not in inputs:
+        return inputs, targets
+    mixed, soft = mixup(inputs, targets, settings.mixup, classes, seed)
+    if settings.mixup and isinstance(mixed, dict):
+        mixed = {**mixed, "mask": mixed["mask"] | mixed["mask"].roll(1, 0)}
+    return mixed, soft
+
+
+def thumbnails(contents: Sequence[bytes]) -> list[str]:
+    """The beginnings of texts."""
+    found = [texts.decode(content).strip() for content in contents]
+    return [text if len(text) <= EXCERPT else text[:EXCERPT].rstrip() + " …" for text in found]
+
+
+def reference(examples: Examples) -> tuple[str, pd.DataFrame]:
+    """TF-IDF of words and pairs of words with logistic regression, its strength chosen on the validation rows."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    rows = {split: examples.rows(split)[:MOST_FITTED] for split in ("train", "validation")}
+    rows["test"] = examples.rows("test")
+    labels = {split: examples.labels(some) for split, some in rows.items()}
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+    words = {
+        split: getattr(vectorizer, "fit_transform" if split == "train" else "transform")(
+            [texts.decode(content) for content in examples.contents(some)]
+        )
+        for split, some in rows.items()
+    }
+    models = [LogisticRegression(C=c, max_iter=1000).fit(words["train"], labels["train"]) for c in (1.0, 10.0, 100.0)]
+    best = max(models, key=lambda model: model.score(words["validation"], labels["validation"]))
+    named = [dict(zip(best.classes_, map(float, row), strict=True)) for row in best.predict_proba(words["test"])]
+    found = pd.DataFrame([{"label": max(row, key=row.__getitem__), "probabilities": row} for row in named])
+    return "TF-IDF with logistic regression", found
+
+
+def _preprocessing(settings: Settings) -> tuple[Mapping[str, Any], int]:
+    encoder = build_encoder(settings.backbone or backbone, settings.weights, "auto")
+    return {"tokenizer": encoder.tokenizer, "pad": encoder.pad}, encoder.positions
+
+
+def _refuse_other_augmentation(settings: Settings) -> None:
+    if settings.augment not in ("none", "basic"):
+        raise InputError(f"--augment {settings.augment} is for pictures.", "Use --augment basic for texts, or none.")
+    if settings.cutmix:
+        raise InputError("--cutmix is for pictures.", "Use --mixup for texts.")

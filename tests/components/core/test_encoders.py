@@ -1,0 +1,159 @@
+"""Text networks of transformers as stages."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.core import encoders
+from components.core.encoders import build_encoder, pooled, rebuild_stages
+from components.core.errors import InputError
+from tests.text_models import FAMILIES, SIZE, save_model
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def batch(length: int = 10) -> dict[str, Tensor]:
+    ids = torch.randint(4, 16, (3, length))
+    mask = torch.arange(length) < torch.tensor([[length], [6], [2]])
+    return {"ids": ids.masked_fill(~mask, 1), "mask": mask}
+
+
+def run(stages: tuple[nn.Module, ...], value: Any) -> Tensor:
+    with torch.no_grad():
+        for stage in stages:
+            value = stage.eval()(value)
+    return value  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stages_give_what_the_whole_network_gives(family: str, tmp_path: Path) -> None:
+    """Embedding and layers, one after another, are the network of transformers; padding changes nothing."""
+    from transformers import AutoModel
+
+    folder = save_model(tmp_path / family, family)
+    encoder = build_encoder("hf/x", str(folder), "auto")
+    assert len(encoder.stages) == 1 + 2
+    value = batch()
+    whole = AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        hidden = whole(input_ids=value["ids"], attention_mask=value["mask"].long()).last_hidden_state
+    pooling = "last" if family == "gpt2" else "mean"
+    expected = pooled(hidden, value["mask"], pooling)
+    torch.testing.assert_close(run(encoder.stages, value), expected, rtol=0, atol=1e-5)
+    assert encoder.features == expected.shape[1] == 16
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stages_are_rebuilt_without_the_weights(family: str, tmp_path: Path) -> None:
+    """What a checkpoint says of the network is enough for the same stages, whatever their weights are then."""
+    encoder = build_encoder("hf/x", str(save_model(tmp_path / family, family)), "auto")
+    stages, features = rebuild_stages(json.loads(json.dumps(encoder.config)))
+    assert features == encoder.features
+    for old, new in zip(encoder.stages, stages, strict=True):
+        assert str(old) == str(new)
+        new.load_state_dict(old.state_dict())
+    value = batch()
+    assert torch.equal(run(stages, value), run(encoder.stages, value))
+
+
+def test_pooling() -> None:
+    """The mean of the tokens, the first or the last one; what pads counts for nothing."""
+    hidden, mask = torch.arange(12.0).view(2, 3, 2), torch.tensor([[True, True, False], [True, True, True]])
+    assert pooled(hidden, mask, "mean").tolist() == [[1.0, 2.0], [8.0, 9.0]]
+    assert pooled(hidden, mask, "cls").tolist() == [[0.0, 1.0], [6.0, 7.0]]
+    assert pooled(hidden, mask, "last").tolist() == [[2.0, 3.0], [10.0, 11.0]]
+
+
+def test_positions_are_those_that_the_network_has(tmp_path: Path) -> None:
+    """RoBERTa's table begins behind the padding; a tokenizer that allows less decides."""
+    assert build_encoder("hf/x", str(save_model(tmp_path / "a", "bert")), "auto").positions == 40
+    folder = save_model(tmp_path / "b", "roberta", max_position_embeddings=32)
+    assert build_encoder("hf/x", str(folder), "auto").positions == 30
+
+
+def test_the_packaged_encoder_is_a_real_one() -> None:
+    """The packaged MiniLM finds two sentences on cats closer than one on taxes."""
+    from components.core.texts import encode
+
+    encoder = build_encoder(encoders.DEFAULT, "default", "auto")
+    preprocessing = {"tokenizer": encoder.tokenizer, "max_length": 16, "pad": encoder.pad}
+    rows = encode(
+        [b"The cat sleeps on the sofa.", b"A kitten naps on the couch.", b"Tax law changes again."], preprocessing
+    )
+    cats, kitten, tax = nn.functional.normalize(run(encoder.stages, rows))
+    assert cats @ kitten > 0.5 > cats @ tax + 0.2
+    assert (len(encoder.stages), encoder.features, encoder.positions) == (7, 384, 512)
+
+
+def test_random_weights_follow_the_seed(tmp_path: Path) -> None:
+    """With the weights of a file the network is that one; the digest tells weights apart."""
+    from safetensors.torch import load_file, save_file
+
+    folder = save_model(tmp_path / "m", "bert")
+    whole = build_encoder("hf/x", str(folder), "mean")
+    state = {name: tensor + 0.1 for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    assert build_encoder("hf/x", str(folder), "mean").weights_digest != whole.weights_digest
+
+
+def test_a_pickled_file_is_read_without_its_code(tmp_path: Path) -> None:
+    """Weights in pytorch_model.bin are read as tensors only; one that holds code is refused."""
+    from safetensors.torch import load_file
+
+    folder = save_model(tmp_path / "m", "bert")
+    digest = build_encoder("hf/x", str(folder), "mean").weights_digest
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    assert build_encoder("hf/x", str(folder), "mean").weights_digest == digest
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({**state, "evil": Evil()}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="could not be loaded"):
+        build_encoder("hf/x", str(folder), "mean")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:
+    """A file without a layer is not filled up with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    folder = save_model(tmp_path / "m", "bert")
+    state = {n: t for n, t in load_file(folder / "model.safetensors").items() if "layer.1." not in n}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="lack 16 tensors"):
+        build_encoder("hf/x", str(folder), "mean")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "sentence"),
+    [
+        ("hf/no-such/encoder", "default", "hf/no-such/encoder could not be loaded"),
+        ("timm/tf_efficientnet_lite0", "default", "no text encoder"),
+    ],
+)
+def test_what_can_not_be_had_is_an_input_error(backbone: str, weights: str, sentence: str) -> None:
+    """A name that is not in the cache while the hub is out of reach, and a picture network, are told in a sentence."""
+    with pytest.raises(InputError, match=sentence):
+        build_encoder(backbone, weights, "auto")
+
+
+def test_a_network_that_shares_its_layers_is_refused(tmp_path: Path) -> None:
+    """ALBERT runs one layer many times, which no list of stages can say."""
+    from transformers import AlbertConfig, AlbertModel
+
+    folder = save_model(tmp_path / "m", "bert")
+    (folder / "model.safetensors").unlink()
+    AlbertModel(AlbertConfig(**SIZE, embedding_size=8)).save_pretrained(folder)
+    with pytest.raises(InputError, match="can't be cut into stages"):
+        build_encoder("hf/x", str(folder), "auto")

@@ -1,0 +1,79 @@
+"""The whole pipeline on real texts with a real pretrained encoder, by the command line."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fortunes import write_fortunes
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent.parent
+THAWLINE = str(Path(sys.executable).with_name("thawline"))
+TOPICS = ("computers", "food", "law", "sports")
+
+
+def thawline(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [THAWLINE, *arguments, "--home", str(home)]
+    environment["HF_HUB_OFFLINE"] = "1"
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def fortunes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts on four topics out of the packages, which are kept beside the demo's photos."""
+    everything = ROOT / ".thawline/demo/fortunes.csv"
+    everything.parent.mkdir(parents=True, exist_ok=True)
+    write_fortunes(everything)
+    some = tmp_path_factory.mktemp("fortunes") / "fortunes.csv"
+    with everything.open(newline="") as source, some.open("w", newline="") as target:
+        reader = csv.DictReader(source)
+        writer = csv.DictWriter(target, reader.fieldnames or ())
+        writer.writeheader()
+        writer.writerows(row for row in reader if row["label"] in TOPICS)
+    return some
+
+
+@pytest.fixture(scope="module")
+def run(fortunes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    """One run with MiniLM; its result and its home."""
+    home = tmp_path_factory.mktemp("texts") / "home"
+    options = "--task text_classification --weights package:all-minilm-l6-v2 --trials 0 --thaw-epochs 2"
+    done = thawline("run", str(fortunes), *options.split(), "--option", "max_length=64", "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), home
+
+
+def test_a_champion_comes_out(run: tuple[dict, Path]) -> None:
+    """The first model is far above the majority class, and stands beside TF-IDF."""
+    result, _ = run
+    assert (result["status"], result["version"], result["promoted"]) == ("succeeded", "1", True)
+    assert result["metrics"]["accuracy"] > 0.7
+    assert 0.3 < result["metrics"]["reference_accuracy"] < result["metrics"]["accuracy"] + 0.1
+    page = Path(result["report"]).read_text()
+    assert "TF-IDF with logistic regression" in page
+    assert "<blockquote>" in page
+
+
+def test_the_champion_answers_a_line(run: tuple[dict, Path]) -> None:
+    """`thawline predict --text` answers from the registry."""
+    _, home = run
+    lines = ["The recipe says to bake the cheese until brown.", "The judge asked the lawyer to sit down."]
+    asked = [part for line in lines for part in ("--text", line)]
+    done = thawline("predict", "--model", "fortunes", *asked, "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    assert [row["label"] for row in json.loads(done.stdout)["predictions"]] == ["food", "law"]
+
+
+def test_nothing_is_trained_twice(run: tuple[dict, Path], fortunes: Path) -> None:
+    """The same texts, though they lie in the manifest itself, are known again."""
+    result, home = run
+    options = "--task text_classification --weights package:all-minilm-l6-v2 --trials 0 --thaw-epochs 2"
+    done = thawline("run", str(fortunes), *options.split(), "--option", "max_length=64", "--json", home=home)
+    again = json.loads(done.stdout.splitlines()[-1])
+    assert (again["status"], again["same_as"]) == ("skipped", result["mlflow_run_id"])
