@@ -55,22 +55,6 @@ app.add_typer(schedules.app, name="schedule")
 app.add_typer(status.app)
 INTERRUPTED = "The run was interrupted."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
-NOTHING = {  # the result of a run that did not start; the keys are those of components/finish.py
-    "status": "failed",
-    "reason": "",
-    "model": "",
-    "version": "",
-    "promoted": False,
-    "pending": "",
-    "metrics": {},
-    "dataset_digest": "",
-    "mlflow_run_id": "",
-    "steps": {},
-    "cost": "",
-    "cut": "",
-    "report": "",
-    "same_as": "",
-}
 
 
 @app.callback()
@@ -107,7 +91,7 @@ def run(
     except ExpectedError as error:
         if as_json:
             model = str(options.get("model") or model_name(source))
-            sys.stdout.write(json.dumps({**NOTHING, "reason": str(error), "model": model}) + "\n")
+            sys.stdout.write(json.dumps({**runs.NOTHING, "reason": str(error), "model": model}) + "\n")
         raise
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
@@ -380,7 +364,7 @@ def main() -> None:
             raise SystemExit(error.exit_code) from None
         message = f"{message}. See `thawline --help`."
         if sys.argv[1:2] == ["run"] and "--json" in sys.argv:
-            sys.stdout.write(json.dumps({**NOTHING, "reason": message}) + "\n")
+            sys.stdout.write(json.dumps({**runs.NOTHING, "reason": message}) + "\n")
         _fail(message, error.exit_code)
     except Exception as error:
         if "components.core.tracking" not in sys.modules:

@@ -105,10 +105,8 @@ def submit(
         result, kind = _outcome(planned.settings.model, run_key, state)
     except ExpectedError as error:
         if as_json:
-            from pipelines.cli import NOTHING
-
             model = str(options.get("model") or model_name(source))
-            sys.stdout.write(json.dumps({**NOTHING, "reason": str(error), "model": model}) + "\n")
+            sys.stdout.write(json.dumps({**runs.NOTHING, "reason": str(error), "model": model}) + "\n")
         raise
     facts = {"run_key": run_key, "kubeflow_run_id": run.run_id, "kubeflow": link, "mlflow": _page(result)}
     if as_json:
@@ -191,14 +189,17 @@ def _outcome(model: str, run_key: str, state: str) -> tuple[dict[str, Any], str]
 
     It is read from MLflow where MLFLOW_TRACKING_URI says here where that is; otherwise only Kubeflow's word is known.
     """
-    from pipelines.cli import NOTHING
-
     if not state:
-        return {**NOTHING, "status": "submitted", "model": model}, ""
+        return {**runs.NOTHING, "status": "submitted", "model": model}, ""
     failed = state != "SUCCEEDED"
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         reason = f"Kubeflow says that the run ended as {state.lower()}."
-        return {**NOTHING, "status": "failed" if failed else "succeeded", "model": model, "reason": reason}, "failure"
+        return {
+            **runs.NOTHING,
+            "status": "failed" if failed else "succeeded",
+            "model": model,
+            "reason": reason,
+        }, "failure"
     use_home(None)
     from components.core import tracking
     from components.finish import _result as read_result

@@ -18,6 +18,23 @@ from typing import Any, Literal
 
 from components.core.errors import ExpectedError, StepError
 
+NOTHING: dict[str, Any] = {  # the result of a run that did not start; the keys are those of components/finish.py
+    "status": "failed",
+    "reason": "",
+    "model": "",
+    "version": "",
+    "promoted": False,
+    "pending": "",
+    "metrics": {},
+    "dataset_digest": "",
+    "mlflow_run_id": "",
+    "steps": {},
+    "cost": "",
+    "cut": "",
+    "report": "",
+    "same_as": "",
+}
+
 
 def home() -> Path:
     """The folder that holds everything Thawline writes: `THAWLINE_HOME`, else `.thawline` here."""

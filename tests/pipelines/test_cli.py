@@ -13,7 +13,7 @@ from components.core import deadlines, runs, tracking
 from components.core.settings import Settings
 from components.finish import finish
 from pipelines import cli
-from pipelines.cli import NOTHING, app
+from pipelines.cli import app
 from tests.pipelines.command import TOY, Answer, call, is_one_sentence, thawline
 from tests.pipelines.conftest import WholeRun
 from tests.toy import write_points
@@ -279,7 +279,7 @@ def test_a_result_has_the_same_keys_always(tracked_home: Path) -> None:
     from components.core.settings import Settings
 
     key = runs.new_run_key()
-    assert set(finish(Settings(model="toy").to_json(), key, "FAILED")) == set(NOTHING) == KEYS
+    assert set(finish(Settings(model="toy").to_json(), key, "FAILED")) == set(runs.NOTHING) == KEYS
 
 
 @pytest.mark.parametrize(
