@@ -114,6 +114,19 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
     return Assigned(examples, _extended(lineage, examples, named), set_aside, waiting, _changes(lineage, labels))
 
 
+def check_slices(examples: Sequence[Example], settings: Settings) -> None:
+    """Refuse a column of `--slice-by` that no example has: nothing would be watched.
+
+    Raises:
+        InputError: There is such a column.
+    """
+    columns = sorted(set[str]().union(*(example.metadata for example in examples)))
+    for name in filter(None, map(str.strip, settings.slice_by.split(","))):
+        if name not in columns:
+            has = f"The columns are {', '.join(columns)}" if columns else "Only a manifest can have such columns"
+            raise InputError(f"--slice-by {name!r} is no metadata column of the data.", f"{has}.")
+
+
 def write_label_changes(path: Path, changes: Sequence[LabelChange]) -> None:
     """Write the label changes that wait: id, uri, locked and proposed label."""
     schema = pa.schema([(name, pa.string()) for name in ("id", "uri", "locked", "proposed")])

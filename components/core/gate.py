@@ -31,6 +31,7 @@ from components.core.statistics import interval
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+EXACT = "exact McNemar"  # the test of which is known what lead it would have told
 BLOCKING = 0.05  # level of the checks that can only block
 CHANCE = 0.01  # a shift of label rates that chance explains with more than this probability blocks nothing
 
@@ -135,7 +136,7 @@ def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) ->
         "horizon": budget.look.horizon,
         "spent": budget.spent,
         "opened": budget.opened,
-        "smallest_told": _finite(smallest_told(counts, budget.level)),
+        "smallest_told": _finite(smallest_told(counts, budget.level)) if outcome.method == EXACT else None,
         "checks": [asdict(check) for check in checks],
         "slices": slices,
         "recent": _side_by_side(contest, contest.recent),
@@ -205,7 +206,7 @@ def _by_counts(contest: Contest, counts: Counts, metric: str, margin: float | No
         gain=counts.difference,
         interval=difference_interval(counts),
         p=p,
-        method="exact McNemar" if margin is None else "score test of Tango",
+        method=EXACT if margin is None else "score test of Tango",
         detail=f", better on {counts.wins} and worse on {counts.losses}",
     )
 

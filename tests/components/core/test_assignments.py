@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.core.assignments import Checked, assign_examples, read_label_changes, write_label_changes
+from components.core.assignments import Checked, assign_examples, check_slices, read_label_changes, write_label_changes
 from components.core.errors import InputError
 from components.core.examples import Location
 from components.core.lineage import Lineage
@@ -105,6 +105,14 @@ def test_a_group_that_another_took_in_keeps_its_split() -> None:
 def test_data_by_time_need_times() -> None:
     with pytest.raises(InputError, match="60 of 60 examples have no time"):
         assign_examples(checked(list(range(60))), Lineage("s"), Settings(), BY_TIME)
+
+
+def test_a_slice_that_no_example_is_in_is_refused() -> None:
+    """A misspelt column would watch nothing; the error names those that there are."""
+    examples = assign_examples(checked(list(range(60))), Lineage("s"), Settings(), TASK).examples
+    check_slices(examples, Settings(slice_by="time"))
+    with pytest.raises(InputError, match=r"'tmie' is no metadata column.*columns are time"):
+        check_slices(examples, Settings(slice_by="time, tmie"))
 
 
 def test_label_changes_come_back_as_they_were(tmp_path: Path) -> None:

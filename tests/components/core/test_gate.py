@@ -225,3 +225,11 @@ def test_few_rows_without_a_loss_show_no_non_inferiority() -> None:
     rules = {"gate": "non-inferiority", "gate_margin": 0.03, "gate_horizon": 26}
     assert not judged(replace(some, figures=other), **rules).accepted
     assert not judged(some, **rules).accepted
+
+
+def test_only_the_exact_test_tells_what_lead_it_takes() -> None:
+    """The lead that McNemar's test takes is none that another rule or metric would have taken."""
+    assert judged(contest(3, 3)).evidence["smallest_told"] == pytest.approx(6 / 116)
+    assert judged(contest(3, 3), gate="non-inferiority").evidence["smallest_told"] is None
+    champion = np.linspace(0.1, 0.9, 116)
+    assert judged(contest(3, 3, figures=figures(champion, champion[::-1]))).evidence["smallest_told"] is None
