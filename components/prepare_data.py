@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock
 
 from components.core import fingerprints, runs, sources, splits
-from components.core.assignments import Checked, assign_examples, write_label_changes
+from components.core.assignments import Checked, assign_examples, check_slices, write_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import (
     START,
@@ -235,6 +235,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     _check_share(checked.rejected, len(entries), settings.max_rejected, source, dataset)
     usable = {id_: Checked(copies, *checked.stored[id_]) for id_, copies in checked.copies.items()}
     assigned = assign_examples(usable, lineage, settings, task)
+    check_slices(assigned.examples, settings)
     write_rejected(dataset, [*checked.rejected, *assigned.set_aside])
     write_index(dataset, assigned.examples)
     write_lineage(dataset / "assignments.parquet", assigned.lineage)

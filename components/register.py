@@ -50,6 +50,7 @@ def register(
             "thawline.thawed": str(read_facts(checkpoint)["thawed"]),
             "thawline.accepted": str(accepted).lower(),
             "thawline.compared_with": champion,
+            registry.EVIDENCE_RUN: run.pipeline_id,
             **_origin(run),
         }
         model = run.settings.model

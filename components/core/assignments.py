@@ -1,7 +1,7 @@
 """From checked records to examples with splits: what the lineage knows stays, newcomers join it or are assigned."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,7 +53,7 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
     """Give every example its group and split, and lock the labels of test rows.
 
     Args:
-        checked: Usable contents by id. Of several records of one content, the first that says something is heard.
+        checked: Usable contents by id. Several records of one content belong to all the groups that they name.
         lineage: What earlier datasets left; its salt is the one to use.
         settings: What counts as a near-duplicate.
         task: Finds near-duplicates, and says whether its data are split by time.
@@ -62,13 +62,16 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
         InputError: What belongs together is in two splits, or a class has too few examples.
     """
     records = [
-        Record(id_, _uri(some), _first(some, "group"), _first(some, "split"), _fingerprint(some.facts))
+        Record(id_, _uri(some), _told(some, "group"), _told(some, "split"), _fingerprint(some.facts))
         for id_, some in checked.items()
     ]
-    grouped = group_examples(records, lineage, _near(records, lineage, settings, task))
+    near = _near(records, lineage, settings, task)
+    by_time = task.split_by == "time"
+    # what the times decide may part what belongs together, and moves: no earlier split binds anyone
+    grouped = group_examples(*(_unbound(records, lineage) if by_time else (records, lineage)), near)
     usable = [record for record in records if record.id not in grouped.set_aside]
     labels = {record.id: checked[record.id].copies[0].label for record in usable}
-    if task.split_by == "time":
+    if by_time:
         times = {record.id: checked[record.id].copies[0].metadata.get(TIME, "") for record in usable}
         assigned = splits.assign_by_time(times)
     else:
@@ -79,7 +82,7 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
             lineage.salt,
             known | {f"group {name}": split for name, split in grouped.splits.items()},
             [grouped.groups[record.id] for record in usable],
-            [record.split for record in usable],
+            [next(iter(record.splits), "") for record in usable],
         )
     counted = _locked(labels, assigned, lineage)
     waiting = [
@@ -106,7 +109,22 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
         for record in records
         if record.id in grouped.set_aside
     ]
-    return Assigned(examples, _extended(lineage, examples), set_aside, waiting, _changes(lineage, labels))
+    # a group that another one took in by near-duplicates is remembered by its own name too
+    named = {name: assigned[record.id] for record in usable for name in record.groups}
+    return Assigned(examples, _extended(lineage, examples, named), set_aside, waiting, _changes(lineage, labels))
+
+
+def check_slices(examples: Sequence[Example], settings: Settings) -> None:
+    """Refuse a column of `--slice-by` that no example has: nothing would be watched.
+
+    Raises:
+        InputError: There is such a column.
+    """
+    columns = sorted(set[str]().union(*(example.metadata for example in examples)))
+    for name in filter(None, map(str.strip, settings.slice_by.split(","))):
+        if name not in columns:
+            has = f"The columns are {', '.join(columns)}" if columns else "Only a manifest can have such columns"
+            raise InputError(f"--slice-by {name!r} is no metadata column of the data.", f"{has}.")
 
 
 def write_label_changes(path: Path, changes: Sequence[LabelChange]) -> None:
@@ -128,8 +146,14 @@ def _fingerprint(facts: Mapping[str, int | str]) -> str:
     return str(facts.get("fingerprint", ""))
 
 
-def _first(checked: Checked, name: str) -> str:
-    return next((value for entry in checked.copies if (value := getattr(entry, name))), "")
+def _told(checked: Checked, name: str) -> list[str]:
+    """All that the records of one content say of it."""
+    return sorted({value for entry in checked.copies if (value := getattr(entry, name))})
+
+
+def _unbound(records: Sequence[Record], lineage: Lineage) -> tuple[list[Record], Lineage]:
+    members = {id_: replace(member, split="") for id_, member in lineage.members.items()}
+    return [replace(record, splits=[]) for record in records], replace(lineage, members=members, groups={})
 
 
 def _near(records: Sequence[Record], lineage: Lineage, settings: Settings, task: Task) -> list[tuple[str, str]]:
@@ -165,7 +189,7 @@ def _check(assigned: Mapping[str, str], strata: Mapping[str, str], waiting: Sequ
         ) from None
 
 
-def _extended(lineage: Lineage, examples: Sequence[Example]) -> Lineage:
+def _extended(lineage: Lineage, examples: Sequence[Example], named: Mapping[str, str]) -> Lineage:
     members = {
         id_: Member(m.split, m.label, m.fingerprint, m.group, m.since, present=False)
         for id_, m in lineage.members.items()
@@ -175,7 +199,7 @@ def _extended(lineage: Lineage, examples: Sequence[Example]) -> Lineage:
         since = known.since if known else lineage.datasets
         print_ = _fingerprint(example.facts)
         members[example.id] = Member(example.split, example.label, print_, example.group, since)
-    groups = {**lineage.groups, **{example.group: example.split for example in examples if example.group}}
+    groups = {**lineage.groups, **{example.group: example.split for example in examples if example.group}, **named}
     return Lineage(lineage.salt, lineage.datasets + 1, members, groups)
 
 

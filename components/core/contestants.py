@@ -137,7 +137,9 @@ def comparable(data: Data, trained_on: TrainingRows, classes: Collection[str]) -
         theirs = [text for id_, text in trained_on.fingerprints.items() if text and id_ not in tested]
         prints = [*data.examples.column("fingerprint", rows), *theirs]
         new = [place < len(rows) for place in range(len(prints))]
-        seen |= {i for i, j in data.task.near_duplicates(prints, new, data.settings) if i < len(rows) <= j}
+        near = {prints[i] for i, j in data.task.near_duplicates(prints, new, data.settings) if i < len(rows) <= j}
+        # of equal fingerprints only one is paired with the others' neighbours
+        seen |= {place for place in range(len(rows)) if prints[place] in near}
     return [position for position, label in enumerate(labels) if label in classes and position not in seen]
 
 

@@ -31,6 +31,7 @@ from components.core.statistics import interval
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+EXACT = "exact McNemar"  # the test of which is known what lead it would have told
 BLOCKING = 0.05  # level of the checks that can only block
 CHANCE = 0.01  # a shift of label rates that chance explains with more than this probability blocks nothing
 
@@ -135,7 +136,7 @@ def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) ->
         "horizon": budget.look.horizon,
         "spent": budget.spent,
         "opened": budget.opened,
-        "smallest_told": _finite(smallest_told(counts, budget.level)),
+        "smallest_told": _finite(smallest_told(counts, budget.level)) if outcome.method == EXACT else None,
         "checks": [asdict(check) for check in checks],
         "slices": slices,
         "recent": _side_by_side(contest, contest.recent),
@@ -169,7 +170,7 @@ def _tested(
     if contest.figures is None:
         outcome = _by_counts(contest, counts, metric, None if superiority else margin)
     else:
-        outcome = _by_resampling(contest, contest.figures, budget.level, None if superiority else margin)
+        outcome = _by_resampling(contest, contest.figures, counts, budget.level, None if superiority else margin)
     if not (counts.wins or counts.losses or outcome.gain):
         sentence = f"The challenger gives the answers of the champion, version {contest.version}: a tie keeps it."
         return Check("test", passed=False, sentence=sentence), outcome
@@ -205,13 +206,17 @@ def _by_counts(contest: Contest, counts: Counts, metric: str, margin: float | No
         gain=counts.difference,
         interval=difference_interval(counts),
         p=p,
-        method="exact McNemar" if margin is None else "score test of Tango",
+        method=EXACT if margin is None else "score test of Tango",
         detail=f", better on {counts.wins} and worse on {counts.losses}",
     )
 
 
-def _by_resampling(contest: Contest, figures: Figures, level: float, margin: float | None) -> _Outcome:
-    """By drawing swaps of the answers and resamples of the units, for any metric."""
+def _by_resampling(contest: Contest, figures: Figures, counts: Counts, level: float, margin: float | None) -> _Outcome:
+    """By drawing swaps of the answers and resamples of the units, for any metric.
+
+    Resamples of few units without a loss hold none either, so alone they would call a worse model non-inferior far
+    more often than the level allows: the score test of the right answers has to agree.
+    """
     draws = max(9_999, math.ceil(50 / level))  # so many that a p-value at the level is told from its neighbours
     units, sides = units_of(contest.groups, contest.champion.size), (figures.champion, figures.challenger)
 
@@ -220,14 +225,18 @@ def _by_resampling(contest: Contest, figures: Figures, level: float, margin: flo
 
     differences = bootstrap_differences(*sides, higher_is_better, units, draws)
     champion, challenger = (float(figures.figure(side.sum(0)[None])[0]) for side in sides)
+    if margin is None:
+        p = swap_test(*sides, higher_is_better, units, draws)
+    else:
+        p = max(bootstrap_p(differences, -margin), score_test(counts, -margin))
     return _Outcome(
         metric=figures.name,
         champion=champion,
         challenger=challenger,
         gain=figures.sign * (challenger - champion),
         interval=interval(differences),
-        p=swap_test(*sides, higher_is_better, units, draws) if margin is None else bootstrap_p(differences, -margin),
-        method="swap permutation test" if margin is None else "bootstrap",
+        p=p,
+        method="swap permutation test" if margin is None else "bootstrap and score test of Tango",
         detail="",
     )
 

@@ -16,8 +16,8 @@ class Record:
 
     id: str
     uri: str
-    group: str  # that the source gives; empty: none
-    split: str  # that the source gives; empty: none
+    groups: Sequence[str]  # that the source gives; copies of one content may name several
+    splits: Sequence[str]  # the same
     fingerprint: str
 
 
@@ -52,53 +52,49 @@ def group_examples(records: Sequence[Record], lineage: Lineage, near: Iterable[t
         neighbours[b].append(a)
     known = sorted(present.keys() & lineage.members.keys())
     for id_ in known:
-        web.join([id_, *web.named(present[id_].group), *_known(neighbours[id_], lineage)])
+        web.join([id_, *_named(present[id_].groups), *_known(neighbours[id_], lineage)])
     _refuse_leaks(web, known, present, lineage)
     set_aside = {}
     for id_ in sorted(present.keys() - lineage.members.keys()):
         accepted = [other for other in neighbours[id_] if other in lineage.members or web.has(other)]
-        around = [*web.named(present[id_].group), *accepted]
-        splits = sorted({split for node in around if (split := web.split(node))})
+        around = [*_named(present[id_].groups), *accepted]
+        splits = sorted(set[str]().union(*map(web.splits, around)))
         if len(splits) > 1:
             set_aside[id_] = f"set aside: it belongs to examples of {' and of '.join(splits)}"
+            _hand_on(id_, neighbours, present, lineage)
         else:
             web.join([id_, *around])
     _refuse_given(web, [record for record in records if record.id not in set_aside])
     names = web.names(present.keys() - set_aside.keys())
     groups = {id_: names.get(id_, "") for id_ in present if id_ not in set_aside}
-    splits_of = {names[id_]: split for id_ in names if (split := web.split(id_))}
+    splits_of = {names[id_]: min(has) for id_ in names if (has := web.splits(id_))}
     return Grouped(groups, splits_of, set_aside)
 
 
 class _Web:
-    """Examples and named groups, joined to components (union-find); each component has at most one split."""
+    """Examples and named groups, joined to components (union-find); one with two splits takes in nothing new."""
 
     def __init__(self, lineage: Lineage) -> None:
         self._above: dict[str, str] = {}
-        self._splits: dict[str, str] = {}
+        self._splits: dict[str, frozenset[str]] = {}
         for name, split in lineage.groups.items():
-            self._splits[self.component(GROUP + name)] = split
+            self._splits[self.component(GROUP + name)] = frozenset(filter(None, [split]))
         for id_, member in lineage.members.items():
-            self._splits[self.component(id_)] = member.split
-            self.join([id_, *self.named(member.group)])
-
-    def named(self, group: str) -> list[str]:
-        """The node of a group; none for an empty name."""
-        return [GROUP + group] if group else []
+            self._splits[self.component(id_)] = frozenset(filter(None, [member.split]))
+            self.join([id_, *_named([member.group])])
 
     def has(self, node: str) -> bool:
         return node in self._above
 
-    def split(self, node: str) -> str:
-        return self._splits.get(self.component(node), "")
+    def splits(self, node: str) -> frozenset[str]:
+        return self._splits.get(self.component(node), frozenset())
 
     def join(self, nodes: Sequence[str]) -> None:
         roots = sorted({self.component(node) for node in nodes})
-        split = next((self._splits[root] for root in roots if self._splits.get(root)), "")
+        splits = frozenset[str]().union(*map(self.splits, roots))
         for root in roots[1:]:
             self._above[root] = roots[0]
-        if split:
-            self._splits[roots[0]] = split
+        self._splits[roots[0]] = splits
 
     def component(self, node: str) -> str:
         """The node that stands for everything that is joined to this one."""
@@ -123,6 +119,22 @@ class _Web:
         return found
 
 
+def _named(groups: Sequence[str]) -> list[str]:
+    """The nodes of groups; none for an empty name."""
+    return [GROUP + group for group in groups if group]
+
+
+def _hand_on(id_: str, neighbours: dict[str, list[str]], present: Mapping[str, Record], lineage: Lineage) -> None:
+    """Give the neighbours of an example that is set aside to one of equal looks: such are paired through it only."""
+    mine = present[id_].fingerprint
+    waiting = [other for other in neighbours[id_] if other > id_ and other in present and other not in lineage.members]
+    heirs = sorted(other for other in waiting if mine and present[other].fingerprint == mine)
+    if heirs:
+        neighbours[heirs[0]] += [other for other in neighbours[id_] if other != heirs[0]]
+        for other in heirs[1:]:
+            neighbours[other].append(heirs[0])
+
+
 def _known(ids: Iterable[str], lineage: Lineage) -> list[str]:
     return [id_ for id_ in ids if id_ in lineage.members]
 
@@ -142,8 +154,8 @@ def _refuse_leaks(web: _Web, known: Sequence[str], present: Mapping[str, Record]
 def _refuse_given(web: _Web, records: Sequence[Record]) -> None:
     given: dict[str, dict[str, str]] = defaultdict(dict)
     for record in records:
-        if record.split and not web.split(record.id):
-            given[web.component(record.id)].setdefault(record.split, record.uri)
+        for split in record.splits if not web.splits(record.id) else []:
+            given[web.component(record.id)].setdefault(split, record.uri)
     if leaks := [splits for splits in given.values() if len(splits) > 1]:
         raise InputError(
             f"The column split puts {len(leaks)} groups of examples that belong together into two splits: "

@@ -169,7 +169,8 @@ def evidence_for(model: str, version: str) -> Evidence:
         against = f"against version {compared}" if compared else "as the first one"
         sentence = f"{model} version {version} was accepted {against}, but {_named(champion)} is champion now."
         raise InputError(sentence, f"Run the pipeline again. {mend}")
-    return Evidence(facts["run"], compared, facts["decision"])
+    judged = registry.tags(model, version).get(registry.EVIDENCE_RUN, facts["run"])
+    return Evidence(judged, compared, facts["decision"])
 
 
 def withdrawn(model: str, version: str) -> bool:

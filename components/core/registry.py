@@ -12,6 +12,7 @@ from components.core import archives, smoke, tracking
 from components.core.errors import InputError, StepError
 
 DIGEST = "thawline.artifact_sha256"
+EVIDENCE_RUN = "thawline.evidence_run"  # the pipeline run that judged the version; it may not be the one that made it
 ALIASES = ("champion", "previous", "challenger", "pending")
 
 
@@ -111,15 +112,19 @@ def add_version(model: str, folder: Path, run: tracking.StepRun, tags: Mapping[s
 
 
 def registered(model: str, folder: Path, tags: Mapping[str, str]) -> str:
-    """The version that holds these very files; if it is accepted this time, it gets the tags that say so.
+    """The version that holds these very files; empty where there is none.
 
-    Empty where there is none.
+    It gets the tags of this verdict if it is accepted, or if it was judged against the same champion before: what lost
+    the second time is not promoted by the first. Else it keeps what it was accepted by against an earlier champion.
     """
     digest = archives.folder_digest(folder)
     found = _all_versions(f"name = '{model}'")
-    version = next((str(v.version) for v in found if v.tags.get(DIGEST) == digest), "")
-    if version and tags["thawline.accepted"] == "true":
-        for name in ("thawline.accepted", "thawline.compared_with", "thawline.decision", "thawline.evidence"):
+    same = next((version for version in found if version.tags.get(DIGEST) == digest), None)
+    if same is None:
+        return ""
+    version, against = str(same.version), "thawline.compared_with"
+    if tags["thawline.accepted"] == "true" or same.tags.get(against) == tags[against]:
+        for name in ("thawline.accepted", against, "thawline.decision", "thawline.evidence", EVIDENCE_RUN):
             tracking.client().set_model_version_tag(model, version, name, tags[name])
     return version
 

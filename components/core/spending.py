@@ -18,6 +18,7 @@ class Look:
     horizon: int  # looks that alpha was to last for
     alpha: float
     number: int  # within its horizon, from 1
+    opening: int = 1  # which horizon of the model it belongs to, from 1
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,22 @@ def next_look(past: Sequence[Look], alpha: float, horizon: int) -> Budget:
     horizon; nothing else refills the budget.
 
     Args:
-        past: All looks of the model so far, oldest first; those of failed runs are among them.
+        past: All looks of the model so far, in any order; those of failed runs are among them. They are counted, for
+            the clocks of runs that look at the same time say nothing of who looked last.
         alpha: Probability of a wrong promotion within a horizon.
         horizon: Looks that it is to last for, at least 1.
     """
-    last = past[-1] if past else None
+    opening = max((look.opening for look in past), default=0)
+    looks = [look for look in past if look.opening == opening]
+    last = looks[-1] if looks else None
     if last is None:
         opened = "the first look"
     elif (last.alpha, last.horizon) != (alpha, horizon):
         opened = f"alpha {last.alpha:g} over {last.horizon} looks was changed to {alpha:g} over {horizon}"
-    elif last.number >= horizon:
+    elif len(looks) >= horizon:
         opened = f"the {horizon} looks of the last horizon were used up"
     else:
         opened = ""
-    number = 1 if opened or last is None else last.number + 1
-    return Budget(Look(horizon, alpha, number), number * level(alpha, horizon), opened)
+    number = 1 if opened else len(looks) + 1
+    look = Look(horizon, alpha, number, opening + bool(opened))
+    return Budget(look, number * level(alpha, horizon), opened)

@@ -154,7 +154,7 @@ def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) 
     [run] = [r for r in tracking.find_runs("toy", "first", "step") if r.info.run_name == "evaluate"]
     tracking.client().delete_run(run.info.run_id)
     again(toy_home, tmp_path / "second", "second", other)
-    assert json.loads(looks("second")) == {"horizon": 26, "alpha": 0.05, "number": 2}
+    assert json.loads(looks("second")) == {"horizon": 26, "alpha": 0.05, "number": 2, "opening": 1}
 
 
 def test_a_challenger_that_saw_the_test_rows_stops_the_run(toy_home: PlainRun, tmp_path: Path) -> None:

@@ -118,6 +118,17 @@ def test_registered_files_get_no_second_version(accepted: bool, toy_home: PlainR
     assert pipeline.data.tags["thawline.version"] == "1"
 
 
+def test_the_last_verdict_against_the_same_champion_counts(toy_home: PlainRun, tmp_path: Path) -> None:
+    """What lost the second time is not promoted by the first; a verdict against another champion changes nothing."""
+    path, _ = registry.fetch("toy", "1", tmp_path)
+    names = ("thawline.decision", "thawline.evidence")
+    verdict = {"thawline.accepted": "false", registry.EVIDENCE_RUN: "later", **dict.fromkeys(names, "lost")}
+    for champion, accepted, judged_by in (("7", "true", toy_home.result["mlflow_run_id"]), ("", "false", "later")):
+        assert registry.registered("toy", path, {**verdict, "thawline.compared_with": champion}) == "1"
+        found = registry.tags("toy", "1")
+        assert (found["thawline.accepted"], found[registry.EVIDENCE_RUN]) == (accepted, judged_by)
+
+
 def test_the_run_says_what_it_compared_with(toy_home: PlainRun) -> None:
     """The champion that evaluate compared with is a tag of the pipeline's run; without one there is no tag."""
     registered(toy_home, "second", toy_home.folder / "served", "1", accepted=False)

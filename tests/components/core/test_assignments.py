@@ -2,13 +2,14 @@
 
 import hashlib
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from components.core.assignments import Checked, assign_examples, read_label_changes, write_label_changes
+from components.core.assignments import Checked, assign_examples, check_slices, read_label_changes, write_label_changes
 from components.core.errors import InputError
 from components.core.examples import Location
 from components.core.lineage import Lineage
@@ -73,6 +74,34 @@ def test_data_by_time_are_tested_on_what_comes_last() -> None:
         lineage = assigned.lineage
 
 
+def test_data_by_time_may_part_what_belongs_together() -> None:
+    """A group that lives through the cut is no leak, neither in the next dataset nor for its newcomers."""
+    lineage = Lineage("s")
+    for size in (60, 90):
+        times = {f"t{i}": f"2026-01-{1 + i // 4:02}" for i in range(size)}
+        records = {
+            id_: replace(some, copies=[replace(some.copies[0], group="g")])
+            for id_, some in checked(list(range(size)), **times).items()
+        }
+        assigned = assign_examples(records, lineage, Settings(), BY_TIME)
+        assert not assigned.set_aside
+        lineage = assigned.lineage
+
+
+def test_a_group_that_another_took_in_keeps_its_split() -> None:
+    """Eight patients share a picture; once it is gone, a newcomer of each still goes where it was."""
+    first = checked(list(range(60)))
+    shared = next(iter(first))
+    copies = [replace(first[shared].copies[0], group=f"g{i}") for i in range(8)]
+    assigned = assign_examples(first | {shared: Checked(copies, {}, PLACE)}, Lineage("s"), Settings(), TASK)
+    rest = {id_: some for id_, some in first.items() if id_ != shared}
+    newcomers = checked(list(range(100, 108)))
+    for i, (id_, some) in enumerate(newcomers.items()):
+        rest[id_] = replace(some, copies=[replace(some.copies[0], group=f"g{i}")])
+    later = assign_examples(rest, assigned.lineage, Settings(), TASK).lineage
+    assert {later.members[id_].split for id_ in newcomers} == {assigned.lineage.members[shared].split}
+
+
 def test_data_by_time_need_times() -> None:
     with pytest.raises(InputError, match="60 of 60 examples have no time"):
         assign_examples(checked(list(range(60))), Lineage("s"), Settings(), BY_TIME)
@@ -91,6 +120,14 @@ def test_labels_that_are_no_classes_are_one_stratum() -> None:
         "calibrate": 3,
         "test": 6,
     }
+
+
+def test_a_slice_that_no_example_is_in_is_refused() -> None:
+    """A misspelt column would watch nothing; the error names those that there are."""
+    examples = assign_examples(checked(list(range(60))), Lineage("s"), Settings(), TASK).examples
+    check_slices(examples, Settings(slice_by="time"))
+    with pytest.raises(InputError, match=r"'tmie' is no metadata column.*columns are time"):
+        check_slices(examples, Settings(slice_by="time, tmie"))
 
 
 def test_label_changes_come_back_as_they_were(tmp_path: Path) -> None:

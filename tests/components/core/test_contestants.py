@@ -4,16 +4,20 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
 from components.core import tracking
-from components.core.contestants import contest, contestant
+from components.core.checkpoints import TrainingRows
+from components.core.contestants import comparable, contest, contestant
 from components.core.examples import Examples
 from components.core.phases import open_data
 from components.core.serving import agree
+from components.core.settings import Settings
+from components.tasks import load_task
 from tests.plain import PlainRun
 
 
@@ -63,6 +67,23 @@ def test_rows_that_the_champion_was_trained_on_are_passed_over(toy_home: PlainRu
     found = contest(knowing, one, "1", data, 0.0)
     assert (found.passed_over, found.champion.size) == (2, len(ids) - 2)
     assert contest(one, one, "1", data, 0.0).passed_over == 0
+
+
+def test_every_copy_near_a_training_row_is_passed_over() -> None:
+    """Test rows of equal looks are paired through one of them; the champion's training row is near to all of them."""
+    prints = ["0" * 191 + "1", "f" * 192, "0" * 191 + "1"]
+    columns: dict[str, list[str]] = {"fingerprint": prints}
+    examples = SimpleNamespace(
+        ids=lambda rows: [f"id{row}" for row in rows],
+        labels=lambda rows: ["a" for _ in rows],
+        column=lambda name, rows: [columns[name][row] for row in rows],
+        index=SimpleNamespace(column_names=["fingerprint"]),
+    )
+    data: Any = SimpleNamespace(
+        rows={"test": [0, 1, 2]}, examples=examples, settings=Settings(), task=load_task("image_classification")
+    )
+    assert comparable(data, TrainingRows({"old": prints[0]}, {}, 1), {"a"}) == [1]
+    assert comparable(data, TrainingRows({"old": "0" * 192}, {}, 1), {"a"}) == [1]
 
 
 def test_only_classes_that_both_know_are_compared(toy_home: PlainRun) -> None:

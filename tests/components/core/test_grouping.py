@@ -12,8 +12,8 @@ from components.core.lineage import Lineage, Member
 from components.core.splits import assign
 
 
-def record(id_: str, group: str = "", split: str = "") -> Record:
-    return Record(id_, f"{id_}.png", group, split, "")
+def record(id_: str, group: str = "", split: str = "", fingerprint: str = "") -> Record:
+    return Record(id_, f"{id_}.png", [group] if group else [], [split] if split else [], fingerprint)
 
 
 def known(**splits: str) -> Lineage:
@@ -45,6 +45,34 @@ def test_a_newcomer_between_two_splits_is_set_aside() -> None:
     found = group_examples([record(i) for i in ("left", "right", "new", "other")], lineage, near)
     assert found.set_aside == {"new": "set aside: it belongs to examples of test and of train"}
     assert found.splits[found.groups["other"]] == "train"
+
+
+def test_copies_of_what_is_set_aside_are_not_let_in_elsewhere() -> None:
+    """Examples of equal looks are paired through the first; if it is set aside, its neighbours are still theirs."""
+    lineage = Lineage("s", 1, {"z": Member("test")}, {"g": "train"})
+    records = [record("a", "g", fingerprint="f"), *(record(i, fingerprint="f") for i in "bc")]
+    found = group_examples(records, lineage, [("a", "z"), ("a", "b"), ("a", "c")])
+    assert set(found.set_aside) == {"a"}
+    assert {found.splits[found.groups[id_]] for id_ in "bc"} == {"test"}
+
+
+def test_a_newcomer_to_a_group_with_two_splits_is_set_aside() -> None:
+    """A known example that changed to a group of another split, all of whose members are gone, leaks nothing to it."""
+    lineage = Lineage("s", 1, {"a": Member("test", group="g"), "b": Member("train")}, {"g": "test"})
+    found = group_examples([record("b", "g"), record("new", "g")], lineage, [])
+    assert set(found.set_aside) == {"new"}
+
+
+def test_copies_that_name_several_groups_join_them() -> None:
+    """Copies of one content under two patients keep both patients in one split."""
+    both = Record("b", "b.png", ["g", "h"], [], "")
+    found = group_examples([record("a", "g"), both, record("c", "h")], Lineage(), [])
+    assert len(set(found.groups.values())) == 1
+
+
+def test_copies_that_the_source_gives_two_splits_are_refused() -> None:
+    with pytest.raises(InputError, match="column split puts 1 groups"):
+        group_examples([Record("a", "a.png", [], ["test", "train"], "")], Lineage(), [])
 
 
 def test_known_examples_that_straddle_are_a_leak() -> None:

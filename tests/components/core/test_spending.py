@@ -1,6 +1,7 @@
 """The budget of looks at the test rows."""
 
 from functools import cache
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -42,8 +43,16 @@ def test_only_a_used_up_or_changed_horizon_refills_the_budget() -> None:
     assert [look.number for look in past] == [1, 2, 3]
     assert "used up" in next_look(past, 0.05, 3).opened
     assert next_look(past[:2], 0.05, 3).opened == ""
+    assert next_look(series([(0.05, 3)] * 5), 0.05, 3).look == Look(3, 0.05, 3, 2)
     assert "changed to 0.05 over 2" in next_look(past[:2], 0.05, 2).opened
     assert next_look([], 0.05, 3).opened == "the first look"
+
+
+def test_looks_that_overtake_each_other_are_counted_all_the_same() -> None:
+    """A run that began before another one may look after it: the order of the runs refills nothing."""
+    past = series([(0.05, 3)] * 5)
+    for order in permutations(past):
+        assert next_look(order, 0.05, 3).look == Look(3, 0.05, 3, 2)
 
 
 HALF_YEARS, LOOKS, RIGHT = 10_000, 26, 0.7
