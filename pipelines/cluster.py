@@ -28,6 +28,9 @@ REST = "default"  # in a mapping by step: every step that is not named
 HOME = "/thawline"  # THAWLINE_HOME in the pods
 STORAGE = "THAWLINE_STUDY_STORAGE"
 SECRET = re.compile(r"(?P<secret>[a-z0-9][a-z0-9.-]*):(?P<key>[\w.-]+)(?:=(?P<name>[A-Za-z_]\w*))?")
+# in an address, and by the name of a variable; the compiled DAG, its runs and schedules keep plain values in clear
+PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|[?&]password=", re.IGNORECASE)
+PRIVATE = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|SECRET_ACCESS_KEY|SECRET_KEY|API_KEY|WEBHOOK_URL)$", re.IGNORECASE)
 EFFECT = "NoSchedule|PreferNoSchedule|NoExecute"
 TOLERATION = re.compile(rf"(?P<key>[\w./-]+)(?:=(?P<value>[\w.-]+))?(?::(?P<effect>{EFFECT}))?")
 QUANTITY = r"^\d+(E|P|T|G|M|K|Ei|Pi|Ti|Gi|Mi|Ki)?$"
@@ -93,10 +96,12 @@ class Cluster(BaseModel):
         ):
             wrong = next((text for text in texts if not re.fullmatch(form, text)), None)
             if wrong is not None:
-                raise ValueError(f"--{name} can't be {wrong!r}: give {what}")
-        bare = next((name for name, value in self.env.items() if re.search(r"://[^/@]*:[^/@]*@", value)), None)
+                shown = wrong.partition("=")[0] if name == "secret-env" else wrong  # it may be NAME=THE SECRET
+                raise ValueError(f"--{name} can't be {shown!r}: give {what}")
+        bare = [name for name, value in self.env.items() if PRIVATE.search(name) or PASSWORD.search(value)]
         if bare:
-            raise ValueError(f"--env {bare} holds a password, which every run would record: give it by --secret-env")
+            name = bare[0]
+            raise ValueError(f"--env {name} holds a secret, which every run would record: give it by --secret-env")
         return self
 
     def of(self, field: str, step: str) -> str:
@@ -177,7 +182,9 @@ def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any]) -> Clus
         first = error.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["loc"]:
-            message = f"--{str(first['loc'][0]).replace('_', '-')} can't be {first['input']!r}: {message}"
+            name = str(first["loc"][0]).replace("_", "-")
+            value = "given so" if name == "env" else repr(first["input"])  # others' values stand beside the wrong one
+            message = f"--{name} can't be {value}: {message}"
         raise InputError(f"{message}.", "See `thawline submit --help`.") from None
 
 
@@ -263,7 +270,7 @@ def compile_dag(cluster: Cluster, dag: str = "fine_tuning") -> Compiled:
 
 
 def parameters(source: str, settings: Settings, run_key: str, cluster: Cluster) -> dict[str, Any]:
-    """The DAG's parameters; `search_workers` pods search, each with one process where there are several.
+    """The DAG's parameters; `search_workers` pods search, each with one process; 0: one pod, a process for each CPU.
 
     Raises:
         InputError: The pods can't read the source, or several can't share a study.
@@ -275,6 +282,10 @@ def parameters(source: str, settings: Settings, run_key: str, cluster: Cluster) 
             f"Copy it to a bucket and give s3://bucket/prefix, or to the --volume and give {HOME}/….",
         )
     workers = settings.search_workers
+    if workers == 0:  # a pod sees all cores of its node, and one process for each would need their memory
+        cpus = cluster.of("cpu", "search")
+        processes = int(cpus[:-1]) // 1000 if cpus.endswith("m") else int(float(cpus or 1))
+        settings = settings.model_copy(update={"search_workers": max(1, processes)})
     if workers > 1 and STORAGE not in cluster.names():
         raise InputError(
             f"{workers} search workers need a study that they can share.",

@@ -51,7 +51,9 @@ def test_a_run_is_submitted(submitted: Any, server: Kubeflow) -> None:
     )
     assert said["kubeflow"] == f"{server.host}/#/runs/details/{run.run_id}"
     assert run.runtime_config.parameters["source"] == "s3://bucket/stamps"
-    assert Settings.from_json(run.runtime_config.parameters["settings"]) == Settings(model="stamps", trials=8)
+    assert Settings.from_json(run.runtime_config.parameters["settings"]) == Settings(
+        model="stamps", trials=8, search_workers=2
+    )
     assert run.pipeline_version_reference.pipeline_version_id == version.pipeline_version_id
     assert version.description.removeprefix("sha256 ").startswith(version.display_name.removeprefix("thawline-"))
     assert [e.display_name for e in server.experiments.values()] == ["stamps"]
