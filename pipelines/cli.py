@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register.",
+    epilog="Example: thawline run photos/, then thawline predict --model photos photo.jpg. "
+    "Each command's --help has an example.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -172,7 +174,7 @@ def predict(
         sys.stdout.write(f"{row['file']}\t{row['label']}\t{max(row['probabilities'].values()):.3f}\n")
 
 
-@app.command()
+@app.command(epilog="Examples: thawline ui; thawline ui --home /data/thawline --port 5001")
 def ui(
     *,
     home: HomeOption = None,
@@ -195,7 +197,10 @@ def ui(
     os.execve(sys.executable, command, environment())  # noqa: S606 - becomes the server, so that Ctrl-C ends it
 
 
-@app.command(epilog="Examples: thawline doctor; thawline doctor --cluster --secret-env mlflow:password --volume home")
+@app.command(
+    epilog="Examples: thawline doctor; thawline doctor --cluster --volume thawline-activations "
+    "--env MLFLOW_TRACKING_URI=http://mlflow.kubeflow:5000 --secret-env mlflow:password=MLFLOW_TRACKING_PASSWORD"
+)
 @with_cluster
 def doctor(
     *,
@@ -367,7 +372,7 @@ def main() -> None:
         if not message:  # nothing was asked, so the help was printed
             raise SystemExit(error.exit_code) from None
         message = f"{message}. See `thawline --help`."
-        if sys.argv[1:2] == ["run"] and "--json" in sys.argv:
+        if sys.argv[1:2] in (["run"], ["submit"]) and "--json" in sys.argv:
             sys.stdout.write(json.dumps({**NOTHING, "reason": message}) + "\n")
         _fail(message, error.exit_code)
     except Exception as error:

@@ -22,7 +22,10 @@ LEAST_PYTHON = (3, 11)
 CANARY = {"cpu": {"default": "500m"}, "memory": {"default": "2Gi"}, "timeout": {"default": "10"}}
 PROMISES = {  # of a cluster: what `components/core/canary.py` finds, and what mends it
     "secrets": ("Secrets in the pods", "Make the secrets of --secret-env in the namespace."),
-    "written": ("Volume can be written", "Let the image's user write to the claim of --volume (fsGroup)."),
+    "written": (
+        "Volume can be written",
+        "Give the claim of --volume to the image's user, 10001 (docs/server.md shows how).",
+    ),
     "shared": ("Volume is shared", "Give --volume a claim that several pods can mount (ReadWriteMany)."),
     "s3": ("S3 from the pods", "Look at the AWS variables in --env and --secret-env."),
     "condition": ("Condition on a bool", "Update Kubeflow Pipelines to 2.4 or newer."),
