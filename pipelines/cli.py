@@ -122,7 +122,9 @@ def run(
         _fail(f"{result['reason']}{where}", 2 if any(e["kind"] == "input" for e in errors.values()) else 1)
 
 
-@app.command("compile", epilog="Example: thawline compile -o stamps.yaml --accelerators 1 --volume activations")
+@app.command(
+    "compile", epilog="Example: thawline compile -o stamps.yaml --accelerators 1 --volume thawline-activations"
+)
 @with_cluster
 def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),

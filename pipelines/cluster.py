@@ -51,7 +51,9 @@ class Cluster(BaseModel):
     )
     image_pull_secrets: list[str] = Field([], description="Secret to pull the image with.")
     accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of the accelerator.")
-    accelerators: int = Field(0, ge=0, description="Accelerators of search, train_head, fine_tune and evaluate, each.")
+    accelerators: ByStep = Field(
+        {REST: "0"}, description="[STEP=]accelerators of search, train_head, fine_tune and evaluate, each."
+    )
     cpu: ByStep = Field({REST: "2", **dict.fromkeys(LIGHT, "1")}, description="[STEP=]CPUs that are requested.")
     memory: ByStep = Field(
         {REST: "8Gi", **dict.fromkeys(LIGHT, "4Gi")}, description="[STEP=]memory: request and limit, such as 16Gi."
@@ -70,7 +72,7 @@ class Cluster(BaseModel):
     annotations: dict[str, str] = Field({}, description="NAME=VALUE: annotation of the pods.")
     service_account: str = Field("", description="Service account of the pods; empty: Kubeflow's own choice.")
 
-    @field_validator("cpu", "memory", "timeout", mode="before")
+    @field_validator("accelerators", "cpu", "memory", "timeout", mode="before")
     @classmethod
     def _by_step(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - what YAML or the command line hold
         items = value if isinstance(value, dict) else _pairs(value if isinstance(value, list) else [value], REST)
@@ -88,6 +90,8 @@ class Cluster(BaseModel):
     @model_validator(mode="after")
     def _well_formed(self) -> Self:
         for name, texts, form, what in (
+            ("accelerators", self.accelerators.values(), r"\d+", "a number"),
+            ("accelerators", self.accelerators, "|".join((*ACCELERATED, REST)), f"one of {', '.join(ACCELERATED)}"),
             ("cpu", self.cpu.values(), r"\d+(\.\d+)?|\d+m", "CPUs"),
             ("memory", self.memory.values(), QUANTITY, "an amount such as 16Gi"),
             ("timeout", self.timeout.values(), r"\d+", "minutes"),
@@ -105,7 +109,7 @@ class Cluster(BaseModel):
         return self
 
     def of(self, field: str, step: str) -> str:
-        """A step's own value of `cpu`, `memory` or `timeout`; empty where there is none."""
+        """A step's own value of `accelerators`, `cpu`, `memory` or `timeout`; empty where there is none."""
         values: ByStep = getattr(self, field)
         return values.get(step, values.get(REST, ""))
 
@@ -199,8 +203,9 @@ def configure(cluster: Cluster, step: str, task: Any) -> None:  # noqa: ANN401 -
     task.set_caching_options(False)
     task.set_cpu_request(cluster.of("cpu", step))
     task.set_memory_request(cluster.of("memory", step)).set_memory_limit(cluster.of("memory", step))
-    if cluster.accelerators and step in ACCELERATED:
-        task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(cluster.accelerators)
+    accelerators = int(cluster.of("accelerators", step)) if step in ACCELERATED else 0
+    if accelerators:
+        task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(accelerators)
     if cluster.retries:  # a node that was taken away comes back within minutes, or another does
         task.set_retry(cluster.retries, backoff_duration="60s", backoff_factor=2)
     minutes = int(cluster.of("timeout", step) or 0)

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from pipelines.cluster import Cluster
 
 LEAST_PYTHON = (3, 11)
-CANARY = {"cpu": {"default": "500m"}, "memory": {"default": "2Gi"}, "timeout": {"default": "10"}}
+CANARY = {
+    "accelerators": {"default": "0"},
+    "cpu": {"default": "500m"},
+    "memory": {"default": "2Gi"},
+    "timeout": {"default": "10"},
+}
 PROMISES = {  # of a cluster: what `components/core/canary.py` finds, and what mends it
     "secrets": ("Secrets in the pods", "Make the secrets of --secret-env in the namespace."),
     "written": (
@@ -153,7 +158,7 @@ def examine_cluster(cluster: "Cluster", host: str, namespace: str, source: str, 
     from pipelines.submit import publish, tell, watch
 
     client, run_key = connect(host, namespace), runs.new_run_key()
-    small = cluster.model_copy(update={**CANARY, "accelerators": 0})
+    small = cluster.model_copy(update=CANARY)
     ids = publish(client, small, namespace, console, "canary")
     secrets = ",".join(name for _, _, name in cluster.secrets())
     run = call(

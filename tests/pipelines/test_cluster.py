@@ -86,6 +86,14 @@ def test_every_step_gets_its_resources(full: tuple[dict[str, Any], dict[str, Any
     assert {facts["image"] for facts in executors.values()} == {EVERYTHING["image"]}
 
 
+def test_accelerators_are_given_by_step() -> None:
+    """A step has as many as its name says, which may be none, else as many as the others."""
+    executors, _ = compiled(accelerators=["1", "fine_tune=4", "evaluate=0"])
+    found = {name: facts["resources"].get("accelerator", {}) for name, facts in executors.items()}
+    counts = {name: facts["resourceCount"] for name, facts in found.items() if facts}
+    assert counts == {"search": "1", "train-head": "1", "fine-tune": "4"}
+
+
 def test_pods_are_placed_and_named(full: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """Node selector, tolerations, labels, annotations, pull secrets and time limits reach every pod."""
     _, configured = full
@@ -163,7 +171,8 @@ def test_a_step_takes_its_key_from_the_parameter_or_from_the_pod(home: Path, mon
         ({"secret_env": ["mlflow"]}, "--secret-env can't be 'mlflow'"),
         ({"tolerations": ["a=b:Never"]}, "--tolerations can't be"),
         ({"labels": ["vision"]}, "'vision' is no NAME=VALUE"),
-        ({"accelerators": -1}, "--accelerators can't be -1"),
+        ({"accelerators": -1}, "--accelerators can't be '-1'"),
+        ({"accelerators": ["finish=1"]}, "--accelerators can't be 'finish': give one of search"),
         ({"env": ["S=postgresql://u:secret@db/x"]}, "--env S holds a secret"),
         ({"env": ["S=postgresql://db/x?user=u&password=secret@"]}, "--env S holds a secret"),
         ({"env": ["THAWLINE_WEBHOOK_URL=https://hooks.example.com/secret@"]}, "--env THAWLINE_WEBHOOK_URL holds"),
