@@ -117,7 +117,7 @@ bench-steps: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits,
 	$(BIN)/python -m tests.benchmarks.skip_20000
 
 nightly: export THAWLINE_ENGINE_NETWORK = 1
-nightly: check test test-slow bench bench-steps ## Everything that can be checked and measured, for the night
+nightly: check test wheels test-slow bench bench-steps ## Everything that can be checked and measured, for the night
 
 clean: ## Remove environments, fetched packages and layers (data and models in .thawline stay)
 	rm -rf $(VENV) $(BENCH_VENV) *.egg-info build docker/wheels/*.whl docker/wheels/*.tar.gz

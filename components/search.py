@@ -252,12 +252,12 @@ def _check(run: Any, study: "optuna.Study", deadline: Deadline, *, killed: bool)
         reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
         raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")
     left = run.settings.trials - done - states.count("RUNNING")  # workers of other machines may still run some
-    cut = left > 0 and deadline.at < math.inf
-    if cut:
+    late = done < run.settings.trials and deadline.at < math.inf
+    if late and left > 0:
         deadlines.cut(run, f"The search stopped after {done} of {run.settings.trials} trials", deadline)
     if "COMPLETE" in states:
         run.figure(f"validation loss {study.best_value:.3f} in {done} trials")
-    elif cut:
+    elif late:  # where workers of other machines still run the rest, theirs may come to an end
         run.figure("no trial came to its end: the defaults are taken")
     else:
         raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register.",
+    epilog="Example: thawline run photos/, then thawline predict --model photos photo.jpg. "
+    "Each command's --help has an example.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -104,7 +106,9 @@ def run(
         _fail(f"{result['reason']}{where}", 2 if any(e["kind"] == "input" for e in errors.values()) else 1)
 
 
-@app.command("compile", epilog="Example: thawline compile -o stamps.yaml --accelerators 1 --volume activations")
+@app.command(
+    "compile", epilog="Example: thawline compile -o stamps.yaml --accelerators 1 --volume thawline-activations"
+)
 @with_cluster
 def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),
@@ -165,7 +169,7 @@ def predict(
         )
 
 
-@app.command()
+@app.command(epilog="Examples: thawline ui; thawline ui --home /data/thawline --port 5001")
 def ui(
     *,
     home: HomeOption = None,
@@ -188,7 +192,10 @@ def ui(
     os.execve(sys.executable, command, environment())  # noqa: S606 - becomes the server, so that Ctrl-C ends it
 
 
-@app.command(epilog="Examples: thawline doctor; thawline doctor --cluster --secret-env mlflow:password --volume home")
+@app.command(
+    epilog="Examples: thawline doctor; thawline doctor --cluster --volume thawline-activations "
+    "--env MLFLOW_TRACKING_URI=http://mlflow.kubeflow:5000 --secret-env mlflow:password=MLFLOW_TRACKING_PASSWORD"
+)
 @with_cluster
 def doctor(
     *,
@@ -363,7 +370,7 @@ def main() -> None:
         if not message:  # nothing was asked, so the help was printed
             raise SystemExit(error.exit_code) from None
         message = f"{message}. See `thawline --help`."
-        if sys.argv[1:2] == ["run"] and "--json" in sys.argv:
+        if sys.argv[1:2] in (["run"], ["submit"]) and "--json" in sys.argv:
             sys.stdout.write(json.dumps({**runs.NOTHING, "reason": message}) + "\n")
         _fail(message, error.exit_code)
     except Exception as error:

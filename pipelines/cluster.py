@@ -28,6 +28,9 @@ REST = "default"  # in a mapping by step: every step that is not named
 HOME = "/thawline"  # THAWLINE_HOME in the pods
 STORAGE = "THAWLINE_STUDY_STORAGE"
 SECRET = re.compile(r"(?P<secret>[a-z0-9][a-z0-9.-]*):(?P<key>[\w.-]+)(?:=(?P<name>[A-Za-z_]\w*))?")
+# in an address, and by the name of a variable; the compiled DAG, its runs and schedules keep plain values in clear
+PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|[?&]password=", re.IGNORECASE)
+PRIVATE = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|SECRET_ACCESS_KEY|SECRET_KEY|API_KEY|WEBHOOK_URL)$", re.IGNORECASE)
 EFFECT = "NoSchedule|PreferNoSchedule|NoExecute"
 TOLERATION = re.compile(rf"(?P<key>[\w./-]+)(?:=(?P<value>[\w.-]+))?(?::(?P<effect>{EFFECT}))?")
 QUANTITY = r"^\d+(E|P|T|G|M|K|Ei|Pi|Ti|Gi|Mi|Ki)?$"
@@ -48,7 +51,9 @@ class Cluster(BaseModel):
     )
     image_pull_secrets: list[str] = Field([], description="Secret to pull the image with.")
     accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of the accelerator.")
-    accelerators: int = Field(0, ge=0, description="Accelerators of search, train_head, fine_tune and evaluate, each.")
+    accelerators: ByStep = Field(
+        {REST: "0"}, description="[STEP=]accelerators of search, train_head, fine_tune and evaluate, each."
+    )
     cpu: ByStep = Field({REST: "2", **dict.fromkeys(LIGHT, "1")}, description="[STEP=]CPUs that are requested.")
     memory: ByStep = Field(
         {REST: "8Gi", **dict.fromkeys(LIGHT, "4Gi")}, description="[STEP=]memory: request and limit, such as 16Gi."
@@ -67,7 +72,7 @@ class Cluster(BaseModel):
     annotations: dict[str, str] = Field({}, description="NAME=VALUE: annotation of the pods.")
     service_account: str = Field("", description="Service account of the pods; empty: Kubeflow's own choice.")
 
-    @field_validator("cpu", "memory", "timeout", mode="before")
+    @field_validator("accelerators", "cpu", "memory", "timeout", mode="before")
     @classmethod
     def _by_step(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - what YAML or the command line hold
         items = value if isinstance(value, dict) else _pairs(value if isinstance(value, list) else [value], REST)
@@ -85,6 +90,8 @@ class Cluster(BaseModel):
     @model_validator(mode="after")
     def _well_formed(self) -> Self:
         for name, texts, form, what in (
+            ("accelerators", self.accelerators.values(), r"\d+", "a number"),
+            ("accelerators", self.accelerators, "|".join((*ACCELERATED, REST)), f"one of {', '.join(ACCELERATED)}"),
             ("cpu", self.cpu.values(), r"\d+(\.\d+)?|\d+m", "CPUs"),
             ("memory", self.memory.values(), QUANTITY, "an amount such as 16Gi"),
             ("timeout", self.timeout.values(), r"\d+", "minutes"),
@@ -93,14 +100,16 @@ class Cluster(BaseModel):
         ):
             wrong = next((text for text in texts if not re.fullmatch(form, text)), None)
             if wrong is not None:
-                raise ValueError(f"--{name} can't be {wrong!r}: give {what}")
-        bare = next((name for name, value in self.env.items() if re.search(r"://[^/@]*:[^/@]*@", value)), None)
+                shown = wrong.partition("=")[0] if name == "secret-env" else wrong  # it may be NAME=THE SECRET
+                raise ValueError(f"--{name} can't be {shown!r}: give {what}")
+        bare = [name for name, value in self.env.items() if PRIVATE.search(name) or PASSWORD.search(value)]
         if bare:
-            raise ValueError(f"--env {bare} holds a password, which every run would record: give it by --secret-env")
+            name = bare[0]
+            raise ValueError(f"--env {name} holds a secret, which every run would record: give it by --secret-env")
         return self
 
     def of(self, field: str, step: str) -> str:
-        """A step's own value of `cpu`, `memory` or `timeout`; empty where there is none."""
+        """A step's own value of `accelerators`, `cpu`, `memory` or `timeout`; empty where there is none."""
         values: ByStep = getattr(self, field)
         return values.get(step, values.get(REST, ""))
 
@@ -177,7 +186,9 @@ def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any]) -> Clus
         first = error.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["loc"]:
-            message = f"--{str(first['loc'][0]).replace('_', '-')} can't be {first['input']!r}: {message}"
+            name = str(first["loc"][0]).replace("_", "-")
+            value = "given so" if name == "env" else repr(first["input"])  # others' values stand beside the wrong one
+            message = f"--{name} can't be {value}: {message}"
         raise InputError(f"{message}.", "See `thawline submit --help`.") from None
 
 
@@ -192,8 +203,9 @@ def configure(cluster: Cluster, step: str, task: Any) -> None:  # noqa: ANN401 -
     task.set_caching_options(False)
     task.set_cpu_request(cluster.of("cpu", step))
     task.set_memory_request(cluster.of("memory", step)).set_memory_limit(cluster.of("memory", step))
-    if cluster.accelerators and step in ACCELERATED:
-        task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(cluster.accelerators)
+    accelerators = int(cluster.of("accelerators", step)) if step in ACCELERATED else 0
+    if accelerators:
+        task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(accelerators)
     if cluster.retries:  # a node that was taken away comes back within minutes, or another does
         task.set_retry(cluster.retries, backoff_duration="60s", backoff_factor=2)
     minutes = int(cluster.of("timeout", step) or 0)
@@ -263,7 +275,7 @@ def compile_dag(cluster: Cluster, dag: str = "fine_tuning") -> Compiled:
 
 
 def parameters(source: str, settings: Settings, run_key: str, cluster: Cluster) -> dict[str, Any]:
-    """The DAG's parameters; `search_workers` pods search, each with one process where there are several.
+    """The DAG's parameters; `search_workers` pods search, each with one process; 0: one pod, a process for each CPU.
 
     Raises:
         InputError: The pods can't read the source, or several can't share a study.
@@ -275,6 +287,10 @@ def parameters(source: str, settings: Settings, run_key: str, cluster: Cluster) 
             f"Copy it to a bucket and give s3://bucket/prefix, or to the --volume and give {HOME}/….",
         )
     workers = settings.search_workers
+    if workers == 0:  # a pod sees all cores of its node, and one process for each would need their memory
+        cpus = cluster.of("cpu", "search")
+        processes = int(cpus[:-1]) // 1000 if cpus.endswith("m") else int(float(cpus or 1))
+        settings = settings.model_copy(update={"search_workers": max(1, processes)})
     if workers > 1 and STORAGE not in cluster.names():
         raise InputError(
             f"{workers} search workers need a study that they can share.",

@@ -19,11 +19,20 @@ if TYPE_CHECKING:
     from pipelines.cluster import Cluster
 
 LEAST_PYTHON = (3, 11)
-CANARY = {"cpu": {"default": "500m"}, "memory": {"default": "2Gi"}, "timeout": {"default": "10"}}
+CANARY = {
+    "accelerators": {"default": "0"},
+    "cpu": {"default": "500m"},
+    "memory": {"default": "2Gi"},
+    "timeout": {"default": "10"},
+}
 PROMISES = {  # of a cluster: what `components/core/canary.py` finds, and what mends it
     "secrets": ("Secrets in the pods", "Make the secrets of --secret-env in the namespace."),
-    "written": ("Volume can be written", "Let the image's user write to the claim of --volume (fsGroup)."),
+    "written": (
+        "Volume can be written",
+        "Give the claim of --volume to the image's user, 10001 (docs/server.md shows how).",
+    ),
     "shared": ("Volume is shared", "Give --volume a claim that several pods can mount (ReadWriteMany)."),
+    "key": ("Run id in the pods", "Update Kubeflow Pipelines: the runs of a schedule are told apart by that label."),
     "s3": ("S3 from the pods", "Look at the AWS variables in --env and --secret-env."),
     "condition": ("Condition on a bool", "Update Kubeflow Pipelines to 2.4 or newer."),
     "retried": ("A failed step is retried", "Update Kubeflow Pipelines to 2.4 or newer."),
@@ -150,7 +159,7 @@ def examine_cluster(cluster: "Cluster", host: str, namespace: str, source: str, 
     from pipelines.submit import publish, tell, watch
 
     client, run_key = connect(host, namespace), runs.new_run_key()
-    small = cluster.model_copy(update={**CANARY, "accelerators": 0})
+    small = cluster.model_copy(update=CANARY)
     ids = publish(client, small, namespace, console, "canary")
     secrets = ",".join(name for _, _, name in cluster.secrets())
     run = call(

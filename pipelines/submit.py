@@ -23,6 +23,14 @@ PIPELINE = "thawline"  # its name in Kubeflow; each change of the DAG or of its 
 POLL = 5.0  # seconds between two looks at a run
 PATIENCE = 60  # looks in a row without an answer after which waiting ends
 ExperimentOption = Annotated[str, typer.Option(help="Experiment in Kubeflow; the model's name if not given.")]
+ResultOption = Annotated[
+    str | None,
+    typer.Option(
+        help="MLflow server as it is reached from here, to read the result of --wait (default: $MLFLOW_TRACKING_URI); "
+        "the pods are given theirs by --env",
+        show_default=False,
+    ),
+]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")]
 
 
@@ -80,6 +88,7 @@ def submit(
     namespace: NamespaceOption = "",
     experiment_name: Annotated[str, typer.Option("--experiment", help="In Kubeflow; if not given the model's.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Show the steps, and end as the run does.")] = False,
+    tracking_uri: ResultOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     **options: Any,  # noqa: ANN401 - one per setting and one per option of the pods, checked by pydantic
@@ -88,6 +97,8 @@ def submit(
     console, run_key = Console(stderr=True), runs.new_run_key()
     try:
         planned = plan(source, options, config, run_key)
+        if wait:
+            _open_tracking(tracking_uri)
         client = connect(host, namespace)
         ids = publish(client, planned.cluster, namespace, console)
         run = call(
@@ -115,6 +126,19 @@ def submit(
         _print(console, {**result, **facts})
     if result["status"] == "failed":
         raise (InputError if kind == "input" else StepError)(result["reason"], f"See {facts['mlflow'] or link} .")
+
+
+def _open_tracking(tracking_uri: str | None) -> None:
+    """Find out before anything runs whether its result can be read here.
+
+    Raises:
+        InputError: The MLflow server that was named can't be reached, or refuses.
+    """
+    if tracking_uri is not None or os.environ.get("MLFLOW_TRACKING_URI"):
+        use_home(None, tracking_uri)
+        from components.core import tracking
+
+        tracking.open_store()
 
 
 def tell(console: Console, text: str) -> None:
@@ -187,20 +211,26 @@ def _step(display_name: str, steps: Sequence[str]) -> str:
 def _outcome(model: str, run_key: str, state: str) -> tuple[dict[str, Any], str]:
     """The run's result, as `thawline run` gives it, and the kind of its error.
 
-    It is read from MLflow where MLFLOW_TRACKING_URI says here where that is; otherwise only Kubeflow's word is known.
+    It is read from MLflow where MLFLOW_TRACKING_URI says here where that is, and it answers; otherwise only Kubeflow's
+    word is known.
     """
     if not state:
         return {**runs.NOTHING, "status": "submitted", "model": model}, ""
     failed = state != "SUCCEEDED"
+    reason = f"Kubeflow says that the run ended as {state.lower()}."
+    known = {**runs.NOTHING, "status": "failed" if failed else "succeeded", "model": model, "reason": reason}
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        reason = f"Kubeflow says that the run ended as {state.lower()}."
-        return {
-            **runs.NOTHING,
-            "status": "failed" if failed else "succeeded",
-            "model": model,
-            "reason": reason,
-        }, "failure"
-    use_home(None)
+        return known, "failure"
+    from components.core import tracking
+
+    try:
+        with tracking.explained():
+            return _recorded(model, run_key, failed=failed)
+    except InputError as error:  # the run has ended, whatever has become of the server meanwhile
+        return {**known, "reason": f"{reason} {error}"}, "failure"
+
+
+def _recorded(model: str, run_key: str, *, failed: bool) -> tuple[dict[str, Any], str]:
     from components.core import tracking
     from components.finish import _result as read_result
 

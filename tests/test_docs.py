@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -67,6 +68,18 @@ def unknown_in(line: str) -> list[str]:
     if command not in options():
         return [command]
     return [name for name in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest) if name not in options()[command]]
+
+
+def test_every_command_has_an_example() -> None:
+    """The help of each command ends with a command line that it takes."""
+    from pipelines.cli import app
+
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        for one in getattr(command, "commands", {"": command}).values():
+            examples = re.sub(r"^Examples?: ", "", one.epilog or "").split("; ")
+            assert all(example.startswith(f"thawline {name}") for example in examples), (name, one.name)
+            assert not [found for example in examples for found in unknown_in(example)], (name, one.name)
 
 
 @by_page

@@ -1,6 +1,7 @@
 """What a canary run looks at from within the pods; its findings leave by MLflow, as those of every run do."""
 
 import os
+import tempfile
 
 from components.core import runs, storage, tracking
 from components.core.errors import ExpectedError, StepError
@@ -25,13 +26,14 @@ def look(run_key: str, secrets: str, source: str) -> bool:
     Returns:
         True: the next step waits for it.
     """
+    problem = _settle()
     with tracking.step("look", run_key, _settings()) as run:
+        own = "ok" if os.environ.get("THAWLINE_RUN_KEY") else "the pods have no label pipeline/runid"
+        _found(run, "key", own)
         missing = [name for name in secrets.split(",") if name and not os.environ.get(name)]
         _found(run, "secrets", f"missing: {', '.join(missing)}" if missing else "ok")
-        marker = runs.home() / "canary" / run_key
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(run_key)
-        _found(run, "written", "ok")
+        (runs.home() / "canary" / run_key).write_text(run_key)
+        _found(run, "written", problem or "ok")
         if source:
             _found(run, "s3", _listed(source))
     return True
@@ -43,6 +45,7 @@ def look_again(run_key: str, *, fail_once: bool) -> None:
     Raises:
         StepError: It is the first attempt, which is meant to fail.
     """
+    _settle()
     with tracking.step("look_again", run_key, _settings()) as run:
         _found(run, "condition", "ok")
         before = tracking.client().get_run(run.pipeline_id).data.tags.get(f"{FOUND}attempts", "0")
@@ -67,6 +70,22 @@ def findings(run_key: str) -> dict[str, str]:
     found = tracking.find_runs(MODEL, run_key, "pipeline")
     tags = found[0].data.tags if found else {}
     return {name.removeprefix(FOUND): text for name, text in tags.items() if name.startswith(FOUND)}
+
+
+def _settle() -> str:
+    """Why the home can't be written to, which then is a folder of this pod's own; empty where it can.
+
+    A step writes there before anything else, so all other findings would be lost.
+    """
+    folder = runs.home() / "canary"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        os.environ["THAWLINE_HOME"] = tempfile.mkdtemp()
+        (runs.home() / "canary").mkdir()
+        return f"{folder}: {error.strerror}"
 
 
 def _found(run: tracking.StepRun, promise: str, text: str) -> None:

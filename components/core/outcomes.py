@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.core import deadlines, inputs, ledger, registry, tracking
+from components.core import canary, deadlines, inputs, ledger, registry, tracking
 
 Status = Literal["succeeded", "skipped", "failed", "running", "none"]
 
@@ -37,8 +37,9 @@ class Outcome:
 
 
 def models() -> list[str]:
-    """Names of all models that have a version or a run."""
-    return sorted({str(facts["name"]) for facts in registry.models()} | set(tracking.models_with_runs()))
+    """Names of all models that have a version or a run; the canary of `thawline doctor --cluster` is none."""
+    named = {str(facts["name"]) for facts in registry.models()} | tracking.models_with_runs()
+    return sorted(named - {canary.MODEL})
 
 
 def of(model: str) -> Outcome:

@@ -73,7 +73,7 @@ def train(
         receive: dict[str, Callable[..., object]] = {"epoch": report, "note": say, "progress": progress}
         receive["history"] = history.extend
         job = (distributed.STUCK, folder, str(data.examples.folder), *given)
-        with contextlib.closing(_run(count, job)) as messages:  # whatever `report` raises, the processes end
+        with contextlib.closing(_run(count, job, stop)) as messages:  # whatever `report` raises, the processes end
             for kind, *content in messages:
                 receive[kind](*content)
         network.load_state_dict(load_file(Path(folder) / TRAINED))
@@ -98,20 +98,20 @@ def processes(settings: Settings) -> int:
     return count
 
 
-def _run(count: int, job: tuple[Any, ...]) -> Generator[tuple[Any, ...]]:
+def _run(count: int, job: tuple[Any, ...], stop: Callable[[float], bool]) -> Generator[tuple[Any, ...]]:
     """Messages of the processes until all have ended; whatever happens here, none of them is left."""
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
-    pipes = [context.Pipe(duplex=False) for _ in range(count)]
+    pipes = [context.Pipe() for _ in range(count)]
     workers: list[SpawnProcess] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for rank, (_, sender) in enumerate(pipes):
+            for rank, (_, theirs) in enumerate(pipes):
                 address = f"file://{folder}/meeting"
-                worker = context.Process(target=_work, args=(rank, count, address, sender, *job), daemon=True)
+                worker = context.Process(target=_work, args=(rank, count, address, theirs, *job), daemon=True)
                 worker.start()
                 workers.append(worker)
-                sender.close()  # so that the reader sees the end of its process
-            yield from _messages(workers, [reader for reader, _ in pipes])
+                theirs.close()  # so that our end sees the end of its process
+            yield from _messages(workers, [ours for ours, _ in pipes], stop)
         finally:
             for worker in workers:
                 worker.kill()  # they write nothing that half of could be seen
@@ -119,7 +119,10 @@ def _run(count: int, job: tuple[Any, ...]) -> Generator[tuple[Any, ...]]:
                 worker.join()
 
 
-def _messages(workers: Sequence[BaseProcess], readers: list[Connection]) -> Iterator[tuple[Any, ...]]:
+def _messages(
+    workers: Sequence[BaseProcess], readers: list[Connection], stop: Callable[[float], bool]
+) -> Iterator[tuple[Any, ...]]:
+    """What the processes tell; whether to stop is answered here, where the step's deadline is kept."""
     failures: list[tuple[float, str, str, str]] = []
     while readers and not failures and not any(worker.exitcode for worker in workers):
         ready = wait(readers)
@@ -131,6 +134,9 @@ def _messages(workers: Sequence[BaseProcess], readers: list[Connection]) -> Iter
                 continue
             if kind == "failure":
                 failures.append(tuple(content))
+            elif kind == "stop":
+                with contextlib.suppress(OSError):  # it has ended; its exit status says how
+                    reader.send(stop(*content))
             else:
                 yield kind, *content
     wait([worker.sentinel for worker in workers], CASCADE)
@@ -151,7 +157,7 @@ def _work(
     rank: int,
     count: int,
     address: str,
-    sender: Connection,
+    step: Connection,
     stuck: timedelta,
     folder: str,
     dataset: str,
@@ -170,7 +176,11 @@ def _work(
 
     def tell(kind: str, *content: object) -> None:
         if rank == 0:
-            sender.send((kind, *content))
+            step.send((kind, *content))
+
+    def stop(seconds: float) -> bool:
+        tell("stop", seconds)
+        return rank == 0 and bool(step.recv())  # what the first process is told holds for all
 
     try:
         network, _ = load_checkpoint(Path(folder))
@@ -186,13 +196,14 @@ def _work(
                 report=partial(tell, "epoch"),
                 say=partial(tell, "note"),
                 progress=partial(tell, "progress"),
+                stop=stop,
             )
             if rank == 0:
                 state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
                 save_file(state, Path(folder) / TRAINED)
             tell("history", history)
     except Exception as error:
-        sender.send(("failure", time.monotonic(), *_told(error)))
+        step.send(("failure", time.monotonic(), *_told(error)))
         if isinstance(error, ExpectedError):
             raise SystemExit(1) from None  # all is said
         raise

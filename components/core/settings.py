@@ -139,7 +139,9 @@ class Settings(BaseModel):
     cutmix: float = Field(0.0, ge=0, description="Alpha of cutmix; 0: off. Mixes pictures, so nothing is kept.")
 
     trials: int = Field(20, ge=0, description="Trials of the search in total; 0: take the defaults.")
-    search_workers: int = Field(0, ge=0, description="Processes of the search; 0: one per core.")
+    search_workers: int = Field(
+        0, ge=0, description="Processes of the search, on Kubeflow pods; 0: a process per core, there one pod."
+    )
     processes: int = Field(
         1, ge=0, description="Processes that divide each batch of the two training steps; 0: one per GPU."
     )

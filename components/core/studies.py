@@ -37,7 +37,7 @@ def shared() -> str:
     Raises:
         InputError: The address is none of Postgres.
     """
-    url = os.environ.get("THAWLINE_STUDY_STORAGE", "").replace(_DRIVER, "", 1)
+    url = os.environ.get("THAWLINE_STUDY_STORAGE", "").strip().replace(_DRIVER, "", 1)
     if url and not url.startswith("postgresql://"):
         raise InputError("THAWLINE_STUDY_STORAGE is no address of a Postgres database.", _ADDRESS)
     return url

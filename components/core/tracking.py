@@ -28,7 +28,15 @@ from components.core import runs
 from components.core.errors import ExpectedError, InputError
 from components.core.lineage import Lineage, read_lineage
 from components.core.settings import Settings
-from components.core.tracking_server import CHECK_SECONDS, WRITING, forbidden, is_server, refusal, unreachable
+from components.core.tracking_server import (
+    CHECK_SECONDS,
+    WRITING,
+    check_address,
+    forbidden,
+    is_server,
+    refusal,
+    unreachable,
+)
 
 RUN_KEY = "thawline.run_key"
 KIND = "thawline.kind"
@@ -48,10 +56,15 @@ def client() -> mlflow.MlflowClient:
 
     Explicit run ids everywhere: a stray fluent call after a run has ended would open another one. The address is
     also set globally, because MLflow's own registry asks there when it resolves a logged model.
+
+    Raises:
+        InputError: A server's address holds more than that, maybe a password: MLflow's errors would repeat it.
     """
     for way in ("UPLOAD", "DOWNLOAD"):  # past the server, to an S3 address that often only the server reaches
         os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", "false")
     uri = runs.tracking_uri()
+    if is_server(uri):  # in a pod no command line has looked at it
+        check_address(uri)
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
 

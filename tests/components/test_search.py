@@ -13,7 +13,7 @@ from components.core.deadlines import Deadline
 from components.core.phases import open_data
 from components.core.settings import Hyperparameters, Settings
 from components.core.studies import DONE, open_study
-from components.search import OutOfTimeError, objective, search, study_name, suggest, work
+from components.search import OutOfTimeError, _check, objective, search, study_name, suggest, work
 from components.select_trial import select_trial
 from tests.conftest import TOY
 from tests.plain import PlainRun
@@ -198,6 +198,16 @@ def test_a_first_trial_that_was_cut_is_repeated(tracked_home: Path, toy_dataset:
     first, second = open_study(name).trials
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
     assert second.user_attrs["hyperparameters"] == settings.defaults().model_dump()
+
+
+def test_a_deadline_while_others_run_the_last_trials_is_no_failure(tracked_home: Path) -> None:
+    """A worker whose time is over while the first trials still run on other machines ends well."""
+    study = open_study("elsewhere")
+    study.ask()
+    with tracking.step("search", "run", Settings(**TOY, trials=1).to_json()) as run:
+        _check(run, study, Deadline(0.0, "--max-minutes 1"), killed=False)
+    [found] = tracking.find_runs("toy", "run", "step")
+    assert found.info.status == "FINISHED"
 
 
 def test_another_question_is_another_study() -> None:

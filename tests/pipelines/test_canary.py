@@ -15,7 +15,15 @@ from tests import kubeflow
 from tests.kubeflow import Kubeflow
 from tests.pipelines.command import Answer, call
 
-FOUND = {"secrets": "ok", "written": "ok", "condition": "ok", "attempts": "2", "shared": "ok", "exit": "SUCCEEDED"}
+FOUND = {
+    "key": "ok",
+    "secrets": "ok",
+    "written": "ok",
+    "condition": "ok",
+    "attempts": "2",
+    "shared": "ok",
+    "exit": "SUCCEEDED",
+}
 
 
 @pytest.mark.slow
@@ -33,8 +41,9 @@ def test_the_canary_runs(tracked_home: Path, tmp_path: Path, monkeypatch: pytest
     assert {run.info.status for run in tracking.find_runs(canary.MODEL, "canary-1")} == {"FINISHED", "FAILED"}
 
 
-def test_the_second_step_fails_once(tracked_home: Path) -> None:
+def test_the_second_step_fails_once(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second step fails on its first attempt only, and says on the next whether the volume is shared."""
+    monkeypatch.setenv("THAWLINE_RUN_KEY", "k")
     canary.look("k", "", "")
     with pytest.raises(StepError, match="on purpose"):
         canary.look_again("k", fail_once=True)
@@ -42,6 +51,19 @@ def test_the_second_step_fails_once(tracked_home: Path) -> None:
     canary.look_again("k", fail_once=True)
     canary.tell("k", "SUCCEEDED")
     assert canary.findings("k") == {**FOUND, "shared": "the file of the first step is not there"}
+
+
+def test_a_volume_that_can_not_be_written_is_a_finding(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the home refuses to be written to, that is found, and so is all the rest."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", runs.tracking_uri())
+    (tracked_home / "canary").write_text("not a folder")
+    canary.look("k", "A_SECRET", "")
+    with pytest.raises(StepError, match="on purpose"):
+        canary.look_again("k", fail_once=True)
+    found = canary.findings("k")
+    assert found["written"] == f"{tracked_home}/canary: File exists"
+    assert (found["secrets"], found["condition"]) == ("missing: A_SECRET", "ok")
+    assert found["key"] == "the pods have no label pipeline/runid"
 
 
 def test_an_s3_that_can_not_be_reached_is_a_finding(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

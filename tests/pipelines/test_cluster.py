@@ -86,6 +86,14 @@ def test_every_step_gets_its_resources(full: tuple[dict[str, Any], dict[str, Any
     assert {facts["image"] for facts in executors.values()} == {EVERYTHING["image"]}
 
 
+def test_accelerators_are_given_by_step() -> None:
+    """A step has as many as its name says, which may be none, else as many as the others."""
+    executors, _ = compiled(accelerators=["1", "fine_tune=4", "evaluate=0"])
+    found = {name: facts["resources"].get("accelerator", {}) for name, facts in executors.items()}
+    counts = {name: facts["resourceCount"] for name, facts in found.items() if facts}
+    assert counts == {"search": "1", "train-head": "1", "fine-tune": "4"}
+
+
 def test_pods_are_placed_and_named(full: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """Node selector, tolerations, labels, annotations, pull secrets and time limits reach every pod."""
     _, configured = full
@@ -163,8 +171,15 @@ def test_a_step_takes_its_key_from_the_parameter_or_from_the_pod(home: Path, mon
         ({"secret_env": ["mlflow"]}, "--secret-env can't be 'mlflow'"),
         ({"tolerations": ["a=b:Never"]}, "--tolerations can't be"),
         ({"labels": ["vision"]}, "'vision' is no NAME=VALUE"),
-        ({"accelerators": -1}, "--accelerators can't be -1"),
-        ({"env": ["S=postgresql://u:secret@db/x"]}, "--env S holds a password"),
+        ({"accelerators": -1}, "--accelerators can't be '-1'"),
+        ({"accelerators": ["finish=1"]}, "--accelerators can't be 'finish': give one of search"),
+        ({"env": ["S=postgresql://u:secret@db/x"]}, "--env S holds a secret"),
+        ({"env": ["S=postgresql://db/x?user=u&password=secret@"]}, "--env S holds a secret"),
+        ({"env": ["THAWLINE_WEBHOOK_URL=https://hooks.example.com/secret@"]}, "--env THAWLINE_WEBHOOK_URL holds"),
+        ({"env": ["MLFLOW_TRACKING_PASSWORD=secret@"]}, "--env MLFLOW_TRACKING_PASSWORD holds a secret"),
+        ({"env": ["AWS_SECRET_ACCESS_KEY=secret@"]}, "--env AWS_SECRET_ACCESS_KEY holds a secret"),
+        ({"env": ["A=secret@", "B"]}, "'B' is no NAME=VALUE"),
+        ({"secret_env": ["MLFLOW_TRACKING_PASSWORD=secret@"]}, "--secret-env can't be 'MLFLOW_TRACKING_PASSWORD'"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], named: str) -> None:
@@ -173,6 +188,12 @@ def test_a_wrong_option_is_named(options: dict[str, Any], named: str) -> None:
         merge_cluster(options, {})
     assert named in str(error.value)
     assert "secret@" not in str(error.value)
+
+
+def test_plain_variables_are_taken() -> None:
+    """What only sounds like a secret is none: an address without a login, a key's id, a token's file."""
+    plain = ["MLFLOW_TRACKING_URI=http://mlflow:5000", "AWS_ACCESS_KEY_ID=a", "AWS_WEB_IDENTITY_TOKEN_FILE=/token"]
+    assert len(merge_cluster({"env": plain}, {}).env) == 3
 
 
 def test_the_command_line_wins_over_the_file() -> None:
@@ -209,3 +230,11 @@ def test_several_search_workers_need_a_study_that_they_share() -> None:
     assert found["search_workers"] == [0, 1, 2]
     assert Settings.from_json(found["settings"]).search_workers == 1
     assert cluster.parameters("s3://b/p", Settings(), "k", Cluster())["search_workers"] == [0]
+
+
+@pytest.mark.parametrize(("cpu", "processes"), [("2", 2), ("4.5", 4), ("3500m", 3), ("500m", 1)])
+def test_a_search_pod_has_a_process_for_each_cpu_it_asked_for(cpu: str, processes: int) -> None:
+    """Without --search-workers one pod searches, with the CPUs that it requests and not with its node's."""
+    found = cluster.parameters("s3://b/p", Settings(), "k", Cluster(cpu={"search": cpu}))
+    assert found["search_workers"] == [0]
+    assert Settings.from_json(found["settings"]).search_workers == processes

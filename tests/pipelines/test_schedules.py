@@ -62,7 +62,7 @@ def test_a_schedule_is_created(schedule: Any, server: Kubeflow) -> None:
     assert made.trigger.cron_schedule.cron == "0 0 1 * * 1"  # the next Monday is in winter
     given = made.runtime_config.parameters
     assert (given["run_key"], given["source"]) == ("", "s3://bucket/stamps")
-    assert Settings.from_json(given["settings"]) == Settings(model="stamps", trials=8)
+    assert Settings.from_json(given["settings"]) == Settings(model="stamps", trials=8, search_workers=2)
     assert told["next"] == "2026-10-26T01:00:00+00:00"
     assert told["next_local"] == "2026-10-26T02:00:00+01:00"
     assert (told["enabled"], told["last"], told["model"]) == (True, None, "stamps")
@@ -125,7 +125,8 @@ def test_a_change_keeps_what_is_not_given(schedule: Any, server: Kubeflow, monke
     assert told["pods"]["memory"] == ["fine_tune=16Gi"]
     assert told["pods"]["image"] == "registry/thawline-python:1"
     assert only(server).experiment_id == experiment
-    assert Settings.from_json(only(server).runtime_config.parameters["settings"]) == Settings(model="post", trials=16)
+    given = Settings.from_json(only(server).runtime_config.parameters["settings"])
+    assert given == Settings(model="post", trials=16, search_workers=2)
 
 
 def test_a_change_never_ends_a_run_in_progress(schedule: Any, server: Kubeflow) -> None:

@@ -51,7 +51,9 @@ def test_a_run_is_submitted(submitted: Any, server: Kubeflow) -> None:
     )
     assert said["kubeflow"] == f"{server.host}/#/runs/details/{run.run_id}"
     assert run.runtime_config.parameters["source"] == "s3://bucket/stamps"
-    assert Settings.from_json(run.runtime_config.parameters["settings"]) == Settings(model="stamps", trials=8)
+    assert Settings.from_json(run.runtime_config.parameters["settings"]) == Settings(
+        model="stamps", trials=8, search_workers=2
+    )
     assert run.pipeline_version_reference.pipeline_version_id == version.pipeline_version_id
     assert version.description.removeprefix("sha256 ").startswith(version.display_name.removeprefix("thawline-"))
     assert [e.display_name for e in server.experiments.values()] == ["stamps"]
@@ -133,6 +135,41 @@ def test_the_result_is_read_from_mlflow(
     assert {name: said[name] for name in ("version", "promoted", "metrics", "mlflow_run_id")} == {
         name: whole.result[name] for name in ("version", "promoted", "metrics", "mlflow_run_id")
     }
+
+
+def test_a_server_that_can_not_be_asked_is_said_before_the_run(
+    submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --wait an MLflow server that is silent, or whose address holds a password, stops the command at once."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # the command sets it: put back after the test
+    for address, wanted in (
+        ("http://127.0.0.1:9", "can't be reached"),
+        ("http://me:private@mlflow", "maybe a password"),
+    ):
+        answer = submitted("--wait", "--tracking-uri", address)
+        assert (answer.status, wanted in answer.err, "private" in answer.err) == (2, True, False)
+    assert server.runs == {}
+
+
+def test_a_result_that_can_not_be_read_any_more_is_kubeflows(
+    submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where MLflow has fallen silent during the run, the command still ends as the run did, and says so."""
+    monkeypatch.setattr("components.core.tracking.check_server", lambda: None)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    _script_the_next_run(server, (("SUCCEEDED", []),), monkeypatch)
+    answer = submitted("--wait", "--json")
+    said = json.loads(answer.out)
+    assert (answer.status, said["status"]) == (0, "succeeded")
+    assert "ended as succeeded" in said["reason"]
+    assert "127.0.0.1:9 can't be reached" in said["reason"]
+
+
+def test_bad_usage_is_json_too(submitted: Any, server: Kubeflow) -> None:
+    """With --json an option that does not exist is a result that failed."""
+    answer = submitted("--json", "--no-such-option")
+    assert (answer.status, json.loads(answer.out)["status"]) == (2, "failed")
 
 
 def test_a_moment_without_an_answer_is_waited_out(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import deadlines, outcomes, tracking
+from components.core import canary, deadlines, outcomes, tracking
 from components.core.outcomes import Outcome
 from tests.plain import PlainRun
 
@@ -72,6 +72,13 @@ def test_runs_in_another_experiment_count(tracked_home: Path, monkeypatch: pytes
         ended("b", 0, "FAILED", model="other")
     assert (outcomes.of("toy").status, outcomes.of("other").status) == ("succeeded", "failed")
     assert outcomes.models() == ["other", "toy"]
+
+
+def test_a_canary_is_no_model(tracked_home: Path) -> None:
+    """Trying a cluster out leaves runs in MLflow, which no monitor waits for again."""
+    ended("a", 0, "FINISHED", canary.MODEL)
+    ended("b", 0, "FINISHED")
+    assert outcomes.models() == ["toy"]
 
 
 def test_the_champion_is_told(toy_run: PlainRun) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.core import distributed, processes, tracking
+from components.core import deadlines, distributed, processes, tracking
 from components.core.checkpoints import read_facts
 from components.core.errors import InputError, StepError
 from components.core.lineage import Lineage
@@ -202,6 +202,16 @@ def test_an_error_in_a_process_is_the_steps(home: Path, points: Path, monkeypatc
         trained(points, settings, 0)
 
 
+@pytest.mark.slow
+def test_the_steps_deadline_holds_for_its_processes(home: Path, points: Path) -> None:
+    """Before each further epoch the step is asked, with the seconds of the last; all stop when it says so."""
+    settings = Settings(**TOY | {"head_epochs": 20}, processes=2)
+    asked: list[float] = []
+    _, history = trained(points, settings, 0, stop=lambda seconds: asked.append(seconds) or len(asked) == 3)
+    assert len(history) == 3
+    assert asked == [figures["seconds"] for figures in history]
+
+
 def test_gpus_that_are_not_there_are_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """More processes than GPUs, and several on one named GPU, are refused; 0 takes all GPUs there are."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -282,6 +292,18 @@ def test_processes_of_torchrun_are_adopted(tracked_home: Path, points: Path, tmp
     with script(tmp_path, points, settings, "outer", *launcher) as run:
         assert run.wait(400) == 0
     assert_one_run_each(tmp_path, "outer")
+
+
+@pytest.mark.slow
+def test_a_deadline_before_the_thaw_under_torchrun(tracked_home: Path, points: Path, tmp_path: Path) -> None:
+    """Processes of torchrun that wait to thaw are not left alone: they train one epoch, and the run says so."""
+    settings = Settings(**TOY | {"head_epochs": 4}, step_max_minutes=1e-6)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    with script(tmp_path, points, settings, "late", *launcher) as run:
+        assert run.wait(400) == 0
+    [pipeline] = tracking.find_runs("toy", "late", "pipeline")
+    assert "after 1 of 4 epochs" in (told := deadlines.cuts(pipeline.data.tags))
+    assert "The thawed training stopped after 1 of 3 epochs" in told
 
 
 @pytest.mark.slow
