@@ -111,7 +111,9 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
     ]
     # a group that another one took in by near-duplicates is remembered by its own name too
     named = {name: assigned[record.id] for record in usable for name in record.groups}
-    return Assigned(examples, _extended(lineage, examples, named), set_aside, waiting, _changes(lineage, labels))
+    return Assigned(
+        examples, _extended(lineage, examples, named, _sought(settings)), set_aside, waiting, _changes(lineage, labels)
+    )
 
 
 def check_slices(examples: Sequence[Example], settings: Settings) -> None:
@@ -157,15 +159,20 @@ def _unbound(records: Sequence[Record], lineage: Lineage) -> tuple[list[Record],
 
 
 def _near(records: Sequence[Record], lineage: Lineage, settings: Settings, task: Task) -> list[tuple[str, str]]:
-    """Pairs of near-duplicates of which at least one is new to the lineage."""
+    """Pairs of near-duplicates of which at least one is new; all of them, where another distance is asked for."""
     prints = {id_: member.fingerprint for id_, member in lineage.members.items()}
     prints |= {record.id: record.fingerprint for record in records}
     ids = sorted(id_ for id_, text in prints.items() if text)
-    new = [id_ not in lineage.members for id_ in ids]
+    other = lineage.sought not in ("", _sought(settings))
+    new = [other or id_ not in lineage.members for id_ in ids]
     if settings.near_duplicates < 0 or not any(new):
         return []
     found = task.near_duplicates([prints[id_] for id_ in ids], new, settings)
     return [(ids[i], ids[j]) for i, j in found]
+
+
+def _sought(settings: Settings) -> str:
+    return f"{settings.near_duplicates}{' flipped' * settings.near_duplicates_flipped}"
 
 
 def _locked(labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lineage) -> dict[str, str]:
@@ -189,7 +196,7 @@ def _check(assigned: Mapping[str, str], strata: Mapping[str, str], waiting: Sequ
         ) from None
 
 
-def _extended(lineage: Lineage, examples: Sequence[Example], named: Mapping[str, str]) -> Lineage:
+def _extended(lineage: Lineage, examples: Sequence[Example], named: Mapping[str, str], sought: str) -> Lineage:
     members = {
         id_: Member(m.split, m.label, m.fingerprint, m.group, m.since, present=False)
         for id_, m in lineage.members.items()
@@ -200,7 +207,7 @@ def _extended(lineage: Lineage, examples: Sequence[Example], named: Mapping[str,
         print_ = _fingerprint(example.facts)
         members[example.id] = Member(example.split, example.label, print_, example.group, since)
     groups = {**lineage.groups, **{example.group: example.split for example in examples if example.group}, **named}
-    return Lineage(lineage.salt, lineage.datasets + 1, members, groups)
+    return Lineage(lineage.salt, lineage.datasets + 1, members, groups, sought)
 
 
 def _changes(lineage: Lineage, labels: Mapping[str, str]) -> dict[str, int]:

@@ -242,15 +242,18 @@ def _by_resampling(contest: Contest, figures: Figures, counts: Counts, level: fl
 
 
 def _on_locked_rows(contest: Contest, settings: Settings) -> Check:
-    """At least non-inferior on the rows on which the champion was promoted."""
+    """At least non-inferior on the rows on which the champion was promoted; without any left, nothing is shown."""
     rows = np.flatnonzero(contest.locked)
+    name = "rows of the champion's promotion"
+    if not rows.size:
+        return Check(name, False, "can't be compared on the rows that the champion was promoted on: none is left")
     counts = paired_counts(contest.champion[rows], contest.challenger[rows], contest.groups[rows])
     p = score_test(counts, -settings.gate_margin) if counts.losses else 0.0
     sentence = (
         f"is not shown to be within {settings.gate_margin:g} on the {counts.units} units that the champion was "
         f"promoted on (better on {counts.wins}, worse on {counts.losses}, p {_told(p)})"
     )
-    return Check("rows of the champion's promotion", not rows.size or p <= BLOCKING, sentence)
+    return Check(name, p <= BLOCKING, sentence)
 
 
 def _slices(contest: Contest, settings: Settings) -> list[dict[str, Any]]:

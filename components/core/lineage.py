@@ -48,6 +48,7 @@ class Lineage:
     datasets: int = 0  # how many there were
     members: Mapping[str, Member] = field(default_factory=dict)  # by id
     groups: Mapping[str, str] = field(default_factory=dict)  # name -> split
+    sought: str = ""  # what counted as near-duplicates, see `assign_examples`; empty in files of before
 
 
 def write_lineage(path: Path, lineage: Lineage) -> None:
@@ -59,7 +60,8 @@ def write_lineage(path: Path, lineage: Lineage) -> None:
     rows += [{**_MISSING, "id": GROUP + name, "split": split} for name, split in lineage.groups.items()]
     rows.sort(key=lambda row: str(row["id"]))
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    pq.write_table(table.replace_schema_metadata({"salt": lineage.salt, "datasets": str(lineage.datasets)}), path)
+    facts = {"salt": lineage.salt, "datasets": str(lineage.datasets), "sought": lineage.sought}
+    pq.write_table(table.replace_schema_metadata(facts), path)
 
 
 def read_lineage(path: Path, salt: str = "") -> Lineage:
@@ -73,4 +75,5 @@ def read_lineage(path: Path, salt: str = "") -> Lineage:
             groups[id_.removeprefix(GROUP)] = row["split"]
         else:
             members[id_] = Member(**{**_MISSING, **row})
-    return Lineage(facts.get("salt", salt), int(facts.get("datasets", "1")), members, groups)
+    sought = facts.get("sought", "")
+    return Lineage(facts.get("salt", salt), int(facts.get("datasets", "1")), members, groups, sought)

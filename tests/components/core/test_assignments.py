@@ -49,6 +49,22 @@ def test_no_example_moves_while_the_data_grow_tenfold() -> None:
     assert {member.since for member in lineage.members.values()} == set(range(10))
 
 
+def test_another_distance_finds_leaks_among_known_examples() -> None:
+    """With a wider distance, pairs that stand in two splits already stop the run; with the same one, none do."""
+
+    def pairs(prints: Any, new: Any, _settings: Settings) -> list[tuple[int, int]]:
+        return [(i, i + 1) for i in range(len(prints) - 1) if new[i]]
+
+    known = checked(list(range(60))).items()
+    records = {id_: Checked(some.copies, {"fingerprint": id_}, PLACE) for id_, some in known}
+    wide: Any = SimpleNamespace(split_by="hash", near_duplicates=pairs, strata=list)
+    lineage = assign_examples(records, Lineage("s"), Settings(near_duplicates=8), TASK).lineage
+    assert assign_examples(records, lineage, Settings(near_duplicates=8), wide).changes["new"] == 0
+    with pytest.raises(InputError, match="in two splits already") as raised:
+        assign_examples(records, lineage, Settings(near_duplicates=32), wide)
+    assert "keep --near-duplicates as it was" in raised.value.mend
+
+
 def test_a_renamed_class_points_to_the_labels_that_wait() -> None:
     """All test rows keep the old name, so the new class has none: the error names the command that mends it."""
     lineage = assign_examples(checked(list(range(60))), Lineage("s"), Settings(), TASK).lineage

@@ -60,6 +60,14 @@ def test_the_same_lead_is_too_small_at_a_26th_of_alpha() -> None:
     assert verdict.evidence["smallest_told"] == pytest.approx(12 / 124)
 
 
+def test_without_the_rows_of_its_promotion_the_champion_stays() -> None:
+    """Where none of them is left, nothing shows that the challenger is as good on them."""
+    verdict = judged(contest(12, 2, locked=np.zeros(124, dtype=bool)))
+    assert not verdict.accepted
+    assert failed(verdict) == ["rows of the champion's promotion"]
+    assert "none is left" in verdict.sentence
+
+
 @given(st.integers(0, 200), st.integers(0, 50))
 @settings(max_examples=30, deadline=None)
 def test_a_champion_against_itself_is_never_promoted(right: int, wrong: int) -> None:
