@@ -32,7 +32,7 @@ def end(settings: Settings, run_key: str, *, failed: bool, reason: str = "") -> 
     """`finish`, also of a run that was ended from outside for a `reason` that its steps don't know."""
     for abandoned in runs.abandoned_runs():
         _close(abandoned)
-    result = _result(settings.model, run_key, failed=failed)
+    result = result_of(settings.model, run_key, failed=failed)
     if failed and reason:
         result["reason"] = reason
     result["cost"] = _record(settings, run_key, result)
@@ -45,11 +45,12 @@ def end(settings: Settings, run_key: str, *, failed: bool, reason: str = "") -> 
 def _close(run_key: str) -> None:
     # only the model's name is needed, and settings of an older version may have other names
     model = json.loads((runs.run_folder(run_key) / "settings.json").read_text())["model"]
-    result = _result(model, run_key, failed=True)
+    result = result_of(model, run_key, failed=True)
     runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
 
 
-def _result(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
+def result_of(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
+    """Close what is still open of a pipeline run, and read its result from MLflow; `finish` says what it holds."""
     pipeline = tracking.close_running(model, run_key, failed=failed)
     tags = pipeline.data.tags if pipeline else {}
     steps = list(reversed(tracking.find_runs(model, run_key, "step")))

@@ -232,25 +232,21 @@ def _outcome(model: str, run_key: str, state: str) -> tuple[dict[str, Any], str]
 
 def _recorded(model: str, run_key: str, *, failed: bool) -> tuple[dict[str, Any], str]:
     from components.core import tracking
-    from components.finish import _result as read_result
+    from components.finish import result_of
 
-    result = read_result(model, run_key, failed=failed)
-    errors = [
-        r.data.tags["thawline.error"] for r in tracking.find_runs(model, run_key, "step", "tags.`thawline.error` != ''")
-    ]
-    if failed and errors:
-        result["reason"] = " ".join(error.partition(": ")[2] for error in errors)
-    return result, "input" if any(error.startswith("input: ") for error in errors) else "failure"
+    result = result_of(model, run_key, failed=failed)
+    steps = tracking.find_runs(model, run_key, "step", f"tags.`{tracking.ERROR}` != ''")
+    of_input = any(step.data.tags[tracking.ERROR].startswith("input: ") for step in steps)
+    return result, "input" if of_input else "failure"
 
 
 def _page(result: dict[str, Any]) -> str:
     """Address of the run's page in MLflow; empty while it is not known."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not result["mlflow_run_id"] or not uri.startswith("http"):
+    if not result["mlflow_run_id"]:
         return ""
     from components.core import tracking
 
-    return f"{uri.rstrip('/')}/#/experiments/{tracking.experiment(result['model'])}/runs/{result['mlflow_run_id']}"
+    return tracking.page(result["mlflow_run_id"])
 
 
 def _print(console: Console, result: dict[str, Any]) -> None:
