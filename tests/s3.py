@@ -35,8 +35,8 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         str(Path(sys.executable).with_name("weed")),
         *("-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}"),
-        *("-s3", f"-s3.port={s3}", f"-s3.config={config}", "-volume.max=100", "-volume.preStopSeconds=0"),
-        *("-master.volumeSizeLimitMB=64", "-master.telemetry=false"),
+        *("-s3", f"-s3.port={s3}", f"-s3.config={config}", "-volume.max=5000"),  # a bucket takes seven
+        *("-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0"),  # catalogs that would take fixed ports
     ]
     with (folder / "log").open("wb") as log:
