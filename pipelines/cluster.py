@@ -226,7 +226,7 @@ def _environment(cluster: Cluster, task: Any) -> None:  # noqa: ANN401 - as abov
 
     for name, value in {"THAWLINE_HOME": HOME, "MLFLOW_DISABLE_TELEMETRY": "true", **cluster.env}.items():
         task.set_env_variable(name, value)
-    # Kubeflow's id of the run: what a schedule's runs are told apart by
+    # Kubeflow's id of the run: what runs with the same parameters are told apart by
     kubernetes.use_field_path_as_env(task, "THAWLINE_RUN_KEY", "metadata.labels['pipeline/runid']")
     for secret, key, name in cluster.secrets():
         kubernetes.use_secret_as_env(task, secret, {key: name})
@@ -274,8 +274,11 @@ def compile_dag(cluster: Cluster, dag: str = "fine_tuning") -> Compiled:
     return Compiled(text, hashlib.sha256(text.encode()).hexdigest())
 
 
-def parameters(source: str, settings: Settings, run_key: str, cluster: Cluster) -> dict[str, Any]:
+def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, Any]:
     """The DAG's parameters; `search_workers` pods search, each with one process; 0: one pod, a process for each CPU.
+
+    The run's key is left out, so each pod takes Kubeflow's id of its run: a key given here would be repeated by every
+    run of a schedule, and by a clone.
 
     Raises:
         InputError: The pods can't read the source, or several can't share a study.
@@ -298,5 +301,5 @@ def parameters(source: str, settings: Settings, run_key: str, cluster: Cluster) 
         )
     if workers > 1:
         settings = settings.model_copy(update={"search_workers": 1})
-    values = {"source": source, "settings": settings.to_json(), "run_key": run_key}
+    values = {"source": source, "settings": settings.to_json(), "run_key": ""}
     return {**values, "search_workers": list(range(max(1, workers)))}

@@ -54,8 +54,8 @@ def new_run_key() -> str:
 def own_key(run_key: str) -> str:
     """The key of the run that a step belongs to: the one it was given, else its pod's.
 
-    A schedule's runs have the same parameters, so they are given none; `THAWLINE_RUN_KEY` is then the id that Kubeflow
-    gave the run, the same in all pods of it.
+    Runs of a schedule and clones have the same parameters, so on Kubeflow none is given; `THAWLINE_RUN_KEY` is then the
+    id that Kubeflow gave the run, the same in all pods of it.
 
     Raises:
         StepError: There is neither.
