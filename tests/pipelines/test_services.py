@@ -16,11 +16,11 @@ import requests
 from components.core import registry, runs, tracking
 from components.core.errors import InputError
 from components.core.settings import Settings
-from tests.pipelines.command import COMMAND, TOY, Answer, environment
+from tests.pipelines.command import COMMAND, TOY, Answer, environment, processes, wait_for
 from tests.toy import write_points
 
 if TYPE_CHECKING:
-    from tests.services import Mlflow
+    from tests.services import Mlflow, Postgres
 
 pytest_plugins = ["tests.services"]
 slow = pytest.mark.slow
@@ -155,6 +155,32 @@ def test_refusals_are_one_sentence_at_once(
     with pytest.raises(InputError, match="does not let this login write"), tracking.explained():
         registry.move_alias("toy", "challenger", "")  # between two calls of a command
     assert registry.current("toy", "challenger") == "1"
+
+
+@slow
+def test_the_tracking_page_shows_no_password(postgres: "Postgres", tmp_path: Path) -> None:
+    """The page of a database opens, and no process of it has the database's password among its arguments."""
+    from tests.services import free_port
+
+    port, home = free_port(), tmp_path / "home"
+    variables = {**environment(home), "MLFLOW_TRACKING_URI": postgres.create("page")}
+    page = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search"
+    with subprocess.Popen([COMMAND, "ui", "--port", str(port)], env=variables, cwd=tmp_path) as server:
+        try:
+            wait_for(lambda: answers(page), 180)
+            arguments = [Path(f"/proc/{process}/cmdline").read_bytes() for process in processes(home)]
+        finally:
+            server.terminate()
+    assert any(b"mlflow" in text for text in arguments)
+    assert not any(postgres.password.encode() in text for text in arguments)
+
+
+def answers(address: str) -> bool:
+    """Whether a server is there and finds its store."""
+    try:
+        return requests.post(address, json={"max_results": 1}, timeout=30).status_code == 200
+    except requests.ConnectionError:
+        return False
 
 
 def elect(key: str, start: float, found: "multiprocessing.Queue[str]") -> None:
