@@ -15,9 +15,10 @@ from rich.console import Console
 from components.core import runs
 from components.core.errors import ExpectedError, InputError, StepError
 from components.core.settings import Settings
-from pipelines.cluster import STEPS, Cluster, compile_dag, merge_cluster, parameters, with_cluster
+from pipelines.cluster import STEPS, Cluster, compile_dag, merge_cluster, with_cluster
 from pipelines.kubeflow import ENDED, HostOption, NamespaceOption, call, connect, experiment, page_of, upload
 from pipelines.options import JsonOption, merge, model_name, read_config, use_home, with_settings
+from pipelines.parameters import parameters
 
 app = typer.Typer()
 PIPELINE = "thawline"  # its name in Kubeflow; each change of the DAG or of its pods is a version
@@ -234,11 +235,11 @@ def _outcome(model: str, run_key: str, state: str) -> tuple[dict[str, Any], str]
 
 def _recorded(model: str, run_key: str, *, failed: bool) -> tuple[dict[str, Any], str]:
     from components.core import tracking
-    from components.finish import result_of
+    from components.finish import result_of, unmended
 
     result = result_of(model, run_key, failed=failed)
-    steps = tracking.find_runs(model, run_key, "step", f"tags.`{tracking.ERROR}` != ''")
-    of_input = any(step.data.tags[tracking.ERROR].startswith("input: ") for step in steps)
+    steps = unmended(list(reversed(tracking.find_runs(model, run_key, "step"))))
+    of_input = any(step.data.tags.get(tracking.ERROR, "").startswith("input: ") for step in steps)
     return result, "input" if of_input else "failure"
 
 

@@ -61,7 +61,7 @@ def test_a_run_is_submitted(submitted: Any, server: Kubeflow) -> None:
 
 
 def test_a_clone_is_a_run_of_its_own(submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No parameter names the run, so a clone made of them on Kubeflow's page has its own key: its pods', as the first."""
+    """No parameter names the run, so a clone made of them on Kubeflow's page has a key of its own, its pods'."""
     assert submitted().status == 0
     [run] = server.runs.values()
     client = client_side.connect(server.host, "")
