@@ -32,7 +32,7 @@ PROMISES = {  # of a cluster: what `components/core/canary.py` finds, and what m
         "Give the claim of --volume to the image's user, 10001 (docs/server.md shows how).",
     ),
     "shared": ("Volume is shared", "Give --volume a claim that several pods can mount (ReadWriteMany)."),
-    "key": ("Run id in the pods", "Update Kubeflow Pipelines: the runs of a schedule are told apart by that label."),
+    "key": ("Run id in the pods", "Update Kubeflow Pipelines: each run is known to its steps by that label."),
     "s3": ("S3 from the pods", "Look at the AWS variables in --env and --secret-env."),
     "condition": ("Condition on a bool", "Update Kubeflow Pipelines to 2.4 or newer."),
     "retried": (

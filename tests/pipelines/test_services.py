@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from tests.pipelines.command import COMMAND, TOY, Answer, environment, processes
 from tests.toy import write_points
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Barrier
+
     from tests.services import Mlflow, Postgres
 
 pytest_plugins = ["tests.services"]
@@ -183,10 +184,10 @@ def answers(address: str) -> bool:
         return False
 
 
-def elect(key: str, start: float, found: "multiprocessing.Queue[str]") -> None:
+def elect(key: str, together: "Barrier", found: "multiprocessing.Queue[str]") -> None:
     """A step that starts at the same time as others."""
     tracking.client()
-    time.sleep(max(0.0, start - time.time()))
+    together.wait(120)
     found.put(tracking.pipeline_run(key, Settings(model="racers", task="tests.toy")).info.run_id)
 
 
@@ -195,8 +196,8 @@ def test_steps_that_start_together_agree_on_one_run(server: "Mlflow") -> None:
     """Five processes that see neither a run nor an experiment make one of each."""
     context = multiprocessing.get_context("spawn")
     found: multiprocessing.Queue[str] = context.Queue()
-    start = time.time() + 15
-    steps = [context.Process(target=elect, args=("key", start, found)) for _ in range(5)]
+    together = context.Barrier(5)
+    steps = [context.Process(target=elect, args=("key", together, found)) for _ in range(5)]
     for step in steps:
         step.start()
     ids = {found.get(timeout=120) for _ in steps}
@@ -209,7 +210,8 @@ def test_steps_that_start_together_agree_on_one_run(server: "Mlflow") -> None:
 @slow
 def test_a_candidate_whose_step_was_killed_is_passed_over(server: "Mlflow", monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that a killed step left half made is neither waited for without end nor taken."""
-    monkeypatch.setattr(tracking, "ELECTION_SECONDS", 3.0)
+    monkeypatch.setattr(tracking, "ELECTION_SECONDS", 1.0)
+    monkeypatch.setattr(tracking, "SETTLE_SECONDS", 0.1)  # nobody else takes part
     dead = [tracking._create("dead", "key", "killed", tracking.CANDIDATE, None) for _ in range(6)]
     found = tracking.pipeline_run("key", Settings(model="killed", task="tests.toy"))
     assert found.info.run_id not in dead
