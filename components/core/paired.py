@@ -178,7 +178,7 @@ def bootstrap_p(differences: Array, bound: float) -> float:
 
 
 def smallest_told(counts: Counts, level: float, margin: float | None = None) -> float:
-    """The smallest difference that the test of counts could have told at this level, had it favoured the challenger more.
+    """The smallest difference that the test of counts could have told, had it favoured the challenger more.
 
     As many units differ as did; infinite where even all of them would have been too few.
 

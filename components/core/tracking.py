@@ -518,6 +518,26 @@ def recorded(model: str, tag: str) -> list[str]:
     return [run.data.tags[tag] for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))]
 
 
+def params_of(model: str, kind: str, *, deleted: bool = False) -> dict[str, dict[str, str]]:
+    """Parameters of the runs of a kind in the model's own experiment, by id; of deleted runs too if asked."""
+    condition = f"tags.`{KIND}` = '{kind}' and tags.`{MODEL}` = '{model}'"
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    found = client().search_runs([own_experiment(model)], condition, view)
+    return {str(run.info.run_id): dict(run.data.params) for run in found}
+
+
+def claim(run_id: str, name: str, value: str) -> bool:
+    """Write a parameter, which MLflow takes once: whether it holds this value, of all that anyone wanted it to hold."""
+    try:
+        client().log_param(run_id, name, value)
+    except MlflowException:
+        run = client().get_run(run_id)
+        if name not in run.data.params and run.info.lifecycle_stage == "active":
+            raise
+        return bool(run.data.params.get(name) == value)
+    return True
+
+
 def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:
     """Download what the last prepared dataset of the model left, or what was accepted since, with its salt."""
     found = find_runs(model, "", "", "tags.`thawline.salt` != '' and attributes.status = 'FINISHED'")

@@ -191,7 +191,7 @@ def test_non_inferiority_may_be_told_of_a_challenger_that_lost() -> None:
 
 @pytest.mark.parametrize("level", [0.05, 0.05 / 26])
 def test_a_gain_of_the_smallest_told_by_resampling_is_about_at_the_level(level: float) -> None:
-    """The swap test of a challenger that leads by just that has about the level as p-value; with 0.6 of it, far more."""
+    """A challenger that leads by just that has about the level as p-value of the swap test; by 0.6 of it, far more."""
     generator = np.random.default_rng(4)
     champion, noise = generator.normal(0, 1, 500), generator.normal(0, 0.5, 500)
     units, noise = np.arange(500), noise - noise.mean()
