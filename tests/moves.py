@@ -24,6 +24,7 @@ WRITES = (
 )
 MOVES: Mapping[str, Callable[[], object]] = {
     "promote": lambda: ledger.promote("toy", "2", why="better", evidence="run"),
+    "replace": lambda: ledger.promote("toy", "2", why="better", evidence="run"),
     "rollback": lambda: ledger.rollback("toy"),
     "settle": lambda: ledger.settle("toy"),
     "refused": lambda: ledger.promote("toy", "2", why="late", evidence="run", expected="3"),

@@ -62,7 +62,7 @@ def first_look() -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("with_register", [True, False])
 def test_two_homes_with_one_store_never_spend_a_number_twice(
-    tracked_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_register: bool
+    tracked_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, with_register: bool
 ) -> None:
     """Four processes of two homes, which share no lock, take looks at the same moment: alpha holds in every horizon."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked_home / 'mlflow.db'}")
