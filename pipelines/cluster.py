@@ -275,7 +275,7 @@ def compile_dag(cluster: Cluster, dag: str = "fine_tuning") -> Compiled:
 
 
 def parameters(source: str, settings: Settings, run_key: str, cluster: Cluster) -> dict[str, Any]:
-    """The DAG's parameters; `search_workers` pods search, each with one process; 0: one pod, a process for each CPU.
+    """The DAG's parameters; `search_workers` pods search, each with one process; 0: one pod, a process per GPU or CPU.
 
     Raises:
         InputError: The pods can't read the source, or several can't share a study.
@@ -290,6 +290,7 @@ def parameters(source: str, settings: Settings, run_key: str, cluster: Cluster) 
     if workers == 0:  # a pod sees all cores of its node, and one process for each would need their memory
         cpus = cluster.of("cpu", "search")
         processes = int(cpus[:-1]) // 1000 if cpus.endswith("m") else int(float(cpus or 1))
+        processes = int(cluster.of("accelerators", "search")) or processes  # each GPU takes one
         settings = settings.model_copy(update={"search_workers": max(1, processes)})
     if workers > 1 and STORAGE not in cluster.names():
         raise InputError(
