@@ -38,7 +38,7 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
         StepError: A worker process died; the sentence says why.
     """
     from components.core import tracking
-    from components.core.phases import build_network, open_data, rows_at
+    from components.core.phases import build_network, open_data, rows_of_splits
 
     with tracking.step("search", run_key, settings) as run:
         name = study_name(run.settings, dataset_digest, weights_digest)
@@ -54,8 +54,8 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
         network = build_network(data, run.settings.defaults())
         if not data.task.augments(run.settings) and run.settings.activations != "recompute":
             lines = _lines(run.settings, len(network.stages))
-            for split, views in (("train", run.settings.views), ("validation", 0)):
-                rows_at(network, data, lines, split, run.note, run.progress, views)
+            splits = {"train": run.settings.views, "validation": 0}
+            rows_of_splits(network, data, lines, splits, run.note, run.progress)
         saved = _run_workers(run, name, dataset, len(network.stages), deadline)
         run.saved(data.reuse.seconds + saved)
     return name

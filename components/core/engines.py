@@ -25,6 +25,7 @@ from components.core.training import half_precision, mixed_precision, rows_of, t
 MEASURED = 16  # examples of the short measurement
 GAIN = 1 / 3  # of eager's time, what another engine is expected to save before it is measured
 OVERHEAD = 0.7  # seconds to import, load, check and measure an engine
+FOLDING = 0.3  # seconds to fold, check and measure
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest activation
 
 _Flat: TypeAlias = Callable[[list[Tensor]], Sequence[Tensor]]  # leaves of a batch -> leaves of the activations
@@ -104,9 +105,9 @@ def _fastest(
 ) -> tuple[Engine, str]:
     begin = time.monotonic()
     expected = plain.run(prefix.sample)
-    if (time.monotonic() - begin) / len(prefix.leaves[0]) * count * GAIN > OVERHEAD:
+    if (time.monotonic() - begin) / len(prefix.leaves[0]) * count * GAIN > FOLDING:
         plain = replace(plain, seconds=_seconds(plain, prefix.sample))
-    if not plain.seconds * count * GAIN > OVERHEAD:
+    if not plain.seconds * count * GAIN > FOLDING:
         return plain, f"eager: a pass over {count} examples is short"
     trial = _Trial(plain, prefix, expected)
     trial.run("folded", lambda: _folded(prefix))
@@ -241,7 +242,7 @@ def _tolerance(dtype: torch.dtype, device: torch.device) -> float:
 def _seconds(engine: Engine, sample: Pytree) -> float:
     """Per example, the best of a few runs; it has run before."""
     taken: list[float] = []
-    while not taken or (len(taken) < 5 and sum(taken) < 0.2):  # noqa: PLR2004 - a slow run is long enough alone
+    while not taken or (len(taken) < 5 and sum(taken) < 0.1):  # noqa: PLR2004 - a slow run is long enough alone
         begin = time.monotonic()
         engine.run(sample)
         taken.append(time.monotonic() - begin)
