@@ -163,10 +163,17 @@ def predict(
     if as_json:
         sys.stdout.write(json.dumps({"model": name, "version": version, "predictions": rows}) + "\n")
         return
-    for row in rows:
-        sys.stdout.write(
-            f"{row.get('file') or row['text']}\t{row['label']}\t{max(row['probabilities'].values()):.3f}\n"
-        )
+    for record, row in zip(asked, found, strict=True):
+        sys.stdout.write("\t".join([*record.values(), *map(_told, row.values())]) + "\n")
+
+
+def _told(value: Any) -> str:  # noqa: ANN401 - a cell of an answer
+    """A cell as the terminal shows it: of a list all, of figures by name the highest."""
+    if isinstance(value, dict):
+        return f"{max(value.values(), default=0.0):.3f}"
+    if isinstance(value, list):
+        return ", ".join(map(_told, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @app.command(epilog="Examples: thawline ui; thawline ui --home /data/thawline --port 5001")

@@ -89,6 +89,7 @@ def render(data: ReportData) -> str:
     return page.render(
         data=data,
         rows=_test_rows(data),
+        metric=next(iter(data.evaluation.metrics)),
         metrics=[_metric(name, data.evaluation) for name in data.evaluation.metrics],
         matrix=_matrix(data.evaluation),
         pairs=_pairs(data.evaluation),
@@ -195,7 +196,7 @@ def _shown(items: Sequence[Any], said: str, thumbnails: Sequence[bytes | str]) -
         {
             "label": m.label,
             "said": getattr(m, said),
-            "percent": round(100 * m.probability),
+            "percent": None if m.probability is None else round(100 * m.probability),
             "picture": _data_uri(seen) if isinstance(seen, bytes) else "",
             "text": seen if isinstance(seen, str) else "",
         }
@@ -249,7 +250,7 @@ def _pictures(data: ReportData) -> dict[str, Markup]:
     """The figures that have something to show, as inline SVG."""
     pictures = {}
     if data.history:
-        pictures["learning"] = figures.learning_curves(data.history)
+        pictures["learning"] = figures.learning_curves(data.history, next(iter(data.evaluation.metrics)))
     if data.evaluation.reliability is not None:
         pictures["reliability"] = figures.reliability(data.evaluation.reliability)
     if data.trials:
