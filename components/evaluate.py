@@ -237,15 +237,14 @@ def _log(
     baseline |= {f"reference_{name}": value for name, value in evaluation.reference.items()}
     for pipeline in (False, True):
         run.metrics({**evaluation.metrics, **bounds, **baseline}, pipeline=pipeline)
-    run.tags(
-        {"thawline.accepted": str(decision.accepted).lower(), "thawline.decision": decision.sentence}, pipeline=True
-    )
+    told = {"thawline.accepted": str(decision.accepted).lower(), "thawline.decision": decision.sentence}
+    run.tags({**told, tracking.METRIC: next(iter(evaluation.metrics))}, pipeline=True)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "report.html"
         copy.write_text(report.read_text())
         run.artifact(copy, pipeline=True)
-    told = {"accepted": decision.accepted, "sentence": decision.sentence, **decision.evidence}
-    run.text(json.dumps(told, indent=1), "evidence.json")
+    evidence = {"accepted": decision.accepted, "sentence": decision.sentence, **decision.evidence}
+    run.text(json.dumps(evidence, indent=1), "evidence.json")
     short = {name: value for name, value in decision.evidence.items() if not isinstance(value, list | dict)}
     run.tags({"thawline.evidence": json.dumps(short)[: tracking.TAG_LENGTH]}, pipeline=True)
     run.text(

@@ -93,7 +93,8 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         figures = ("examples", "duplicates", "near_duplicates", "set_aside", "label_changes")
         run.metrics({**{name: info[name] for name in figures}, "rejected": bad, **info["changes"]})
         _note(run, info)
-        run.figure(f"{info['examples']} examples in {len(info['classes'])} classes, {bad} rejected")
+        sorted_by = f" in {len(info['classes'])} classes" if any(info["counts"]["train"]) else ""
+        run.figure(f"{info['examples']} examples{sorted_by}, {bad} rejected")
     return info["digest"], weights_digest
 
 

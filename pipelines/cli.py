@@ -335,13 +335,14 @@ def _print_summary(console: Console, result: dict[str, Any], settings: Settings)
 
         print_skipped(console, result, tracking)
         return
-    metrics = result["metrics"]
-    interval = f"[{metrics.get('accuracy_low', 0):.3f}, {metrics.get('accuracy_high', 0):.3f}]"
+    metrics, metric = result["metrics"], result["metric"]
+    name = metric.replace("_", " ")
+    interval = f"[{metrics.get(f'{metric}_low', 0):.3f}, {metrics.get(f'{metric}_high', 0):.3f}]"
     state = "champion" if result["promoted"] else "challenger, not promoted"
     state = f"waits for approval: {result['pending']}" if result["pending"] else state
     lines = {
-        "Accuracy": f"{metrics.get('accuracy', 0):.3f}  95 % interval {interval}, trivial model "
-        f"{metrics.get('baseline_accuracy', 0):.3f}",
+        name[:1].upper() + name[1:]: f"{metrics.get(metric, 0):.3f}  95 % interval {interval}, trivial model "
+        f"{metrics.get(f'baseline_{metric}', 0):.3f}",
         "Registered": f"{settings.model} version {result['version']}, {state}",
         "Why": _folded(result["reason"], console, 12),
         **({"Cost": result["cost"]} if settings.machine or settings.price_per_hour else {}),

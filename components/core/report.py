@@ -212,7 +212,8 @@ def _data_uri(picture: bytes) -> str:
 def _splits(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Examples per class and split, with sums."""
     counts: Mapping[str, Mapping[str, int]] = dataset["counts"]
-    names = list(dict.fromkeys([*dataset["classes"], *(name for split in counts.values() for name in split)]))
+    found = list(dict.fromkeys(name for split in counts.values() for name in split))
+    names = list(dict.fromkeys([*dataset["classes"], *found])) if any(found) else []  # labels may hold no classes
     rows = [{"name": name, "counts": [split.get(name, 0) for split in counts.values()]} for name in names]
     most = max((sum(row["counts"]) for row in rows), default=0) or 1
     return {

@@ -44,6 +44,7 @@ MODEL = "thawline.model"
 PARENT = "mlflow.parentRunId"
 ERROR = "thawline.error"  # of a step: kind and sentences of an expected error
 SAVED = "saved_seconds"  # metric of a step, and of the pipeline
+METRIC = "thawline.metric"  # of the pipeline and of a version: what the target names first
 BATCH = 900  # MLflow takes 1,000 entities in one call
 CANDIDATE = "candidate"
 SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
