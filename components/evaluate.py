@@ -257,5 +257,7 @@ def _log(
         )
     if evaluation.reliability is not None:
         run.text(figures.to_svg(figures.reliability(evaluation.reliability)), "figures/reliability.svg")
+    if evaluation.numbers is not None:
+        run.text(figures.to_svg(figures.numbers(evaluation.numbers)), "figures/numbers.svg")
     if evaluation.per_class is not None:
         run.text(evaluation.per_class.to_csv(index=False), "per_class.csv")

@@ -1,4 +1,4 @@
-"""Pictures into classes: any backbone of torchvision or timm, one label a picture."""
+"""Pictures into classes, or with `--option target=…` a number or several labels; any backbone."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,30 +9,24 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from components.core import classification, pictures
 from components.core import near_duplicates as near_duplicates_of_pictures
+from components.core import pictures
 from components.core.backbones import build_backbone
-from components.core.classification import measure, mixup, new_head, reference
+from components.core.classification import mixup, new_head, reference
 from components.core.errors import RejectedRecord
 from components.core.network import Network, Pytree
 from components.core.settings import Settings
-from components.core.task_options import NoOptions
-from components.tasks import Target
+from components.core.targets import TargetOptions as Options
+from components.core.targets import chosen as target
+from components.core.targets import measure
 
-__all__ = ["measure", "reference"]  # of a task that needs neither
+__all__ = ["Options", "measure", "reference", "target"]
 
 backbone = "timm/tf_efficientnet_lite0"
-Options = NoOptions
 split_by = "hash"
 input_name = "image"
 serving_requirements = ("pillow",)
 serving_code = Path(pictures.__file__)
-
-
-def target(settings: Settings) -> Target:
-    """One class for each record."""
-    del settings
-    return classification
 
 
 def check(content: bytes) -> Mapping[str, int | str]:
