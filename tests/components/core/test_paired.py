@@ -20,6 +20,7 @@ from components.core.paired import (
     score_test,
     smallest_told,
     swap_test,
+    t_test,
     units_of,
 )
 from components.core.statistics import interval
@@ -170,3 +171,24 @@ def test_the_smallest_difference_that_could_have_been_told() -> None:
     """With 10 units that differ, 9 to 1 is the least lead at 0.05; with 3 none is enough."""
     assert smallest_told(Counts(6, 4, 100), 0.05) == pytest.approx(0.08)
     assert smallest_told(Counts(3, 0, 100), 0.05) == math.inf
+
+
+def test_the_t_test_is_that_of_scipy() -> None:
+    """Without groups it is the paired one-sided t-test; groups are units whose rows go together."""
+    generator = np.random.default_rng(0)
+    champion, challenger = generator.normal(size=50), generator.normal(0.2, size=50)
+    expected = stats.ttest_rel(challenger, champion + 0.1, alternative="greater").pvalue
+    assert t_test(champion, challenger, [], 0.1) == pytest.approx(expected)
+    groups = [str(number // 2) for number in range(50)]
+    sums = (challenger - champion).reshape(25, 2).sum(1)
+    assert t_test(champion, challenger, groups, 0.1) == pytest.approx(
+        stats.ttest_1samp(sums / 2, 0.1, alternative="greater").pvalue
+    )
+
+
+def test_the_t_test_says_nothing_of_one_unit() -> None:
+    one = np.array([1.0])
+    assert t_test(one, one + 5, [], 0.0) == 1.0
+    equal = np.zeros(3)
+    assert t_test(equal, equal, [], 0.0) == 1.0
+    assert t_test(equal, equal, [], -0.1) == 0.0  # within any margin
