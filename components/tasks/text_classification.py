@@ -14,9 +14,9 @@ import pandas as pd
 from pydantic import Field
 from torch import Tensor
 
-from components.core import near_duplicate_texts, targets, texts, tfidf
+from components.core import hub, near_duplicate_texts, targets, texts, tfidf
 from components.core.classification import mixup, new_head
-from components.core.encoders import DEFAULT, build_encoder, rebuild_stages
+from components.core.encoders import build_encoder, rebuild_stages
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
 from components.core.network import Network, Pytree
@@ -28,7 +28,7 @@ from components.tasks import Target
 
 __all__ = ["encode"]
 
-backbone = DEFAULT
+backbone = hub.DEFAULT
 split_by = "hash"
 input_name = "text"
 serving_code = Path(texts.__file__)
