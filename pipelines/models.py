@@ -23,7 +23,7 @@ app = typer.Typer()
 SHORT = 40  # characters of a sentence in a table
 ModelOption = Annotated[str, typer.Option(help="Name in the model registry.")]
 _MODELS = ("model", "champion", "previous", "challenger", "pending", "versions")
-_VERSIONS = ("version", "created (UTC)", "aliases", "accepted", "accuracy", "decision")
+_VERSIONS = ("version", "created (UTC)", "aliases", "accepted", "figure", "decision")
 _HISTORY = ("champion", "from (UTC)", "until", "action", "who", "why")
 
 
@@ -118,11 +118,14 @@ def _tell(entry: "Entry", *, as_json: bool, already: bool) -> None:
     if as_json:
         facts = {"model": entry.model, "version": entry.to, "moved": not already, "from": entry.origin}
         facts |= {"action": entry.action, "why": entry.why, "who": entry.who, "evidence": entry.evidence}
+        facts |= {"withdrawn": entry.withdrawn}
         sys.stdout.write(json.dumps({**facts, "entry": entry.run_id}) + "\n")
         return
     before = f"before: version {entry.origin}" if entry.origin else "the first"
     verb = "was champion already" if already else f"is champion now ({before})"
     sys.stdout.write(f"{entry.model} version {entry.to} {verb}\n")
+    if entry.withdrawn and not already:
+        sys.stdout.write(f"Version {entry.withdrawn} waits no longer: it was judged against another champion\n")
 
 
 def _all() -> list[dict[str, Any]]:
@@ -181,7 +184,7 @@ def _page(model: dict[str, Any]) -> list[str]:
             _minute(facts["created"]),
             ", ".join(facts["aliases"]),
             {True: "yes", False: "no", None: ""}[facts["accepted"]],
-            "" if facts["accuracy"] is None else f"{facts['accuracy']:.3f}",
+            "" if facts["value"] is None else f"{facts['metric'].replace('_', ' ')} {facts['value']:.3f}",
             _short(facts["decision"]),
         )
         for facts in model["versions"]
@@ -191,7 +194,7 @@ def _page(model: dict[str, Any]) -> list[str]:
         for row in model["history"]
     ]
     history = table(_HISTORY, champions, ("champion",)) or ["No version was champion yet."]
-    return [*table(_VERSIONS, versions, ("version", "accuracy")), "", *history]
+    return [*table(_VERSIONS, versions, ("version",)), "", *history]
 
 
 def _short(sentence: str) -> str:

@@ -10,7 +10,7 @@ from pipelines.cluster import HOME, STORAGE, Cluster
 
 
 def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, Any]:
-    """The DAG's parameters; `search_workers` pods search, each with one process; 0: one pod, a process for each CPU.
+    """The DAG's parameters; `search_workers` pods search, each with one process; 0: one pod, a process per GPU or CPU.
 
     The run's key is left out, so each pod takes Kubeflow's id of its run: a key given here would be repeated by every
     run of a schedule, and by a clone.
@@ -29,6 +29,7 @@ def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, A
     if workers == 0:  # a pod sees all cores of its node, and one process for each would need their memory
         cpus = cluster.of("cpu", "search")
         processes = int(cpus[:-1]) // 1000 if cpus.endswith("m") else int(float(cpus or 1))
+        processes = int(cluster.of("accelerators", "search")) or processes  # each GPU takes one
         settings = settings.model_copy(update={"search_workers": max(1, processes)})
     if workers > 1 and STORAGE not in cluster.names():
         raise InputError(

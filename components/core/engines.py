@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure, tree_unflatten
 
-from components.core.exports import Prefix, exported, first_line, place_of, seconds_to_prepare
+from components.core.exports import Prefix, export_bytes, exported, first_line, place_of, seconds_to_prepare
 from components.core.folding import folded
 from components.core.network import Network, Pytree
 from components.core.training import half_precision, mixed_precision, rows_of, to_device
@@ -69,7 +69,13 @@ def eager(network: Network, lines: Sequence[int], start: int = 0) -> Engine:
 
 
 def choose(
-    network: Network, lines: Sequence[int], sample: Pytree, count: int, folder: Path, start: int = 0
+    network: Network,
+    lines: Sequence[int],
+    sample: Pytree,
+    count: int,
+    folder: Path,
+    start: int = 0,
+    room: Callable[[float], bool] = lambda _bytes: True,
 ) -> tuple[Engine, str]:
     """The engine that measures fastest here, and why in one line. Never fails: what can't be had is eager.
 
@@ -80,6 +86,7 @@ def choose(
         count: Examples of the whole pass: a short one does not pay for an export.
         folder: Where exports are kept by what they depend on; several processes may share it.
         start: See `eager`.
+        room: Whether an export of so many bytes may be kept; makes place for it.
     """
     plain = eager(network, lines, start)
     if torch.are_deterministic_algorithms_enabled():
@@ -88,12 +95,14 @@ def choose(
         return plain, "eager: there are no stages to run"
     try:
         prefix = Prefix(network, lines, start, rows_of(sample, slice(0, MEASURED)))
-        return _fastest(plain, prefix, count, folder)
+        return _fastest(plain, prefix, count, folder, room)
     except Exception as error:  # noqa: BLE001 - the pass itself will show what is wrong with the stages or the sample
         return plain, f"eager: {first_line(error)}"
 
 
-def _fastest(plain: Engine, prefix: Prefix, count: int, folder: Path) -> tuple[Engine, str]:
+def _fastest(
+    plain: Engine, prefix: Prefix, count: int, folder: Path, room: Callable[[float], bool]
+) -> tuple[Engine, str]:
     begin = time.monotonic()
     expected = plain.run(prefix.sample)
     if (time.monotonic() - begin) / len(prefix.leaves[0]) * count * GAIN > FOLDING:
@@ -107,6 +116,9 @@ def _fastest(plain: Engine, prefix: Prefix, count: int, folder: Path) -> tuple[E
         cost = seconds_to_prepare(prefix, way, place)
         if cost + OVERHEAD > count * trial.best.seconds * GAIN:
             trial.reasons.append(f"{way} (about {cost:.1f} s) would not pay for {count} examples")
+            continue
+        if cost and way != "compile" and not room(size := export_bytes(prefix)):
+            trial.reasons.append(f"{way}: there is no room for an export of {size / 1e6:,.0f} MB")
             continue
         make = partial(_compiled, prefix) if way == "compile" else partial(_onnxruntime, prefix, way, place)
         if trial.run(way, make) and prefix.device.type == "cpu":

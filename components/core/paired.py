@@ -107,6 +107,27 @@ def score_test(counts: Counts, difference: float) -> float:
     return float(special.ndtr(-(b - c - n * d) / math.sqrt(variance)))
 
 
+def t_test(champion: Array, challenger: Array, groups: Sequence[str] | Array, difference: float) -> float:
+    """One-sided p-value that the challenger's mean score is higher by more than `difference`: the paired t-test.
+
+    The units are as in `paired_counts`, each weighing as much as it has rows. 1.0 with fewer than two.
+
+    Args:
+        champion: Its scores float[n].
+        challenger: Its scores float[n].
+        groups: Unit of each row; empty text or nothing: the row itself.
+        difference: Of the null hypothesis.
+    """
+    sums = np.bincount(units_of(groups, champion.size), weights=challenger - champion)
+    if sums.size < 2:  # noqa: PLR2004 - one unit has no variance
+        return 1.0
+    gains = sums * sums.size / champion.size - difference
+    error = float(gains.std(ddof=1)) / math.sqrt(gains.size)
+    if error < ROUNDING:
+        return float(gains.mean() <= 0)
+    return float(special.stdtr(gains.size - 1, -gains.mean() / error))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values adjusted for their number by the step-down method of Holm (1979), in the same order."""
     adjusted, highest = [0.0] * len(p_values), 0.0
@@ -177,14 +198,45 @@ def bootstrap_p(differences: Array, bound: float) -> float:
     return _share(differences <= bound)
 
 
-def smallest_told(counts: Counts, level: float) -> float:
-    """The smallest difference that the exact test could have told at this level, had it favoured the challenger more.
+def smallest_told(counts: Counts, level: float, margin: float | None = None) -> float:
+    """The smallest difference that the test of counts could have told, had it favoured the challenger more.
 
     As many units differ as did; infinite where even all of them would have been too few.
+
+    Args:
+        counts: Units won and lost.
+        level: Of the look.
+        margin: Of non-inferiority, so that the score test is asked and the answer may be below 0; None for the exact
+            test of superiority.
     """
     differ = counts.wins + counts.losses
-    wins = next((w for w in range(differ + 1) if mcnemar_exact(w, differ - w) <= level), None)
+
+    def told(wins: int) -> bool:
+        if margin is None:
+            return mcnemar_exact(wins, differ - wins) <= level
+        return score_test(Counts(wins, differ - wins, counts.units), -margin) <= level
+
+    wins = next((w for w in range(differ + 1) if differ and told(w)), None)
     return math.inf if wins is None else (2 * wins - differ) / counts.units
+
+
+def smallest_told_about(differences: Array, differing: int, level: float, margin: float | None = None) -> float:
+    """About the smallest difference of a figure that resampling could have told at this level.
+
+    The normal quantile of the level times the standard error of the paired bootstrap, above 0 or above minus the
+    margin: an approximation, for the spread would have been another one had the answers been others. Infinite where
+    nothing could have been told: no resample differs, or the swaps of so few units are too few for the level.
+
+    Args:
+        differences: From `bootstrap_differences`.
+        differing: Units that the two answer differently; m of them have 2 ** m swaps.
+        level: Of the look.
+        margin: Of non-inferiority; None for superiority.
+    """
+    error = float(np.nanstd(differences))
+    if not error or (margin is None and 0.5**differing > level):
+        return math.inf
+    return float(-special.ndtri(level)) * error - (margin or 0.0)
 
 
 def _in_blocks(draw: Callable[[int], Array], count: int, width: int) -> Array:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Never
+from typing import Any, NamedTuple, Never, get_args, get_origin, get_type_hints, is_typeddict
 from urllib.parse import urlsplit
 
 import mlflow
@@ -47,6 +47,7 @@ MODEL = "thawline.model"
 PARENT = "mlflow.parentRunId"
 ERROR = "thawline.error"  # of a step: kind and sentences of an expected error
 SAVED = "saved_seconds"  # metric of a step, and of the pipeline
+METRIC = "thawline.metric"  # of the pipeline and of a version: what the target names first
 BATCH = 900  # MLflow takes 1,000 entities in one call
 CANDIDATE = "candidate"
 SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
@@ -533,6 +534,26 @@ def recorded(model: str, tag: str) -> list[str]:
     return [run.data.tags[tag] for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))]
 
 
+def params_of(model: str, kind: str, *, deleted: bool = False) -> dict[str, dict[str, str]]:
+    """Parameters of the runs of a kind in the model's own experiment, by id; of deleted runs too if asked."""
+    condition = f"tags.`{KIND}` = '{kind}' and tags.`{MODEL}` = '{model}'"
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    found = client().search_runs([own_experiment(model)], condition, view)
+    return {str(run.info.run_id): dict(run.data.params) for run in found}
+
+
+def claim(run_id: str, name: str, value: str) -> bool:
+    """Write a parameter, which MLflow takes once: whether it holds this value, of all that anyone wanted it to hold."""
+    try:
+        client().log_param(run_id, name, value)
+    except MlflowException:
+        run = client().get_run(run_id)
+        if name not in run.data.params and run.info.lifecycle_stage == "active":
+            raise
+        return bool(run.data.params.get(name) == value)
+    return True
+
+
 def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:
     """Download what the last prepared dataset of the model left, or what was accepted since, with its salt."""
     found = find_runs(model, "", "", "tags.`thawline.salt` != '' and attributes.status = 'FINISHED'")
@@ -568,7 +589,7 @@ def _exit_on_sigterm(_signal: int, _frame: FrameType | None) -> Never:
 
 
 def save_pyfunc(
-    folder: Path, code: Path, served: Path, input_name: str, example: bytes, requirements: Sequence[str]
+    folder: Path, code: Path, served: Path, input_name: str, example: bytes, answer: type, requirements: Sequence[str]
 ) -> None:
     """Save a served model in MLflow's format, as code and artifacts, without a pickle.
 
@@ -578,12 +599,12 @@ def save_pyfunc(
         served: Folder of its artifacts.
         input_name: The column of raw records.
         example: One raw record, kept as the input example.
+        answer: A TypedDict of the answers' columns, for the signature.
         requirements: Libraries that the task's serving code needs.
     """
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Map
 
     mlflow.pyfunc.save_model(
         folder,
@@ -591,11 +612,26 @@ def save_pyfunc(
         artifacts={"served": str(served)},
         signature=ModelSignature(
             Schema([ColSpec(DataType.binary, input_name)]),
-            Schema([ColSpec(DataType.string, "label"), ColSpec(Map(DataType.double), "probabilities")]),
+            Schema([ColSpec(_mlflow_type(hint), name) for name, hint in get_type_hints(answer).items()]),
         ),
         input_example=pd.DataFrame({input_name: [example]}),
         pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy", "pandas", *requirements)],
     )
+
+
+def _mlflow_type(hint: Any) -> Any:  # noqa: ANN401 - mlflow publishes no types
+    """MLflow's type of a column of text, numbers, lists, TypedDicts, or dicts by text."""
+    from mlflow.types import DataType
+    from mlflow.types.schema import Array, Map, Object, Property
+
+    inner = get_args(hint)
+    if get_origin(hint) is dict:
+        return Map(_mlflow_type(inner[1]))
+    if get_origin(hint) is list:
+        return Array(_mlflow_type(inner[0]))
+    if is_typeddict(hint):
+        return Object([Property(name, _mlflow_type(kind)) for name, kind in get_type_hints(hint).items()])
+    return {str: DataType.string, float: DataType.double, int: DataType.long, bool: DataType.boolean}[hint]
 
 
 def load_pyfunc(folder: Path) -> Any:  # noqa: ANN401 - mlflow publishes no types

@@ -29,6 +29,12 @@ def test_several_search_workers_need_a_study_that_they_share() -> None:
     assert parameters("s3://b/p", Settings(), Cluster())["search_workers"] == [0]
 
 
+def test_a_search_pod_with_gpus_has_a_process_for_each() -> None:
+    """Several processes on one GPU would wait for each other, however many CPUs the pod has."""
+    found = parameters("s3://b/p", Settings(), Cluster(cpu={"search": "8"}, accelerators={"search": "2"}))
+    assert Settings.from_json(found["settings"]).search_workers == 2
+
+
 @pytest.mark.parametrize(("cpu", "processes"), [("2", 2), ("4.5", 4), ("3500m", 3), ("500m", 1)])
 def test_a_search_pod_has_a_process_for_each_cpu_it_asked_for(cpu: str, processes: int) -> None:
     """Without --search-workers one pod searches, with the CPUs that it requests and not with its node's."""
