@@ -1,6 +1,7 @@
-"""What all classification tasks share: head, targets, loss, mixing, validation figures, temperature."""
+"""Classes as the target of a task: loss, mixing, validation figures, temperature; its test figures are beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,11 +10,51 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
+from components.core import class_answers
+from components.core.class_answers import Answer, answers
+from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
 from components.core.examples import Examples
 from components.core.network import Pytree
 from components.core.settings import Settings
 
+__all__ = [
+    "answer",
+    "answers",
+    "answers_code",
+    "calibrate",
+    "check_label",
+    "class_names",
+    "class_weights",
+    "evaluate",
+    "gate_features",
+    "gate_figure",
+    "gate_metrics",
+    "loss",
+    "metric",
+    "names",
+    "right_or_wrong",
+    "scores",
+    "strata",
+    "targets",
+    "validate",
+]  # what a target has
+
+metric = "accuracy"
+gate_metrics: Mapping[str, int] = GATE_METRICS
+right_or_wrong = True
+answers_code = Path(class_answers.__file__)
+answer: type = Answer
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.1, 10.0
+
+
+def check_label(label: str) -> str:
+    """Any text names a class."""
+    return label
+
+
+def names(labels: Sequence[str]) -> list[list[str]]:
+    """Each label is one class."""
+    return [[label] for label in labels]
 
 
 def strata(labels: Sequence[str]) -> list[str]:
@@ -32,9 +73,9 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
     return {}, ""
 
 
-def reference(examples: Examples) -> None:
+def reference(settings: Settings, examples: Examples) -> None:
     """No simple model to compare with."""
-    del examples
+    del settings, examples
 
 
 def new_head(kind: str, features: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:
@@ -72,7 +113,7 @@ def mixup(inputs: Pytree, targets: Tensor, alpha: float, classes: int, seed: int
     Args:
         inputs: Tensors [B, ...]; where they are activations at the thaw line, this is mixup of hidden states (Verma et
             al. 2019, "Manifold Mixup").
-        targets: Class numbers, long[B].
+        targets: Class numbers, long[B], or what can be mixed as it is, float[B, C].
         alpha: Of the Beta distribution that the share is drawn from, one share a batch; 0 changes nothing.
         classes: C.
         seed: Of the draw.
@@ -84,7 +125,8 @@ def mixup(inputs: Pytree, targets: Tensor, alpha: float, classes: int, seed: int
     def mixed(tensor: Tensor) -> Tensor:
         return tensor.lerp(tensor.roll(1, 0), 1 - share) if tensor.is_floating_point() else tensor
 
-    return tree_map_only(Tensor, mixed, inputs), mixed(functional.one_hot(targets, classes).float())
+    soft = targets if targets.is_floating_point() else functional.one_hot(targets, classes).float()
+    return tree_map_only(Tensor, mixed, inputs), mixed(soft)
 
 
 def class_weights(targets: Tensor, size: int) -> Tensor:
@@ -125,12 +167,19 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
         return 1.0
     exact = logits.double()
 
-    def log_loss(log_temperature: float) -> float:
-        return float(functional.cross_entropy(exact / np.exp(log_temperature), targets))
+    def log_loss(temperature: float) -> float:
+        return float(functional.cross_entropy(exact / temperature, targets))
 
+    return best_temperature(log_loss)
+
+
+def best_temperature(log_loss: Callable[[float], float]) -> float:
+    """The temperature between 0.1 and 10 with the lowest log loss; 1.0 where none lowers it."""
     bounds = (np.log(LOWEST_TEMPERATURE), np.log(HIGHEST_TEMPERATURE))
-    best = optimize.minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(best.x)) if best.fun < log_loss(0.0) else 1.0
+    best = optimize.minimize_scalar(
+        lambda logarithm: log_loss(float(np.exp(logarithm))), bounds=bounds, method="bounded", options={"xatol": 1e-4}
+    )
+    return float(np.exp(best.x)) if best.fun < log_loss(1.0) else 1.0
 
 
 def calibrate(outputs: Tensor, targets: Tensor) -> dict[str, float]:

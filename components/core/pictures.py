@@ -1,4 +1,4 @@
-"""From a picture's bytes to a network's input, and from its outputs to answers.
+"""From a picture's bytes to a network's input.
 
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
@@ -135,16 +135,6 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tens
     with ThreadPoolExecutor(workers) as pool:  # Pillow releases the interpreter lock
         list(pool.map(fill, range(workers)))
     return torch.from_numpy(inputs)
-
-
-def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Label and probabilities for logits [B, C]; `serving` holds the C `classes` and a `temperature`."""
-    classes = serving["classes"]
-    probabilities = (outputs.double() / serving["temperature"]).softmax(dim=1)
-    return [
-        {"label": classes[best], "probabilities": dict(zip(classes, row, strict=True))}
-        for best, row in zip(probabilities.argmax(dim=1).tolist(), probabilities.tolist(), strict=True)
-    ]
 
 
 class _UnreadableError(ValueError):

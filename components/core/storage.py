@@ -19,7 +19,7 @@ from botocore import exceptions
 from botocore.config import Config
 from s3transfer.exceptions import RetriesExceededError
 
-from components.core.errors import InputError
+from components.core.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -211,31 +211,31 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except _CREDENTIALS as error:
-        raise InputError(
+        raise UnavailableError(
             f"There are no usable credentials for {uri}.",
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
         ) from error
     except exceptions.ClientError as error:
         raise _refusal(uri, str(error.response.get("Error", {}).get("Code", "unknown"))) from error
     except exceptions.IncompleteReadError as error:
-        raise InputError(
+        raise UnavailableError(
             f"The S3 server's answers for {uri} break off.", "Check the network, and run again."
         ) from error
     except _UNREACHABLE as error:
         server = urlsplit(client().meta.endpoint_url).netloc.rpartition("@")[2]  # without a password
-        raise InputError(
+        raise UnavailableError(
             f"The S3 server of {uri} can't be reached at {server}.",
             "Check AWS_ENDPOINT_URL and the network.",
         ) from error
     except exceptions.BotoCoreError as error:
-        raise InputError(
+        raise UnavailableError(
             f"Reading {uri} failed: {type(error).__name__}.", "Check the address and the AWS_* variables."
         ) from error
 
 
 def _refusal(uri: str, code: str) -> InputError:
     bucket, _ = split_uri(uri)
-    kind = ObjectError if code in _OF_ONE_OBJECT else InputError
+    kind = ObjectError if code in _OF_ONE_OBJECT else UnavailableError
     if code == "NoSuchBucket":
         return kind(f"There is no bucket {bucket!r}.", "Check the name and AWS_ENDPOINT_URL.")
     if code in {"NoSuchKey", "404"}:

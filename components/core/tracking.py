@@ -1,7 +1,9 @@
 """Runs in MLflow: one for the pipeline, a child per step, a grandchild per trial. The only import of mlflow."""
 
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Never
+from typing import Any, NamedTuple, Never, get_args, get_origin, get_type_hints, is_typeddict
 from urllib.parse import urlsplit
 
 import mlflow
@@ -24,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from components.core import runs
+from components.core import attempts, runs
 from components.core.errors import ExpectedError, InputError
 from components.core.lineage import Lineage, read_lineage
 from components.core.settings import Settings
@@ -32,6 +34,7 @@ from components.core.tracking_server import (
     CHECK_SECONDS,
     WRITING,
     check_address,
+    failing,
     forbidden,
     is_server,
     refusal,
@@ -44,6 +47,7 @@ MODEL = "thawline.model"
 PARENT = "mlflow.parentRunId"
 ERROR = "thawline.error"  # of a step: kind and sentences of an expected error
 SAVED = "saved_seconds"  # metric of a step, and of the pipeline
+METRIC = "thawline.metric"  # of the pipeline and of a version: what the target names first
 BATCH = 900  # MLflow takes 1,000 entities in one call
 CANDIDATE = "candidate"
 SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
@@ -94,7 +98,7 @@ def check_server(model: str = "") -> None:
     uri = runs.tracking_uri()
     answer = _asked("/api/2.0/mlflow/experiments/search", max_results=1)
     if answer.status_code != OK:
-        raise refusal(uri, answer.status_code, answer.text) or unreachable(uri)
+        raise refusal(uri, answer.status_code, answer.text) or failing(uri, answer.status_code, answer.text)
     user = get_default_host_creds(uri).username  # type: ignore[no-untyped-call]  # mlflow types a part of itself
     if not model or not user:
         return
@@ -123,8 +127,10 @@ def explanation(error: Exception) -> InputError | None:
     if not isinstance(error, MlflowException) or not is_server(uri):
         return None
     status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # as above
-    silent = status == SERVER_ERROR and "API request to" in error.message
-    return unreachable(uri) if silent else refusal(uri, status, error.message)
+    if status == SERVER_ERROR and "API request to" in error.message:
+        repeated = re.search(r"too many (\d+) error responses", error.message)  # mlflow keeps no more of the answers
+        return failing(uri, int(repeated[1])) if repeated else unreachable(uri)
+    return refusal(uri, status, error.message)
 
 
 @contextmanager
@@ -279,11 +285,16 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
             run = _begun(name, run_key, Settings.from_json(settings))
             begin, status = time.monotonic(), "FAILED"
             try:
+                if os.environ.get("THAWLINE_RUN_KEY"):  # in a pod, which a cluster starts again
+                    found = find_runs(run.settings.model, run_key, "step", f"tags.`{attempts.SINCE}` != ''")
+                    attempts.refuse_repeated(name, ((one.info.run_name, one.data.tags) for one in found), ERROR)
                 yield run
                 status = "FINISHED"
+                runs.forget_error(run_key, name)
             except ExpectedError as error:
-                runs.write_error(run_key, name, error)
-                run.tags({ERROR: f"{error.kind}: {error}"[:4000]})
+                if not isinstance(error, attempts.RepeatedError):
+                    runs.write_error(run_key, name, error)
+                    run.tags({ERROR: f"{error.kind}: {error}"[:4000], **attempts.mark(error)})
                 raise
             finally:
                 run.close(status, time.monotonic() - begin)
@@ -348,10 +359,9 @@ def _elect(mine: str, run_key: str, model: str) -> str:
 
 def _step_run(name: str, run_key: str, model: str, pipeline_id: str) -> str:
     adopted = os.environ.get("MLFLOW_RUN_ID")
-    if not adopted:
+    if not adopted or adopted == pipeline_id:  # a run without a parent is the pipeline's, which no step may end
         return _create(name, run_key, model, "step", pipeline_id)
-    if adopted != pipeline_id:
-        _tag(adopted, run_key, model, "step")  # by these tags the lineage and the exit handler find it
+    _tag(adopted, run_key, model, "step")  # by these tags the lineage and the exit handler find it
     return adopted
 
 
@@ -439,8 +449,14 @@ def download(run_id: str, name: str, folder: Path) -> Path | None:
 
 
 def experiment(model: str) -> str:
-    """The id of the model's experiment; Kubeflow's plugin may bring another."""
-    return os.environ.get("MLFLOW_EXPERIMENT_ID") or own_experiment(model)
+    """The id of the model's experiment; Kubeflow's plugin may bring another, or a run that lies in another."""
+    given, adopted = os.environ.get("MLFLOW_EXPERIMENT_ID"), os.environ.get("MLFLOW_RUN_ID")
+    return given or (_experiment_of(adopted) if adopted else own_experiment(model))
+
+
+@functools.cache
+def _experiment_of(run_id: str) -> str:
+    return str(client().get_run(run_id).info.experiment_id)
 
 
 def own_experiment(model: str) -> str:
@@ -573,7 +589,7 @@ def _exit_on_sigterm(_signal: int, _frame: FrameType | None) -> Never:
 
 
 def save_pyfunc(
-    folder: Path, code: Path, served: Path, input_name: str, example: bytes, requirements: Sequence[str]
+    folder: Path, code: Path, served: Path, input_name: str, example: bytes, answer: type, requirements: Sequence[str]
 ) -> None:
     """Save a served model in MLflow's format, as code and artifacts, without a pickle.
 
@@ -583,12 +599,12 @@ def save_pyfunc(
         served: Folder of its artifacts.
         input_name: The column of raw records.
         example: One raw record, kept as the input example.
+        answer: A TypedDict of the answers' columns, for the signature.
         requirements: Libraries that the task's serving code needs.
     """
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Map
 
     mlflow.pyfunc.save_model(
         folder,
@@ -596,11 +612,26 @@ def save_pyfunc(
         artifacts={"served": str(served)},
         signature=ModelSignature(
             Schema([ColSpec(DataType.binary, input_name)]),
-            Schema([ColSpec(DataType.string, "label"), ColSpec(Map(DataType.double), "probabilities")]),
+            Schema([ColSpec(_mlflow_type(hint), name) for name, hint in get_type_hints(answer).items()]),
         ),
         input_example=pd.DataFrame({input_name: [example]}),
         pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy", "pandas", *requirements)],
     )
+
+
+def _mlflow_type(hint: Any) -> Any:  # noqa: ANN401 - mlflow publishes no types
+    """MLflow's type of a column of text, numbers, lists, TypedDicts, or dicts by text."""
+    from mlflow.types import DataType
+    from mlflow.types.schema import Array, Map, Object, Property
+
+    inner = get_args(hint)
+    if get_origin(hint) is dict:
+        return Map(_mlflow_type(inner[1]))
+    if get_origin(hint) is list:
+        return Array(_mlflow_type(inner[0]))
+    if is_typeddict(hint):
+        return Object([Property(name, _mlflow_type(kind)) for name, kind in get_type_hints(hint).items()])
+    return {str: DataType.string, float: DataType.double, int: DataType.long, bool: DataType.boolean}[hint]
 
 
 def load_pyfunc(folder: Path) -> Any:  # noqa: ANN401 - mlflow publishes no types

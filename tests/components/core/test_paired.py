@@ -21,6 +21,7 @@ from components.core.paired import (
     smallest_told,
     smallest_told_about,
     swap_test,
+    t_test,
     units_of,
 )
 from components.core.statistics import interval
@@ -211,3 +212,24 @@ def test_resampling_says_where_it_could_tell_nothing() -> None:
     assert smallest_told_about(np.array([-1.0, 1.0]), 4, 0.05) == math.inf
     assert smallest_told_about(np.array([-1.0, 1.0]), 5, 0.05) < math.inf
     assert smallest_told_about(np.zeros(9), 40, 0.05) == math.inf
+
+
+def test_the_t_test_is_that_of_scipy() -> None:
+    """Without groups it is the paired one-sided t-test; groups are units whose rows go together."""
+    generator = np.random.default_rng(0)
+    champion, challenger = generator.normal(size=50), generator.normal(0.2, size=50)
+    expected = stats.ttest_rel(challenger, champion + 0.1, alternative="greater").pvalue
+    assert t_test(champion, challenger, [], 0.1) == pytest.approx(expected)
+    groups = [str(number // 2) for number in range(50)]
+    sums = (challenger - champion).reshape(25, 2).sum(1)
+    assert t_test(champion, challenger, groups, 0.1) == pytest.approx(
+        stats.ttest_1samp(sums / 2, 0.1, alternative="greater").pvalue
+    )
+
+
+def test_the_t_test_says_nothing_of_one_unit() -> None:
+    one = np.array([1.0])
+    assert t_test(one, one + 5, [], 0.0) == 1.0
+    equal = np.zeros(3)
+    assert t_test(equal, equal, [], 0.0) == 1.0
+    assert t_test(equal, equal, [], -0.1) == 0.0  # within any margin
