@@ -235,12 +235,23 @@ def test_few_rows_without_a_loss_show_no_non_inferiority() -> None:
     assert not judged(some, **rules).accepted
 
 
-def test_only_the_exact_test_tells_what_lead_it_takes() -> None:
-    """The lead that McNemar's test takes is none that another rule or metric would have taken."""
-    assert judged(contest(3, 3)).evidence["smallest_told"] == pytest.approx(6 / 116)
-    assert judged(contest(3, 3), gate="non-inferiority").evidence["smallest_told"] is None
+def test_every_test_tells_what_lead_it_takes() -> None:
+    """The exact tests by counting, and resampling approximately; None where no lead would have been enough."""
+    exact = judged(contest(3, 3)).evidence
+    assert exact["smallest_told"] == pytest.approx(6 / 116)
+    assert exact["smallest_told_approximate"] is False
+    non_inferior = judged(contest(3, 3), gate="non-inferiority").evidence
+    assert non_inferior["smallest_told"] < exact["smallest_told"]
+    assert non_inferior["smallest_told_approximate"] is False
     champion = np.linspace(0.1, 0.9, 116)
-    assert judged(contest(3, 3, figures=figures(champion, champion[::-1]))).evidence["smallest_told"] is None
+    other = contest(3, 3, figures=figures(champion, champion[::-1]))
+    about = judged(other).evidence
+    assert about["smallest_told"] > 0
+    assert about["smallest_told_approximate"] is True
+    assert judged(other, gate="non-inferiority").evidence["smallest_told"] == pytest.approx(
+        about["smallest_told"] - 0.03
+    )
+    assert judged(contest(3, 0)).evidence["smallest_told"] is None
 
 
 def graded(gain: float, noise: float = 0.3, rows: int = 100, seed: int = 0, **changes: Any) -> Contest:
