@@ -251,7 +251,8 @@ def test_a_failing_trial_fails_the_step(
     (tmp_path / "own").mkdir()
     (tmp_path / "own/__init__.py").write_text("")
     (tmp_path / "own/task.py").write_text(
-        "from tests.toy import *\n"
+        "from tests import toy\n"
+        "globals().update({name: value for name, value in vars(toy).items() if not name.startswith('__')})\n"
         "from types import SimpleNamespace\n"
         "from components.core import classification\n"
         "def loss(*_):\n    raise ArithmeticError('no loss today')\n"

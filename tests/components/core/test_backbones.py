@@ -381,7 +381,7 @@ class TestRefusals:
         ("name", "weights", "size", "message"),
         [
             ("resnet50", "none", 0, "no backbone 'resnet50'"),
-            ("keras/resnet50", "none", 0, "torchvision/NAME or timm/NAME"),
+            ("keras/resnet50", "none", 0, "torchvision/NAME, timm/NAME or hf/NAME"),
             ("torchvision/resnet5O", "none", 0, "Did you mean resnet50"),
             ("timm/efficientnet_light0", "none", 0, "Did you mean .*efficientnet_lite0"),
             ("torchvision/resnet50", "V3", 0, "no weights 'V3'.*IMAGENET1K_V1, IMAGENET1K_V2"),

@@ -150,13 +150,14 @@ class Perturbed:
 
 
 def trained_on_perturbed(network: Network, data: Data, thaw: int, share: float) -> list[dict[str, Tensor]]:
-    asked = phases.rows_at
+    asked = phases.rows_of_splits
 
-    def perturbed(*arguments: Any) -> dict[int, Any]:
-        return {line: Perturbed(rows, share) for line, rows in asked(*arguments).items()}
+    def perturbed(*arguments: Any) -> dict[str, dict[int, Any]]:
+        found = asked(*arguments).items()
+        return {split: {line: Perturbed(rows, share) for line, rows in lines.items()} for split, lines in found}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phases, "rows_at", perturbed)
+        patch.setattr(phases, "rows_of_splits", perturbed)
         return trained(network, data, thaw)
 
 
@@ -188,8 +189,8 @@ def assert_tells_apart(values: Tensor) -> None:
 
 def assert_same_rows(kept: Any, recomputed: Any, dtype: torch.dtype) -> None:
     """Compare in batches of the plain loop: kernels differ by the size of the batch."""
-    assert isinstance(kept, Counted), "read from the store"
-    assert isinstance(recomputed, plan.Recomputed)
+    assert isinstance(kept.rows, Counted), "read from the store"
+    assert isinstance(recomputed.rows, plan.Recomputed)
     picks = torch.randperm(len(recomputed), generator=torch.Generator().manual_seed(0)).split(8)
     theirs = torch.cat([recomputed[some] for some in picks])
     ours = torch.cat([kept[some] for some in picks])
@@ -209,7 +210,7 @@ def _batches_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         plan,
         "choose",
-        lambda network, lines, _sample, _count, _folder, start: (engines.eager(network, lines, start), ""),
+        lambda network, lines, _sample, _count, _folder, start, _room: (engines.eager(network, lines, start), ""),
     )
 
 
@@ -277,6 +278,7 @@ def _other_engines_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports cost nothing and run faster, however short the pass is."""
     monkeypatch.setattr(activations, "BATCH", 2)  # one batch is never worth another engine
     monkeypatch.setattr(engines, "OVERHEAD", -math.inf)
+    monkeypatch.setattr(engines, "FOLDING", -math.inf)
     monkeypatch.setattr(exports, "PREPARATION", dict.fromkeys(exports.PREPARATION, 0.0))
     speeds = {"eager": 1.0, "folded": 0.75}  # seconds an example
     monkeypatch.setattr(engines, "_seconds", lambda engine, _sample: speeds.get(engine.name.partition(" ")[0], 0.5))
