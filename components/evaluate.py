@@ -70,15 +70,15 @@ def evaluate(
         network, facts = load_checkpoint(checkpoint)
         calibration = _calibrate(data, network, facts["thawed"], run)
         example = data.examples.contents(data.rows["validation"][:1])
-        build_served(served, data.task, network, facts["classes"], calibration, example)
+        build_served(served, data.task, data.target, network, facts["classes"], calibration, example)
         labels = data.examples.labels(data.rows["test"])
         challenger = contestant(served, checkpoint, data, run, "challenger")
         _refuse_leak(data, challenger)
         training = Counter(data.examples.labels(data.rows["train"]))
-        evaluation = data.task.evaluate(challenger.answers, labels, facts["classes"], training)
-        if reference := data.task.reference(data.examples):
+        evaluation = data.target.evaluate(challenger.answers, labels, facts["classes"], training)
+        if reference := data.task.reference(data.settings, data.examples):
             name, answers = reference
-            figures_ = data.task.evaluate(answers, labels, facts["classes"], training).metrics
+            figures_ = data.target.evaluate(answers, labels, facts["classes"], training).metrics
             evaluation = replace(evaluation, reference_name=name, reference=figures_)
         decision, champion = _decide(data, run, evaluation, challenger)
         insight = examine(data, champion.trained_on if champion else None, run.note, run.progress)
@@ -96,15 +96,15 @@ def evaluate(
             log_metric(name, float(value))
         if evaluation.confusion is not None:
             log_confusion(list(facts["classes"]), evaluation.confusion.tolist())
-        low, high = evaluation.intervals[data.task.metric]
-        run.figure(f"test {data.task.metric} {evaluation.metrics[data.task.metric]:.3f} [{low:.3f}, {high:.3f}]")
+        low, high = evaluation.intervals[data.target.metric]
+        run.figure(f"test {data.target.metric} {evaluation.metrics[data.target.metric]:.3f} [{low:.3f}, {high:.3f}]")
     return decision.accepted, decision.champion
 
 
 def _calibrate(data: Data, network: Network, thawed: int, run: tracking.StepRun) -> dict[str, float]:
     logits = outputs(network, data, thawed, "calibrate", run.note, run.progress)
     labels = data.examples.labels(data.rows["calibrate"])
-    return data.task.calibrate(logits, data.task.targets(labels, data.examples.classes))
+    return data.target.calibrate(logits, data.target.targets(labels, data.examples.classes))
 
 
 def _refuse_leak(data: Data, challenger: Contestant) -> None:
@@ -120,11 +120,11 @@ def _decide(
     data: Data, run: tracking.StepRun, evaluation: Evaluation, challenger: Contestant
 ) -> tuple[Verdict, Contestant | None]:
     """The verdict, and the champion with its answers."""
-    model, metric = run.settings.model, data.task.metric
+    model, metric = run.settings.model, data.target.metric
     version = registry.current(model, "champion")
     if not version:
-        value, floor = evaluation.metrics[metric], evaluation.baseline[metric]
-        return first_version(metric, value, evaluation.lower_bound, floor, len(challenger.answers)), None
+        value, trivial, sign = evaluation.metrics[metric], evaluation.baseline[metric], data.target.gate_metrics[metric]
+        return first_version(metric, value, evaluation.bound, trivial, len(challenger.answers), sign), None
     with tempfile.TemporaryDirectory() as folder:
         path, _ = registry.fetch(model, version, Path(folder))
         if weights_digest(path / "checkpoint") == challenger.digest:
@@ -237,18 +237,20 @@ def _log(
     baseline |= {f"reference_{name}": value for name, value in evaluation.reference.items()}
     for pipeline in (False, True):
         run.metrics({**evaluation.metrics, **bounds, **baseline}, pipeline=pipeline)
-    run.tags(
-        {"thawline.accepted": str(decision.accepted).lower(), "thawline.decision": decision.sentence}, pipeline=True
-    )
+    told = {"thawline.accepted": str(decision.accepted).lower(), "thawline.decision": decision.sentence}
+    run.tags({**told, tracking.METRIC: next(iter(evaluation.metrics))}, pipeline=True)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "report.html"
         copy.write_text(report.read_text())
         run.artifact(copy, pipeline=True)
-    told = {"accepted": decision.accepted, "sentence": decision.sentence, **decision.evidence}
-    run.text(json.dumps(told, indent=1), "evidence.json")
+    evidence = {"accepted": decision.accepted, "sentence": decision.sentence, **decision.evidence}
+    run.text(json.dumps(evidence, indent=1), "evidence.json")
     short = {name: value for name, value in decision.evidence.items() if not isinstance(value, list | dict)}
     run.tags({"thawline.evidence": json.dumps(short)[: tracking.TAG_LENGTH]}, pipeline=True)
-    run.text(figures.to_svg(figures.learning_curves(page.history)), "figures/learning_curves.svg")
+    run.text(
+        figures.to_svg(figures.learning_curves(page.history, next(iter(evaluation.metrics)))),
+        "figures/learning_curves.svg",
+    )
     if evaluation.confusion is not None:
         run.text(
             figures.to_svg(figures.confusion_matrix(evaluation.confusion, classes)), "figures/confusion_matrix.svg"

@@ -80,7 +80,7 @@ def fine_tune(
         shutil.copy(head / TRAINING, checkpoint)
         run.saved(data.reuse.seconds)
         run.tags({"thawline.thawing_helped": str(helped).lower()})
-        figure = tracking.describe(data.task.metric, after if helped else before)
+        figure = tracking.describe(data.target.metric, after if helped else before)
         run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")
     return float(min(before["loss"], after["loss"]))
 

@@ -66,6 +66,7 @@ def result_of(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
         "version": facts.get("thawline.version", ""),
         "promoted": tags.get("thawline.promoted") == "true",
         "pending": tags.get("thawline.pending", ""),
+        "metric": facts.get(tracking.METRIC, ""),
         "metrics": {name: value for name, value in made.data.metrics.items() if name not in COSTS} if made else {},
         "dataset_digest": facts.get("thawline.dataset_digest", ""),
         "mlflow_run_id": pipeline.info.run_id if pipeline else "",

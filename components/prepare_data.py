@@ -34,7 +34,7 @@ from components.core.lineage import Lineage, read_lineage, write_lineage
 from components.core.runs import write_text
 from components.core.settings import Settings, canonical_json
 from components.core.task_options import parse_options
-from components.tasks import Task, load_task
+from components.tasks import Target, Task, load_task
 
 if TYPE_CHECKING:
     from components.core import tracking
@@ -93,7 +93,8 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         figures = ("examples", "duplicates", "near_duplicates", "set_aside", "label_changes")
         run.metrics({**{name: info[name] for name in figures}, "rejected": bad, **info["changes"]})
         _note(run, info)
-        run.figure(f"{info['examples']} examples in {len(info['classes'])} classes, {bad} rejected")
+        sorted_by = f" in {len(info['classes'])} classes" if any(info["counts"]["train"]) else ""
+        run.figure(f"{info['examples']} examples{sorted_by}, {bad} rejected")
     return info["digest"], weights_digest
 
 
@@ -126,12 +127,13 @@ def _check_network(settings: Settings, start: Path) -> str:
     pick_device(settings.device)
     seed_everything(settings)  # with --weights none the random weights are the seed's, and so is their digest
     task = load_task(settings.task)
-    if settings.gate_metric and settings.gate_metric not in task.gate_metrics:
+    parse_options(settings, task.Options)
+    gate_metrics = task.target(settings).gate_metrics
+    if settings.gate_metric and settings.gate_metric not in gate_metrics:
         raise InputError(
             f"--gate-metric {settings.gate_metric!r} is none that {settings.task} can decide by.",
-            f"Use one of: {', '.join(task.gate_metrics)}.",
+            f"Use one of: {', '.join(gate_metrics)}.",
         )
-    parse_options(settings, task.Options)
     network = task.build(settings, ["", ""], 0.0)  # the classes don't matter to the weights
     if (thaw := settings.defaults().thaw) > len(network.stages):
         raise InputError(
@@ -228,7 +230,8 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     dataset.mkdir(parents=True, exist_ok=True)
     (dataset / "dataset.json").unlink(missing_ok=True)
     entries, task = list(sources.list_entries(source)), load_task(settings.task)
-    checked = _check_all(entries, task, dataset, progress)
+    target = task.target(settings)
+    checked = _check_all(entries, task, target, dataset, progress)
     fingerprints.write_index(dataset / fingerprints.INDEX, checked.fingerprints)
     _reject_conflicts(checked)
     write_rejected(dataset, checked.rejected)
@@ -241,9 +244,9 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     write_lineage(dataset / "assignments.parquet", assigned.lineage)
     write_label_changes(dataset / "label_changes.parquet", assigned.label_changes)
     names = [example.label for example in assigned.examples]
-    strata = dict(zip((example.id for example in assigned.examples), task.strata(names), strict=True))
+    strata = dict(zip((example.id for example in assigned.examples), target.strata(names), strict=True))
     info = {
-        "classes": task.class_names(names),
+        "classes": target.class_names(names),
         "digest": dataset_digest(assigned.examples),
         "data_digest": fingerprints.data_digest(checked.fingerprints),
         "salt": lineage.salt,
@@ -289,7 +292,9 @@ class _Checked:
         self.copies[record.id].append(record.entry)
 
 
-def _check_all(entries: Sequence[sources.Entry], task: Task, dataset: Path, progress: Progress) -> _Checked:
+def _check_all(
+    entries: Sequence[sources.Entry], task: Task, target: Target, dataset: Path, progress: Progress
+) -> _Checked:
     """Read and check every record; memory holds what is in flight, not the data."""
     cores = os.cpu_count() or 1
     remote = any(entry.uri.startswith("s3://") for entry in entries)
@@ -297,7 +302,7 @@ def _check_all(entries: Sequence[sources.Entry], task: Task, dataset: Path, prog
     checked, shown = _Checked(), time.monotonic()
     with shard_writer(dataset) as writer:
         marked = zip(entries, fingerprints.marks(entries), strict=True)
-        records = _in_order(lambda pair: _check(*pair, task, checking), marked, DOWNLOADS if remote else cores)
+        records = _in_order(lambda pair: _check(*pair, task, target, checking), marked, DOWNLOADS if remote else cores)
         for done, (fingerprint, record) in enumerate(records, start=1):
             checked.fingerprints.append(fingerprint)
             checked.add(record, writer)
@@ -308,7 +313,7 @@ def _check_all(entries: Sequence[sources.Entry], task: Task, dataset: Path, prog
 
 
 def _check(
-    entry: sources.Entry, mark: Mark, task: Task, checking: threading.BoundedSemaphore
+    entry: sources.Entry, mark: Mark, task: Task, target: Target, checking: threading.BoundedSemaphore
 ) -> tuple[Fingerprint, _Usable | Rejected]:
     found, content = fingerprints.read(entry, mark)
     if found.reason:
@@ -316,7 +321,8 @@ def _check(
     try:
         with checking:
             facts = task.check(content)
-        return found, _Usable(replace(entry, split=found.split), found.sha256, content, facts)
+        entry = replace(entry, split=found.split, label=target.check_label(entry.label))
+        return found, _Usable(entry, found.sha256, content, facts)
     except RejectedRecord as error:
         return found, _rejected(entry, str(error))
 

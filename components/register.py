@@ -77,6 +77,7 @@ def register(
 def _origin(run: tracking.StepRun) -> dict[str, str]:
     """What a version's tags say of the run that it comes from."""
     evaluated = tracking.client().get_run(run.pipeline_id).data
+    metric = evaluated.tags.get(tracking.METRIC, "")
     return {
         "thawline.backbone": run.settings.backbone or load_task(run.settings.task).backbone,
         "thawline.code_revision": revision.code_revision(),
@@ -85,7 +86,8 @@ def _origin(run: tracking.StepRun) -> dict[str, str]:
         "thawline.decision": evaluated.tags.get("thawline.decision", ""),
         "thawline.evidence": evaluated.tags.get("thawline.evidence", ""),
         **{name: value for name, value in evaluated.tags.items() if name == inputs.WARM_START},
-        **{f"thawline.{name}": str(value) for name, value in evaluated.metrics.items() if name == "accuracy"},
+        tracking.METRIC: metric,
+        **{f"thawline.{name}": str(value) for name, value in evaluated.metrics.items() if name == metric},
     }
 
 

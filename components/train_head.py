@@ -57,9 +57,9 @@ def train_head(
         best = min(history, key=lambda figures: figures["loss"])
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)
-        save_training_rows(checkpoint, data.examples)
+        save_training_rows(checkpoint, data.examples, data.target)
         run.saved(data.reuse.seconds)
-        run.figure(tracking.describe(data.task.metric, best))
+        run.figure(tracking.describe(data.target.metric, best))
     return best["loss"]
 
 

@@ -163,10 +163,17 @@ def predict(
     if as_json:
         sys.stdout.write(json.dumps({"model": name, "version": version, "predictions": rows}) + "\n")
         return
-    for row in rows:
-        sys.stdout.write(
-            f"{row.get('file') or row['text']}\t{row['label']}\t{max(row['probabilities'].values()):.3f}\n"
-        )
+    for record, row in zip(asked, found, strict=True):
+        sys.stdout.write("\t".join([*record.values(), *map(_told, row.values())]) + "\n")
+
+
+def _told(value: Any) -> str:  # noqa: ANN401 - a cell of an answer
+    """A cell as the terminal shows it: of a list all, of figures by name the highest."""
+    if isinstance(value, dict):
+        return f"{max(value.values(), default=0.0):.3f}"
+    if isinstance(value, list):
+        return ", ".join(map(_told, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @app.command(epilog="Examples: thawline ui; thawline ui --home /data/thawline --port 5001")
@@ -328,13 +335,14 @@ def _print_summary(console: Console, result: dict[str, Any], settings: Settings)
 
         print_skipped(console, result, tracking)
         return
-    metrics = result["metrics"]
-    interval = f"[{metrics.get('accuracy_low', 0):.3f}, {metrics.get('accuracy_high', 0):.3f}]"
+    metrics, metric = result["metrics"], result["metric"]
+    name = metric.replace("_", " ")
+    interval = f"[{metrics.get(f'{metric}_low', 0):.3f}, {metrics.get(f'{metric}_high', 0):.3f}]"
     state = "champion" if result["promoted"] else "challenger, not promoted"
     state = f"waits for approval: {result['pending']}" if result["pending"] else state
     lines = {
-        "Accuracy": f"{metrics.get('accuracy', 0):.3f}  95 % interval {interval}, trivial model "
-        f"{metrics.get('baseline_accuracy', 0):.3f}",
+        name[:1].upper() + name[1:]: f"{metrics.get(metric, 0):.3f}  95 % interval {interval}, trivial model "
+        f"{metrics.get(f'baseline_{metric}', 0):.3f}",
         "Registered": f"{settings.model} version {result['version']}, {state}",
         "Why": _folded(result["reason"], console, 12),
         **({"Cost": result["cost"]} if settings.machine or settings.price_per_hour else {}),

@@ -23,7 +23,7 @@ app = typer.Typer()
 SHORT = 40  # characters of a sentence in a table
 ModelOption = Annotated[str, typer.Option(help="Name in the model registry.")]
 _MODELS = ("model", "champion", "previous", "challenger", "pending", "versions")
-_VERSIONS = ("version", "created (UTC)", "aliases", "accepted", "accuracy", "decision")
+_VERSIONS = ("version", "created (UTC)", "aliases", "accepted", "figure", "decision")
 _HISTORY = ("champion", "from (UTC)", "until", "action", "who", "why")
 
 
@@ -181,7 +181,7 @@ def _page(model: dict[str, Any]) -> list[str]:
             _minute(facts["created"]),
             ", ".join(facts["aliases"]),
             {True: "yes", False: "no", None: ""}[facts["accepted"]],
-            "" if facts["accuracy"] is None else f"{facts['accuracy']:.3f}",
+            "" if facts["value"] is None else f"{facts['metric'].replace('_', ' ')} {facts['value']:.3f}",
             _short(facts["decision"]),
         )
         for facts in model["versions"]
@@ -191,7 +191,7 @@ def _page(model: dict[str, Any]) -> list[str]:
         for row in model["history"]
     ]
     history = table(_HISTORY, champions, ("champion",)) or ["No version was champion yet."]
-    return [*table(_VERSIONS, versions, ("version", "accuracy")), "", *history]
+    return [*table(_VERSIONS, versions, ("version",)), "", *history]
 
 
 def _short(sentence: str) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}  # seconds
 STATUSES = ("succeeded", "skipped", "failed", "running", "none")
-_COLUMNS = ("model", "last run", "ended (UTC)", "last good run", "champion", "accuracy", "")
+_COLUMNS = ("model", "last run", "ended (UTC)", "last good run", "champion", "figure", "")
 
 
 @app.command(
@@ -107,12 +107,12 @@ def _page(found: Sequence["Outcome"], now: float, name: str) -> list[str]:
             _iso(one.ended)[:16].replace("T", " "),
             f"{_ago(one, now)} ago" if one.succeeded else "never",
             one.champion or "none",
-            "" if one.accuracy is None else f"{one.accuracy:.3f}",
+            "" if one.value is None else f"{one.metric.replace('_', ' ')} {one.value:.3f}",
             ", ".join(_remarks(one)),
         )
         for one in found
     ]
-    lines = table(_COLUMNS, rows, ("champion", "accuracy"))
+    lines = table(_COLUMNS, rows, ("champion",))
     if name and found and found[0].reason:
         lines += ["", found[0].reason]
     return lines or [f"There are no runs in {runs.home()} yet: start one with `thawline run SOURCE`."]
@@ -169,6 +169,7 @@ def _metrics(found: Sequence["Outcome"]) -> "CollectorRegistry":
     champion = gauge("champion_version", "Version in production; 0: none.")
     pending = gauge("pending_version", "Version that waits for approval; 0: none.")
     accuracy = gauge("champion_accuracy", "Of the champion on the test rows when it was evaluated.")
+    figure = gauge("champion_figure", "The metric of its target on the test rows when it was evaluated.", "metric")
     for one in found:
         succeeded.labels(one.model).set(one.succeeded)
         ended.labels(one.model).set(one.ended)
@@ -180,4 +181,6 @@ def _metrics(found: Sequence["Outcome"]) -> "CollectorRegistry":
         pending.labels(one.model).set(float(one.pending or 0))
         if one.accuracy is not None:
             accuracy.labels(one.model).set(one.accuracy)
+        if one.value is not None:
+            figure.labels(one.model, one.metric).set(one.value)
     return collected

@@ -8,51 +8,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.core.classification import (
-    calibrate,
-    class_names,
-    class_weights,
-    loss,
-    measure,
-    mixup,
-    reference,
-    strata,
-    targets,
-    validate,
-)
-from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
+from components.core import classification
+from components.core.classification import measure, mixup, reference
 from components.core.errors import RejectedRecord
 from components.core.network import Network
 from components.core.settings import Settings
 from components.core.task_options import NoOptions
 from components.core.weights import state_digest
-from tests.toy_serving import answers
+from components.tasks import Target
 
-__all__ = [
-    "answers",
-    "calibrate",
-    "class_names",
-    "class_weights",
-    "evaluate",
-    "gate_features",
-    "gate_figure",
-    "loss",
-    "measure",
-    "reference",
-    "scores",
-    "strata",
-    "targets",
-    "validate",
-]
+__all__ = ["measure", "reference"]
 
-metric = "accuracy"
-gate_metrics = GATE_METRICS
 backbone = "tanh"
 Options = NoOptions
 split_by = "hash"
 input_name = "point"
 serving_requirements = ()
 serving_code = Path(__file__).with_name("toy_serving.py")
+
+
+def target(settings: Settings) -> Target:
+    return classification
 
 
 def check(content: bytes) -> Mapping[str, int | str]:

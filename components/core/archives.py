@@ -20,7 +20,7 @@ MEMBERS = re.compile(
 
 FILES = re.compile(
     r"MLmodel|conda\.yaml|python_env\.yaml|requirements\.txt|served_model\.py|(serving_)?input_example\.json"
-    r"|artifacts/served/(network\.pt2|serving\.json|serving_code\.py|archives\.py)"
+    r"|artifacts/served/(network\.pt2|serving\.json|(serving|answers)_code\.py|archives\.py)"
     r"|checkpoint/(network\.safetensors|checkpoint\.json|training\.parquet)"
 )
 

@@ -66,7 +66,7 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
         for id_, some in checked.items()
     ]
     near = _near(records, lineage, settings, task)
-    by_time = task.split_by == "time"
+    target, by_time = task.target(settings), task.split_by == "time"
     # what the times decide may part what belongs together, and moves: no earlier split binds anyone
     grouped = group_examples(*(_unbound(records, lineage) if by_time else (records, lineage)), near)
     usable = [record for record in records if record.id not in grouped.set_aside]
@@ -78,7 +78,7 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
         known = {id_: member.split for id_, member in lineage.members.items()}
         assigned = splits.assign(
             list(labels),
-            task.strata([*labels.values()]),
+            target.strata([*labels.values()]),
             lineage.salt,
             known | {f"group {name}": split for name, split in grouped.splits.items()},
             [grouped.groups[record.id] for record in usable],
@@ -90,7 +90,7 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
         for record in usable
         if counted[record.id] != labels[record.id]
     ]
-    _check(assigned, dict(zip(counted, task.strata([*counted.values()]), strict=True)), waiting)
+    _check(assigned, dict(zip(counted, target.strata([*counted.values()]), strict=True)), waiting)
     examples = [
         Example(
             id_,

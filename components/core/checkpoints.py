@@ -17,7 +17,7 @@ from components.core.examples import START, Examples
 from components.core.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.weights import state_digest
-from components.tasks import load_task
+from components.tasks import Target, load_task
 
 WEIGHTS, FACTS, TRAINING = "network.safetensors", "checkpoint.json", "training.parquet"
 
@@ -58,11 +58,11 @@ class TrainingRows:
     """What a model has seen: by it, test rows that it knows are passed over."""
 
     fingerprints: Mapping[str, str]  # id -> fingerprint, of all rows but the test rows
-    labels: Mapping[str, int]  # label -> training rows
+    labels: Mapping[str, int]  # class -> training rows that have it
     number: int  # of the dataset in its lineage
 
 
-def save_training_rows(folder: Path, examples: Examples) -> None:
+def save_training_rows(folder: Path, examples: Examples, target: Target) -> None:
     """Write the ids and fingerprints of the rows that a model sees into its checkpoint's folder.
 
     After a warm start these are the rows that the other model saw as well.
@@ -73,7 +73,7 @@ def save_training_rows(folder: Path, examples: Examples) -> None:
     before = read_training_rows(examples.folder / START).fingerprints
     known = {**before, **dict(zip(seen["id"].to_pylist(), prints, strict=True))}
     table = pa.table({"id": pa.array(known.keys(), pa.string()), "fingerprint": pa.array(known.values(), pa.string())})
-    counts = Counter(examples.labels(examples.rows("train")))
+    counts = Counter(name for names in target.names(examples.labels(examples.rows("train"))) for name in names)
     facts = {"labels": json.dumps(counts), "number": str(examples.info["number"])}
     pq.write_table(table.replace_schema_metadata(facts), folder / TRAINING)
 

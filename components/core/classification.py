@@ -1,6 +1,7 @@
-"""What all classification tasks share: head, targets, loss, mixing, validation figures, temperature."""
+"""Classes as the target of a task: loss, mixing, validation figures, temperature; its test figures are beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,11 +10,51 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
+from components.core import class_answers
+from components.core.class_answers import Answer, answers
+from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
 from components.core.examples import Examples
 from components.core.network import Pytree
 from components.core.settings import Settings
 
+__all__ = [
+    "answer",
+    "answers",
+    "answers_code",
+    "calibrate",
+    "check_label",
+    "class_names",
+    "class_weights",
+    "evaluate",
+    "gate_features",
+    "gate_figure",
+    "gate_metrics",
+    "loss",
+    "metric",
+    "names",
+    "right_or_wrong",
+    "scores",
+    "strata",
+    "targets",
+    "validate",
+]  # what a target has
+
+metric = "accuracy"
+gate_metrics: Mapping[str, int] = GATE_METRICS
+right_or_wrong = True
+answers_code = Path(class_answers.__file__)
+answer: type = Answer
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.1, 10.0
+
+
+def check_label(label: str) -> str:
+    """Any text names a class."""
+    return label
+
+
+def names(labels: Sequence[str]) -> list[list[str]]:
+    """Each label is one class."""
+    return [[label] for label in labels]
 
 
 def strata(labels: Sequence[str]) -> list[str]:
@@ -32,9 +73,9 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
     return {}, ""
 
 
-def reference(examples: Examples) -> None:
+def reference(settings: Settings, examples: Examples) -> None:
     """No simple model to compare with."""
-    del examples
+    del settings, examples
 
 
 def new_head(kind: str, features: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:

@@ -80,7 +80,7 @@ def evaluate(
         metrics=metrics,
         intervals=_intervals(features, len(known), metrics, confidence),
         baseline=_baseline(true, known, training),
-        lower_bound=exact_lower_bound(int((true == predicted).sum()), len(true)),
+        bound=exact_lower_bound(int((true == predicted).sum()), len(true)),
         per_class=_per_class(totals, known),
         confusion=confusion[:size, :size],
         reliability=_reliability(true == predicted, confidence),

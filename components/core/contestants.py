@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
 
 from components.core import tracking
 from components.core.checkpoints import TrainingRows, load_checkpoint, read_training_rows, weights_digest
+from components.core.errors import StepError
 from components.core.gate import Contest, Figures
 from components.core.lineage import read_lineage
 from components.core.phases import Data, outputs
@@ -57,6 +58,11 @@ def contestant(served: Path, checkpoint: Path, data: Data, run: tracking.StepRun
         run.note(f"The {who} is served otherwise than it computes here, so its served model answers all rows")
         found = None
     found = ask(range(len(rows))) if found is None else found
+    if {*found.columns} != {*get_type_hints(data.target.answer)}:
+        raise StepError(
+            f"The {who} answers {', '.join(found.columns)}, which can't be compared with this task's answers.",
+            "Give the new problem a --model of its own.",
+        )
     return Contestant(found, serving["classes"], read_training_rows(checkpoint), seconds, weights_digest(checkpoint))
 
 
@@ -70,9 +76,10 @@ def contest(champion: Contestant, challenger: Contestant, version: str, data: Da
         data: The prepared data, whose test rows both have answered.
         calibration: The challenger's calibration error.
     """
-    examples, task, settings = data.examples, data.task, data.settings
+    examples, target, settings = data.examples, data.target, data.settings
     rows, labels = data.rows["test"], data.examples.labels(data.rows["test"])
     both = set(challenger.classes) & set(champion.classes)
+    known = [side.classes if any(target.names(labels)) else () for side in (champion, challenger)]
     classes = [name for name in challenger.classes if name in both]
     kept = comparable(data, champion.trained_on, both)
     places, some = [rows[i] for i in kept], [labels[i] for i in kept]
@@ -80,31 +87,32 @@ def contest(champion: Contestant, challenger: Contestant, version: str, data: Da
     members = read_lineage(examples.folder / "assignments.parquet").members
     since = np.array([members[id_].since for id_ in examples.ids(places)], dtype=np.int64)
     number = champion.trained_on.number
-    metric = settings.gate_metric or task.metric
+    metric = settings.gate_metric or target.metric
     figures = None
-    if metric != task.metric:
+    if metric != target.metric or not target.right_or_wrong:
         figures = Figures(
             name=metric,
-            sign=task.gate_metrics[metric],
-            champion=task.gate_features(theirs, some, classes),
-            challenger=task.gate_features(ours, some, classes),
-            figure=task.gate_figure(metric, classes),
+            sign=target.gate_metrics[metric],
+            champion=target.gate_features(theirs, some, classes),
+            challenger=target.gate_features(ours, some, classes),
+            figure=target.gate_figure(metric, classes),
         )
     return Contest(
         version=version,
-        champion=task.scores(theirs, some),
-        challenger=task.scores(ours, some),
+        champion=target.scores(theirs, some),
+        challenger=target.scores(ours, some),
         groups=np.asarray(examples.column("group", places), dtype=object),
         slices=_slices(data, places, some),
         locked=since <= number if number >= 0 else np.ones(len(kept), dtype=bool),  # -1: nobody knows any more
         recent=since > examples.info["number"] - settings.test_window,
-        passed_over=sum(label in both for label in labels) - len(kept),
-        new_classes=sorted(set(challenger.classes) - set(champion.classes)),
-        removed_classes=sorted(set(champion.classes) - set(challenger.classes)),
+        passed_over=sum(_knows(data, both)) - len(kept),
+        new_classes=sorted(set(known[1]) - set(known[0])),
+        removed_classes=sorted(set(known[0]) - set(known[1])),
         label_counts=(champion.trained_on.labels, challenger.trained_on.labels),
         calibration_error=calibration,
         latency_ratio=challenger.seconds / champion.seconds,
         figures=figures,
+        right_or_wrong=target.right_or_wrong,
     )
 
 
@@ -115,7 +123,7 @@ def _computed(
     try:
         network, facts = load_checkpoint(checkpoint)
         logits = outputs(network, data, facts["thawed"], "test", run.note, run.progress)
-        return pd.DataFrame(data.task.answers(logits, serving))
+        return pd.DataFrame(data.target.answers(logits, serving))
     except Exception as error:  # noqa: BLE001 - a model of another version may fail anyhow; it is served all the same
         run.note(f"The {who} can't be rebuilt here, so its served model answers all rows: {type(error).__name__}")
         return None
@@ -130,7 +138,7 @@ def _seconds(call: Callable[[], object]) -> float:
 def comparable(data: Data, trained_on: TrainingRows, classes: Collection[str]) -> list[int]:
     """Positions of the test rows of these classes that a model was not trained on, nor on a near-duplicate of them."""
     rows = data.rows["test"]
-    ids, labels = data.examples.ids(rows), data.examples.labels(rows)
+    ids = data.examples.ids(rows)
     seen = {position for position, id_ in enumerate(ids) if id_ in trained_on.fingerprints}
     if "fingerprint" in data.examples.index.column_names and data.settings.near_duplicates >= 0:
         tested = set(ids)
@@ -140,10 +148,20 @@ def comparable(data: Data, trained_on: TrainingRows, classes: Collection[str]) -
         near = {prints[i] for i, j in data.task.near_duplicates(prints, new, data.settings) if i < len(rows) <= j}
         # of equal fingerprints only one is paired with the others' neighbours
         seen |= {place for place in range(len(rows)) if prints[place] in near}
-    return [position for position, label in enumerate(labels) if label in classes and position not in seen]
+    return [position for position, known in enumerate(_knows(data, classes)) if known and position not in seen]
+
+
+def _knows(data: Data, classes: Collection[str]) -> list[bool]:
+    """Of each test row, whether a model of these classes can answer it: where labels hold none, it can."""
+    labels = data.examples.labels(data.rows["test"])
+    return [all(name in classes for name in names) for names in data.target.names(labels)]
 
 
 def _slices(data: Data, places: Sequence[int], labels: Sequence[str]) -> dict[str, list[str]]:
     columns = [name.strip() for name in data.settings.slice_by.split(",") if name.strip()]
     metadata = [json.loads(text) for text in data.examples.column("metadata", places)]
-    return {"class": list(labels), **{name: [str(row.get(name, "")) for row in metadata] for name in columns}}
+    classes = data.target.strata(labels)
+    return {
+        **({"class": classes} if any(classes) else {}),
+        **{name: [str(row.get(name, "")) for row in metadata] for name in columns},
+    }

@@ -15,20 +15,20 @@ class Mistake:
     row: int  # position in the test rows
     label: str
     predicted: str
-    probability: float  # of the wrong label
+    probability: float | None  # of the wrong label; None where answers have none
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Figures of one served model on the test rows."""
 
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float]  # the target's own first
     intervals: Mapping[str, tuple[float, float]]  # 95 %, for each headline number
     baseline: Mapping[str, float]  # the same metrics of the trivial model
     reference: Mapping[str, float] = field(default_factory=dict, kw_only=True)  # of a simple model of these data
     reference_name: str = field(default="", kw_only=True)
-    lower_bound: float  # exact 95 % lower bound of the task's metric
+    bound: float  # one-sided 95 % bound of the target's metric, on the side of the worse figures
     per_class: pd.DataFrame | None = None  # class, support, precision, recall, f1
     confusion: np.ndarray[Any, Any] | None = None  # counts[true, predicted], in the order of the classes
     reliability: pd.DataFrame | None = None  # bin, confidence, accuracy, count
-    mistakes: Sequence[Mistake] = field(default_factory=tuple)  # most confident first
+    mistakes: Sequence[Mistake] = field(default_factory=tuple)  # the surest or the largest first

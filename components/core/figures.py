@@ -28,26 +28,27 @@ LOG_FROM = 20  # a positive range with a larger ratio of its ends is drawn on a 
 MOST_NAMED = 30  # classes; the names and counts of more would overlap
 
 
-def learning_curves(history: Epochs) -> Figure:
-    """Losses above, validation accuracy (where the task has one) below, over the epochs of both phases.
+def learning_curves(history: Epochs, metric: str = "accuracy") -> Figure:
+    """Losses above, a metric of the validation rows (where there is one) below, over the epochs of both phases.
 
     Args:
-        history: Per epoch `phase` (head or thaw), `train_loss`, `loss` (validation), `best`, maybe `accuracy`.
+        history: Per epoch `phase` (head or thaw), `train_loss`, `loss` (validation), `best`, maybe the metric.
+        metric: Its name.
     """
-    panels = 2 if any("accuracy" in epoch for epoch in history) else 1
+    panels = 2 if any(metric in epoch for epoch in history) else 1
     figure = _figure(2.2 * panels + 0.4)
     axes: list[Axes] = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
     steps = np.arange(1, len(history) + 1)
     marker = "o" if len(history) == 1 else ""
     lines = [(axes[0], "train_loss", "training", MUTED), (axes[0], "loss", "validation", ACCENT)]
     if panels == 2:  # noqa: PLR2004 - the second panel
-        lines.append((axes[1], "accuracy", "validation", ACCENT))
+        lines.append((axes[1], metric, "validation", ACCENT))
     for axis, key, label, colour in lines:
         values = _column(history, key)
         axis.plot(steps, values, color=colour, label=label, marker=marker, linewidth=1.8)
         kept = [i for i, epoch in enumerate(history) if epoch.get("best") and colour == ACCENT]
         axis.plot(steps[kept], values[kept], "o", color=ACCENT, markersize=6, label="weights kept" if kept else None)
-    for axis, title in zip(axes, ("Loss", "Validation accuracy"), strict=False):
+    for axis, title in zip(axes, ("Loss", f"Validation {metric.replace('_', ' ')}"), strict=False):
         _style(axis, title)
         _mark_phases(axis, [str(epoch["phase"]) for epoch in history], named=axis is axes[0])
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

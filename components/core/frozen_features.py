@@ -79,7 +79,9 @@ def examine(data: Data, trained_on: TrainingRows | None, say: Say, progress: Pro
         known = np.array([id_ in trained_on.fingerprints for id_ in data.examples.ids(places)], dtype=bool)
         order = [*np.flatnonzero(known), *np.flatnonzero(~known)]
         found = drift(rows[known], rows[~known], [groups[i] for i in order], data.settings.seed)
-    return Insight(found, suspects(rows, data.examples.labels(places), groups, data.settings.seed), places)
+    return Insight(
+        found, suspects(rows, data.target.strata(data.examples.labels(places)), groups, data.settings.seed), places
+    )
 
 
 def features(network: Network, data: Data, split: str, say: Say, progress: Progress) -> Array:
@@ -132,7 +134,7 @@ def suspects(rows: Array, labels: Sequence[str], groups: Sequence[str], seed: in
 
     Args:
         rows: Features float[n, d].
-        labels: Of the rows.
+        labels: Classes of the rows; none where all are empty.
         groups: Of the rows; empty: the row stands alone.
         seed: Of the folds.
     """

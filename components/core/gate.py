@@ -23,6 +23,7 @@ from components.core.paired import (
     score_test,
     smallest_told,
     swap_test,
+    t_test,
     units_of,
 )
 from components.core.settings import Settings
@@ -65,6 +66,7 @@ class Contest:
     calibration_error: float = math.nan  # of the challenger
     latency_ratio: float = math.nan  # challenger's seconds for a row over the champion's
     figures: Figures | None = None  # None: the scores themselves decide
+    right_or_wrong: bool = True  # scores are 0 or 1; if they are not, units are compared by their mean
 
 
 @dataclass(frozen=True)
@@ -86,22 +88,24 @@ class Verdict:
     evidence: Mapping[str, Any]
 
 
-def first_version(metric: str, value: float, bound: float, floor: float, rows: int) -> Verdict:
-    """A model without a champion has to beat the trivial model: exact lower bound against its figure.
+def first_version(metric: str, value: float, bound: float, trivial: float, rows: int, sign: int = 1) -> Verdict:
+    """A model without a champion has to beat the trivial model: its bound against the other's figure.
 
     Args:
         metric: Its name.
         value: The model's figure.
-        bound: Its exact one-sided 95 % lower bound.
-        floor: The trivial model's figure.
+        bound: Its one-sided 95 % bound: the lower one, or the upper one where lower is better.
+        trivial: The trivial model's figure.
         rows: Test rows.
+        sign: 1 where a higher figure is better, else -1.
     """
-    verdict = "is above" if bound > floor else "is not above"
+    accepted = sign * (bound - trivial) > 0
+    end, side = ("lower", "above") if sign > 0 else ("upper", "below")
     sentence = (
-        f"First version: the lower bound of its {metric} {verdict} the trivial model "
-        f"({bound:.3f} against {floor:.3f}, {metric} {value:.3f} on {rows} test rows)."
+        f"First version: the {end} bound of its {metric} {'is' if accepted else 'is not'} {side} the trivial model "
+        f"({bound:.3f} against {trivial:.3f}, {metric} {value:.3f} on {rows} test rows)."
     )
-    return Verdict(bound > floor, sentence, "", {"rule": "baseline", "lower_bound": bound, "baseline": floor})
+    return Verdict(accepted, sentence, "", {"rule": "baseline", "bound": bound, "baseline": trivial})
 
 
 def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) -> Verdict:
@@ -170,7 +174,7 @@ def _tested(
     if contest.figures is None:
         outcome = _by_counts(contest, counts, metric, None if superiority else margin)
     else:
-        outcome = _by_resampling(contest, contest.figures, counts, budget.level, None if superiority else margin)
+        outcome = _by_resampling(contest, contest.figures, budget.level, None if superiority else margin)
     if not (counts.wins or counts.losses or outcome.gain):
         sentence = f"The challenger gives the answers of the champion, version {contest.version}: a tie keeps it."
         return Check("test", passed=False, sentence=sentence), outcome
@@ -206,16 +210,16 @@ def _by_counts(contest: Contest, counts: Counts, metric: str, margin: float | No
         gain=counts.difference,
         interval=difference_interval(counts),
         p=p,
-        method=EXACT if margin is None else "score test of Tango",
+        method=EXACT if margin is None else _method(contest),
         detail=f", better on {counts.wins} and worse on {counts.losses}",
     )
 
 
-def _by_resampling(contest: Contest, figures: Figures, counts: Counts, level: float, margin: float | None) -> _Outcome:
+def _by_resampling(contest: Contest, figures: Figures, level: float, margin: float | None) -> _Outcome:
     """By drawing swaps of the answers and resamples of the units, for any metric.
 
     Resamples of few units without a loss hold none either, so alone they would call a worse model non-inferior far
-    more often than the level allows: the score test of the right answers has to agree.
+    more often than the level allows: the test of the scores has to agree.
     """
     draws = max(9_999, math.ceil(50 / level))  # so many that a p-value at the level is told from its neighbours
     units, sides = units_of(contest.groups, contest.champion.size), (figures.champion, figures.challenger)
@@ -228,7 +232,7 @@ def _by_resampling(contest: Contest, figures: Figures, counts: Counts, level: fl
     if margin is None:
         p = swap_test(*sides, higher_is_better, units, draws)
     else:
-        p = max(bootstrap_p(differences, -margin), score_test(counts, -margin))
+        p = max(bootstrap_p(differences, -margin), _above(contest, np.arange(contest.champion.size), -margin))
     return _Outcome(
         metric=figures.name,
         champion=champion,
@@ -236,7 +240,7 @@ def _by_resampling(contest: Contest, figures: Figures, counts: Counts, level: fl
         gain=figures.sign * (challenger - champion),
         interval=interval(differences),
         p=p,
-        method="swap permutation test" if margin is None else "bootstrap and score test of Tango",
+        method="swap permutation test" if margin is None else f"bootstrap and {_method(contest)}",
         detail="",
     )
 
@@ -248,12 +252,29 @@ def _on_locked_rows(contest: Contest, settings: Settings) -> Check:
     if not rows.size:
         return Check(name, False, "can't be compared on the rows that the champion was promoted on: none is left")
     counts = paired_counts(contest.champion[rows], contest.challenger[rows], contest.groups[rows])
-    p = score_test(counts, -settings.gate_margin) if counts.losses else 0.0
+    p = _above(contest, rows, -settings.gate_margin) if counts.losses else 0.0
     sentence = (
         f"is not shown to be within {settings.gate_margin:g} on the {counts.units} units that the champion was "
         f"promoted on (better on {counts.wins}, worse on {counts.losses}, p {_told(p)})"
     )
     return Check(name, p <= BLOCKING, sentence)
+
+
+def _above(contest: Contest, rows: Array, difference: float, *, swapped: bool = False) -> float:
+    """One-sided p-value that the challenger's score on some rows is higher by more than `difference`.
+
+    By the test that suits the scores: of shares where they say right or wrong, else of means. Swapped, the p-value that
+    the champion's is.
+    """
+    sides = [contest.champion[rows], contest.challenger[rows]]
+    old, new = reversed(sides) if swapped else sides
+    if contest.right_or_wrong:
+        return score_test(paired_counts(old, new, contest.groups[rows]), difference)
+    return t_test(old, new, contest.groups[rows], difference)
+
+
+def _method(contest: Contest) -> str:
+    return "score test of Tango" if contest.right_or_wrong else "paired t-test"
 
 
 def _slices(contest: Contest, settings: Settings) -> list[dict[str, Any]]:
@@ -264,7 +285,6 @@ def _slices(contest: Contest, settings: Settings) -> list[dict[str, Any]]:
         for value in sorted(set(values)):
             rows = np.flatnonzero(names == value)
             counts = paired_counts(contest.champion[rows], contest.challenger[rows], contest.groups[rows])
-            fall = Counts(counts.losses, counts.wins, counts.units)
             found.append(
                 {
                     "column": column,
@@ -272,7 +292,7 @@ def _slices(contest: Contest, settings: Settings) -> list[dict[str, Any]]:
                     "champion": float(contest.champion[rows].mean()),
                     "challenger": float(contest.challenger[rows].mean()),
                     **asdict(counts),
-                    "p_fall": score_test(fall, settings.slice_margin),
+                    "p_fall": _above(contest, rows, settings.slice_margin, swapped=True),
                 }
             )
     adjusted = holm([row["p_fall"] for row in found])

@@ -24,7 +24,9 @@ class Outcome:
     cut: bool = False  # whether a deadline cut that one short
     champion: str = ""
     pending: str = ""
-    accuracy: float | None = None  # of the champion, when it was evaluated
+    accuracy: float | None = None  # of the champion, when it was evaluated; None where it gives no classes
+    metric: str = ""  # what its target names first
+    value: float | None = None  # of the metric
 
     def age(self, now: float) -> float | None:
         """Seconds since the last run that did well; None if there is none."""
@@ -48,8 +50,8 @@ def of(model: str) -> Outcome:
     champion = aliases.get(ledger.CHAMPION, "")
     facts: dict[str, Any] = {"champion": champion, "pending": aliases.get(ledger.PENDING, "")}
     if champion:
-        accuracy = registry.tags(model, champion).get("thawline.accuracy")
-        facts["accuracy"] = float(accuracy) if accuracy else None
+        metric, value = registry.figure(registry.tags(model, champion))
+        facts |= {"metric": metric, "value": value, "accuracy": value if metric == "accuracy" else None}
     running = tracking.last_pipeline_run(model, "attributes.status = 'RUNNING'")
     good = tracking.last_pipeline_run(model, "attributes.status = 'FINISHED'")
     last = tracking.last_pipeline_run(model, "attributes.status != 'RUNNING'")

@@ -107,6 +107,27 @@ def score_test(counts: Counts, difference: float) -> float:
     return float(special.ndtr(-(b - c - n * d) / math.sqrt(variance)))
 
 
+def t_test(champion: Array, challenger: Array, groups: Sequence[str] | Array, difference: float) -> float:
+    """One-sided p-value that the challenger's mean score is higher by more than `difference`: the paired t-test.
+
+    The units are as in `paired_counts`, each weighing as much as it has rows. 1.0 with fewer than two.
+
+    Args:
+        champion: Its scores float[n].
+        challenger: Its scores float[n].
+        groups: Unit of each row; empty text or nothing: the row itself.
+        difference: Of the null hypothesis.
+    """
+    sums = np.bincount(units_of(groups, champion.size), weights=challenger - champion)
+    if sums.size < 2:  # noqa: PLR2004 - one unit has no variance
+        return 1.0
+    gains = sums * sums.size / champion.size - difference
+    error = float(gains.std(ddof=1)) / math.sqrt(gains.size)
+    if error < ROUNDING:
+        return float(gains.mean() <= 0)
+    return float(special.stdtr(gains.size - 1, -gains.mean() / error))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values adjusted for their number by the step-down method of Holm (1979), in the same order."""
     adjusted, highest = [0.0] * len(p_values), 0.0

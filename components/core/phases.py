@@ -31,7 +31,7 @@ from components.core.training import (
     warmup_cosine,
 )
 from components.core.warm_start import start_from
-from components.tasks import Task, load_task
+from components.tasks import Target, Task, load_task
 
 Say = Callable[[str], None]
 
@@ -41,6 +41,7 @@ class Data:
     """The prepared data as training sees it: rows of the train and validation splits, and their targets."""
 
     task: Task
+    target: Target
     settings: Settings
     examples: Examples
     rows: dict[str, list[int]]
@@ -53,12 +54,15 @@ def open_data(dataset: Path, settings: Settings) -> Data:
     """Open a prepared dataset; nothing is decoded yet."""
     task, examples = load_task(settings.task), Examples(dataset)
     settings = with_measured(settings, examples.info)
+    target = task.target(settings)
     rows = {split: examples.rows(split) for split in ("train", "validation", "calibrate", "test")}
-    targets = {split: task.targets(examples.labels(rows[split]), examples.classes) for split in ("train", "validation")}
+    targets = {
+        split: target.targets(examples.labels(rows[split]), examples.classes) for split in ("train", "validation")
+    }
     weights = None
     if settings.class_weights == "balanced":
-        weights = task.class_weights(targets["train"], len(examples.classes))
-    return Data(task, settings, examples, rows, targets, weights)
+        weights = target.class_weights(targets["train"], len(examples.classes))
+    return Data(task, target, settings, examples, rows, targets, weights)
 
 
 def seed_everything(settings: Settings) -> None:
@@ -175,7 +179,7 @@ def train_phase(
     Returns:
         Every epoch's figures, see `fit`.
     """
-    settings, task = data.settings, data.task
+    settings, target = data.settings, data.target
     line = set_thawed(network, thaw)
     rate, decay, epochs = hyperparameters.head_learning_rate, 1.0, settings.head_epochs
     if thaw:
@@ -195,8 +199,8 @@ def train_phase(
         line,
         batches,
         (validation, data.targets["validation"]),
-        lambda outputs, targets: task.loss(outputs, targets, hyperparameters.label_smoothing, weights),
-        task.validate,
+        lambda outputs, targets: target.loss(outputs, targets, hyperparameters.label_smoothing, weights),
+        target.validate,
         optimizer,
         warmup_cosine(optimizer, steps, settings.warmup),
         epochs=epochs,

@@ -1,4 +1,4 @@
-"""From a picture's bytes to a network's input, and from its outputs to answers.
+"""From a picture's bytes to a network's input.
 
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
@@ -128,16 +128,6 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tens
     mean, std = (torch.tensor(preprocessing[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     inputs = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     return inputs.div_(255).sub_(mean).div_(std)
-
-
-def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Label and probabilities for logits [B, C]; `serving` holds the C `classes` and a `temperature`."""
-    classes = serving["classes"]
-    probabilities = (outputs.double() / serving["temperature"]).softmax(dim=1)
-    return [
-        {"label": classes[best], "probabilities": dict(zip(classes, row, strict=True))}
-        for best, row in zip(probabilities.argmax(dim=1).tolist(), probabilities.tolist(), strict=True)
-    ]
 
 
 class _UnreadableError(ValueError):

@@ -154,7 +154,8 @@ def versions(model: str) -> list[dict[str, Any]]:
 
     Returns:
         Dicts of `version`, `created` (seconds since the epoch), `aliases`, `accepted`, `compared_with` (the champion
-        that the evidence is against), `decision`, `accuracy` and `run` (the pipeline's).
+        that the evidence is against), `decision`, `accuracy`, `metric` (what its target names first), `value` (of
+        the metric on the test rows) and `run` (the pipeline's).
     """
     pointing = aliases(model)  # a search for versions does not tell
     return [
@@ -166,10 +167,18 @@ def versions(model: str) -> list[dict[str, Any]]:
             "compared_with": version.tags.get("thawline.compared_with"),
             "decision": version.tags.get("thawline.decision", ""),
             "accuracy": float(version.tags["thawline.accuracy"]) if "thawline.accuracy" in version.tags else None,
+            **dict(zip(("metric", "value"), figure(version.tags), strict=True)),
             "run": version.run_id or "",
         }
         for version in sorted(_all_versions(f"name = '{model}'"), key=lambda version: -int(version.version))
     ]
+
+
+def figure(tags: Mapping[str, str]) -> tuple[str, float | None]:
+    """The metric of a version and its value on the test rows, from its tags; earlier versions knew accuracy only."""
+    metric = tags.get(tracking.METRIC, "accuracy")
+    value = tags.get(f"thawline.{metric}")
+    return metric, None if value is None else float(value)
 
 
 def _all_versions(condition: str) -> list[Any]:

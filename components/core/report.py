@@ -89,6 +89,7 @@ def render(data: ReportData) -> str:
     return page.render(
         data=data,
         rows=_test_rows(data),
+        metric=next(iter(data.evaluation.metrics)),
         metrics=[_metric(name, data.evaluation) for name in data.evaluation.metrics],
         matrix=_matrix(data.evaluation),
         pairs=_pairs(data.evaluation),
@@ -195,7 +196,7 @@ def _shown(items: Sequence[Any], said: str, thumbnails: Sequence[bytes | str]) -
         {
             "label": m.label,
             "said": getattr(m, said),
-            "percent": round(100 * m.probability),
+            "percent": None if m.probability is None else round(100 * m.probability),
             "picture": _data_uri(seen) if isinstance(seen, bytes) else "",
             "text": seen if isinstance(seen, str) else "",
         }
@@ -211,7 +212,8 @@ def _data_uri(picture: bytes) -> str:
 def _splits(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Examples per class and split, with sums."""
     counts: Mapping[str, Mapping[str, int]] = dataset["counts"]
-    names = list(dict.fromkeys([*dataset["classes"], *(name for split in counts.values() for name in split)]))
+    found = list(dict.fromkeys(name for split in counts.values() for name in split))
+    names = list(dict.fromkeys([*dataset["classes"], *found])) if any(found) else []  # labels may hold no classes
     rows = [{"name": name, "counts": [split.get(name, 0) for split in counts.values()]} for name in names]
     most = max((sum(row["counts"]) for row in rows), default=0) or 1
     return {
@@ -249,7 +251,7 @@ def _pictures(data: ReportData) -> dict[str, Markup]:
     """The figures that have something to show, as inline SVG."""
     pictures = {}
     if data.history:
-        pictures["learning"] = figures.learning_curves(data.history)
+        pictures["learning"] = figures.learning_curves(data.history, next(iter(data.evaluation.metrics)))
     if data.evaluation.reliability is not None:
         pictures["reliability"] = figures.reliability(data.evaluation.reliability)
     if data.trials:

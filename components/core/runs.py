@@ -25,6 +25,7 @@ NOTHING: dict[str, Any] = {  # the result of a run that did not start; the keys 
     "version": "",
     "promoted": False,
     "pending": "",
+    "metric": "",
     "metrics": {},
     "dataset_digest": "",
     "mlflow_run_id": "",

@@ -1,7 +1,7 @@
 """The served model: what MLflow loads where Thawline is not installed (its "models from code").
 
 This file is copied into every registered version and run from there; it finds the exported graph, the
-serving settings and the task's serving code beside it. Nothing here imports from Thawline.
+serving settings, the task's serving code and the code of its answers beside it. Nothing here imports from Thawline.
 """
 
 import base64
@@ -20,13 +20,14 @@ BATCH = 64
 
 
 class ServedModel(PythonModel):
-    """Answers raw records, as bytes or as base64 text, with a label and probabilities."""
+    """Answers raw records, as bytes or as base64 text, with a row of answers each."""
 
     def load_context(self, context: Any) -> None:  # noqa: ANN401 - mlflow's own context
         """Load the graph after its archive has been checked."""
         folder = Path(context.artifacts["served"])
         self.settings = json.loads((folder / "serving.json").read_text())
         self.code = _module(folder / "serving_code.py")
+        self.answers = _module(folder / "answers_code.py").answers
         _module(folder / "archives.py").check_archive(folder / "network.pt2")
         self.graph = torch.export.load(folder / "network.pt2").module()
 
@@ -37,7 +38,7 @@ class ServedModel(PythonModel):
         with torch.no_grad():
             for start in range(0, len(records), BATCH):
                 inputs = self.code.encode(records[start : start + BATCH], self.settings["preprocessing"])
-                rows += self.code.answers(self.graph(inputs), self.settings)
+                rows += self.answers(self.graph(inputs), self.settings)
         return pd.DataFrame(rows)
 
 

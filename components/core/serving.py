@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from components.core import archives, tracking
 from components.core.network import Network
-from components.tasks import Task
+from components.tasks import Target, Task
 
 CODE = Path(__file__).with_name("served_model.py")
 SERVING = "artifacts/served/serving.json"  # in the served model's folder: classes, preprocessing, temperature
@@ -41,6 +41,7 @@ def export_network(network: Network, inputs: Any, path: Path) -> None:  # noqa: 
 def build_served(
     folder: Path,
     task: Task,
+    target: Target,
     network: Network,
     classes: Sequence[str],
     calibration: Mapping[str, float],
@@ -58,11 +59,12 @@ def build_served(
         }
         (served / "serving.json").write_text(json.dumps(settings, indent=1))
         shutil.copy(task.serving_code, served / "serving_code.py")
+        shutil.copy(target.answers_code, served / "answers_code.py")
         shutil.copy(archives.__file__, served / "archives.py")
         pair = (list(examples) * 2)[:2]
         export_network(network.to("cpu"), task.encode(pair, network.preprocessing), served / "network.pt2")
         shutil.rmtree(folder, ignore_errors=True)
-        tracking.save_pyfunc(folder, CODE, served, task.input_name, pair[0], task.serving_requirements)
+        tracking.save_pyfunc(folder, CODE, served, task.input_name, pair[0], target.answer, task.serving_requirements)
 
 
 def answers(

@@ -1,4 +1,4 @@
-"""From a text's bytes to a network's input, and from its outputs to answers.
+"""From a text's bytes to a network's input.
 
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
@@ -57,13 +57,6 @@ def encode_texts(texts: Sequence[str], preprocessing: Mapping[str, Any]) -> "dic
         ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids, dtype=torch.int64)
         mask[row, : len(encoding.ids)] = True
     return {"ids": ids, "mask": mask}
-
-
-def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Label and probabilities for logits [B, C]; `serving` holds the C `classes` and a `temperature`."""
-    rows = (outputs.double() / serving["temperature"]).softmax(dim=1).tolist()
-    named = [dict(zip(serving["classes"], row, strict=True)) for row in rows]
-    return [{"label": max(row, key=row.__getitem__), "probabilities": row} for row in named]
 
 
 @lru_cache(maxsize=8)

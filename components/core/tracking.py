@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Never
+from typing import Any, NamedTuple, Never, get_args, get_origin, get_type_hints, is_typeddict
 from urllib.parse import urlsplit
 
 import mlflow
@@ -44,6 +44,7 @@ MODEL = "thawline.model"
 PARENT = "mlflow.parentRunId"
 ERROR = "thawline.error"  # of a step: kind and sentences of an expected error
 SAVED = "saved_seconds"  # metric of a step, and of the pipeline
+METRIC = "thawline.metric"  # of the pipeline and of a version: what the target names first
 BATCH = 900  # MLflow takes 1,000 entities in one call
 CANDIDATE = "candidate"
 SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
@@ -553,7 +554,7 @@ def _exit_on_sigterm(_signal: int, _frame: FrameType | None) -> Never:
 
 
 def save_pyfunc(
-    folder: Path, code: Path, served: Path, input_name: str, example: bytes, requirements: Sequence[str]
+    folder: Path, code: Path, served: Path, input_name: str, example: bytes, answer: type, requirements: Sequence[str]
 ) -> None:
     """Save a served model in MLflow's format, as code and artifacts, without a pickle.
 
@@ -563,12 +564,12 @@ def save_pyfunc(
         served: Folder of its artifacts.
         input_name: The column of raw records.
         example: One raw record, kept as the input example.
+        answer: A TypedDict of the answers' columns, for the signature.
         requirements: Libraries that the task's serving code needs.
     """
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Map
 
     mlflow.pyfunc.save_model(
         folder,
@@ -576,11 +577,26 @@ def save_pyfunc(
         artifacts={"served": str(served)},
         signature=ModelSignature(
             Schema([ColSpec(DataType.binary, input_name)]),
-            Schema([ColSpec(DataType.string, "label"), ColSpec(Map(DataType.double), "probabilities")]),
+            Schema([ColSpec(_mlflow_type(hint), name) for name, hint in get_type_hints(answer).items()]),
         ),
         input_example=pd.DataFrame({input_name: [example]}),
         pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy", "pandas", *requirements)],
     )
+
+
+def _mlflow_type(hint: Any) -> Any:  # noqa: ANN401 - mlflow publishes no types
+    """MLflow's type of a column of text, numbers, lists, TypedDicts, or dicts by text."""
+    from mlflow.types import DataType
+    from mlflow.types.schema import Array, Map, Object, Property
+
+    inner = get_args(hint)
+    if get_origin(hint) is dict:
+        return Map(_mlflow_type(inner[1]))
+    if get_origin(hint) is list:
+        return Array(_mlflow_type(inner[0]))
+    if is_typeddict(hint):
+        return Object([Property(name, _mlflow_type(kind)) for name, kind in get_type_hints(hint).items()])
+    return {str: DataType.string, float: DataType.double, int: DataType.long, bool: DataType.boolean}[hint]
 
 
 def load_pyfunc(folder: Path) -> Any:  # noqa: ANN401 - mlflow publishes no types

@@ -4,8 +4,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from components.core import ledger, registry, tracking
 from components.core.contestants import Contestant, comparable, contestant
 from components.core.costs import amount, money
@@ -53,7 +51,7 @@ def timeline(data: Data, run: tracking.StepRun, champion: tuple[str, Contestant]
             known[version] = answers
         value, count = _figure(data, known[version])
         times = {"since": reign["from"][:16].replace("T", " "), "until": reign["until"][:16].replace("T", " ")}
-        rows.append({"version": version, **times, "metric": data.task.metric, "value": value, "rows": count})
+        rows.append({"version": version, **times, "metric": data.target.metric, "value": value, "rows": count})
     return rows
 
 
@@ -68,10 +66,12 @@ def _recalled(data: Data, run: tracking.StepRun, version: str) -> Contestant | N
 
 
 def _figure(data: Data, one: Contestant) -> tuple[float, int]:
-    """Mean score on the test rows that the model was not trained on and whose class it knows, and their number."""
+    """The metric on the test rows that the model was not trained on and whose class it knows, and their number."""
     labels = data.examples.labels(data.rows["test"])
     kept = comparable(data, one.trained_on, set(one.classes))
     if not kept:
         return float("nan"), 0
     answers = one.answers.iloc[kept].reset_index(drop=True)
-    return float(np.mean(data.task.scores(answers, [labels[i] for i in kept]))), len(kept)
+    features = data.target.gate_features(answers, [labels[i] for i in kept], one.classes)
+    figure = data.target.gate_figure(data.target.metric, one.classes)
+    return float(figure(features.sum(0)[None])[0]), len(kept)

@@ -20,21 +20,82 @@ if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
     from components.core.network import Network, Pytree
 
 
+class Target(Protocol):
+    """What a network learns to answer: a class, a number, several labels, a transcript, boxes. Labels are text."""
+
+    metric: str  # the headline metric of `evaluate`
+    gate_metrics: Mapping[str, int]  # may decide between two models, `metric` among them: 1: higher is better, else -1
+    right_or_wrong: bool  # scores are 1 for a right answer and 0 for a wrong one, and `metric` is their mean
+    answers_code: Path  # module without imports from here that holds `answers`; shipped with the model
+    answer: type  # a TypedDict, the columns of an answer
+
+    def check_label(self, label: str) -> str:
+        """A label in the form in which equal ones are equal; raises RejectedRecord if it can't be learnt."""
+
+    def names(self, labels: Sequence[str]) -> Sequence[Sequence[str]]:
+        """The classes in each label: one of a class, any number of several labels or of boxes, none of a number."""
+
+    def strata(self, labels: Sequence[str]) -> list[str]:
+        """The class of each label, by which splits are stratified and rows counted; all empty if labels are none."""
+
+    def class_names(self, labels: Sequence[str]) -> list[str]:
+        """What the outputs stand for, in their order, from all labels of a dataset."""
+
+    def targets(self, labels: Sequence[str], classes: Sequence[str]) -> "Tensor":
+        """Labels as the tensor that `loss` compares outputs with, a row each; what differs in length is padded."""
+
+    def loss(
+        self, outputs: "Pytree", targets: "Tensor", label_smoothing: float, class_weights: "Tensor | None"
+    ) -> "Tensor":
+        """The training loss, a scalar mean over the batch."""
+
+    def class_weights(self, targets: "Tensor", size: int) -> "Tensor | None":
+        """Weights of the loss that balance `size` classes, from the training targets."""
+
+    def validate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
+        """Figures of a whole split, `metric` among them; `loss` (lower is better) steers early stopping and search."""
+
+    def calibrate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
+        """What `answers` needs beside the outputs, fitted on rows that nothing else has seen."""
+
+    def answers(self, outputs: "Pytree", serving: Mapping[str, Any]) -> Sequence[Mapping[str, object]]:
+        """An answer for each row, exactly as the served model gives it; `serving` is its serving.json."""
+
+    def evaluate(
+        self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
+    ) -> "Evaluation":
+        """Everything the report says of the served model's answers; `training` counts the training labels."""
+
+    def scores(self, answers: "pd.DataFrame", labels: Sequence[str]) -> "np.ndarray[Any, Any]":
+        """One score for each row, higher is better; they say which rows a model answers better and how slices fare."""
+
+    def gate_features(
+        self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str]
+    ) -> "np.ndarray[Any, Any]":
+        """What `gate_figure` needs of each row, float[N, k]; `classes` are those that both models know."""
+
+    def gate_figure(
+        self, metric: str, classes: Sequence[str]
+    ) -> "Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]":
+        """A metric of `gate_metrics` as a function of sums of features float[R, k]: float[R]."""
+
+
 class Task(Protocol):
-    """One problem. A batch is a pytree of tensors, batch first; labels are text, as the source gave them.
+    """One problem. A batch is a pytree of tensors, batch first.
 
     `--task NAME` takes the module `components/tasks/NAME.py`, or a module of yours by its dotted name.
     """
 
-    metric: str  # the headline metric of `evaluate`; higher is better
-    gate_metrics: Mapping[str, int]  # may decide between two models: 1 where higher is better, else -1
-    serving_code: Path  # module without imports from here that answers raw records; shipped with the model
+    serving_code: Path  # module without imports from here that holds `encode`; shipped with the model
 
     backbone: str  # what an empty `--backbone` means
     Options: type[BaseModel]  # of this task's own, given by `--option`; `NoOptions` where there are none
     split_by: str  # hash, or time: then every training example is older than every test example
     input_name: str  # the column of raw records that the served model reads
     serving_requirements: Sequence[str]  # libraries that the serving code needs beside mlflow, torch, numpy and pandas
+
+    def target(self, settings: Settings) -> Target:
+        """What the network learns to answer; where options decide, those that `measure` found are among them."""
 
     def check(self, content: bytes) -> Mapping[str, int | str]:
         """Facts of one raw record for the index; raises RejectedRecord with the reason if it is unusable.
@@ -46,12 +107,6 @@ class Task(Protocol):
         self, fingerprints: Sequence[str], new: Sequence[bool], settings: Settings
     ) -> list[tuple[int, int]]:
         """Positions (i, j), i < j, of near-duplicates of which at least one is new, in sub-quadratic time."""
-
-    def strata(self, labels: Sequence[str]) -> list[str]:
-        """The class of each label, by which splits are stratified and rows counted; all empty if labels are none."""
-
-    def class_names(self, labels: Sequence[str]) -> list[str]:
-        """What the outputs stand for, in their order, from all labels of a dataset."""
 
     def measure(self, settings: Settings, examples: "Examples") -> tuple[Mapping[str, str], str]:
         """Options that the prepared data decide, and a sentence on them for the reader, which may be empty.
@@ -87,49 +142,11 @@ class Task(Protocol):
         `inputs` are activations at the thaw line, or the first stage's input where `augments` holds.
         """
 
-    def targets(self, labels: Sequence[str], classes: Sequence[str]) -> "Tensor":
-        """Labels as the tensor that `loss` compares outputs with."""
-
-    def loss(
-        self, outputs: "Pytree", targets: "Tensor", label_smoothing: float, class_weights: "Tensor | None"
-    ) -> "Tensor":
-        """The training loss, a scalar mean over the batch."""
-
-    def class_weights(self, targets: "Tensor", size: int) -> "Tensor | None":
-        """Weights of the loss that balance `size` classes, from the training targets."""
-
-    def validate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
-        """Figures of a whole split; `loss` (lower is better) steers early stopping and search."""
-
-    def calibrate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
-        """What serving needs beside the weights, fitted on rows that nothing else has seen."""
-
-    def answers(self, outputs: "Pytree", serving: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """An answer for each row, exactly as the served model gives it; `serving` is its serving.json."""
-
-    def evaluate(
-        self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
-    ) -> "Evaluation":
-        """Everything the report says of the served model's answers; `training` counts its labels."""
-
-    def reference(self, examples: "Examples") -> "tuple[str, pd.DataFrame] | None":
+    def reference(self, settings: Settings, examples: "Examples") -> "tuple[str, pd.DataFrame] | None":
         """A simple model of the training rows that the network has to beat: its name, its answers to the test rows."""
 
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":
         """What the report shows of raw records: PNG or JPEG as bytes, or text; empty where there is nothing to see."""
-
-    def scores(self, answers: "pd.DataFrame", labels: Sequence[str]) -> "np.ndarray[Any, Any]":
-        """One score per unit of resampling, by which two models are compared on the same rows."""
-
-    def gate_features(
-        self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str]
-    ) -> "np.ndarray[Any, Any]":
-        """What `gate_figure` needs of each row, float[N, k]; `classes` are those that both models know."""
-
-    def gate_figure(
-        self, metric: str, classes: Sequence[str]
-    ) -> "Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]":
-        """A metric of `gate_metrics` as a function of sums of features float[R, k]: float[R]."""
 
 
 def load_task(name: str) -> Task:

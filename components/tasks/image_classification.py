@@ -9,54 +9,30 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from components.core import classification, pictures
 from components.core import near_duplicates as near_duplicates_of_pictures
-from components.core import pictures
 from components.core.backbones import build_backbone
-from components.core.classification import (
-    calibrate,
-    class_names,
-    class_weights,
-    loss,
-    measure,
-    mixup,
-    new_head,
-    reference,
-    strata,
-    targets,
-    validate,
-)
-from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
+from components.core.classification import measure, mixup, new_head, reference
 from components.core.errors import RejectedRecord
 from components.core.network import Network, Pytree
-from components.core.pictures import answers
 from components.core.settings import Settings
 from components.core.task_options import NoOptions
+from components.tasks import Target
 
-__all__ = [
-    "answers",
-    "calibrate",
-    "class_names",
-    "class_weights",
-    "evaluate",
-    "gate_features",
-    "gate_figure",
-    "loss",
-    "measure",
-    "reference",
-    "scores",
-    "strata",
-    "targets",
-    "validate",
-]  # as every classification
+__all__ = ["measure", "reference"]  # of a task that needs neither
 
-metric = "accuracy"
-gate_metrics = GATE_METRICS
 backbone = "timm/tf_efficientnet_lite0"
 Options = NoOptions
 split_by = "hash"
 input_name = "image"
 serving_requirements = ("pillow",)
 serving_code = Path(pictures.__file__)
+
+
+def target(settings: Settings) -> Target:
+    """One class for each record."""
+    del settings
+    return classification
 
 
 def check(content: bytes) -> Mapping[str, int | str]:

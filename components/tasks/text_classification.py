@@ -14,45 +14,19 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from components.core import near_duplicate_texts, texts
-from components.core.classification import (
-    calibrate,
-    class_names,
-    class_weights,
-    loss,
-    mixup,
-    new_head,
-    strata,
-    targets,
-    validate,
-)
-from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
+from components.core import classification, near_duplicate_texts, texts
+from components.core.classification import mixup, new_head
 from components.core.encoders import DEFAULT, build_encoder, rebuild_stages
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
 from components.core.network import Network, Pytree
 from components.core.settings import Settings
 from components.core.task_options import parse_options
-from components.core.texts import answers, encode
+from components.core.texts import encode
+from components.tasks import Target
 
-__all__ = [
-    "answers",
-    "calibrate",
-    "class_names",
-    "class_weights",
-    "encode",
-    "evaluate",
-    "gate_features",
-    "gate_figure",
-    "loss",
-    "scores",
-    "strata",
-    "targets",
-    "validate",
-]  # as every classification
+__all__ = ["encode"]
 
-metric = "accuracy"
-gate_metrics = GATE_METRICS
 backbone = DEFAULT
 split_by = "hash"
 input_name = "text"
@@ -76,6 +50,12 @@ class Options(BaseModel):
     max_length: int = Field(0, ge=0, description="Tokens of a text, the rest is cut; 0: chosen from the data.")
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # last for decoders, else mean
     similarity: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which texts keep to one split.")
+
+
+def target(settings: Settings) -> Target:
+    """One class for each record."""
+    del settings
+    return classification
 
 
 def check(content: bytes) -> Mapping[str, int | str]:
@@ -170,11 +150,12 @@ def thumbnails(contents: Sequence[bytes]) -> list[str]:
     return [text if len(text) <= EXCERPT else text[:EXCERPT].rstrip() + " …" for text in found]
 
 
-def reference(examples: Examples) -> tuple[str, pd.DataFrame]:
+def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame]:
     """TF-IDF of words and pairs of words with logistic regression, its strength chosen on the validation rows."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
+    del settings
     rows = {split: examples.rows(split)[:MOST_FITTED] for split in ("train", "validation")}
     rows["test"] = examples.rows("test")
     labels = {split: examples.labels(some) for split, some in rows.items()}

@@ -44,10 +44,12 @@ def picture_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
     task = types.ModuleType("picture_task.fake")
     task.check = check  # type: ignore[attr-defined]
-    task.split_by, task.gate_metrics = "hash", {"accuracy": 1}  # type: ignore[attr-defined]
+    task.split_by = "hash"  # type: ignore[attr-defined]
     task.backbone, task.Options = "fake", NoOptions  # type: ignore[attr-defined]
     task.measure = lambda *_: ({}, "")  # type: ignore[attr-defined]
-    task.strata, task.class_names = list, lambda labels: sorted(set(labels))  # type: ignore[attr-defined]
+    task.target = lambda _settings: types.SimpleNamespace(  # type: ignore[attr-defined]
+        gate_metrics={"accuracy": 1}, check_label=str, strata=list, class_names=lambda labels: sorted(set(labels))
+    )
     task.near_duplicates = lambda prints, new, chosen: near_duplicates.pairs(  # type: ignore[attr-defined]
         prints, new, chosen.near_duplicates, flipped=chosen.near_duplicates_flipped
     )

@@ -213,7 +213,7 @@ class Tester:
 
     def __init__(self, data: Data, preprocessing: dict[str, Any], *, keep: bool) -> None:
         self.data, self.preprocessing, self.keep = data, preprocessing, keep
-        self.targets = data.task.targets(data.examples.labels(data.rows["test"]), data.examples.classes)
+        self.targets = data.target.targets(data.examples.labels(data.rows["test"]), data.examples.classes)
         self._kept: tuple[int, list[Tensor]] | None = None
 
     @torch.no_grad()

@@ -17,8 +17,9 @@ from components.core.settings import Settings
 from components.core.sources import Entry
 
 PLACE = Location(0, 0, 0)
-TASK: Any = SimpleNamespace(split_by="hash", near_duplicates=lambda *_: [], strata=list)
-BY_TIME: Any = SimpleNamespace(split_by="time", near_duplicates=lambda *_: [], strata=list)
+CLASSES = SimpleNamespace(strata=list)
+TASK: Any = SimpleNamespace(split_by="hash", near_duplicates=lambda *_: [], target=lambda _settings: CLASSES)
+BY_TIME: Any = SimpleNamespace(split_by="time", near_duplicates=lambda *_: [], target=lambda _settings: CLASSES)
 
 
 def checked(numbers: list[int], label: str = "", **times: str) -> dict[str, Checked]:
@@ -57,7 +58,7 @@ def test_another_distance_finds_leaks_among_known_examples() -> None:
 
     known = checked(list(range(60))).items()
     records = {id_: Checked(some.copies, {"fingerprint": id_}, PLACE) for id_, some in known}
-    wide: Any = SimpleNamespace(split_by="hash", near_duplicates=pairs, strata=list)
+    wide: Any = SimpleNamespace(split_by="hash", near_duplicates=pairs, target=lambda _settings: CLASSES)
     lineage = assign_examples(records, Lineage("s"), Settings(near_duplicates=8), TASK).lineage
     assert assign_examples(records, lineage, Settings(near_duplicates=8), wide).changes["new"] == 0
     with pytest.raises(InputError, match="in two splits already") as raised:
@@ -126,7 +127,9 @@ def test_data_by_time_need_times() -> None:
 def test_labels_that_are_no_classes_are_one_stratum() -> None:
     """Transcripts, numbers or boxes differ from row to row: the data are split as a whole, at the usual shares."""
     task: Any = SimpleNamespace(
-        split_by="hash", near_duplicates=lambda *_: [], strata=lambda labels: [""] * len(labels)
+        split_by="hash",
+        near_duplicates=lambda *_: [],
+        target=lambda _settings: SimpleNamespace(strata=lambda labels: [""] * len(labels)),
     )
     records = {id_: Checked([Entry("x", id_)], {}, PLACE) for id_ in checked(list(range(40)))}
     splits = [example.split for example in assign_examples(records, Lineage("s"), Settings(), task).examples]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from components.core import tracking
+from components.core import classification, tracking
 from components.core.checkpoints import TrainingRows
 from components.core.contestants import comparable, contest, contestant
 from components.core.examples import Examples
@@ -80,7 +80,11 @@ def test_every_copy_near_a_training_row_is_passed_over() -> None:
         index=SimpleNamespace(column_names=["fingerprint"]),
     )
     data: Any = SimpleNamespace(
-        rows={"test": [0, 1, 2]}, examples=examples, settings=Settings(), task=load_task("image_classification")
+        rows={"test": [0, 1, 2]},
+        examples=examples,
+        settings=Settings(),
+        task=load_task("image_classification"),
+        target=classification,
     )
     assert comparable(data, TrainingRows({"old": prints[0]}, {}, 1), {"a"}) == [1]
     assert comparable(data, TrainingRows({"old": "0" * 192}, {}, 1), {"a"}) == [1]

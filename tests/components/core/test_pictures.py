@@ -13,7 +13,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode, v2
 
 from components.core import pictures
-from components.core.pictures import Preprocessing, answers, decode, encode, resized
+from components.core.pictures import Preprocessing, decode, encode, resized
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -282,12 +282,3 @@ def test_encode_names_a_bad_picture() -> None:
     """One bad picture in a batch is an error, never a blank input."""
     with pytest.raises(ValueError, match="zero bytes"):
         encode([encoded(noise(8, 8), "PNG"), b""], preprocessing())
-
-
-def test_answers_are_softmax_at_the_temperature() -> None:
-    """Probabilities are the softmax of logits over temperature, and the label is the most probable class."""
-    outputs = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
-    first, second = answers(outputs, {"classes": ["cat", "dog"], "temperature": 2.0})
-    assert (first["label"], second["label"]) == ("cat", "dog")
-    assert first["probabilities"]["cat"] == pytest.approx(1 / (1 + np.exp(-1)))
-    assert sum(second["probabilities"].values()) == pytest.approx(1)

@@ -1,7 +1,6 @@
 """From a text's bytes to a network's input, and back to answers."""
 
 import pytest
-import torch
 
 from components.core import texts
 from tests.text_models import WORDS, word_tokenizer
@@ -46,10 +45,3 @@ def test_what_is_no_text_is_refused(content: bytes, reason: str) -> None:
 def test_a_byte_order_mark_is_no_text() -> None:
     """The mark that some editors write is left out."""
     assert texts.decode(b"\xef\xbb\xbfgood") == "good"
-
-
-def test_answers_are_calibrated_probabilities() -> None:
-    """Logits are divided by the temperature before they become probabilities."""
-    [answer] = texts.answers(torch.tensor([[2.0, 0.0]]), {"classes": ["a", "b"], "temperature": 2.0})
-    assert answer["label"] == "a"
-    assert answer["probabilities"]["b"] == pytest.approx(1 / (1 + torch.e))

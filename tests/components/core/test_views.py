@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from components.core import activations, cache, phases
+from components.core import activations, cache, classification, phases
 from components.core.network import Network
 from components.core.phases import Data, build_network, open_data, rows_at, train_phase
 from components.core.settings import Hyperparameters, Settings
@@ -65,7 +65,7 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
 
     def loss(outputs: Tensor, targets: Tensor, *rest: Any) -> Tensor:
         seen.targets.append(targets)
-        return toy.loss(outputs, targets, *rest)
+        return classification.loss(outputs, targets, *rest)
 
     class Noted:
         def __init__(self, rows: Any) -> None:
@@ -82,8 +82,9 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
         found = rows_at(network, data, lines, split, *rest)
         return {line: Noted(rows) for line, rows in found.items()} if split == "train" else found
 
-    own = {"augment": augment, "encode": encode, "mix": mix, "loss": loss}
-    data = replace(data, task=SimpleNamespace(**vars(toy) | own))
+    own = {"augment": augment, "encode": encode, "mix": mix}
+    target = SimpleNamespace(**vars(classification) | {"loss": loss})
+    data = replace(data, task=SimpleNamespace(**vars(toy) | own), target=target)
     with monkeypatch.context() as patch:
         patch.setattr(phases, "rows_at", noted)
         seen.figures = train_phase(seen.network, data, CHOSEN, thaw=thaw, report=lambda _figures: None)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from components.core import classification
 from components.core.activations import spaces
 from components.core.checkpoints import load_checkpoint, read_training_rows, save_checkpoint, save_training_rows
 from components.core.errors import InputError
@@ -116,7 +117,7 @@ def test_it_has_seen_what_the_other_was_trained_on(toy_run: PlainRun, tmp_path: 
     before = set(read_training_rows(dataset / START).fingerprints)
     examples = Examples(dataset)
     examples.index = examples.index.slice(0, 20)
-    save_training_rows(tmp_path, examples)
+    save_training_rows(tmp_path, examples, classification)
     found = read_training_rows(tmp_path)
     assert set(found.fingerprints) == before
     assert sum(found.labels.values()) < 20

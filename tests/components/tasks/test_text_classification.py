@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from components.core import engines, phases
+from components.core import classification, engines, phases
 from components.core.errors import InputError, RejectedRecord
 from components.core.lineage import Lineage
 from components.core.network import Network
@@ -182,10 +182,10 @@ def test_the_report_shows_beginnings() -> None:
 def test_the_simple_model_answers_the_test_rows(models: Mapping[str, Path], tmp_path: Path) -> None:
     """TF-IDF with logistic regression learns which words tell the classes apart."""
     data = prepared(tmp_path, settings(models["bert"]))
-    name, answers = text_classification.reference(data.examples)
+    name, answers = text_classification.reference(data.settings, data.examples)
     labels = data.examples.labels(data.rows["test"])
     assert name == "TF-IDF with logistic regression"
-    assert text_classification.scores(answers, labels).mean() == 1.0
+    assert classification.scores(answers, labels).mean() == 1.0
     assert sum(answers["probabilities"][0].values()) == pytest.approx(1.0)
 
 
