@@ -1,4 +1,4 @@
-"""From a sound file's bytes to a network's input, and from its outputs to answers.
+"""From a sound file's bytes to a network's input.
 
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
@@ -118,13 +118,6 @@ def encode_waves(waves: Sequence[Wave], preprocessing: Mapping[str, Any]) -> "di
     frames = torch.tensor([_frames(int(length), preprocessing) for length in lengths])
     rows = [_mel(*pair, preprocessing) for pair in zip(batch, frames.tolist(), strict=True)]
     return {"sound": torch.stack(rows), "length": frames}
-
-
-def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Label and probabilities for logits [B, C]; `serving` holds the C `classes` and a `temperature`."""
-    rows = (outputs.double() / serving["temperature"]).softmax(dim=1).tolist()
-    named = [dict(zip(serving["classes"], row, strict=True)) for row in rows]
-    return [{"label": max(row, key=row.__getitem__), "probabilities": row} for row in named]
 
 
 @lru_cache(maxsize=8)

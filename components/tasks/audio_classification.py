@@ -16,19 +16,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from components.core import sounds
-from components.core.classification import (
-    calibrate,
-    class_names,
-    class_weights,
-    loss,
-    mixup,
-    new_head,
-    strata,
-    targets,
-    validate,
-)
-from components.core.classification_figures import GATE_METRICS, evaluate, gate_features, gate_figure, scores
+from components.core import classification, sounds
+from components.core.classification import mixup, new_head
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
 from components.core.network import Network, Pytree
@@ -36,27 +25,12 @@ from components.core.settings import Settings
 from components.core.sound_augmentation import augmented
 from components.core.sound_encoders import SPEAKER, SPEAKER_FRONT, build_encoder, rebuild_stages
 from components.core.sound_lengths import measure_seconds, preprocessing_for
-from components.core.sounds import answers, encode
+from components.core.sounds import encode
 from components.core.task_options import parse_options
+from components.tasks import Target
 
-__all__ = [
-    "answers",
-    "calibrate",
-    "class_names",
-    "class_weights",
-    "encode",
-    "evaluate",
-    "gate_features",
-    "gate_figure",
-    "loss",
-    "scores",
-    "strata",
-    "targets",
-    "validate",
-]  # as every classification
+__all__ = ["encode"]
 
-metric = "accuracy"
-gate_metrics = GATE_METRICS
 backbone = SPEAKER
 split_by = "hash"
 input_name = "sound"
@@ -76,6 +50,12 @@ class Options(BaseModel):
     noise: float = Field(10.0, ge=0, le=40, description="Least signal-to-noise ratio of --augment, in dB; 0: none.")
     time_mask: float = Field(0.1, ge=0, lt=1, description="Most of the length that a mask of --augment hides.")
     band_mask: float = Field(0.2, ge=0, lt=1, description="Most of the mel bands that a mask of --augment hides.")
+
+
+def target(settings: Settings) -> Target:
+    """One class for each sound."""
+    del settings
+    return classification
 
 
 def check(content: bytes) -> Mapping[str, int | str]:
@@ -149,12 +129,13 @@ def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
     return shown
 
 
-def reference(examples: Examples) -> tuple[str, pd.DataFrame]:
+def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame]:
     """Mean and deviation of log-mel bands with logistic regression, its strength chosen on the validation rows."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    del settings
     rows = {split: examples.rows(split)[:MOST_FITTED] for split in ("train", "validation")}
     rows["test"] = examples.rows("test")
     labels = {split: examples.labels(some) for split, some in rows.items()}

@@ -209,14 +209,6 @@ def test_bands_are_librosas() -> None:
     np.testing.assert_allclose(found.numpy().T, expected, atol=1e-3, rtol=1e-4)
 
 
-def test_answers() -> None:
-    """Each row has a label and its probabilities, softened by the temperature."""
-    serving = {"classes": ["a", "b"], "temperature": 2.0}
-    row = sounds.answers(torch.tensor([[2.0, 0.0]]), serving)[0]
-    assert row["label"] == "a"
-    assert row["probabilities"]["a"] == pytest.approx(1 / (1 + np.exp(-1.0)))
-
-
 def test_mp3_without_a_header_is_read() -> None:
     """Without the frame that holds its length, an MP3 file is read as far as it goes."""
     content = sound_file(tone(440.0, 2.0, 44_100), 44_100, kind="MP3", bitrate_mode="CONSTANT")
