@@ -17,6 +17,7 @@ from pipelines.demo import PACKAGE, extract
 LANGUAGES = ("be", "bg", "ca", "da", "el", "es", "fr", "ro", "ru")
 TRANSCRIBED = "es"
 MOST = 60  # of each voice
+LONGEST = 40  # characters of a transcript: names of things, not sentences on them
 
 
 def write_spoken(folder: Path) -> dict[str, int]:
@@ -41,7 +42,7 @@ def write_manifests(stamps: Path, folder: Path) -> None:
     voices = [(file, lang, stamp) for lang in LANGUAGES for file, stamp in sorted_files(stamps, lang)[:MOST]]
     texts = ((file, transcript(file, TRANSCRIBED)) for file, _ in sorted_files(stamps, TRANSCRIBED))
     # what says the same words keeps to one split
-    speech = [(file, text, text.casefold().strip(" .")) for file, text in texts if text]
+    speech = [(file, text, text.casefold().strip(" .")) for file, text in texts if 0 < len(text) <= LONGEST]
     for name, rows in (("voices", voices), ("speech", speech)):
         with (folder / f"{name}.csv").open("w", newline="") as target:
             writer = csv.writer(target)

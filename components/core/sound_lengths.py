@@ -14,7 +14,9 @@ DEFAULT = 10  # seconds
 STEP = 0.5  # seconds; a longer sound next week seldom makes another length
 
 
-def measure_seconds(encoder: Encoder, given: float, longest: float, examples: Examples) -> tuple[dict[str, str], str]:
+def measure_seconds(
+    encoder: Encoder, given: float, longest: float, examples: Examples, whole: float = WHOLE
+) -> tuple[dict[str, str], str]:
     """The option `seconds` as the data decide it, and a sentence on what it cuts.
 
     Args:
@@ -22,10 +24,11 @@ def measure_seconds(encoder: Encoder, given: float, longest: float, examples: Ex
         given: Seconds that the user asks for; 0: none.
         longest: Seconds that are chosen at most.
         examples: The prepared data, with the fact `milliseconds`.
+        whole: Share of the training sounds that the chosen length holds.
     """
     rows = examples.rows("train")
     lengths = np.array(examples.column("milliseconds", rows)) / 1000
-    wanted = math.ceil(np.quantile(lengths, WHOLE, method="higher") / STEP) * STEP
+    wanted = math.ceil(np.quantile(lengths, whole, method="higher") / STEP) * STEP
     native = encoder.native / encoder.front["sample_rate"]
     seconds = given or native or min(wanted, longest)
     preprocessing_for(encoder, seconds)  # a length that can't be is found here
