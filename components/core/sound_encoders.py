@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from components.core import sounds
 from components.core.encoders import cannot_load, from_config, located, model_of, plain
 from components.core.errors import InputError
 from components.core.weights import fit_state, load_state, state_digest
@@ -130,13 +131,21 @@ class Recurrent(nn.Module):
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(inputs, SPEAKER_SIZE, batch_first=True)
+        self.weight_ih = nn.Parameter(torch.empty(4 * SPEAKER_SIZE, inputs))
+        self.weight_hh = nn.Parameter(torch.empty(4 * SPEAKER_SIZE, SPEAKER_SIZE))
+        self.bias_ih = nn.Parameter(torch.empty(4 * SPEAKER_SIZE))
+        self.bias_hh = nn.Parameter(torch.empty(4 * SPEAKER_SIZE))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(SPEAKER_SIZE**-0.5), SPEAKER_SIZE**-0.5)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`hidden` (of the first layer `sound`) float[B, T, F] or [B, windows, T, F] to the same of `SPEAKER_SIZE`."""
         given = batch["hidden"] if "hidden" in batch else batch["sound"]
         flat = given.reshape(-1, *given.shape[-2:])
-        hidden = self.lstm(flat)[0].reshape(*given.shape[:-1], SPEAKER_SIZE)
+        weights = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        run = torch.ops.thawline.lstm if torch.compiler.is_exporting() else sounds.lstm
+        hidden = run(flat, weights)
+        hidden = hidden.reshape(*given.shape[:-1], SPEAKER_SIZE)
         return {"hidden": hidden, "length": batch["length"]}
 
 
@@ -256,7 +265,7 @@ def _renamed(name: str, *, frames: bool) -> str:
         return f"{SPEAKER_LAYERS}.{name}"
     tensor, _, layer = name.removeprefix("lstm.").rpartition("_l")
     inner = "layer." if layer == "0" and not frames else ""
-    return f"{layer}.{inner}lstm.{tensor}_l0"
+    return f"{layer}.{inner}{tensor}"
 
 
 def _packaged(weights: str) -> str:

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, TypedDict
+from typing import Any, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 import soundfile
 import soxr
-
-if TYPE_CHECKING:  # torch costs seconds; checking sounds needs none of it
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 Wave: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]  # one channel, -1 to 1
 
@@ -92,7 +91,7 @@ def decode(content: bytes, rate: int, seconds: float = 0.0) -> Wave:
     return wave[: round(seconds * rate)] if seconds else wave
 
 
-def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "dict[str, Tensor]":
+def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> dict[str, Tensor]:
     """Sounds as `sound` float32[B, N] or [B, T, bands], and `length` int64[B] of what is no padding in it.
 
     Raises:
@@ -104,10 +103,8 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "dict
     return encode_waves(waves, preprocessing)
 
 
-def encode_waves(waves: Sequence[Wave], preprocessing: Mapping[str, Any]) -> "dict[str, Tensor]":
+def encode_waves(waves: Sequence[Wave], preprocessing: Mapping[str, Any]) -> dict[str, Tensor]:
     """As `encode`, of sounds that are decoded already."""
-    import torch
-
     samples = preprocessing["samples"]
     batch = torch.zeros(len(waves), samples)
     for row, wave in enumerate(waves):
@@ -121,13 +118,11 @@ def encode_waves(waves: Sequence[Wave], preprocessing: Mapping[str, Any]) -> "di
 
 
 @lru_cache(maxsize=8)
-def mel_filters(rate: int, fft: int, bands: int, scale: str) -> "Tensor":
+def mel_filters(rate: int, fft: int, bands: int, scale: str) -> Tensor:
     """Triangles float32[fft / 2 + 1, bands] from 0 hertz (kaldi: 20) to half the rate.
 
     slaney: triangles over the frequency, of equal area (Slaney 1998, as librosa). kaldi: over mel, of equal height.
     """
-    import torch
-
     frequencies = np.linspace(0.0, rate / 2, fft // 2 + 1)
     if scale == "kaldi":
         places = 1127.0 * np.log1p(frequencies / 700.0)
@@ -161,10 +156,8 @@ def _frames(samples: int, preprocessing: Mapping[str, Any]) -> int:
     return -(-samples // hop) if preprocessing["log"] == "whisper" else 1 + samples // hop
 
 
-def _mel(wave: "Tensor", length: int, preprocessing: Mapping[str, Any]) -> "Tensor":
+def _mel(wave: Tensor, length: int, preprocessing: Mapping[str, Any]) -> Tensor:
     """Power of a padded wave[N] in bands float32[T, bands], of which `length` frames are no padding."""
-    import torch
-
     window, fft, kaldi = preprocessing["window"], preprocessing["fft"], preprocessing["log"] == "kaldi"
     if preprocessing["edges"] != "none":
         wave = torch.nn.functional.pad(wave[None], (fft // 2, fft // 2), mode=preprocessing["edges"])[0]
@@ -262,3 +255,19 @@ def _cut(content: bytes, kind: str) -> bool:
         whole = len(page) >= _PAGE_HEADER + len(table) + sum(table)
         return not (table and whole and page[5] & _ENDS)
     return False
+
+
+def lstm(sequence: Tensor, weights: list[Tensor]) -> Tensor:
+    """One layer of an LSTM over [B, T, F]: its hidden states [B, T, H]; `weights` as torch orders them."""
+    start = sequence.new_zeros(1, sequence.shape[0], weights[1].shape[1])
+    return torch.lstm(sequence, (start, start), weights, True, 1, 0.0, False, False, True)[0]
+
+
+def _lstm_shape(sequence: Tensor, weights: list[Tensor]) -> Tensor:
+    return sequence.new_empty(*sequence.shape[:2], weights[1].shape[1])
+
+
+# As an operator of its own it is one node of an exported graph; torch would write out every step of time. The graph can
+# be loaded only where it is known, so it is made known on import; a process may hold this file twice.
+if not hasattr(torch.ops.thawline, "lstm"):
+    torch.library.custom_op("thawline::lstm", lstm, mutates_args=()).register_fake(_lstm_shape)
