@@ -1,14 +1,17 @@
 """Real speech: what Tux Paint's stamps are called, spoken in nine languages by one voice each (a Debian package).
 
 `python -m tests.spoken FOLDER` writes FOLDER/voices.csv (uri, label, group: whose voice it is) and FOLDER/speech.csv
-(uri, label, group: the Spanish words) with the sound files beside them.
+(uri, label, group: the Spanish words) with the sound files beside them, and FOLDER/speaker.pt, the weights of a real
+speaker encoder out of the package resemblyzer, which is read without being installed.
 """
 
 import csv
 import hashlib
 import shutil
+import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from pipelines.demo import PACKAGE, extract
 
 LANGUAGES = ("be", "bg", "ca", "da", "el", "es", "fr", "ro", "ru")
 TRANSCRIBED = "es"
+WEIGHTS = "resemblyzer==0.1.4 --hash=sha256:8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f"
 MOST = 60  # of each voice
 LONGEST = 40  # characters of a transcript: names of things, not sentences on them
 
@@ -28,12 +32,22 @@ def write_spoken(folder: Path) -> dict[str, int]:
         with tempfile.TemporaryDirectory() as temporary:
             stamps = extract(PACKAGE, Path(temporary)) / "usr/share/tuxpaint/stamps"
             write_manifests(stamps, part)
+            fetch_speaker(Path(temporary), part / "speaker.pt")
         part.replace(folder)
     counts = {}
     for name in ("voices", "speech"):
         with (folder / f"{name}.csv").open(newline="") as file:
             counts[name] = sum(1 for _ in csv.DictReader(file))
     return counts
+
+
+def fetch_speaker(folder: Path, target: Path) -> None:
+    """Fetch the package into a folder and write its weights to a file; what it depends on is not needed."""
+    (folder / "requirements.txt").write_text(WEIGHTS)
+    options = ["--no-deps", "--require-hashes", "-r", str(folder / "requirements.txt"), "-d", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *options], check=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        target.write_bytes(wheel.read("resemblyzer/pretrained.pt"))
 
 
 def write_manifests(stamps: Path, folder: Path) -> None:

@@ -67,20 +67,22 @@ def test_it_is_found_by_name() -> None:
     [
         ({"augment": "randaugment"}, "randaugment is for pictures"),
         ({"mixup": 1.0}, "can't be mixed"),
-        ({"option": {"beam": "0"}}, "beam=0 can't be used"),
     ],
 )
 def test_what_does_not_fit_is_an_input_error(options: dict[str, Any], sentence: str) -> None:
     """Options that the task can't take are told in one sentence."""
     with pytest.raises(InputError, match=sentence):
         speech_recognition.build(settings(**options), [" ", "a"], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"class_weights": "balanced"}, "class-weights is for classes"), ({"option": {"beam": "0"}}, "beam=0 can't be")],
+)
+def test_what_the_target_can_not_do_is_an_input_error(options: dict[str, Any], sentence: str) -> None:
+    """Transcripts have no classes to weigh, and a search keeps one prefix at least."""
+    with pytest.raises(InputError, match=sentence):
         speech_recognition.target(settings(**options))
-
-
-def test_weights_of_classes_are_refused() -> None:
-    """Transcripts have no classes to weigh."""
-    with pytest.raises(InputError, match="class-weights is for classes"):
-        speech_recognition.target(settings(class_weights="balanced"))
 
 
 @pytest.mark.parametrize("family", ["wav2vec2-masked", "hubert", "whisper"])
