@@ -162,6 +162,8 @@ def _statistics(examples: Examples, rows: Sequence[int], chunk: int = 64) -> np.
 
 def _log_mel(contents: Sequence[bytes], seconds: float) -> list[np.ndarray[Any, Any]]:
     """Decibels in 40 mel bands float32[T, 40] of each sound, without padding."""
+    if not contents:
+        return []
     preprocessing = {**SPEAKER_FRONT, "samples": int(seconds * int(SPEAKER_FRONT["sample_rate"]))}
     batch = encode(contents, preprocessing)
     decibels = 10.0 * torch.log10(batch["sound"] + sounds.FULL_SCALE_FLOOR)
