@@ -28,7 +28,14 @@ FAMILIES = (*WAVES, "whisper", "audio-spectrogram-transformer")
 RATE = 16_000  # hertz that all of them were trained at, unless their own description says otherwise
 WINDOW, WINDOW_STEP = 160, 77  # frames that the speaker encoder was trained on; 1.3 of them begin in a second
 SPEAKER_SIZE, SPEAKER_LAYERS, BANDS = 256, 3, 40
-SPEAKER_FRONT = {"front": "mel", "sample_rate": RATE, "loudness": -30.0, "window": 400, "fft": 400, "hop": 160}
+SPEAKER_FRONT: dict[str, Any] = {
+    "front": "mel",
+    "sample_rate": RATE,
+    "loudness": -30.0,
+    "window": 400,
+    "fft": 400,
+    "hop": 160,
+}
 SPEAKER_FRONT |= {"bands": BANDS, "scale": "slaney", "edges": "constant", "log": "none"}
 
 Batch = Mapping[str, Tensor]
@@ -142,7 +149,7 @@ class Recurrent(nn.Module):
         """`hidden` (of the first layer `sound`) float[B, T, F] or [B, windows, T, F] to the same of `SPEAKER_SIZE`."""
         given = batch["hidden"] if "hidden" in batch else batch["sound"]
         flat = given.reshape(-1, *given.shape[-2:])
-        weights = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        weights: list[Tensor] = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
         run = torch.ops.thawline.lstm if torch.compiler.is_exporting() else sounds.lstm
         hidden = run(flat, weights)
         hidden = hidden.reshape(*given.shape[:-1], SPEAKER_SIZE)

@@ -150,9 +150,10 @@ def _levelled(wave: Wave, preprocessing: Mapping[str, Any]) -> Wave:
 
 def _frames(samples: int, preprocessing: Mapping[str, Any]) -> int:
     """Frames that begin in (edges none: that fit into) so many samples, at least one."""
-    hop = preprocessing["hop"]
+    hop: int = preprocessing["hop"]
     if preprocessing["edges"] == "none":
-        return max(1, 1 + (samples - preprocessing["window"]) // hop)
+        window: int = preprocessing["window"]
+        return max(1, 1 + (samples - window) // hop)
     return -(-samples // hop) if preprocessing["log"] == "whisper" else 1 + samples // hop
 
 
@@ -167,11 +168,12 @@ def _mel(wave: Tensor, length: int, preprocessing: Mapping[str, Any]) -> Tensor:
         frames = frames - 0.97 * torch.cat([frames[:, :1], frames[:, :-1]], dim=1)  # pre-emphasis
     spectrum = torch.fft.rfft(frames * torch.hann_window(window, periodic=not kaldi), n=fft)
     filters = mel_filters(preprocessing["sample_rate"], fft, preprocessing["bands"], preprocessing["scale"])
-    power = spectrum.abs().square() @ filters
+    power: Tensor = spectrum.abs().square() @ filters
     if kaldi:
         bands = power.clamp(min=torch.finfo(torch.float32).eps).log()
         bands[length:] = 0.0
-        return (bands - preprocessing["mean"]) / preprocessing["std"]
+        mean, std = float(preprocessing["mean"]), float(preprocessing["std"])
+        return (bands - mean) / std
     if preprocessing["log"] == "whisper":
         bands = power[:-1].clamp(min=FULL_SCALE_FLOOR).log10()
         return (bands.clamp(min=bands.max() - 8.0) + 4.0) / 4.0

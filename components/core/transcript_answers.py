@@ -65,7 +65,8 @@ def search(frames: Sequence[Sequence[float]], width: int) -> list[int]:
                 grown[longer] = (grown[longer][0], _sum(grown[longer][1], start + p))
         kept = sorted(grown, key=lambda prefix: -_sum(*grown[prefix]))[:width]
         beams = {prefix: grown[prefix] for prefix in kept}
-    return list(max(beams, key=lambda prefix: _sum(*beams[prefix])))
+    best = max(beams.items(), key=lambda item: _sum(*item[1]))
+    return list(best[0])
 
 
 def _sum(a: float, b: float) -> float:

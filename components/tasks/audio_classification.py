@@ -164,7 +164,7 @@ def _log_mel(contents: Sequence[bytes], seconds: float) -> list[np.ndarray[Any, 
     """Decibels in 40 mel bands float32[T, 40] of each sound, without padding."""
     if not contents:
         return []
-    preprocessing = {**SPEAKER_FRONT, "samples": int(seconds * int(SPEAKER_FRONT["sample_rate"]))}
+    preprocessing = {**SPEAKER_FRONT, "samples": int(seconds * SPEAKER_FRONT["sample_rate"])}
     batch = encode(contents, preprocessing)
     decibels = 10.0 * torch.log10(batch["sound"] + sounds.FULL_SCALE_FLOOR)
     return [row[:length].numpy() for row, length in zip(decibels, batch["length"].tolist(), strict=True)]
