@@ -117,6 +117,9 @@ bench-steps: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits,
 	$(BIN)/python -m tests.benchmarks.skip_20000
 
 nightly: export THAWLINE_ENGINE_NETWORK = 1
+# As in .ci/run: what is not installed fails, instead of being skipped in silence.
+nightly: export THAWLINE_REQUIRE_ENGINE = 1
+nightly: export THAWLINE_REQUIRE_SERVICES = 1
 nightly: check test wheels test-slow bench bench-steps ## Everything that can be checked and measured, for the night
 
 clean: ## Remove environments, fetched packages and layers (data and models in .thawline stay)

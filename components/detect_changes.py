@@ -6,7 +6,8 @@ where a run would wait for more data. The rule:
 - `skip`: the inputs are those of the last successful run, and so is the gate; the champion is the version that this run
   compared with, or its own.
 - `judge`: the inputs are those of an earlier successful run, whose version is in the registry, but the gate or the
-  champion is another one, or other inputs came between. Its version is evaluated and registered anew, not trained.
+  champion is another one, or there is none any more, or other inputs came between. Its version is evaluated and
+  registered anew, not trained.
 - `train`: everything else, and `--force`. A run that a deadline cut short is none to stand for another.
 """
 
@@ -182,12 +183,23 @@ def _again(run: "Ended", last: "Ended", settings: Settings, parts: inputs.Parts,
         reasons.append(f"{_name(last)} came in between")
     if tags.get(inputs.GATE_DIGEST) != settings.gate_digest():
         reasons += inputs.differences(inputs.read(tags), parts, "gate") or ["gate"]
-    if champion not in (version, tags.get(inputs.COMPARED_WITH, "")):
+    if champion not in (version, tags.get(inputs.COMPARED_WITH, "")) or _lost(run, settings.model, champion):
         reasons.append(f"version {champion} is champion now" if champion else "there is no champion any more")
     if not reasons:
         return Decision("skip", f"Nothing has changed since {_name(run)}.", version, run.id)
     reason = f"Version {version} of {_name(run)} has the same inputs and is judged again: {'; '.join(reasons)}."
     return Decision("judge", reason, version, run.id)
+
+
+def _lost(run: "Ended", model: str, champion: str) -> bool:
+    """Whether a run made a champion, at once or by approval, and somebody has taken the alias away since then."""
+    from components.core import ledger, registry
+
+    if champion or run.tags.get(inputs.PROMOTED) == "true":
+        return not champion
+    version = run.tags[inputs.VERSION]
+    approved = ledger.PENDING_TAG in run.tags and version != registry.current(model, ledger.PENDING)
+    return approved and any(row["version"] == version for row in ledger.history(model))
 
 
 def _changed(

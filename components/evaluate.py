@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
-from components.core import deadlines, figures, registry, revision, runs, tracking
+from components.core import deadlines, figures, looks, registry, revision, tracking
 from components.core.checkpoints import load_checkpoint, weights_digest
 from components.core.contestants import Contestant, contest, contestant
 from components.core.costs import sentence
@@ -26,11 +25,10 @@ from components.core.phases import Data, open_data, outputs
 from components.core.report import ReportData, render
 from components.core.serving import build_served
 from components.core.settings import digest
-from components.core.spending import Budget, Look, next_look
+from components.core.spending import Budget
 from components.core.worth import costs, timeline
 
 SHOWN = 24  # labels that look wrong, in the report; all are in the table
-LOOK = "thawline.look"  # tag of a run that has looked at the test rows
 
 
 def evaluate(
@@ -146,10 +144,8 @@ def _decide(
 
 def _look(run: tracking.StepRun) -> Budget:
     """Take one look from the budget, and record it."""
-    with FileLock(runs.home() / f"{run.settings.model}.looks.lock"):
-        past = [Look(**json.loads(text)) for text in tracking.recorded(run.settings.model, LOOK)]
-        budget = next_look(past, run.settings.gate_alpha, run.settings.gate_horizon)
-        run.tags({LOOK: json.dumps(asdict(budget.look)), "thawline.horizon_opened": budget.opened})
+    budget = looks.take(run.settings.model, run.run_id, run.settings.gate_alpha, run.settings.gate_horizon)
+    run.tags({looks.LOOK: json.dumps(asdict(budget.look)), "thawline.horizon_opened": budget.opened})
     return budget
 
 
@@ -257,5 +253,7 @@ def _log(
         )
     if evaluation.reliability is not None:
         run.text(figures.to_svg(figures.reliability(evaluation.reliability)), "figures/reliability.svg")
+    if evaluation.numbers is not None:
+        run.text(figures.to_svg(figures.numbers(evaluation.numbers)), "figures/numbers.svg")
     if evaluation.per_class is not None:
         run.text(evaluation.per_class.to_csv(index=False), "per_class.csv")

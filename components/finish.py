@@ -1,6 +1,7 @@
 """The exit handler: close what is still open in MLflow, write the result that scripts read, and tell a webhook."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -32,6 +33,7 @@ def end(settings: Settings, run_key: str, *, failed: bool, reason: str = "") -> 
     """`finish`, also of a run that was ended from outside for a `reason` that its steps don't know."""
     for abandoned in runs.abandoned_runs():
         _close(abandoned)
+    runs.delete_old()
     result = result_of(settings.model, run_key, failed=failed)
     if failed and reason:
         result["reason"] = reason
@@ -80,16 +82,28 @@ def result_of(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
     }
 
 
-def _failure(run_key: str, steps: list[Any]) -> str:
+def _failure(run_key: str, steps: Sequence[Any]) -> str:
     """Why a run failed, as far as its steps know."""
     errors = runs.read_errors(run_key)
     if errors:
         return " ".join(f"{error['sentence']} {error['mend']}" for error in errors.values())
-    broken = [run for run in steps if run.info.status == "FAILED"]
+    broken = unmended(steps)
     if not broken:
         return "The run ended before its last step."
     told = broken[0].data.tags.get(tracking.ERROR, "").partition(": ")[2]  # another pod's files are gone
     return told or f"The step {broken[0].info.run_name} failed."
+
+
+def unmended(steps: Sequence[Any]) -> list[Any]:
+    """The failed runs of steps, oldest first, without those that a later attempt of the same step made good."""
+    failed = [run for run in steps if run.info.status == "FAILED"]
+    good = [run.info for run in steps if run.info.status == "FINISHED"]
+    left = [
+        run
+        for run in failed
+        if not any(i.run_name == run.info.run_name and i.start_time >= run.info.start_time for i in good)
+    ]
+    return left or failed  # one of several search workers has the same name
 
 
 def _record(settings: Settings, run_key: str, result: dict[str, Any]) -> str:

@@ -233,7 +233,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     target = task.target(settings)
     checked = _check_all(entries, task, target, dataset, progress)
     fingerprints.write_index(dataset / fingerprints.INDEX, checked.fingerprints)
-    _reject_conflicts(checked)
+    _reject_conflicts(checked, lineage)
     write_rejected(dataset, checked.rejected)
     _check_share(checked.rejected, len(entries), settings.max_rejected, source, dataset)
     usable = {id_: Checked(copies, *checked.stored[id_]) for id_, copies in checked.copies.items()}
@@ -346,15 +346,28 @@ def _in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], work
         pool.shutdown(cancel_futures=True)
 
 
-def _reject_conflicts(checked: _Checked) -> None:
-    """Identical bytes under two labels: nobody knows which is right, so every copy goes."""
+def _reject_conflicts(checked: _Checked, lineage: Lineage) -> None:
+    """Identical bytes under two labels: nobody knows which is right, so every copy goes.
+
+    But a test row that the lineage has locked stays with its locked label, if one copy has that: a copy elsewhere must
+    not take rows out of the test set. The others go.
+    """
     for id_, copies in list(checked.copies.items()):
         labels = {entry.label for entry in copies}
-        if len(labels) > 1:
+        if len(labels) == 1:
+            continue
+        member = lineage.members.get(id_)
+        locked = member.label if member and member.split == "test" else ""
+        checked.copies[id_] = [entry for entry in copies if entry.label == locked]
+        if not checked.copies[id_]:
             del checked.copies[id_]
-            for entry in copies:
-                others = ", ".join(sorted(labels - {entry.label}))
+            locked = ""
+        for entry in copies:
+            others = ", ".join(sorted(labels - {entry.label}))
+            if not locked:
                 checked.rejected.append(_rejected(entry, f"identical bytes under two labels: also {others}"))
+            elif entry.label != locked:
+                checked.rejected.append(_rejected(entry, f"identical bytes as a locked test row: locked as {locked}"))
 
 
 def _check_share(rejected: Sequence[Rejected], total: int, allowed: float, source: str, dataset: Path) -> None:

@@ -62,7 +62,7 @@ def register(
             digest, why = archives.folder_digest(folder), tags["thawline.decision"] or "Accepted"
             became = _carry_out(run, version, champion, why, digest)
         run.text(answer, "smoke_test.json")
-        outcome = {"thawline.version": version, "thawline.promoted": str(became == "champion").lower()}
+        outcome = {inputs.VERSION: version, inputs.PROMOTED: str(became == "champion").lower()}
         if champion:
             outcome[inputs.COMPARED_WITH] = champion
         if became == "pending":

@@ -38,7 +38,7 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
         StepError: A worker process died; the sentence says why.
     """
     from components.core import tracking
-    from components.core.phases import build_network, open_data, rows_at
+    from components.core.phases import build_network, open_data, rows_of_splits
 
     with tracking.step("search", run_key, settings) as run:
         name = study_name(run.settings, dataset_digest, weights_digest)
@@ -54,8 +54,8 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
         network = build_network(data, run.settings.defaults())
         if not data.task.augments(run.settings) and run.settings.activations != "recompute":
             lines = _lines(run.settings, len(network.stages))
-            for split, views in (("train", run.settings.views), ("validation", 0)):
-                rows_at(network, data, lines, split, run.note, run.progress, views)
+            splits = {"train": run.settings.views, "validation": 0}
+            rows_of_splits(network, data, lines, splits, run.note, run.progress)
         saved = _run_workers(run, name, dataset, len(network.stages), deadline)
         run.saved(data.reuse.seconds + saved)
     return name
@@ -158,7 +158,7 @@ def work(
     Args:
         name: The study's.
         dataset: Folder of the prepared data.
-        settings_json: The run's settings.
+        settings_json: The run's settings, with this process's device.
         stages: Of the network.
         threads: That this process may use.
         step: Id of the step's run, which its trials are marked with.
@@ -169,9 +169,12 @@ def work(
     import torch
 
     from components.core.phases import open_data
+    from components.core.training import pick_device
 
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS still holds
     settings = Settings.from_json(settings_json)
+    if (device := pick_device(settings.device)).type == "cuda":
+        torch.cuda.set_device(device)  # what asks for no device by name would take memory of the first GPU
     data = open_data(Path(dataset), settings)
     study, deadline = open_study(name), Deadline(until)
     while True:
@@ -217,11 +220,33 @@ def _seconds_of_best(trials: "list[optuna.trial.FrozenTrial]") -> float:
     return float(min(complete, key=lambda trial: trial.value or 0.0).user_attrs["seconds"]) if complete else 0.0
 
 
+def worker_devices(settings: Settings, cores: int, gpus: int) -> list[str]:
+    """The device of every worker process: one process for each GPU where the search runs on them, else for each core.
+
+    Two processes on one GPU wait for each other and share its memory, so more than that are started only if asked for;
+    they are spread over the GPUs.
+
+    Args:
+        settings: Number of workers (0: find out) and device.
+        cores: That this process may use.
+        gpus: That this machine has; 0 where the search runs on the CPU.
+    """
+    spread = gpus > 0 and ":" not in settings.device  # else one was named
+    found = (gpus if spread else 1) if gpus else cores
+    count = 1 if settings.deterministic else settings.search_workers or found
+    return [f"cuda:{number % gpus}" if spread else settings.device for number in range(count)]
+
+
 def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Deadline) -> float:  # noqa: ANN401 - StepRun, imported late
     """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
+    import torch
+
+    from components.core.training import pick_device
+
     settings: Settings = run.settings
     cores = len(os.sched_getaffinity(0))
-    count = 1 if settings.deterministic else settings.search_workers or cores
+    gpus = torch.cuda.device_count() if pick_device(settings.device).type == "cuda" else 0
+    devices = worker_devices(settings, cores, gpus)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     with studies.alone(name):
         study = open_study(name)
@@ -229,9 +254,10 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Dead
         studies.begin(study, settings.defaults().model_dump(include=set(searched)))
         logged = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
         end = deadlines.time_to_train(run)[1]
-        threads = max(1, cores // count)
-        arguments = (name, str(dataset), settings.to_json(), stages, threads, run.run_id, deadline.at, end)
-        workers = [context.Process(target=work, args=arguments, daemon=True) for _ in range(count)]
+        common = (stages, max(1, cores // len(devices)), run.run_id, deadline.at, end)
+        places = [settings.model_copy(update={"device": device}).to_json() for device in devices]
+        jobs = [(name, str(dataset), place, *common) for place in places]
+        workers = [context.Process(target=work, args=job, daemon=True) for job in jobs]
         for process in workers:
             process.start()
         while any(process.is_alive() for process in workers):

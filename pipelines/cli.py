@@ -194,9 +194,12 @@ def ui(
     Console(stderr=True).print(
         f"The tracking page is at http://127.0.0.1:{port} (stop it with Ctrl-C)", highlight=False
     )
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--default-artifact-root", str(runs.home() / "artifacts")]
-    os.execve(sys.executable, command, environment())  # noqa: S606 - becomes the server, so that Ctrl-C ends it
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--default-artifact-root", str(runs.home() / "artifacts")]
+    store = {
+        "MLFLOW_BACKEND_STORE_URI": uri
+    }  # arguments are everyone's to see, and a database's address has a password
+    os.execve(sys.executable, command, environment() | store)  # noqa: S606 - becomes the server, so that Ctrl-C ends it
 
 
 @app.command(
@@ -246,11 +249,7 @@ def _checked(options: dict[str, Any], config: Path | None, source: str, run_key:
     settings = merge(options, config, source)
     check_source(source)
     studies.check_storage()
-    try:
-        runs.run_folder(run_key)
-    except OSError as error:
-        message = f"The folder {runs.home()} can't be written to: {error.strerror}."
-        raise InputError(message, "Choose another one with --home.") from None
+    runs.run_folder(run_key)
     return settings
 
 

@@ -18,7 +18,6 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from components.core.errors import InputError
-from components.core.settings import Settings
 
 LIGHT = ("detect_changes", "select_trial", "recall", "register", "finish")
 HEAVY = ("prepare_data", "search", "train_head", "fine_tune", "evaluate")
@@ -67,7 +66,7 @@ class Cluster(BaseModel):
         "", description="PersistentVolumeClaim for THAWLINE_HOME: activations and studies outlive a pod."
     )
     timeout: ByStep = Field({REST: "720"}, description="[STEP=]minutes after which a step is stopped; 0: never.")
-    retries: int = Field(2, ge=0, description="Times a step is started again after a failure or a lost node.")
+    retries: int = Field(2, ge=0, description="Times a step that failed is started again; docs/kubeflow.md.")
     labels: dict[str, str] = Field({}, description="NAME=VALUE: label of the pods.")
     annotations: dict[str, str] = Field({}, description="NAME=VALUE: annotation of the pods.")
     service_account: str = Field("", description="Service account of the pods; empty: Kubeflow's own choice.")
@@ -226,7 +225,7 @@ def _environment(cluster: Cluster, task: Any) -> None:  # noqa: ANN401 - as abov
 
     for name, value in {"THAWLINE_HOME": HOME, "MLFLOW_DISABLE_TELEMETRY": "true", **cluster.env}.items():
         task.set_env_variable(name, value)
-    # Kubeflow's id of the run: what a schedule's runs are told apart by
+    # Kubeflow's id of the run: what runs with the same parameters are told apart by
     kubernetes.use_field_path_as_env(task, "THAWLINE_RUN_KEY", "metadata.labels['pipeline/runid']")
     for secret, key, name in cluster.secrets():
         kubernetes.use_secret_as_env(task, secret, {key: name})
@@ -272,31 +271,3 @@ def compile_dag(cluster: Cluster, dag: str = "fine_tuning") -> Compiled:
         compiler.Compiler().compile(built, str(path))
         text = path.read_text()
     return Compiled(text, hashlib.sha256(text.encode()).hexdigest())
-
-
-def parameters(source: str, settings: Settings, run_key: str, cluster: Cluster) -> dict[str, Any]:
-    """The DAG's parameters; `search_workers` pods search, each with one process; 0: one pod, a process for each CPU.
-
-    Raises:
-        InputError: The pods can't read the source, or several can't share a study.
-    """
-    on_volume = bool(cluster.volume) and source.startswith(f"{HOME}/")
-    if not source.startswith("s3://") and not on_volume:
-        raise InputError(
-            f"The source {source} is on this machine, and pods can't read it.",
-            f"Copy it to a bucket and give s3://bucket/prefix, or to the --volume and give {HOME}/….",
-        )
-    workers = settings.search_workers
-    if workers == 0:  # a pod sees all cores of its node, and one process for each would need their memory
-        cpus = cluster.of("cpu", "search")
-        processes = int(cpus[:-1]) // 1000 if cpus.endswith("m") else int(float(cpus or 1))
-        settings = settings.model_copy(update={"search_workers": max(1, processes)})
-    if workers > 1 and STORAGE not in cluster.names():
-        raise InputError(
-            f"{workers} search workers need a study that they can share.",
-            f"Give its database with --secret-env SECRET:KEY={STORAGE}, or --search-workers 1.",
-        )
-    if workers > 1:
-        settings = settings.model_copy(update={"search_workers": 1})
-    values = {"source": source, "settings": settings.to_json(), "run_key": run_key}
-    return {**values, "search_workers": list(range(max(1, workers)))}

@@ -32,10 +32,13 @@ PROMISES = {  # of a cluster: what `components/core/canary.py` finds, and what m
         "Give the claim of --volume to the image's user, 10001 (docs/server.md shows how).",
     ),
     "shared": ("Volume is shared", "Give --volume a claim that several pods can mount (ReadWriteMany)."),
-    "key": ("Run id in the pods", "Update Kubeflow Pipelines: the runs of a schedule are told apart by that label."),
+    "key": ("Run id in the pods", "Update Kubeflow Pipelines: each run is known to its steps by that label."),
     "s3": ("S3 from the pods", "Look at the AWS variables in --env and --secret-env."),
     "condition": ("Condition on a bool", "Update Kubeflow Pipelines to 2.4 or newer."),
-    "retried": ("A failed step is retried", "Update Kubeflow Pipelines to 2.4 or newer."),
+    "retried": (
+        "A failed step is retried",
+        "Update Kubeflow Pipelines to 2.4 or newer, and let Argo's retryPolicy be Always (docs/kubeflow.md, Failures).",
+    ),
     "exit": ("Exit handler", "Look at the run's page: the exit handler did not run, or did not reach MLflow."),
 }
 LEAST_DISK = 2 * 1024**3  # bytes: room for a run on a few hundred pictures

@@ -118,11 +118,14 @@ def _tell(entry: "Entry", *, as_json: bool, already: bool) -> None:
     if as_json:
         facts = {"model": entry.model, "version": entry.to, "moved": not already, "from": entry.origin}
         facts |= {"action": entry.action, "why": entry.why, "who": entry.who, "evidence": entry.evidence}
+        facts |= {"withdrawn": entry.withdrawn}
         sys.stdout.write(json.dumps({**facts, "entry": entry.run_id}) + "\n")
         return
     before = f"before: version {entry.origin}" if entry.origin else "the first"
     verb = "was champion already" if already else f"is champion now ({before})"
     sys.stdout.write(f"{entry.model} version {entry.to} {verb}\n")
+    if entry.withdrawn and not already:
+        sys.stdout.write(f"Version {entry.withdrawn} waits no longer: it was judged against another champion\n")
 
 
 def _all() -> list[dict[str, Any]]:

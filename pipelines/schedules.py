@@ -205,7 +205,7 @@ def _draft(facts: Facts) -> Schedule:
     Raises:
         InputError: Something in it is not allowed.
     """
-    planned = plan(facts.source, {**facts.settings, **facts.pods}, None, "")
+    planned = plan(facts.source, {**facts.settings, **facts.pods}, None)
     kept = {"model": planned.settings.model}, {"image": planned.cluster.image}  # whatever a later change's shell has
     now = datetime.now(UTC)
     draft = Schedule(

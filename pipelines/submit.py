@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -14,9 +15,10 @@ from rich.console import Console
 from components.core import runs
 from components.core.errors import ExpectedError, InputError, StepError
 from components.core.settings import Settings
-from pipelines.cluster import STEPS, Cluster, compile_dag, merge_cluster, parameters, with_cluster
+from pipelines.cluster import STEPS, Cluster, compile_dag, merge_cluster, with_cluster
 from pipelines.kubeflow import ENDED, HostOption, NamespaceOption, call, connect, experiment, page_of, upload
 from pipelines.options import JsonOption, merge, model_name, read_config, use_home, with_settings
+from pipelines.parameters import parameters
 
 app = typer.Typer()
 PIPELINE = "thawline"  # its name in Kubeflow; each change of the DAG or of its pods is a version
@@ -42,7 +44,7 @@ class Plan(NamedTuple):
     parameters: dict[str, Any]
 
 
-def plan(source: str, options: dict[str, Any], config: Path | None, run_key: str) -> Plan:
+def plan(source: str, options: dict[str, Any], config: Path | None) -> Plan:
     """Check the options of a run on a cluster.
 
     Raises:
@@ -51,7 +53,7 @@ def plan(source: str, options: dict[str, Any], config: Path | None, run_key: str
     given = read_config(config) if config else {}
     cluster = merge_cluster(options, given)
     settings = merge({name: value for name, value in options.items() if name in Settings.model_fields}, config, source)
-    return Plan(settings, cluster, parameters(source, settings, run_key, cluster))
+    return Plan(settings, cluster, parameters(source, settings, cluster))
 
 
 def publish(
@@ -94,9 +96,9 @@ def submit(
     **options: Any,  # noqa: ANN401 - one per setting and one per option of the pods, checked by pydantic
 ) -> None:
     """Run the whole pipeline on Kubeflow; uploads it first if it has changed."""
-    console, run_key = Console(stderr=True), runs.new_run_key()
+    console = Console(stderr=True)
     try:
-        planned = plan(source, options, config, run_key)
+        planned = plan(source, options, config)
         if wait:
             _open_tracking(tracking_uri)
         client = connect(host, namespace)
@@ -105,21 +107,22 @@ def submit(
             client,
             "run_pipeline",
             experiment_id=experiment(client, experiment_name or planned.settings.model, namespace),
-            job_name=f"{planned.settings.model} {run_key}",
+            job_name=f"{planned.settings.model} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
             params=planned.parameters,
             service_account=planned.cluster.service_account or None,
             **ids,
         )
-        link = page_of(client, "runs", run.run_id)
+        run_key = str(run.run_id)  # what its steps go by, and those of a clone by the clone's
+        link = page_of(client, "runs", run_key)
         tell(console, f"Run         {link}")
-        state = watch(client, str(run.run_id), link, console) if wait else ""
+        state = watch(client, run_key, link, console) if wait else ""
         result, kind = _outcome(planned.settings.model, run_key, state)
     except ExpectedError as error:
         if as_json:
             model = str(options.get("model") or model_name(source))
             sys.stdout.write(json.dumps({**runs.NOTHING, "reason": str(error), "model": model}) + "\n")
         raise
-    facts = {"run_key": run_key, "kubeflow_run_id": run.run_id, "kubeflow": link, "mlflow": _page(result)}
+    facts = {"run_key": run_key, "kubeflow_run_id": run_key, "kubeflow": link, "mlflow": _page(result)}
     if as_json:
         sys.stdout.write(json.dumps({**result, **facts, **ids}) + "\n")
     elif result["status"] != "failed":
@@ -232,11 +235,11 @@ def _outcome(model: str, run_key: str, state: str) -> tuple[dict[str, Any], str]
 
 def _recorded(model: str, run_key: str, *, failed: bool) -> tuple[dict[str, Any], str]:
     from components.core import tracking
-    from components.finish import result_of
+    from components.finish import result_of, unmended
 
     result = result_of(model, run_key, failed=failed)
-    steps = tracking.find_runs(model, run_key, "step", f"tags.`{tracking.ERROR}` != ''")
-    of_input = any(step.data.tags[tracking.ERROR].startswith("input: ") for step in steps)
+    steps = unmended(list(reversed(tracking.find_runs(model, run_key, "step"))))
+    of_input = any(step.data.tags.get(tracking.ERROR, "").startswith("input: ") for step in steps)
     return result, "input" if of_input else "failure"
 
 

@@ -53,7 +53,7 @@ def listening(*answers: Answer) -> Iterator[Hook]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             hook.requests.append((time.monotonic(), self.path, dict(self.headers), body))
             try:
                 hook.answers[min(len(hook.requests), len(hook.answers)) - 1](self)

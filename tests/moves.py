@@ -10,7 +10,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from components.core import ledger, registry, tracking
+from components.core import ledger, looks, registry, tracking
 
 # every call of MLflow's client by which the ledger writes
 WRITES = (
@@ -24,6 +24,7 @@ WRITES = (
 )
 MOVES: Mapping[str, Callable[[], object]] = {
     "promote": lambda: ledger.promote("toy", "2", why="better", evidence="run"),
+    "replace": lambda: ledger.promote("toy", "2", why="better", evidence="run"),
     "rollback": lambda: ledger.rollback("toy"),
     "settle": lambda: ledger.settle("toy"),
     "refused": lambda: ledger.promote("toy", "2", why="late", evidence="run", expected="3"),
@@ -66,6 +67,18 @@ def at_once(
     barrier.wait(60)
     entry = ledger.promote("toy", version, why="first", evidence="run", expected=expected)
     results.put((version, entry.done, entry.reason))
+
+
+def looking(
+    environment: Mapping[str, str], home: str, name: str, count: int, horizon: int, barrier: Barrier, results: Any
+) -> None:
+    """Take looks together with others, one after another; put down who took which."""
+    _adopt({**environment, "THAWLINE_HOME": home})
+    tracking.own_experiment("toy")
+    barrier.wait(60)
+    for number in range(count):
+        budget = looks.take("toy", f"{name} {number}", 0.05, horizon)
+        results.put((budget.look.opening, budget.look.number, budget.level))
 
 
 def opened(environment: Mapping[str, str], to: str, folder: str) -> None:

@@ -42,3 +42,11 @@ def test_a_recipe_installs_only_from_the_lock() -> None:
     assert "--require-hashes -r requirements.lock" in installs[0]
     assert "--no-deps --no-build-isolation -e ." in installs[1]
     assert installs[2].split()[-4:] == ["--no-deps", "--require-hashes", "-r", "tests/benchmarks/requirements.txt"]
+
+
+def test_the_night_requires_what_ci_requires() -> None:
+    """`make nightly` fails where a part is missing that CI would fail without, instead of skipping its tests."""
+    required = set(re.findall(r"\b(THAWLINE_REQUIRE_\w+)=1", (ROOT / ".ci" / "run").read_text()))
+    assert required
+    exported = dict(re.findall(r"^nightly: export (\w+) = (.*)$", TEXT, re.MULTILINE))
+    assert {name: exported.get(name) for name in required} == dict.fromkeys(required, "1")

@@ -1,10 +1,12 @@
-"""Pretrained image networks as ordered stages: any of torchvision's and timm's that can be cut.
+"""Pretrained image networks as ordered stages: any of torchvision's, timm's and transformers' that can be cut.
 
 Any stage boundary can be the thaw line: one tensor crosses it, and no stage writes into what it is given.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -24,30 +26,59 @@ class Backbone:
     features: int  # F
     preprocessing: "Preprocessing"  # what the first stage expects
     weights_digest: str  # of all stages' parameters and buffers
+    config: Mapping[str, Any] = field(default_factory=dict)  # what rebuilds it, where the name alone does not
 
 
 def build_backbone(name: str, weights: str, image_size: int = 0) -> Backbone:
     """A pretrained network, cut into stages and checked against the whole.
 
     Args:
-        name: torchvision/NAME or timm/NAME, the latter with or without a tag of weights.
+        name: torchvision/NAME, timm/NAME, the latter with or without a tag of weights, or hf/NAME.
         weights: default (what the library recommends; for timm/tf_efficientnet_lite0 the packaged ones where they are
             installed), a weight name or tag of the library, FILE.pth, FILE.safetensors, s3://…,
-            package:efficientnet-lite0, or none (random).
+            package:efficientnet-lite0, none (random), or a FOLDER or s3://BUCKET/PREFIX of a network of transformers.
         image_size: Side of the images in pixels; 0: what the weights expect.
 
     Raises:
         InputError: The network is unknown or can't be cut, or its weights can't be had or don't fit.
     """
     library, _, network_name = name.partition("/")
+    if library == "hf" or _is_folder(weights):
+        return _of_transformers(name, weights, image_size)
     # Each library costs a second to import.
     if library == "torchvision":
         from components.core import backbones_torchvision as builder
     elif library == "timm":
         from components.core import backbones_timm as builder  # type: ignore[no-redef]  # the same signature
     else:
-        raise InputError(f"There is no backbone {name!r}.", "Give torchvision/NAME or timm/NAME with --backbone.")
+        raise InputError(
+            f"There is no backbone {name!r}.", "Give torchvision/NAME, timm/NAME or hf/NAME with --backbone."
+        )
     network, preprocessing = builder.build(network_name, weights, image_size)
     stages, features = split(network, name, preprocessing["size"])
     state = {key: tensor for _, stage in stages for key, tensor in stage.state_dict().items()}
     return Backbone(stages, features, preprocessing, state_digest(state))
+
+
+def rebuild_backbone(name: str, preprocessing: "Preprocessing", config: Mapping[str, Any]) -> Backbone:
+    """The network of a checkpoint with random weights, from its name or from what its `config` says."""
+    if not config:
+        return build_backbone(name, "none", preprocessing.get("size", 0))
+    from components.core import backbones_transformers
+
+    stages, features = backbones_transformers.rebuild(config, preprocessing["size"])
+    return Backbone(stages, features, preprocessing, "", config)
+
+
+def _of_transformers(name: str, weights: str, image_size: int) -> Backbone:
+    from components.core import backbones_transformers
+
+    stages, features, preprocessing, config = backbones_transformers.build(name, weights, image_size)
+    state = {f"{stage_name}.{key}": t for stage_name, stage in stages for key, t in stage.state_dict().items()}
+    return Backbone(stages, features, preprocessing, state_digest(state), config)
+
+
+def _is_folder(weights: str) -> bool:
+    if weights.startswith("s3://"):
+        return not Path(weights).suffix
+    return "/" in weights and Path(weights).is_dir()

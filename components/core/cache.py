@@ -174,18 +174,24 @@ def sweep(store: Path, *, dry_run: bool = False) -> int:
     hidden += [path for path in store.glob(f"{MEASUREMENT}*") if path.is_dir()]
     hidden = [path for path in hidden if _newest(path) < time.time() - LEFT_BEHIND]
     parts = [path for path in (store / ENGINES).glob("*.part") if _DIGEST.fullmatch(path.stem)]
-    parts = [path for path in parts if not _held(path.with_suffix(".lock"))]
-    locks = [
-        path for path in (*store.glob("*.lock"), *(store / ENGINES).glob("*.lock")) if _DIGEST.fullmatch(path.stem)
-    ]
-    locks = [path for path in locks if not path.with_suffix("").exists() and not _held(path)]
-    if not dry_run:
-        for path in (*hidden, *parts):
-            path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
-        for path in locks:
+    if dry_run:
+        return len(hidden) + sum(not _held(path.with_suffix(".lock")) for path in parts)
+    for path in hidden:
+        path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+    removed = sum(_swept(path) for path in parts)
+    for path in (*store.glob("*.lock"), *(store / ENGINES).glob("*.lock")):
+        if _DIGEST.fullmatch(path.stem) and not path.with_suffix("").exists():
             with contextlib.suppress(Timeout, OSError), FileLock(path, timeout=0):
                 path.unlink()  # who waits for it looks for the file again
-    return len(hidden) + len(parts)
+    return len(hidden) + removed
+
+
+def _swept(part: Path) -> bool:
+    """Remove half an export under its lock, so that nobody begins to write it meanwhile; False where one writes it."""
+    with contextlib.suppress(Timeout, OSError), FileLock(part.with_suffix(".lock"), timeout=0):
+        shutil.rmtree(part, ignore_errors=True)
+        return True
+    return False
 
 
 def _surplus(

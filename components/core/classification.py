@@ -1,6 +1,6 @@
 """Classes as the target of a task: loss, mixing, validation figures, temperature; its test figures are beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +113,7 @@ def mixup(inputs: Pytree, targets: Tensor, alpha: float, classes: int, seed: int
     Args:
         inputs: Tensors [B, ...]; where they are activations at the thaw line, this is mixup of hidden states (Verma et
             al. 2019, "Manifold Mixup").
-        targets: Class numbers, long[B].
+        targets: Class numbers, long[B], or what can be mixed as it is, float[B, C].
         alpha: Of the Beta distribution that the share is drawn from, one share a batch; 0 changes nothing.
         classes: C.
         seed: Of the draw.
@@ -125,7 +125,8 @@ def mixup(inputs: Pytree, targets: Tensor, alpha: float, classes: int, seed: int
     def mixed(tensor: Tensor) -> Tensor:
         return tensor.lerp(tensor.roll(1, 0), 1 - share) if tensor.is_floating_point() else tensor
 
-    return tree_map_only(Tensor, mixed, inputs), mixed(functional.one_hot(targets, classes).float())
+    soft = targets if targets.is_floating_point() else functional.one_hot(targets, classes).float()
+    return tree_map_only(Tensor, mixed, inputs), mixed(soft)
 
 
 def class_weights(targets: Tensor, size: int) -> Tensor:
@@ -166,12 +167,19 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
         return 1.0
     exact = logits.double()
 
-    def log_loss(log_temperature: float) -> float:
-        return float(functional.cross_entropy(exact / np.exp(log_temperature), targets))
+    def log_loss(temperature: float) -> float:
+        return float(functional.cross_entropy(exact / temperature, targets))
 
+    return best_temperature(log_loss)
+
+
+def best_temperature(log_loss: Callable[[float], float]) -> float:
+    """The temperature between 0.1 and 10 with the lowest log loss; 1.0 where none lowers it."""
     bounds = (np.log(LOWEST_TEMPERATURE), np.log(HIGHEST_TEMPERATURE))
-    best = optimize.minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(best.x)) if best.fun < log_loss(0.0) else 1.0
+    best = optimize.minimize_scalar(
+        lambda logarithm: log_loss(float(np.exp(logarithm))), bounds=bounds, method="bounded", options={"xatol": 1e-4}
+    )
+    return float(np.exp(best.x)) if best.fun < log_loss(1.0) else 1.0
 
 
 def calibrate(outputs: Tensor, targets: Tensor) -> dict[str, float]:

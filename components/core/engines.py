@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure, tree_unflatten
 
-from components.core.exports import Prefix, exported, first_line, place_of, seconds_to_prepare
+from components.core.exports import Prefix, export_bytes, exported, first_line, place_of, seconds_to_prepare
 from components.core.folding import folded
 from components.core.network import Network, Pytree
 from components.core.training import half_precision, mixed_precision, rows_of, to_device
@@ -25,6 +25,7 @@ from components.core.training import half_precision, mixed_precision, rows_of, t
 MEASURED = 16  # examples of the short measurement
 GAIN = 1 / 3  # of eager's time, what another engine is expected to save before it is measured
 OVERHEAD = 0.7  # seconds to import, load, check and measure an engine
+FOLDING = 0.3  # seconds to fold, check and measure
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest activation
 
 _Flat: TypeAlias = Callable[[list[Tensor]], Sequence[Tensor]]  # leaves of a batch -> leaves of the activations
@@ -68,7 +69,13 @@ def eager(network: Network, lines: Sequence[int], start: int = 0) -> Engine:
 
 
 def choose(
-    network: Network, lines: Sequence[int], sample: Pytree, count: int, folder: Path, start: int = 0
+    network: Network,
+    lines: Sequence[int],
+    sample: Pytree,
+    count: int,
+    folder: Path,
+    start: int = 0,
+    room: Callable[[float], bool] = lambda _bytes: True,
 ) -> tuple[Engine, str]:
     """The engine that measures fastest here, and why in one line. Never fails: what can't be had is eager.
 
@@ -79,6 +86,7 @@ def choose(
         count: Examples of the whole pass: a short one does not pay for an export.
         folder: Where exports are kept by what they depend on; several processes may share it.
         start: See `eager`.
+        room: Whether an export of so many bytes may be kept; makes place for it.
     """
     plain = eager(network, lines, start)
     if torch.are_deterministic_algorithms_enabled():
@@ -87,17 +95,19 @@ def choose(
         return plain, "eager: there are no stages to run"
     try:
         prefix = Prefix(network, lines, start, rows_of(sample, slice(0, MEASURED)))
-        return _fastest(plain, prefix, count, folder)
+        return _fastest(plain, prefix, count, folder, room)
     except Exception as error:  # noqa: BLE001 - the pass itself will show what is wrong with the stages or the sample
         return plain, f"eager: {first_line(error)}"
 
 
-def _fastest(plain: Engine, prefix: Prefix, count: int, folder: Path) -> tuple[Engine, str]:
+def _fastest(
+    plain: Engine, prefix: Prefix, count: int, folder: Path, room: Callable[[float], bool]
+) -> tuple[Engine, str]:
     begin = time.monotonic()
     expected = plain.run(prefix.sample)
-    if (time.monotonic() - begin) / len(prefix.leaves[0]) * count * GAIN > OVERHEAD:
+    if (time.monotonic() - begin) / len(prefix.leaves[0]) * count * GAIN > FOLDING:
         plain = replace(plain, seconds=_seconds(plain, prefix.sample))
-    if not plain.seconds * count * GAIN > OVERHEAD:
+    if not plain.seconds * count * GAIN > FOLDING:
         return plain, f"eager: a pass over {count} examples is short"
     trial = _Trial(plain, prefix, expected)
     trial.run("folded", lambda: _folded(prefix))
@@ -106,6 +116,9 @@ def _fastest(plain: Engine, prefix: Prefix, count: int, folder: Path) -> tuple[E
         cost = seconds_to_prepare(prefix, way, place)
         if cost + OVERHEAD > count * trial.best.seconds * GAIN:
             trial.reasons.append(f"{way} (about {cost:.1f} s) would not pay for {count} examples")
+            continue
+        if cost and way != "compile" and not room(size := export_bytes(prefix)):
+            trial.reasons.append(f"{way}: there is no room for an export of {size / 1e6:,.0f} MB")
             continue
         make = partial(_compiled, prefix) if way == "compile" else partial(_onnxruntime, prefix, way, place)
         if trial.run(way, make) and prefix.device.type == "cpu":
@@ -229,7 +242,7 @@ def _tolerance(dtype: torch.dtype, device: torch.device) -> float:
 def _seconds(engine: Engine, sample: Pytree) -> float:
     """Per example, the best of a few runs; it has run before."""
     taken: list[float] = []
-    while not taken or (len(taken) < 5 and sum(taken) < 0.2):  # noqa: PLR2004 - a slow run is long enough alone
+    while not taken or (len(taken) < 5 and sum(taken) < 0.1):  # noqa: PLR2004 - a slow run is long enough alone
         begin = time.monotonic()
         engine.run(sample)
         taken.append(time.monotonic() - begin)

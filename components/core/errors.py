@@ -28,6 +28,10 @@ class InputError(ExpectedError):
     kind = "input"
 
 
+class UnavailableError(InputError):
+    """What the input or an option names did not answer, or refused: that may be over at another attempt."""
+
+
 class StepError(ExpectedError):
     """The run itself failed for a known reason: exit status 1."""
 

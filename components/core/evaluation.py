@@ -31,4 +31,5 @@ class Evaluation:
     per_class: pd.DataFrame | None = None  # class, support, precision, recall, f1
     confusion: np.ndarray[Any, Any] | None = None  # counts[true, predicted], in the order of the classes
     reliability: pd.DataFrame | None = None  # bin, confidence, accuracy, count
+    numbers: pd.DataFrame | None = None  # true, predicted; a row per test row
     mistakes: Sequence[Mistake] = field(default_factory=tuple)  # the surest or the largest first

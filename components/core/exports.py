@@ -27,6 +27,7 @@ from components.core.settings import digest
 from components.core.weights import state_digest
 
 LARGEST = 1_900_000_000  # bytes of weights in one export; protobuf ends at 2 GB
+GRAPH_BYTES = 2_000  # of the graph for each leaf module, at most in the networks that were measured
 PREPARATION = {"torchscript": 0.006, "dynamo": 0.045, "compile": 0.2}  # seconds per leaf module, measured on 2 cores
 
 
@@ -71,6 +72,12 @@ def seconds_to_prepare(prefix: Prefix, way: str, place: Path) -> float:
     kept = [_facts(path.parent, whole=False) for path in place.parent.glob("*/facts.json")]
     rates = [facts["seconds"] / facts["modules"] for facts in kept if facts.get("way") == way and not facts["error"]]
     return prefix.modules_to_export * (statistics.median(rates) if rates else PREPARATION[way])
+
+
+def export_bytes(prefix: Prefix) -> int:
+    """About the size of an export: the weights, and what the graph itself takes."""
+    weights = sum(int(tensor.nbytes) for tensor in prefix.state_dict().values())
+    return weights + GRAPH_BYTES * prefix.modules_to_export
 
 
 def exported(prefix: Prefix, way: str, place: Path) -> tuple[bytes, str]:

@@ -89,6 +89,23 @@ def confusion_matrix(counts: Array, classes: Sequence[str]) -> Figure:
     return figure
 
 
+def numbers(frame: pd.DataFrame) -> Figure:
+    """Predicted against true numbers, a dot per test row; on the dashed line they are equal.
+
+    Args:
+        frame: Columns `true` and `predicted`.
+    """
+    figure = _figure(4.4)
+    axis = figure.subplots()
+    ends = [float(frame.to_numpy().min()), float(frame.to_numpy().max())]
+    axis.plot(ends, ends, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axis.scatter(frame["true"], frame["predicted"], s=14, color=ACCENT, alpha=0.6, linewidths=0, zorder=3)
+    _style(axis, "Predicted against true")
+    axis.set_xlabel("true", color=MUTED)
+    axis.set_ylabel("predicted", color=MUTED)
+    return figure
+
+
 def reliability(frame: pd.DataFrame) -> Figure:
     """Accuracy against confidence per calibration bin, the area of a dot being its rows.
 

@@ -65,7 +65,12 @@ def _known(norm: nn.BatchNorm2d) -> bool:
 
 def _rest(norm: nn.BatchNorm2d) -> nn.Module:
     activation = getattr(norm, "act", None)
-    return activation if isinstance(activation, nn.Module) else nn.Identity()
+    if not isinstance(activation, nn.Module):
+        return nn.Identity()
+    if hasattr(activation, "inplace"):
+        # nobody else sees what the convolution gives, and the pass over memory is cheaper
+        setattr(activation, "inplace", True)  # noqa: B010 - its type is that of any module
+    return activation
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

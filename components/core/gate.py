@@ -22,6 +22,7 @@ from components.core.paired import (
     paired_counts,
     score_test,
     smallest_told,
+    smallest_told_about,
     swap_test,
     t_test,
     units_of,
@@ -32,7 +33,6 @@ from components.core.statistics import interval
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-EXACT = "exact McNemar"  # the test of which is known what lead it would have told
 BLOCKING = 0.05  # level of the checks that can only block
 CHANCE = 0.01  # a shift of label rates that chance explains with more than this probability blocks nothing
 
@@ -140,7 +140,6 @@ def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) ->
         "horizon": budget.look.horizon,
         "spent": budget.spent,
         "opened": budget.opened,
-        "smallest_told": _finite(smallest_told(counts, budget.level)) if outcome.method == EXACT else None,
         "checks": [asdict(check) for check in checks],
         "slices": slices,
         "recent": _side_by_side(contest, contest.recent),
@@ -164,6 +163,8 @@ class _Outcome:
     p: float
     method: str
     detail: str  # for the sentence
+    smallest_told: float | None  # difference that would have been enough; None where none would have been
+    smallest_told_approximate: bool
 
 
 def _tested(
@@ -172,7 +173,7 @@ def _tested(
     """The test that decides."""
     superiority, margin = settings.gate == "superiority", settings.gate_margin
     if contest.figures is None:
-        outcome = _by_counts(contest, counts, metric, None if superiority else margin)
+        outcome = _by_counts(contest, counts, metric, budget.level, None if superiority else margin)
     else:
         outcome = _by_resampling(contest, contest.figures, budget.level, None if superiority else margin)
     if not (counts.wins or counts.losses or outcome.gain):
@@ -200,7 +201,7 @@ def passes(p: float, gain: float, level: float, *, superiority: bool = True) -> 
     return p <= level and (gain > 0 or not superiority)
 
 
-def _by_counts(contest: Contest, counts: Counts, metric: str, margin: float | None) -> _Outcome:
+def _by_counts(contest: Contest, counts: Counts, metric: str, level: float, margin: float | None) -> _Outcome:
     """By the units that the two answer differently; `margin` is that of non-inferiority."""
     p = mcnemar_exact(counts.wins, counts.losses) if margin is None else score_test(counts, -margin)
     return _Outcome(
@@ -210,8 +211,10 @@ def _by_counts(contest: Contest, counts: Counts, metric: str, margin: float | No
         gain=counts.difference,
         interval=difference_interval(counts),
         p=p,
-        method=EXACT if margin is None else _method(contest),
+        method="exact McNemar" if margin is None else _method(contest),
         detail=f", better on {counts.wins} and worse on {counts.losses}",
+        smallest_told=_finite(smallest_told(counts, level, margin)),
+        smallest_told_approximate=False,
     )
 
 
@@ -229,6 +232,7 @@ def _by_resampling(contest: Contest, figures: Figures, level: float, margin: flo
 
     differences = bootstrap_differences(*sides, higher_is_better, units, draws)
     champion, challenger = (float(figures.figure(side.sum(0)[None])[0]) for side in sides)
+    differing = np.unique(units[np.any(figures.champion != figures.challenger, axis=1)]).size
     if margin is None:
         p = swap_test(*sides, higher_is_better, units, draws)
     else:
@@ -242,6 +246,8 @@ def _by_resampling(contest: Contest, figures: Figures, level: float, margin: flo
         p=p,
         method="swap permutation test" if margin is None else f"bootstrap and {_method(contest)}",
         detail="",
+        smallest_told=_finite(smallest_told_about(differences, differing, level, margin)),
+        smallest_told_approximate=True,
     )
 
 

@@ -24,6 +24,7 @@ CHANGE = "thawline.change"  # what was decided: train, judge or skip
 SKIPPED = "thawline.skipped"  # "true"
 SAME_AS = "thawline.same_as"  # the earlier run that a skipped run stands for, or whose version is judged again
 VERSION = "thawline.version"  # what `register` registered
+PROMOTED = "thawline.promoted"  # "true": it became champion at once
 COMPARED_WITH = "thawline.compared_with"  # the champion then; no tag where there was none
 WARM_START = "thawline.warm_start"  # the version that training started from
 START = "champion"  # the part of a warm start: the version that training starts from

@@ -50,6 +50,7 @@ class Entry:
     mark: str  # the process that opened it
     status: str = "RUNNING"
     reason: str = ""  # why it FAILED
+    withdrawn: str = ""  # the version that waited for approval on evidence against another champion
 
     @property
     def done(self) -> bool:
@@ -143,6 +144,9 @@ def propose(model: str, version: str, expected: str) -> bool:
         _clear_pending(model, registry.current(model, PENDING))
         registry.move_alias(model, PENDING, version)
         tracking.client().set_model_version_tag(model, version, PENDING_TAG, "true")
+        if registry.current(model, CHAMPION) != expected:  # another machine moved it, maybe before it could see us wait
+            _clear_pending(model, version)
+            return False
         return True
 
 
@@ -184,7 +188,7 @@ def history(model: str) -> list[dict[str, Any]]:
 
     Returns:
         Dicts of `version`, `from` and `until` (UTC, ISO 8601; `until` is empty for the champion), `action`, `why`,
-        `who`, `evidence` and `entry` (the id of the entry's run).
+        `who`, `evidence`, `withdrawn` (the version that no longer waited for approval) and `entry` (the id of its run).
     """
     entries = _finished(model)
     ends = [*(_iso(entry.time) for entry in entries[1:]), ""][: len(entries)]
@@ -197,6 +201,7 @@ def history(model: str) -> list[dict[str, Any]]:
             "why": entry.why,
             "who": entry.who,
             "evidence": entry.evidence,
+            "withdrawn": entry.withdrawn,
             "entry": entry.run_id,
         }
         for entry, until in reversed(list(zip(entries, ends, strict=True)))
@@ -243,11 +248,10 @@ def read(model: str) -> list[Entry]:
 
 
 def _entry(run: Any) -> Entry:  # noqa: ANN401 - mlflow publishes no types
-    names = ("action", "from", "to", "why", "who", "evidence", "mark")
-    action, origin, to, why, who, evidence, mark = (run.data.tags.get(f"thawline.{name}", "") for name in names)
-    model, reason = run.data.tags[tracking.MODEL], run.data.tags.get("thawline.reason", "")
-    time_, status = int(run.info.start_time), str(run.info.status)
-    return Entry(run.info.run_id, model, action, origin, to, why, who, evidence, time_, mark, status, reason)
+    names = ("action", "from", "to", "why", "who", "evidence", "mark", "reason", "withdrawn")
+    action, origin, to, why, who, evidence, mark, *end = (run.data.tags.get(f"thawline.{name}", "") for name in names)
+    model, time_, status = run.data.tags[tracking.MODEL], int(run.info.start_time), str(run.info.status)
+    return Entry(run.info.run_id, model, action, origin, to, why, who, evidence, time_, mark, status, *end)
 
 
 def _age(entry: Entry) -> tuple[int, str]:
@@ -355,9 +359,22 @@ def _complete(entry: Entry) -> Entry:
     earlier = _earlier([*_finished(entry.model), entry])
     there = {facts["version"] for facts in registry.versions(entry.model)}
     registry.move_alias(entry.model, PREVIOUS, earlier if earlier in there else "")
-    _clear_pending(entry.model, entry.to)
+    withdrawn = _stale(entry)
+    if withdrawn:
+        tracking.client().set_tag(entry.run_id, "thawline.withdrawn", withdrawn)
+    for version in (entry.to, withdrawn):
+        _clear_pending(entry.model, version)
     tracking.client().set_terminated(entry.run_id, "FINISHED")
-    return replace(entry, status="FINISHED")
+    return replace(entry, status="FINISHED", withdrawn=withdrawn or entry.withdrawn)
+
+
+def _stale(entry: Entry) -> str:
+    """The version that waits for approval, if it was judged against another champion than the one that this makes."""
+    version = registry.current(entry.model, PENDING)
+    if version in ("", entry.to):
+        return ""
+    against = registry.tags(entry.model, version).get("thawline.compared_with")
+    return "" if against in (None, entry.to) else version
 
 
 def _fail(entry: Entry, reason: str) -> Entry:
@@ -367,7 +384,7 @@ def _fail(entry: Entry, reason: str) -> Entry:
 
 
 def _clear_pending(model: str, version: str) -> None:
-    """A version that was promoted or replaced waits no longer."""
+    """A version that was promoted, replaced or withdrawn waits no longer."""
     if not version:
         return
     if PENDING_TAG in tracking.client().get_model_version(model, version).tags:

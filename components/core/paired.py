@@ -198,14 +198,45 @@ def bootstrap_p(differences: Array, bound: float) -> float:
     return _share(differences <= bound)
 
 
-def smallest_told(counts: Counts, level: float) -> float:
-    """The smallest difference that the exact test could have told at this level, had it favoured the challenger more.
+def smallest_told(counts: Counts, level: float, margin: float | None = None) -> float:
+    """The smallest difference that the test of counts could have told, had it favoured the challenger more.
 
     As many units differ as did; infinite where even all of them would have been too few.
+
+    Args:
+        counts: Units won and lost.
+        level: Of the look.
+        margin: Of non-inferiority, so that the score test is asked and the answer may be below 0; None for the exact
+            test of superiority.
     """
     differ = counts.wins + counts.losses
-    wins = next((w for w in range(differ + 1) if mcnemar_exact(w, differ - w) <= level), None)
+
+    def told(wins: int) -> bool:
+        if margin is None:
+            return mcnemar_exact(wins, differ - wins) <= level
+        return score_test(Counts(wins, differ - wins, counts.units), -margin) <= level
+
+    wins = next((w for w in range(differ + 1) if differ and told(w)), None)
     return math.inf if wins is None else (2 * wins - differ) / counts.units
+
+
+def smallest_told_about(differences: Array, differing: int, level: float, margin: float | None = None) -> float:
+    """About the smallest difference of a figure that resampling could have told at this level.
+
+    The normal quantile of the level times the standard error of the paired bootstrap, above 0 or above minus the
+    margin: an approximation, for the spread would have been another one had the answers been others. Infinite where
+    nothing could have been told: no resample differs, or the swaps of so few units are too few for the level.
+
+    Args:
+        differences: From `bootstrap_differences`.
+        differing: Units that the two answer differently; m of them have 2 ** m swaps.
+        level: Of the look.
+        margin: Of non-inferiority; None for superiority.
+    """
+    error = float(np.nanstd(differences))
+    if not error or (margin is None and 0.5**differing > level):
+        return math.inf
+    return float(-special.ndtri(level)) * error - (margin or 0.0)
 
 
 def _in_blocks(draw: Callable[[int], Array], count: int, width: int) -> Array:

@@ -99,18 +99,71 @@ def rows_at(
     progress: Progress = lambda _done, _total, _text: None,
     views: int = 0,
 ) -> dict[int, Rows]:
-    """Activations of a split at each thaw line; with `views`, view v of example i is row `v * examples + i`.
+    """Activations of one split at each thaw line, see `rows_of_splits`."""
+    return rows_of_splits(network, data, lines, {split: views}, say, progress)[split]
+
+
+def rows_of_splits(
+    network: Network,
+    data: Data,
+    lines: Mapping[int, float],
+    splits: Mapping[str, int],
+    say: Say = lambda _text: None,
+    progress: Progress = lambda _done, _total, _text: None,
+) -> dict[str, dict[int, Rows]]:
+    """Activations of splits at each thaw line; with V views, view v of example i is row `v * examples + i`.
+
+    Splits without views share a plan and a pass: measuring engines costs as much for a few examples as for many.
 
     Args:
         network: On its device.
         data: The prepared data.
         lines: Thaw lines, and how often every example will be asked for there.
-        split: Name of the split.
+        splits: Names of splits, and how many augmented views of each example; 0: the examples as they are.
         say: Takes one line for each decision to keep or recompute.
         progress: Called with examples done, in total, and what is done.
-        views: Augmented views of each example; 0: the examples as they are.
     """
-    settings, rows = data.settings, data.rows[split]
+    found = {
+        name: _rows_at(network, data, lines, [name], views, say, progress) for name, views in splits.items() if views
+    }
+    plain = [name for name, views in splits.items() if not views]
+    whole, begin = _rows_at(network, data, lines, plain, 0, say, progress) if plain else {}, 0
+    for name in plain:
+        count = len(data.rows[name])
+        found[name] = {line: Part(rows, begin, count) for line, rows in whole.items()}
+        begin += count
+    return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of others."""
+
+    rows: Rows
+    begin: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, rows: slice | Tensor) -> Pytree:
+        """These rows of every tensor, [B, ...]."""
+        if isinstance(rows, slice):
+            picked = range(self.begin, self.begin + self.count)[rows]
+            return self.rows[picked.start : picked.stop : picked.step]
+        return self.rows[rows + self.begin]
+
+
+def _rows_at(
+    network: Network,
+    data: Data,
+    lines: Mapping[int, float],
+    splits: Sequence[str],
+    views: int,
+    say: Say,
+    progress: Progress,
+) -> dict[int, Rows]:
+    settings, rows = data.settings, [row for split in splits for row in data.rows[split]]
     ids = data.examples.ids(rows)
 
     def encode(positions: Sequence[int]) -> Pytree:
@@ -192,13 +245,16 @@ def train_phase(
     if not thaw and hyperparameters.thaw:  # the thawed phase follows: one pass serves both
         lines[line - hyperparameters.thaw] = float(hyperparameters.thaw_epochs)
     with distributed.leader_first():
-        validation = rows_at(network, data, lines, "validation", say, progress)[line]
-        batches = _batches(network, data, line, lines, say, progress)
+        splits = {"validation": 0} if _is_fresh(data, line) else {"validation": 0, "train": settings.views}
+        rows = {
+            name: found[line] for name, found in rows_of_splits(network, data, lines, splits, say, progress).items()
+        }
+    batches = _kept_batches(data, rows["train"]) if "train" in rows else _fresh_batches(network, data, line)
     return fit(
         network,
         line,
         batches,
-        (validation, data.targets["validation"]),
+        (rows["validation"], data.targets["validation"]),
         lambda outputs, targets: target.loss(outputs, targets, hyperparameters.label_smoothing, weights),
         target.validate,
         optimizer,
@@ -211,13 +267,14 @@ def train_phase(
     )
 
 
-def _batches(
-    network: Network, data: Data, line: int, lines: Mapping[int, float], say: Say, progress: Progress
-) -> Batches:
+def _is_fresh(data: Data, line: int) -> bool:
+    """Whether training examples differ from epoch to epoch; with all thawed there is nothing to keep views of."""
+    return data.task.augments(data.settings) or (data.settings.views > 0 and line == 0)
+
+
+def _kept_batches(data: Data, rows: Rows) -> Batches:
+    """Batches of rows at the thaw line, in each epoch's order and view."""
     settings, targets, count = data.settings, data.targets["train"], len(data.rows["train"])
-    if data.task.augments(settings) or (settings.views and line == 0):  # all thawed: nothing to keep views of
-        return _fresh_batches(network, data, line)
-    rows = rows_at(network, data, lines, "train", say, progress, settings.views)[line]
 
     def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
         views = torch.randint(max(1, settings.views), (count,), generator=_generator(settings, epoch, "views"))

@@ -23,6 +23,7 @@ from components.core.training import Rows, mixed_precision, to_device
 SAMPLE = 16  # examples that are measured; a pass of fewer is not worth a measurement
 TIMED = 8  # examples by which the seconds of a row are measured
 GIGABYTE = 1e9
+FORMS = "Let the task give every example one shape (padded to a fixed length), or use --activations recompute."
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def rows_at(
         reuse: Is told what keeping costs here, and what every reading saves.
 
     Raises:
-        InputError: Activations have to be kept and don't fit on the disk.
+        InputError: Activations have to be kept and don't fit on the disk, or differ in their form.
         StepError: Activations have to be kept and can't be written.
     """
     network.eval()
@@ -117,8 +118,38 @@ def rows_at(
     if policy.mode == "recompute" or not kept:
         return recomputed
     begin, spaces = time.perf_counter(), activations.spaces(network, policy.precision)
-    only_stored = policy.mode == "stored"
-    missing = [] if only_stored else activations.passes(spaces, kept, wanted.keys, policy.precision)
+    try:
+        found = _completed(network, spaces, kept, lines, wanted, policy, say, progress)
+    except segments.FormError as error:
+        if policy.mode == "keep":
+            raise InputError(f"Activations can't be kept: {error}.", FORMS) from error
+        if policy.mode != "stored":  # there the leader has said so
+            say(f"Activations recomputed: {error}. {FORMS}")
+        return recomputed
+    read: dict[int, Rows] = {line: rows for line, rows in found.items() if rows is not None}
+    if reuse is not None:
+        costs = {line: _row_seconds(network, spaces[line], line, wanted, policy.precision) for line in read}
+        reuse.seconds -= time.perf_counter() - begin
+        read = {line: Counted(rows, costs[line], reuse) for line, rows in read.items()}
+    return recomputed | read
+
+
+def _completed(
+    network: Network,
+    spaces: Sequence[Path],
+    kept: Sequence[int],
+    lines: Mapping[int, float],
+    wanted: Wanted,
+    policy: Policy,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> dict[int, segments.Rows | None]:
+    """Rows from the store, once what is missing there was fetched or computed; None where they are not all there.
+
+    Raises:
+        FormError: The examples' activations have different forms.
+    """
+    missing = [] if policy.mode == "stored" else activations.passes(spaces, kept, wanted.keys, policy.precision)
     if missing and sync.fetch(network, spaces, missing, wanted.keys, policy.precision, policy.budget, say):
         missing = activations.passes(spaces, kept, wanted.keys, policy.precision)
     try:
@@ -133,13 +164,7 @@ def rows_at(
         say(f"Activations recomputed: {activations.store()} can't be written ({error.strerror or error})")
     if missing:
         sync.send([spaces[line] for line in kept], say)
-    found = {line: activations.stored(spaces[line], wanted.keys) for line in kept}
-    read: dict[int, Rows] = {line: rows for line, rows in found.items() if rows is not None}
-    if reuse is not None:
-        costs = {line: _row_seconds(network, spaces[line], line, wanted, policy.precision) for line in read}
-        reuse.seconds -= time.perf_counter() - begin
-        read = {line: Counted(rows, costs[line], reuse) for line, rows in read.items()}
-    return recomputed | read
+    return {line: activations.stored(spaces[line], wanted.keys) for line in kept}
 
 
 def _row_seconds(network: Network, space: Path, line: int, wanted: Wanted, precision: str) -> float:
@@ -174,11 +199,15 @@ def _carry_out(
     activations.store().mkdir(parents=True, exist_ok=True)
     source = activations.source(spaces, work, wanted)
     sample, encode = _timed_sample(source, work.positions[:SAMPLE])
+    protected = [spaces[line] for line in lines]
+
     short = len(work.positions) <= activations.BATCH  # one batch: not worth a measurement, nor a word
     engine, reason = eager(network, work.lines, work.start), ""
     if not short:
         exports = activations.store() / cache.ENGINES
-        engine, reason = choose(network, work.lines, sample, len(work.positions), exports, work.start)
+        engine, reason = choose(
+            network, work.lines, sample, len(work.positions), exports, work.start, _room(policy, protected)
+        )
     outputs, seconds = _timed(engine.run, sample)
     by_eager = seconds if math.isnan(engine.eager_seconds) else engine.eager_seconds  # else eager was chosen
     costs, losses = {}, []
@@ -195,15 +224,27 @@ def _carry_out(
             transfer=_transfer(rows),
             uses=lines[line],
         )
-    protected = [spaces[line] for line in lines]
     chosen = _affordable(costs, policy, cache.free_for(activations.store(), policy.budget, protected))
-    if not short:
+    if not short or (chosen and max(losses)):  # what was rounded is told of a single example too
+        reason = reason or f"eager: a pass over {len(work.positions)} examples is short"
         say(_sentence(len(network.stages), costs, chosen, reason, max(losses)))
     cache.make_room(activations.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
     for line in chosen:
         activations.describe(spaces[line], network, line, policy.precision)
     if chosen:
         activations.fill(spaces, work, chosen, wanted.keys, source, engine, policy.precision, progress)
+
+
+def _room(policy: Policy, protected: Sequence[Path]) -> Callable[[float], bool]:
+    """Tells whether so many bytes fit into the budget, and removes what was used longest ago for them."""
+
+    def room(needed: float) -> bool:
+        if needed > cache.free_for(activations.store(), policy.budget, protected):
+            return False
+        cache.make_room(activations.store(), needed, policy.budget, protected)
+        return True
+
+    return room
 
 
 def _affordable(costs: Mapping[int, Cost], policy: Policy, room: float) -> list[int]:

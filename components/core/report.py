@@ -17,13 +17,17 @@ from components.core import figures
 from components.core.costs import duration
 from components.core.evaluation import Evaluation
 
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "loss", "word_error_rate", "wer"})
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "loss", "word_error_rate", "wer", "mae", "rmse"})
 NAMES = {
     "macro_f1": "Macro-F1",
     "ece": "Calibration error",
     "brier": "Brier score",
     "ndcg": "NDCG",
     "map": "mAP",
+    "micro_f1": "Micro-F1",
+    "r2": "R²",
+    "mae": "Mean absolute error",
+    "rmse": "Root mean squared error",
     "word_error_rate": "Word error rate",
 }
 EXPLAINED = {
@@ -32,6 +36,13 @@ EXPLAINED = {
     "macro_f1": "mean F1 of the classes",
     "log_loss": "nats per row; lower is better",
     "brier": "squared error of the probabilities, 0 to 2; lower is better",
+    "micro_f1": "F1 over all labels of all rows",
+    "subset_accuracy": "share of rows whose labels are all right",
+    "map": "mean over the labels of the average precision",
+    "r2": "share of the variance that is explained; 0 is the mean of the rows",
+    "mae": "in the unit of the labels; lower is better",
+    "rmse": "in the unit of the labels; lower is better",
+    "coverage": "share of rows whose number lies in the answer's interval; 0.9 is meant",
     "ece": "confidence minus accuracy, 15 bins of equal width; lower is better",
 }
 LARGEST_MATRIX = 24  # classes; a larger matrix is a list of its most frequent confusions
@@ -109,7 +120,7 @@ def render(data: ReportData) -> str:
 
 def _test_rows(data: ReportData) -> int:
     """Number of test rows."""
-    if data.evaluation.per_class is not None:
+    if data.evaluation.confusion is not None and data.evaluation.per_class is not None:  # each row has one class
         return int(data.evaluation.per_class["support"].sum())
     return int(sum(data.dataset["counts"].get("test", {}).values()))
 
@@ -254,6 +265,8 @@ def _pictures(data: ReportData) -> dict[str, Markup]:
         pictures["learning"] = figures.learning_curves(data.history, next(iter(data.evaluation.metrics)))
     if data.evaluation.reliability is not None:
         pictures["reliability"] = figures.reliability(data.evaluation.reliability)
+    if data.evaluation.numbers is not None:
+        pictures["numbers"] = figures.numbers(data.evaluation.numbers)
     if data.trials:
         pictures["search"] = figures.search_history(data.trials)
     if data.importances:

@@ -5,19 +5,23 @@ On a cluster the folder is the container's own and is lost with it; there MLflow
 """
 
 import atexit
+import errno
 import gc
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from components.core.errors import ExpectedError, StepError
+from components.core.errors import ExpectedError, InputError, StepError
 
+KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
 NOTHING: dict[str, Any] = {  # the result of a run that did not start; the keys are those of components/finish.py
     "status": "failed",
     "reason": "",
@@ -55,8 +59,8 @@ def new_run_key() -> str:
 def own_key(run_key: str) -> str:
     """The key of the run that a step belongs to: the one it was given, else its pod's.
 
-    A schedule's runs have the same parameters, so they are given none; `THAWLINE_RUN_KEY` is then the id that Kubeflow
-    gave the run, the same in all pods of it.
+    Runs of a schedule and clones have the same parameters, so on Kubeflow none is given; `THAWLINE_RUN_KEY` is then the
+    id that Kubeflow gave the run, the same in all pods of it.
 
     Raises:
         StepError: There is neither.
@@ -68,16 +72,34 @@ def own_key(run_key: str) -> str:
 
 
 def run_folder(run_key: str) -> Path:
-    """The folder of one run, made on demand."""
+    """The folder of one run, made on demand.
+
+    Raises:
+        InputError: The home can't be written to.
+    """
     folder = home() / "runs" / run_key
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writable():
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    """Say in one sentence that the home can't be written to; it is what a step writes to first."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        first = "Free space there" if full else f"Give {home()} to this process's user, {os.geteuid()}"
+        mend = f"{first}, or choose another folder by --home or THAWLINE_HOME."
+        raise InputError(f"{error.filename or home()} can't be written to: {error.strerror}.", mend) from None
 
 
 def emit(run_key: str, step: str, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
     """Append one event; a line under 4 KiB is written whole even with several writers (O_APPEND)."""
     line = json.dumps({"time": time.time(), "step": step, "event": event, **facts})
-    with (run_folder(run_key) / "events.jsonl").open("a") as file:
+    path = run_folder(run_key) / "events.jsonl"
+    with _writable(), path.open("a") as file:
         file.write(line + "\n")
 
 
@@ -122,9 +144,14 @@ def write_error(run_key: str, step: str, error: ExpectedError) -> None:
     write_text(folder / f"{step}.json", text)
 
 
+def forget_error(run_key: str, step: str) -> None:
+    """Drop the error of a step that has ended well at another attempt: a later failure has another reason."""
+    (home() / "runs" / run_key / "errors" / f"{step}.json").unlink(missing_ok=True)
+
+
 def read_errors(run_key: str) -> dict[str, dict[str, str]]:
     """The expected errors of a run by step: kind, sentence and mend."""
-    folder = run_folder(run_key) / "errors"
+    folder = home() / "runs" / run_key / "errors"
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
@@ -165,6 +192,20 @@ def abandoned_runs() -> list[str]:
         for folder in sorted((home() / "runs").glob("*/"))
         if not (folder / "result.json").exists() and not _alive(folder / "lease.json")
     ]
+
+
+def delete_old() -> None:
+    """Delete the folders of cluster runs that nobody wrote to for a month; on a volume they would pile up.
+
+    MLflow carries the same facts, and what a later run or a champion needs lies elsewhere in the home. Runs of a
+    machine, which have a lease, stay: their reports and logs are read where they are.
+    """
+    for folder in (home() / "runs").glob("*/"):
+        if (folder / "lease.json").exists():
+            continue
+        with suppress(OSError):  # another exit handler may be at it
+            if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < time.time() - KEPT_SECONDS:
+                shutil.rmtree(folder)
 
 
 def _alive(lease: Path) -> bool:

@@ -35,6 +35,10 @@ _CHANNELS_LAST = (0, 2, 3, 1)
 _CHANNELS_FIRST = (0, 3, 1, 2)
 
 
+class FormError(ValueError):
+    """Rows of one space have different shapes or structures: they can't be read as one."""
+
+
 @dataclass(frozen=True)
 class Leaf:
     """How the rows of one tensor lie in their file."""
@@ -129,11 +133,16 @@ class Writer:
         self._written = 0
 
     def append(self, keys: Sequence[bytes], rows: Pytree) -> None:
-        """Add rows, given as a pytree of CPU tensors [len(keys), ...]."""
+        """Add rows, given as a pytree of CPU tensors [len(keys), ...].
+
+        Raises:
+            FormError: They have another form than the rows before them; nothing is added.
+        """
         tensors, spec = tree_flatten(rows)
         leaves = [_leaf(tensor) for tensor in tensors]
         form = (treespec_dumps(spec), leaves)
-        if self._folder is None or form != self._form or self._written >= SEGMENT_BYTES:
+        _refuse_forms([self._form or form, form])
+        if self._folder is None or self._written >= SEGMENT_BYTES:
             self._begin(form)
         arrays = [_bytes(tensor, leaf) for tensor, leaf in zip(tensors, leaves, strict=True)]
         start = _form_checksum(*form)
@@ -190,13 +199,37 @@ def find(opened: Sequence[Segment], keys: Sequence[bytes]) -> tuple[Tensor, Tens
 
 
 def open_rows(opened: Sequence[Segment], part: Tensor, row: Tensor) -> Rows:
-    """The rows at these places, none of them -1, as `find` gives them."""
+    """The rows at these places, none of them -1, as `find` gives them.
+
+    Raises:
+        FormError: They have different forms.
+    """
     used = part.bincount().nonzero().squeeze(1).tolist()
+    _refuse_forms([(opened[i].spec, opened[i].leaves) for i in used])
     number = torch.full((len(opened),), -1)
     number[used] = torch.arange(len(used))
     for i in used:
         touch(opened[i].folder)
     return Rows([opened[i].tensors() for i in used], number[part], row, opened[used[0]])
+
+
+def _refuse_forms(forms: Sequence[tuple[str, Sequence[Leaf]]]) -> None:
+    first = forms[0]
+    for spec, leaves in forms[1:]:
+        if (spec, list(leaves)) != (first[0], list(first[1])):
+            shapes = [[_row_shape(leaf) for leaf in some] for some in (first[1], leaves)]
+            raise FormError(f"those of some examples have the shapes {shapes[0]}, of others {shapes[1]}")
+
+
+def _row_shape(leaf: Leaf) -> list[int]:
+    """Of a row's tensor, whatever its order in the file."""
+    shape = list(leaf.shape)
+    return [shape[-1], *shape[:-1]] if leaf.channels_last else shape
+
+
+def forget(folder: Path) -> None:
+    """Look at the checksums of a segment again: other files have taken its place."""
+    _VERIFIED.pop(folder, None)
 
 
 def touch(folder: Path) -> None:

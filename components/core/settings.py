@@ -143,7 +143,7 @@ class Settings(BaseModel):
 
     trials: int = Field(20, ge=0, description="Trials of the search in total; 0: take the defaults.")
     search_workers: int = Field(
-        0, ge=0, description="Processes of the search, on Kubeflow pods; 0: a process per core, there one pod."
+        0, ge=0, description="Processes of the search, on Kubeflow pods; 0: one per GPU or core, there one pod."
     )
     processes: int = Field(
         1, ge=0, description="Processes that divide each batch of the two training steps; 0: one per GPU."

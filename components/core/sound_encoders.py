@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.core import sounds
-from components.core.encoders import cannot_load, from_config, located, model_of, plain
+from components.core import hub, sounds
 from components.core.errors import InputError
 from components.core.weights import fit_state, load_state, state_digest
 
@@ -213,10 +212,10 @@ def build_encoder(backbone: str, weights: str, *, frames: bool = False) -> Encod
     """
     if backbone == SPEAKER or weights == PACKAGE:
         return _speaker(backbone, weights, frames=frames)
-    with located(backbone, weights, "sound") as place:
+    with hub.folder(backbone, weights) as place:
         what = backbone if place == backbone.removeprefix("hf/") else weights
         config, extractor = _described(place, what)
-        model = model_of(place, config, weights, what, ("pooler.", "masked_spec_embed"))
+        model = hub.load_model(place, config, weights, what)
     model = model.encoder if config.model_type == "whisper" else model  # type: ignore[assignment]  # a module of it
     front = _front(config, extractor)
     masked = config.model_type in WAVES and bool(extractor.get("return_attention_mask"))
@@ -225,7 +224,7 @@ def build_encoder(backbone: str, weights: str, *, frames: bool = False) -> Encod
         raise InputError(f"{what} gives no vector for each frame.", "Choose wav2vec2, HuBERT or Whisper.")
     _check_cut(model, config, masked=masked, what=what)
     stages = _stages(model, config.model_type, "" if frames else pooling, masked=masked)
-    facts = {"encoder": plain(config), "masked": masked, "pooling": stages[-1].pooling}
+    facts = {"encoder": hub.plain(config), "masked": masked, "pooling": stages[-1].pooling}
     state = {f"{i}.{key}": value for i, stage in enumerate(stages) for key, value in stage.state_dict().items()}
     fixed = config.model_type == "audio-spectrogram-transformer"
     native = _native(config, front)
@@ -239,7 +238,7 @@ def rebuild_stages(facts: Mapping[str, Any]) -> tuple[tuple[nn.Module, ...], int
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**facts["encoder"])
-    model: Any = from_config(config)
+    model: Any = hub.from_config(config)
     model = model.encoder if config.model_type == "whisper" else model
     stages = _stages(model, config.model_type, facts["pooling"], masked=facts["masked"])
     return tuple(stages), config.hidden_size
@@ -287,18 +286,16 @@ def _packaged(weights: str) -> str:
 
 def _described(place: str, what: str) -> tuple[Any, Mapping[str, Any]]:
     """Configuration, and what the feature extractor's own file says."""
+    hub.quiet()
     import transformers
 
-    transformers.logging.set_verbosity_error()  # its notes are not ours
-    transformers.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
         if config.model_type in FAMILIES:
             extractor = transformers.AutoFeatureExtractor.from_pretrained(place, trust_remote_code=False)
             return config, extractor.to_dict()
     except Exception as error:  # whatever the hub, its client or a damaged file raises
-        mend = "Give a folder with config.json, preprocessor_config.json and model.safetensors with --weights, use "
-        raise cannot_load("sound encoder", what, error, f"{mend}--backbone {SPEAKER}, or allow the network.") from error
+        raise hub.cannot_load(what, error) from error
     raise InputError(
         f"{what} is a {config.model_type}, which is not known here.", f"Use one of: {', '.join(FAMILIES)}."
     )

@@ -55,14 +55,15 @@ def next_look(past: Sequence[Look], alpha: float, horizon: int) -> Budget:
     opening = max((look.opening for look in past), default=0)
     looks = [look for look in past if look.opening == opening]
     last = looks[-1] if looks else None
+    used = max([len(looks), *(look.number for look in looks)])  # a number may be missing: its record is gone
     if last is None:
         opened = "the first look"
     elif (last.alpha, last.horizon) != (alpha, horizon):
         opened = f"alpha {last.alpha:g} over {last.horizon} looks was changed to {alpha:g} over {horizon}"
-    elif len(looks) >= horizon:
+    elif used >= horizon:
         opened = f"the {horizon} looks of the last horizon were used up"
     else:
         opened = ""
-    number = 1 if opened else len(looks) + 1
+    number = 1 if opened else used + 1
     look = Look(horizon, alpha, number, opening + bool(opened))
     return Budget(look, number * level(alpha, horizon), opened)

@@ -5,6 +5,7 @@ Credentials, region and endpoint come from where every AWS tool looks for them (
 """
 
 import functools
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from botocore import exceptions
 from botocore.config import Config
 from s3transfer.exceptions import RetriesExceededError
 
-from components.core.errors import InputError
+from components.core.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from botocore.model import OperationModel
     from mypy_boto3_s3 import S3Client
 
@@ -161,16 +163,31 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
                 time.sleep(2.0**attempt / 8)
 
 
-def download(uri: str, target: Path) -> None:
+class _Limited(io.BufferedRandom):
+    """A file that refuses to become larger than `limit` bytes, wherever a part of it is written."""
+
+    limit: int | None = None
+
+    def write(self, content: "ReadableBuffer") -> int:
+        if self.limit is not None and self.tell() + memoryview(content).nbytes > self.limit:
+            raise ValueError(f"grown beyond {self.limit} bytes")
+        return super().write(content)
+
+
+def download(uri: str, target: Path, limit: int | None = None) -> None:
     """Write an object to a file; a reader or a kill never sees half of it.
 
     Raises:
         InputError: It can't be read, for a reason that the sentence tells.
+        ValueError: It is larger than `limit` bytes; no more than these were ever on the disk.
     """
+    if limit is not None and look_up(uri)[0] > limit:  # most that is too large is not even begun
+        raise ValueError(f"larger than {limit} bytes")
     bucket, key = split_uri(uri)
     part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with _explained(uri), part.open("wb") as file:
+        with _explained(uri), _Limited(io.FileIO(part, "w+")) as file:
+            file.limit = limit
             client().download_fileobj(bucket, key, file)
         part.replace(target)
     finally:
@@ -194,31 +211,31 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except _CREDENTIALS as error:
-        raise InputError(
+        raise UnavailableError(
             f"There are no usable credentials for {uri}.",
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
         ) from error
     except exceptions.ClientError as error:
         raise _refusal(uri, str(error.response.get("Error", {}).get("Code", "unknown"))) from error
     except exceptions.IncompleteReadError as error:
-        raise InputError(
+        raise UnavailableError(
             f"The S3 server's answers for {uri} break off.", "Check the network, and run again."
         ) from error
     except _UNREACHABLE as error:
         server = urlsplit(client().meta.endpoint_url).netloc.rpartition("@")[2]  # without a password
-        raise InputError(
+        raise UnavailableError(
             f"The S3 server of {uri} can't be reached at {server}.",
             "Check AWS_ENDPOINT_URL and the network.",
         ) from error
     except exceptions.BotoCoreError as error:
-        raise InputError(
+        raise UnavailableError(
             f"Reading {uri} failed: {type(error).__name__}.", "Check the address and the AWS_* variables."
         ) from error
 
 
 def _refusal(uri: str, code: str) -> InputError:
     bucket, _ = split_uri(uri)
-    kind = ObjectError if code in _OF_ONE_OBJECT else InputError
+    kind = ObjectError if code in _OF_ONE_OBJECT else UnavailableError
     if code == "NoSuchBucket":
         return kind(f"There is no bucket {bucket!r}.", "Check the name and AWS_ENDPOINT_URL.")
     if code in {"NoSuchKey", "404"}:

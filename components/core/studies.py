@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock
 
 from components.core import runs
-from components.core.errors import InputError
+from components.core.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     import optuna
@@ -229,4 +229,4 @@ def _connected(url: str) -> "psycopg.Connection":
         place = f"{where.get('host', 'localhost')}:{where.get('port', 5432)}/{where.get('dbname', '')}"
         reason = str(error).strip().splitlines()[0].rpartition(": ")[2].strip().rstrip(".")
         mend = "Check THAWLINE_STUDY_STORAGE, the network and the login."
-        raise InputError(f"The search can't use the Postgres at {place}: {reason}.", mend) from None
+        raise UnavailableError(f"The search can't use the Postgres at {place}: {reason}.", mend) from None

@@ -66,7 +66,7 @@ class _Remote:
     facts: bytes
     index: bytes
     keys: frozenset[bytes]
-    files: tuple[str, ...]  # of data
+    files: Mapping[str, int]  # of data, with the size that each was listed with
     bytes: int
     created: int
 
@@ -135,7 +135,7 @@ def send(places: Sequence[Path], say: Callable[[str], None]) -> None:
     try:
         with _one_at_a_time():
             unsent = [item for space in places for item in _unsent(prefix, space)]
-            sizes = _in_threads(lambda item: _put(*item), unsent, TRANSFERS)
+            sizes = [size for size in _in_threads(lambda item: _put(*item), unsent, TRANSFERS) if size]
     except (ExpectedError, OSError) as error:
         _give_up(prefix, error, say)
         return
@@ -144,11 +144,11 @@ def send(places: Sequence[Path], say: Callable[[str], None]) -> None:
 
 
 def _offered(prefix: str, places: Collection[Path]) -> list[_Remote]:
-    """Segments of these spaces that the prefix has and the store has not, newest first; of each its index only."""
+    """Segments of these spaces that the store has not, or with fewer rows, newest first; of each its index only."""
     found = []
     for space in places:
         for name, sizes in _listed(f"{prefix}/{space.name}/").items():
-            if "segment.json" in sizes and not (space / name).exists():
+            if "segment.json" in sizes and _rows_here(space / name) < sizes.get("index", 0) // cache.RECORD:
                 found.append((f"{prefix}/{space.name}/{name}", space, sizes))
     from components.core import storage  # boto3 costs half a second
 
@@ -182,29 +182,54 @@ def _brought(
             if keys:
                 yield remote
             else:
-                say(f"Activations: {remote.uri} is damaged and was not taken")
+                say(f"Activations: {remote.uri} is damaged, or was changed meanwhile, and was not taken")
 
 
 def _bring(remote: _Remote, wanted: set[bytes]) -> set[bytes]:
-    """Download one segment; the wanted keys whose rows are sound. Without any, nothing is kept."""
+    """Download one segment; the wanted keys whose rows are sound. Without any, nothing is kept.
+
+    It takes the place of a shorter form that is here, if that is its beginning and all of it is sound again.
+    """
     from components.core import storage
 
-    part = remote.space / f".{remote.name}.{secrets.token_hex(4)}"
+    target, part = remote.space / remote.name, remote.space / f".{remote.name}.{secrets.token_hex(4)}"
     folder = part / remote.name
     try:
         folder.mkdir(parents=True)
-        for name in remote.files:
-            storage.download(f"{remote.uri}/{name}", folder / name)
+        for name, size in remote.files.items():
+            storage.download(f"{remote.uri}/{name}", folder / name, size)
         (folder / "index").write_bytes(remote.index)
         (folder / "segment.json").write_bytes(remote.facts)
-        keys = sorted(remote.keys & wanted)
+        here = _index(target)
+        before = set(cache.keys_in(here))
+        keys = sorted(remote.keys & (wanted | before))
         found, _row = segments.find(segments.segments(part), keys)
         sound = {key for key, where in zip(keys, found.tolist(), strict=True) if where >= 0}
-        if sound:
-            folder.rename(remote.space / remote.name)
-        return sound
+        if not sound & wanted or not remote.index.startswith(here) or before - sound:
+            return set()
+        if target.exists():
+            cache.remove(target)  # who reads it goes on
+            segments.forget(target)
+        folder.rename(target)
+        return sound & wanted
+    except ValueError:  # larger than it was listed
+        return set()
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _index(folder: Path) -> bytes:
+    """The whole records of a segment's index; nothing where there is none."""
+    try:
+        index = (folder / "index").read_bytes()
+    except OSError:
+        return b""
+    return index[: len(index) // cache.RECORD * cache.RECORD]
+
+
+def _rows_here(folder: Path) -> int:
+    """Rows that a segment has in the store, as far as its index tells; -1 where there is none."""
+    return len(_index(folder)) // cache.RECORD if folder.exists() else -1
 
 
 def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | None:
@@ -229,7 +254,8 @@ def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | Non
         return None
     keys = frozenset(cache.keys_in(index))
     size = sum(sizes[name] for name in (*files, "index", "segment.json"))
-    return _Remote(uri, space, facts, index, keys, files, size, leaves.created)
+    listed = {name: sizes[name] for name in files}
+    return _Remote(uri, space, facts, index, keys, listed, size, leaves.created)
 
 
 def _checked(content: bytes) -> _Facts:
@@ -272,30 +298,35 @@ def _unsent(prefix: str, space: Path) -> list[tuple[Path, str, bytes]]:
     found = []
     for folder in here:
         sizes = there.get(folder.name, {})
+        index = _index(folder)  # without half a record: another process may be writing it
         try:
-            index = (folder / "index").read_bytes()
             _checked((folder / "segment.json").read_bytes())
         except (OSError, ValueError):  # not a segment, evicted just now, or of a kind that nobody would take
             continue
-        index = index[: len(index) // cache.RECORD * cache.RECORD]  # another process may be writing it
         if index and not ("segment.json" in sizes and sizes.get("index", 0) >= len(index)):
             found.append((folder, f"{prefix}/{space.name}/{folder.name}", index))
     return found
 
 
 def _put(folder: Path, uri: str, index: bytes) -> int:
-    """Upload a segment so that a reader never takes half of it; its size."""
+    """Upload a segment so that a reader never takes half of it; its size, 0 if it was evicted meanwhile."""
     from components.core import storage
 
-    files = sorted(folder.glob("*.bin"))
-    for path in files:
-        storage.upload(path, f"{uri}/{path.name}")
+    size = 0
+    try:
+        facts = (folder / "segment.json").read_bytes()
+        for number in range(len(_checked(facts).leaves)):
+            path = folder / f"{number}.bin"
+            size += path.stat().st_size
+            storage.upload(path, f"{uri}/{path.name}")
+    except FileNotFoundError:  # no index was sent: nobody takes what was
+        return 0
     with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary) / "index"
-        copy.write_bytes(index)  # the segment's own may have grown while its data travelled
-        storage.upload(copy, f"{uri}/index")
-    storage.upload(folder / "segment.json", f"{uri}/segment.json")
-    return sum(path.stat().st_size for path in files)
+        # the segment's own index may have grown while its data travelled, and all of it may be gone
+        for name, content in (("index", index), ("segment.json", facts)):
+            (Path(temporary) / name).write_bytes(content)
+            storage.upload(Path(temporary) / name, f"{uri}/{name}")
+    return size
 
 
 def _listed(uri: str) -> dict[str, dict[str, int]]:

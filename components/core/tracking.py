@@ -1,7 +1,9 @@
 """Runs in MLflow: one for the pipeline, a child per step, a grandchild per trial. The only import of mlflow."""
 
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from components.core import runs
+from components.core import attempts, runs
 from components.core.errors import ExpectedError, InputError
 from components.core.lineage import Lineage, read_lineage
 from components.core.settings import Settings
@@ -32,6 +34,7 @@ from components.core.tracking_server import (
     CHECK_SECONDS,
     WRITING,
     check_address,
+    failing,
     forbidden,
     is_server,
     refusal,
@@ -95,7 +98,7 @@ def check_server(model: str = "") -> None:
     uri = runs.tracking_uri()
     answer = _asked("/api/2.0/mlflow/experiments/search", max_results=1)
     if answer.status_code != OK:
-        raise refusal(uri, answer.status_code, answer.text) or unreachable(uri)
+        raise refusal(uri, answer.status_code, answer.text) or failing(uri, answer.status_code, answer.text)
     user = get_default_host_creds(uri).username  # type: ignore[no-untyped-call]  # mlflow types a part of itself
     if not model or not user:
         return
@@ -124,8 +127,10 @@ def explanation(error: Exception) -> InputError | None:
     if not isinstance(error, MlflowException) or not is_server(uri):
         return None
     status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # as above
-    silent = status == SERVER_ERROR and "API request to" in error.message
-    return unreachable(uri) if silent else refusal(uri, status, error.message)
+    if status == SERVER_ERROR and "API request to" in error.message:
+        repeated = re.search(r"too many (\d+) error responses", error.message)  # mlflow keeps no more of the answers
+        return failing(uri, int(repeated[1])) if repeated else unreachable(uri)
+    return refusal(uri, status, error.message)
 
 
 @contextmanager
@@ -280,11 +285,16 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
             run = _begun(name, run_key, Settings.from_json(settings))
             begin, status = time.monotonic(), "FAILED"
             try:
+                if os.environ.get("THAWLINE_RUN_KEY"):  # in a pod, which a cluster starts again
+                    found = find_runs(run.settings.model, run_key, "step", f"tags.`{attempts.SINCE}` != ''")
+                    attempts.refuse_repeated(name, ((one.info.run_name, one.data.tags) for one in found), ERROR)
                 yield run
                 status = "FINISHED"
+                runs.forget_error(run_key, name)
             except ExpectedError as error:
-                runs.write_error(run_key, name, error)
-                run.tags({ERROR: f"{error.kind}: {error}"[:4000]})
+                if not isinstance(error, attempts.RepeatedError):
+                    runs.write_error(run_key, name, error)
+                    run.tags({ERROR: f"{error.kind}: {error}"[:4000], **attempts.mark(error)})
                 raise
             finally:
                 run.close(status, time.monotonic() - begin)
@@ -349,10 +359,9 @@ def _elect(mine: str, run_key: str, model: str) -> str:
 
 def _step_run(name: str, run_key: str, model: str, pipeline_id: str) -> str:
     adopted = os.environ.get("MLFLOW_RUN_ID")
-    if not adopted:
+    if not adopted or adopted == pipeline_id:  # a run without a parent is the pipeline's, which no step may end
         return _create(name, run_key, model, "step", pipeline_id)
-    if adopted != pipeline_id:
-        _tag(adopted, run_key, model, "step")  # by these tags the lineage and the exit handler find it
+    _tag(adopted, run_key, model, "step")  # by these tags the lineage and the exit handler find it
     return adopted
 
 
@@ -440,8 +449,14 @@ def download(run_id: str, name: str, folder: Path) -> Path | None:
 
 
 def experiment(model: str) -> str:
-    """The id of the model's experiment; Kubeflow's plugin may bring another."""
-    return os.environ.get("MLFLOW_EXPERIMENT_ID") or own_experiment(model)
+    """The id of the model's experiment; Kubeflow's plugin may bring another, or a run that lies in another."""
+    given, adopted = os.environ.get("MLFLOW_EXPERIMENT_ID"), os.environ.get("MLFLOW_RUN_ID")
+    return given or (_experiment_of(adopted) if adopted else own_experiment(model))
+
+
+@functools.cache
+def _experiment_of(run_id: str) -> str:
+    return str(client().get_run(run_id).info.experiment_id)
 
 
 def own_experiment(model: str) -> str:
@@ -517,6 +532,26 @@ def recorded(model: str, tag: str) -> list[str]:
     """Values of a tag over all runs of a model, oldest first; of runs that were deleted on the tracking page too."""
     found = find_runs(model, "", "", f"tags.`{tag}` != ''", view=ViewType.ALL)
     return [run.data.tags[tag] for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))]
+
+
+def params_of(model: str, kind: str, *, deleted: bool = False) -> dict[str, dict[str, str]]:
+    """Parameters of the runs of a kind in the model's own experiment, by id; of deleted runs too if asked."""
+    condition = f"tags.`{KIND}` = '{kind}' and tags.`{MODEL}` = '{model}'"
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    found = client().search_runs([own_experiment(model)], condition, view)
+    return {str(run.info.run_id): dict(run.data.params) for run in found}
+
+
+def claim(run_id: str, name: str, value: str) -> bool:
+    """Write a parameter, which MLflow takes once: whether it holds this value, of all that anyone wanted it to hold."""
+    try:
+        client().log_param(run_id, name, value)
+    except MlflowException:
+        run = client().get_run(run_id)
+        if name not in run.data.params and run.info.lifecycle_stage == "active":
+            raise
+        return bool(run.data.params.get(name) == value)
+    return True
 
 
 def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:

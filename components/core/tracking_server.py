@@ -1,8 +1,9 @@
 """An MLflow server's address, and what its refusals mean; imports nothing heavy, so the command line can ask first."""
 
+import json
 from urllib.parse import urlsplit
 
-from components.core.errors import InputError
+from components.core.errors import InputError, UnavailableError
 
 CHECK_SECONDS = 10  # that a server has to answer before anything starts
 WRITING = ("EDIT", "MANAGE")  # permissions of basic authentication that a run needs
@@ -28,24 +29,45 @@ def check_address(uri: str) -> None:
         raise InputError(f"The tracking URI can't be {uri!r}.", "Give an MLflow server's: http://HOST:PORT.")
 
 
-def unreachable(uri: str) -> InputError:
+def unreachable(uri: str) -> UnavailableError:
     """The server is silent."""
-    return InputError(f"The MLflow server {uri} can't be reached.", "Check the address, the network, and that it runs.")
+    mend = "Check the address, the network, and that it runs."
+    return UnavailableError(f"The MLflow server {uri} can't be reached.", mend)
 
 
-def forbidden(uri: str, what: str) -> InputError:
+def failing(uri: str, status: int, text: str = "") -> UnavailableError:
+    """The server answers, again and again, that something is wrong with itself, or is no MLflow server."""
+    told = _message(text)
+    mend = "Look at its log: its database or its store for artifacts may be full or out of reach."
+    if status < 500:  # noqa: PLR2004 - HTTP: the server's own errors begin there
+        mend = "Check the address: an MLflow server answers this."
+    return UnavailableError(f"The MLflow server {uri} answers with the error {status}{told and f': {told}'}.", mend)
+
+
+def _message(text: str) -> str:
+    """What an answer says in its first line; empty where that is a page."""
+    try:
+        found = json.loads(text)
+        text = str(found.get("message", "")) if isinstance(found, dict) else text
+    except ValueError:
+        pass
+    line = next(iter(text.strip().splitlines()), "")
+    return "" if line.startswith("<") else line.strip().rstrip(".")[:200]
+
+
+def forbidden(uri: str, what: str) -> UnavailableError:
     """The login is good, but not for this."""
     mend = "Ask its administrator for the permission EDIT, or use another --model."
-    return InputError(f"The MLflow server {uri} does not let this login write to {what}.", mend)
+    return UnavailableError(f"The MLflow server {uri} does not let this login write to {what}.", mend)
 
 
-def refusal(uri: str, status: int, text: str) -> InputError | None:
+def refusal(uri: str, status: int, text: str) -> UnavailableError | None:
     """What an answer that is no success means; None if it is about the question, not about who asks."""
     if status == 401:  # noqa: PLR2004 - HTTP: unauthorized
-        return InputError(f"The MLflow server {uri} refuses the login.", f"Check {_LOGIN}.")
+        return UnavailableError(f"The MLflow server {uri} refuses the login.", f"Check {_LOGIN}.")
     if "Invalid Host header" in text:
         mend = "Start it with --allowed-hosts naming this host and port."
-        return InputError(f"The MLflow server {uri} does not answer under this name.", mend)
+        return UnavailableError(f"The MLflow server {uri} does not answer under this name.", mend)
     if status == 403:  # noqa: PLR2004 - HTTP: forbidden
         return forbidden(uri, "what it was asked to change")
     return None

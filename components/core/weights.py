@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from components.core.errors import InputError
+from components.core.errors import InputError, UnavailableError
 
 PACKAGED = "package:efficientnet-lite0"
 
@@ -69,10 +69,10 @@ def is_source(weights: str) -> bool:
     return weights.startswith(("package:", "s3://")) or "/" in weights or "." in weights
 
 
-def cannot_download(weights: str, network: str, error: Exception) -> InputError:
+def cannot_download(weights: str, network: str, error: Exception) -> UnavailableError:
     """The error for weights of a hub that is out of reach."""
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return InputError(
+    return UnavailableError(
         f"The weights {weights} of {network} could not be downloaded ({reason}).",
         f"Give a file with --weights FILE, use --weights {PACKAGED} with --backbone timm/tf_efficientnet_lite0, or "
         "allow the network.",

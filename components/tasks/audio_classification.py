@@ -1,4 +1,6 @@
-"""Sounds into classes: the speaker encoder, wav2vec2, HuBERT, Whisper's encoder or AST, one label a sound.
+"""Sounds into classes, or with `--option target=…` a number or several labels.
+
+The speaker encoder, wav2vec2, HuBERT, Whisper's encoder or AST.
 
 `thawline run clips/ --task audio_classification --weights package:resemblyzer`, with a folder of WAV, FLAC, OGG or MP3
 files by class, or a manifest of uri,label.
@@ -13,10 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
-from components.core import classification, sounds
+from components.core import sounds, targets
 from components.core.classification import mixup, new_head
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
@@ -26,6 +28,7 @@ from components.core.sound_augmentation import augmented
 from components.core.sound_encoders import SPEAKER, SPEAKER_FRONT, build_encoder, rebuild_stages
 from components.core.sound_lengths import measure_seconds, preprocessing_for
 from components.core.sounds import encode
+from components.core.targets import TargetOptions
 from components.core.task_options import parse_options
 from components.tasks import Target
 
@@ -41,10 +44,8 @@ LONGEST_CHOSEN = 10.0  # seconds; what is computed grows with them, so more is t
 MOST_FITTED = 20_000  # rows that the simple model is fitted on
 
 
-class Options(BaseModel):
+class Options(TargetOptions):
     """`--option NAME=VALUE`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float = Field(0.0, ge=0, le=600, description="Length of every sound; 0: chosen from the data.")
     noise: float = Field(10.0, ge=0, le=40, description="Least signal-to-noise ratio of --augment, in dB; 0: none.")
@@ -53,9 +54,8 @@ class Options(BaseModel):
 
 
 def target(settings: Settings) -> Target:
-    """One class for each sound."""
-    del settings
-    return classification
+    """A class, a number, or several labels for each sound."""
+    return targets.chosen(settings, Options)
 
 
 def check(content: bytes) -> Mapping[str, int | str]:
@@ -73,9 +73,11 @@ def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: 
 
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
-    """The length that holds 95 % of the training sounds (of Whisper and AST their own), and what it cuts."""
+    """The length that holds 95 % of the training sounds (of Whisper and AST their own); what the target has to know."""
+    found, said = targets.measure(settings, examples, Options)
     encoder = build_encoder(settings.backbone or backbone, settings.weights)
-    return measure_seconds(encoder, parse_options(settings, Options).seconds, LONGEST_CHOSEN, examples)
+    chosen, note = measure_seconds(encoder, parse_options(settings, Options).seconds, LONGEST_CHOSEN, examples)
+    return {**found, **chosen}, "; ".join(filter(None, [note, said]))
 
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
@@ -129,13 +131,14 @@ def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
     return shown
 
 
-def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame]:
-    """Mean and deviation of log-mel bands with logistic regression, its strength chosen on the validation rows."""
+def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame] | None:
+    """Mean and deviation of log-mel bands with logistic regression; none for other targets than classes."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    del settings
+    if parse_options(settings, Options).target != "classes":
+        return None
     rows = {split: examples.rows(split)[:MOST_FITTED] for split in ("train", "validation")}
     rows["test"] = examples.rows("test")
     labels = {split: examples.labels(some) for split, some in rows.items()}

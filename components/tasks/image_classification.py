@@ -1,4 +1,4 @@
-"""Pictures into classes: any backbone of torchvision or timm, one label a picture."""
+"""Pictures into classes, or with `--option target=…` a number or several labels; any backbone."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,30 +9,24 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from components.core import classification, pictures
 from components.core import near_duplicates as near_duplicates_of_pictures
-from components.core.backbones import build_backbone
-from components.core.classification import measure, mixup, new_head, reference
+from components.core import pictures
+from components.core.backbones import Backbone, build_backbone, rebuild_backbone
+from components.core.classification import mixup, new_head, reference
 from components.core.errors import RejectedRecord
 from components.core.network import Network, Pytree
 from components.core.settings import Settings
-from components.core.task_options import NoOptions
-from components.tasks import Target
+from components.core.targets import TargetOptions as Options
+from components.core.targets import chosen as target
+from components.core.targets import measure
 
-__all__ = ["measure", "reference"]  # of a task that needs neither
+__all__ = ["Options", "measure", "reference", "target"]
 
 backbone = "timm/tf_efficientnet_lite0"
-Options = NoOptions
 split_by = "hash"
 input_name = "image"
 serving_requirements = ("pillow",)
 serving_code = Path(pictures.__file__)
-
-
-def target(settings: Settings) -> Target:
-    """One class for each record."""
-    del settings
-    return classification
 
 
 def check(content: bytes) -> Mapping[str, int | str]:
@@ -54,17 +48,22 @@ def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     """Pretrained stages and a new head."""
     built = build_backbone(settings.backbone or backbone, settings.weights, settings.image_size)
+    return _with_head(built, settings, classes, dropout)
+
+
+def _with_head(built: Backbone, settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     head = new_head(settings.head, built.features, settings.hidden, len(classes), dropout)
     preprocessing = dict(built.preprocessing)
     if settings.resize != "auto":
         preprocessing["mode"] = settings.resize
-    return Network([stage for _, stage in built.stages], head, preprocessing, built.weights_digest)
+    stages = [stage for _, stage in built.stages]
+    return Network(stages, head, preprocessing, built.weights_digest, dict(built.config))
 
 
 def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
     """The network of a checkpoint, with random weights."""
-    bare = settings.model_copy(update={"weights": "none", "image_size": facts["preprocessing"].get("size", 0)})
-    return build(bare, facts["classes"], facts["hyperparameters"]["dropout"])
+    built = rebuild_backbone(settings.backbone or backbone, facts["preprocessing"], facts.get("config", {}))
+    return _with_head(built, settings, facts["classes"], facts["hyperparameters"]["dropout"])
 
 
 def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> Tensor:

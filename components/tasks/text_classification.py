@@ -1,4 +1,4 @@
-"""Texts into classes: BERT and its kin, or GPT-2 and its kin, one label a text.
+"""Texts into classes, or with `--option target=…` a number or several labels; BERT and its kin, or GPT-2 and its kin.
 
 `thawline run reviews.csv --task text_classification --weights package:all-minilm-l6-v2`, with a manifest of text,label
 or a folder of text files by class.
@@ -11,23 +11,24 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
-from components.core import classification, near_duplicate_texts, texts
+from components.core import hub, near_duplicate_texts, targets, texts, tfidf
 from components.core.classification import mixup, new_head
-from components.core.encoders import DEFAULT, build_encoder, rebuild_stages
+from components.core.encoders import build_encoder, rebuild_stages
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
 from components.core.network import Network, Pytree
 from components.core.settings import Settings
+from components.core.targets import TargetOptions
 from components.core.task_options import parse_options
 from components.core.texts import encode
 from components.tasks import Target
 
 __all__ = ["encode"]
 
-backbone = DEFAULT
+backbone = hub.DEFAULT
 split_by = "hash"
 input_name = "text"
 serving_code = Path(texts.__file__)
@@ -39,13 +40,10 @@ LENGTH_STEP = 16  # tokens; a longer text next week seldom makes another length
 LONGEST_CHOSEN = 256  # tokens; attention costs their square, so more is the user's to ask for
 EXCERPT = 320  # characters in the report
 DROPPED = 0.1  # share of the words that augmentation leaves out
-MOST_FITTED = 20_000  # rows that the simple model is fitted on
 
 
-class Options(BaseModel):
+class Options(TargetOptions):
     """`--option NAME=VALUE`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_length: int = Field(0, ge=0, description="Tokens of a text, the rest is cut; 0: chosen from the data.")
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # last for decoders, else mean
@@ -53,9 +51,8 @@ class Options(BaseModel):
 
 
 def target(settings: Settings) -> Target:
-    """One class for each record."""
-    del settings
-    return classification
+    """A class, a number, or several labels for each text."""
+    return targets.chosen(settings, Options)
 
 
 def check(content: bytes) -> Mapping[str, int | str]:
@@ -74,7 +71,8 @@ def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: 
 
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
-    """The length that holds 95 % of the training texts, and what it cuts."""
+    """The length that holds 95 % of the training texts, and what it cuts; what the target has to know of the labels."""
+    found, said = targets.measure(settings, examples, Options)
     given = parse_options(settings, Options).max_length
     preprocessing, positions = _preprocessing(settings)
     rows = examples.rows("train")[:SAMPLE]  # in the order of their hashes: a fair sample
@@ -88,7 +86,7 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
     how = "as asked" if given else f"chosen from {len(rows)} training texts"
     longer = f" (counted up to {positions})" if lengths.max() >= positions else ""
     note = f"texts are cut at {length} tokens, {how}: {cut:.1%} of them are longer, {lost:.1%} of all tokens{longer}"
-    return {"max_length": str(length)}, note
+    return {**found, "max_length": str(length)}, "; ".join(filter(None, [note, said]))
 
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
@@ -151,26 +149,8 @@ def thumbnails(contents: Sequence[bytes]) -> list[str]:
 
 
 def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame]:
-    """TF-IDF of words and pairs of words with logistic regression, its strength chosen on the validation rows."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    del settings
-    rows = {split: examples.rows(split)[:MOST_FITTED] for split in ("train", "validation")}
-    rows["test"] = examples.rows("test")
-    labels = {split: examples.labels(some) for split, some in rows.items()}
-    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
-    words = {
-        split: getattr(vectorizer, "fit_transform" if split == "train" else "transform")(
-            [texts.decode(content) for content in examples.contents(some)]
-        )
-        for split, some in rows.items()
-    }
-    models = [LogisticRegression(C=c, max_iter=1000).fit(words["train"], labels["train"]) for c in (1.0, 10.0, 100.0)]
-    best = max(models, key=lambda model: model.score(words["validation"], labels["validation"]))
-    named = [dict(zip(best.classes_, map(float, row), strict=True)) for row in best.predict_proba(words["test"])]
-    found = pd.DataFrame([{"label": max(row, key=row.__getitem__), "probabilities": row} for row in named])
-    return "TF-IDF with logistic regression", found
+    """What the words alone say."""
+    return tfidf.answers(examples, target(settings))
 
 
 def _preprocessing(settings: Settings) -> tuple[Mapping[str, Any], int]:

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from components.core import deadlines, fingerprints, inputs, registry, runs, storage, tracking
+from components.core import deadlines, fingerprints, inputs, ledger, registry, runs, storage, tracking
 from components.core import settings as settings_module
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.detect_changes import DECISION, Decision, detect_changes, look
+from components.evaluate import evaluate
 from components.finish import finish
 from components.prepare_data import prepare_data
+from components.recall import recall
+from components.register import register
 from tests.conftest import TOY
 from tests.plain import PlainRun, run_steps
 from tests.toy import write_points
@@ -196,6 +199,63 @@ def test_another_champion_has_the_version_judged(earlier: Path) -> None:
     assert decision.reason.endswith("version 1 is champion now.")
     tracking.client().delete_registered_model_alias("toy", "champion")
     assert seen(earlier)[1].reason.endswith("there is no champion any more.")
+
+
+def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:
+    """What a run of the same inputs decides; if it is to judge, it does so to its end."""
+    key, text = runs.new_run_key(), run.settings.to_json()
+    decision = look(str(source), run.settings, key)
+    if decision.change == "judge":
+        folder.mkdir()
+        digests = prepare_data(str(source), text, key, folder / "dataset", decision.input_digest)
+        recall(text, key, decision.version, folder / "tuned", folder / "served", folder / "trials.json")
+        made, served = [folder / name for name in ("tuned", "trials.json")], folder / "again"
+        nothing: Callable[..., None] = lambda *_: None  # noqa: E731 - nobody asks for the metrics
+        page = folder / "report.html"
+        accepted, champion = evaluate(text, key, folder / "dataset", *digests, *made, served, page, nothing, nothing)
+        register(text, key, *digests, folder / "served", folder / "tuned", champion, accepted=accepted)
+    finish(text, key, "SUCCEEDED")
+    return decision
+
+
+def test_a_champion_that_was_taken_away_comes_back(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
+    """Without the alias nothing is in production: the version is judged as a first one, and once is enough."""
+    tracking.client().delete_registered_model_alias("toy", "champion")
+    decision = judged_again(toy_home, toy_source, tmp_path / "again")
+    assert (decision.change, decision.version) == ("judge", "1")
+    assert decision.reason.endswith("is judged again: there is no champion any more.")
+    assert registry.current("toy", "champion") == "1"
+    assert [row["action"] for row in ledger.history("toy")] == ["promote", "promote"]
+    assert judged_again(toy_home, toy_source, tmp_path / "third").change == "skip"
+
+
+def test_a_champion_that_was_taken_away_undoes_no_rollback(
+    toy_home: PlainRun, toy_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that somebody went back from stays challenger, and is not judged for ever."""
+    monkeypatch.setattr(registry, "smoke_test", lambda _folder: "")  # its seconds are tested elsewhere
+    step = tracking.StepRun("register", "key", toy_home.settings, "", "")
+    registry.add_version("toy", toy_home.folder / "served", step, {})
+    for version in ("2", "1"):
+        ledger.promote("toy", version, why="tried", override=True)
+    assert ledger.rollback("toy").to == "2"
+    tracking.client().delete_registered_model_alias("toy", "champion")
+    assert judged_again(toy_home, toy_source, tmp_path / "again").change == "judge"
+    assert registry.current("toy", "champion") == ""
+    assert judged_again(toy_home, toy_source, tmp_path / "third").change == "skip"
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_only_what_was_approved_can_be_taken_away(earlier: Path, *, approved: bool) -> None:
+    """A version that waits for approval, or was not accepted, is the reason that there is no champion: a skip."""
+    [run] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    tracking.client().set_tag(run.id, ledger.PENDING_TAG, "thawline promote 1 --model toy")
+    if approved:
+        ledger.settle("toy")  # records that version 1 is champion
+    tracking.client().delete_registered_model_alias("toy", "champion")
+    assert seen(earlier)[1].change == ("judge" if approved else "skip")
+    registry.move_alias("toy", "pending", "1")
+    assert seen(earlier)[1].change == "skip"
 
 
 def test_another_gate_has_the_version_judged(source: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

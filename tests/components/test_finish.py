@@ -1,5 +1,6 @@
 """The exit handler."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -160,6 +161,38 @@ def test_an_injected_run_is_adopted(tracked_home: Path, monkeypatch: pytest.Monk
     assert (run.run_id, run.pipeline_id) == (child, parent)
     assert [r.info.run_id for r in tracking.find_runs("toy", "k", "step")] == [child]  # the lineage finds it
     assert tracking.client().get_run(child).data.metrics["examples"] == 3.0
+
+
+def test_a_run_without_a_parent_is_the_pipelines(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run in the environment of all steps is the pipeline's: steps are its children, and none of them ends it."""
+    client = tracking.client()
+    shared = client.create_run(client.create_experiment("elsewhere")).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", shared)
+    made = []
+    for name, epochs in (("train_head", 3), ("fine_tune", 5)):
+        with tracking.step(name, "k", SETTINGS.to_json()) as run:
+            run.params({"epochs": epochs})
+        made.append(run.run_id)
+        assert run.pipeline_id == shared
+        assert client.get_run(shared).info.status == "RUNNING"
+    assert len({shared, *made}) == 3
+    assert [client.get_run(one).data.params for one in (shared, *made)] == [{}, {"epochs": "3"}, {"epochs": "5"}]
+    assert {client.get_run(one).data.tags[tracking.PARENT] for one in made} == {shared}
+    assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["mlflow_run_id"] == shared
+    assert client.get_run(shared).info.status == "FINISHED"
+
+
+def test_an_attempt_that_was_made_good_is_no_reason(tracked_home: Path) -> None:
+    """Why a run failed is the step that failed last, not an earlier step whose second attempt ended well."""
+    for name, error in (("prepare_data", InputError("It is empty.", "Fill it.")), ("prepare_data", None)):
+        with contextlib.suppress(InputError), tracking.step(name, "k", SETTINGS.to_json()):
+            if error:
+                raise error
+    with pytest.raises(InputError), tracking.step("evaluate", "k", SETTINGS.to_json()):
+        raise InputError("It has no test rows.", "Add some.")
+    assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "It has no test rows. Add some."
+    shutil.rmtree(runs.run_folder("k"))
+    assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "It has no test rows. Add some."
 
 
 def test_many_trials_do_not_hide_the_pipeline(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import types
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from components.core import fingerprints, near_duplicates, pictures, storage, tracking
 from components.core.assignments import read_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
-from components.core.lineage import Lineage, read_lineage, write_lineage
+from components.core.lineage import Lineage, Member, read_lineage, write_lineage
 from components.core.settings import Settings
+from components.core.sources import Entry
 from components.core.task_options import NoOptions
-from components.prepare_data import _in_order, prepare, prepare_data, with_salt
+from components.prepare_data import _Checked, _in_order, _reject_conflicts, prepare, prepare_data, with_salt
 from tests.conftest import TOY
 
 pytest_plugins = ["tests.s3"]
@@ -332,6 +336,60 @@ def test_a_changed_label_of_a_test_row_waits(tmp_path: Path) -> None:
     [change] = read_label_changes(tmp_path / "2" / "label_changes.parquet")
     assert (Path(change.uri).name, change.locked, change.proposed) == (moved[1], "cat", "dog")
     assert (info["label_changes"], info["changes"]) == (1, {"new": 0, "gone": 0, "relabelled": 2})
+
+
+def test_a_copy_under_another_label_takes_no_row_out_of_the_test_set(tmp_path: Path) -> None:
+    """The locked test row stays and the copy is reported; a training row with two labels goes, as two new ones do."""
+    source = photos(tmp_path / "in", cat=40, dog=40)
+    run(source, tmp_path / "1")
+    before, copied = assignments(tmp_path / "1"), {}
+    for wanted in ("test", "train"):
+        path = next(p for p in sorted(source.glob("cat/*.png")) if before[id_of(p)] == wanted)
+        copied[wanted] = id_of(path)
+        shutil.copy(path, source / "dog" / f"copy of {wanted}.png")
+    for name in ("cat", "dog"):
+        (source / name / "new.png").write_bytes(photo(9999))
+    info = run(source, tmp_path / "2", tmp_path / "1", max_rejected=0.1)
+    after = assignments(tmp_path / "2")
+    assert {id_ for id_, split in before.items() if split == "test"} <= after.keys()
+    assert after[copied["test"]] == "test"
+    assert info["rejected"] == {"identical bytes under two labels": 4, "identical bytes as a locked test row": 1}
+    assert info["examples"] == 79
+    [row] = [row for row in Examples(tmp_path / "2").rejected() if "locked" in row["reason"]]
+    assert (Path(row["uri"]).name, row["label"]) == ("copy of test.png", "dog")
+    examples = Examples(tmp_path / "2")
+    [place] = [i for i, id_ in enumerate(examples.ids(range(79))) if id_ == copied["test"]]
+    assert examples.labels([place]) == ["cat"]
+
+
+def id_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+LABELS = st.sampled_from(["a", "b", "c"])
+MEMBERS = st.builds(Member, st.sampled_from(["train", "validation", "test"]), st.sampled_from(["a", "b", ""]))
+
+
+@given(
+    st.dictionaries(st.sampled_from("xyz"), st.lists(LABELS, min_size=1, max_size=4)),
+    st.dictionaries(st.sampled_from("xyz"), MEMBERS),
+)
+def test_of_contradicting_copies_only_a_locked_label_stays(
+    found: dict[str, list[str]], members: dict[str, Member]
+) -> None:
+    """Whatever copies there are: agreeing ones stay, a locked test row keeps its label, all else is reported once."""
+    copies = {id_: [Entry(f"{id_}{i}", label) for i, label in enumerate(labels)] for id_, labels in found.items()}
+    checked = _Checked(copies=defaultdict(list, {id_: list(entries) for id_, entries in copies.items()}))
+    _reject_conflicts(checked, Lineage(members=members))
+    for id_, entries in copies.items():
+        labels = {entry.label for entry in entries}
+        member = members.get(id_, Member(""))
+        locked = {member.label} & labels if member.split == "test" else set()
+        kept = labels if len(labels) == 1 else locked
+        assert checked.copies.get(id_, []) == [entry for entry in entries if entry.label in kept]
+    kept_uris = [entry.uri for entries in checked.copies.values() for entry in entries]
+    every = sorted(entry.uri for entries in copies.values() for entry in entries)
+    assert sorted([*kept_uris, *(row.uri for row in checked.rejected)]) == every
 
 
 def test_what_changed_is_counted(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -13,7 +14,7 @@ from components.core.deadlines import Deadline
 from components.core.phases import open_data
 from components.core.settings import Hyperparameters, Settings
 from components.core.studies import DONE, open_study
-from components.search import OutOfTimeError, _check, objective, search, study_name, suggest, work
+from components.search import OutOfTimeError, _check, objective, search, study_name, suggest, work, worker_devices
 from components.select_trial import select_trial
 from tests.conftest import TOY
 from tests.plain import PlainRun
@@ -24,6 +25,27 @@ SETTINGS = Settings(**TOY, trials=3, search_workers=1)
 def asked(settings: Settings, count: int = 30) -> list[Hyperparameters]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [suggest(study.ask(), settings, stages=3) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "expected"),
+    [
+        ({}, 0, ["auto"] * 8),
+        ({"device": "cpu"}, 0, ["cpu"] * 8),
+        ({"search_workers": 2}, 0, ["auto"] * 2),
+        ({"deterministic": True}, 0, ["auto"]),
+        ({}, 1, ["cuda:0"]),
+        ({}, 3, ["cuda:0", "cuda:1", "cuda:2"]),
+        ({"device": "cuda"}, 2, ["cuda:0", "cuda:1"]),
+        ({"search_workers": 5}, 2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]),
+        ({"device": "cuda:1"}, 2, ["cuda:1"]),
+        ({"device": "cuda:1", "search_workers": 2}, 2, ["cuda:1"] * 2),
+        ({"deterministic": True, "search_workers": 4}, 2, ["cuda:0"]),
+    ],
+)
+def test_a_gpu_has_one_worker_and_a_core_another(changes: dict[str, Any], gpus: int, expected: list[str]) -> None:
+    """Left alone, there is one for each GPU, or for each core without; asked for, they are spread over the GPUs."""
+    assert worker_devices(Settings(**{**TOY, **changes}), 8, gpus) == expected
 
 
 def test_given_options_are_fixed_and_the_rest_is_searched() -> None:

@@ -1,7 +1,8 @@
 """The services of docker/compose.yaml, started in order, and a pipeline that records in them. Nightly: minutes.
 
-Postgres and the S3 server come from their own images where these can be pulled, else from stand-ins of the same names,
-which prove the wiring and not those images. `THAWLINE_ENGINE_NETWORK=1 pytest tests/docker/test_compose.py`.
+Postgres and the S3 server come from their own images where these can be pulled, else from stand-ins, which prove the
+wiring and not those images. A stand-in never bears the real image's name: the engine would give it to whoever asks for
+that. `THAWLINE_ENGINE_NETWORK=1 pytest tests/docker/test_compose.py`.
 """
 
 import os
@@ -9,6 +10,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,13 +35,17 @@ pytestmark = [
 ]
 STAND_INS = ROOT / "tests" / "docker" / "stand_ins"
 COMPOSE = ROOT / "docker" / "compose.yaml"
+OWN_NAMES = {"postgres": "thawline-stand-in-postgres:15", "s3": "thawline-stand-in-seaweedfs:4.48"}
+MLFLOW = "thawline-mlflow-python:test"  # not the name that a user's own build has
+READY_SECONDS = 600
 SERVER = "http://127.0.0.1:5000"
 
 
-def compose(engine: "Engine", values: Path, *arguments: str) -> str:
+def compose(engine: "Engine", folder: Path, *arguments: str) -> str:
     program = shutil.which("docker-compose")
     assert program is not None, "docker-compose is not installed (Debian: apt-get install docker-compose)"
-    command = [program, "--env-file", str(values), "-f", str(COMPOSE), "-p", "thawline-test", *arguments]
+    files = ["-f", str(COMPOSE), "-f", str(folder / "images.yaml")]
+    command = [program, "--env-file", str(folder / "env"), *files, "-p", "thawline-test", *arguments]
     done = subprocess.run(command, env=engine.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -48,23 +54,47 @@ def compose(engine: "Engine", values: Path, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def login(engine: "Engine", base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The services, healthy; gives the administrator's name and password."""
-    images = [service["image"] for service in yaml.safe_load(COMPOSE.read_text())["services"].values()]
-    for image in images:
-        found = engine.has(image) or engine.docker("pull", image, check=False).returncode == 0
-        name = re.sub(r".*/|:.*", "", image)
-        file = ROOT / "docker" / "mlflow.Dockerfile" if "mlflow" in name else STAND_INS / f"{name}.Dockerfile"
-        if not found or "mlflow" in name:
-            built = ("build", "--network", "host", "--build-arg", f"BASE={base}", "-t", image, "-f", str(file))
-            engine.docker(*built, "." if "mlflow" in name else str(STAND_INS))
-    values = tmp_path_factory.mktemp("compose") / "env"
+    folder = tmp_path_factory.mktemp("compose")
+    services = {name: {"image": image} for name, image in images(engine, base).items()}
+    (folder / "images.yaml").write_text(yaml.safe_dump({"version": "3.8", "services": services}))
     example = (ROOT / "docker" / ".env.example").read_text()
-    values.write_text(re.sub(r"=$", lambda _: f"={secrets.token_hex(12)}", example, flags=re.MULTILINE))
-    chosen = dict(line.split("=") for line in values.read_text().splitlines() if "=" in line and line[0] != "#")
+    values = re.sub(r"=$", lambda _: f"={secrets.token_hex(12)}", example, flags=re.MULTILINE)
+    (folder / "env").write_text(values)
+    chosen = dict(line.split("=") for line in values.splitlines() if "=" in line and line[0] != "#")
     try:
-        compose(engine, values, "up", "-d")
+        compose(engine, folder, "up", "-d")
+        wait_until_healthy(engine, folder)
         yield "admin", chosen["MLFLOW_ADMIN_PASSWORD"]
     finally:
-        compose(engine, values, "down", "--volumes")
+        compose(engine, folder, "down", "--volumes")
+
+
+def images(engine: "Engine", base: str) -> dict[str, str]:
+    """The image of each service that is not the compose file's own: MLflow's, which is built, and stand-ins."""
+    found = {"mlflow": MLFLOW}
+    build = ("build", "--network", "host", "--build-arg", f"BASE={base}")
+    engine.docker(*build, "-t", MLFLOW, "-f", str(ROOT / "docker" / "mlflow.Dockerfile"), ".")
+    for service, name in OWN_NAMES.items():
+        real = yaml.safe_load(COMPOSE.read_text())["services"][service]["image"]
+        if engine.has(real) or engine.docker("pull", real, check=False).returncode == 0:
+            continue
+        file = STAND_INS / f"{re.sub('.*stand-in-|:.*', '', name)}.Dockerfile"
+        engine.docker(*build, "-t", name, "-f", str(file), str(STAND_INS))
+        found[service] = name
+    return found
+
+
+def wait_until_healthy(engine: "Engine", folder: Path) -> None:
+    """Wait for MLflow, which waits for the others; `up` does not wait for the last one."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if requests.get(f"{SERVER}/health", timeout=5).status_code == 200:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(1)
+    pytest.fail(f"The services did not become healthy:\n{compose(engine, folder, 'logs', '--tail=40')}")
 
 
 def test_a_pipeline_records_in_the_services(login: tuple[str, str], toy_source: Path, tmp_path: Path) -> None:
@@ -92,3 +122,10 @@ def test_nobody_reads_without_a_login(login: tuple[str, str]) -> None:
     assert requests.post(address, json=body, auth=login, timeout=30).status_code == 200
     foreign = requests.post(address, json=body, auth=login, headers={"Host": "evil.example"}, timeout=30)
     assert foreign.status_code == 403
+
+
+def test_no_stand_in_bears_a_real_images_name(login: tuple[str, str], engine: "Engine") -> None:
+    """What the engine has under the compose file's names is what a registry gave it, not what these tests built."""
+    for service in yaml.safe_load(COMPOSE.read_text())["services"].values():
+        found = engine.docker("image", "inspect", "-f", "{{len .RepoDigests}}", service["image"], check=False)
+        assert found.returncode != 0 or int(found.stdout) > 0 or "thawline-mlflow" in service["image"]

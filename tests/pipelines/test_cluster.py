@@ -209,32 +209,3 @@ def test_the_command_line_wins_over_the_file() -> None:
 def test_no_setting_bears_a_pods_name() -> None:
     """One file can hold the settings and the pods' options, for no name means both."""
     assert Cluster.model_fields.keys().isdisjoint(Settings.model_fields)
-
-
-def test_a_folder_of_this_machine_is_refused() -> None:
-    """A source that pods can't read is named; one in a bucket or on the volume is taken."""
-    with pytest.raises(InputError, match="photos"):
-        cluster.parameters("photos", Settings(), "k", Cluster())
-    with pytest.raises(InputError, match="/thawline/photos"):
-        cluster.parameters("/thawline/photos", Settings(), "k", Cluster())
-    assert cluster.parameters("/thawline/photos", Settings(), "k", Cluster(volume="v"))["source"] == "/thawline/photos"
-
-
-def test_several_search_workers_need_a_study_that_they_share() -> None:
-    """More than one search worker is a pod each, with one process, and needs a database."""
-    settings = Settings(search_workers=3)
-    with pytest.raises(InputError, match="THAWLINE_STUDY_STORAGE"):
-        cluster.parameters("s3://b/p", settings, "k", Cluster())
-    shared = Cluster(secret_env=["study:url=THAWLINE_STUDY_STORAGE"])
-    found = cluster.parameters("s3://b/p", settings, "k", shared)
-    assert found["search_workers"] == [0, 1, 2]
-    assert Settings.from_json(found["settings"]).search_workers == 1
-    assert cluster.parameters("s3://b/p", Settings(), "k", Cluster())["search_workers"] == [0]
-
-
-@pytest.mark.parametrize(("cpu", "processes"), [("2", 2), ("4.5", 4), ("3500m", 3), ("500m", 1)])
-def test_a_search_pod_has_a_process_for_each_cpu_it_asked_for(cpu: str, processes: int) -> None:
-    """Without --search-workers one pod searches, with the CPUs that it requests and not with its node's."""
-    found = cluster.parameters("s3://b/p", Settings(), "k", Cluster(cpu={"search": cpu}))
-    assert found["search_workers"] == [0]
-    assert Settings.from_json(found["settings"]).search_workers == processes

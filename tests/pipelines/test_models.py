@@ -93,7 +93,7 @@ def test_a_model_for_scripts(command: Command) -> None:
     assert [facts["version"] for facts in answer["versions"]] == ["4", "3", "2", "1"]  # type: ignore[attr-defined]  # a list
     assert answer["versions"][0]["accepted"] is False  # type: ignore[index]  # as above
     [reign] = answer["history"]  # type: ignore[misc]  # as above
-    assert set(reign) == {"version", "from", "until", "action", "why", "who", "evidence", "entry"}
+    assert set(reign) == {"version", "from", "until", "action", "why", "who", "evidence", "withdrawn", "entry"}
     assert (reign["why"], reign["evidence"]) == (command.run.result["reason"], command.run.result["mlflow_run_id"])
     assert (reign["from"][10], reign["from"][-6:], reign["until"]) == ("T", "+00:00", "")
 
@@ -171,6 +171,7 @@ def test_moves_for_scripts(command: Command) -> None:
         "why": "good",
         "who": ledger.whoami(),
         "evidence": command.run.result["mlflow_run_id"],
+        "withdrawn": "",
         "entry": entry.run_id,
     }
     assert command.json("rollback", "--model", "toy")["action"] == "rollback"

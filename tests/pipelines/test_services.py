@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,13 @@ import requests
 from components.core import registry, runs, tracking
 from components.core.errors import InputError
 from components.core.settings import Settings
-from tests.pipelines.command import COMMAND, TOY, Answer, environment
+from tests.pipelines.command import COMMAND, TOY, Answer, environment, processes, wait_for
 from tests.toy import write_points
 
 if TYPE_CHECKING:
-    from tests.services import Mlflow
+    from multiprocessing.synchronize import Barrier
+
+    from tests.services import Mlflow, Postgres
 
 pytest_plugins = ["tests.services"]
 slow = pytest.mark.slow
@@ -157,10 +158,36 @@ def test_refusals_are_one_sentence_at_once(
     assert registry.current("toy", "challenger") == "1"
 
 
-def elect(key: str, start: float, found: "multiprocessing.Queue[str]") -> None:
+@slow
+def test_the_tracking_page_shows_no_password(postgres: "Postgres", tmp_path: Path) -> None:
+    """The page of a database opens, and no process of it has the database's password among its arguments."""
+    from tests.services import free_port
+
+    port, home = free_port(), tmp_path / "home"
+    variables = {**environment(home), "MLFLOW_TRACKING_URI": postgres.create("page")}
+    page = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search"
+    with subprocess.Popen([COMMAND, "ui", "--port", str(port)], env=variables, cwd=tmp_path) as server:
+        try:
+            wait_for(lambda: answers(page), 180)
+            arguments = [Path(f"/proc/{process}/cmdline").read_bytes() for process in processes(home)]
+        finally:
+            server.terminate()
+    assert any(b"mlflow" in text for text in arguments)
+    assert not any(postgres.password.encode() in text for text in arguments)
+
+
+def answers(address: str) -> bool:
+    """Whether a server is there and finds its store."""
+    try:
+        return requests.post(address, json={"max_results": 1}, timeout=30).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+def elect(key: str, together: "Barrier", found: "multiprocessing.Queue[str]") -> None:
     """A step that starts at the same time as others."""
     tracking.client()
-    time.sleep(max(0.0, start - time.time()))
+    together.wait(120)
     found.put(tracking.pipeline_run(key, Settings(model="racers", task="tests.toy")).info.run_id)
 
 
@@ -169,8 +196,8 @@ def test_steps_that_start_together_agree_on_one_run(server: "Mlflow") -> None:
     """Five processes that see neither a run nor an experiment make one of each."""
     context = multiprocessing.get_context("spawn")
     found: multiprocessing.Queue[str] = context.Queue()
-    start = time.time() + 15
-    steps = [context.Process(target=elect, args=("key", start, found)) for _ in range(5)]
+    together = context.Barrier(5)
+    steps = [context.Process(target=elect, args=("key", together, found)) for _ in range(5)]
     for step in steps:
         step.start()
     ids = {found.get(timeout=120) for _ in steps}
@@ -183,7 +210,8 @@ def test_steps_that_start_together_agree_on_one_run(server: "Mlflow") -> None:
 @slow
 def test_a_candidate_whose_step_was_killed_is_passed_over(server: "Mlflow", monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that a killed step left half made is neither waited for without end nor taken."""
-    monkeypatch.setattr(tracking, "ELECTION_SECONDS", 3.0)
+    monkeypatch.setattr(tracking, "ELECTION_SECONDS", 1.0)
+    monkeypatch.setattr(tracking, "SETTLE_SECONDS", 0.1)  # nobody else takes part
     dead = [tracking._create("dead", "key", "killed", tracking.CANDIDATE, None) for _ in range(6)]
     found = tracking.pipeline_run("key", Settings(model="killed", task="tests.toy"))
     assert found.info.run_id not in dead

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from components.core import runs
 from components.core.settings import Settings
 from pipelines import kubeflow as client_side
 from pipelines import submit
@@ -37,7 +38,7 @@ def submitted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_run_is_submitted(submitted: Any, server: Kubeflow) -> None:
-    """The DAG is uploaded as a version that bears its digest, and run with the source, the settings and a key."""
+    """The DAG is uploaded as a version that bears its digest, and run with the source and the settings."""
     answer = submitted(
         "--trials", "8", "--model", "stamps", "--env", "MLFLOW_TRACKING_URI=http://mlflow:5000", "--json"
     )
@@ -47,7 +48,7 @@ def test_a_run_is_submitted(submitted: Any, server: Kubeflow) -> None:
     assert (said["status"], said["kubeflow_run_id"], said["run_key"]) == (
         "submitted",
         run.run_id,
-        run.runtime_config.parameters["run_key"],
+        run.run_id,
     )
     assert said["kubeflow"] == f"{server.host}/#/runs/details/{run.run_id}"
     assert run.runtime_config.parameters["source"] == "s3://bucket/stamps"
@@ -57,6 +58,27 @@ def test_a_run_is_submitted(submitted: Any, server: Kubeflow) -> None:
     assert run.pipeline_version_reference.pipeline_version_id == version.pipeline_version_id
     assert version.description.removeprefix("sha256 ").startswith(version.display_name.removeprefix("thawline-"))
     assert [e.display_name for e in server.experiments.values()] == ["stamps"]
+
+
+def test_a_clone_is_a_run_of_its_own(submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No parameter names the run, so a clone made of them on Kubeflow's page has a key of its own, its pods'."""
+    assert submitted().status == 0
+    [run] = server.runs.values()
+    client = client_side.connect(server.host, "")
+    reference = run.pipeline_version_reference
+    clone = client.run_pipeline(
+        experiment_id=run.experiment_id,
+        job_name=f"Clone of {run.display_name}",
+        params=run.runtime_config.parameters,
+        pipeline_id=reference.pipeline_id,
+        version_id=reference.pipeline_version_id,
+    )
+    keys = []
+    for identity in (run.run_id, clone.run_id):
+        monkeypatch.setenv("THAWLINE_RUN_KEY", identity)  # the pod's label
+        keys.append(runs.own_key(server.runs[identity].runtime_config.parameters["run_key"]))
+    assert keys == [run.run_id, clone.run_id]
+    assert len(set(keys)) == 2
 
 
 def test_a_version_is_uploaded_once(submitted: Any, server: Kubeflow) -> None:
@@ -128,7 +150,7 @@ def test_the_result_is_read_from_mlflow(
     """Where MLflow is known here, the result is the run's own, with version, metrics and the page in MLflow."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{whole.home / 'mlflow.db'}")
     [key] = [path.parent.name for path in (whole.home / "runs").glob("*/result.json")]
-    monkeypatch.setattr("components.core.runs.new_run_key", lambda: key)
+    monkeypatch.setattr(kubeflow, "new_id", lambda: key)  # the run's, which is its key
     _script_the_next_run(server, (("SUCCEEDED", []),), monkeypatch)
     answer = submitted("--wait", "--model", "toy", "--json")
     said = json.loads(answer.out)

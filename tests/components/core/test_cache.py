@@ -196,6 +196,28 @@ def test_what_somebody_works_in_is_not_swept(tmp_path: Path) -> None:
     assert export.exists()
 
 
+def test_what_somebody_begins_to_write_just_now_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes a lock between our look at it and our removal keeps what it protects."""
+    export = tmp_path / cache.ENGINES / f"{GONE}.part"
+    export.mkdir(parents=True)
+    lock, real = FileLock(export.with_suffix(".lock")), Path.glob
+
+    def late(self: Path, pattern: str) -> list[Path]:
+        found = list(real(self, pattern))
+        if pattern == "*.part":
+            lock.acquire()
+        return found
+
+    monkeypatch.setattr(Path, "glob", late)
+    assert cache.sweep(tmp_path) == 0
+    assert export.exists()
+    lock.release()
+    monkeypatch.undo()
+    assert cache.sweep(tmp_path) == 1
+    assert not export.exists()
+    assert not export.with_suffix(".lock").exists()
+
+
 def test_a_measurement_is_no_entry(tmp_path: Path) -> None:
     """What the plan writes to measure the disk is neither listed nor removed under it."""
     write(tmp_path, "measurement.abc", 100)

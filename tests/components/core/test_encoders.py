@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.core import encoders
+from components.core import hub
 from components.core.encoders import build_encoder, pooled, rebuild_stages
 from components.core.errors import InputError
 from tests.text_models import FAMILIES, SIZE, save_model
@@ -82,7 +82,7 @@ def test_the_packaged_encoder_is_a_real_one() -> None:
     """The packaged MiniLM finds two sentences on cats closer than one on taxes."""
     from components.core.texts import encode
 
-    encoder = build_encoder(encoders.DEFAULT, "default", "auto")
+    encoder = build_encoder(hub.DEFAULT, "default", "auto")
     preprocessing = {"tokenizer": encoder.tokenizer, "max_length": 16, "pad": encoder.pad}
     rows = encode(
         [b"The cat sleeps on the sofa.", b"A kitten naps on the couch.", b"Tax law changes again."], preprocessing
@@ -139,7 +139,7 @@ def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:
     ("backbone", "weights", "sentence"),
     [
         ("hf/no-such/encoder", "default", "hf/no-such/encoder could not be loaded"),
-        ("timm/tf_efficientnet_lite0", "default", "no text encoder"),
+        ("timm/tf_efficientnet_lite0", "default", "no network of the Hugging Face hub"),
     ],
 )
 def test_what_can_not_be_had_is_an_input_error(backbone: str, weights: str, sentence: str) -> None:

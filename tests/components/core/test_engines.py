@@ -262,6 +262,35 @@ class TestChoice:
         assert "export kept" in reason
         assert written == ["torchscript"]
 
+    def test_room(self, tmp_path: Path, written: list[str]) -> None:
+        """An export is made only where there is room for its size, which is asked for before; a kept one needs none."""
+        asked: list[float] = []
+
+        def full(needed: float) -> bool:
+            asked.append(needed)
+            return False
+
+        engine, reason = choose(plain(), [1], POINTS, LONG, tmp_path, room=full)
+        assert engine.name == "eager"
+        assert "torchscript: there is no room for an export of 0 MB" in reason
+        assert not written
+        choose(plain(), [1], POINTS, LONG, tmp_path)
+        [path] = tmp_path.glob("*/model.onnx")
+        assert path.stat().st_size <= asked[0]
+        asked.clear()
+        _, reason = choose(plain(), [1], POINTS, LONG, tmp_path, room=full)
+        assert "export kept" in reason
+        assert "torchscript" in written
+        assert asked == []
+
+    def test_size(self, tmp_path: Path) -> None:
+        """The size that is asked for is about that of the export, and not less."""
+        stages = [stage for _, stage in build_backbone("torchvision/mobilenet_v3_small", "none", 64).stages]
+        prefix = exports.Prefix(Network(stages, nn.Identity(), {}), [len(stages)], 0, images(64))
+        exports.exported(prefix, "torchscript", tmp_path / "export")
+        size = (tmp_path / "export" / "model.onnx").stat().st_size
+        assert size <= exports.export_bytes(prefix) <= 1.2 * size
+
     def test_measured_costs(self, tmp_path: Path) -> None:
         """What exports cost is estimated from those made on this machine."""
         choose(plain(), [1], POINTS, LONG, tmp_path)

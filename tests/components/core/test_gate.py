@@ -235,9 +235,75 @@ def test_few_rows_without_a_loss_show_no_non_inferiority() -> None:
     assert not judged(some, **rules).accepted
 
 
-def test_only_the_exact_test_tells_what_lead_it_takes() -> None:
-    """The lead that McNemar's test takes is none that another rule or metric would have taken."""
-    assert judged(contest(3, 3)).evidence["smallest_told"] == pytest.approx(6 / 116)
-    assert judged(contest(3, 3), gate="non-inferiority").evidence["smallest_told"] is None
+def test_every_test_tells_what_lead_it_takes() -> None:
+    """The exact tests by counting, and resampling approximately; None where no lead would have been enough."""
+    exact = judged(contest(3, 3)).evidence
+    assert exact["smallest_told"] == pytest.approx(6 / 116)
+    assert exact["smallest_told_approximate"] is False
+    non_inferior = judged(contest(3, 3), gate="non-inferiority").evidence
+    assert non_inferior["smallest_told"] < exact["smallest_told"]
+    assert non_inferior["smallest_told_approximate"] is False
     champion = np.linspace(0.1, 0.9, 116)
-    assert judged(contest(3, 3, figures=figures(champion, champion[::-1]))).evidence["smallest_told"] is None
+    other = contest(3, 3, figures=figures(champion, champion[::-1]))
+    about = judged(other).evidence
+    assert about["smallest_told"] > 0
+    assert about["smallest_told_approximate"] is True
+    assert judged(other, gate="non-inferiority").evidence["smallest_told"] == pytest.approx(
+        about["smallest_told"] - 0.03
+    )
+    assert judged(contest(3, 0)).evidence["smallest_told"] is None
+
+
+def graded(gain: float, noise: float = 0.3, rows: int = 100, seed: int = 0, **changes: Any) -> Contest:
+    """Rows with an error each, of which less is better; the challenger's are less by `gain` on average."""
+    generator = np.random.default_rng(seed)
+    champion = generator.gamma(2.0, size=rows)
+    challenger = champion - gain + noise * generator.normal(size=rows)
+    ones = np.ones(rows)
+    sides = [np.stack([side, ones], axis=1) for side in (champion, challenger)]
+    figures = Figures("error", -1, *sides, lambda sums: sums[:, 0] / sums[:, 1])
+    some = contest(0, 0, right=rows, wrong=0, figures=figures, right_or_wrong=False, **changes)
+    return replace(some, champion=-champion, challenger=-challenger)
+
+
+def test_errors_are_compared_by_permutation() -> None:
+    """A challenger with a lower error wins, one with the same error does not; neither scores 0 or 1."""
+    better, same = judged(graded(0.2)), judged(graded(0.0))
+    assert better.accepted
+    assert "swap permutation test" in better.sentence
+    assert better.evidence["gain"] == pytest.approx(0.2, abs=0.1)
+    assert not same.accepted
+
+
+def test_an_equal_model_is_seldom_promoted() -> None:
+    """Of 200 challengers that differ from the champion by noise only, about one in twenty wins, as alpha says."""
+    wins = sum(judged(graded(0.0, rows=40, seed=seed)).accepted for seed in range(200))
+    assert wins <= 18  # 5 % of 200, and three standard errors
+
+
+def test_a_fall_of_a_slice_holds_a_better_model_back() -> None:
+    """Scores that are no shares fall by their mean, which the paired t-test judges."""
+    some = graded(0.3)
+    bad = np.arange(100) < 15
+    names = ["night" if b else "day" for b in bad]
+    fallen = replace(some, challenger=some.challenger - 0.8 * bad, slices={"light": names})
+    assert failed(judged(fallen)) == ["slices"]
+    assert "falls by more than 0.05 in light night" in judged(fallen).sentence
+    assert judged(replace(fallen, challenger=some.challenger)).accepted
+
+
+def test_errors_within_the_margin_are_not_inferior() -> None:
+    """With non-inferiority a slightly larger error passes if the margin allows it, and else does not."""
+    rules = {"gate": "non-inferiority"}
+    assert judged(graded(0.0), **rules, gate_margin=0.2).accepted
+    worse = judged(graded(-0.3), **rules, gate_margin=0.2)
+    assert not worse.accepted
+    assert "bootstrap and paired t-test" in worse.sentence
+
+
+def test_a_first_version_may_need_a_lower_figure() -> None:
+    """Where lower is better it is the upper bound that has to lie below the trivial model's figure."""
+    assert first_version("error", 0.3, 0.4, 0.5, 50, sign=-1).accepted
+    refused = first_version("error", 0.3, 0.6, 0.5, 50, sign=-1)
+    assert not refused.accepted
+    assert "the upper bound of its error is not below the trivial model (0.600 against 0.500" in refused.sentence

@@ -389,9 +389,11 @@ def test_a_champion_older_than_the_ledger_is_found(toy: PlainRun) -> None:
 
 
 def prepare(move: str) -> None:
-    """The state before a move: version 2 waits for approval, or was promoted before 3, or 3 was moved to by hand."""
+    """The state before a move: version 2 or 3 waits for approval, or 2 was promoted before 3, or 3 moved to by hand."""
     if move == "promote":
         assert ledger.propose("toy", "2", "1")
+    elif move == "replace":
+        waits("3", "1")
     elif move == "rollback":
         promote("2")
         promote("3")
@@ -406,7 +408,8 @@ def kill(move: str, write: int) -> None:
 
 
 # promote: entry, champion, previous, the tag and the alias of what waited, the end of the entry
-WRITES = {"promote": 6, "rollback": 4, "settle": 3, "refused": 3}
+# replace: before that tag the word that it is withdrawn
+WRITES = {"promote": 6, "replace": 7, "rollback": 4, "settle": 3, "refused": 3}
 QUICK = ("promote", "settle")
 POINTS = [
     pytest.param(move, write, marks=[] if move in QUICK else [pytest.mark.slow])
@@ -426,7 +429,7 @@ def test_a_kill_at_any_write_is_repaired_by_the_next_call(toy: PlainRun, move: s
     assert is_settled()
     after = ledger.read("toy")
     assert len(after) == entries + (0 if write == 1 and move != "settle" else 1)  # the first write opens the entry
-    if move in ("promote", "rollback"):
+    if move in ("promote", "replace", "rollback"):
         assert moved == (write > 2)
         assert registry.current("toy", "champion") == (before if not moved else "2")
         if write > 1:
@@ -435,6 +438,9 @@ def test_a_kill_at_any_write_is_repaired_by_the_next_call(toy: PlainRun, move: s
     if move == "promote":
         assert (registry.current("toy", "pending") == "") == moved
         assert (ledger.PENDING_TAG in tracking.client().get_model_version("toy", "2").tags) == (not moved)
+    if move == "replace":
+        assert (registry.current("toy", "pending") == "") == moved
+        assert [entry.withdrawn for entry in after[1:]] == ([] if write == 1 else ["3" if moved else ""])
     if move == "refused":
         assert registry.current("toy", "champion") == "1"
     assert ledger.settle("toy") == []
@@ -697,14 +703,76 @@ def test_a_later_one_takes_its_place(toy: PlainRun) -> None:
     assert ledger.PENDING_TAG not in tracking.client().get_model_version("toy", "2").tags
 
 
+def waits(version: str, against: str) -> None:
+    """Let a version wait that was accepted against this champion."""
+    tracking.client().set_model_version_tag("toy", version, "thawline.compared_with", against)
+    assert ledger.propose("toy", version, against)
+
+
 def test_what_is_promoted_waits_no_longer(toy: PlainRun) -> None:
-    """Promoting the pending version takes alias and tag away; promoting another one leaves them."""
-    ledger.propose("toy", "2", "1")
-    promote("3")
-    assert registry.current("toy", "pending") == "2"
-    promote("2")
+    """Promoting the pending version takes alias and tag away; nothing is withdrawn."""
+    waits("2", "1")
+    assert promote("2").withdrawn == ""
     assert "pending" not in registry.aliases("toy")
     assert ledger.PENDING_TAG not in tracking.client().get_model_version("toy", "2").tags
+
+
+BY_HAND: dict[str, Callable[[], ledger.Entry]] = {
+    "promote": lambda: promote("3"),
+    "rollback": lambda: ledger.rollback("toy", "1"),
+    "found": lambda: (
+        tracking.client().set_registered_model_alias("toy", "champion", "3"),
+        ledger.settle("toy")[-1],
+    )[-1],
+    "removed": lambda: (
+        tracking.client().delete_registered_model_alias("toy", "champion"),
+        ledger.settle("toy")[-1],
+    )[-1],
+}
+
+
+@pytest.mark.parametrize("way", BY_HAND)
+def test_what_waits_is_withdrawn_when_another_version_becomes_champion(toy: PlainRun, way: str) -> None:
+    """Its evidence is against the champion before; the entry of the move says so, and it can be approved no more."""
+    if way == "rollback":
+        promote("2")
+    waits("3" if way == "rollback" else "2", before := registry.current("toy", "champion"))
+    waiting = registry.current("toy", "pending")
+    entry = BY_HAND[way]()
+    assert (entry.done, entry.origin, entry.withdrawn) == (True, before, waiting)
+    assert ledger.read("toy")[-1] == entry
+    assert ledger.history("toy")[0]["withdrawn"] == waiting or way == "removed"
+    assert "pending" not in registry.aliases("toy")
+    assert ledger.PENDING_TAG not in tracking.client().get_model_version("toy", waiting).tags
+    with pytest.raises(InputError, match="is champion now"):
+        ledger.evidence_for("toy", waiting)
+
+
+def test_what_was_judged_against_the_new_champion_goes_on_waiting(toy: PlainRun) -> None:
+    """A rollback to the version that it was compared with makes its evidence good; so it does where nobody knows."""
+    promote("2")
+    registry.move_alias("toy", "pending", "3")
+    tracking.client().set_model_version_tag("toy", "3", "thawline.compared_with", "1")
+    assert ledger.rollback("toy").withdrawn == ""
+    assert registry.current("toy", "pending") == "3"
+    tracking.client().delete_model_version_tag("toy", "3", "thawline.compared_with")
+    assert promote("2").withdrawn == ""
+    assert registry.current("toy", "pending") == "3"
+
+
+def test_nothing_waits_if_another_machine_promotes_meanwhile(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that shares no lock may move the champion between our look and our write: we look again."""
+    client = type(tracking.client())
+    real = client.set_model_version_tag
+
+    def late(self: object, *arguments: str) -> None:
+        real(self, *arguments)
+        monkeypatch.setattr(client, "set_model_version_tag", real)
+        tracking.client().set_registered_model_alias("toy", "champion", "3")
+
+    monkeypatch.setattr(client, "set_model_version_tag", late)
+    assert not ledger.propose("toy", "2", "1")
+    assert "pending" not in registry.aliases("toy")
 
 
 def test_nothing_waits_with_old_evidence(toy: PlainRun) -> None:

@@ -19,7 +19,9 @@ from components.core.paired import (
     paired_counts,
     score_test,
     smallest_told,
+    smallest_told_about,
     swap_test,
+    t_test,
     units_of,
 )
 from components.core.statistics import interval
@@ -170,3 +172,64 @@ def test_the_smallest_difference_that_could_have_been_told() -> None:
     """With 10 units that differ, 9 to 1 is the least lead at 0.05; with 3 none is enough."""
     assert smallest_told(Counts(6, 4, 100), 0.05) == pytest.approx(0.08)
     assert smallest_told(Counts(3, 0, 100), 0.05) == math.inf
+
+
+@pytest.mark.parametrize(("counts", "margin"), [(Counts(6, 4, 100), 0.03), (Counts(2, 20, 400), 0.02)])
+def test_the_smallest_difference_of_non_inferiority(counts: Counts, margin: float) -> None:
+    """It is the least with as many units that differ at which the score test rejects; one unit less does not."""
+    told = smallest_told(counts, 0.01, margin)
+    differ = counts.wins + counts.losses
+    wins = round((told * counts.units + differ) / 2)
+    assert score_test(Counts(wins, differ - wins, counts.units), -margin) <= 0.01
+    assert score_test(Counts(wins - 1, differ - wins + 1, counts.units), -margin) > 0.01
+
+
+def test_non_inferiority_may_be_told_of_a_challenger_that_lost() -> None:
+    """With many units the least difference is below 0; where none differs there is none, for a tie promotes nobody."""
+    assert -0.05 < smallest_told(Counts(20, 20, 4000), 0.05, 0.05) < 0
+    assert smallest_told(Counts(0, 0, 4000), 0.05, 0.05) == math.inf
+
+
+@pytest.mark.parametrize("level", [0.05, 0.05 / 26])
+def test_a_gain_of_the_smallest_told_by_resampling_is_about_at_the_level(level: float) -> None:
+    """A challenger that leads by just that has about the level as p-value of the swap test; by 0.6 of it, far more."""
+    generator = np.random.default_rng(4)
+    champion, noise = generator.normal(0, 1, 500), generator.normal(0, 0.5, 500)
+    units, noise = np.arange(500), noise - noise.mean()
+    differences = bootstrap_differences(with_ones(champion), with_ones(champion + noise), mean, units)
+    least = smallest_told_about(differences, 500, level)
+
+    def p(gain: float) -> float:
+        return swap_test(with_ones(champion), with_ones(champion + noise + gain), mean, units, 40_000)
+
+    assert 0.6 * level < p(least) < 1.7 * level
+    assert p(0.6 * least) > 2 * level
+    assert smallest_told_about(differences, 500, level, margin=0.1) == pytest.approx(least - 0.1)
+
+
+def test_resampling_says_where_it_could_tell_nothing() -> None:
+    """Four units have 16 swaps, too few for 0.05; and without any difference there is no standard error."""
+    assert smallest_told_about(np.array([-1.0, 1.0]), 4, 0.05) == math.inf
+    assert smallest_told_about(np.array([-1.0, 1.0]), 5, 0.05) < math.inf
+    assert smallest_told_about(np.zeros(9), 40, 0.05) == math.inf
+
+
+def test_the_t_test_is_that_of_scipy() -> None:
+    """Without groups it is the paired one-sided t-test; groups are units whose rows go together."""
+    generator = np.random.default_rng(0)
+    champion, challenger = generator.normal(size=50), generator.normal(0.2, size=50)
+    expected = stats.ttest_rel(challenger, champion + 0.1, alternative="greater").pvalue
+    assert t_test(champion, challenger, [], 0.1) == pytest.approx(expected)
+    groups = [str(number // 2) for number in range(50)]
+    sums = (challenger - champion).reshape(25, 2).sum(1)
+    assert t_test(champion, challenger, groups, 0.1) == pytest.approx(
+        stats.ttest_1samp(sums / 2, 0.1, alternative="greater").pvalue
+    )
+
+
+def test_the_t_test_says_nothing_of_one_unit() -> None:
+    one = np.array([1.0])
+    assert t_test(one, one + 5, [], 0.0) == 1.0
+    equal = np.zeros(3)
+    assert t_test(equal, equal, [], 0.0) == 1.0
+    assert t_test(equal, equal, [], -0.1) == 0.0  # within any margin

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from components.core.lineage import Lineage
-from components.core.phases import build_network, open_data, train_phase
+from components.core.phases import build_network, open_data, rows_at, rows_of_splits, train_phase
 from components.core.settings import Hyperparameters, Settings
 from tests.conftest import TOY
 
@@ -38,6 +38,21 @@ def test_one_pass_serves_both_phases(home: Path, toy_dataset: Path) -> None:
         progress = lambda _done, _total, text: computed.append(text)  # noqa: E731 - what is computed
         train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: None, progress=progress)
         assert bool(computed) == (thaw == 0)
+
+
+def test_splits_share_a_plan_and_keep_their_own_rows(home: Path, toy_dataset: Path) -> None:
+    """Two splits are decided on in one sentence, and each has the rows that it has alone, by slice and by position."""
+    data, said = open_data(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"})), list[str]()
+    network = build_network(data, CHOSEN)
+    found = rows_of_splits(network, data, {2: 1.0}, {"validation": 0, "train": 0}, said.append)
+    assert len(said) == 1
+    assert f"{sum(len(data.rows[split]) for split in found):,} examples" in said[0]
+    for split, lines in found.items():
+        alone = rows_at(network, data, {2: 1.0}, split)[2]
+        assert len(lines[2]) == len(alone) == len(data.rows[split])
+        assert torch.equal(lines[2][3:9], alone[3:9])
+        assert torch.equal(lines[2][:], alone[:])
+        assert torch.equal(lines[2][torch.tensor([5, 0, 7])], alone[torch.tensor([5, 0, 7])])
 
 
 def test_only_what_is_thawed_changes(home: Path, toy_dataset: Path) -> None:

@@ -202,6 +202,61 @@ def test_the_error_of_float16_is_told(home: Path) -> None:
     assert 0 < error < 5e-4
 
 
+def test_the_error_of_float16_is_told_of_a_single_example(home: Path) -> None:
+    """A pass that is too short to be measured rounds as well."""
+    said: list[str] = []
+    policy = Policy("keep", "float16", 1e9)
+    rows_at(network(), {3: 5.0}, Wanted(KEYS[:1], encode), policy, said.append, lambda *_: None)
+    [sentence] = said
+    assert "1 new of 1 examples, rounded to float16 with an error of 4.9e-04 of the largest at most" in sentence
+
+
+def of_two_widths(positions: Sequence[int]) -> Tensor:
+    """Inputs that are padded to the widest of their batch, as texts or sounds of any length would be."""
+    return nn.functional.pad(encode(positions), (0, 2 if max(positions) >= activations.BATCH else 0))
+
+
+def widths(count: int, mode: str) -> tuple[object, list[str]]:
+    said: list[str] = []
+    policy, wanted = Policy(mode, "float32", 1e9), Wanted(KEYS[:count], of_two_widths)
+    rows = rows_at(network(), {1: 1e6}, wanted, policy, said.append, lambda *_: None)
+    return rows[1], said
+
+
+@pytest.mark.parametrize("first", [COUNT, 40])
+def test_examples_of_different_form_are_never_kept_as_one(
+    first: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a pass, or in two of them: they are computed each time, with one sentence that says why."""
+    monkeypatch.setattr(plan, "_transfer", lambda _rows: 0.0)
+    if first < COUNT:
+        assert isinstance(widths(first, "auto")[0], Rows)
+    rows, said = widths(COUNT, "auto")
+    assert isinstance(rows, Recomputed)
+    assert said[-1].startswith(
+        "Activations recomputed: those of some examples have the shapes [[8, 8, 8]], of others [[8, 8, 10]]."
+    )
+    assert rows[0:40].shape == (40, 8, 8, 8)
+    assert rows[50:90].shape == (40, 8, 8, 10)
+    with pytest.raises(InputError, match="can't be kept: those of some examples") as raised:
+        widths(COUNT, "keep")
+    assert "one shape" in raised.value.mend
+
+
+def test_an_export_has_to_fit_into_the_budget(home: Path) -> None:
+    """What was used longest ago makes place for it, what is in use does not, and nothing goes if that is too little."""
+    asked({1: 5.0}, "keep")
+    [space] = [entry.folder.parent for entry in cache.entries(activations.store())]
+    size = sum(entry.bytes for entry in cache.entries(activations.store()))
+    policy = Policy("auto", "float32", size + 1000.0)
+    assert plan._room(policy, [space])(1000)
+    assert not plan._room(policy, [space])(1001)
+    assert not plan._room(policy, [])(size + 1001)
+    assert cache.entries(activations.store())
+    assert plan._room(policy, [])(1001)
+    assert cache.entries(activations.store()) == []
+
+
 def test_a_damaged_store_is_mended(home: Path) -> None:
     """Bytes that changed on the disk are computed again and never trained on."""
     asked({1: 5.0}, "keep")

@@ -95,6 +95,7 @@ EVIDENCE: dict[str, Any] = {
     "spent": 0.05,
     "opened": "the first look",
     "smallest_told": 0.17,
+    "smallest_told_approximate": False,
     "passed_over": 2,
     "recent": PART,
     "older": PART,
@@ -203,6 +204,19 @@ def test_the_report_states_the_evidence(html: str) -> None:
     assert "32025-11-0110:00now470.660" in cells
     assert "food/apple_07.png" in text
     assert "not set" in text
+
+
+@pytest.mark.parametrize(
+    ("known", "sentence"),
+    [
+        ({}, "A difference of 0.170 would have been enough."),
+        ({"smallest_told_approximate": True}, "A gain of about 0.170 would have been enough (approximate:"),
+        ({"smallest_told": None}, "With so few rows that differ, no lead would have been enough."),
+    ],
+)
+def test_the_report_tells_what_lead_would_have_been_enough(known: dict[str, Any], sentence: str) -> None:
+    """By counting, about, or none at all; as the evidence says."""
+    assert sentence in Outline(render(dataclasses.replace(sample(), champion=EVIDENCE | known))).text
 
 
 def test_intervals_are_drawn_where_they_lie(html: str) -> None:

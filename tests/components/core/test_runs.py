@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from components.core import runs
 from components.core.errors import InputError
 
@@ -30,6 +32,58 @@ def test_errors_are_kept_by_step(home: Path) -> None:
     """What a step wrote as an expected error is read back with its kind."""
     runs.write_error("k", "prepare_data", InputError("It is empty.", "Fill it."))
     assert runs.read_errors("k") == {"prepare_data": {"kind": "input", "sentence": "It is empty.", "mend": "Fill it."}}
+
+
+def test_a_step_that_ended_well_has_no_error(home: Path) -> None:
+    """The error of an attempt is dropped when another one ends well; that of another step stays."""
+    for step in ("search", "evaluate"):
+        runs.write_error("k", step, InputError("It is empty.", "Fill it."))
+    runs.forget_error("k", "search")
+    runs.forget_error("k", "register")
+    assert set(runs.read_errors("k")) == {"evaluate"}
+
+
+def test_reading_makes_no_folder(home: Path) -> None:
+    """Asking for the errors of a run that was elsewhere leaves nothing here."""
+    assert runs.read_errors("elsewhere") == {}
+    assert not (home / "runs").exists()
+
+
+def test_a_home_that_can_not_be_written_to_is_one_sentence(home: Path) -> None:
+    """A step that may not write to its home names the folder, the user that it runs as, and the mend."""
+    runs.emit("known", "search", "started")
+    for path in (home / "runs/known/events.jsonl", home / "runs"):
+        path.chmod(0o444 if path.is_file() else 0o555)
+    user, other = os.geteuid(), os.geteuid() or 65534  # root may write anywhere
+    os.seteuid(other)
+    try:
+        for key in ("new", "known"):
+            with pytest.raises(
+                InputError, match=f"^{home}/runs/{key}.* can't be written to: Permission denied"
+            ) as error:
+                runs.start("search", key)
+            assert f"Give {home} to this process's user, {other}, or choose another" in error.value.mend
+    finally:
+        os.seteuid(user)
+        (home / "runs").chmod(0o755)
+
+
+def test_old_runs_of_a_cluster_are_deleted(home: Path) -> None:
+    """Folders of pods go after a month without a word; studies and activations, a machine's runs, and new ones stay."""
+    month_ago = time.time() - runs.KEPT_SECONDS - 3600
+    for key in ("old", "of a machine", "written to lately"):
+        runs.emit(key, "search", "started")
+        runs.write_error(key, "search", InputError("It is empty.", "Fill it."))
+    (home / "runs/of a machine/lease.json").write_text("{}")
+    for name in ("studies/study.log", "activations/part", "artifacts/model"):
+        (home / name).parent.mkdir()
+        (home / name).write_text("kept")
+    for path in (home, *home.rglob("*")):
+        os.utime(path, (month_ago, month_ago))
+    runs.emit("written to lately", "search", "progress")
+    kept = {path for path in home.rglob("*") if not path.is_relative_to(home / "runs/old")}
+    runs.delete_old()
+    assert set(home.rglob("*")) == kept
 
 
 def test_a_run_whose_process_is_gone_is_abandoned(home: Path) -> None:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from components.core import cache, segments
 from components.core.network import Pytree
-from components.core.segments import Rows, Writer, find, open_rows
+from components.core.segments import FormError, Rows, Writer, find, open_rows
 from components.core.segments import segments as open_segments
 
 COUNT = 40
@@ -236,3 +236,22 @@ def test_facts_hold_no_code(tmp_path: Path) -> None:
     facts = json.loads((folder / "segment.json").read_text())
     assert facts["engine"] == "eager"
     assert [leaf["dtype"] for leaf in facts["leaves"]] == ["float32", "int64", "float64"]
+
+
+def test_a_writer_takes_rows_of_one_form_only(tmp_path: Path) -> None:
+    """Rows of another shape would be written to be never read: they are refused, and what is there stays."""
+    writer = Writer(tmp_path, "eager")
+    writer.append(KEYS[:4], torch.ones(4, 3))
+    with pytest.raises(FormError, match=r"shapes \[\[3\]\], of others \[\[5\]\]"):
+        writer.append(KEYS[4:8], torch.ones(4, 5))
+    writer.append(KEYS[8:10], torch.ones(2, 3))
+    assert len(read(tmp_path, [*KEYS[:4], *KEYS[8:10]])) == 6
+
+
+def test_rows_of_different_forms_are_no_rows(tmp_path: Path) -> None:
+    """What two processes wrote in two shapes is refused in one sentence, not at some batch of the training."""
+    Writer(tmp_path, "eager").append(KEYS[:4], torch.ones(4, 3))
+    Writer(tmp_path, "eager").append(KEYS[4:8], torch.ones(4, 5))
+    assert len(read(tmp_path, KEYS[4:8])) == 4
+    with pytest.raises(FormError):
+        read(tmp_path, KEYS[:8])

@@ -1,5 +1,6 @@
 """S3, against a real server: pages, parts, and one sentence for what goes wrong."""
 
+import gc
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,34 @@ def test_an_object_above_the_limit_is_not_read(s3: str, monkeypatch: pytest.Monk
     monkeypatch.setattr("components.core.sources.MAX_BYTES", 4)
     with pytest.raises(RejectedRecord, match=r"^larger than"):
         read(f"{s3}/large")
+
+
+@needs_server
+def test_what_is_larger_than_its_limit_is_not_downloaded(s3: str, tmp_path: Path) -> None:
+    """The server says how large it is; nothing is left of it."""
+    uri = put(f"{s3}/large", bytes(1000))
+    storage.download(uri, tmp_path / "whole", 1000)
+    assert (tmp_path / "whole").stat().st_size == 1000
+    with pytest.raises(ValueError, match="larger than 999 bytes"):
+        storage.download(uri, tmp_path / "cut", 999)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+@needs_server
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # boto3 leaves the cut body to the collector
+@pytest.mark.parametrize("size", [1_000, 20_000_000])
+def test_a_download_never_grows_beyond_its_limit(
+    size: int, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that answers more than it said, in one piece or in parts that several threads fetch, fills no disk."""
+    uri = put(f"{s3}/large", bytes(size))
+    monkeypatch.setattr(storage, "look_up", lambda _uri: (1, ""))
+    with pytest.raises(ValueError, match=f"grown beyond {size - 1} bytes"):
+        storage.download(uri, tmp_path / "cut", size - 1)
+    assert list(tmp_path.iterdir()) == []
+    gc.collect()
 
 
 @needs_server

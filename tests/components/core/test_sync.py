@@ -194,6 +194,91 @@ def test_rows_that_were_added_to_a_segment_are_sent(prefix: str, homes: tuple[Ho
 
 
 @needs_server
+def test_a_segment_that_has_grown_is_fetched_again(prefix: str, homes: tuple[Home, Home]) -> None:
+    """The longer form takes the place of the one that is here, and whoever reads that goes on."""
+    one, two = homes
+    one.rows(lines=[2])
+    [uri] = objects(prefix, "index")
+    whole = storage.read_bytes(uri)
+    put(uri, whole[: 10 * cache.RECORD])
+    before = two.rows(10, lines=[2])
+    put(uri, whole)
+    assert right(two.rows(lines=[2]))
+    assert two.computed == []
+    assert right(before, 10)
+    assert len(list(two.store.glob("*/*/segment.json"))) == 1
+    assert two.hidden() == []
+
+
+@needs_server
+@pytest.mark.parametrize("damage", ["another beginning", "damaged rows"])
+def test_only_what_goes_on_from_what_is_here_takes_its_place(
+    damage: str, prefix: str, homes: tuple[Home, Home]
+) -> None:
+    """Another segment under the same name, or one whose old rows are damaged, leaves the sound rows alone."""
+    one, two = homes
+    one.rows(lines=[2])
+    [uri], [data] = objects(prefix, "index"), objects(prefix, "0.bin")
+    whole, size = storage.read_bytes(uri), cache.RECORD
+    put(uri, whole[: 10 * size])
+    two.rows(10, lines=[2])
+    [here] = two.store.glob("*/*/index")
+    if damage == "another beginning":
+        put(uri, whole[size : 2 * size] + whole[:size] + whole[2 * size :])
+    else:
+        put(uri, whole)
+        put(data, bytes(64 * 4) + storage.read_bytes(data)[64 * 4 :])
+    assert right(two.rows(lines=[2]))
+    assert set(two.computed) == set(range(10, COUNT))
+    assert here.read_bytes() == whole[: 10 * size]
+
+
+@needs_server
+def test_an_object_larger_than_it_was_listed_never_fills_the_disk(
+    prefix: str, homes: tuple[Home, Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What grows between the listing and the download is not taken beyond the listed size; its rows are computed."""
+    one, two = homes
+    one.rows(lines=[2])
+    real, limits = storage.download, []
+
+    def grown(uri: str, target: Path, limit: int | None = None) -> None:
+        put(uri, bytes(1 << 20))
+        limits.append(limit)
+        real(uri, target, limit)
+
+    monkeypatch.setattr(storage, "download", grown)
+    assert right(two.rows(lines=[2]))
+    assert limits == [COUNT * 64 * 4]
+    assert set(two.computed) == set(range(COUNT))
+    assert any("was changed meanwhile" in sentence for sentence in two.said)
+    assert two.hidden() == []
+
+
+@needs_server
+def test_a_segment_that_is_evicted_meanwhile_is_not_sent(
+    prefix: str, homes: tuple[Home, Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may remove it between two files: no error, no half segment, and the others are sent."""
+    one, _ = homes
+    real, evicted = storage.upload, []
+
+    def late(source: Path, uri: str) -> None:
+        if not evicted:
+            evicted.append(source.parent)
+            cache.remove(source.parent)
+        real(source, uri)
+
+    monkeypatch.setattr(storage, "upload", late)
+    monkeypatch.setattr(sync, "TRANSFERS", 1)
+    one.rows()
+    assert len(objects(prefix, "segment.json")) == 1
+    assert len(objects(prefix, "index")) == 1
+    assert sync._given_up == set()
+    assert any("1 segment (" in sentence for sentence in one.said)
+
+
+@needs_server
 def test_half_a_record_stays_at_home(prefix: str, homes: tuple[Home, Home], monkeypatch: pytest.MonkeyPatch) -> None:
     """What another process is writing at this moment is sent up to its last whole record."""
     one, _ = homes

@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.core import runs, tracking
 from components.core.errors import InputError
 from components.core.settings import Settings
+from tests.hook import listening, status
 
 WAYS = ("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD")
 
@@ -33,3 +35,40 @@ def test_an_address_with_a_password_is_not_used(home: Path, monkeypatch: pytest.
         pass
     assert "private" not in str(error.value)
     assert "private" not in str(runs.read_errors("k"))
+
+
+FULL = b'{"error_code": "INTERNAL_ERROR", "message": "The store is full\\nTraceback"}'
+
+
+def test_a_server_that_fails_is_not_called_out_of_reach(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers 500 again and again is told as that, with where to look; one that is silent is out of reach."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    with listening(status(500, FULL)) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address := f"http://127.0.0.1:{server.port}")
+        with pytest.raises(InputError) as error, tracking.explained():
+            tracking.client().get_run("a")
+        assert len(server.requests) == 2
+    assert error.value.sentence == f"The MLflow server {address} answers with the error 500."
+    assert "log" in error.value.mend
+    with pytest.raises(InputError, match="can't be reached"), tracking.explained():
+        tracking.client().get_run("a")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (status(500, FULL), "answers with the error 500: The store is full."),
+        (status(502, b"<html>Bad Gateway</html>"), "answers with the error 502."),
+        (status(404, b"Not here."), "answers with the error 404: Not here."),
+    ],
+)
+def test_what_a_server_answers_is_told_before_a_run(
+    answer: Any, told: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked before anything starts, a server that can't do its work, or is none, is told with its own first line."""
+    with listening(answer) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.port}")
+        with pytest.raises(InputError) as error:
+            tracking.check_server()
+    assert error.value.sentence.endswith(told)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from components.core import activations, cache, classification, phases
 from components.core.network import Network
-from components.core.phases import Data, build_network, open_data, rows_at, train_phase
+from components.core.phases import Data, build_network, open_data, rows_at, rows_of_splits, train_phase
 from components.core.settings import Hyperparameters, Settings
 from tests import toy
 from tests.conftest import TOY
@@ -78,15 +78,17 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
             seen.asked.append(picks)
             return self.rows[picks]
 
-    def noted(network: Network, data: Data, lines: Any, split: str, *rest: Any) -> Any:
-        found = rows_at(network, data, lines, split, *rest)
-        return {line: Noted(rows) for line, rows in found.items()} if split == "train" else found
+    def noted(*arguments: Any) -> Any:
+        found = rows_of_splits(*arguments)
+        if "train" in found:
+            found["train"] = {line: Noted(rows) for line, rows in found["train"].items()}
+        return found
 
     own = {"augment": augment, "encode": encode, "mix": mix}
     target = SimpleNamespace(**vars(classification) | {"loss": loss})
     data = replace(data, task=SimpleNamespace(**vars(toy) | own), target=target)
     with monkeypatch.context() as patch:
-        patch.setattr(phases, "rows_at", noted)
+        patch.setattr(phases, "rows_of_splits", noted)
         seen.figures = train_phase(seen.network, data, CHOSEN, thaw=thaw, report=lambda _figures: None)
     return seen
 

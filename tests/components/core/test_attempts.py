@@ -1,0 +1,94 @@
+"""Steps that a cluster starts again, with a real store."""
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+
+from components.core import attempts, runs, tracking
+from components.core.attempts import RepeatedError
+from components.core.errors import ExpectedError, InputError, StepError, UnavailableError
+from components.core.settings import Settings
+from components.finish import finish
+
+SETTINGS = Settings(model="toy", task="tests.toy").to_json()
+EMPTY = InputError("The folder is empty.", "Fill it.")
+
+
+@pytest.fixture
+def pod(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a step on a cluster."""
+    monkeypatch.setenv("THAWLINE_RUN_KEY", "k")
+
+
+def attempt(error: ExpectedError | None, step: str = "prepare_data") -> bool:
+    """Whether another attempt of a step came to its work, which then ends so."""
+    worked = False
+    with contextlib.suppress(ExpectedError), tracking.step(step, "k", SETTINGS):
+        worked = True
+        if error:
+            raise error
+    return worked
+
+
+@pytest.mark.usefixtures("pod")
+def test_an_input_error_is_not_met_twice() -> None:
+    """The next attempt ends before its work, with the first one's sentence; the run is failed for that reason."""
+    assert attempt(EMPTY)
+    with (
+        pytest.raises(RepeatedError, match="^The folder is empty. Fill it. This attempt did not look"),
+        tracking.step("prepare_data", "k", SETTINGS),
+    ):
+        pytest.fail("it must not work")
+    assert not attempt(None)
+    assert [run.info.status for run in tracking.find_runs("toy", "k", "step")] == ["FAILED"] * 3
+    result = finish(SETTINGS, "k", "FAILED")
+    assert (result["status"], result["reason"]) == ("failed", "The folder is empty. Fill it.")
+
+
+@pytest.mark.usefixtures("pod")
+@pytest.mark.parametrize(
+    "error", [StepError("A process was killed.", "Run again."), UnavailableError("S3 is silent.", "Check the network.")]
+)
+def test_what_may_pass_is_tried_again(error: ExpectedError) -> None:
+    """After a failure, or where something did not answer, the next attempt works; then the run has no reason left."""
+    assert attempt(error)
+    assert attempt(None)
+    assert runs.read_errors("k") == {}
+
+
+@pytest.mark.usefixtures("pod")
+def test_other_steps_and_other_runs_work() -> None:
+    """An input error stops the attempts of its own step in its own run only."""
+    assert attempt(EMPTY)
+    assert attempt(None, "search")
+    with tracking.step("prepare_data", "another run", SETTINGS):
+        pass
+
+
+@pytest.mark.usefixtures("pod")
+def test_a_run_that_is_retried_later_looks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ten minutes from the error, however many attempts were refused since, the data are looked at again."""
+    assert attempt(EMPTY)
+    began = time.time()
+    monkeypatch.setattr(time, "time", lambda: began + attempts.LASTS_SECONDS - 10)
+    assert not attempt(None)
+    monkeypatch.setattr(time, "time", lambda: began + attempts.LASTS_SECONDS + 10)
+    assert attempt(None)
+
+
+def test_nothing_is_remembered_on_one_machine(tracked_home: Path) -> None:
+    """Without a cluster nobody starts a step again but a person, and the step works."""
+    assert attempt(EMPTY)
+    assert attempt(None)
+
+
+@pytest.mark.usefixtures("pod")
+def test_an_adopted_run_keeps_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all attempts of a step are one run of Kubeflow's plugin, the second one finds the error in it."""
+    parent = tracking._create("theirs", "", "toy", "", None)
+    child = tracking._create("prepare-data", "", "toy", "", parent)
+    monkeypatch.setenv("MLFLOW_RUN_ID", child)
+    assert attempt(EMPTY)
+    assert not attempt(None)
