@@ -133,10 +133,11 @@ class Layer(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """One layer of the speaker encoder's LSTM, over all frames or over windows of them."""
+    """One layer of the speaker encoder's LSTM over all frames, or over windows; gives all steps or the last."""
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, *, last: bool = False) -> None:
         super().__init__()
+        self.last = last
         self.weight_ih = nn.Parameter(torch.empty(4 * SPEAKER_SIZE, inputs))
         self.weight_hh = nn.Parameter(torch.empty(4 * SPEAKER_SIZE, SPEAKER_SIZE))
         self.bias_ih = nn.Parameter(torch.empty(4 * SPEAKER_SIZE))
@@ -152,7 +153,11 @@ class Recurrent(nn.Module):
         run = torch.ops.thawline.lstm if torch.compiler.is_exporting() else sounds.lstm
         hidden = run(flat, weights)
         hidden = hidden.reshape(*given.shape[:-1], SPEAKER_SIZE)
-        return {"hidden": hidden, "length": batch["length"]}
+        return {"hidden": hidden[..., -1, :] if self.last else hidden, "length": batch["length"]}
+
+    def extra_repr(self) -> str:
+        """Stored activations are addressed by it."""
+        return f"last={self.last}"
 
 
 class Windows(nn.Module):
@@ -165,11 +170,16 @@ class Windows(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`sound` [B, T, bands] to `hidden` [B, windows, WINDOW, SPEAKER_SIZE]; `length` becomes windows."""
         sound = batch["sound"]
-        missing = (WINDOW - sound.shape[1]) if sound.shape[1] < WINDOW else -(sound.shape[1] - WINDOW) % WINDOW_STEP
-        windows = functional.pad(sound, (0, 0, 0, missing)).unfold(1, WINDOW, WINDOW_STEP).transpose(2, 3)
+        count = (
+            1 + max(0, sound.shape[1] - WINDOW + WINDOW_STEP - 1) // WINDOW_STEP
+        )  # an export truncates, so no -(-a // b)
+        missing = WINDOW + (count - 1) * WINDOW_STEP - sound.shape[1]
+        starts = WINDOW_STEP * torch.arange(count, device=sound.device)
+        places = starts[:, None] + torch.arange(WINDOW, device=sound.device)  # unfold can't be exported to ONNX
+        windows = functional.pad(sound, (0, 0, 0, missing))[:, places]
         # a window counts where at least three quarters of it are sound, the first one always
-        count = torch.div(batch["length"] - WINDOW * 3 // 4, WINDOW_STEP, rounding_mode="floor") + 1
-        return dict(self.layer({"hidden": windows, "length": count.clamp(1, windows.shape[1])}))
+        whole = torch.div(batch["length"] - WINDOW * 3 // 4, WINDOW_STEP, rounding_mode="floor") + 1
+        return dict(self.layer({"hidden": windows, "length": whole.clamp(1, count)}))
 
 
 class Embedding(nn.Module):
@@ -180,8 +190,8 @@ class Embedding(nn.Module):
         self.linear = nn.Linear(SPEAKER_SIZE, SPEAKER_SIZE)
 
     def forward(self, batch: Batch) -> Tensor:
-        """`hidden` [B, windows, WINDOW, SPEAKER_SIZE] to features [B, SPEAKER_SIZE]."""
-        units = functional.normalize(self.linear(batch["hidden"][:, :, -1]).relu(), dim=-1)
+        """`hidden` [B, windows, SPEAKER_SIZE] to features [B, SPEAKER_SIZE]."""
+        units = functional.normalize(self.linear(batch["hidden"]).relu(), dim=-1)
         return functional.normalize(pooled(units, batch["length"], "mean"), dim=-1)
 
 
@@ -262,7 +272,9 @@ def _speaker(backbone: str, weights: str, *, frames: bool) -> Encoder:
 
 
 def _speaker_stages(*, frames: bool) -> tuple[nn.Module, ...]:
-    above = [Recurrent(SPEAKER_SIZE) for _ in range(SPEAKER_LAYERS - 1)]
+    above = [
+        Recurrent(SPEAKER_SIZE, last=not frames and layer == SPEAKER_LAYERS - 1) for layer in range(1, SPEAKER_LAYERS)
+    ]
     return (Recurrent(BANDS), *above) if frames else (Windows(), *above, Embedding())
 
 

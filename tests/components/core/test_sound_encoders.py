@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from components.core import sound_encoders
+from components.core import engines, sound_encoders
 from components.core.errors import InputError
+from components.core.network import Network
 from components.core.sound_encoders import build_encoder, rebuild_stages
 from components.core.sound_lengths import preprocessing_for
 from components.core.sounds import encode_waves
@@ -159,3 +161,17 @@ def test_lengths_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         preprocessing_for(ast, 0.5)
     with pytest.raises(InputError, match="at most 1 s"):
         preprocessing_for(whisper, 1.5)
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_the_speaker_encoder_runs_on_a_faster_engine(frames: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    """Its frozen stages are exported to ONNX, and give what eager gives."""
+    encoder = build_encoder("speaker/lstm", "none", frames=frames)
+    network = Network(encoder.stages, nn.Identity(), {}).eval()
+    batch = encode_waves([tone(300, 0.5 + i / 10) for i in range(8)], {**encoder.front, "samples": 32_000})
+    lines = [1, len(encoder.stages)]
+    plain = engines.eager(network, lines).run(batch)
+    chosen, reason = engines.choose(network, lines, batch, 10**7, tmp_path)
+    assert "torchscript: " not in reason.replace("torchscript: exported", ""), reason
+    for ours, theirs in zip(tree_leaves(chosen.run(batch)), tree_leaves(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
