@@ -215,3 +215,17 @@ def test_the_whole_way(
     files = [str(tmp_path / f"{name}.ogg") for name in ("low", "high")]
     answer = call(capsys, monkeypatch, "predict", "--model", "tones", *files, "--json")
     assert [row["label"] for row in json.loads(answer.out)["predictions"]] == ["low", "high"]
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("number", ["1.5", "3"]), ("labels", ['["a","b"]', '["b"]'])])
+def test_other_targets_than_classes(kind: str, labels: list[str]) -> None:
+    """A sound may have a number or several labels: the head fits, and each row has its answer."""
+    chosen = settings(option={"seconds": "0.5", "target": kind})
+    target = audio_classification.target(chosen)
+    classes = target.class_names([target.check_label(label) for label in labels])
+    network = audio_classification.build(chosen, classes, 0.0).eval()
+    outputs = network(audio_classification.encode([sound_file(tone(440.0, 0.3))] * 2, network.preprocessing)).detach()
+    true = target.targets([target.check_label(label) for label in labels], classes)
+    assert np.isfinite(target.validate(outputs, true)["loss"])
+    calibration = target.calibrate(outputs, true)
+    assert len(target.answers(outputs, {"classes": classes, **calibration})) == 2
