@@ -28,8 +28,8 @@ def brightness(photo: Path) -> float:
 def tags(photo: Path) -> list[str]:
     """Category, colour and shape."""
     with Image.open(photo) as picture:
-        rgba = np.asarray(picture.convert("RGBA"))
-        hsv = np.asarray(picture.convert("RGB").convert("HSV"), dtype=np.float64) / 255
+        rgba = np.asarray(picture.convert("PA" if picture.mode == "P" else picture.mode).convert("RGBA"))
+        hsv = np.asarray(Image.fromarray(rgba[..., :3]).convert("HSV"), dtype=np.float64) / 255
     some = hsv[rgba[..., 3] > 127]
     found = [photo.parent.name]
     if some[:, 1].mean() >= COLOURFUL:

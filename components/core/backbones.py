@@ -3,6 +3,7 @@
 Any stage boundary can be the thaw line: one tensor crosses it, and no stage writes into what it is given.
 """
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,8 @@ def rebuild_backbone(name: str, preprocessing: "Preprocessing", config: Mapping[
 
 
 def _of_transformers(name: str, weights: str, image_size: int) -> Backbone:
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError(f"{name} needs the library transformers.", "Run: pip install 'thawline[text]'.")
     from components.core import backbones_transformers
 
     stages, features, preprocessing, config = backbones_transformers.build(name, weights, image_size)

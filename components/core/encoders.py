@@ -10,11 +10,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from components.core import hub
 from components.core.errors import InputError
 from components.core.weights import SkipInit, state_digest
 
+BUCKET = 32  # tokens; finer ones compute less, in more and smaller calls
+WORTH = 0.9  # share of the padded batch below which it is divided
 TOLERANCE = 1e-4  # of stages against the whole; they agree to the last bit wherever it was tried
 
 Batch = Mapping[str, Tensor]
@@ -63,8 +66,19 @@ class Layer(nn.Module):
         self.layer, self.norm, self.pooling, self.causal = layer, norm, pooling, causal
 
     def forward(self, batch: Batch) -> Tensor | dict[str, Tensor]:
-        """`hidden` and `mask` to the same, or to features[B, H] where it pools."""
+        """`hidden` and `mask` to the same, with zeros where no token is, or to features[B, H] where it pools."""
         hidden, mask = batch["hidden"], batch["mask"]
+        groups = _groups(mask)
+        if not groups:
+            given = self._together(hidden, mask)
+        else:  # rows of about one length together: padding costs as much as tokens do
+            parts = [self._together(hidden[rows, :width], mask[rows, :width]) for rows, width in groups]
+            if not self.pooling:
+                parts = [functional.pad(part, (0, 0, 0, mask.shape[1] - part.shape[1])) for part in parts]
+            given = torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
+        return given if self.pooling else {"hidden": given, "mask": mask}
+
+    def _together(self, hidden: Tensor, mask: Tensor) -> Tensor:
         seen = mask[:, None, None, :]
         if self.causal:
             seen = seen & torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device).tril()
@@ -72,11 +86,30 @@ class Layer(nn.Module):
         given = self.layer(hidden, attention_mask=bias.masked_fill(~seen, torch.finfo(hidden.dtype).min))
         hidden = given if isinstance(given, Tensor) else given[0]
         hidden = hidden if self.norm is None else self.norm(hidden)
-        return pooled(hidden, mask, self.pooling) if self.pooling else {"hidden": hidden, "mask": mask}
+        return pooled(hidden, mask, self.pooling) if self.pooling else hidden.masked_fill(~mask[:, :, None], 0)
 
     def extra_repr(self) -> str:
         """Stored activations are addressed by it."""
         return f"causal={self.causal}, pooling={self.pooling!r}"
+
+
+def _groups(mask: Tensor) -> list[tuple[Tensor, int]]:
+    """Rows of a batch by the multiple of 32 that holds their tokens; none where all rows go together.
+
+    They do on a GPU, which would wait for the lengths, in an exported graph, which can't ask for them, and where bits
+    count: kernels differ by the size of the batch.
+    """
+    if mask.device.type != "cpu" or _traced() or torch.are_deterministic_algorithms_enabled():
+        return []
+    widths = (mask.sum(1).add(BUCKET - 1) // BUCKET * BUCKET).clamp(max=mask.shape[1])
+    if int(widths.sum()) > WORTH * mask.numel():
+        return []
+    return [((widths == width).nonzero()[:, 0], width) for width in sorted({*widths.tolist()})]
+
+
+def _traced() -> bool:
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]  # torch leaves it untyped
+    return tracing or torch.compiler.is_compiling() or torch.compiler.is_exporting()
 
 
 def pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

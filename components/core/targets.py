@@ -40,9 +40,7 @@ def chosen(settings: Settings, options: type[TargetOptions] = TargetOptions) -> 
     if found.target == "labels":
         return Labels(found.threshold)
     if settings.class_weights != "none" or settings.label_smoothing:
-        raise InputError(
-            "--class-weights and --label-smoothing are for classes, and numbers are none.", "Leave them out."
-        )
+        raise InputError("--class-weights and --label-smoothing are for classes, not for numbers.", "Leave them out.")
     return Regression(found.label_mean, found.label_scale, found.regression_loss)
 
 

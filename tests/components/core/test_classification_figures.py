@@ -87,7 +87,7 @@ def test_tables_by_hand(small: Evaluation) -> None:
         (4, "eel", "dog", 0.7),
         (2, "dog", "cat", 0.5),
     ]
-    assert small.lower_bound == pytest.approx(0.1893, abs=1e-4)
+    assert small.bound == pytest.approx(0.1893, abs=1e-4)
 
 
 def test_metrics_agree_with_scikit_learn() -> None:

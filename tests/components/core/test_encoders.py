@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.core import hub
+from components.core import encoders, hub
 from components.core.encoders import build_encoder, pooled, rebuild_stages
 from components.core.errors import InputError
 from tests.text_models import FAMILIES, SIZE, save_model
@@ -157,3 +157,36 @@ def test_a_network_that_shares_its_layers_is_refused(tmp_path: Path) -> None:
     AlbertModel(AlbertConfig(**SIZE, embedding_size=8)).save_pretrained(folder)
     with pytest.raises(InputError, match="can't be cut into stages"):
         build_encoder("hf/x", str(folder), "auto")
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+@pytest.mark.parametrize("pooling", ["", "mean", "last"])
+def test_rows_of_one_length_are_computed_together(kind: str, pooling: str, tmp_path: Path) -> None:
+    """A batch divided by its rows' lengths gives what it gives whole, gradients included, and zeros at its padding."""
+    encoder = build_encoder("hf/x", str(save_model(tmp_path / kind, kind)), pooling or "mean")
+    layer: Any = encoder.stages[-1]
+    layer.pooling = pooling
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.arange(100) < torch.tensor([[100], [3], [40], [33], [5], [70]])
+    found = []
+    for together in (False, True):
+        torch.use_deterministic_algorithms(together)
+        try:
+            hidden = torch.randn(6, 100, encoder.features, generator=generator.manual_seed(0)).requires_grad_()
+            given = layer({"hidden": hidden, "mask": mask})
+            given = given if pooling else given["hidden"]
+            given.square().sum().backward()
+            found.append((given.detach(), hidden.grad))
+        finally:
+            torch.use_deterministic_algorithms(False)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    if not pooling:
+        assert not found[0][0][~mask].any()
+
+
+def test_lengths_decide_which_rows_go_together() -> None:
+    """Rows share the multiple of 32 that holds them; a batch that is hardly padded stays whole."""
+    mask = torch.arange(128) < torch.tensor([[32], [128], [33], [1]])
+    assert [(rows.tolist(), width) for rows, width in encoders._groups(mask)] == [([0, 3], 32), ([2], 64), ([1], 128)]
+    assert encoders._groups(torch.ones(4, 128, dtype=torch.bool)) == []

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from components.core import pictures
+from components.core import classification, pictures
 from components.core.errors import InputError, RejectedRecord
 from components.core.network import Network
 from components.core.settings import Settings
@@ -121,7 +121,7 @@ def test_mixing_makes_soft_targets(mixing: dict[str, object], network: Network) 
     inputs, soft = image_classification.mix(pictures, targets, settings, 3, 3)
     assert soft.shape == (4, 3)
     torch.testing.assert_close(soft.sum(1), torch.ones(4))
-    assert torch.isfinite(image_classification.loss(network(inputs), soft, 0.1, None))
+    assert torch.isfinite(classification.loss(network(inputs), soft, 0.1, None))
     assert torch.equal(image_classification.mix(pictures, targets, settings, 3, 3)[0], inputs)
     assert not torch.equal(image_classification.mix(pictures, targets, settings, 3, 4)[0], inputs)
 
@@ -162,3 +162,15 @@ def test_thumbnails_are_small_jpegs() -> None:
     [thumbnail] = image_classification.thumbnails([picture((800, 300))])
     with Image.open(io.BytesIO(thumbnail)) as small:
         assert (small.format, small.size) == ("JPEG", (160, 60))
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}])
+def test_numbers_and_labels_are_mixed_too(mixing: dict[str, object], network: Network) -> None:
+    """Targets that are no classes are mixed as they are, by the share that the pictures are mixed by."""
+    settings = SMALL.model_copy(update=mixing)
+    pictures = augmented(settings, network)
+    _, soft = image_classification.mix(pictures, torch.tensor([[0.0], [1.0], [0.0], [1.0]]), settings, 1, 3)
+    assert soft.shape == (4, 1)
+    shares = soft[1, 0], 1 - soft[0, 0]
+    assert shares[0] == pytest.approx(float(shares[1]))
+    assert 0 < float(shares[0]) < 1

@@ -1,0 +1,71 @@
+"""Numbers and several labels for real photos, through the whole pipeline by the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.demo import fetch_demo
+from tests.measured_photos import write_measured
+from tests.pipelines.command import ROOT, Answer, thawline
+
+pytestmark = pytest.mark.slow
+OPTIONS = "--weights package:efficientnet-lite0 --image-size 64 --trials 0 --thaw 0 --json"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    photos = ROOT / ".thawline/demo/stamps"
+    photos.parent.mkdir(parents=True, exist_ok=True)
+    fetch_demo(photos)
+    folder = tmp_path_factory.mktemp("measured")
+    write_measured(photos, folder)
+    return folder
+
+
+def run(folder: Path, name: str, target: str) -> Answer:
+    options = [*OPTIONS.split(), "--option", f"target={target}"]
+    return thawline("run", str(folder / f"{name}.jsonl"), *options, home=folder / "home", cwd=folder)
+
+
+def predicted(folder: Path, model: str) -> tuple[str, dict[str, Any]]:
+    """What `predict` prints of the first photo, and says as JSON."""
+    photo = json.loads((folder / f"{model}.jsonl").read_text().splitlines()[0])["uri"]
+    text, told = (
+        thawline("predict", "--model", model, photo, *more, home=folder / "home", cwd=folder)
+        for more in ([], ["--json"])
+    )
+    assert (text.status, told.status) == (0, 0), text.err
+    return text.out, json.loads(told.out)["predictions"][0]
+
+
+def test_numbers_go_the_whole_way(folder: Path) -> None:
+    """The brightness of photos is learnt better than its mean; answers have an interval, and the report a figure."""
+    answer = run(folder, "brightness", "number")
+    assert answer.status == 0, answer.err
+    result = json.loads(answer.out.splitlines()[-1])
+    metrics = result["metrics"]
+    assert (result["metric"], result["promoted"]) == ("r2", True)
+    assert metrics["r2"] > 0.3 > metrics["baseline_r2"]
+    assert metrics["mae"] < metrics["baseline_mae"]
+    page = Path(result["report"]).read_text()
+    assert "How far off it is" in page
+    assert "Largest errors" in page
+    text, told = predicted(folder, "brightness")
+    assert told["low"] < told["number"] < told["high"]
+    assert text.split("\t")[1] == f"{told['number']:.4g}"
+
+
+def test_several_labels_go_the_whole_way(folder: Path) -> None:
+    """Tags of photos are learnt better than the best constant answer."""
+    answer = run(folder, "tags", "labels")
+    assert answer.status == 0, answer.err
+    result = json.loads(answer.out.splitlines()[-1])
+    metrics = result["metrics"]
+    assert (result["metric"], result["promoted"]) == ("micro_f1", True)
+    assert metrics["map"] > metrics["baseline_map"]
+    assert "a row may have several" in Path(result["report"]).read_text()
+    text, told = predicted(folder, "tags")
+    assert told["labels"] == [name for name, chance in told["probabilities"].items() if chance >= 0.5]
+    assert text.split("\t")[1] == ", ".join(told["labels"])
