@@ -68,8 +68,8 @@ def test_tasks_do_not_import_each_other() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("served_model", "archives", "pictures", "texts", "smoke"),
-        *("class_answers", "label_answers", "number_answers"),
+        *("served_model", "archives", "pictures", "texts", "sounds", "smoke"),
+        *("class_answers", "label_answers", "number_answers", "transcript_answers"),
     ],
 )
 def test_what_is_served_stands_alone(name: str) -> None:

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from components.core.activations import Progress
@@ -91,12 +92,16 @@ def features(network: Network, data: Data, split: str, say: Say, progress: Progr
 
 
 def flattened(rows: Rows) -> Array:
-    """Activations as float[N, d]."""
+    """Activations as float[N, d]: of a sequence [N, T, d] the mean of its steps, for all of them would fill memory."""
     parts = [
-        torch.cat([leaf.flatten(1).float() for leaf in tree_leaves(rows[start : start + 1024])], dim=1)
+        torch.cat([_row(leaf.float()) for leaf in tree_leaves(rows[start : start + 1024])], dim=1)
         for start in range(0, len(rows), 1024)
     ]
     return np.asarray(torch.cat(parts).cpu().numpy()) if parts else np.zeros((0, 1), dtype=np.float32)
+
+
+def _row(leaf: Tensor) -> Tensor:
+    return leaf.mean(1) if leaf.dim() == 3 else leaf.reshape(len(leaf), -1)  # noqa: PLR2004 - [N, T, d]
 
 
 def drift(old: Array, new: Array, groups: Sequence[str], seed: int = 0) -> Drift | None:

@@ -21,6 +21,7 @@ from components.core.weights import SkipInit, fit_state, load_state
 PACKAGE = "package:all-minilm-l6-v2"
 DEFAULT = "hf/sentence-transformers/all-MiniLM-L6-v2"
 NEEDED = (".json", ".safetensors", ".bin", ".txt", ".model")  # files of a folder on S3 that are fetched
+_UNUSED = ("pooler.", "masked_spec_embed")  # tensors that no stage needs, so that weights may lack them
 _FORGOTTEN = ("transformers_version", "_name_or_path", "architectures", "dtype", "auto_map", "id2label", "label2id")
 
 
@@ -83,7 +84,7 @@ def load_model(place: str, config: Any, weights: str, what: str) -> nn.Module:  
         model, found = AutoModel.from_pretrained(place, attn_implementation=_attention(config), **options)
     except Exception as error:  # as above
         raise cannot_load(what, error) from error
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith(_UNUSED))
     if missing or found["mismatched_keys"]:
         raise InputError(f"The weights {what} lack {len(missing)} tensors, such as {missing[:1]}.", "Fetch them again.")
     return cast("nn.Module", model)
@@ -94,8 +95,8 @@ def cannot_load(what: str, error: Exception) -> InputError:
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return InputError(
         f"The network {what} could not be loaded ({reason.rstrip('.')}).",
-        "Give a folder with config.json, model.safetensors and, for texts, tokenizer.json with --weights, use packaged "
-        "weights, or allow the network.",
+        "Give a folder with config.json, model.safetensors and, for texts, tokenizer.json, for sounds "
+        "preprocessor_config.json with --weights, use packaged weights, or allow the network.",
     )
 
 

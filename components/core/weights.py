@@ -18,7 +18,7 @@ PACKAGED = "package:efficientnet-lite0"
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 _RANDOM_INIT = frozenset(("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"))
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 _LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage of EfficientNet-Lite0
 _LITE0_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
