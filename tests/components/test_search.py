@@ -252,6 +252,7 @@ def test_a_failing_trial_fails_the_step(
     (tmp_path / "own/__init__.py").write_text("")
     (tmp_path / "own/task.py").write_text(
         "from tests.toy import *\n"
+        "from tests.toy import build, check, encode, augment, augments, input_name, mix\n"
         "from types import SimpleNamespace\n"
         "from components.core import classification\n"
         "def loss(*_):\n    raise ArithmeticError('no loss today')\n"

@@ -73,10 +73,10 @@ def test_a_model_has_versions_and_a_history(command: Command) -> None:
     answer = command("models", "toy")
     versions, history = answer.out.split("\n\n")
     head, *rows = versions.splitlines()
-    assert words(head) == ["version", "created", "(UTC)", "aliases", "accepted", "accuracy", "decision"]
+    assert words(head) == ["version", "created", "(UTC)", "aliases", "accepted", "figure", "decision"]
     assert [words(row)[0] for row in rows] == ["4", "3", "2", "1"]
-    assert rows[0].split()[3:5] == ["no", "0.875"]
-    assert rows[2].split()[3:6] == ["champion", "yes", "0.875"]
+    assert rows[0].split()[3:6] == ["no", "accuracy", "0.875"]
+    assert rows[2].split()[3:7] == ["champion", "yes", "accuracy", "0.875"]
     assert rows[2].endswith("The challenger was compared with the …")
     assert "challenger, previous" in rows[3]
     head, *rows = history.splitlines()
