@@ -62,6 +62,7 @@ STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 @app.callback()
 def _common() -> None:
     """Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register."""
+    os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some run; where it lies, commands look for nothing
 
 
 @app.command(epilog="Example: thawline run photos/ --trials 8 --thaw 2")
@@ -196,9 +197,8 @@ def ui(
     )
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--default-artifact-root", str(runs.home() / "artifacts")]
-    store = {
-        "MLFLOW_BACKEND_STORE_URI": uri
-    }  # arguments are everyone's to see, and a database's address has a password
+    # not among the arguments: everyone on this machine may read those, and a database's address has a password
+    store = {"MLFLOW_BACKEND_STORE_URI": uri}
     os.execve(sys.executable, command, environment() | store)  # noqa: S606 - becomes the server, so that Ctrl-C ends it
 
 

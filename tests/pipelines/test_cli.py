@@ -25,6 +25,7 @@ KEYS = {
     "version",
     "promoted",
     "pending",
+    "metric",
     "metrics",
     "dataset_digest",
     "mlflow_run_id",

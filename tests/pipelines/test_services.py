@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import mlflow
 import pytest
 import requests
 
@@ -73,8 +74,7 @@ def server(mlflow_server: "Mlflow", home: Path, monkeypatch: pytest.MonkeyPatch)
     for name, value in mlflow_server.environment.items():
         monkeypatch.setenv(name, value)
     yield mlflow_server
-    monkeypatch.undo()
-    tracking.client()  # mlflow keeps the address of its last client
+    mlflow.set_tracking_uri(None)  # it keeps the address of its last client
 
 
 @slow

@@ -147,7 +147,8 @@ def test_a_failed_run_fails_the_command(submitted: Any, server: Kubeflow, monkey
 def test_the_result_is_read_from_mlflow(
     submitted: Any, server: Kubeflow, whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where MLflow is known here, the result is the run's own, with version, metrics and the page in MLflow."""
+    """Where MLflow is known here, the result is the run's own, whatever run this shell's environment is of."""
+    monkeypatch.setenv("MLFLOW_RUN_ID", "of some step")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{whole.home / 'mlflow.db'}")
     [key] = [path.parent.name for path in (whole.home / "runs").glob("*/result.json")]
     monkeypatch.setattr(kubeflow, "new_id", lambda: key)  # the run's, which is its key
