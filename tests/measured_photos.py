@@ -1,7 +1,7 @@
 """The demo's photos with labels that can be measured: a number, or several names, as JSON lines.
 
-`python -m tests.measured_photos .thawline/demo/stamps FOLDER` writes FOLDER/brightness.jsonl, the mean brightness of
-each photo on white (0 to 255), and FOLDER/tags.jsonl: its category, its colour if it has one, and what its shape is.
+`python -m tests.measured_photos .thawline/demo/stamps FOLDER` writes FOLDER/cover.jsonl, how much of its picture each
+thing covers in percent, and FOLDER/tags.jsonl: its category, its colour if it has one, and what its shape is.
 """
 
 import json
@@ -12,25 +12,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.core import pictures
-
 HUES = ("red", "yellow", "green", "blue")  # a quarter of the circle each, red around 0
+OPAQUE = 127  # of 255
 COLOURFUL = 0.25  # mean saturation of the opaque pixels from which a photo has a colour
 LONG = 1.25  # ratio of the sides
 
 
-def brightness(photo: Path) -> float:
-    """Mean of the grey levels of the photo on white."""
-    grey = pictures.decode(photo.read_bytes()).convert("L")
-    return float(np.asarray(grey, dtype=np.float64).mean())
+def cover(photo: Path) -> float:
+    """Percent of the pixels that are more opaque than not."""
+    return float(100 * (_rgba(photo)[..., 3] > OPAQUE).mean())
 
 
 def tags(photo: Path) -> list[str]:
     """Category, colour and shape."""
-    with Image.open(photo) as picture:
-        rgba = np.asarray(picture.convert("PA" if picture.mode == "P" else picture.mode).convert("RGBA"))
-        hsv = np.asarray(Image.fromarray(rgba[..., :3]).convert("HSV"), dtype=np.float64) / 255
-    some = hsv[rgba[..., 3] > 127]
+    rgba = _rgba(photo)
+    hsv = np.asarray(Image.fromarray(rgba[..., :3]).convert("HSV"), dtype=np.float64) / 255
+    some = hsv[rgba[..., 3] > OPAQUE]
     found = [photo.parent.name]
     if some[:, 1].mean() >= COLOURFUL:
         angle = 2 * np.pi * some[:, 0]
@@ -47,11 +44,17 @@ def write_measured(photos: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     some = sorted(photos.glob("*/*.png"))
     rows: dict[str, list[dict[str, Any]]] = {
-        "brightness": [{"uri": str(photo.resolve()), "label": round(brightness(photo), 3)} for photo in some],
+        "cover": [{"uri": str(photo.resolve()), "label": round(cover(photo), 2)} for photo in some],
         "tags": [{"uri": str(photo.resolve()), "label": tags(photo)} for photo in some],
     }
     for name, lines in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _rgba(photo: Path) -> np.ndarray[Any, Any]:
+    """Pixels [H, W, 4]; Pillow asks for the detour where a palette has transparent colours."""
+    with Image.open(photo) as picture:
+        return np.asarray((picture.convert("PA") if picture.mode == "P" else picture).convert("RGBA"))
 
 
 if __name__ == "__main__":

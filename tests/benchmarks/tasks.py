@@ -55,7 +55,11 @@ def _measured(name: str) -> Callable[[Path], Path]:
 WORK = {
     "topics": Work(_fortunes, TEXT, "--thaw 2 --thaw-epochs 4 --thaw-learning-rate 1e-4"),
     "sentiment": Work(_snippets, TEXT, "--thaw 2 --thaw-epochs 2 --thaw-learning-rate 1e-4"),
-    "brightness": Work(_measured("brightness"), f"{PHOTO} --option target=number", "--thaw 3 --thaw-epochs 12"),
+    "cover": Work(
+        _measured("cover"),
+        f"{PHOTO} --option target=number --head-epochs 150 --patience 40",
+        "--thaw 3 --thaw-epochs 12",
+    ),
     "tags": Work(_measured("tags"), f"{PHOTO} --option target=labels", "--thaw 3 --thaw-epochs 12"),
 }
 

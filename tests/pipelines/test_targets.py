@@ -11,7 +11,7 @@ from tests.measured_photos import write_measured
 from tests.pipelines.command import ROOT, Answer, thawline
 
 pytestmark = pytest.mark.slow
-OPTIONS = "--weights package:efficientnet-lite0 --image-size 64 --trials 0 --thaw 0 --json"
+OPTIONS = "--weights package:efficientnet-lite0 --image-size 64 --trials 0 --thaw 0 --head-epochs 150 --patience 40"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, name: str, target: str) -> Answer:
-    options = [*OPTIONS.split(), "--option", f"target={target}"]
+    options = [*OPTIONS.split(), "--option", f"target={target}", "--json"]
     return thawline("run", str(folder / f"{name}.jsonl"), *options, home=folder / "home", cwd=folder)
 
 
@@ -33,7 +33,7 @@ def predicted(folder: Path, model: str) -> tuple[str, dict[str, Any]]:
     """What `predict` prints of the first photo, and says as JSON."""
     photo = json.loads((folder / f"{model}.jsonl").read_text().splitlines()[0])["uri"]
     text, told = (
-        thawline("predict", "--model", model, photo, *more, home=folder / "home", cwd=folder)
+        thawline("predict", "--model", f"{model}@challenger", photo, *more, home=folder / "home", cwd=folder)
         for more in ([], ["--json"])
     )
     assert (text.status, told.status) == (0, 0), text.err
@@ -41,18 +41,18 @@ def predicted(folder: Path, model: str) -> tuple[str, dict[str, Any]]:
 
 
 def test_numbers_go_the_whole_way(folder: Path) -> None:
-    """The brightness of photos is learnt better than its mean; answers have an interval, and the report a figure."""
-    answer = run(folder, "brightness", "number")
+    """How much of a photo its thing covers is learnt; answers have an interval, and the report a figure."""
+    answer = run(folder, "cover", "number")
     assert answer.status == 0, answer.err
     result = json.loads(answer.out.splitlines()[-1])
     metrics = result["metrics"]
-    assert (result["metric"], result["promoted"]) == ("r2", True)
-    assert metrics["r2"] > 0.3 > metrics["baseline_r2"]
+    assert result["metric"] == "r2"
+    assert metrics["r2"] > 0.1 > metrics["baseline_r2"]  # 50 photos tell it roughly
     assert metrics["mae"] < metrics["baseline_mae"]
     page = Path(result["report"]).read_text()
     assert "How far off it is" in page
     assert "Largest errors" in page
-    text, told = predicted(folder, "brightness")
+    text, told = predicted(folder, "cover")
     assert told["low"] < told["number"] < told["high"]
     assert text.split("\t")[1] == f"{told['number']:.4g}"
 

@@ -1,0 +1,51 @@
+"""What the words of texts say alone, for each target."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.core import classification, tfidf
+from components.core.multilabel import Labels
+from components.core.regression import Regression
+from components.tasks import Target
+
+TEXTS = ["good film", "bad film", "good dull tale", "bad dull tale"] * 12
+LABELS: dict[str, list[str]] = {
+    "classes": ["good" if "good" in text else "bad" for text in TEXTS],
+    "number": [str(2.0 * ("good" in text) + ("dull" in text)) for text in TEXTS],
+    "labels": [json.dumps([word for word in ("dull", "good") if word in text]) for text in TEXTS],
+}
+
+
+def examples(kind: str) -> Any:
+    """Texts of which the first half trains, a quarter validates and a quarter tests."""
+    places = {"train": range(24), "validation": range(24, 36), "test": range(36, 48)}
+    return SimpleNamespace(
+        rows=lambda split: list(places[split]),
+        labels=lambda rows: [LABELS[kind][row] for row in rows],
+        contents=lambda rows: [TEXTS[row].encode() for row in rows],
+        classes=["dull", "good"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "least"),
+    [("classes", classification, 1.0), ("number", Regression(0.0, 1.0, "mse"), 0.9), ("labels", Labels(0.5), 1.0)],
+)
+def test_words_that_decide_are_learnt(kind: str, target: Target, least: float) -> None:
+    """Each target has its simple model, whose answers have the target's columns and are right on easy texts."""
+    name, found = tfidf.answers(examples(kind), target)
+    assert name.startswith("TF-IDF with ")
+    assert set(found.columns) == set(target.answer.__annotations__)
+    assert np.mean(target.scores(found, LABELS[kind][36:])) >= least
+
+
+def test_a_label_that_all_have_is_always_given() -> None:
+    """There is nothing to tell apart where every training text has a label, or none has it."""
+    some = examples("labels")
+    some.labels = lambda rows: ['["good"]' for _ in rows]
+    _, found = tfidf.answers(some, Labels(0.5))
+    assert found["labels"].tolist() == [["good"]] * 12
