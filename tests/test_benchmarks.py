@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.benchmarks import prepare_20000
 from tests.benchmarks.compare import __main__ as command
 from tests.benchmarks.compare.data import chosen, read_idx
 from tests.benchmarks.compare.jobs import Job, Options, groups
@@ -276,3 +277,10 @@ def test_the_plain_loop_and_thawline_train_the_same(tiny: Path) -> None:
         assert tester.accuracy(own, line) == tester.accuracy(peer, line)
         torch.testing.assert_close(own.head[1].weight, peer.head[1].weight, rtol=0, atol=2e-4)
     assert (own.head[1].weight - before).abs().max() > 1e-3
+
+
+def test_the_benchmark_of_preparing_data_is_a_task(tmp_path: Path) -> None:
+    """Its module still has what preparing data asks of a task, and every picture becomes an example."""
+    (tmp_path / "in").mkdir()
+    prepare_20000.generate(tmp_path / "in", 80)
+    assert prepare_20000.timed(tmp_path / "in", 80, tmp_path / "out")["examples"] == 80

@@ -16,18 +16,36 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 
 from components.core import pictures
 from components.core.errors import RejectedRecord
+from components.core.examples import Examples
 from components.core.lineage import Lineage
 from components.core.settings import Settings
 from components.prepare_data import prepare
 
 NUMBERS = (1_000, 5_000, 20_000)
 CLASSES = 10
+split_by = "hash"
+
+
+def target(_settings: Settings) -> SimpleNamespace:
+    """What preparing data asks of classes as a target; the real one needs torch."""
+    return SimpleNamespace(
+        check_label=str,
+        strata=list,
+        names=lambda labels: [[label] for label in labels],
+        class_names=lambda labels: sorted({*labels}),
+    )
+
+
+def measure(_settings: Settings, _examples: Examples) -> tuple[dict[str, str], str]:
+    """Nothing is decided by the data."""
+    return {}, ""
 
 
 def check(content: bytes) -> Mapping[str, int | str]:
@@ -51,7 +69,7 @@ def generate(folder: Path, number: int) -> None:
         path.write_bytes(buffer.getvalue())
 
 
-def measure(source: Path, number: int, out: Path) -> dict[str, float]:
+def timed(source: Path, number: int, out: Path) -> dict[str, float]:
     """Prepare the first `number` pictures in this process; pictures a second and peak memory in MB."""
     manifest = out.with_suffix(".csv")
     rows = [f"{path},{path.parent.name}" for path in sorted(source.rglob("*.jpg"), key=lambda p: p.name)[:number]]
@@ -81,6 +99,6 @@ def main() -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         where, count = Path(sys.argv[1]), int(sys.argv[2])
-        print(json.dumps(measure(where / "in", count, where / f"out{count}")))
+        print(json.dumps(timed(where / "in", count, where / f"out{count}")))
     else:
         main()
