@@ -18,10 +18,12 @@ from pipelines.demo import fetch_demo
 from tests.fortunes import write_fortunes
 from tests.measured_photos import write_measured
 from tests.snippets import write_snippets
+from tests.spoken import write_spoken
 
 THAWLINE = str(Path(sys.executable).with_name("thawline"))
 HEAD = "| task | trivial | simple model | head only | thawed | usual loop | head s | thawed s | loop s | head phase |"
 TEXT = "--task text_classification --weights package:all-minilm-l6-v2"
+VOICES = "--task audio_classification --weights {folder}/spoken/speaker.pt"
 PHOTO = "--weights package:efficientnet-lite0 --image-size 160"
 
 
@@ -29,7 +31,7 @@ class Work(NamedTuple):
     """One row of the table."""
 
     write: Callable[[Path], Path]  # fills a folder, gives the source
-    options: str
+    options: str  # {folder} is where the source was written
     thawed: str
 
 
@@ -41,6 +43,11 @@ def _fortunes(folder: Path) -> Path:
 def _snippets(folder: Path) -> Path:
     write_snippets(folder / "snippets.csv")
     return folder / "snippets.csv"
+
+
+def _voices(folder: Path) -> Path:
+    write_spoken(folder / "spoken")
+    return folder / "spoken/voices.csv"
 
 
 def _measured(name: str) -> Callable[[Path], Path]:
@@ -55,6 +62,7 @@ def _measured(name: str) -> Callable[[Path], Path]:
 WORK = {
     "topics": Work(_fortunes, TEXT, "--thaw 2 --thaw-epochs 4 --thaw-learning-rate 1e-4"),
     "sentiment": Work(_snippets, TEXT, "--thaw 2 --thaw-epochs 2 --thaw-learning-rate 1e-4"),
+    "voices": Work(_voices, VOICES, "--thaw 2 --thaw-epochs 6"),
     "cover": Work(
         _measured("cover"),
         f"{PHOTO} --option target=number --head-epochs 150 --patience 40",
@@ -95,8 +103,9 @@ def main(folder: Path, names: list[str]) -> None:
     for name in names or WORK:
         work = WORK[name]
         source = work.write(folder)
-        whole = f"{work.options} {work.thawed}"
-        head = run(source, folder / f"{name}-head", f"{work.options} --thaw 0")
+        options = work.options.format(folder=folder)
+        whole = f"{options} {work.thawed}"
+        head = run(source, folder / f"{name}-head", f"{options} --thaw 0")
         thawed = run(source, folder / f"{name}-thawed", whole)
         loop = run(source, folder / f"{name}-loop", f"{whole} --activations recompute")
         sys.stdout.write(row(name, head, thawed, loop) + "\n")
