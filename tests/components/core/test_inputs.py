@@ -50,6 +50,12 @@ def test_weights_count_by_their_content(tmp_path: Path) -> None:
     assert digest(weights="package:efficientnet-lite0") == digest(weights="package:efficientnet-lite0")
 
 
+@pytest.mark.parametrize("spec", ["package:resemblyzer", "package:all-minilm-l6-v2", "package:nothing"])
+def test_packaged_weights_count_whether_they_are_there_or_not(spec: str) -> None:
+    """Looking for changes names no fault: what is not installed, or not known, is told when the network is built."""
+    assert digest(weights=spec) != digest(weights="none")
+
+
 def test_code_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One byte of Thawline's sources is another input; files that are no source are none."""
     for folder in ("components", "pipelines"):
