@@ -171,7 +171,8 @@ def swap_test(
         return figure(ours - swapped) - figure(theirs + swapped)
 
     observed = float((figure(ours) - figure(theirs))[0])
-    return _share(_in_blocks(draw, permutations, len(change)) >= observed - ROUNDING)
+    # where the figure is undefined (NaN), nothing is shown
+    return _share(~(_in_blocks(draw, permutations, len(change)) < observed - ROUNDING))
 
 
 def bootstrap_differences(
@@ -194,8 +195,11 @@ def bootstrap_differences(
 
 
 def bootstrap_p(differences: Array, bound: float) -> float:
-    """One-sided p-value that the true difference is above `bound`, from `bootstrap_differences`; never 0."""
-    return _share(differences <= bound)
+    """One-sided p-value that the true difference is above `bound`, from `bootstrap_differences`; never 0.
+
+    A resample in which the figure is undefined (NaN) counts against it.
+    """
+    return _share(~(differences > bound))
 
 
 def smallest_told(counts: Counts, level: float, margin: float | None = None) -> float:

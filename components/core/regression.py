@@ -21,6 +21,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 COVERED = 0.9  # share of the records whose number the interval of an answer is meant to hold
 MISTAKES = 24  # thumbnails that the report has room for
+LARGEST = 1e100  # label: squares of more, and their sums, would not be finite
+ROUNDING = 1e-12  # of the squares of labels, below which their spread is none
 
 
 class Regression:
@@ -44,7 +46,9 @@ class Regression:
             raise RejectedRecord("the label is no number") from None
         if not math.isfinite(number):
             raise RejectedRecord("the label is no finite number")
-        return repr(number)
+        if abs(number) > LARGEST:
+            raise RejectedRecord(f"the label is a number beyond {LARGEST:g}")
+        return repr(number + 0.0)  # -0.0 becomes 0.0
 
     def names(self, labels: Sequence[str]) -> list[list[str]]:
         """A number names no class."""
@@ -133,7 +137,7 @@ class Regression:
         """One less the squared error over the labels' variance: R2 is the mean of it over all rows, float[N]."""
         true = np.array(labels, dtype=np.float64)
         wrong = answers["number"].to_numpy(dtype=np.float64) - true
-        return np.asarray(1 - wrong**2 / (true.var() or 1.0))
+        return np.asarray(1 - wrong**2 / (true.var() if len({*labels}) > 1 else 1.0))
 
     def gate_features(self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
         """What `gate_figure` needs of each row, float[N, 6]."""
@@ -159,7 +163,7 @@ def _metrics(sums: Array) -> dict[str, Array]:
     error, square, label, label_square, rows, inside = sums.T
     spread = label_square - label**2 / rows
     return {
-        "r2": 1 - np.divide(square, spread, out=np.full_like(square, np.nan), where=spread > 0),
+        "r2": 1 - np.divide(square, spread, out=np.full_like(square, np.nan), where=spread > ROUNDING * label_square),
         "mae": error / rows,
         "rmse": np.sqrt(square / rows),
         "coverage": inside / rows,

@@ -55,10 +55,10 @@ def measure(
     if parse_options(settings, options).target != "number":
         return {}, ""
     numbers = np.array([float(label) for label in examples.labels(examples.rows("train"))])
-    if not (scale := float(numbers.std())):
+    mean, scale = float(numbers.mean()), float(numbers.std())
+    if numbers.min() == numbers.max() or not scale:  # of equal numbers the deviation may be a rounding error
         raise InputError(
             f"All training labels are {numbers[0]:g}: there is nothing to learn.", "Check the column label."
         )
-    mean = float(numbers.mean())
     note = f"labels are numbers from {numbers.min():.4g} to {numbers.max():.4g}, mean {mean:.4g}, deviation {scale:.4g}"
     return {"label_mean": repr(mean), "label_scale": repr(scale)}, note

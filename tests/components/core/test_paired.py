@@ -233,3 +233,15 @@ def test_the_t_test_says_nothing_of_one_unit() -> None:
     equal = np.zeros(3)
     assert t_test(equal, equal, [], 0.0) == 1.0
     assert t_test(equal, equal, [], -0.1) == 0.0  # within any margin
+
+
+def test_where_a_figure_is_undefined_nothing_is_shown() -> None:
+    """R2 of test rows that all have one label is no number: neither test takes that for evidence."""
+    rows = np.arange(12.0)[:, None]
+
+    def undefined(sums: np.ndarray) -> np.ndarray:
+        return np.full(len(sums), np.nan)
+
+    units = np.arange(12)
+    assert swap_test(rows, rows + 1, undefined, units) == 1.0
+    assert bootstrap_p(bootstrap_differences(rows, rows + 1, undefined, units), -0.03) == 1.0

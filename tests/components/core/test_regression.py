@@ -17,7 +17,7 @@ def answers(numbers: list[float], margin: float = 1.0) -> pd.DataFrame:
     return pd.DataFrame({"number": values, "low": values - margin, "high": values + margin})
 
 
-@pytest.mark.parametrize("label", ["", "far", "nan", "inf", "1,5"])
+@pytest.mark.parametrize("label", ["", "far", "nan", "inf", "1,5", "1e308"])
 def test_what_is_no_number_is_rejected(label: str) -> None:
     with pytest.raises(RejectedRecord, match="number"):
         TARGET.check_label(label)
@@ -26,6 +26,7 @@ def test_what_is_no_number_is_rejected(label: str) -> None:
 def test_equal_numbers_are_one_label() -> None:
     """However a number is written, it is the same label, so a manifest in another format changes nothing."""
     assert {TARGET.check_label(text) for text in ("3", "3.0", " 3.00", "3e0")} == {"3.0"}
+    assert TARGET.check_label("-0.0") == TARGET.check_label("0")
 
 
 def test_answers_are_in_the_labels_unit() -> None:
@@ -87,6 +88,22 @@ def test_the_mean_score_is_the_r2() -> None:
     sums = TARGET.gate_features(said, labels, ["number"]).sum(0)[None]
     for name in TARGET.gate_metrics:
         assert TARGET.gate_figure(name, ["number"])(sums)[0] == pytest.approx(metrics[name])
+
+
+def test_resamples_of_one_number_have_no_r2() -> None:
+    """Where a resample holds one number only, its spread is 0 but for rounding: it does not decide the bound."""
+    labels, said = ["0.1"] * 5 + ["0.7", "0.8"], answers([0.2, 0.1, 0.0, 0.1, 0.1, 0.6, 0.8])
+    for shift in range(20):
+        moved = [repr(float(label) + shift / 7) for label in labels]
+        found = TARGET.evaluate(said + shift / 7, moved, ["number"], {"1": 1, "2": 1})
+        assert -100 < found.intervals["r2"][0] <= found.metrics["r2"]
+        sums = TARGET.gate_features(said, moved, ["number"])[:5].sum(0)[None]
+        assert np.isnan(TARGET.gate_figure("r2", ["number"])(sums)[0])
+
+
+def test_of_one_number_the_score_is_by_the_error_itself() -> None:
+    """The variance of equal labels may be a rounding error, and nothing is to be divided by that."""
+    assert TARGET.scores(answers([0.1] * 6 + [1.1]), ["0.1"] * 7).tolist() == pytest.approx([1.0] * 6 + [0.0])
 
 
 def test_validation_figures_are_in_the_labels_unit() -> None:

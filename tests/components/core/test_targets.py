@@ -45,6 +45,9 @@ def test_numbers_are_standardised_by_the_training_labels() -> None:
 def test_one_number_teaches_nothing() -> None:
     with pytest.raises(InputError, match="All training labels are 3"):
         measure(settings(target="number"), examples(["3", "3"]))
+    for number in ("0.1", "3.3"):  # whose deviation is no exact 0
+        with pytest.raises(InputError, match=f"All training labels are {number}"):
+            measure(settings(target="number"), examples([number] * 7))
 
 
 @pytest.mark.parametrize("other", [{"class_weights": "balanced"}, {"label_smoothing": 0.1}])
