@@ -52,12 +52,13 @@ def _head(
     """The head's tensors: theirs, of tensors with a row for each class the rows of common classes; none if it differs.
 
     Where as many units are hidden as there are classes, a hidden layer is taken for one with a row for each class: its
-    rows are then in another order, or new.
+    rows are then in another order, or new. Where the classes differ and no tensor has a row for each, as where a blank
+    stands before them, nobody knows whose rows these are.
     """
     names = {name for name in own if name.startswith("head.")}
     if names != {name for name in theirs if name.startswith("head.")}:
         return {}
-    found = {}
+    found, named = {}, list(classes) == list(before)
     for name in names:
         new, old = own[name], theirs[name]
         sizes = (len(new), len(old)) if new.dim() and old.dim() else (0, 0)
@@ -65,8 +66,8 @@ def _head(
             return {}
         found[name] = old
         if list(classes) != list(before) and sizes == (len(classes), len(before)):
-            found[name] = new.clone()
+            found[name], named = new.clone(), True
             for row, label in enumerate(classes):
                 if label in before:
                     found[name][row] = old[before.index(label)]
-    return found
+    return found if named else {}

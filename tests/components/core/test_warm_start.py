@@ -70,6 +70,23 @@ def test_another_head_starts_anew(tmp_path: Path) -> None:
         assert torch.equal(started.head[0].weight, fresh.head[0].weight)
 
 
+def test_rows_that_are_not_the_classes_own_start_anew(tmp_path: Path) -> None:
+    """A head with a blank before its characters: of as many other characters, none may take another one's row."""
+
+    def scoring(characters: list[str], seed: int) -> Network:
+        torch.manual_seed(seed)
+        return Network([nn.Linear(2, 8)], nn.Sequential(nn.Linear(8, 1 + len(characters))), {}, "w")
+
+    kept, before = scoring([" ", "b", "c"], 1), [" ", "b", "c"]
+    save_checkpoint(tmp_path, kept, Settings(**TOY), Hyperparameters(), before, {"thawed": 1, "history": []})
+    same, other = scoring(before, 2), scoring([" ", "a", "b"], 2)
+    assert start_from(same, tmp_path, before).endswith("its head for 3 of 3 classes")
+    assert torch.equal(same.head[0].weight, kept.head[0].weight)
+    assert start_from(other, tmp_path, [" ", "a", "b"]) == "all stages, and no head"
+    assert torch.equal(other.stages[0].weight, kept.stages[0].weight)
+    assert torch.equal(other.head[0].weight, scoring([" ", "a", "b"], 2).head[0].weight)
+
+
 def test_other_stages_are_refused(tmp_path: Path) -> None:
     """The weights of another backbone fit nowhere: one sentence."""
     _, folder = champion(tmp_path, CLASSES)
