@@ -29,7 +29,10 @@ class InputError(ExpectedError):
 
 
 class UnavailableError(InputError):
-    """What the input or an option names did not answer, or refused: that may be over at another attempt."""
+    """What the input or an option names did not answer, refused, or is not on this machine.
+
+    That may be over at another attempt, which a cluster may start elsewhere.
+    """
 
 
 class StepError(ExpectedError):

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from components.core.errors import InputError
+from components.core.errors import InputError, UnavailableError
 from components.core.weights import SkipInit, fit_state, load_state
 
 PACKAGE = "package:all-minilm-l6-v2"
@@ -90,10 +90,10 @@ def load_model(place: str, config: Any, weights: str, what: str) -> nn.Module:  
     return cast("nn.Module", model)
 
 
-def cannot_load(what: str, error: Exception) -> InputError:
+def cannot_load(what: str, error: Exception) -> UnavailableError:
     """The error for a network of a hub that is out of reach, or a folder that lacks something."""
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return InputError(
+    return UnavailableError(
         f"The network {what} could not be loaded ({reason.rstrip('.')}).",
         "Give a folder with config.json, model.safetensors and, for texts, tokenizer.json, for sounds "
         "preprocessor_config.json with --weights, use packaged weights, or allow the network.",

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from components.core import activations, cache, segments, sync
 from components.core.activations import Pass, Progress, Wanted
 from components.core.engines import choose, eager
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError, StepError, UnavailableError
 from components.core.network import Network, Pytree
 from components.core.reuse import Counted, Reuse
 from components.core.training import Rows, mixed_precision, to_device
@@ -258,7 +258,7 @@ def _affordable(costs: Mapping[int, Cost], policy: Policy, room: float) -> list[
         cost = costs[line]
         fits = cost.bytes <= room
         if policy.mode == "keep" and not fits:
-            raise InputError(
+            raise UnavailableError(  # another machine may have more
                 f"Activations of {cost.bytes / GIGABYTE:.2g} GB are to be kept, and there is room for "
                 f"{max(0.0, room) / GIGABYTE:.2g} GB.",
                 "Raise --cache-budget, free the disk, or use --activations auto.",

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from components.core import distributed
 from components.core.activations import Progress
 from components.core.checkpoints import load_checkpoint, save_checkpoint
-from components.core.errors import ExpectedError, InputError, StepError
+from components.core.errors import ExpectedError, InputError, StepError, UnavailableError
 from components.core.network import Network
 from components.core.phases import Data, Say, open_data, seed_everything, train_phase
 from components.core.settings import Hyperparameters, Settings
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
 TRAINED = "trained.safetensors"
+KINDS = {"input": InputError, "unavailable": UnavailableError, "failure": StepError}
 CASCADE = 2.0  # seconds in which a process that failed, or whose peer did, ends
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
@@ -94,7 +95,7 @@ def processes(settings: Settings) -> int:
         raise InputError(f"--device {settings.device} is one GPU, and {count} processes need one each.", mend)
     if on_gpu and count > gpus:
         mend = f"Use --processes {gpus}, or --device cpu."
-        raise InputError(f"This machine has {gpus} GPUs, and {count} processes need one each.", mend)
+        raise UnavailableError(f"This machine has {gpus} GPUs, and {count} processes need one each.", mend)
     return count
 
 
@@ -148,7 +149,7 @@ def _messages(
             raise StepError(sentence, "Look for a lack of memory, and run again; --processes 1 needs the least.")
     if failures:
         _, kind, sentence, mend = min(failures)  # the first one; those of its peers follow from it
-        raise InputError(sentence, mend) if kind == "input" else StepError(sentence, mend)
+        raise KINDS[kind](sentence, mend)
     if any(worker.exitcode for worker in workers):
         raise StepError("A training process ended without a word.", "See the step's log, and run again.")
 
@@ -211,7 +212,7 @@ def _work(
 
 def _told(error: Exception) -> tuple[str, str, str]:
     if isinstance(error, ExpectedError):
-        return error.kind, error.sentence, error.mend
+        return "unavailable" if isinstance(error, UnavailableError) else error.kind, error.sentence, error.mend
     reason = traceback.format_exception_only(error)[-1].strip()
     return "failure", f"A training process failed: {reason}.", "See the step's log, and run again."
 

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from components.core.errors import ExpectedError, InputError, StepError
+from components.core.errors import ExpectedError, StepError, UnavailableError
 
 KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
 NOTHING: dict[str, Any] = {  # the result of a run that did not start; the keys are those of components/finish.py
@@ -75,7 +75,7 @@ def run_folder(run_key: str) -> Path:
     """The folder of one run, made on demand.
 
     Raises:
-        InputError: The home can't be written to.
+        UnavailableError: The home can't be written to.
     """
     folder = home() / "runs" / run_key
     with _writable():
@@ -92,7 +92,7 @@ def _writable() -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         first = "Free space there" if full else f"Give {home()} to this process's user, {os.geteuid()}"
         mend = f"{first}, or choose another folder by --home or THAWLINE_HOME."
-        raise InputError(f"{error.filename or home()} can't be written to: {error.strerror}.", mend) from None
+        raise UnavailableError(f"{error.filename or home()} can't be written to: {error.strerror}.", mend) from None
 
 
 def emit(run_key: str, step: str, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils._pytree import tree_map_only
 
 from components.core import distributed
-from components.core.errors import InputError
+from components.core.errors import InputError, UnavailableError
 from components.core.kernels import fast_convolutions
 from components.core.memory import keep_freed_memory
 from components.core.network import Network, Pytree, set_training
@@ -38,7 +38,7 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # of several processes one has each
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"This machine has no device {name!r}.", "Use --device auto, or cpu.")
+        raise UnavailableError(f"This machine has no device {name!r}.", "Use --device auto, or cpu.")
     return device
 
 

@@ -1,15 +1,19 @@
 """Steps that a cluster starts again, with a real store."""
 
 import contextlib
+import errno
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from components.core import attempts, runs, tracking
+from components.core import attempts, hub, runs, tracking
 from components.core.attempts import RepeatedError
 from components.core.errors import ExpectedError, InputError, StepError, UnavailableError
+from components.core.plan import Cost, Policy, _affordable
 from components.core.settings import Settings
+from components.core.training import pick_device
 from components.finish import finish
 
 SETTINGS = Settings(model="toy", task="tests.toy").to_json()
@@ -56,6 +60,30 @@ def test_what_may_pass_is_tried_again(error: ExpectedError) -> None:
     assert attempt(error)
     assert attempt(None)
     assert runs.read_errors("k") == {}
+
+
+def no_room() -> None:
+    cost = Cost(examples=1, missing=1, row_bytes=8, encode=0, engine=0, again=0, transfer=0, uses=1)
+    _affordable({1: cost}, Policy("keep", "float32", 0.0), 0.0)
+
+
+def no_hub() -> None:
+    raise hub.cannot_load("hf/x", OSError("Connection timed out."))
+
+
+def no_home() -> None:
+    with runs._writable():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.usefixtures("pod")
+@pytest.mark.parametrize("work", [no_room, no_hub, no_home, lambda: pick_device("cuda:7")])
+def test_what_this_machine_lacks_another_may_have(work: Callable[[], object]) -> None:
+    """A full disk, a hub out of reach, a missing GPU: the next attempt may run on another node, so it works."""
+    with pytest.raises(InputError) as caught:
+        work()
+    assert attempt(caught.value)
+    assert attempt(None)
 
 
 @pytest.mark.usefixtures("pod")

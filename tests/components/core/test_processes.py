@@ -18,7 +18,7 @@ from torch import nn
 
 from components.core import deadlines, distributed, processes, tracking
 from components.core.checkpoints import read_facts
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError, StepError, UnavailableError
 from components.core.lineage import Lineage
 from components.core.phases import build_network, open_data
 from components.core.processes import train
@@ -198,7 +198,7 @@ def test_an_error_in_a_process_is_the_steps(home: Path, points: Path, monkeypatc
     """What is said by a process with a sentence and a mend is said by the step."""
     (home / "activations").parent.mkdir(parents=True)
     settings = Settings(**TOY, processes=2, activations="keep", cache_budget=0)
-    with pytest.raises(InputError, match=r"--cache-budget"):
+    with pytest.raises(UnavailableError, match=r"--cache-budget"):
         trained(points, settings, 0)
 
 
