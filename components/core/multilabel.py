@@ -80,10 +80,13 @@ class Labels:
         return functional.binary_cross_entropy_with_logits(outputs, soft, pos_weight=class_weights)
 
     def class_weights(self, targets: Tensor, size: int) -> Tensor:
-        """How much more a label that is there weighs than one that is not: rows without it over rows with it, [C]."""
+        """How much more a label that is there weighs than one that is not: rows without it over rows with it, [C].
+
+        1.0 where all rows have it, or none: there is nothing to balance.
+        """
         del size
         there = targets.sum(0)
-        return torch.where(there > 0, (len(targets) - there) / there.clamp(min=1), 1.0)
+        return torch.where((there > 0) & (there < len(targets)), (len(targets) - there) / there.clamp(min=1), 1.0)
 
     def validate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Figures of a whole split from logits[N, C] and targets[N, C], at the threshold of the uncalibrated model."""

@@ -84,9 +84,17 @@ def answers(
 
 
 def agree(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
-    """Whether two sets of answers are the same, figures within `AGREEMENT`."""
-    (ours, shape), (theirs, expected_shape) = (tree_flatten(rows.to_dict("records")) for rows in (found, expected))
+    """Whether two sets of answers are the same, figures within `AGREEMENT`, or that share of their column's spread."""
+    return {*found.columns} == {*expected.columns} and all(
+        _agree(found[name].tolist(), expected[name].tolist()) for name in expected.columns
+    )
+
+
+def _agree(found: Sequence[object], expected: Sequence[object]) -> bool:
+    (ours, shape), (theirs, expected_shape) = tree_flatten([*found]), tree_flatten([*expected])
+    figures = [value for value in expected if isinstance(value, float)]
+    tolerance = AGREEMENT * max(1.0, max(figures, default=0.0) - min(figures, default=0.0))  # a number has any unit
     return shape == expected_shape and all(
-        abs(a - b) <= AGREEMENT if isinstance(a, float) and isinstance(b, float) else a == b
+        abs(a - b) <= tolerance if isinstance(a, float) and isinstance(b, float) else a == b
         for a, b in zip(ours, theirs, strict=True)
     )

@@ -219,6 +219,14 @@ def test_answers_agree_within_rounding_only() -> None:
     assert not agree(rows, pd.DataFrame([{"label": "a", "probabilities": {"a": 0.7}}]))
 
 
+def test_answers_in_a_large_unit_agree_within_rounding() -> None:
+    """Prices that differ by the rounding of float32 are the same; by more than a thousandth of their spread, not."""
+    prices = pd.DataFrame({"number": [1e5, 5e5], "low": [0.0, 4e5], "high": [2e5, 6e5]})
+    assert agree(prices + 0.05, prices)
+    assert not agree(prices + 1e3, prices)
+    assert not agree(prices / 1e6 + 0.01, prices / 1e6)
+
+
 def test_champion_and_challenger_share_frozen_stages(toy_home: PlainRun, tmp_path: Path) -> None:
     """Where the champion has the challenger's frozen stages, its rows are read, not computed."""
     run = toy_home.settings.model_copy(update={"activations": "keep"})

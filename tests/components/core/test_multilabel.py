@@ -89,9 +89,9 @@ def test_a_rows_score_is_the_f1_of_its_list() -> None:
 
 
 def test_rare_labels_weigh_more_when_balanced() -> None:
-    """A label that a quarter of the rows have weighs three times where it is there; one that none has, once."""
-    targets = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    assert TARGET.class_weights(targets, 2).tolist() == [3.0, 1.0]
+    """A label that a quarter of the rows have weighs three times where it is there; one that none or all have, once."""
+    targets = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    assert TARGET.class_weights(targets, 3).tolist() == [3.0, 1.0, 1.0]
 
 
 def test_the_temperature_calms_answers_that_are_too_sure() -> None:
