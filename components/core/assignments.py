@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core import splits
-from components.core.errors import InputError
+from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Example, Location, Rejected
 from components.core.grouping import Record, group_examples
 from components.core.lineage import Lineage, Member
 from components.core.settings import Settings
 from components.core.sources import Entry, printable
-from components.tasks import Task
+from components.tasks import Target, Task
 
 TIME = "time"  # the metadata column that tasks which split by time read
 
@@ -84,7 +84,7 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
             [grouped.groups[record.id] for record in usable],
             [next(iter(record.splits), "") for record in usable],
         )
-    counted = _locked(labels, assigned, lineage)
+    counted = _locked(labels, assigned, lineage, target)
     waiting = [
         LabelChange(record.id, record.uri, counted[record.id], labels[record.id])
         for record in usable
@@ -175,13 +175,27 @@ def _sought(settings: Settings) -> str:
     return f"{settings.near_duplicates}{' flipped' * settings.near_duplicates_flipped}"
 
 
-def _locked(labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lineage) -> dict[str, str]:
-    """The labels that count: of test rows that the lineage knows, those that they were locked with."""
-    return {
-        id_: member.label if member and assigned[id_] == "test" and member.label else label
-        for id_, label in labels.items()
-        for member in [lineage.members.get(id_)]
-    }
+def _locked(
+    labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lineage, target: Target
+) -> dict[str, str]:
+    """The labels that count: of test rows that the lineage knows, those that they were locked with.
+
+    Raises:
+        InputError: One of these is none that the target takes: the lineage is that of another problem.
+    """
+    counted = dict(labels)
+    for id_ in labels:
+        member = lineage.members.get(id_)
+        if not (member and assigned[id_] == "test" and member.label):
+            continue
+        try:
+            counted[id_] = target.check_label(member.label)
+        except RejectedRecord as error:
+            raise InputError(
+                f"A test row is locked with the label {member.label!r}, which is of another problem: {error}.",
+                "Give the new problem a --model of its own.",
+            ) from None
+    return counted
 
 
 def _check(assigned: Mapping[str, str], strata: Mapping[str, str], waiting: Sequence[LabelChange]) -> None:

@@ -13,11 +13,12 @@ from components.core.assignments import Checked, assign_examples, check_slices, 
 from components.core.errors import InputError
 from components.core.examples import Location
 from components.core.lineage import Lineage
+from components.core.regression import Regression
 from components.core.settings import Settings
 from components.core.sources import Entry
 
 PLACE = Location(0, 0, 0)
-CLASSES = SimpleNamespace(strata=list)
+CLASSES = SimpleNamespace(strata=list, check_label=str)
 TASK: Any = SimpleNamespace(split_by="hash", near_duplicates=lambda *_: [], target=lambda _settings: CLASSES)
 BY_TIME: Any = SimpleNamespace(split_by="time", near_duplicates=lambda *_: [], target=lambda _settings: CLASSES)
 
@@ -76,6 +77,25 @@ def test_a_renamed_class_points_to_the_labels_that_wait() -> None:
     assert "thawline labels accept" in raised.value.mend
 
 
+def test_locked_labels_are_read_as_the_target_reads_them() -> None:
+    """Classes that were numbers become numbers without a change; other names are of another problem, and refused."""
+    number: Any = SimpleNamespace(
+        split_by="hash", near_duplicates=lambda *_: [], target=lambda _settings: Regression(0.0, 1.0, "mse")
+    )
+    fours = list(range(30, 40))
+    now = checked(list(range(30)), "3.0") | checked(fours, "4.0")
+    lineages = [
+        assign_examples(checked(list(range(30)), name) | checked(fours, "4"), Lineage("s"), Settings(), TASK).lineage
+        for name in ("3", "good")
+    ]
+    assigned = assign_examples(now, lineages[0], Settings(), number)
+    assert not assigned.label_changes
+    assert {example.label for example in assigned.examples} == {"3.0", "4.0"}
+    with pytest.raises(InputError, match="locked with the label 'good', which is of another problem") as raised:
+        assign_examples(now, lineages[1], Settings(), number)
+    assert "--model of its own" in raised.value.mend
+
+
 def test_data_by_time_are_tested_on_what_comes_last() -> None:
     """Every training time lies before every test time, also when more data move the cut."""
     lineage = Lineage("s")
@@ -129,7 +149,7 @@ def test_labels_that_are_no_classes_are_one_stratum() -> None:
     task: Any = SimpleNamespace(
         split_by="hash",
         near_duplicates=lambda *_: [],
-        target=lambda _settings: SimpleNamespace(strata=lambda labels: [""] * len(labels)),
+        target=lambda _settings: SimpleNamespace(strata=lambda labels: [""] * len(labels), check_label=str),
     )
     records = {id_: Checked([Entry("x", id_)], {}, PLACE) for id_ in checked(list(range(40)))}
     splits = [example.split for example in assign_examples(records, Lineage("s"), Settings(), task).examples]
