@@ -175,9 +175,7 @@ def _sought(settings: Settings) -> str:
     return f"{settings.near_duplicates}{' flipped' * settings.near_duplicates_flipped}"
 
 
-def _locked(
-    labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lineage, target: Target
-) -> dict[str, str]:
+def _locked(labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lineage, target: Target) -> dict[str, str]:
     """The labels that count: of test rows that the lineage knows, those that they were locked with.
 
     Raises:

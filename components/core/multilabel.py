@@ -43,7 +43,8 @@ class Labels:
         """A JSON list of names, sorted, each once."""
         try:
             names = json.loads(label)
-        except ValueError:
+            json.dumps(names, ensure_ascii=False).encode()  # an escape may stand for half a character
+        except (ValueError, RecursionError):
             names = None
         if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
             raise RejectedRecord("the label is no JSON list of names")
