@@ -128,7 +128,13 @@ def _check_network(settings: Settings, start: Path) -> str:
     seed_everything(settings)  # with --weights none the random weights are the seed's, and so is their digest
     task = load_task(settings.task)
     parse_options(settings, task.Options)
-    gate_metrics = task.target(settings).gate_metrics
+    target = task.target(settings)
+    if settings.max_calibration_error and not target.right_or_wrong:  # no challenger would ever pass
+        raise InputError(
+            f"--max-calibration-error is for answers that are right or wrong, and those of {settings.task} are not.",
+            "Leave it out.",
+        )
+    gate_metrics = target.gate_metrics
     if settings.gate_metric and settings.gate_metric not in gate_metrics:
         raise InputError(
             f"--gate-metric {settings.gate_metric!r} is none that {settings.task} can decide by.",
