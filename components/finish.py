@@ -1,7 +1,8 @@
 """The exit handler: close what is still open in MLflow, write the result that scripts read, and tell a webhook."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -69,7 +70,7 @@ def result_of(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
         "promoted": tags.get("thawline.promoted") == "true",
         "pending": tags.get("thawline.pending", ""),
         "metric": facts.get(tracking.METRIC, ""),
-        "metrics": {name: value for name, value in made.data.metrics.items() if name not in COSTS} if made else {},
+        "metrics": _figures(made.data.metrics) if made else {},
         "dataset_digest": facts.get("thawline.dataset_digest", ""),
         "mlflow_run_id": pipeline.info.run_id if pipeline else "",
         "steps": {
@@ -80,6 +81,11 @@ def result_of(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
         "report": _report(made.info.artifact_uri) if made and "thawline.accepted" in facts else "",
         "same_as": made.info.run_id if made and skipped else "",
     }
+
+
+def _figures(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Test figures; those that are undefined are missing, for JSON has no word for them."""
+    return {name: value for name, value in metrics.items() if name not in COSTS and math.isfinite(value)}
 
 
 def _failure(run_key: str, steps: Sequence[Any]) -> str:

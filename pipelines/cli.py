@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 the run 
 """
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -336,12 +337,12 @@ def _print_summary(console: Console, result: dict[str, Any], settings: Settings)
         return
     metrics, metric = result["metrics"], result["metric"]
     name = metric.replace("_", " ")
-    interval = f"[{metrics.get(f'{metric}_low', 0):.3f}, {metrics.get(f'{metric}_high', 0):.3f}]"
+    interval = f"[{metrics.get(f'{metric}_low', math.nan):.3f}, {metrics.get(f'{metric}_high', math.nan):.3f}]"
     state = "champion" if result["promoted"] else "challenger, not promoted"
     state = f"waits for approval: {result['pending']}" if result["pending"] else state
     lines = {
-        name[:1].upper() + name[1:]: f"{metrics.get(metric, 0):.3f}  95 % interval {interval}, trivial model "
-        f"{metrics.get(f'baseline_{metric}', 0):.3f}",
+        name[:1].upper() + name[1:]: f"{metrics.get(metric, math.nan):.3f}  95 % interval {interval}, trivial model "
+        f"{metrics.get(f'baseline_{metric}', math.nan):.3f}",
         "Registered": f"{settings.model} version {result['version']}, {state}",
         "Why": _folded(result["reason"], console, 12),
         **({"Cost": result["cost"]} if settings.machine or settings.price_per_hour else {}),

@@ -99,6 +99,14 @@ def test_the_cost_is_in_mlflow(toy_home: PlainRun) -> None:
     assert data.tags["thawline.cost"] == result["cost"]
 
 
+def test_an_undefined_figure_is_missing(tracked_home: Path) -> None:
+    """R2 of test rows with one number is none: the result stays JSON, which has no NaN."""
+    with tracking.step("evaluate", "k", SETTINGS.to_json()) as run:
+        run.metrics({"r2": float("nan"), "mae": 2.0}, pipeline=True)
+    assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["metrics"] == {"mae": 2.0}
+    assert "NaN" not in (runs.run_folder("k") / "result.json").read_text()
+
+
 def test_the_webhook_is_told_after_the_result_is_written(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A webhook that fails changes neither the result nor its file."""
     tracking.pipeline_run("k", SETTINGS)
