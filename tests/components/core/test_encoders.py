@@ -138,7 +138,10 @@ def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("backbone", "weights", "sentence"),
     [
-        ("hf/no-such/encoder", "default", "hf/no-such/encoder could not be loaded"),
+        pytest.param(
+            *("hf/no-such/encoder", "default", "hf/no-such/encoder could not be loaded"),
+            marks=pytest.mark.slow,  # the hub's client tries again for a while
+        ),
         ("timm/tf_efficientnet_lite0", "default", "no network of the Hugging Face hub"),
     ],
 )

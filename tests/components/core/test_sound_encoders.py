@@ -121,7 +121,10 @@ def test_the_speaker_encoder_is_its_papers(seconds: float, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("backbone", "weights", "sentence"),
     [
-        ("hf/no-such/encoder", "default", "network hf/no-such/encoder could not be loaded"),
+        pytest.param(
+            *("hf/no-such/encoder", "default", "network hf/no-such/encoder could not be loaded"),
+            marks=pytest.mark.slow,  # the hub's client tries again for a while
+        ),
         ("timm/tf_efficientnet_lite0", "default", "no network of the Hugging Face hub"),
         ("hf/facebook/hubert-base-ls960", "package:resemblyzer", "are of the backbone speaker/lstm"),
     ],

@@ -404,6 +404,7 @@ def test_names_can_not_leave_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sync._listed(space) == {name: {"0.bin": 1, "index": 1}}
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_costs_the_sharing_only(
     homes: tuple[Home, Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,7 @@ def test_the_simple_model_answers_the_test_rows(tmp_path: Path) -> None:
     assert sum(answers["probabilities"][0].values()) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network_of", ["speaker", "whisper"])
 def test_the_whole_way(
     network_of: str,

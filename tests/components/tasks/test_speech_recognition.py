@@ -110,6 +110,7 @@ def test_labels_become_transcripts(tmp_path: Path) -> None:
     assert float(data.settings.option["seconds"]) <= 1.0
 
 
+@pytest.mark.slow
 def test_the_whole_way(
     tracked_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
