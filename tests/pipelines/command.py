@@ -42,6 +42,20 @@ def thawline(*arguments: str, home: Path, cwd: Path) -> Answer:
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
+def on_all_cores(*arguments: str, home: Path) -> Answer:
+    """Run the command on real data: with all threads, which toys don't repay, and without asking a hub."""
+    inherited = {name: value for name, value in environment(home).items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=inherited | {"HF_HUB_OFFLINE": "1"},
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
 def loaded(*commands: list[str], libraries: tuple[str, ...]) -> tuple[list[int], list[str]]:
     """Exit statuses of commands in one fresh process, and which of the libraries that process has imported."""
     code = (

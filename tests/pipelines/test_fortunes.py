@@ -2,26 +2,15 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.fortunes import write_fortunes
+from tests.pipelines.command import ROOT, on_all_cores
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent.parent
-THAWLINE = str(Path(sys.executable).with_name("thawline"))
 TOPICS = ("computers", "food", "law", "sports")
-
-
-def thawline(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    command = [THAWLINE, *arguments, "--home", str(home)]
-    environment["HF_HUB_OFFLINE"] = "1"
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +33,9 @@ def run(fortunes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict,
     """One run with MiniLM; its result and its home."""
     home = tmp_path_factory.mktemp("texts") / "home"
     options = "--task text_classification --weights package:all-minilm-l6-v2 --trials 0 --thaw-epochs 2"
-    done = thawline("run", str(fortunes), *options.split(), "--option", "max_length=64", "--json", home=home)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), home
+    done = on_all_cores("run", str(fortunes), *options.split(), "--option", "max_length=64", "--json", home=home)
+    assert done.status == 0, done.err
+    return json.loads(done.out.splitlines()[-1]), home
 
 
 def test_a_champion_comes_out(run: tuple[dict, Path]) -> None:
@@ -65,15 +54,15 @@ def test_the_champion_answers_a_line(run: tuple[dict, Path]) -> None:
     _, home = run
     lines = ["The recipe says to bake the cheese until brown.", "The judge asked the lawyer to sit down."]
     asked = [part for line in lines for part in ("--text", line)]
-    done = thawline("predict", "--model", "fortunes", *asked, "--json", home=home)
-    assert done.returncode == 0, done.stderr
-    assert [row["label"] for row in json.loads(done.stdout)["predictions"]] == ["food", "law"]
+    done = on_all_cores("predict", "--model", "fortunes", *asked, "--json", home=home)
+    assert done.status == 0, done.err
+    assert [row["label"] for row in json.loads(done.out)["predictions"]] == ["food", "law"]
 
 
 def test_nothing_is_trained_twice(run: tuple[dict, Path], fortunes: Path) -> None:
     """The same texts, though they lie in the manifest itself, are known again."""
     result, home = run
     options = "--task text_classification --weights package:all-minilm-l6-v2 --trials 0 --thaw-epochs 2"
-    done = thawline("run", str(fortunes), *options.split(), "--option", "max_length=64", "--json", home=home)
-    again = json.loads(done.stdout.splitlines()[-1])
+    done = on_all_cores("run", str(fortunes), *options.split(), "--option", "max_length=64", "--json", home=home)
+    again = json.loads(done.out.splitlines()[-1])
     assert (again["status"], again["same_as"]) == ("skipped", result["mlflow_run_id"])

@@ -1,18 +1,15 @@
 """The whole pipeline on real photos with real pretrained weights, as `make run` runs it."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipelines.demo import CLASSES, fetch_demo
+from tests.pipelines.command import ROOT, on_all_cores
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent.parent
-THAWLINE = str(Path(sys.executable).with_name("thawline"))
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +21,14 @@ def photos() -> Path:
     return folder
 
 
-def thawline(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    command = [THAWLINE, *arguments, "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
-
-
 @pytest.fixture(scope="module")
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     """One run with the demo's settings; its result and its home."""
     demo = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("DEMO := "))
     home = tmp_path_factory.mktemp("photos") / "home"
-    done = thawline("run", str(photos), *demo.removeprefix("DEMO := ").split(), "--json", home=home)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), home
+    done = on_all_cores("run", str(photos), *demo.removeprefix("DEMO := ").split(), "--json", home=home)
+    assert done.status == 0, done.err
+    return json.loads(done.out.splitlines()[-1]), home
 
 
 def test_the_photos_are_all_there(photos: Path) -> None:
@@ -60,9 +51,9 @@ def test_the_champion_answers_files(run: tuple[dict, Path], photos: Path) -> Non
     """`thawline predict` answers real files from the registry, mostly right."""
     _, home = run
     files = [str(next((photos / name).glob("*.png"))) for name in sorted(CLASSES)]
-    done = thawline("predict", "--model", "stamps", *files, "--json", home=home)
-    assert done.returncode == 0, done.stderr
-    labels = [row["label"] for row in json.loads(done.stdout)["predictions"]]
+    done = on_all_cores("predict", "--model", "stamps", *files, "--json", home=home)
+    assert done.status == 0, done.err
+    labels = [row["label"] for row in json.loads(done.out)["predictions"]]
     assert sum(label == name for label, name in zip(labels, sorted(CLASSES), strict=True)) >= 6
 
 
@@ -108,9 +99,9 @@ def test_the_classic_recipe_runs(photos: Path, tmp_path: Path) -> None:
     recipe += " --head-learning-rate 0.003 --weight-decay 0 --label-smoothing 0 --thaw 1 --thaw-learning-rate 0.0003"
     short = "--weights none --image-size 64 --head-epochs 3 --thaw-epochs 1 --trials 0"
     home = tmp_path / "home"
-    done = thawline("run", str(few), *recipe.split(), *short.split(), "--json", home=home)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    done = on_all_cores("run", str(few), *recipe.split(), *short.split(), "--json", home=home)
+    assert done.status == 0, done.err
+    result = json.loads(done.out.splitlines()[-1])
     assert result["status"] == "succeeded"
     checkpoint = next((home / "runs").rglob("checkpoint.json"))
     facts = json.loads(checkpoint.read_text())

@@ -2,25 +2,15 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.pipelines.command import ROOT, on_all_cores
 from tests.spoken import write_spoken
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent.parent
-THAWLINE = str(Path(sys.executable).with_name("thawline"))
 VOICES = ("be", "da", "es", "fr")
-
-
-def thawline(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    command = [THAWLINE, *arguments, "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +33,9 @@ def run(spoken: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, P
         writer.writeheader()
         writer.writerows({**row, "uri": str(spoken / row["uri"])} for row in rows)
     options = ["--task", "audio_classification", "--weights", str(spoken / "speaker.pt"), "--trials", "0", "--json"]
-    done = thawline("run", str(some), *options, "--thaw-epochs", "2", home=home)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), home
+    done = on_all_cores("run", str(some), *options, "--thaw-epochs", "2", home=home)
+    assert done.status == 0, done.err
+    return json.loads(done.out.splitlines()[-1]), home
 
 
 def test_a_champion_comes_out(run: tuple[dict, Path]) -> None:
@@ -71,6 +61,6 @@ def test_the_champion_answers_files(run: tuple[dict, Path], spoken: Path) -> Non
     """`thawline predict` answers sound files from the registry; the words need not be known."""
     _, home = run
     files = [next(spoken.glob(f"*_desc_{voice}.ogg")) for voice in ("es", "fr")]
-    done = thawline("predict", "--model", "voices", *map(str, files), "--json", home=home)
-    assert done.returncode == 0, done.stderr
-    assert [row["label"] for row in json.loads(done.stdout)["predictions"]] == ["es", "fr"]
+    done = on_all_cores("predict", "--model", "voices", *map(str, files), "--json", home=home)
+    assert done.status == 0, done.err
+    assert [row["label"] for row in json.loads(done.out)["predictions"]] == ["es", "fr"]

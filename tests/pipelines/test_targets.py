@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.demo import fetch_demo
 from tests.measured_photos import write_measured
-from tests.pipelines.command import ROOT, Answer, thawline
+from tests.pipelines.command import ROOT, Answer, on_all_cores
 
 pytestmark = pytest.mark.slow
 OPTIONS = "--weights package:efficientnet-lite0 --image-size 64 --trials 0 --thaw 0 --head-epochs 150 --patience 40"
@@ -26,14 +26,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, name: str, target: str) -> Answer:
     options = [*OPTIONS.split(), "--option", f"target={target}", "--json"]
-    return thawline("run", str(folder / f"{name}.jsonl"), *options, home=folder / "home", cwd=folder)
+    return on_all_cores("run", str(folder / f"{name}.jsonl"), *options, home=folder / "home")
 
 
 def predicted(folder: Path, model: str) -> tuple[str, dict[str, Any]]:
     """What `predict` prints of the first photo, and says as JSON."""
     photo = json.loads((folder / f"{model}.jsonl").read_text().splitlines()[0])["uri"]
     text, told = (
-        thawline("predict", "--model", f"{model}@challenger", photo, *more, home=folder / "home", cwd=folder)
+        on_all_cores("predict", "--model", f"{model}@challenger", photo, *more, home=folder / "home")
         for more in ([], ["--json"])
     )
     assert (text.status, told.status) == (0, 0), text.err
