@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.core import hub, sounds
+from components.core import encoders, hub, sounds
 from components.core.errors import InputError
 from components.core.weights import fit_state, load_state, state_digest
 
@@ -204,8 +204,7 @@ def pooled(hidden: Tensor, length: Tensor, pooling: str) -> Tensor:
     """Features [B, H] of `hidden` [B, T, H]: the `mean` of the frames, or of the first two tokens (`tokens`)."""
     if pooling == "tokens":
         return hidden[:, :2].mean(1)
-    weights = valid(hidden, length)[:, :, None].to(hidden.dtype)
-    return (hidden * weights).sum(1) / weights.sum(1)
+    return encoders.pooled(hidden, valid(hidden, length), pooling)
 
 
 def build_encoder(backbone: str, weights: str, *, frames: bool = False) -> Encoder:

@@ -15,24 +15,24 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 
-from components.core import sounds, targets
+from components.core import simple_models, sounds, targets
+from components.core.augmentation import augments, refuse_those_of_pictures
 from components.core.classification import mixup, new_head
-from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Examples
 from components.core.network import Network, Pytree
 from components.core.settings import Settings
 from components.core.sound_augmentation import augmented
 from components.core.sound_encoders import SPEAKER, SPEAKER_FRONT, build_encoder, rebuild_stages
 from components.core.sound_lengths import measure_seconds, preprocessing_for
+from components.core.sound_records import SoundOptions, check, near_duplicates
 from components.core.sounds import encode
 from components.core.targets import TargetOptions
 from components.core.task_options import parse_options
 from components.tasks import Target
 
-__all__ = ["encode"]
+__all__ = ["augments", "check", "encode", "near_duplicates"]
 
 backbone = SPEAKER
 split_by = "hash"
@@ -41,35 +41,15 @@ serving_code = Path(sounds.__file__)
 serving_requirements = ("soundfile", "soxr")
 
 LONGEST_CHOSEN = 10.0  # seconds; what is computed grows with them, so more is the user's to ask for
-MOST_FITTED = 20_000  # rows that the simple model is fitted on
 
 
-class Options(TargetOptions):
+class Options(SoundOptions, TargetOptions):
     """`--option NAME=VALUE`."""
-
-    seconds: float = Field(0.0, ge=0, le=600, description="Length of every sound; 0: chosen from the data.")
-    noise: float = Field(10.0, ge=0, le=40, description="Least signal-to-noise ratio of --augment, in dB; 0: none.")
-    time_mask: float = Field(0.1, ge=0, lt=1, description="Most of the length that a mask of --augment hides.")
-    band_mask: float = Field(0.2, ge=0, lt=1, description="Most of the mel bands that a mask of --augment hides.")
 
 
 def target(settings: Settings) -> Target:
     """A class, a number, or several labels for each sound."""
     return targets.chosen(settings, Options)
-
-
-def check(content: bytes) -> Mapping[str, int | str]:
-    """Length, sample rate and channels of a sound."""
-    try:
-        return sounds.facts(content)
-    except ValueError as error:
-        raise RejectedRecord(str(error)) from error
-
-
-def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: Settings) -> list[tuple[int, int]]:
-    """None are sought: sounds have no fingerprint. Name what belongs together by `group`."""
-    del fingerprints, new, settings
-    return []
 
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
@@ -82,7 +62,7 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     """Pretrained stages (front, then layer by layer) and a new head."""
-    _refuse_other_augmentation(settings)
+    refuse_those_of_pictures(settings, "sounds")
     encoder = build_encoder(settings.backbone or backbone, settings.weights)
     preprocessing = preprocessing_for(encoder, parse_options(settings, Options).seconds)
     head = new_head(settings.head, encoder.features, settings.hidden, len(classes), dropout)
@@ -94,11 +74,6 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
     stages, features = rebuild_stages(facts["config"])
     dropout, classes = facts["hyperparameters"]["dropout"], len(facts["classes"])
     return Network(stages, new_head(settings.head, features, settings.hidden, classes, dropout), facts["preprocessing"])
-
-
-def augments(settings: Settings) -> bool:
-    """Whether sounds are augmented afresh in each epoch."""
-    return settings.augment != "none" and not settings.views
 
 
 def augment(
@@ -139,19 +114,13 @@ def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame
 
     if parse_options(settings, Options).target != "classes":
         return None
-    rows = {split: examples.rows(split)[:MOST_FITTED] for split in ("train", "validation")}
-    rows["test"] = examples.rows("test")
+    rows = simple_models.rows_of(examples)
     labels = {split: examples.labels(some) for split, some in rows.items()}
     features = {split: _statistics(examples, some) for split, some in rows.items()}
-    models = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)).fit(features["train"], labels["train"])
-        for c in (0.01, 0.1, 1.0)
-    ]
-    best = max(models, key=lambda model: model.score(features["validation"], labels["validation"]))
-    rows_of = best.predict_proba(features["test"])
-    named = [dict(zip(best.classes_, map(float, row), strict=True)) for row in rows_of]
-    found = pd.DataFrame([{"label": max(row, key=row.__getitem__), "probabilities": row} for row in named])
-    return "log-mel statistics with logistic regression", found
+    models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)) for c in (0.01, 0.1, 1.0)]
+    best = simple_models.best_of(models, features, labels)
+    answers = simple_models.class_answers(best, features["test"])
+    return "log-mel statistics with logistic regression", answers
 
 
 def _statistics(examples: Examples, rows: Sequence[int], chunk: int = 64) -> np.ndarray[Any, Any]:
@@ -171,10 +140,3 @@ def _log_mel(contents: Sequence[bytes], seconds: float) -> list[np.ndarray[Any, 
     batch = encode(contents, preprocessing)
     decibels = 10.0 * torch.log10(batch["sound"] + sounds.FULL_SCALE_FLOOR)
     return [row[:length].numpy() for row, length in zip(decibels, batch["length"].tolist(), strict=True)]
-
-
-def _refuse_other_augmentation(settings: Settings) -> None:
-    if settings.augment not in ("none", "basic"):
-        raise InputError(f"--augment {settings.augment} is for pictures.", "Use --augment basic for sounds, or none.")
-    if settings.cutmix:
-        raise InputError("--cutmix is for pictures.", "Use --mixup for sounds.")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from components.core import augmentation, pictures
 from components.core import near_duplicates as near_duplicates_of_pictures
-from components.core import pictures
 from components.core.backbones import Backbone, build_backbone, rebuild_backbone
 from components.core.classification import mixup, new_head, reference
 from components.core.errors import RejectedRecord
@@ -85,7 +85,7 @@ def _thumbnail(content: bytes) -> bytes:
 
 def augments(settings: Settings) -> bool:
     """Whether pictures are augmented or mixed afresh in each epoch."""
-    return (settings.augment != "none" and not settings.views) or settings.cutmix > 0
+    return augmentation.augments(settings) or settings.cutmix > 0
 
 
 def augment(

@@ -8,24 +8,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from components.core import sounds
+from components.core.augmentation import augments, refuse_those_of_pictures
 from components.core.classification import new_head, reference
-from components.core.errors import InputError, RejectedRecord
+from components.core.errors import InputError
 from components.core.examples import Examples
 from components.core.network import Network, Pytree
 from components.core.settings import Settings
 from components.core.sound_augmentation import augmented
 from components.core.sound_encoders import SPEAKER, build_encoder, rebuild_stages
 from components.core.sound_lengths import measure_seconds, preprocessing_for
+from components.core.sound_records import SoundOptions, check, near_duplicates
 from components.core.sounds import encode
 from components.core.task_options import parse_options
 from components.core.transcripts import CTCHead, Transcripts
 from components.tasks import Target
 
-__all__ = ["encode", "reference"]
+__all__ = ["augments", "check", "encode", "near_duplicates", "reference"]
 
 backbone = SPEAKER
 split_by = "hash"
@@ -37,16 +39,11 @@ LONGEST_CHOSEN = 20.0  # seconds; what is cut off is missing from the transcript
 WHOLE = 0.99  # share of the training sounds that the length holds, up to that
 
 
-class Options(BaseModel):
+class Options(SoundOptions):
     """`--option NAME=VALUE`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seconds: float = Field(0.0, ge=0, le=600, description="Length of every sound; 0: chosen from the data.")
     beam: int = Field(1, ge=1, le=100, description="Prefixes that decoding keeps; 1: the best path.")
-    noise: float = Field(10.0, ge=0, le=40, description="Least signal-to-noise ratio of --augment, in dB; 0: none.")
     time_mask: float = Field(0.05, ge=0, lt=1, description="Most of the length that a mask of --augment hides.")
-    band_mask: float = Field(0.2, ge=0, lt=1, description="Most of the mel bands that a mask of --augment hides.")
 
 
 def target(settings: Settings) -> Target:
@@ -54,20 +51,6 @@ def target(settings: Settings) -> Target:
     if settings.class_weights != "none":
         raise InputError("--class-weights is for classes, and transcripts are none.", "Leave it out.")
     return Transcripts(parse_options(settings, Options).beam)
-
-
-def check(content: bytes) -> Mapping[str, int | str]:
-    """Length, sample rate and channels of a sound."""
-    try:
-        return sounds.facts(content)
-    except ValueError as error:
-        raise RejectedRecord(str(error)) from error
-
-
-def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: Settings) -> list[tuple[int, int]]:
-    """None are sought: sounds have no fingerprint. Name what belongs together by `group`."""
-    del fingerprints, new, settings
-    return []
 
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
@@ -79,10 +62,9 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     """Pretrained stages (front, then layer by layer) and a new head that scores each frame."""
-    if settings.augment not in ("none", "basic"):
-        raise InputError(f"--augment {settings.augment} is for pictures.", "Use --augment basic for sounds, or none.")
-    if settings.cutmix or settings.mixup:
-        raise InputError("Transcripts can't be mixed.", "Leave out --mixup and --cutmix.")
+    refuse_those_of_pictures(settings, "sounds")
+    if settings.mixup:
+        raise InputError("Transcripts can't be mixed.", "Leave out --mixup.")
     encoder = build_encoder(settings.backbone or backbone, settings.weights, frames=True)
     preprocessing = preprocessing_for(encoder, parse_options(settings, Options).seconds)
     head = _head(settings, encoder.features, len(classes), dropout)
@@ -94,11 +76,6 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
     stages, features = rebuild_stages(facts["config"])
     head = _head(settings, features, len(facts["classes"]), facts["hyperparameters"]["dropout"])
     return Network(stages, head, facts["preprocessing"])
-
-
-def augments(settings: Settings) -> bool:
-    """Whether sounds are augmented afresh in each epoch."""
-    return settings.augment != "none" and not settings.views
 
 
 def augment(

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from components.core import hub, near_duplicate_texts, targets, texts, tfidf
+from components.core.augmentation import augments, refuse_those_of_pictures
 from components.core.classification import mixup, new_head
 from components.core.encoders import build_encoder, rebuild_stages
 from components.core.errors import InputError, RejectedRecord
@@ -26,7 +27,7 @@ from components.core.task_options import parse_options
 from components.core.texts import encode
 from components.tasks import Target
 
-__all__ = ["encode"]
+__all__ = ["augments", "encode"]
 
 backbone = hub.DEFAULT
 split_by = "hash"
@@ -91,7 +92,7 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     """Pretrained stages (embedding, then layer by layer) and a new head."""
-    _refuse_other_augmentation(settings)
+    refuse_those_of_pictures(settings, "texts")
     options = parse_options(settings, Options)
     encoder = build_encoder(settings.backbone or backbone, settings.weights, options.pooling)
     if options.max_length > encoder.positions:
@@ -110,11 +111,6 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
     stages, features = rebuild_stages(facts["config"])
     dropout, classes = facts["hyperparameters"]["dropout"], len(facts["classes"])
     return Network(stages, new_head(settings.head, features, settings.hidden, classes, dropout), facts["preprocessing"])
-
-
-def augments(settings: Settings) -> bool:
-    """Whether words are left out afresh in each epoch."""
-    return settings.augment != "none" and not settings.views
 
 
 def augment(
@@ -156,10 +152,3 @@ def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame
 def _preprocessing(settings: Settings) -> tuple[Mapping[str, Any], int]:
     encoder = build_encoder(settings.backbone or backbone, settings.weights, "auto")
     return {"tokenizer": encoder.tokenizer, "pad": encoder.pad}, encoder.positions
-
-
-def _refuse_other_augmentation(settings: Settings) -> None:
-    if settings.augment not in ("none", "basic"):
-        raise InputError(f"--augment {settings.augment} is for pictures.", "Use --augment basic for texts, or none.")
-    if settings.cutmix:
-        raise InputError("--cutmix is for pictures.", "Use --mixup for texts.")
