@@ -93,14 +93,14 @@ class Settings(BaseModel):
 
     backbone: str = Field(
         "",
-        description="torchvision/NAME or timm/NAME for pictures, hf/NAME for text and sound, speaker/lstm for sound; "
-        "empty: the task's own.",
+        description="torchvision/NAME, timm/NAME or hf/NAME for pictures, hf/NAME for text and sound, speaker/lstm for "
+        "sound; empty: the task's own.",
     )
     weights: str = Field(
         "default",
         description="default, a weight name of the library, FILE.pth, FILE.safetensors, s3://…, "
-        "package:efficientnet-lite0, or none. For text and sound a folder, s3://…, package:all-minilm-l6-v2, "
-        "package:resemblyzer, or none.",
+        "package:efficientnet-lite0, or none. For networks of transformers a folder or s3://…; "
+        "package:all-minilm-l6-v2 for text, package:resemblyzer for sound.",
     )
     warm_start: bool = Field(
         default=False, description="Start from the champion's weights; from --weights where there is no champion yet."
