@@ -19,11 +19,14 @@ class Answer(TypedDict):
     """What is said of one record."""
 
     transcript: str
-    confidence: float  # mean probability of the characters where they are heard; 0 without any
+    confidence: float  # mean probability of the characters or words where they are heard; 0 without any
 
 
 def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[Answer]:
-    """Transcripts for log-probabilities [B, T, 1 + C]; `serving` holds the C `classes` and the width of the `beam`."""
+    """Transcripts for log-probabilities [B, T, 1 + C].
+
+    `serving` holds the C `classes`, the width of the `beam`, and whether the classes are `words`.
+    """
     classes, beam = serving["classes"], int(serving["beam"])
     best = outputs.max(dim=2)
     heard = best.indices != BLANK
@@ -31,7 +34,8 @@ def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[Answer]:
     read = (
         [search(row, beam) for row in outputs.tolist()] if beam > 1 else [collapsed(r) for r in best.indices.tolist()]
     )
-    texts = ["".join(classes[number - 1] for number in numbers).strip() for numbers in read]
+    between = " " if serving.get("words") else ""
+    texts = [between.join(classes[number - 1] for number in numbers).strip() for numbers in read]
     return [{"transcript": text, "confidence": float(p)} for text, p in zip(texts, said.tolist(), strict=True)]
 
 

@@ -1,7 +1,7 @@
-"""Transcripts as the target of a task: CTC loss over characters, error rates, decoding.
+"""Transcripts as the target of a task: CTC loss over characters or words, error rates, decoding.
 
-Outputs are log-probabilities [B, T, 1 + C]: a blank, then the C characters. Frames of padding say blank with certainty,
-so outputs of one length need no lengths beside them.
+Outputs are log-probabilities [B, T, 1 + C]: a blank, then the C characters or words. Frames of padding say blank with
+certainty, so outputs of one length need no lengths beside them.
 """
 
 import re
@@ -32,7 +32,7 @@ METRICS = {"word_error_rate": -1, "character_error_rate": -1}
 
 
 class CTCHead(nn.Module):
-    """Log-probabilities of a blank and the characters in each frame."""
+    """Log-probabilities of a blank and of each character or word, frame by frame."""
 
     def __init__(self, scorer: nn.Module) -> None:
         super().__init__()
@@ -47,7 +47,12 @@ class CTCHead(nn.Module):
 
 
 class Transcripts:
-    """What is said, in small letters without punctuation; `beam` prefixes are kept in decoding, 1: the best path."""
+    """What is said, in small letters without punctuation.
+
+    Args:
+        beam: Prefixes that decoding keeps, 1: the best path.
+        words: Whether the outputs are the words of the data instead of their characters.
+    """
 
     metric = "word_error_rate"
     gate_metrics: Mapping[str, int] = METRICS
@@ -56,8 +61,8 @@ class Transcripts:
     answer: type = Answer
     answers = staticmethod(answers)
 
-    def __init__(self, beam: int = 1) -> None:
-        self._beam = beam
+    def __init__(self, beam: int = 1, *, words: bool = False) -> None:
+        self._beam, self._words = beam, words
 
     def check_label(self, label: str) -> str:
         """Small letters, digits and apostrophes, one space between words; raises RejectedRecord if none is left."""
@@ -77,27 +82,29 @@ class Transcripts:
         return [""] * len(labels)
 
     def class_names(self, labels: Sequence[str]) -> list[str]:
-        """The characters, the space first, for error rates of words need to know it."""
-        return [" ", *sorted(set("".join(labels)) - {" "})]
+        """The words, or the characters with the space first, for error rates of words need to know it."""
+        units = {unit for label in labels for unit in self._units(label)}
+        return sorted(units) if self._words else [" ", *sorted(units - {" "})]
 
     def targets(self, labels: Sequence[str], classes: Sequence[str]) -> Tensor:
-        """Outputs that stand for the characters, long[N, L], padded with -1.
+        """Outputs that stand for the characters or words, long[N, L], padded with -1.
 
         Raises:
-            ValueError: A character is not among the classes.
+            ValueError: One is not among the classes.
         """
-        numbers = {character: number for number, character in enumerate(classes, start=1)}
-        if unknown := sorted(set("".join(labels)) - numbers.keys()):
-            raise ValueError(f"characters that are not among the classes: {' '.join(unknown)}")
-        found = torch.full((len(labels), max(map(len, labels), default=0)), PADDING)
-        for row, label in enumerate(labels):
-            found[row, : len(label)] = torch.tensor([numbers[character] for character in label])
+        numbers = {unit: number for number, unit in enumerate(classes, start=1)}
+        rows = [self._units(label) for label in labels]
+        if unknown := sorted({unit for row in rows for unit in row} - numbers.keys()):
+            raise ValueError(f"not among the classes: {' '.join(unknown)}")
+        found = torch.full((len(rows), max(map(len, rows), default=0)), PADDING)
+        for row, units in enumerate(rows):
+            found[row, : len(units)] = torch.tensor([numbers[unit] for unit in units])
         return found
 
     def loss(
         self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
     ) -> Tensor:
-        """CTC (Graves et al. 2006) by character, a scalar mean over utterances.
+        """CTC (Graves et al. 2006) by character or word, a scalar mean over utterances.
 
         An utterance with fewer frames than its transcript needs teaches nothing. Smoothing and weights are for classes.
         """
@@ -113,17 +120,20 @@ class Transcripts:
         del targets, size
 
     def validate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """The loss, and the error rates of the best path."""
+        """The loss, and the error rates of the best path; that of characters only where these are the outputs."""
         found = [collapsed(path) for path in outputs.argmax(2).tolist()]
         true = [[number for number in row if number != PADDING] for row in targets.tolist()]
-        sums = np.sum([_errors(*pair, SPACE) for pair in zip(found, true, strict=True)], axis=0)[None]
-        rates = {name: float(self.gate_figure(name, ())(sums)[0]) for name in METRICS}
-        return {"loss": float(self.loss(outputs, targets)), **rates}
+        loss, pairs = {"loss": float(self.loss(outputs, targets))}, list(zip(found, true, strict=True))
+        if self._words:
+            errors = sum(edit_distance(*pair) for pair in pairs)
+            return {**loss, self.metric: errors / sum(map(len, true))}
+        sums = np.sum([_errors(*pair, SPACE) for pair in pairs], axis=0)[None]
+        return {**loss, **{name: float(self.gate_figure(name, ())(sums)[0]) for name in METRICS}}
 
     def calibrate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """How wide decoding searches."""
+        """How wide decoding searches, and what it puts together."""
         del outputs, targets
-        return {"beam": float(self._beam)}
+        return {"beam": float(self._beam), "words": float(self._words)}
 
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
@@ -170,6 +180,9 @@ class Transcripts:
         del classes
         first = 2 * list(METRICS).index(metric)
         return lambda sums: np.asarray(sums[:, first] / sums[:, first + 1])
+
+    def _units(self, label: str) -> list[str]:
+        return label.split() if self._words else list(label)
 
 
 def plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Speech into transcripts: an encoder of sounds with a CTC head over characters.
+"""Speech into transcripts: an encoder of sounds with a CTC head over characters or words.
 
 `thawline run speech.csv --task speech_recognition --weights package:resemblyzer`, with a manifest of uri,label whose
 labels are what is said.
@@ -6,7 +6,7 @@ labels are what is said.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -42,15 +42,18 @@ WHOLE = 0.99  # share of the training sounds that the length holds, up to that
 class Options(SoundOptions):
     """`--option NAME=VALUE`."""
 
+    units: Literal["characters", "words"] = Field("characters", description="What the network answers frame by frame.")
     beam: int = Field(1, ge=1, le=100, description="Prefixes that decoding keeps; 1: the best path.")
     time_mask: float = Field(0.05, ge=0, lt=1, description="Most of the length that a mask of --augment hides.")
 
 
 def target(settings: Settings) -> Target:
     """What is said."""
-    if settings.class_weights != "none":
-        raise InputError("--class-weights is for classes, and transcripts are none.", "Leave it out.")
-    return Transcripts(parse_options(settings, Options).beam)
+    if settings.class_weights != "none" or settings.label_smoothing:
+        sentence = "--class-weights and --label-smoothing are for classes, not for transcripts."
+        raise InputError(sentence, "Leave them out.")
+    options = parse_options(settings, Options)
+    return Transcripts(options.beam, words=options.units == "words")
 
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
@@ -100,5 +103,5 @@ def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
     return []
 
 
-def _head(settings: Settings, features: int, characters: int, dropout: float) -> CTCHead:
-    return CTCHead(new_head(settings.head, features, settings.hidden, 1 + characters, dropout))
+def _head(settings: Settings, features: int, units: int, dropout: float) -> CTCHead:
+    return CTCHead(new_head(settings.head, features, settings.hidden, 1 + units, dropout))

@@ -65,7 +65,7 @@ WORK = {
     "voices": Work(_voices, VOICES, "--thaw 2 --thaw-epochs 6"),
     "cover": Work(
         _measured("cover"),
-        f"{PHOTO} --option target=number --head-epochs 150 --patience 40",
+        f"{PHOTO} --option target=number --head-epochs 150 --patience 40 --head-learning-rate 0.001",
         "--thaw 3 --thaw-epochs 12",
     ),
     "tags": Work(_measured("tags"), f"{PHOTO} --option target=labels", "--thaw 3 --thaw-epochs 12"),

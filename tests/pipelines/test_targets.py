@@ -24,8 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, name: str, target: str) -> Answer:
-    options = [*OPTIONS.split(), "--option", f"target={target}", "--json"]
+def run(folder: Path, name: str, target: str, *more: str) -> Answer:
+    options = [*OPTIONS.split(), "--option", f"target={target}", "--json", *more]
     return on_all_cores("run", str(folder / f"{name}.jsonl"), *options, home=folder / "home")
 
 
@@ -42,12 +42,12 @@ def predicted(folder: Path, model: str) -> tuple[str, dict[str, Any]]:
 
 def test_numbers_go_the_whole_way(folder: Path) -> None:
     """How much of a photo its thing covers is learnt; answers have an interval, and the report a figure."""
-    answer = run(folder, "cover", "number")
+    answer = run(folder, "cover", "number", "--head-learning-rate", "0.001")
     assert answer.status == 0, answer.err
     result = json.loads(answer.out.splitlines()[-1])
     metrics = result["metrics"]
     assert result["metric"] == "r2"
-    assert metrics["r2"] > 0.1 > metrics["baseline_r2"]  # 50 photos tell it roughly
+    assert metrics["r2"] > 0.5 > metrics["baseline_r2"]  # 50 photos tell it roughly
     assert metrics["mae"] < metrics["baseline_mae"]
     page = Path(result["report"]).read_text()
     assert "How far off it is" in page

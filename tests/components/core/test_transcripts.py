@@ -48,6 +48,23 @@ def test_targets_are_padded() -> None:
         TARGET.targets(["ax"], CLASSES)
 
 
+def test_words_are_outputs_where_they_are_asked_for() -> None:
+    """Each word is an output; answers put spaces between, and validation has no rate of characters."""
+    target, labels = Transcripts(words=True), ["b a", "a", "b b"]
+    classes = target.class_names(labels)
+    assert classes == ["a", "b"]
+    targets = target.targets(labels, classes)
+    assert targets.tolist() == [[2, 1], [1, -1], [2, 2]]
+    with pytest.raises(ValueError, match="not among the classes: ab"):
+        target.targets(["a ab"], classes)
+    paths = torch.tensor([[2, 2, 0, 1], [0, 0, 0, 0], [2, 0, 2, 2]])
+    outputs = (nn.functional.one_hot(paths, 3) * 20.0).log_softmax(2)
+    missed = 20 - math.log(4)  # one word in any of four frames that all say blank
+    assert target.validate(outputs, targets) == {"loss": pytest.approx(missed / 3, 1e-3), "word_error_rate": 0.2}
+    serving = {"classes": classes, **target.calibrate(outputs, targets)}
+    assert [row["transcript"] for row in answers(outputs, serving)] == ["b a", "", "b b"]
+
+
 def every_text(frames: int) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
     """All paths of so many frames, by what they say."""
     paths: dict[tuple[int, ...], list[tuple[int, ...]]] = {}

@@ -40,13 +40,13 @@ def said(text: str, seed: int = 0) -> np.ndarray:
     return np.concatenate([part for sound in parts for part in (sound, rest)]).astype(np.float32)
 
 
-def write_speech(folder: Path, count: int = 140) -> Path:
-    """A manifest of tones and of what they spell; the last row says nothing."""
+def write_speech(folder: Path, count: int = 140, longest: int = 2) -> Path:
+    """A manifest of tones and of what they spell, two words each; the last row says nothing."""
     generator = np.random.default_rng(0)
     folder.mkdir(parents=True)
     rows = []
     for number in range(count):
-        words = ["".join(generator.choice(list(PITCH), generator.integers(1, 3))) for _ in range(2)]
+        words = ["".join(generator.choice(list(PITCH), generator.integers(1, longest + 1))) for _ in range(2)]
         (folder / f"{number}.wav").write_bytes(sound_file(said(" ".join(words), number)))
         rows.append((f"{number}.wav", " ".join(words).title() + "."))
     with (folder / "speech.csv").open("w", newline="") as file:
@@ -57,9 +57,8 @@ def write_speech(folder: Path, count: int = 140) -> Path:
 def test_it_is_found_by_name() -> None:
     """The task is its module's name, and its target transcripts."""
     assert load_task("speech_recognition") is speech_recognition
-    assert speech_recognition.target(settings(option=["beam=4"])).calibrate(torch.zeros(0), torch.zeros(0)) == {
-        "beam": 4
-    }
+    target = speech_recognition.target(settings(option=["beam=4", "units=words"]))
+    assert target.calibrate(torch.zeros(0), torch.zeros(0)) == {"beam": 4, "words": 1}
 
 
 @pytest.mark.parametrize(
@@ -77,10 +76,15 @@ def test_what_does_not_fit_is_an_input_error(options: dict[str, Any], sentence: 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"class_weights": "balanced"}, "class-weights is for classes"), ({"option": {"beam": "0"}}, "beam=0 can't be")],
+    [
+        ({"class_weights": "balanced"}, "are for classes, not for transcripts"),
+        ({"label_smoothing": 0.1}, "are for classes, not for transcripts"),
+        ({"option": {"beam": "0"}}, "beam=0 can't be"),
+        ({"option": {"units": "syllables"}}, "units=syllables can't be"),
+    ],
 )
 def test_what_the_target_can_not_do_is_an_input_error(options: dict[str, Any], sentence: str) -> None:
-    """Transcripts have no classes to weigh, and a search keeps one prefix at least."""
+    """Transcripts have no classes to weigh or smooth, and a search keeps one prefix at least."""
     with pytest.raises(InputError, match=sentence):
         speech_recognition.target(settings(**options))
 
@@ -111,19 +115,26 @@ def test_labels_become_transcripts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("units", "longest", "text"), [("characters", 2, "ca b"), ("words", 1, "c b")])
 def test_the_whole_way(
-    tracked_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    units: str,
+    longest: int,
+    text: str,
+    tracked_home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From a manifest to a champion that spells what it never heard, and a second version that the gate judges."""
     from tests.plain import run_steps
 
-    source = write_speech(tmp_path / "speech")
-    run = run_steps(source, settings(option={"beam": "4"}), tmp_path / "artifacts")
+    source = write_speech(tmp_path / "speech", longest=longest)
+    run = run_steps(source, settings(option={"beam": "4", "units": units}), tmp_path / "artifacts")
     assert run.accepted
     page = (tmp_path / "artifacts/report.html").read_text()
     assert "word_error_rate" in page
-    (tmp_path / "new.flac").write_bytes(sound_file(said("ca b", 999), kind="FLAC"))
+    (tmp_path / "new.flac").write_bytes(sound_file(said(text, 999), kind="FLAC"))
     answer = call(capsys, monkeypatch, "predict", "--model", "morse", str(tmp_path / "new.flac"), "--json")
-    assert json.loads(answer.out)["predictions"][0]["transcript"] == "ca b"
-    again = run_steps(source, settings(seed=1, force=True), tmp_path / "again")
+    assert json.loads(answer.out)["predictions"][0]["transcript"] == text
+    again = run_steps(source, settings(seed=1, force=True, option={"units": units}), tmp_path / "again")
     assert not again.accepted
