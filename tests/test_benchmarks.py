@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.benchmarks import prepare_20000
+from tests.benchmarks import prepare_20000, top
 from tests.benchmarks.compare import __main__ as command
 from tests.benchmarks.compare.data import chosen, read_idx
 from tests.benchmarks.compare.jobs import Job, Options, groups
@@ -284,3 +284,11 @@ def test_the_benchmark_of_preparing_data_is_a_task(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     prepare_20000.generate(tmp_path / "in", 80)
     assert prepare_20000.timed(tmp_path / "in", 80, tmp_path / "out")["examples"] == 80
+
+
+def test_the_step_of_the_top_is_the_one_that_training_takes() -> None:
+    """Both ways run by training's own loop; the operations are counted by the convolutions' definition."""
+    measured = top.Top("torchvision/resnet18", 1, batch=2, size=32)
+    assert all(measured.milliseconds(1, top.CLOCKS["cpu"], fast=fast) > 0 for fast in (False, True))
+    weights, first = 8_392_704, 1_310_720  # of layer4's convolutions, and of those that need no gradient of their input
+    assert measured.operations() == pytest.approx(2 * 2 * (3 * weights - first), rel=0.01)  # two rows of one output

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.core import training
+from components.core import distributed, training
 from components.core.backbones import build_backbone
 from components.core.network import Network, set_thawed, set_training
 
@@ -87,6 +87,7 @@ class Top:
             training._train_epoch(
                 self.network,
                 self.line,
+                distributed.parallel(self.network, self.line),
                 self._batches(steps),
                 functional.cross_entropy,
                 optimizer,
