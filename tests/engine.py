@@ -110,9 +110,9 @@ def base(engine: Engine) -> str:
 
 @pytest.fixture(scope="session")
 def image(engine: Engine, base: str) -> str:
-    """The image of the steps, built as users build it, with one group of a task; only the base may be another."""
+    """The image of the steps, built as users build it, with the groups of all tasks; only the base may be another."""
     name = "thawline-python:test"
-    build = f"--build-arg BASE={base} --build-arg TASKS=text --network host"
+    build = f"--build-arg BASE={base} --build-arg TASKS='text audio' --network host"
     arguments = [f"DOCKER={engine.client}", f"IMAGE={name}", f"BUILD={build}"]
     command = ["/usr/bin/env", "make", "image", *arguments]
     done = subprocess.run(command, env=engine.environment, cwd=ROOT, capture_output=True, text=True, check=False)
