@@ -4,7 +4,6 @@ Outputs are log-probabilities [B, T, 1 + C]: a blank, then the C characters or w
 certainty, so outputs of one length need no lengths beside them.
 """
 
-import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -186,9 +185,15 @@ class Transcripts:
 
 
 def plain(text: str) -> str:
-    """Small letters, digits and apostrophes of any script, one space between words."""
+    """Small letters with their marks, digits and apostrophes of any script, one space between words."""
     composed = unicodedata.normalize("NFC", text.casefold()).replace("\u2019", "'")
-    return " ".join(re.sub(r"[^\w']|_", " ", composed).split())
+    return " ".join("".join(map(_kept, composed)).split())
+
+
+def _kept(character: str) -> str:
+    """A letter, mark or digit as it is; nothing for what only joins or parts letters; a space for all else."""
+    kind = unicodedata.category(character)
+    return character if kind[0] in "LMN" or character == "'" else "" if kind == "Cf" else " "
 
 
 def edit_distance(found: Sequence[Any], true: Sequence[Any]) -> int:

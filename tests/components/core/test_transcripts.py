@@ -29,6 +29,9 @@ def test_transcripts_are_made_equal() -> None:
     assert plain("  ¡La  Niña's «perro»! ") == "la niña's perro"
     assert plain("n\u0303") == "ñ"
     assert plain("Жук.") == "жук"
+    for text in ("हिन्दी में", "น้ำ", "شُكْرًا"):  # vowels and other marks are part of the word
+        assert plain(f"{text}!") == text
+    assert plain("a_b\u00adc") == "a bc"
     assert TARGET.check_label("Un topo.") == "un topo"
     for label in ("...", "x" * 601):
         with pytest.raises(RejectedRecord, match="transcript"):
