@@ -113,10 +113,12 @@ def test_a_length_that_was_asked_for_stays(models: Mapping[str, Path], tmp_path:
     ("options", "sentence"),
     [
         ({"option": {"max_length": "400"}}, "max_length=400 is more than the 40 tokens"),
+        ({"option": {"max_length": "2"}}, "leaves no room for a text: the encoder's marks take 2 tokens"),
         ({"option": {"max_length": "long"}}, "max_length=long can't be used"),
         ({"option": {"pool": "mean"}}, "has no option 'pool'"),
         ({"augment": "randaugment"}, "randaugment is for pictures"),
         ({"cutmix": 1.0}, "cutmix is for pictures"),
+        ({"mixup": 0.2, "augment": "basic"}, "words afresh, which can't be mixed"),
     ],
 )
 def test_what_does_not_fit_is_an_input_error(
@@ -182,7 +184,9 @@ def test_the_report_shows_beginnings() -> None:
 def test_the_simple_model_answers_the_test_rows(models: Mapping[str, Path], tmp_path: Path) -> None:
     """TF-IDF with logistic regression learns which words tell the classes apart."""
     data = prepared(tmp_path, settings(models["bert"]))
-    name, answers = text_classification.reference(data.settings, data.examples)
+    found = text_classification.reference(data.settings, data.examples)
+    assert found is not None
+    name, answers = found
     labels = data.examples.labels(data.rows["test"])
     assert name == "TF-IDF with logistic regression"
     assert classification.scores(answers, labels).mean() == 1.0
