@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from components.core import hub
 from components.core.backbones_stages import split
 from components.core.errors import InputError
+from components.core.inputs import is_model
 from components.core.weights import state_digest
 
 if TYPE_CHECKING:
@@ -83,4 +83,4 @@ def _of_transformers(name: str, weights: str, image_size: int) -> Backbone:
 
 def _is_folder(weights: str) -> bool:
     # a name of timm's or torchvision's weights may be that of a folder too
-    return hub.is_model(weights) and "/" in weights
+    return is_model(weights) and "/" in weights

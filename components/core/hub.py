@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from components.core.errors import InputError, UnavailableError
+from components.core.inputs import WEIGHT_FILES, is_model
 from components.core.weights import SkipInit, fit_state, load_state
 
 PACKAGE = "package:all-minilm-l6-v2"
 DEFAULT = "hf/sentence-transformers/all-MiniLM-L6-v2"
 NEEDED = (".json", ".safetensors", ".bin", ".txt", ".model")  # files of a folder on S3 that are fetched
-_FILES = (".safetensors", ".pth", ".pt")  # weights alone, whose configuration comes from the hub
 _UNUSED = ("pooler.", "masked_spec_embed")  # tensors that no stage needs, so that weights may lack them
 _FORGOTTEN = ("transformers_version", "_name_or_path", "architectures", "dtype", "auto_map", "id2label", "label2id")
 
@@ -33,13 +33,6 @@ def quiet() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-
-
-def is_model(weights: str) -> bool:
-    """Whether this is a folder, or a prefix on S3, of a whole model as `save_pretrained` writes it."""
-    if weights.startswith("s3://"):
-        return not weights.endswith(_FILES)
-    return weights not in ("default", "none") and Path(weights).is_dir()
 
 
 @contextlib.contextmanager
@@ -72,7 +65,7 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
             f"{backbone} is no network of the Hugging Face hub.",
             "Give hf/NAME with --backbone, or a folder of a model with --weights.",
         )
-    elif weights not in ("default", "none") and not weights.endswith(_FILES):  # never the hub's in its place
+    elif weights not in ("default", "none") and not weights.endswith(WEIGHT_FILES):  # never the hub's in its place
         raise InputError(
             f"There are no weights {weights!r} of {backbone}.",
             "Give a folder of a model, s3://BUCKET/PREFIX or FILE.safetensors with --weights, or leave it out.",
@@ -91,7 +84,7 @@ def load_model(place: str, config: Any, weights: str, what: str) -> nn.Module:  
 
     if weights == "none":
         return from_config(config)
-    if weights.endswith(_FILES) and not is_model(weights):
+    if weights.endswith(WEIGHT_FILES) and not is_model(weights):
         with SkipInit():
             model = from_config(config)
         fit_state(model, load_state(weights), "pooler", f"The weights {weights} of {what}")

@@ -11,6 +11,7 @@ from components.core.regression import COVERED
 from components.core.simple_models import best_of, class_answers, rows_of
 from components.tasks import Target
 
+MOST_WEIGHTS = 4_000_000  # of a fit, which takes 160 bytes for each: beyond it the rarest words go
 STRENGTHS = (1.0, 10.0, 100.0)  # of the fit, against its regularisation; the validation rows choose
 
 
@@ -23,7 +24,8 @@ def answers(examples: Examples, target: Target) -> tuple[str, pd.DataFrame] | No
 
     rows = rows_of(examples)
     labels = {split: examples.labels(some) for split, some in rows.items()}
-    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+    most = max(1, MOST_WEIGHTS // len(examples.classes))
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=most)
     said = {split: [texts.decode(content) for content in examples.contents(some)] for split, some in rows.items()}
     find = vectorizer.build_analyzer()
     if not any(find(text) for text in said["train"]):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.core import classification, tfidf
+from components.core import classification, simple_models, tfidf
 from components.core.multilabel import Labels
 from components.core.regression import Regression
 from components.tasks import Target
@@ -52,6 +52,20 @@ def test_a_label_that_all_have_is_always_given() -> None:
     answered = tfidf.answers(some, Labels(0.5))
     assert answered is not None
     assert answered[1]["labels"].tolist() == [["good"]] * 12
+
+
+def test_many_words_and_classes_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more words than a fit may weigh for all classes together, the most frequent ones stay."""
+    seen = list[int]()
+
+    def best_of(models: Any, features: Any, targets: Any) -> Any:
+        seen.append(features["train"].shape[1])
+        return simple_models.best_of(models, features, targets)
+
+    monkeypatch.setattr(tfidf, "best_of", best_of)
+    monkeypatch.setattr(tfidf, "MOST_WEIGHTS", 8)
+    assert tfidf.answers(examples("classes"), classification) is not None
+    assert seen == [4]
 
 
 def test_texts_without_words_have_no_simple_model() -> None:

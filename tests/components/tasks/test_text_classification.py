@@ -102,6 +102,22 @@ def test_the_data_choose_the_length(models: Mapping[str, Path], tmp_path: Path) 
     assert network.preprocessing["max_length"] == 16
 
 
+def test_a_folder_of_files_is_a_source(models: Mapping[str, Path], tmp_path: Path) -> None:
+    """Files in a folder for each class are texts; an empty one and one in another encoding are listed with a reason."""
+    source = write_films(tmp_path / "films.jsonl", 40)
+    for number, line in enumerate(source.read_text().splitlines()):
+        row = json.loads(line)
+        place = tmp_path / "films" / row["label"] / f"{number}.txt"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(row["text"])
+    (tmp_path / "films/up/empty.txt").write_text(" \n")
+    (tmp_path / "films/up/latin.txt").write_bytes("très bon".encode("latin-1"))
+    chosen = settings(models["bert"], max_rejected=0.1)
+    info = prepare(str(tmp_path / "films"), chosen, tmp_path / "dataset", Lineage("0"), lambda *_: None)
+    assert (info["examples"], info["classes"]) == (40, ["down", "up"])
+    assert info["rejected"] == {"no text": 1, "not a text in UTF-8": 1}
+
+
 def test_a_length_that_was_asked_for_stays(models: Mapping[str, Path], tmp_path: Path) -> None:
     """The user's own length wins over the data, and what it cuts is told."""
     data = prepared(tmp_path, settings(models["bert"], option=["max_length=4"]))
