@@ -17,6 +17,9 @@ DISTIL = {"vocab_size": 32, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim"
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": SIZE,
     "roberta": {**SIZE, "pad_token_id": 1},
+    "xlm-roberta": {**SIZE, "pad_token_id": 1},
+    "camembert": {**SIZE, "pad_token_id": 1},
+    "ernie": SIZE,
     "distilbert": DISTIL,
     "electra": {**SIZE, "embedding_size": 8},
     "gpt2": GPT2,

@@ -234,3 +234,36 @@ def test_the_whole_way(
     answer = call(capsys, monkeypatch, "predict", "--model", "films", "--text", "good fine", "--text", "dull", "--json")
     assert [row["label"] for row in json.loads(answer.out)["predictions"]] == ["up", "down"]
     assert network.preprocessing["max_length"] == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [("number", {"up": 3.0, "down": 1.0}), ("labels", {"up": ["good"], "down": []})],
+)
+def test_other_targets_go_the_whole_way(
+    kind: str,
+    labels: dict[str, Any],
+    models: Mapping[str, Path],
+    tracked_home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A text may have a number, or several labels or none: learnt, beside its simple model, and answered as served."""
+    from tests.plain import run_steps
+
+    source = write_films(tmp_path / "films.jsonl")
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    source.write_text("".join(json.dumps({**row, "label": labels[row["label"]]}) + "\n" for row in rows))
+    learning = {"trials": 0, "head_epochs": 40, "thaw": 2, "thaw_epochs": 20, "thaw_learning_rate": 0.01}
+    run = run_steps(source, settings(models["bert"], **learning, option={"target": kind}), tmp_path / "artifacts")
+    assert run.accepted
+    name = {"number": "TF-IDF with ridge regression", "labels": "TF-IDF with logistic regression"}[kind]
+    assert name in (tmp_path / "artifacts/report.html").read_text()
+    answer = call(capsys, monkeypatch, "predict", "--model", "films", "--text", "good fine", "--text", "dull", "--json")
+    good, bad = json.loads(answer.out)["predictions"]
+    if kind == "number":
+        assert good["number"] > 2.0 > bad["number"]
+    else:
+        assert (good["labels"], bad["labels"]) == (["good"], [])
