@@ -6,6 +6,7 @@ certainty, so outputs of one length need no lengths beside them.
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -179,6 +180,11 @@ class Transcripts:
         del classes
         first = 2 * list(METRICS).index(metric)
         return lambda sums: np.asarray(sums[:, first] / sums[:, first + 1])
+
+    def frames(self, label: str) -> int:
+        """The fewest frames that can say a transcript: one for each character or word, and one between equal ones."""
+        units = self._units(label)
+        return len(units) + sum(one == other for one, other in pairwise(units))
 
     def _units(self, label: str) -> list[str]:
         return label.split() if self._words else list(label)

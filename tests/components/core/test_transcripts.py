@@ -68,6 +68,12 @@ def test_words_are_outputs_where_they_are_asked_for() -> None:
     assert [row["transcript"] for row in answers(outputs, serving)] == ["b a", "", "b b"]
 
 
+def test_equal_units_need_a_blank_between() -> None:
+    """So many frames at least say a text."""
+    assert [TARGET.frames(text) for text in ("ab", "aab", "aaa")] == [2, 4, 5]
+    assert Transcripts(words=True).frames("no no yes") == 4
+
+
 def every_text(frames: int) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
     """All paths of so many frames, by what they say."""
     paths: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
