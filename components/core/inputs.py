@@ -122,7 +122,7 @@ def is_model(weights: str) -> bool:
     """Whether this is a folder, or a prefix on S3, of a whole model as transformers' `save_pretrained` writes it."""
     if weights.startswith("s3://"):
         return not weights.endswith(WEIGHT_FILES)
-    return weights not in ("default", "none") and Path(weights).is_dir()
+    return weights not in ("default", "none") and os.path.isdir(weights)  # noqa: PTH112 - a name may be too long for one
 
 
 def _file(path: Path) -> tuple[str, str]:
