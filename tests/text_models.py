@@ -11,13 +11,19 @@ SIZE = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attent
 SIZE |= {"intermediate_size": 32, "max_position_embeddings": 48, "pad_token_id": 0}
 GPT2 = {"vocab_size": 32, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 48, "bos_token_id": 2}
 GPT2 |= {"eos_token_id": 3, "pad_token_id": 0}
+GPT_NEO = {"vocab_size": 32, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_position_embeddings": 48}
+GPT_NEO |= {"attention_types": [[["global", "local"], 1]], "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
 DISTIL = {"vocab_size": 32, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 48}
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": SIZE,
     "roberta": {**SIZE, "pad_token_id": 1},
+    "xlm-roberta": {**SIZE, "pad_token_id": 1},
+    "camembert": {**SIZE, "pad_token_id": 1},
+    "ernie": SIZE,
     "distilbert": DISTIL,
     "electra": {**SIZE, "embedding_size": 8},
     "gpt2": GPT2,
+    "gpt_neo": GPT_NEO,
 }
 
 

@@ -12,7 +12,7 @@ from components.core.errors import InputError, RejectedRecord
 from components.core.examples import Example, Location, Rejected
 from components.core.grouping import Record, group_examples
 from components.core.lineage import Lineage, Member
-from components.core.settings import Settings
+from components.core.settings import Settings, canonical_json
 from components.core.sources import Entry, printable
 from components.tasks import Target, Task
 
@@ -172,7 +172,8 @@ def _near(records: Sequence[Record], lineage: Lineage, settings: Settings, task:
 
 
 def _sought(settings: Settings) -> str:
-    return f"{settings.near_duplicates}{' flipped' * settings.near_duplicates_flipped}"
+    own = canonical_json(settings.option) if settings.option else ""  # a task may say by them what is near
+    return f"{settings.near_duplicates}{' flipped' * settings.near_duplicates_flipped}{own}"
 
 
 def _locked(labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lineage, target: Target) -> dict[str, str]:

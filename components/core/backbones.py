@@ -6,13 +6,13 @@ Any stage boundary can be the thaw line: one tensor crosses it, and no stage wri
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from components.core.backbones_stages import split
 from components.core.errors import InputError
+from components.core.inputs import is_model
 from components.core.weights import state_digest
 
 if TYPE_CHECKING:
@@ -82,6 +82,5 @@ def _of_transformers(name: str, weights: str, image_size: int) -> Backbone:
 
 
 def _is_folder(weights: str) -> bool:
-    if weights.startswith("s3://"):
-        return not Path(weights).suffix
-    return "/" in weights and Path(weights).is_dir()
+    # a name of timm's or torchvision's weights may be that of a folder too
+    return is_model(weights) and "/" in weights

@@ -30,6 +30,7 @@ class Encoder:
     stages: tuple[nn.Module, ...]  # from ids[B, T] and mask[B, T] to [B, features]
     features: int
     positions: int  # tokens that it takes at most
+    marks: int  # of them those that stand around every text
     tokenizer: str  # the content of tokenizer.json
     pad: int
     config: dict[str, Any]  # what `rebuild_stages` takes
@@ -148,6 +149,7 @@ def build_encoder(backbone: str, weights: str, pooling: str) -> Encoder:
         stages=tuple(stages),
         features=config.hidden_size,
         positions=_positions(model, config, tokenizer),
+        marks=int(tokenizer.num_special_tokens_to_add(pair=False)),
         tokenizer=tokenizer.backend_tokenizer.to_str(),
         pad=next(int(number) for number in pads if number is not None),
         config=facts,
@@ -188,7 +190,10 @@ def _positions(model: nn.Module, config: Any, tokenizer: Any) -> int:  # noqa: A
 
 
 def _cut(model: nn.Module, pooling: str, what: str) -> tuple[list[Any], bool]:
-    """The stages that give what the whole network gives, and whether each token sees only those before it."""
+    """The stages that give what the whole network gives, and whether they have to be told not to look ahead.
+
+    `auto` pools by what the network does: where no token sees those behind it, the last one has seen all.
+    """
     model.eval()
     words = cast("Any", model).get_input_embeddings().num_embeddings
     ids = torch.randint(0, words, (3, 12), generator=torch.Generator().manual_seed(0))
@@ -203,7 +208,10 @@ def _cut(model: nn.Module, pooling: str, what: str) -> tuple[list[Any], bool]:
                 for stage in _stages(model, "", causal=causal):
                     given = stage(given)
                 if torch.allclose(given["hidden"][mask], whole[mask], rtol=0, atol=TOLERANCE):
-                    chosen = ("last" if causal else "mean") if pooling == "auto" else pooling
+                    changed = ids.index_put((torch.tensor(0), torch.tensor(11)), (ids[0, 11] + 1) % words)
+                    other = model(input_ids=changed, attention_mask=mask.long()).last_hidden_state
+                    decodes = torch.equal(other[0, :11], whole[0, :11])
+                    chosen = ("last" if decodes else "mean") if pooling == "auto" else pooling
                     return _stages(model, chosen, causal=causal), causal
     except Exception as error:  # noqa: BLE001 - foreign code on a network that it was not made for
         reason = f" ({type(error).__name__})"

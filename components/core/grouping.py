@@ -146,8 +146,8 @@ def _refuse_leaks(web: _Web, known: Sequence[str], present: Mapping[str, Record]
     if leaks := [splits for splits in sides.values() if len(splits) > 1]:
         raise InputError(
             f"{len(leaks)} groups of examples that belong together are in two splits already: {_shown(leaks)}.",
-            "Take one side of each out of the data, correct the column group, keep --near-duplicates as it was, or "
-            "begin a new lineage with another --model.",
+            "Take one side of each out of the data, correct the column group, keep --near-duplicates and the task's "
+            "options as they were, or begin a new lineage with another --model.",
         )
 
 

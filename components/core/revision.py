@@ -23,7 +23,7 @@ def code_revision() -> str:
 def libraries() -> dict[str, str]:
     """Versions of the libraries that results depend on; of the optional ones, those that are here."""
     found = {name: version(name) for name in ("thawline", "torch", "torchvision", "timm", "optuna", "mlflow")}
-    for name in ("tokenizers", "transformers"):
+    for name in ("soundfile", "soxr", "tokenizers", "transformers"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

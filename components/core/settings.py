@@ -80,7 +80,9 @@ class Settings(BaseModel):
 
     task: str = Field("image_classification", description="The kind of problem: a module of components/tasks.")
     option: dict[str, str] = Field(
-        {}, description="An option of the task's own, as NAME=VALUE; may be given several times."
+        {},
+        description="An option of the task's own, as NAME=VALUE; may be given several times. A wrong name lists the "
+        "right ones.",
     )
     model: str = Field(
         "thawline",
@@ -131,7 +133,9 @@ class Settings(BaseModel):
     clip_norm: float = Field(1.0, ge=0, description="Largest gradient norm; 0: no clipping.")
 
     augment: Literal["none", "basic", "randaugment", "trivialaugment"] = Field(
-        "none", description="Augmentation: basic is random crop and flip; the others add to it."
+        "none",
+        description="Augmentation. Of pictures basic is random crop and flip, the others add to it; texts and sounds "
+        "have basic only.",
     )
     views: int = Field(
         0, ge=0, description="Augmented views of each training example that are kept; 0: augmented afresh each epoch."

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from components.core import encoders, hub, sounds
 from components.core.errors import InputError
+from components.core.inputs import is_model
 from components.core.weights import fit_state, load_state, state_digest
 
 SPEAKER = "speaker/lstm"
@@ -211,7 +212,7 @@ def build_encoder(backbone: str, weights: str, *, frames: bool = False) -> Encod
     """A pretrained network, cut into stages and checked against the whole.
 
     Args:
-        backbone: speaker/lstm, or hf/NAME, of the hub or its local cache.
+        backbone: speaker/lstm, or hf/NAME, of the hub or its local cache; not asked where `weights` is a whole model.
         weights: default, a FOLDER or s3://BUCKET/PREFIX with config.json and weights, package:resemblyzer,
             FILE.safetensors, or none (random).
         frames: Give a vector for each frame instead of one for the sound.
@@ -219,7 +220,7 @@ def build_encoder(backbone: str, weights: str, *, frames: bool = False) -> Encod
     Raises:
         InputError: The network can't be had, is of another kind, or its weights don't fit.
     """
-    if backbone == SPEAKER or weights == PACKAGE:
+    if weights == PACKAGE or (backbone == SPEAKER and not is_model(weights)):
         return _speaker(backbone, weights, frames=frames)
     with hub.folder(backbone, weights) as place:
         what = backbone if place == backbone.removeprefix("hf/") else weights

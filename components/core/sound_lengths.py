@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from components.core import sounds
 from components.core.errors import InputError
 from components.core.examples import Examples
 from components.core.sound_encoders import Encoder
@@ -47,6 +48,8 @@ def preprocessing_for(encoder: Encoder, seconds: float) -> dict[str, Any]:
         InputError: The encoder can't take that length.
     """
     rate, native = encoder.front["sample_rate"], encoder.native
+    if 0 < seconds < sounds.LEAST_SECONDS:
+        raise InputError(f"--option seconds={seconds:g} is less than {sounds.LEAST_SECONDS:g} s.", "Give more.")
     samples = round(seconds * rate) or native or DEFAULT * rate
     if native and (samples > native or (encoder.fixed and samples != native)):
         only = "only" if encoder.fixed else "at most"

@@ -41,6 +41,7 @@ _UNSUPPORTED = {  # what people have beside them, by their first bytes or those 
 }
 _ENDS, _PAGE_HEADER = 4, 27  # of an OGG page: the flag of the last one, bytes before the table of its segments
 _UNKNOWN_SIZES = (0, 2**32 - 1)  # of a WAV file that was written as a stream
+_UNKNOWN_FRAMES = 2**63 - 1  # of a FLAC file that was
 
 
 class Preprocessing(TypedDict):
@@ -222,8 +223,11 @@ def _refuse_form(file: soundfile.SoundFile) -> None:
         raise _UnusableError(f"sample rate: {file.samplerate} Hz is not supported")
     if file.channels > MAX_CHANNELS:
         raise _UnusableError(f"channels: {file.channels} are too many")
-    if file.frames > min(MAX_SECONDS * file.samplerate, MAX_SAMPLES):
-        raise _UnusableError(f"longer than {MAX_SECONDS} s: {file.frames / file.samplerate:.0f} s")
+    if file.frames == _UNKNOWN_FRAMES:  # which the library can't read to its end
+        raise _UnusableError("no length in the header: written as a stream")
+    most = min(MAX_SECONDS * file.samplerate, MAX_SAMPLES)
+    if file.frames > most:
+        raise _UnusableError(f"longer than {most // file.samplerate} s: {file.frames / file.samplerate:.0f} s")
 
 
 def _mono(file: soundfile.SoundFile, wanted: int) -> Wave:

@@ -311,10 +311,24 @@ def _text(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
 
 def _csv_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(MAX_BYTES)  # 128 kB otherwise, which a text may be longer than
+    ended = False
+
+    def lines() -> Iterator[str]:
+        nonlocal ended
+        yield from codecs.iterdecode(file, "utf-8-sig")
+        ended = True
+
     try:
-        reader = csv.DictReader(codecs.iterdecode(file, "utf-8-sig"))
+        reader = csv.DictReader(lines())
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        begin = reader.line_num + 1
         for row in reader:
+            if ended:  # a row is complete before the next line is asked for, unless it waits for a quotation mark
+                raise InputError(
+                    f"A quotation mark in line {begin} of {source} is never closed: what follows would be one cell.",
+                    'Close it, or write it twice ("") where it is part of a quoted text.',
+                )
+            begin = reader.line_num + 1
             row.pop(None, None)  # cells beyond the header
             yield row
     except (csv.Error, UnicodeDecodeError) as error:
@@ -329,7 +343,7 @@ def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise InputError(f"Line {number} of {source} is no JSON object.", "Write one object a line.")
@@ -345,3 +359,8 @@ def _parquet_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
             yield from batch.to_pylist()
     except pa.ArrowException as error:
         raise InputError(f"The manifest {source} is no Parquet file.", "Write it again.") from error
+    except (OverflowError, ValueError) as error:  # a date that Python has not
+        raise InputError(
+            f"The manifest {source} holds a value that can't be read: {error}.",
+            "Write that column as text, or drop it.",
+        ) from error

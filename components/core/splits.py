@@ -17,6 +17,7 @@ from components.core.errors import InputError
 _FORTIETHS = {"train": 28, "validation": 3, "calibrate": 3, "test": 6}
 FRACTIONS = {split: parts / 40 for split, parts in _FORTIETHS.items()}
 SPLITS = tuple(_FORTIETHS)
+NAMED = 20  # classes in an error
 _CUTS = list(accumulate(_FORTIETHS.values()))[:-1]
 REQUIRED = ("train", "validation", "test")  # of every class; `calibrate` needs one example of any class
 _SYNONYMS = {
@@ -129,8 +130,11 @@ def check_classes(assigned: Mapping[str, str], labels: Mapping[str, str]) -> Non
     short = {
         name: sum(counts[s][name] for s in SPLITS) for name in classes if not all(counts[s][name] for s in REQUIRED)
     }
+    if "" in short:
+        raise InputError(f"Too few examples to train, validate and test: {short['']}.", "Add examples.")
     if short:
-        named = ", ".join(f"{name} ({number})" for name, number in short.items())
+        named = ", ".join(f"{name} ({number})" for name, number in list(short.items())[:NAMED])
+        named += f", and {len(short) - NAMED} more" if len(short) > NAMED else ""
         raise InputError(
             f"Too few examples to train, validate and test each class; their numbers: {named}.",
             "Add examples of these classes (10 give a first idea), or leave the classes out.",

@@ -11,22 +11,27 @@ from components.core.regression import COVERED
 from components.core.simple_models import best_of, class_answers, rows_of
 from components.tasks import Target
 
+MOST_WEIGHTS = 4_000_000  # of a fit, which takes 160 bytes for each: beyond it the rarest words go
 STRENGTHS = (1.0, 10.0, 100.0)  # of the fit, against its regularisation; the validation rows choose
 
 
-def answers(examples: Examples, target: Target) -> tuple[str, pd.DataFrame]:
-    """TF-IDF of words and pairs of words with logistic regression, or ridge regression for numbers."""
+def answers(examples: Examples, target: Target) -> tuple[str, pd.DataFrame] | None:
+    """TF-IDF of words and pairs of words with logistic regression, or ridge regression for numbers.
+
+    None where the training texts hold no word of two letters, as where all are emoji.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     rows = rows_of(examples)
     labels = {split: examples.labels(some) for split, some in rows.items()}
-    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
-    words = {
-        split: getattr(vectorizer, "fit_transform" if split == "train" else "transform")(
-            [texts.decode(content) for content in examples.contents(some)]
-        )
-        for split, some in rows.items()
-    }
+    most = max(1, MOST_WEIGHTS // len(examples.classes))
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=most)
+    said = {split: [texts.decode(content) for content in examples.contents(some)] for split, some in rows.items()}
+    find = vectorizer.build_analyzer()
+    if not any(find(text) for text in said["train"]):
+        return None
+    vectorizer.fit(said["train"])
+    words = {split: vectorizer.transform(some) for split, some in said.items()}
     if "number" in target.answer.__annotations__:
         return "TF-IDF with ridge regression", _numbers(words, labels)
     if "labels" in target.answer.__annotations__:

@@ -4,9 +4,9 @@ Outputs are log-probabilities [B, T, 1 + C]: a blank, then the C characters or w
 certainty, so outputs of one length need no lengths beside them.
 """
 
-import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -181,14 +181,25 @@ class Transcripts:
         first = 2 * list(METRICS).index(metric)
         return lambda sums: np.asarray(sums[:, first] / sums[:, first + 1])
 
+    def frames(self, label: str) -> int:
+        """The fewest frames that can say a transcript: one for each character or word, and one between equal ones."""
+        units = self._units(label)
+        return len(units) + sum(one == other for one, other in pairwise(units))
+
     def _units(self, label: str) -> list[str]:
         return label.split() if self._words else list(label)
 
 
 def plain(text: str) -> str:
-    """Small letters, digits and apostrophes of any script, one space between words."""
+    """Small letters with their marks, digits and apostrophes of any script, one space between words."""
     composed = unicodedata.normalize("NFC", text.casefold()).replace("\u2019", "'")
-    return " ".join(re.sub(r"[^\w']|_", " ", composed).split())
+    return " ".join("".join(map(_kept, composed)).split())
+
+
+def _kept(character: str) -> str:
+    """A letter, mark or digit as it is; nothing for what only joins or parts letters; a space for all else."""
+    kind = unicodedata.category(character)
+    return character if kind[0] in "LMN" or character == "'" else "" if kind == "Cf" else " "
 
 
 def edit_distance(found: Sequence[Any], true: Sequence[Any]) -> int:

@@ -153,7 +153,7 @@ def load_task(name: str) -> Task:
     """The task module of that name, with only its own libraries imported.
 
     Raises:
-        InputError: There is no such module.
+        InputError: There is no such module, or a library that it needs is not installed.
     """
     module = name if "." in name else f"components.tasks.{name}"
     try:
@@ -162,4 +162,8 @@ def load_task(name: str) -> Task:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             known = sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py"))
             raise InputError(f"There is no task {name!r}.", f"Use one of: {', '.join(known)}.") from None
-        raise
+        raise InputError(
+            f"The task {name!r} needs the library {error.name}, which is not installed.",
+            "Install the group that its page names, as by pip install 'thawline[text,audio]'; an image takes groups by "
+            "--build-arg TASKS.",
+        ) from error

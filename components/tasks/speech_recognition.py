@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -19,13 +21,12 @@ from components.core.examples import Examples
 from components.core.network import Network, Pytree
 from components.core.settings import Settings
 from components.core.sound_augmentation import augmented
-from components.core.sound_encoders import SPEAKER, build_encoder, rebuild_stages
+from components.core.sound_encoders import SPEAKER, Encoder, build_encoder, rebuild_stages
 from components.core.sound_lengths import measure_seconds, preprocessing_for
 from components.core.sound_records import SoundOptions, check, near_duplicates
 from components.core.sounds import encode
 from components.core.task_options import parse_options
 from components.core.transcripts import CTCHead, Transcripts
-from components.tasks import Target
 
 __all__ = ["augments", "check", "encode", "near_duplicates", "reference"]
 
@@ -47,7 +48,7 @@ class Options(SoundOptions):
     time_mask: float = Field(0.05, ge=0, lt=1, description="Most of the length that a mask of --augment hides.")
 
 
-def target(settings: Settings) -> Target:
+def target(settings: Settings) -> Transcripts:
     """What is said."""
     if settings.class_weights != "none" or settings.label_smoothing:
         sentence = "--class-weights and --label-smoothing are for classes, not for transcripts."
@@ -60,7 +61,8 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
     """The length that holds 99 % of the training sounds, at most 20 seconds (of Whisper its own), and what it cuts."""
     encoder = build_encoder(settings.backbone or backbone, settings.weights, frames=True)
     given = parse_options(settings, Options).seconds
-    return measure_seconds(encoder, given, LONGEST_CHOSEN, examples, WHOLE)
+    found, note = measure_seconds(encoder, given, LONGEST_CHOSEN, examples, WHOLE)
+    return found, "; ".join(filter(None, [note, _unheard(settings, encoder, float(found["seconds"]), examples)]))
 
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
@@ -101,6 +103,19 @@ def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
     """None: what is said and what was heard stand side by side."""
     del contents
     return []
+
+
+def _unheard(settings: Settings, encoder: Encoder, seconds: float, examples: Examples) -> str:
+    """How many training transcripts have more to say than frames to say it in, which no loss would tell."""
+    preprocessing = preprocessing_for(encoder, seconds)
+    silence = sounds.encode_waves([np.zeros(preprocessing["samples"], np.float32)], preprocessing)
+    with torch.no_grad():
+        frames = int(encoder.stages[0](silence)["length"][0])
+    rows = examples.rows("train")
+    room = np.minimum(np.array(examples.column("milliseconds", rows)) / 1000 / seconds, 1.0) * frames
+    needed = np.array([target(settings).frames(label) for label in examples.labels(rows)])
+    lost = int((needed > room).sum())
+    return f"{lost} of {len(rows)} transcripts need more frames than their sounds have: they teach nothing" * bool(lost)
 
 
 def _head(settings: Settings, features: int, units: int, dropout: float) -> CTCHead:

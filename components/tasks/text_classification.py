@@ -93,12 +93,23 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     """Pretrained stages (embedding, then layer by layer) and a new head."""
     refuse_those_of_pictures(settings, "texts")
+    if settings.mixup and augments(settings):
+        raise InputError(
+            "--mixup mixes what frozen stages give, and --augment gives words afresh, which can't be mixed.",
+            "Give --views, or leave one of the two out.",
+        )
     options = parse_options(settings, Options)
     encoder = build_encoder(settings.backbone or backbone, settings.weights, options.pooling)
     if options.max_length > encoder.positions:
         raise InputError(
             f"--option max_length={options.max_length} is more than the {encoder.positions} tokens of the encoder.",
             "Give less.",
+        )
+    if 0 < options.max_length <= encoder.marks:
+        raise InputError(
+            f"--option max_length={options.max_length} leaves no room for a text: the encoder's marks take "
+            f"{encoder.marks} tokens.",
+            "Give more.",
         )
     length = options.max_length or min(encoder.positions, LONGEST_CHOSEN)
     preprocessing = texts.Preprocessing(tokenizer=encoder.tokenizer, max_length=length, pad=encoder.pad)
@@ -144,7 +155,7 @@ def thumbnails(contents: Sequence[bytes]) -> list[str]:
     return [text if len(text) <= EXCERPT else text[:EXCERPT].rstrip() + " …" for text in found]
 
 
-def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame]:
+def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame] | None:
     """What the words alone say."""
     return tfidf.answers(examples, target(settings))
 

@@ -64,7 +64,9 @@ def test_another_distance_finds_leaks_among_known_examples() -> None:
     assert assign_examples(records, lineage, Settings(near_duplicates=8), wide).changes["new"] == 0
     with pytest.raises(InputError, match="in two splits already") as raised:
         assign_examples(records, lineage, Settings(near_duplicates=32), wide)
-    assert "keep --near-duplicates as it was" in raised.value.mend
+    assert "keep --near-duplicates and the task's options as they were" in raised.value.mend
+    with pytest.raises(InputError, match="in two splits already"):  # a task may read an option, as texts do
+        assign_examples(records, lineage, Settings(near_duplicates=8, option={"similarity": "0.5"}), wide)
 
 
 def test_a_renamed_class_points_to_the_labels_that_wait() -> None:

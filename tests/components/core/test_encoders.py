@@ -1,6 +1,7 @@
 """Text networks of transformers as stages."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.core import encoders, hub
+from components.core import encoders, hub, storage
 from components.core.encoders import build_encoder, pooled, rebuild_stages
 from components.core.errors import InputError
+from components.core.network import Network
+from components.core.serving import export_network
 from tests.text_models import FAMILIES, SIZE, save_model
 
 
@@ -44,7 +47,7 @@ def test_stages_give_what_the_whole_network_gives(family: str, tmp_path: Path) -
     whole = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         hidden = whole(input_ids=value["ids"], attention_mask=value["mask"].long()).last_hidden_state
-    pooling = "last" if family == "gpt2" else "mean"
+    pooling = "last" if family.startswith("gpt") else "mean"
     expected = pooled(hidden, value["mask"], pooling)
     torch.testing.assert_close(run(encoder.stages, value), expected, rtol=0, atol=1e-5)
     assert encoder.features == expected.shape[1] == 16
@@ -61,6 +64,18 @@ def test_stages_are_rebuilt_without_the_weights(family: str, tmp_path: Path) -> 
         new.load_state_dict(old.state_dict())
     value = batch()
     assert torch.equal(run(stages, value), run(encoder.stages, value))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_exported_for_serving(family: str, tmp_path: Path) -> None:
+    """The graph of a served model answers as the network, in batches of any size and padding."""
+    encoder = build_encoder("hf/x", str(save_model(tmp_path / family, family)), "auto")
+    network = Network(encoder.stages, nn.Linear(encoder.features, 2), {}).eval()
+    value = batch()
+    export_network(network, {name: tensor[:2] for name, tensor in value.items()}, tmp_path / "network.pt2")
+    with torch.no_grad():
+        served = torch.export.load(tmp_path / "network.pt2").module()(value)
+        torch.testing.assert_close(served, network(value), rtol=0, atol=1e-5)
 
 
 def test_pooling() -> None:
@@ -143,12 +158,42 @@ def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:
             marks=pytest.mark.slow,  # the hub's client tries again for a while
         ),
         ("timm/tf_efficientnet_lite0", "default", "no network of the Hugging Face hub"),
+        ("hf/x", "no/such/folder", "no weights 'no/such/folder' of hf/x"),
+        ("hf/x", "package:efficientnet-lite0", "no weights 'package:efficientnet-lite0' of hf/x"),
     ],
 )
 def test_what_can_not_be_had_is_an_input_error(backbone: str, weights: str, sentence: str) -> None:
-    """A name that is not in the cache while the hub is out of reach, and a picture network, are told in a sentence."""
+    """A name that is not in the cache while the hub is out of reach, a picture network, and a folder that is not there.
+
+    Weights that were asked for are never those of the hub instead.
+    """
     with pytest.raises(InputError, match=sentence):
         build_encoder(backbone, weights, "auto")
+
+
+def test_a_model_on_s3_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a prefix, whose name may hold a dot, the files of the model are fetched, and no others."""
+    folder, got = save_model(tmp_path / "mine", "bert"), list[str]()
+    (folder / "training.log").write_text("…")
+
+    def download(uri: str, target: Path) -> None:
+        got.append(uri)
+        shutil.copy(folder / uri.rpartition("/")[2], target)
+
+    names = [path.name for path in folder.iterdir()]
+    listed = [(f"s3://bucket/bert.v2/{name}", 1, "") for name in [*names, "deep/model.safetensors"]]
+    monkeypatch.setattr(storage, "list_objects", lambda root: listed if root == "s3://bucket/bert.v2/" else [])
+    monkeypatch.setattr(storage, "download", download)
+    there, here = (build_encoder("hf/x", weights, "auto") for weights in ("s3://bucket/bert.v2", str(folder)))
+    assert there.weights_digest == here.weights_digest
+    assert sorted(got) == sorted(f"s3://bucket/bert.v2/{name}" for name in names if name != "training.log")
+
+
+def test_a_folder_may_be_named_without_a_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in the working directory is one, too."""
+    save_model(tmp_path / "mine", "bert")
+    monkeypatch.chdir(tmp_path)
+    assert build_encoder("hf/x", "mine", "auto").features == 16
 
 
 def test_a_network_that_shares_its_layers_is_refused(tmp_path: Path) -> None:

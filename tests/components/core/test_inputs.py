@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import inputs
+from components.core import inputs, storage
 from components.core import settings as settings_module
 from components.core.settings import OPERATIONAL, Settings
 
@@ -50,6 +50,21 @@ def test_weights_count_by_their_content(tmp_path: Path) -> None:
     assert digest(weights="package:efficientnet-lite0") == digest(weights="package:efficientnet-lite0")
 
 
+def test_a_model_counts_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder, also one in the working directory, is known by what is in it; so is a prefix whose name has a dot."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for content in ("one", "two"):
+        before = digest(weights="mine")
+        (tmp_path / "mine" / "model.safetensors").write_text(content)
+        assert digest(weights="mine") != before
+    listed = [("s3://bucket/bert.v2/model.safetensors", 3, "etag")]
+    monkeypatch.setattr(storage, "list_objects", lambda root: listed if root == "s3://bucket/bert.v2/" else [])
+    before = digest(weights="s3://bucket/bert.v2")
+    listed[:] = [("s3://bucket/bert.v2/model.safetensors", 3, "other")]
+    assert digest(weights="s3://bucket/bert.v2") != before
+
+
 @pytest.mark.parametrize("spec", ["package:resemblyzer", "package:all-minilm-l6-v2", "package:nothing"])
 def test_packaged_weights_count_whether_they_are_there_or_not(spec: str) -> None:
     """Looking for changes names no fault: what is not installed, or not known, is told when the network is built."""
@@ -91,7 +106,7 @@ def test_a_task_of_the_users_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_image_stands_for_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions of libraries count by name, or the digest of the image that holds them."""
     before = inputs.parts(Settings())
-    assert {"torch", "torchvision", "timm"} <= before["libraries"].keys()
+    assert {"torch", "torchvision", "timm", "transformers", "soundfile", "soxr"} <= before["libraries"].keys()
     newer = {**before, "libraries": {**before["libraries"], "torch": "99"}}
     assert inputs.differences(before, newer, "libraries") == ["libraries: torch"]
     monkeypatch.setenv("THAWLINE_IMAGE_DIGEST", "sha256:1")

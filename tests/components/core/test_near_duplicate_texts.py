@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from components.core import near_duplicate_texts
 from components.core.near_duplicate_texts import fingerprint, pairs
 
 STORY = "The old lighthouse keeper wrote down every ship that passed, and nobody ever asked him to read the list aloud."
@@ -36,6 +37,13 @@ def test_other_texts_are_not_near() -> None:
 def test_very_short_texts() -> None:
     """A text shorter than a run is near to its equals only; one without a letter is a text too."""
     assert near("ok", "OK!", "no", ":-)", ":-)", ":-(") == [(0, 1), (3, 4)]
+
+
+def test_a_book_is_hashed_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs are hashed at once, the fingerprint is the same."""
+    whole = fingerprint(STORY)
+    monkeypatch.setattr(near_duplicate_texts, "HASHED_AT_ONCE", 7)
+    assert fingerprint(STORY) == whole
 
 
 def test_known_pairs_are_not_asked_for_again() -> None:

@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from components.core import classification_figures
+from components.core import classification, classification_figures
 from components.core.evaluation import Evaluation
 from components.core.frozen_features import Drift, Suspect
-from components.core.report import ReportData, render
+from components.core.multilabel import Labels
+from components.core.regression import Regression
+from components.core.report import EXPLAINED, LOWER_IS_BETTER, ReportData, render
+from components.core.transcripts import Transcripts
 
 CLASSES = ["mammal", "food", "household", "plant", "bird", "money", "sea_or_insect", "vehicle"]
 SUPPORT = [7, 5, 7, 5, 6, 5, 5, 7]
@@ -407,3 +410,10 @@ def test_what_was_cut_and_what_it_cost_are_told() -> None:
     plain = render(dataclasses.replace(sample(), costs=[{**steps[0], "amount": ""}]))
     assert "1 min 46 s: the work up to this report" in plain
     assert "about" not in plain[plain.index('id="cost"') :].partition("</section>")[0]
+
+
+def test_a_figure_of_which_less_is_better_says_so() -> None:
+    """Every metric that may decide is explained, with its direction where that is not the usual one."""
+    for target in (classification, Labels(0.5), Regression(0.0, 1.0, "mse"), Transcripts()):
+        for name, sign in target.gate_metrics.items():
+            assert ("lower is better" in EXPLAINED[name]) == (name in LOWER_IS_BETTER) == (sign < 0), name

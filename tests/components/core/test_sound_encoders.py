@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from components.core import engines, sound_encoders
 from components.core.errors import InputError
 from components.core.network import Network
+from components.core.serving import export_network
 from components.core.sound_encoders import build_encoder, rebuild_stages
 from components.core.sound_lengths import preprocessing_for
 from components.core.sounds import encode_waves
@@ -81,6 +82,18 @@ def test_stages_are_rebuilt_without_the_weights(family: str, frames: bool, tmp_p
     assert torch.equal(old, new)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_exported_for_serving(family: str, tmp_path: Path) -> None:
+    """The graph of a served model answers as the network, in batches of any size and padding."""
+    encoder = build_encoder("hf/x", str(save_model(tmp_path / "m", family)))
+    network = Network(encoder.stages, nn.Linear(encoder.features, 2), {}).eval()
+    value = inputs(encoder)
+    export_network(network, {name: tensor[:2] for name, tensor in value.items()}, tmp_path / "network.pt2")
+    with torch.no_grad():
+        served = torch.export.load(tmp_path / "network.pt2").module()(value)
+        torch.testing.assert_close(served, network(value), rtol=0, atol=1e-5)
+
+
 def test_padding_changes_nothing_where_it_is_masked(tmp_path: Path) -> None:
     """With an attention mask a sound gives the same alone as beside a longer one."""
     encoder = build_encoder("hf/x", str(save_model(tmp_path / "m", "wav2vec2-masked")))
@@ -138,6 +151,11 @@ def test_what_can_not_be_had_is_an_input_error(
         build_encoder(backbone, weights)
 
 
+def test_a_whole_model_asks_for_no_backbone(tmp_path: Path) -> None:
+    """A folder of a model is that model, where the task's own backbone is meant."""
+    assert build_encoder("speaker/lstm", str(save_model(tmp_path / "m", "hubert"))).features == 16
+
+
 def test_the_package_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the packaged weights are not installed, the error says how to get them."""
     monkeypatch.setattr(sound_encoders.importlib.util, "find_spec", lambda _name: None)
@@ -156,7 +174,7 @@ def test_other_kinds_are_refused(tmp_path: Path) -> None:
 
 
 def test_lengths_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    """AST takes one length, Whisper none above its own."""
+    """AST takes one length, Whisper none above its own, and no network so little that no window fits into it."""
     ast, whisper = (build_encoder("hf/x", str(save_model(tmp_path / name, name))) for name in ("ast", "whisper"))
     assert preprocessing_for(ast, 0)["samples"] == 99 * 160 + 400
     assert preprocessing_for(whisper, 0.5)["samples"] == 8_000
@@ -164,6 +182,8 @@ def test_lengths_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         preprocessing_for(ast, 0.5)
     with pytest.raises(InputError, match="at most 1 s"):
         preprocessing_for(whisper, 1.5)
+    with pytest.raises(InputError, match="seconds=0.01 is less than 0.1 s"):
+        preprocessing_for(whisper, 0.01)
 
 
 @pytest.mark.parametrize("frames", [False, True])

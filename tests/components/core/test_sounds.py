@@ -89,6 +89,7 @@ HOSTILE = {
     "silent": sound_file(np.zeros(16_000, np.float32)),
     "shorter than 0.1 s": sound_file(tone(440.0, 0.05)),
     "longer than 600 s": flac_that_says(2**31),
+    "no length in the header: written as a stream": flac_that_says(0),
     "truncated or damaged": flac_that_says(32_000),
     "sample rate: 100 Hz": sound_file(tone(10.0, 5.0, 100), 100),
     "channels: 100 are too many": sound_file(np.repeat(tone(440.0)[:, None], 100, axis=1)),
@@ -135,6 +136,19 @@ def test_a_bomb_is_found_before_it_is_unpacked() -> None:
     assert len(content) < 100_000
     with pytest.raises(ValueError, match="longer than 600 s: 700 s"):
         sounds.facts(content)
+
+
+def test_at_a_high_rate_less_is_too_long() -> None:
+    """The limit of memory counts samples; the reason names the seconds that these are."""
+    content = sound_file(np.zeros(400 * 192_000, np.int16), 192_000, kind="FLAC")
+    with pytest.raises(ValueError, match="longer than 349 s: 400 s"):
+        sounds.facts(content)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_32", "DOUBLE", "ULAW"])
+def test_samples_of_any_kind_are_read(subtype: str) -> None:
+    """Eight bits, 32 bits, floats and telephony."""
+    assert np.abs(sounds.decode(sound_file(tone(440.0), subtype=subtype), 16_000) - tone(440.0)).max() < 0.02
 
 
 def test_rows_have_one_length() -> None:

@@ -160,6 +160,14 @@ def test_a_long_text_fits_into_a_cell(tmp_path: Path) -> None:
         content(Entry("m", "a", content=bytes(sources.MAX_BYTES + 1)))
 
 
+def test_a_time_that_python_has_not_is_one_sentence(tmp_path: Path) -> None:
+    """A year beyond 9999 in a Parquet column, where some write that something never ends."""
+    never = pa.array([2**59], pa.timestamp("us"))
+    pq.write_table(pa.table({"text": ["fine"], "label": ["up"], "until": never}), tmp_path / "m.parquet")
+    with pytest.raises(InputError, match="holds a value that can't be read"):
+        list(list_entries(str(tmp_path / "m.parquet")))
+
+
 def test_numbers_are_labels_too(tmp_path: Path) -> None:
     """Labels that a manifest types as numbers become text."""
     path = tmp_path / "m.jsonl"
@@ -173,9 +181,12 @@ def test_numbers_are_labels_too(tmp_path: Path) -> None:
         ("m.csv", b"path,label\n1.png,cat\n", "no column 'uri' \\(it has path, label\\)"),
         ("m.csv", b"uri;label\n1.png;cat\n", "no column 'uri' \\(it has uri;label\\)"),
         ("m.csv", b"uri,label\n\xff\xfe.png,cat\n", "no CSV in UTF-8"),
+        ("m.csv", b'text,label\nfine,up\n"dull,down\nbad,down\n', "mark in line 3 of .* is never closed"),
+        ("m.csv", b'text,label\n"two\nlines",up\nfine,"', "mark in line 4 of .* is never closed"),
         ("m.jsonl", b'{"uri": "1.png"}\n', "no column 'label'"),
         ("m.jsonl", b'{"uri": "1.png", "label": "a"}\n{"uri": \n', "Line 2 of"),
         ("m.jsonl", b"[1, 2]\n", "Line 1 of"),
+        ("m.jsonl", b'{"uri": ' + b"[" * 100_000 + b"\n", "Line 1 of"),
         ("m.parquet", b"PAR?", "no Parquet file"),
         ("m.csv", b"", "names no label"),
         ("m.csv", b"uri,label\n1.png,\n", "names no label"),

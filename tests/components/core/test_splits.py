@@ -171,6 +171,19 @@ def test_classes_that_are_too_small_are_named(number: int) -> None:
     assert "big" not in raised.value.sentence
 
 
+def test_an_error_names_a_few_classes() -> None:
+    """Where each row has a label of its own, as numbers that were taken for classes have, not all are listed."""
+    ids, labels = data(**{f"c{i:03d}": 1 for i in range(100)})
+    with pytest.raises(InputError, match=r"c019 \(1\), and 80 more\."):
+        check_classes(assign(ids, labels, "0", {}), dict(zip(ids, labels, strict=True)))
+
+
+def test_too_few_examples_without_classes() -> None:
+    """Where labels are no classes, the error counts examples."""
+    with pytest.raises(InputError, match=r"Too few examples to train, validate and test: 2\."):
+        check_classes({"a": "train", "b": "validation"}, {"a": "", "b": ""})
+
+
 def test_three_examples_are_enough_for_a_class() -> None:
     """Three examples give one each to train, validate and test."""
     ids, labels = data(big=20, small=3)

@@ -1,5 +1,8 @@
 """From a text's bytes to a network's input, and back to answers."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from components.core import texts
@@ -27,6 +30,20 @@ def test_long_texts_are_cut() -> None:
     batch = texts.encode([b"good bad good bad good bad"], PREPROCESSING)
     assert batch["ids"][0].tolist() == ids("[CLS]", "good", "bad", "good", "bad", "[SEP]")
     assert batch["mask"].all()
+
+
+def test_of_a_book_the_beginning_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is far behind the length costs no memory, and changes nothing."""
+    tokenizer, seen = texts._tokenizer(PREPROCESSING["tokenizer"], 6), list[int]()
+
+    def encode_batch(some: list[str]) -> Any:
+        seen.extend(map(len, some))
+        return tokenizer.encode_batch(some)
+
+    monkeypatch.setattr(texts, "_tokenizer", lambda *_: SimpleNamespace(encode_batch=encode_batch))
+    book = b"good " + b"bad " * 100_000
+    assert texts.encode([book], PREPROCESSING)["ids"].tolist() == [ids("[CLS]", "good", *["bad"] * 3, "[SEP]")]
+    assert seen == [600]
 
 
 def test_lengths_stand_beside_each_other() -> None:

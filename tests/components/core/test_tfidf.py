@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.core import classification, tfidf
+from components.core import classification, simple_models, tfidf
 from components.core.multilabel import Labels
 from components.core.regression import Regression
 from components.tasks import Target
@@ -37,7 +37,9 @@ def examples(kind: str) -> Any:
 )
 def test_words_that_decide_are_learnt(kind: str, target: Target, least: float) -> None:
     """Each target has its simple model, whose answers have the target's columns and are right on easy texts."""
-    name, found = tfidf.answers(examples(kind), target)
+    answered = tfidf.answers(examples(kind), target)
+    assert answered is not None
+    name, found = answered
     assert name.startswith("TF-IDF with ")
     assert set(found.columns) == set(target.answer.__annotations__)
     assert np.mean(target.scores(found, LABELS[kind][36:])) >= least
@@ -47,5 +49,27 @@ def test_a_label_that_all_have_is_always_given() -> None:
     """There is nothing to tell apart where every training text has a label, or none has it."""
     some = examples("labels")
     some.labels = lambda rows: ['["good"]' for _ in rows]
-    _, found = tfidf.answers(some, Labels(0.5))
-    assert found["labels"].tolist() == [["good"]] * 12
+    answered = tfidf.answers(some, Labels(0.5))
+    assert answered is not None
+    assert answered[1]["labels"].tolist() == [["good"]] * 12
+
+
+def test_many_words_and_classes_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more words than a fit may weigh for all classes together, the most frequent ones stay."""
+    seen = list[int]()
+
+    def best_of(models: Any, features: Any, targets: Any) -> Any:
+        seen.append(features["train"].shape[1])
+        return simple_models.best_of(models, features, targets)
+
+    monkeypatch.setattr(tfidf, "best_of", best_of)
+    monkeypatch.setattr(tfidf, "MOST_WEIGHTS", 8)
+    assert tfidf.answers(examples("classes"), classification) is not None
+    assert seen == [4]
+
+
+def test_texts_without_words_have_no_simple_model() -> None:
+    """Emoji say something to a network; a model of words has nothing to stand on, and a run goes on without it."""
+    some = examples("classes")
+    some.contents = lambda rows: ["\N{GRINNING FACE}".encode() for _ in rows]
+    assert tfidf.answers(some, classification) is None

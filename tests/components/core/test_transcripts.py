@@ -29,6 +29,9 @@ def test_transcripts_are_made_equal() -> None:
     assert plain("  ¡La  Niña's «perro»! ") == "la niña's perro"
     assert plain("n\u0303") == "ñ"
     assert plain("Жук.") == "жук"
+    for text in ("हिन्दी में", "น้ำ", "شُكْرًا"):  # vowels and other marks are part of the word
+        assert plain(f"{text}!") == text
+    assert plain("a_b\u00adc") == "a bc"
     assert TARGET.check_label("Un topo.") == "un topo"
     for label in ("...", "x" * 601):
         with pytest.raises(RejectedRecord, match="transcript"):
@@ -63,6 +66,12 @@ def test_words_are_outputs_where_they_are_asked_for() -> None:
     assert target.validate(outputs, targets) == {"loss": pytest.approx(missed / 3, 1e-3), "word_error_rate": 0.2}
     serving = {"classes": classes, **target.calibrate(outputs, targets)}
     assert [row["transcript"] for row in answers(outputs, serving)] == ["b a", "", "b b"]
+
+
+def test_equal_units_need_a_blank_between() -> None:
+    """So many frames at least say a text."""
+    assert [TARGET.frames(text) for text in ("ab", "aab", "aaa")] == [2, 4, 5]
+    assert Transcripts(words=True).frames("no no yes") == 4
 
 
 def every_text(frames: int) -> dict[tuple[int, ...], list[tuple[int, ...]]]:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,15 @@ def test_an_unknown_task_is_an_input_error() -> None:
     """A task that is not there is told with those that are."""
     with pytest.raises(InputError, match="image_classification"):
         load_task("juggling")
+
+
+def test_a_task_whose_library_is_missing_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a group of dependencies is not installed, the error names the library and the way to it."""
+    (tmp_path / "juggler").mkdir()
+    (tmp_path / "juggler" / "balls.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="needs the library no_such_library.*pip install"):
+        load_task("juggler.balls")
 
 
 def test_check_gives_the_size() -> None:

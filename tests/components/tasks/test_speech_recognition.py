@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,20 @@ def test_labels_become_transcripts(tmp_path: Path) -> None:
     assert {"the transcript says nothing"} == {row["reason"] for row in data.examples.rejected()}
     assert data.targets["train"].shape[0] == len(data.rows["train"])
     assert float(data.settings.option["seconds"]) <= 1.0
+
+
+def test_what_is_too_long_for_its_sound_is_told(tmp_path: Path) -> None:
+    """A transcript of more characters than frames teaches nothing, which the run says; where all have room, nothing."""
+    source = write_speech(tmp_path / "speech", 40)
+    notes = []
+    for seconds in ("1", "0.1"):  # 0.1 s are 11 frames
+        folder = tmp_path / f"dataset{seconds}"
+        chosen = settings(max_rejected=0.5, option={"seconds": seconds})
+        if seconds == "0.1":
+            source.write_text(source.read_text().replace(".wav,", ".wav,it says more than 11 frames hold "))
+        notes.append(prepare(str(source), chosen, folder, Lineage("0"), lambda *_: None)["note"])
+    assert "transcripts" not in notes[0]
+    assert re.search(r"; (\d+) of \1 transcripts need more frames than their sounds have", notes[1])
 
 
 @pytest.mark.slow

@@ -102,6 +102,22 @@ def test_the_data_choose_the_length(models: Mapping[str, Path], tmp_path: Path) 
     assert network.preprocessing["max_length"] == 16
 
 
+def test_a_folder_of_files_is_a_source(models: Mapping[str, Path], tmp_path: Path) -> None:
+    """Files in a folder for each class are texts; an empty one and one in another encoding are listed with a reason."""
+    source = write_films(tmp_path / "films.jsonl", 40)
+    for number, line in enumerate(source.read_text().splitlines()):
+        row = json.loads(line)
+        place = tmp_path / "films" / row["label"] / f"{number}.txt"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(row["text"])
+    (tmp_path / "films/up/empty.txt").write_text(" \n")
+    (tmp_path / "films/up/latin.txt").write_bytes("très bon".encode("latin-1"))
+    chosen = settings(models["bert"], max_rejected=0.1)
+    info = prepare(str(tmp_path / "films"), chosen, tmp_path / "dataset", Lineage("0"), lambda *_: None)
+    assert (info["examples"], info["classes"]) == (40, ["down", "up"])
+    assert info["rejected"] == {"no text": 1, "not a text in UTF-8": 1}
+
+
 def test_a_length_that_was_asked_for_stays(models: Mapping[str, Path], tmp_path: Path) -> None:
     """The user's own length wins over the data, and what it cuts is told."""
     data = prepared(tmp_path, settings(models["bert"], option=["max_length=4"]))
@@ -113,10 +129,12 @@ def test_a_length_that_was_asked_for_stays(models: Mapping[str, Path], tmp_path:
     ("options", "sentence"),
     [
         ({"option": {"max_length": "400"}}, "max_length=400 is more than the 40 tokens"),
+        ({"option": {"max_length": "2"}}, "leaves no room for a text: the encoder's marks take 2 tokens"),
         ({"option": {"max_length": "long"}}, "max_length=long can't be used"),
         ({"option": {"pool": "mean"}}, "has no option 'pool'"),
         ({"augment": "randaugment"}, "randaugment is for pictures"),
         ({"cutmix": 1.0}, "cutmix is for pictures"),
+        ({"mixup": 0.2, "augment": "basic"}, "words afresh, which can't be mixed"),
     ],
 )
 def test_what_does_not_fit_is_an_input_error(
@@ -182,7 +200,9 @@ def test_the_report_shows_beginnings() -> None:
 def test_the_simple_model_answers_the_test_rows(models: Mapping[str, Path], tmp_path: Path) -> None:
     """TF-IDF with logistic regression learns which words tell the classes apart."""
     data = prepared(tmp_path, settings(models["bert"]))
-    name, answers = text_classification.reference(data.settings, data.examples)
+    found = text_classification.reference(data.settings, data.examples)
+    assert found is not None
+    name, answers = found
     labels = data.examples.labels(data.rows["test"])
     assert name == "TF-IDF with logistic regression"
     assert classification.scores(answers, labels).mean() == 1.0
@@ -214,3 +234,36 @@ def test_the_whole_way(
     answer = call(capsys, monkeypatch, "predict", "--model", "films", "--text", "good fine", "--text", "dull", "--json")
     assert [row["label"] for row in json.loads(answer.out)["predictions"]] == ["up", "down"]
     assert network.preprocessing["max_length"] == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [("number", {"up": 3.0, "down": 1.0}), ("labels", {"up": ["good"], "down": []})],
+)
+def test_other_targets_go_the_whole_way(
+    kind: str,
+    labels: dict[str, Any],
+    models: Mapping[str, Path],
+    tracked_home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A text may have a number, or several labels or none: learnt, beside its simple model, and answered as served."""
+    from tests.plain import run_steps
+
+    source = write_films(tmp_path / "films.jsonl")
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    source.write_text("".join(json.dumps({**row, "label": labels[row["label"]]}) + "\n" for row in rows))
+    learning = {"trials": 0, "head_epochs": 40, "thaw": 2, "thaw_epochs": 20, "thaw_learning_rate": 0.01}
+    run = run_steps(source, settings(models["bert"], **learning, option={"target": kind}), tmp_path / "artifacts")
+    assert run.accepted
+    name = {"number": "TF-IDF with ridge regression", "labels": "TF-IDF with logistic regression"}[kind]
+    assert name in (tmp_path / "artifacts/report.html").read_text()
+    answer = call(capsys, monkeypatch, "predict", "--model", "films", "--text", "good fine", "--text", "dull", "--json")
+    good, bad = json.loads(answer.out)["predictions"]
+    if kind == "number":
+        assert good["number"] > 2.0 > bad["number"]
+    else:
+        assert (good["labels"], bad["labels"]) == (["good"], [])
