@@ -61,7 +61,7 @@ def _measured(name: str) -> Callable[[Path], Path]:
 
 WORK = {
     "topics": Work(_fortunes, TEXT, "--thaw 2 --thaw-epochs 4 --thaw-learning-rate 1e-4"),
-    "sentiment": Work(_snippets, TEXT, "--thaw 2 --thaw-epochs 2 --thaw-learning-rate 1e-4"),
+    "sentiment": Work(_snippets, f"{TEXT} --head-epochs 10", "--thaw 2 --thaw-epochs 2 --thaw-learning-rate 1e-4"),
     "voices": Work(_voices, VOICES, "--thaw 2 --thaw-epochs 6"),
     "cover": Work(
         _measured("cover"),
