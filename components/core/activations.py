@@ -10,9 +10,9 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -188,19 +188,18 @@ def fill(
             progress(done, len(left), f"activations by {engine.name}")
 
 
-def source(of_lines: Sequence[Path], work: Pass, wanted: Wanted) -> Callable[[Sequence[int]], Pytree]:
-    """What gives batches at the line where a pass starts; rows that it opened stay readable if they are evicted.
+def source(of_lines: Sequence[Path], work: Pass, wanted: Wanted) -> tuple[Pass, Callable[[Sequence[int]], Pytree]]:
+    """The pass and what gives batches where it starts: from the examples, if the rows of the lower line are gone.
 
-    Raises:
-        StepError: Another process evicted rows that the pass starts from.
+    Room for an earlier pass, or another process, may have evicted them. Once opened they stay readable.
     """
     if not work.start:
-        return wanted.encode
+        return work, wanted.encode
     lower = stored(of_lines[work.start], [wanted.keys[position] for position in work.positions])
     if lower is None:
-        raise StepError("Stored activations were removed while they were read.", "Run again.")
+        return replace(work, start=0), wanted.encode
     place = {position: i for i, position in enumerate(work.positions)}
-    return lambda positions: lower[torch.tensor([place[position] for position in positions])]
+    return work, lambda positions: lower[torch.tensor([place[position] for position in positions])]
 
 
 def batches(encode: Callable[[Sequence[int]], Pytree], positions: Sequence[int]) -> Iterator[tuple[list[int], Pytree]]:

@@ -48,8 +48,8 @@ def compute(network: Network, lines: list[int], keys: list[bytes] = KEYS) -> lis
     network.eval()
     of_lines = spaces(network, "float32")
     for work in passes(of_lines, lines, keys):
+        work, source = activations.source(of_lines, work, Wanted(keys, encode))  # noqa: PLW2901 - where it starts now
         engine = eager(network, work.lines, work.start)
-        source = activations.source(of_lines, work, Wanted(keys, encode))
         fill(of_lines, work, work.lines, keys, source, engine, "float32", lambda *_: None)
     return sorted(encoded)
 
