@@ -6,6 +6,7 @@ libraries; the key of a row for the example and its view; the segment that holds
 examples are added to a space, and those that are there are never computed again.
 """
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,10 +26,11 @@ from components.core.engines import Engine
 from components.core.errors import StepError
 from components.core.network import Network, Pytree
 from components.core.settings import digest
-from components.core.training import rows_of
+from components.core.training import computed_in, rows_of
 from components.core.weights import state_digest
 
 FIXED = "eager in fixed batches"  # the engine of rows whose bits count
+LIBRARIES = ("thawline", "torch", "torchvision", "timm", "pillow")  # that any row may depend on
 BATCH = 64  # examples of one pass at a time; results are on disk after every batch
 Progress = Callable[[int, int, str], None]
 
@@ -55,9 +57,15 @@ def store() -> Path:
     return cache.store()
 
 
-def row_key(example: str, view: str = "") -> bytes:
-    """The 32 bytes that stand for an example, or for one augmented view of it, within a space."""
-    return sha256(f"{example}\0{view}".encode()).digest()
+def row_key(example: str, view: str = "", encoding: str = "") -> bytes:
+    """The 32 bytes that stand for an example, or for one augmented view of it, within a space.
+
+    Args:
+        example: Its content's id.
+        view: Which augmented view of it; empty: the example itself.
+        encoding: What else the network's input depends on beside the preprocessing, see `inputs.encoding_digest`.
+    """
+    return sha256("\0".join([example, view, *filter(None, [encoding])]).encode()).digest()
 
 
 def spaces(network: Network, precision: str) -> list[Path]:
@@ -68,9 +76,9 @@ def spaces(network: Network, precision: str) -> list[Path]:
     common = {
         "preprocessing": network.preprocessing,
         "precision": precision,
-        "computed": str(first.dtype),
-        "device": first.device.type,  # a GPU computes in half precision
-        "libraries": {name: version(name) for name in ("thawline", "torch", "torchvision", "timm", "pillow")},
+        "computed": str(computed_in(first.device, first.dtype)),
+        "device": first.device.type,
+        "libraries": _libraries(network),
         **({"config": network.config} if network.config else {}),
     }
     keys = [digest([common, texts[:line], stages[:line]])[:32] for line in range(len(stages) + 1)]
@@ -247,6 +255,15 @@ def as_kept(rows: Pytree, precision: str) -> Pytree:
         return half
 
     return tree_map_only(Tensor, kept, rows)
+
+
+def _libraries(network: Network) -> dict[str, str]:
+    """Versions of the libraries that compute, and of those that the stages' modules come from."""
+    found = {name: version(name) for name in LIBRARIES}
+    for name in sorted({type(module).__module__.partition(".")[0] for module in network.stages.modules()}):
+        with contextlib.suppress(PackageNotFoundError):  # a user's own module
+            found[name] = version(name)
+    return found
 
 
 def _missing(space: Path, keys: Sequence[bytes]) -> list[int]:
