@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
-from components.core import fingerprints, runs, sources, splits
+from components.core import cache, fingerprints, runs, sources, splits
 from components.core.assignments import Checked, assign_examples, check_slices, write_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import (
@@ -125,6 +125,7 @@ def _check_network(settings: Settings, start: Path) -> str:
     from components.core.warm_start import start_from
 
     pick_device(settings.device)
+    cache.shared_prefix()  # a wrong address is found here too
     seed_everything(settings)  # with --weights none the random weights are the seed's, and so is their digest
     task = load_task(settings.task)
     parse_options(settings, task.Options)

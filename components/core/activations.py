@@ -6,13 +6,14 @@ libraries; the key of a row for the example and its view; the segment that holds
 examples are added to a space, and those that are there are never computed again.
 """
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -25,10 +26,11 @@ from components.core.engines import Engine
 from components.core.errors import StepError
 from components.core.network import Network, Pytree
 from components.core.settings import digest
-from components.core.training import rows_of
+from components.core.training import computed_in, rows_of
 from components.core.weights import state_digest
 
 FIXED = "eager in fixed batches"  # the engine of rows whose bits count
+LIBRARIES = ("thawline", "torch", "torchvision", "timm", "pillow")  # that any row may depend on
 BATCH = 64  # examples of one pass at a time; results are on disk after every batch
 Progress = Callable[[int, int, str], None]
 
@@ -55,9 +57,15 @@ def store() -> Path:
     return cache.store()
 
 
-def row_key(example: str, view: str = "") -> bytes:
-    """The 32 bytes that stand for an example, or for one augmented view of it, within a space."""
-    return sha256(f"{example}\0{view}".encode()).digest()
+def row_key(example: str, view: str = "", encoding: str = "") -> bytes:
+    """The 32 bytes that stand for an example, or for one augmented view of it, within a space.
+
+    Args:
+        example: Its content's id.
+        view: Which augmented view of it; empty: the example itself.
+        encoding: What else the network's input depends on beside the preprocessing, see `inputs.encoding_digest`.
+    """
+    return sha256("\0".join([example, view, *filter(None, [encoding])]).encode()).digest()
 
 
 def spaces(network: Network, precision: str) -> list[Path]:
@@ -68,9 +76,9 @@ def spaces(network: Network, precision: str) -> list[Path]:
     common = {
         "preprocessing": network.preprocessing,
         "precision": precision,
-        "computed": str(first.dtype),
-        "device": first.device.type,  # a GPU computes in half precision
-        "libraries": {name: version(name) for name in ("thawline", "torch", "torchvision", "timm", "pillow")},
+        "computed": str(computed_in(first.device, first.dtype)),
+        "device": first.device.type,
+        "libraries": _libraries(network),
         **({"config": network.config} if network.config else {}),
     }
     keys = [digest([common, texts[:line], stages[:line]])[:32] for line in range(len(stages) + 1)]
@@ -188,19 +196,18 @@ def fill(
             progress(done, len(left), f"activations by {engine.name}")
 
 
-def source(of_lines: Sequence[Path], work: Pass, wanted: Wanted) -> Callable[[Sequence[int]], Pytree]:
-    """What gives batches at the line where a pass starts; rows that it opened stay readable if they are evicted.
+def source(of_lines: Sequence[Path], work: Pass, wanted: Wanted) -> tuple[Pass, Callable[[Sequence[int]], Pytree]]:
+    """The pass and what gives batches where it starts: from the examples, if the rows of the lower line are gone.
 
-    Raises:
-        StepError: Another process evicted rows that the pass starts from.
+    Room for an earlier pass, or another process, may have evicted them. Once opened they stay readable.
     """
     if not work.start:
-        return wanted.encode
+        return work, wanted.encode
     lower = stored(of_lines[work.start], [wanted.keys[position] for position in work.positions])
     if lower is None:
-        raise StepError("Stored activations were removed while they were read.", "Run again.")
+        return replace(work, start=0), wanted.encode
     place = {position: i for i, position in enumerate(work.positions)}
-    return lambda positions: lower[torch.tensor([place[position] for position in positions])]
+    return work, lambda positions: lower[torch.tensor([place[position] for position in positions])]
 
 
 def batches(encode: Callable[[Sequence[int]], Pytree], positions: Sequence[int]) -> Iterator[tuple[list[int], Pytree]]:
@@ -248,6 +255,15 @@ def as_kept(rows: Pytree, precision: str) -> Pytree:
         return half
 
     return tree_map_only(Tensor, kept, rows)
+
+
+def _libraries(network: Network) -> dict[str, str]:
+    """Versions of the libraries that compute, and of those that the stages' modules come from."""
+    found = {name: version(name) for name in LIBRARIES}
+    for name in sorted({type(module).__module__.partition(".")[0] for module in network.stages.modules()}):
+        with contextlib.suppress(PackageNotFoundError):  # a user's own module
+            found[name] = version(name)
+    return found
 
 
 def _missing(space: Path, keys: Sequence[bytes]) -> list[int]:

@@ -47,7 +47,7 @@ class Entry:
 def store() -> Path:
     """The folder of all activations: `THAWLINE_ACTIVATIONS` if it names a folder, else one in the home."""
     given = os.environ.get("THAWLINE_ACTIVATIONS", "")
-    return Path(given) if given and "://" not in given else runs.home() / "activations"
+    return Path(given).expanduser() if given and "://" not in given else runs.home() / "activations"
 
 
 def shared_prefix() -> str:
@@ -57,7 +57,7 @@ def shared_prefix() -> str:
         InputError: `THAWLINE_ACTIVATIONS` is an address, but none of a bucket.
     """
     given = os.environ.get("THAWLINE_ACTIVATIONS", "")
-    if "://" not in given:
+    if "://" not in given and not given.startswith("s3:"):
         return ""
     if not given.startswith("s3://") or not given.removeprefix("s3://").strip("/"):
         raise InputError(f"THAWLINE_ACTIVATIONS can't be {given!r}.", "Name a folder, or s3://bucket/prefix.")
@@ -101,6 +101,14 @@ def spaces(store: Path) -> list[dict[str, Any]]:
 def keys_in(index: bytes) -> Iterator[bytes]:
     """The keys in a segment's index; half a record at its end is left out."""
     return (index[i : i + KEY] for i in range(0, len(index) - RECORD + 1, RECORD))
+
+
+def inside(folder: Path) -> list[Path]:
+    """What is in a folder and not hidden; nothing where it is none, or was removed just now, on which a glob fails."""
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
 
 
 def free_for(store: Path, budget: float, protected: Collection[Path]) -> float:
@@ -226,16 +234,18 @@ def _held(lock: Path) -> bool:
 def _newest(path: Path) -> float:
     """When anything in a folder, or a file, was last written; 0 if it is gone."""
     newest = 0.0
-    for one in (path, *path.rglob("*")):
-        with contextlib.suppress(OSError):
-            newest = max(newest, one.stat().st_mtime)
+    with contextlib.suppress(FileNotFoundError):  # a folder that is removed just now
+        for one in (path, *path.rglob("*")):
+            with contextlib.suppress(OSError):
+                newest = max(newest, one.stat().st_mtime)
     return newest
 
 
 def _stamps(store: Path) -> Iterator[Path]:
-    segments = store.glob("[!.]*/[!.]*/segment.json")
-    yield from (path for path in segments if not path.parts[-3].startswith(MEASUREMENT))
-    yield from (store / ENGINES).glob("[!.]*/facts.json")
+    for space in inside(store):
+        if not space.name.startswith(MEASUREMENT):
+            name = "facts.json" if space.name == ENGINES else "segment.json"
+            yield from (folder / name for folder in inside(space) if any(one.name == name for one in inside(folder)))
 
 
 def _facts(stamp: Path) -> tuple[int, float]:

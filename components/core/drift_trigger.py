@@ -18,6 +18,7 @@ from components.core.checkpoints import read_training_rows
 from components.core.errors import RejectedRecord
 from components.core.fingerprints import Fingerprint
 from components.core.frozen_features import LEAST, Array, Drift, drift, flattened
+from components.core.inputs import encoding_digest
 from components.core.network import Pytree
 from components.core.phases import policy_of, seed_everything
 from components.core.settings import Settings
@@ -93,7 +94,8 @@ def _features(
     def encode(positions: Sequence[int]) -> Pytree:
         return task.encode([read(ids[i]) for i in positions], network.preprocessing)
 
-    wanted = Wanted([row_key(id_) for id_ in ids], encode)
+    encoding = encoding_digest(settings.task, task.serving_code, task.serving_requirements)
+    wanted = Wanted([row_key(id_, encoding=encoding) for id_ in ids], encode)
     uses = 2.0  # here, and by the training to come
     return flattened(plan.rows_at(network, {line: uses}, wanted, policy_of(settings), say, progress)[line])
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,19 @@ def _code(task: str) -> str:
     for name, path in [*sorted((p.relative_to(ROOT).as_posix(), p) for p in ours), *_task_files(task)]:
         total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()
+
+
+def encoding_digest(task: str, serving_code: Path, requirements: Sequence[str]) -> str:
+    """Identifies what turns raw records into a network's input: kept activations depend on it; 64 hexadecimal digits.
+
+    Args:
+        task: Its name. Of Thawline's own tasks the version stands for the code; a user's module is read.
+        serving_code: The module that encodes.
+        requirements: Distributions that it needs; their versions count.
+    """
+    code = [(name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in _task_files(task)]
+    code.append(("serving_code", _file(serving_code)[1]))
+    return digest([sorted(code), {name: _version(name) for name in requirements}])
 
 
 def _task_files(task: str) -> Iterator[tuple[str, Path]]:

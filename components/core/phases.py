@@ -13,10 +13,11 @@ from torch import Tensor
 from components.core import distributed, plan
 from components.core.activations import Progress, Wanted, row_key
 from components.core.examples import START, Examples
+from components.core.inputs import encoding_digest
 from components.core.network import Network, Pytree, set_thawed
 from components.core.plan import GIGABYTE, Policy
 from components.core.reuse import Reuse
-from components.core.settings import Hyperparameters, Settings
+from components.core.settings import Hyperparameters, Settings, digest
 from components.core.task_options import with_measured
 from components.core.training import (
     Batches,
@@ -175,12 +176,13 @@ def _rows_at(
         seeds = [_seed(ids[place], name) for place, name in zip(places, names, strict=True)]
         return data.task.augment(contents, network.preprocessing, settings, seeds)
 
-    names = [_view(data, view) for view in range(views)] or [""]
-    wanted = Wanted([row_key(example, name) for name in names for example in ids], encode)
+    names, encoding = [_view(data, view) for view in range(views)] or [""], _encoding(data, views)
+    wanted = Wanted([row_key(example, name, encoding) for name in names for example in ids], encode)
+    uses = {line: count / max(1, views) for line, count in lines.items()}  # an epoch draws one view of each example
     policy = policy_of(settings)
     if settings.activations != "recompute" and not distributed.leads():
         policy = replace(policy, mode="stored")  # what the leader left; its decision holds for all
-    return plan.rows_at(network, lines, wanted, policy, say, progress, data.reuse)
+    return plan.rows_at(network, uses, wanted, policy, say, progress, data.reuse)
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -188,8 +190,22 @@ def policy_of(settings: Settings) -> Policy:
     return Policy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
 
 
+def _encoding(data: Data, views: int) -> str:
+    """What the network's input depends on beside example, view and preprocessing; views also on the task's options.
+
+    Options that the data decide are left out: they change every week, and what they mean for the input is part of the
+    preprocessing.
+    """
+    task, settings = data.task, data.settings
+    found = encoding_digest(settings.task, task.serving_code, task.serving_requirements)
+    if not views:
+        return found
+    measured = data.examples.info.get("options", {})
+    return digest([found, settings.task, {k: v for k, v in settings.option.items() if measured.get(k) != v}])
+
+
 def _view(data: Data, number: int) -> str:
-    """What an augmented view depends on beside its example."""
+    """Which view of its example it is; its augmentation is seeded by it."""
     return f"{data.settings.augment}/{data.settings.seed}/{number}"
 
 

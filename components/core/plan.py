@@ -197,7 +197,7 @@ def _carry_out(
     progress: Progress,
 ) -> None:
     activations.store().mkdir(parents=True, exist_ok=True)
-    source = activations.source(spaces, work, wanted)
+    work, source = activations.source(spaces, work, wanted)
     sample, encode = _timed_sample(source, work.positions[:SAMPLE])
     protected = [spaces[line] for line in lines]
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
+from components.core import cache
 from components.core.network import Pytree
 
 SEGMENT_BYTES = 1 << 30  # a new segment from here on: what is evicted or copied at once
@@ -172,7 +173,7 @@ class Writer:
 
 def segments(space: Path, accepts: Callable[[str], bool] = lambda _engine: True) -> list[Segment]:
     """The readable segments of a space whose engine is accepted, oldest first; damaged ones are left out."""
-    opened = [_open(path.parent) for path in space.glob("[!.]*/segment.json")]
+    opened = [_open(folder) for folder in cache.inside(space)]
     readable = [segment for segment in opened if segment is not None and accepts(segment.engine)]
     return sorted(readable, key=lambda segment: segment.created)
 

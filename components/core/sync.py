@@ -293,7 +293,7 @@ def _leaves_of(structure: dict[str, Any]) -> int:
 
 def _unsent(prefix: str, space: Path) -> list[tuple[Path, str, bytes]]:
     """Segments of a space that the prefix lacks, or has with fewer rows: folder, address and index as it is now."""
-    here = sorted(path.parent for path in space.glob("[!.]*/segment.json"))
+    here = sorted(cache.inside(space))
     there = _listed(f"{prefix}/{space.name}/") if here else {}
     found = []
     for folder in here:

@@ -78,6 +78,11 @@ def half_precision() -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
+def computed_in(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The type that frozen stages of that type compute in: on a GPU its half precision, which differs by its kind."""
+    return half_precision() if device.type == "cuda" else dtype
+
+
 def make_optimizer(
     network: Network, line: int, name: str, learning_rate: float, layer_decay: float, weight_decay: float
 ) -> torch.optim.Optimizer:

@@ -518,6 +518,15 @@ def test_more_thawed_stages_than_there_are(tmp_path: Path, tracked_home: Path) -
         prepare_data(str(tmp_path / "never read"), settings(thaw=3).to_json(), "run1", tmp_path / "out")
 
 
+def test_activations_at_no_address_stop_the_run(
+    tmp_path: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What THAWLINE_ACTIVATIONS can't mean is found before any data is read, not in the search."""
+    monkeypatch.setenv("THAWLINE_ACTIVATIONS", "gs://bucket/prefix")
+    with pytest.raises(InputError, match="THAWLINE_ACTIVATIONS can't be"):
+        prepare_data(str(tmp_path / "never read"), settings().to_json(), "run1", tmp_path / "out")
+
+
 def test_a_calibration_error_needs_answers_that_are_right_or_wrong(tmp_path: Path, tracked_home: Path) -> None:
     """A number has none, so no challenger would ever be below the limit: refused before any data is read."""
     asked = Settings(**{**TOY, "task": "tests.toy_numbers"}, max_calibration_error=0.1)

@@ -63,6 +63,15 @@ def test_both_phases_are_searched() -> None:
     assert {h.thaw for h in found} == {1, 2, 3}
 
 
+def test_the_plan_is_kept_with_the_run(toy_run: PlainRun) -> None:
+    """The run in MLflow says whether activations are kept, how large they are, and which engine computed them."""
+    step = next(r for r in tracking.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "search")
+    [sentence] = step.data.tags["thawline.notes"].splitlines()
+    assert sentence.startswith("Activations ")
+    assert " MB" in sentence
+    assert "(eager: " in sentence
+
+
 def test_trials_are_nested_runs(toy_run: PlainRun) -> None:
     """Every trial is a run below the search step's, with its parameters, its epochs and its end."""
     step = next(r for r in tracking.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "search")

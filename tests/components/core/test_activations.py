@@ -48,8 +48,8 @@ def compute(network: Network, lines: list[int], keys: list[bytes] = KEYS) -> lis
     network.eval()
     of_lines = spaces(network, "float32")
     for work in passes(of_lines, lines, keys):
+        work, source = activations.source(of_lines, work, Wanted(keys, encode))  # noqa: PLW2901 - where it starts now
         engine = eager(network, work.lines, work.start)
-        source = activations.source(of_lines, work, Wanted(keys, encode))
         fill(of_lines, work, work.lines, keys, source, engine, "float32", lambda *_: None)
     return sorted(encoded)
 
@@ -108,10 +108,25 @@ def test_a_lower_line_serves_only_the_examples_it_holds(home: Path) -> None:
     torch.testing.assert_close(rows[0:COUNT], network.below(INPUTS, 3), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("change", ["weights", "preprocessing", "precision", "libraries", "view", "double", "code"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "weights",
+        "preprocessing",
+        "precision",
+        "libraries",
+        "their library",
+        "view",
+        "encoding",
+        "double",
+        "GPU",
+        "code",
+    ],
+)
 def test_another_address_for_everything_that_matters(change: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other weights below the line, preprocessing, precision, versions or view never read the old activations."""
     network = tiny()
+    monkeypatch.setattr(Pair, "__module__", "transformers.models.pair")
     before = spaces(network, "float32")[1]
     if change == "weights":
         network.stages[0][0].weight.data += 1
@@ -123,6 +138,14 @@ def test_another_address_for_everything_that_matters(change: str, home: Path, mo
         network.stages[0] = nn.Sequential(*network.stages[0], nn.Tanh())
     elif change == "libraries":
         monkeypatch.setattr(activations, "version", lambda name: f"another {name}")
+    elif change == "their library":
+        known = activations.version
+        monkeypatch.setattr(activations, "version", lambda name: "5" if name == "transformers" else known(name))
+    elif change == "GPU":
+        monkeypatch.setattr(activations, "computed_in", lambda _device, _dtype: torch.bfloat16)
+    elif change == "encoding":
+        assert row_key("example 1", encoding="one") not in {*KEYS, row_key("example 1", encoding="other")}
+        return
     elif change == "view":
         assert row_key("example 1", "basic/0/1") not in {*KEYS, row_key("example 1", "basic/0/2")}
         return

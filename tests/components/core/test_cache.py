@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,21 @@ def test_a_measurement_is_no_entry(tmp_path: Path) -> None:
     assert cache.spaces(tmp_path) == []
 
 
+def test_what_is_removed_while_it_is_listed_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may remove a measurement, a space or a segment between two looks."""
+    write(tmp_path, SPACE, 100)
+    (tmp_path / "file").touch()
+    real = Path.iterdir
+
+    def late(self: Path) -> Iterator[Path]:
+        return iter([*real(self), self / "gone"])
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    assert [entry.folder.parent.name for entry in cache.entries(tmp_path)] == [SPACE]
+    assert len(segments.segments(tmp_path / SPACE)) == 1
+    assert segments.segments(tmp_path / "gone") == []
+
+
 def test_using_an_export_counts_as_use(tmp_path: Path) -> None:
     """An export that is used again is not the one that was used longest ago."""
     place = tmp_path / cache.ENGINES / "abc"
@@ -239,7 +255,7 @@ def test_using_an_export_counts_as_use(tmp_path: Path) -> None:
     assert cache.entries(tmp_path)[0].last_used > NOW
 
 
-@pytest.mark.parametrize("address", ["s3://", "s3:///", "gs://bucket/prefix", "https://host/x"])
+@pytest.mark.parametrize("address", ["s3://", "s3:///", "s3:/bucket", "gs://bucket/prefix", "https://host/x"])
 def test_an_address_that_is_no_prefix_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a bucket can be shared; anything else is named."""
     monkeypatch.setenv("THAWLINE_ACTIVATIONS", address)
@@ -252,6 +268,7 @@ def test_a_folder_is_no_prefix(monkeypatch: pytest.MonkeyPatch, home: Path) -> N
     for given, store, prefix in (
         ("", home / "activations", ""),
         ("/mnt/volume", Path("/mnt/volume"), ""),
+        ("~/volume", Path.home() / "volume", ""),
         ("s3://bucket/a/", home / "activations", "s3://bucket/a"),
     ):
         monkeypatch.setenv("THAWLINE_ACTIVATIONS", given)

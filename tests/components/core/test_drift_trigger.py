@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from components.core import registry, runs, tracking
+from components.core import plan, registry, runs, tracking
+from components.core.phases import base_network, open_data, rows_at
 from components.detect_changes import Decision, look
 from tests.plain import PlainRun
 from tests.toy import write_points
@@ -46,6 +47,25 @@ def test_new_data_of_another_kind_train(toy_home: PlainRun, source: Path) -> Non
     assert "of 36 new ones can be told from the training data of the champion, version 1" in decision.reason
     assert decision.reason.endswith(": above --drift-trigger 0.2.")
     assert 0.2 < metrics["drift_low"] <= metrics["drift"] <= metrics["drift_high"]
+
+
+def test_rows_are_shared_with_training(
+    toy_home: PlainRun, toy_dataset: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking for drift asks for the very rows that a training keeps."""
+    asked, real = list[set[bytes]](), plan.rows_at
+
+    def noted(network: Any, lines: Any, wanted: Any, *rest: Any) -> Any:
+        asked.append(set(wanted.keys))
+        return real(network, lines, wanted, *rest)
+
+    monkeypatch.setattr(plan, "rows_at", noted)
+    grow(source, 12, 0.5, offset="6")
+    decided(source, toy_home)
+    data = open_data(toy_dataset, toy_home.settings)
+    rows_at(base_network(data, data.settings.defaults()), data, {3: 1.0}, "train")
+    looked, trained = asked
+    assert trained <= looked
 
 
 def test_new_data_of_the_same_kind_wait(toy_home: PlainRun, source: Path) -> None:

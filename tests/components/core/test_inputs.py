@@ -132,3 +132,25 @@ def test_the_data_that_was_read_is_what_counts() -> None:
     assert judged[inputs.INPUT_DIGEST] == tags[inputs.INPUT_DIGEST]
     assert {trained[inputs.DATA_DIGEST], judged[inputs.DATA_DIGEST]} == {"2" * 64}
     assert inputs.tags_of_data({}, "2" * 64) == {inputs.DATA_DIGEST: "2" * 64, inputs.INDEXED: "true"}
+
+
+def test_an_encoding_is_that_of_its_code_and_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's task, the code that is served and the versions of its libraries count; other modules do not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own").mkdir()
+    task, served = tmp_path / "own/task.py", tmp_path / "serving.py"
+    task.write_text("one")
+    served.write_text("one")
+
+    def found() -> str:
+        return inputs.encoding_digest("own.task", served, ("pillow", "not-installed"))
+
+    known = {found()}
+    (tmp_path / "notes.py").write_text("another module")
+    assert found() in known
+    for path in (task, served):
+        path.write_text("two")
+        assert found() not in known
+        known.add(found())
+    monkeypatch.setattr(inputs, "version", lambda name: f"another {name}")
+    assert found() not in known

@@ -1,6 +1,8 @@
 """A phase of fine-tuning."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from components.core.lineage import Lineage
 from components.core.phases import build_network, open_data, rows_at, rows_of_splits, train_phase
 from components.core.settings import Hyperparameters, Settings
+from tests import toy
 from tests.conftest import TOY
 
 SETTINGS = Settings(**TOY)
@@ -53,6 +56,18 @@ def test_splits_share_a_plan_and_keep_their_own_rows(home: Path, toy_dataset: Pa
         assert torch.equal(lines[2][3:9], alone[3:9])
         assert torch.equal(lines[2][:], alone[:])
         assert torch.equal(lines[2][torch.tensor([5, 0, 7])], alone[torch.tensor([5, 0, 7])])
+
+
+def test_rows_that_other_code_encoded_are_never_read(home: Path, toy_dataset: Path, tmp_path: Path) -> None:
+    """Another task on the same network, or the same one after its code was changed, has rows of its own."""
+    data = open_data(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"}))
+    network = build_network(data, CHOSEN)
+    before = rows_at(network, data, {2: 1.0}, "train")[2][:]
+    (tmp_path / "code.py").write_text("# encodes otherwise")
+    changed = {"serving_code": tmp_path / "code.py", "encode": lambda contents, facts: 2 * toy.encode(contents, facts)}
+    other = replace(data, task=SimpleNamespace(**vars(toy) | changed))
+    assert not torch.allclose(rows_at(network, other, {2: 1.0}, "train")[2][:], before)
+    assert torch.equal(rows_at(network, data, {2: 1.0}, "train")[2][:], before)
 
 
 def test_only_what_is_thawed_changes(home: Path, toy_dataset: Path) -> None:

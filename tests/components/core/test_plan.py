@@ -268,6 +268,21 @@ def test_a_damaged_store_is_mended(home: Path) -> None:
     torch.testing.assert_close(rows[1][0:COUNT], expected(1), rtol=0, atol=1e-6)
 
 
+def test_a_lower_line_that_made_room_is_no_fault(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that a first pass evicts are computed from the records where a second pass would have started from them."""
+    for line, count in ((1, 60), (2, 20)):
+        with monkeypatch.context() as patch:
+            patch.setattr("tests.components.core.test_plan.KEYS", KEYS[:count])
+            asked({line: 5.0}, "keep")
+    starts = [work.start for work in activations.passes(activations.spaces(network(), "float32"), [3], KEYS)]
+    assert starts == [2, 1, 0]
+    size = sum(entry.bytes for entry in cache.entries(activations.store()))
+    rows, _ = asked({3: 5.0}, "keep", budget=size + 1000.0)
+    assert isinstance(rows[3], Rows)
+    torch.testing.assert_close(rows[3][0:COUNT], expected(3), rtol=0, atol=1e-6)
+    assert 1 not in {space["line"] for space in cache.spaces(activations.store())}
+
+
 def test_a_store_that_is_gone_is_no_fault(home: Path) -> None:
     """Removing the store costs computing, nothing else."""
     asked({1: 5.0}, "keep")

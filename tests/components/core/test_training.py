@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from components.core.errors import InputError
 from components.core.network import Network, set_thawed
-from components.core.training import fit, make_optimizer, outputs_of, pick_device, warmup_cosine
+from components.core.training import computed_in, fit, make_optimizer, outputs_of, pick_device, warmup_cosine
 
 POINTS = torch.cat([torch.randn(40, 2, generator=torch.Generator().manual_seed(1)) + shift for shift in (-2, 2)])
 TARGETS = torch.arange(2).repeat_interleave(40)
@@ -192,6 +192,14 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
     assert rates[55] == pytest.approx(0.5)
     assert rates[-1] < 0.01
     assert not math.isnan(sum(rates))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_a_gpu_computes_in_its_half_precision(half: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kinds of GPU have different ones, whose activations differ by more than rounding; a CPU keeps the type."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: half == torch.bfloat16)
+    assert computed_in(torch.device("cuda"), torch.float32) == half
+    assert computed_in(torch.device("cpu"), torch.float64) == torch.float64
 
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from components.core import activations, cache, classification, phases
+from components.core import activations, cache, classification, phases, plan
 from components.core.network import Network
 from components.core.phases import Data, build_network, open_data, rows_at, rows_of_splits, train_phase
 from components.core.settings import Hyperparameters, Settings
@@ -168,6 +168,40 @@ class TestViews:
         assert {seed for _, seed in seen.augmented} == {
             phases._seed(id_, "basic/0/3") for id_ in seen.data.examples.ids(seen.data.rows["train"])
         }
+
+    def test_options(self, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Views that other options of the task made are not taken for those of these."""
+        options = {"activations": "keep", **VIEWS}
+        phase(toy_dataset, monkeypatch, option={"noise": "1"}, **options)
+        other = phase(toy_dataset, monkeypatch, option={"noise": "2"}, **options)
+        assert {content for content, _ in other.augmented} == contents(other.data, "train")
+        assert phase(toy_dataset, monkeypatch, option={"noise": "2"}, **options).augmented == []
+
+    def test_measured_options(self, toy_dataset: Path) -> None:
+        """What the data decide anew every week, such as the mean of the labels, makes no other views."""
+        data = open_data(toy_dataset, Settings(**TOY))
+
+        def encoding(mean: str, **given: str) -> str:
+            data.examples.info["options"] = {"label_mean": mean}
+            settings = Settings(**TOY, option={"label_mean": mean, **given})
+            return phases._encoding(replace(data, settings=settings), 3)
+
+        assert encoding("1.0") == encoding("2.0")
+        assert encoding("1.0", noise="1") != encoding("1.0")
+
+    def test_uses(self, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An epoch draws one view of each example, so the plan counts with each view in a third of the epochs."""
+        asked, real = list[tuple[int, dict[int, float]]](), plan.rows_at
+
+        def noted(network: Network, lines: dict[int, float], wanted: Any, *rest: Any) -> Any:
+            asked.append((len(wanted.keys), lines))
+            return real(network, lines, wanted, *rest)
+
+        monkeypatch.setattr(plan, "rows_at", noted)
+        data = open_data(toy_dataset, Settings(**TOY, **VIEWS))
+        rows_of_splits(build_network(data, CHOSEN), data, {3: 6.0}, {"train": 3, "validation": 0})
+        train, validation = (len(data.rows[split]) for split in ("train", "validation"))
+        assert asked == [(3 * train, {3: 2.0}), (validation, {3: 6.0})]
 
 
 @pytest.mark.usefixtures("home")
