@@ -4,7 +4,8 @@
 prints milliseconds a step without and with the faster weight gradient (components/core/kernels.py) and the fused
 optimizer, the two alternating; the ratio of their medians and of their fastest; and the share of the peak that the new
 way reaches. The operations counted are those of the convolutions' definition, so that no way of computing gains by
-counting. On a busy machine take `--threads 1 --clock cpu`: processor time, which does not count waiting.
+counting. `--compile` compares with `torch.compile` instead. On a busy machine take `--threads 1 --clock cpu`: processor
+time, which does not count waiting.
 """
 
 import argparse
@@ -71,6 +72,7 @@ class Top:
             kept = self.network.eval().below(pictures, self.line)
         self.batch = (training.to_device(kept, torch.device("cpu")), torch.arange(batch) % CLASSES)
         self.optimizers = {fast: self._optimizer(fast=fast) for fast in (False, True)}
+        self.forward = distributed.parallel(self.network, self.line)
 
     def _optimizer(self, *, fast: bool) -> torch.optim.Optimizer:
         optimizer = training.make_optimizer(self.network, self.line, "adamw", 1e-6, 0.7, 1e-2)
@@ -87,7 +89,7 @@ class Top:
             training._train_epoch(
                 self.network,
                 self.line,
-                distributed.parallel(self.network, self.line),
+                self.forward,
                 self._batches(steps),
                 functional.cross_entropy,
                 optimizer,
@@ -141,6 +143,27 @@ def report(name: str, thaw: int, options: argparse.Namespace, peak: tuple[float,
     return f"{name:<29}{thaw:>3}  {cells[0]}  {cells[1]}{gains}{operations / 1e9:9.2f}{speed:9.1f}{shares}"
 
 
+def compiled(name: str, thaw: int, options: argparse.Namespace) -> str:
+    """What compiling costs, what a step takes then, and after how many steps that pays."""
+    top, clock = Top(name, thaw, options.batch, options.size), CLOCKS[options.clock]
+    top.milliseconds(1, clock, fast=True)
+    eager, plain = top.forward, []
+    faster, times = torch.compile(eager), list[float]()
+    top.forward = faster
+    cost = top.milliseconds(1, clock, fast=False) / 1e3  # without the kernels of its own, which it can't see through
+    for _ in range(options.repetitions):
+        top.forward = eager
+        plain.append(top.milliseconds(options.steps, clock, fast=True))
+        top.forward = faster
+        times.append(top.milliseconds(options.steps, clock, fast=False))
+    saved = statistics.median(plain) - statistics.median(times)
+    pays = f"pays after {cost * 1e3 / saved:,.0f} steps" if saved > 0 else "never pays"
+    return (
+        f"{name:<29}{thaw:>3}  {statistics.median(plain):8.1f} ms, compiled {statistics.median(times):8.1f} ms a step "
+        f"({statistics.median(plain) / statistics.median(times):.2f} times as fast); compiling {cost:.1f} s: {pays}"
+    )
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,9 +173,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps in a repetition (3)")
     parser.add_argument("--threads", type=int, default=0, help="threads; 0: torch's own choice")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what is measured (wall)")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile of the top instead")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.compile:
+        for name, depths in CASES:
+            for thaw in depths:
+                print(compiled(name, thaw, options), flush=True)
+        return
     peak = peaks(options.batch, CLOCKS[options.clock])
     print(f"{torch.get_num_threads()} threads; float32 peaks: matrix product {peak[0]:.0f} GFLOP/s, ", end="")
     print(f"plain convolution {peak[1]:.0f} GFLOP/s; batch {options.batch}, {options.size} px")
