@@ -90,7 +90,7 @@ def row(name: str, head: Mapping[str, Any], thawed: Mapping[str, Any], loop: Map
     def seconds(result: Mapping[str, Any]) -> float:
         return sum(result["steps"].values())
 
-    faster = loop["steps"]["train-head"] / head["steps"]["train-head"]
+    faster = loop["steps"]["train_head"] / head["steps"]["train_head"]
     figures = [figure(head, "baseline_"), figure(head, "reference_"), *map(figure, (head, thawed, loop))]
     times = [f"{seconds(result):.0f}" for result in (head, thawed, loop)]
     return f"| {name}, {metric} | {' | '.join([*figures, *times, f'{faster:.1f} times as fast'])} |"
