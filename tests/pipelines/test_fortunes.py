@@ -1,7 +1,7 @@
 """The whole pipeline on real texts with a real pretrained encoder, by the command line."""
 
-import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,30 +10,24 @@ from tests.fortunes import write_fortunes
 from tests.pipelines.command import ROOT, on_all_cores
 
 pytestmark = pytest.mark.slow
-TOPICS = ("computers", "food", "law", "sports")
+OPTIONS = "--task text_classification --weights package:all-minilm-l6-v2 --trials 0 --thaw-epochs 1"
+OPTIONS += " --option max_length=96 --json"
 
 
 @pytest.fixture(scope="module")
 def fortunes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts on four topics out of the packages, which are kept beside the demo's photos."""
+    """Texts on sixteen topics out of the packages, which are kept beside the demo's photos."""
     everything = ROOT / ".thawline/demo/fortunes.csv"
     everything.parent.mkdir(parents=True, exist_ok=True)
     write_fortunes(everything)
-    some = tmp_path_factory.mktemp("fortunes") / "fortunes.csv"
-    with everything.open(newline="") as source, some.open("w", newline="") as target:
-        reader = csv.DictReader(source)
-        writer = csv.DictWriter(target, reader.fieldnames or ())
-        writer.writeheader()
-        writer.writerows(row for row in reader if row["label"] in TOPICS)
-    return some
+    return Path(shutil.copy(everything, tmp_path_factory.mktemp("fortunes")))
 
 
 @pytest.fixture(scope="module")
 def run(fortunes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     """One run with MiniLM; its result and its home."""
     home = tmp_path_factory.mktemp("texts") / "home"
-    options = "--task text_classification --weights package:all-minilm-l6-v2 --trials 0 --thaw-epochs 2"
-    done = on_all_cores("run", str(fortunes), *options.split(), "--option", "max_length=64", "--json", home=home)
+    done = on_all_cores("run", str(fortunes), *OPTIONS.split(), home=home)
     assert done.status == 0, done.err
     return json.loads(done.out.splitlines()[-1]), home
 
@@ -42,8 +36,7 @@ def test_a_champion_comes_out(run: tuple[dict, Path]) -> None:
     """The first model is far above the majority class, and stands beside TF-IDF."""
     result, _ = run
     assert (result["status"], result["version"], result["promoted"]) == ("succeeded", "1", True)
-    assert result["metrics"]["accuracy"] > 0.7
-    assert 0.3 < result["metrics"]["reference_accuracy"] < result["metrics"]["accuracy"] + 0.1
+    assert result["metrics"]["accuracy"] >= 0.62 > result["metrics"]["reference_accuracy"] > 0.4
     page = Path(result["report"]).read_text()
     assert "TF-IDF with logistic regression" in page
     assert "<blockquote>" in page
@@ -62,7 +55,6 @@ def test_the_champion_answers_a_line(run: tuple[dict, Path]) -> None:
 def test_nothing_is_trained_twice(run: tuple[dict, Path], fortunes: Path) -> None:
     """The same texts, though they lie in the manifest itself, are known again."""
     result, home = run
-    options = "--task text_classification --weights package:all-minilm-l6-v2 --trials 0 --thaw-epochs 2"
-    done = on_all_cores("run", str(fortunes), *options.split(), "--option", "max_length=64", "--json", home=home)
+    done = on_all_cores("run", str(fortunes), *OPTIONS.split(), home=home)
     again = json.loads(done.out.splitlines()[-1])
     assert (again["status"], again["same_as"]) == ("skipped", result["mlflow_run_id"])
