@@ -111,11 +111,12 @@ def _unheard(settings: Settings, encoder: Encoder, seconds: float, examples: Exa
     silence = sounds.encode_waves([np.zeros(preprocessing["samples"], np.float32)], preprocessing)
     with torch.no_grad():
         frames = int(encoder.stages[0](silence)["length"][0])
-    rows = examples.rows("train")
+    rows, said = examples.rows("train"), target(settings)
     room = np.minimum(np.array(examples.column("milliseconds", rows)) / 1000 / seconds, 1.0) * frames
-    needed = np.array([target(settings).frames(label) for label in examples.labels(rows)])
-    lost = int((needed > room).sum())
-    return f"{lost} of {len(rows)} transcripts need more frames than their sounds have: they teach nothing" * bool(lost)
+    needed = np.array([said.frames(label) for label in examples.labels(rows)])
+    if not (lost := int((needed > room).sum())):
+        return ""
+    return f"{lost} of {len(rows)} transcripts need more frames than their sounds have: they teach nothing"
 
 
 def _head(settings: Settings, features: int, units: int, dropout: float) -> CTCHead:

@@ -15,11 +15,12 @@ from components.core.network import Network
 from components.core.settings import Settings
 from components.prepare_data import prepare
 from components.tasks import audio_classification, load_task
-from tests.pipelines.command import call
+from tests.components.tasks.conftest import Predict
 from tests.sound_models import save_model, sound_file, tone
 
 OPTIONS: dict[str, Any] = {"task": "audio_classification", "model": "tones", "head_epochs": 20, "thaw_epochs": 2}
 OPTIONS |= {"thaw": 1, "head_learning_rate": 0.05, "thaw_learning_rate": 0.001, "trials": 0}
+WHOLE = {"thaw_epochs": 12, "thaw_learning_rate": 0.005, "layer_decay": 1.0, "dropout": 0.0}  # of random networks
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +48,13 @@ def write_tones(folder: Path, count: int, shortest: float = 0.2) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(sound_file(wave, 16_000 if number % 3 else 22_050, kind))
     return folder
+
+
+def low_and_high(folder: Path) -> list[str]:
+    """A low and a high tone that no split holds."""
+    for name, hertz in (("low", 250.0), ("high", 1200.0)):
+        (folder / f"{name}.ogg").write_bytes(sound_file(tone(hertz, 1.5), kind="OGG"))
+    return [str(folder / f"{name}.ogg") for name in ("low", "high")]
 
 
 def prepared(tmp_path: Path, chosen: Settings) -> phases.Data:
@@ -182,14 +190,7 @@ def test_the_simple_model_answers_the_test_rows(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network_of", ["speaker", "whisper"])
-def test_the_whole_way(
-    network_of: str,
-    whisper: Path,
-    tracked_home: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_whole_way(network_of: str, whisper: Path, tracked_home: Path, tmp_path: Path, predict: Predict) -> None:
     """From files of four formats to a champion whose artifact needs only its own requirements, and answers a file."""
     from components.core.checkpoints import load_checkpoint
     from tests.plain import run_steps
@@ -198,8 +199,7 @@ def test_the_whole_way(
     (source / "low" / "broken.wav").write_bytes(sound_file(tone(300.0))[:2000])
     weights = {"backbone": "hf/x", "weights": str(whisper)} if network_of == "whisper" else {}
     stages = 3 if network_of == "whisper" else 4  # all: a random network knows nothing
-    learning = {"thaw": stages, "thaw_epochs": 12, "thaw_learning_rate": 0.005, "layer_decay": 1.0, "dropout": 0.0}
-    chosen = settings(**weights, **learning, batch_size=8)
+    chosen = settings(**weights, **WHOLE, thaw=stages, batch_size=8)
     run = run_steps(source, chosen, tmp_path / "artifacts")
     assert run.accepted
     requirements = (tmp_path / "artifacts/served/requirements.txt").read_text()
@@ -211,11 +211,30 @@ def test_the_whole_way(
     assert "truncated" in page
     network, _ = load_checkpoint(tmp_path / "artifacts/tuned")
     assert network.preprocessing["samples"] == (16_000 if network_of == "whisper" else 32_000)
-    for name, hertz in (("low", 250.0), ("high", 1200.0)):
-        (tmp_path / f"{name}.ogg").write_bytes(sound_file(tone(hertz, 1.5), kind="OGG"))
-    files = [str(tmp_path / f"{name}.ogg") for name in ("low", "high")]
-    answer = call(capsys, monkeypatch, "predict", "--model", "tones", *files, "--json")
-    assert [row["label"] for row in json.loads(answer.out)["predictions"]] == ["low", "high"]
+    assert [answer["label"] for answer in predict("--model", "tones", *low_and_high(tmp_path))] == ["low", "high"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "labels"), [("number", {"low": 1.0, "high": 3.0}), ("labels", {"low": ["a"], "high": []})]
+)
+def test_other_targets_go_the_whole_way(
+    kind: str, labels: dict[str, Any], tracked_home: Path, tmp_path: Path, predict: Predict
+) -> None:
+    """A sound may have a number, or several labels or none: learnt, judged and answered as served."""
+    from tests.plain import run_steps
+
+    folder = write_tones(tmp_path / "tones", 120, 1.4)
+    rows = [{"uri": str(path), "label": labels[path.parent.name]} for path in sorted(folder.glob("*/*"))]
+    (tmp_path / "tones.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = settings(**WHOLE, thaw=4, batch_size=8, option={"target": kind})
+    run = run_steps(tmp_path / "tones.jsonl", chosen, tmp_path / "artifacts")
+    assert run.accepted
+    low, high = predict("--model", "tones", *low_and_high(tmp_path))
+    if kind == "number":
+        assert low["number"] < 2.0 < high["number"]
+    else:
+        assert (low["labels"], high["labels"]) == (["a"], [])
 
 
 @pytest.mark.parametrize(("kind", "labels"), [("number", ["1.5", "3"]), ("labels", ['["a","b"]', '["b"]'])])

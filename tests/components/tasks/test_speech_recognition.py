@@ -1,7 +1,6 @@
 """Speech into transcripts."""
 
 import csv
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from components.core.lineage import Lineage
 from components.core.settings import Settings
 from components.prepare_data import prepare
 from components.tasks import load_task, speech_recognition
-from tests.pipelines.command import call
+from tests.components.tasks.conftest import Predict
 from tests.sound_models import save_model, sound_file, tone
 
 OPTIONS: dict[str, Any] = {"task": "speech_recognition", "model": "morse", "trials": 0, "backbone": "speaker/lstm"}
@@ -132,13 +131,7 @@ def test_what_is_too_long_for_its_sound_is_told(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("units", "longest", "text"), [("characters", 2, "ca b"), ("words", 1, "c b")])
 def test_the_whole_way(
-    units: str,
-    longest: int,
-    text: str,
-    tracked_home: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    units: str, longest: int, text: str, tracked_home: Path, tmp_path: Path, predict: Predict
 ) -> None:
     """From a manifest to a champion that spells what it never heard, and a second version that the gate judges."""
     from tests.plain import run_steps
@@ -149,7 +142,6 @@ def test_the_whole_way(
     page = (tmp_path / "artifacts/report.html").read_text()
     assert "word_error_rate" in page
     (tmp_path / "new.flac").write_bytes(sound_file(said(text, 999), kind="FLAC"))
-    answer = call(capsys, monkeypatch, "predict", "--model", "morse", str(tmp_path / "new.flac"), "--json")
-    assert json.loads(answer.out)["predictions"][0]["transcript"] == text
+    assert predict("--model", "morse", str(tmp_path / "new.flac"))[0]["transcript"] == text
     again = run_steps(source, settings(seed=1, force=True, option={"units": units}), tmp_path / "again")
     assert not again.accepted

@@ -17,7 +17,7 @@ from components.core.network import Network
 from components.core.settings import Settings
 from components.prepare_data import prepare
 from components.tasks import load_task, text_classification
-from tests.pipelines.command import call
+from tests.components.tasks.conftest import Predict
 from tests.text_models import save_model
 
 GOOD, BAD = ("good", "fine"), ("bad", "dull")
@@ -209,13 +209,7 @@ def test_the_simple_model_answers_the_test_rows(models: Mapping[str, Path], tmp_
     assert sum(answers["probabilities"][0].values()) == pytest.approx(1.0)
 
 
-def test_the_whole_way(
-    models: Mapping[str, Path],
-    tracked_home: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_whole_way(models: Mapping[str, Path], tracked_home: Path, tmp_path: Path, predict: Predict) -> None:
     """From JSON lines to a champion whose artifact needs only its own requirements, and a report with the mistakes."""
     from components.core.checkpoints import load_checkpoint
     from tests.plain import run_steps
@@ -231,8 +225,8 @@ def test_the_whole_way(
     assert "TF-IDF with logistic regression" in page
     network, facts = load_checkpoint(tmp_path / "artifacts/tuned")
     assert facts["settings"]["backbone"] == ""
-    answer = call(capsys, monkeypatch, "predict", "--model", "films", "--text", "good fine", "--text", "dull", "--json")
-    assert [row["label"] for row in json.loads(answer.out)["predictions"]] == ["up", "down"]
+    answers = predict("--model", "films", "--text", "good fine", "--text", "dull")
+    assert [answer["label"] for answer in answers] == ["up", "down"]
     assert network.preprocessing["max_length"] == 16
 
 
@@ -247,8 +241,7 @@ def test_other_targets_go_the_whole_way(
     models: Mapping[str, Path],
     tracked_home: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    predict: Predict,
 ) -> None:
     """A text may have a number, or several labels or none: learnt, beside its simple model, and answered as served."""
     from tests.plain import run_steps
@@ -261,8 +254,7 @@ def test_other_targets_go_the_whole_way(
     assert run.accepted
     name = {"number": "TF-IDF with ridge regression", "labels": "TF-IDF with logistic regression"}[kind]
     assert name in (tmp_path / "artifacts/report.html").read_text()
-    answer = call(capsys, monkeypatch, "predict", "--model", "films", "--text", "good fine", "--text", "dull", "--json")
-    good, bad = json.loads(answer.out)["predictions"]
+    good, bad = predict("--model", "films", "--text", "good fine", "--text", "dull")
     if kind == "number":
         assert good["number"] > 2.0 > bad["number"]
     else:
