@@ -21,7 +21,7 @@ class Chosen(NamedTuple):
 def best_trial(
     settings: str,
     run_key: str,
-    search_workers: list,  # type: ignore[type-arg]  # KFP's form of a list
+    search_workers: list[int],
     dataset: dsl.Input[dsl.Dataset],
     dataset_digest: str,
     weights_digest: str,
@@ -80,7 +80,7 @@ def train_or_judge(
     source: str,
     settings: str,
     run_key: str,
-    search_workers: list,  # type: ignore[type-arg]  # KFP's form of a list
+    search_workers: list[int],
     train: bool,  # noqa: FBT001 - KFP passes by name
     judge: bool,  # noqa: FBT001 - as above
     version: str,
@@ -103,7 +103,8 @@ def fine_tuning(
     source: str,
     settings: str,
     run_key: str,
-    search_workers: list = [0],  # type: ignore[type-arg]  # noqa: B006 - KFP's form of a list and its default
+    search_workers: list[int] = [0],  # noqa: B006 - KFP's form of a default
+    schedule: str = "",  # noqa: ARG001 - Kubeflow keeps it with the run
 ) -> None:
     """Fine-tune a pretrained network on labelled data and register it.
 
@@ -112,6 +113,7 @@ def fine_tuning(
         settings: All options as one canonical JSON string (`components/core/settings.py`).
         run_key: Names this run; all its runs in MLflow carry it.
         search_workers: One search step runs for each item.
+        schedule: What `thawline schedule` remembers of the schedule that started the run; no step reads it.
     """
     finished = steps.finish(settings=settings, run_key=run_key).set_display_name("finish")
     finished.set_caching_options(False)  # a cached exit handler would close nothing
