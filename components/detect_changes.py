@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from components.core import deadlines, fingerprints, inputs, runs
+from components.core import attempts, deadlines, fingerprints, inputs, runs, sources
 from components.core.fingerprints import Fingerprint
 from components.core.settings import Settings
 
@@ -54,7 +54,7 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
         Whether there is anything to do, the version to judge (empty: train), and the digest of the inputs.
 
     Raises:
-        InputError: The source can't be listed.
+        InputError: The source can't be listed, or holds nothing that a run could start with.
     """
     kept = runs.run_folder(run_key) / DECISION
     if kept.exists():
@@ -66,6 +66,7 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
     return decision.change in ("train", "judge"), judged, decision.input_digest or run_key
 
 
+@attempts.patient
 def look(source: str, settings: Settings, run_key: str, progress: Progress = lambda *_: None) -> Decision:
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
     runs.start("detect_changes", run_key)
@@ -74,6 +75,7 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
     with tracking.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
         if other := leases.take(run):
             return _give_way(run, other)
+        sources.check_source(source)
 
         def report(done: int, total: int, text: str) -> None:
             run.progress(done, total, text)

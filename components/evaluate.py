@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from components.core import deadlines, figures, looks, recall, registry, revision, tracking
+from components.core import attempts, deadlines, figures, looks, recall, registry, revision, tracking
 from components.core.checkpoints import load_checkpoint, weights_digest
 from components.core.contestants import Contestant, contest, contestant
 from components.core.costs import sentence
@@ -31,6 +31,7 @@ from components.core.worth import costs, timeline
 SHOWN = 24  # labels that look wrong, in the report; all are in the table
 
 
+@attempts.patient
 def evaluate(
     settings: str,
     run_key: str,

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from components.core import deadlines, distributed, inputs, recall, tracking
+from components.core import attempts, deadlines, distributed, inputs, recall, tracking
 from components.core.checkpoints import TRAINING, load_checkpoint, read_facts, save_checkpoint
 from components.core.phases import open_data, seed_everything
 from components.core.processes import train
@@ -12,6 +12,7 @@ from components.core.settings import Hyperparameters, Settings
 from components.core.training import place
 
 
+@attempts.patient
 def fine_tune(
     settings: str,
     run_key: str,

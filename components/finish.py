@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from components.core import costs, deadlines, endings, inputs, notification, runs, tracking
+from components.core import attempts, costs, deadlines, endings, inputs, notification, runs, tracking
 from components.core.settings import Settings
 
 COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after its result
 
 
+@attempts.patient
 def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
     """Close the runs of this pipeline run, and of runs whose process is gone; write and return the result.
 

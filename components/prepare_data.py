@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
-from components.core import cache, fingerprints, runs, sources, splits
+from components.core import attempts, cache, fingerprints, runs, sources, splits
 from components.core.assignments import Checked, assign_examples, check_slices, write_label_changes
 from components.core.errors import InputError, RejectedRecord
 from components.core.examples import (
@@ -46,6 +46,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
+@attempts.patient
 def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_digest: str = "") -> tuple[str, str]:
     """Write the examples of `source` into the folder `dataset`; return the dataset's and the weights' digest.
 

@@ -4,11 +4,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.core import archives, deadlines, inputs, ledger, registry, revision, tracking
+from components.core import archives, attempts, deadlines, inputs, ledger, registry, revision, tracking
 from components.core.checkpoints import read_facts
 from components.tasks import load_task
 
 
+@attempts.patient
 def register(
     settings: str,
     run_key: str,

@@ -12,9 +12,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.core import deadlines, studies
+from components.core import attempts, deadlines, studies
 from components.core.deadlines import Deadline
-from components.core.errors import StepError
+from components.core.errors import NoAnswerError, StepError
 from components.core.revision import libraries
 from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings, digest
 from components.core.studies import DONE, open_study
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from components.core.phases import Data
 
 MOST_THAW_EPOCHS = 8
+NO_ANSWER = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
 WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
 MOST_THAWED = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
 
 
+@attempts.patient
 def search(
     settings: str,
     run_key: str,
@@ -77,7 +79,8 @@ def search(
             lines = _lines(run.settings, len(network.stages))
             splits = {"train": run.settings.views, "validation": 0}
             rows_of_splits(network, data, lines, splits, run.note, run.progress)
-        saved = _run_workers(run, name, dataset, len(network.stages), deadline)
+        with studies.explained():
+            saved = _run_workers(run, name, dataset, len(network.stages), deadline)
         run.saved(data.reuse.seconds + saved)
     return name
 
@@ -186,7 +189,6 @@ def work(
         until: When the search stops, in seconds since the epoch.
         end: When all training has to have ended. The best trial is trained once more before that.
     """
-    import optuna
     import torch
 
     from components.core.phases import open_data
@@ -197,7 +199,17 @@ def work(
     if (device := pick_device(settings.device)).type == "cuda":
         torch.cuda.set_device(device)  # what asks for no device by name would take memory of the first GPU
     data = open_data(Path(dataset), settings)
-    study, deadline = open_study(name), Deadline(until)
+    try:
+        with studies.explained():
+            _take_trials(name, data, stages, step, Deadline(until), end)
+    except NoAnswerError:
+        raise SystemExit(NO_ANSWER) from None  # the step says it
+
+
+def _take_trials(name: str, data: "Data", stages: int, step: str, deadline: Deadline, end: float) -> None:
+    import optuna
+
+    study, settings, until = open_study(name), data.settings, deadline.at
     while True:
         best = _seconds_of_best(study.get_trials(deepcopy=False))
         deadline.at = min(until, end - deadlines.SPARE * best)
@@ -279,12 +291,18 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Dead
         places = [settings.model_copy(update={"device": device}).to_json() for device in devices]
         jobs = [(name, str(dataset), place, *common) for place in places]
         workers = [context.Process(target=work, args=job, daemon=True) for job in jobs]
-        for process in workers:
-            process.start()
-        while any(process.is_alive() for process in workers):
-            time.sleep(WAIT_SECONDS if studies.shared() else 0.2)
+        try:
+            for process in workers:
+                process.start()
+            while any(process.is_alive() for process in workers):
+                time.sleep(WAIT_SECONDS if studies.shared() else 0.2)
+                _log_finished(run, study, logged)
             _log_finished(run, study, logged)
-        _log_finished(run, study, logged)
+        finally:  # the step may go on, and try again
+            for process in filter(lambda one: one.pid, workers):
+                process.terminate()
+    if any(process.exitcode == NO_ANSWER for process in workers):
+        raise NoAnswerError("The search's database does not answer any more.", "Look at its log, and run again.")
     _check(run, study, deadline, killed=any(process.exitcode for process in workers))
     ours = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("step") == run.run_id]
     return float(sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in ours))

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.core import figures, recall, tracking
+from components.core import attempts, figures, recall, tracking
 from components.core.settings import Hyperparameters
 from components.core.studies import DONE, open_study
 
 
+@attempts.patient
 def select_trial(settings: str, run_key: str, studies: list[str], trials: Path, version: str = "") -> str:
     """Write the search's trials and importances as JSON; return the best trial's hyperparameters as JSON.
 

@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from components.core import deadlines, distributed, tracking
+from components.core import attempts, deadlines, distributed, tracking
 from components.core.checkpoints import save_checkpoint, save_training_rows
 from components.core.errors import StepError
 from components.core.phases import build_network, open_data
@@ -12,6 +12,7 @@ from components.core.processes import train
 from components.core.settings import Hyperparameters, Settings
 
 
+@attempts.patient
 def train_head(
     settings: str,
     run_key: str,

@@ -28,6 +28,7 @@ FINE_TUNING, SEARCHING_IN_PODS = "fine_tuning", "fine_tuning.searching_in_pods" 
 REST = "default"  # in a mapping by step: every step that is not named
 HOME = "/thawline"  # THAWLINE_HOME in the pods
 STORAGE = "THAWLINE_STUDY_STORAGE"
+RETRY_MINUTES = "THAWLINE_RETRY_MINUTES"
 SECRET = re.compile(r"(?P<secret>[a-z0-9][a-z0-9.-]*):(?P<key>[\w.-]+)(?:=(?P<name>[A-Za-z_]\w*))?")
 # in an address, and by the name of a variable; the compiled DAG, its runs and schedules keep plain values in clear
 PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|[?&]password=", re.IGNORECASE)
@@ -70,6 +71,9 @@ class Cluster(BaseModel):
     )
     timeout: ByStep = Field({REST: "720"}, description="[STEP=]minutes after which a step is stopped; 0: never.")
     retries: int = Field(2, ge=0, description="Times that a step whose pod was lost is started again.")
+    retry_minutes: float = Field(
+        10.0, ge=0, description="Minutes that a step waits, trying again, for S3, a hub, a database or MLflow; 0: none."
+    )
     labels: dict[str, str] = Field({}, description="NAME=VALUE: label of the pods.")
     annotations: dict[str, str] = Field({}, description="NAME=VALUE: annotation of the pods.")
     service_account: str = Field("", description="Service account of the pods; empty: Kubeflow's own choice.")
@@ -153,8 +157,8 @@ def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
     kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = []
     for name, field in Cluster.model_fields.items():
-        repeated = field.annotation not in (str, int) and "Literal" not in str(field.annotation)
-        kind: Any = list[str] if repeated else int if field.annotation is int else str
+        repeated = field.annotation not in (str, int, float) and "Literal" not in str(field.annotation)
+        kind: Any = list[str] if repeated else field.annotation if field.annotation in (int, float) else str
         default = _shown(field.default)
         text = f"{field.description}{' Repeatable.' if repeated else ''}{default and f' (default: {default})'}"
         option = typer.Option(help=text, rich_help_panel="Pods", show_default=False)
@@ -170,7 +174,7 @@ def _shown(default: Any) -> str:  # noqa: ANN401 - a field's
     """A default as the help shows it; empty where there is none to speak of."""
     if isinstance(default, dict) and default:
         return f"{default[REST]}; light steps {default[LIGHT[0]]}" if LIGHT[0] in default else str(default[REST])
-    return str(default) if isinstance(default, str | int) and default != "" else ""
+    return str(default) if isinstance(default, str | int | float) and default != "" else ""
 
 
 def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any]) -> Cluster:
@@ -229,7 +233,8 @@ def configure(cluster: Cluster, step: str, task: Any) -> None:  # noqa: ANN401 -
 def _environment(cluster: Cluster, task: Any) -> None:  # noqa: ANN401 - as above
     from kfp import kubernetes
 
-    for name, value in {"THAWLINE_HOME": HOME, "MLFLOW_DISABLE_TELEMETRY": "true", **cluster.env}.items():
+    own = {"THAWLINE_HOME": HOME, RETRY_MINUTES: f"{cluster.retry_minutes:g}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    for name, value in {**own, **cluster.env}.items():
         task.set_env_variable(name, value)
     # Kubeflow's id of the run: what runs with the same parameters are told apart by
     kubernetes.use_field_path_as_env(task, "THAWLINE_RUN_KEY", "metadata.labels['pipeline/runid']")

@@ -1,16 +1,71 @@
-"""A step that a cluster starts again after an input error ends at once, with the same error.
+"""Attempts of a step: it waits for a server that does not answer, and repeats no work that can't end better.
 
-Kubeflow can be told how often a step is started again, but not after which errors, and a step that ended well in spite
-of one would let the run go on. So the work is not done again; the pod's start, and the pauses between, are spent.
+Kubeflow's own manifests start a step again whose pod was lost, and none that ended with an error. So what may pass, a
+silent S3 server, hub, database or MLflow server, is tried again inside the step, for the minutes that
+`THAWLINE_RETRY_MINUTES` allows.
+
+A cluster may be set to start failed steps again all the same. Then an attempt after an input error that lasts ends at
+once, with the same error: only the pod's start, and the pauses between, are spent.
 """
 
+import functools
+import inspect
+import os
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import ParamSpec, TypeVar
 
-from components.core.errors import ExpectedError, InputError, UnavailableError
+from components.core import runs
+from components.core.errors import ExpectedError, InputError, NoAnswerError, UnavailableError
 
+P = ParamSpec("P")
+R = TypeVar("R")
+MINUTES = "THAWLINE_RETRY_MINUTES"  # that a step waits for servers in all; not set: it does not
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds; doubled from attempt to attempt
 SINCE = "thawline.input_error_at"  # tag of a step's run: seconds since the epoch, of an error that lasts
 LASTS_SECONDS = 600.0  # more than the pauses between three attempts; who retries a run later may have mended the data
+
+
+def patient(step: Callable[P, R]) -> Callable[P, R]:
+    """Let a step wait for a server that does not answer, and do it again then; it has a parameter `run_key`."""
+
+    @functools.wraps(step)
+    def waiting(*inputs: P.args, **named: P.kwargs) -> R:
+        end, pause = time.monotonic() + _seconds(), FIRST_PAUSE
+        while True:
+            try:
+                return step(*inputs, **named)
+            except NoAnswerError as error:
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise
+                pause = min(pause, left)
+                key = str(inspect.signature(step).bind(*inputs, **named).arguments["run_key"])
+                _say(step.__name__, key, f"{error.sentence} Trying again in {pause:.0f} s, for {left:.0f} s at most.")
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    return waiting
+
+
+def _seconds() -> float:
+    """How long a step waits for servers.
+
+    Raises:
+        InputError: `THAWLINE_RETRY_MINUTES` is no number.
+    """
+    text = os.environ.get(MINUTES) or "0"
+    try:
+        return 60 * max(0.0, float(text))
+    except ValueError:
+        raise InputError(f"{MINUTES} can't be {text!r}.", "Give a number of minutes.") from None
+
+
+def _say(step: str, run_key: str, text: str) -> None:
+    """Tell the terminal, and the pod's log: MLflow may be what is silent."""
+    runs.emit(run_key, step, "note", text=text)
+    sys.stderr.write(f"{step}: {text}\n")
 
 
 class RepeatedError(InputError):

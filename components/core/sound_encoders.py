@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.core import encoders, hub, sounds
+from components.core import encoders, hub, runs, sounds
 from components.core.errors import InputError
 from components.core.inputs import is_model
 from components.core.weights import fit_state, load_state, state_digest
@@ -291,7 +291,8 @@ def _packaged(weights: str) -> str:
     if found is None or found.origin is None:
         raise InputError(
             f"The weights {PACKAGE if weights == 'default' else weights} are not installed.",
-            "Run: pip install --no-deps resemblyzer==0.1.4. Or give --backbone hf/NAME, or a folder with --weights.",
+            f"{runs.install_hint('--no-deps resemblyzer==0.1.4' if not runs.is_pod() else 'resemblyzer 0.1.4')} Or give "
+            "--backbone hf/NAME, or a folder with --weights.",
         )
     return str(Path(found.origin).with_name("pretrained.pt"))
 

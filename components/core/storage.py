@@ -19,7 +19,7 @@ from botocore import exceptions
 from botocore.config import Config
 from s3transfer.exceptions import RetriesExceededError
 
-from components.core.errors import InputError, UnavailableError
+from components.core.errors import InputError, NoAnswerError, UnavailableError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -216,14 +216,15 @@ def _explained(uri: str) -> Iterator[None]:
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
         ) from error
     except exceptions.ClientError as error:
-        raise _refusal(uri, str(error.response.get("Error", {}).get("Code", "unknown"))) from error
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        raise _refusal(uri, str(error.response.get("Error", {}).get("Code", "unknown")), status) from error
     except exceptions.IncompleteReadError as error:
-        raise UnavailableError(
+        raise NoAnswerError(
             f"The S3 server's answers for {uri} break off.", "Check the network, and run again."
         ) from error
     except _UNREACHABLE as error:
         server = urlsplit(client().meta.endpoint_url).netloc.rpartition("@")[2]  # without a password
-        raise UnavailableError(
+        raise NoAnswerError(
             f"The S3 server of {uri} can't be reached at {server}.",
             "Check AWS_ENDPOINT_URL and the network.",
         ) from error
@@ -233,8 +234,10 @@ def _explained(uri: str) -> Iterator[None]:
         ) from error
 
 
-def _refusal(uri: str, code: str) -> InputError:
+def _refusal(uri: str, code: str, status: int) -> InputError:
     bucket, _ = split_uri(uri)
+    if status >= 500:  # noqa: PLR2004 - HTTP: the server's own errors
+        return NoAnswerError(f"{uri}: the S3 server answers with {code}.", "Look at its log, or wait.")
     kind = ObjectError if code in _OF_ONE_OBJECT else UnavailableError
     if code == "NoSuchBucket":
         return kind(f"There is no bucket {bucket!r}.", "Check the name and AWS_ENDPOINT_URL.")

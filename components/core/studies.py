@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock
 
 from components.core import runs
-from components.core.errors import InputError, UnavailableError
+from components.core.errors import InputError, NoAnswerError, UnavailableError
 
 if TYPE_CHECKING:
     import optuna
@@ -27,6 +28,7 @@ DONE = ("COMPLETE", "PRUNED")
 HEARTBEAT_SECONDS = 20  # a worker is taken for dead after three that are missing
 RETRIES = 3  # of a trial whose workers die: it may be what kills them
 CONNECT_SECONDS = 10
+_PASSING = re.compile("starting up|shutting down|too many|reserved")  # what a Postgres refuses for a while only
 _DRIVER = "+psycopg"  # SQLAlchemy's name for it, which libpq does not know
 _ADDRESS = "Set it to postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or leave it out."
 
@@ -229,4 +231,21 @@ def _connected(url: str) -> "psycopg.Connection":
         place = f"{where.get('host', 'localhost')}:{where.get('port', 5432)}/{where.get('dbname', '')}"
         reason = str(error).strip().splitlines()[0].rpartition(": ")[2].strip().rstrip(".")
         mend = "Check THAWLINE_STUDY_STORAGE, the network and the login."
-        raise UnavailableError(f"The search can't use the Postgres at {place}: {reason}.", mend) from None
+        refused = "FATAL" in str(error) and not _PASSING.search(str(error))
+        kind = UnavailableError if refused else NoAnswerError
+        raise kind(f"The search can't use the Postgres at {place}: {reason}.", mend) from None
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Say in one sentence that the database fell silent in the middle of a search."""
+    from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except UpdateFinishedTrialError:
+        raise
+    except (StorageInternalError, DBAPIError) as error:
+        mend = "Look at its log; the search goes on with the trials left."
+        raise NoAnswerError("The search's database does not answer any more.", mend) from error

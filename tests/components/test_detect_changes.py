@@ -461,7 +461,10 @@ def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Pa
     warm = toy_home.settings.model_copy(update={"warm_start": True})
 
     def decided(settings: Settings = warm) -> Decision:
-        return look(str(toy_source), settings, runs.new_run_key())
+        key = runs.new_run_key()
+        decision = look(str(toy_source), settings, key)
+        tracking.close_running("toy", key, failed=True)
+        return decision
 
     assert decided().reason.endswith(": settings: warm_start.")
     second = run_steps(toy_source, warm, tmp_path / "second")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import runs, tracking
+from components.core import inputs, runs, tracking
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.finish import finish
@@ -152,7 +152,8 @@ def test_an_abandoned_run_is_closed_by_the_next(tracked_home: Path) -> None:
     tracking.pipeline_run("dead", SETTINGS)
     (runs.run_folder("dead") / "settings.json").write_text(SETTINGS.to_json())
     (runs.run_folder("dead") / "lease.json").write_text('{"pid": 999999999, "started": "1"}')
-    tracking.pipeline_run("next", SETTINGS)
+    following = tracking.pipeline_run("next", SETTINGS)
+    tracking.client().set_tag(following.info.run_id, inputs.VERSION, "1")
     finish(SETTINGS.to_json(), "next", "SUCCEEDED")
     assert [r.info.status for r in tracking.find_runs("toy", "dead")] == ["FAILED"]
     assert [r.info.status for r in tracking.find_runs("toy", "next")] == ["FINISHED"]
@@ -187,6 +188,7 @@ def test_a_run_without_a_parent_is_the_pipelines(tracked_home: Path, monkeypatch
     assert len({shared, *made}) == 3
     assert [client.get_run(one).data.params for one in (shared, *made)] == [{}, {"epochs": "3"}, {"epochs": "5"}]
     assert {client.get_run(one).data.tags[tracking.PARENT] for one in made} == {shared}
+    client.set_tag(shared, inputs.VERSION, "1")
     assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["mlflow_run_id"] == shared
     assert client.get_run(shared).info.status == "FINISHED"
 

@@ -51,7 +51,7 @@ def test_a_run_under_way_hides_no_outcome(tracked_home: Path) -> None:
     assert (outcomes.of("toy").status, outcomes.of("toy").running, outcomes.of("toy").succeeded) == ("running", True, 0)
     ended("b", 1000, "KILLED")
     found = outcomes.of("toy")
-    assert (found.status, found.running) == ("failed", False)  # what began before the last end was left by a kill
+    assert (found.status, found.running) == ("terminated", False)  # what began before the last end was left by a kill
     ended("c", 2000, "RUNNING")
     assert (outcomes.of("toy").status, outcomes.of("toy").running) == ("failed", True)
 
