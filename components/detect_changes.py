@@ -75,7 +75,6 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
     with tracking.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
         if other := leases.take(run):
             return _give_way(run, other)
-        sources.check_source(source)
 
         def report(done: int, total: int, text: str) -> None:
             run.progress(done, total, text)
@@ -117,12 +116,14 @@ def _decide(
     from components.core import registry
 
     settings = run.settings
-    if settings.force:
-        return Decision("train", "Training was forced."), []
     last, trained = history.last, history.trained
-    if last is None or trained is None:
-        return Decision("train", f"There is no earlier successful run of {settings.model!r}."), []
+    if settings.force or last is None or trained is None:
+        sources.check_source(source)  # nothing else looks at it before prepare_data
+        earlier = f"There is no earlier successful run of {settings.model!r}."
+        return Decision("train", "Training was forced." if settings.force else earlier), []
     rows = fingerprints.take(source, history.index(history.newest), report, verify=settings.verify)
+    if not rows:
+        sources.check_source(source)
     parts["data"] = fingerprints.data_digest(rows)
     digest = inputs.input_digest(parts)
     versions = {facts["version"] for facts in registry.versions(settings.model)}

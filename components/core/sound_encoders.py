@@ -291,8 +291,8 @@ def _packaged(weights: str) -> str:
     if found is None or found.origin is None:
         raise InputError(
             f"The weights {PACKAGE if weights == 'default' else weights} are not installed.",
-            f"{runs.install_hint('--no-deps resemblyzer==0.1.4' if not runs.is_pod() else 'resemblyzer 0.1.4')} Or give "
-            "--backbone hf/NAME, or a folder with --weights.",
+            f"{runs.install_hint('resemblyzer==0.1.4', '--no-deps ')} Or give --backbone hf/NAME, or a folder with "
+            "--weights.",
         )
     return str(Path(found.origin).with_name("pretrained.pt"))
 

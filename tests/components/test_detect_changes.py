@@ -427,6 +427,16 @@ def test_the_dag_decides_alone_too(earlier: Path) -> None:
     assert detect_changes(str(earlier), forced, "forced") == (True, "", "forced")
 
 
+@pytest.mark.parametrize("place", ["folder", "manifest"])
+def test_a_source_that_holds_nothing_ends_the_run(place: str, tmp_path: Path, tracked_home: Path) -> None:
+    """A source without any record is an error of this step, not of `prepare_data` minutes later."""
+    empty = tmp_path / ("nothing" if place == "folder" else "nothing.csv")
+    empty.mkdir() if place == "folder" else empty.write_text("uri,label\n")
+    with pytest.raises(InputError, match="nothing"):
+        detect_changes(str(empty), settings().to_json(), "k")
+    assert set(runs.read_errors("k")) == {"detect_changes"}
+
+
 def test_a_source_that_can_not_be_listed_ends_the_run(earlier: Path) -> None:
     """The error is written down where the command line and the exit handler find it."""
     manifest = earlier / "list.csv"
@@ -460,9 +470,9 @@ def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Pa
     """Another champion is another input, but not one that the last run made itself: it would train on for ever."""
     warm = toy_home.settings.model_copy(update={"warm_start": True})
 
-    def decided(settings: Settings = warm) -> Decision:
+    def decided(settings: Settings = warm, source: Path = toy_source) -> Decision:
         key = runs.new_run_key()
-        decision = look(str(toy_source), settings, key)
+        decision = look(str(source), settings, key)
         tracking.close_running("toy", key, failed=True)
         return decision
 
@@ -480,9 +490,9 @@ def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Pa
     write(tmp_path / "points/class0/new.txt", "2.0,0.1")
     assert completed(tmp_path / "points", warm_start=True, trials=3, search_workers=1).change == "train"
     registry.move_alias("toy", "champion", "2")
-    assert look(str(tmp_path / "points"), warm, runs.new_run_key()).reason.endswith(": champion.")
+    assert decided(source=tmp_path / "points").reason.endswith(": champion.")
     registry.move_alias("toy", "champion", "1")
-    assert look(str(tmp_path / "points"), warm, runs.new_run_key()).version == "3"
+    assert decided(source=tmp_path / "points").version == "3"
     tracking.client().delete_registered_model_alias("toy", "champion")
     assert "; champion." in decided().reason
     assert decided(warm.model_copy(update={"min_new": 100})).change == "train"

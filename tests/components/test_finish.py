@@ -10,6 +10,7 @@ import pytest
 from components.core import inputs, runs, tracking
 from components.core.errors import InputError
 from components.core.settings import Settings
+from components.detect_changes import detect_changes
 from components.finish import finish
 from tests.hook import listening, status
 from tests.plain import PlainRun
@@ -191,6 +192,46 @@ def test_a_run_without_a_parent_is_the_pipelines(tracked_home: Path, monkeypatch
     client.set_tag(shared, inputs.VERSION, "1")
     assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["mlflow_run_id"] == shared
     assert client.get_run(shared).info.status == "FINISHED"
+
+
+def test_the_plugins_tree_is_climbed_to_its_root(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under Kubeflow's plugin the root of its tree is the pipeline's run: it gets all findings, and is not ended."""
+    client, elsewhere = tracking.client(), tracking.client().create_experiment("KFP-Default")
+
+    def theirs(name: str, parent: str) -> str:
+        tags = {"mlflow.runName": name, **({tracking.PARENT: parent} if parent else {})}
+        return str(client.create_run(elsewhere, tags=tags).info.run_id)
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", elsewhere)
+    above = root = theirs("fine-tuning", "")
+    for name in ("exit-handler-1", "train-or-judge", "condition-1", "best-trial", "for-loop-1"):
+        above = theirs(name, above)
+    searched = theirs("search", above)
+    monkeypatch.setenv("MLFLOW_RUN_ID", searched)
+    with tracking.step("search", "k", SETTINGS.to_json()) as run:
+        assert (run.run_id, run.pipeline_id) == (searched, root)
+    with tracking.step("select_trial", "k", SETTINGS.to_json()) as second:  # in the same pod
+        assert second.run_id != searched
+    monkeypatch.setenv("MLFLOW_RUN_ID", theirs("register", theirs("condition-1", theirs("exit-handler-1", root))))
+    with tracking.step("register", "k", SETTINGS.to_json()) as run:
+        run.tags({inputs.VERSION: "7", "thawline.decision": "Better."}, pipeline=True)
+    result = finish(SETTINGS.to_json(), "k", "COMPLETE")
+    assert (result["status"], result["version"], result["reason"]) == ("succeeded", "7", "Better.")
+    assert result["mlflow_run_id"] == root
+    assert list(result["steps"]) == ["search", "select_trial", "register"]
+    assert client.get_run(root).info.status == "RUNNING"
+    assert client.get_run(root).data.metrics["cost_seconds"] > 0
+
+
+def test_a_pod_needs_a_tracking_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pod without an address the first step ends with what to give, and nothing looks like a success."""
+    monkeypatch.setenv("KFP_POD_NAME", "fine-tuning-7v4gg-1")
+    with pytest.raises(InputError, match="no MLFLOW_TRACKING_URI") as caught:
+        detect_changes("s3://bucket/photos", SETTINGS.to_json(), "k")
+    assert "--env MLFLOW_TRACKING_URI" in caught.value.mend
+    assert "plugin" in caught.value.mend
+    assert not (home / "mlflow.db").exists()
+    assert runs.read_errors("k")["detect_changes"]["kind"] == "input"
 
 
 def test_an_attempt_that_was_made_good_is_no_reason(tracked_home: Path) -> None:

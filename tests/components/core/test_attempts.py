@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core import attempts, hub, runs, tracking
+from components.core import attempts, hub, runs, tracking, weights
 from components.core.attempts import RepeatedError
-from components.core.errors import ExpectedError, InputError, StepError, UnavailableError
+from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError, is_silence
 from components.core.plan import Cost, Policy, _affordable
 from components.core.settings import Settings
 from components.core.training import pick_device
@@ -120,3 +120,112 @@ def test_an_adopted_run_keeps_the_error(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("MLFLOW_RUN_ID", child)
     assert attempt(EMPTY)
     assert not attempt(None)
+
+
+class Silent:
+    """A step that meets a silent server for some attempts."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.attempts = times, 0
+
+    def __call__(self) -> str:
+        @attempts.patient
+        def search(settings: str, run_key: str) -> str:
+            self.attempts += 1
+            with tracking.step("search", run_key, settings):
+                self.left -= 1
+                if self.left >= 0:
+                    raise NoAnswerError("The S3 server can't be reached.", "Check the network.")
+            return "done"
+
+        return search(SETTINGS, run_key="k")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses that were slept, in a clock that nobody waits for."""
+    slept: list[float] = []
+    real = time.monotonic
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: real() + sum(slept))
+    return slept
+
+
+@pytest.mark.usefixtures("tracked_home")
+def test_a_step_waits_for_a_silent_server(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With minutes to wait, a step is done again after pauses that double; the log says so, and no error is left."""
+    monkeypatch.setenv(attempts.MINUTES, "10")
+    step = Silent(3)
+    assert step() == "done"
+    assert (step.attempts, clock) == (4, [5, 10, 20])
+    assert "search: The S3 server can't be reached. Trying again in 5 s, for 600 s at most." in capfd.readouterr().err
+    assert [event["event"] for event, _ in runs.events("k") if event["event"] == "note"] == ["note"] * 3
+    assert runs.read_errors("k") == {}
+    assert sorted(run.info.status for run in tracking.find_runs("toy", "k", "step")) == ["FAILED"] * 3 + ["FINISHED"]
+
+
+@pytest.mark.usefixtures("tracked_home")
+def test_waiting_for_a_server_ends(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the minutes are over, the step ends with the server's sentence; the last pause is what was left."""
+    monkeypatch.setenv(attempts.MINUTES, "1")
+    step = Silent(99)
+    with pytest.raises(NoAnswerError, match="can't be reached"):
+        step()
+    assert clock[:3] == [5, 10, 20]
+    assert sum(clock) == pytest.approx(60, abs=5)
+
+
+@pytest.mark.usefixtures("tracked_home")
+def test_nobody_waits_on_a_machine(clock: list[float]) -> None:
+    """Without the setting a silent server ends the step at once."""
+    step = Silent(1)
+    with pytest.raises(NoAnswerError):
+        step()
+    assert (step.attempts, clock) == (1, [])
+
+
+@pytest.mark.usefixtures("tracked_home")
+def test_minutes_that_are_none_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting that is no number is named."""
+    monkeypatch.setenv(attempts.MINUTES, "ten")
+    with pytest.raises(InputError, match="THAWLINE_RETRY_MINUTES can't be 'ten'"):
+        Silent(0)()
+
+
+def unreachable(library: str) -> BaseException:
+    """The error of a library that finds nobody on a closed port of this machine."""
+    import urllib.request
+
+    import requests
+
+    ask = {
+        "requests": lambda: requests.get("http://127.0.0.1:9", timeout=1),
+        "urllib": lambda: urllib.request.urlopen("http://127.0.0.1:9", timeout=1),
+    }[library]
+    with pytest.raises(OSError, match="refused") as caught:
+        ask()
+    return caught.value
+
+
+@pytest.mark.parametrize("library", ["requests", "urllib"])
+def test_silence_of_a_hub_may_pass(library: str) -> None:
+    """Nobody at a hub's address is worth waiting for, also behind another error that it caused."""
+    wrapped = OSError("We couldn't connect.")
+    wrapped.__cause__ = unreachable(library)
+    assert is_silence(wrapped)
+    assert isinstance(hub.cannot_load("hf/x", wrapped), NoAnswerError)
+    assert isinstance(weights.cannot_download("DEFAULT", "resnet18", wrapped), NoAnswerError)
+
+
+def test_what_a_hub_says_does_not_pass() -> None:
+    """An answer of a hub, or that it may not be asked, is no silence."""
+    import urllib.error
+    from email.message import Message
+
+    assert not is_silence(urllib.error.HTTPError("http://hub", 404, "Not Found", Message(), None))
+    assert not is_silence(ValueError("no such network"))
+    offline = type("OfflineModeIsEnabled", (ConnectionError,), {})
+    assert not is_silence(offline("HF_HUB_OFFLINE=1"))
+    assert not isinstance(hub.cannot_load("hf/x", offline()), NoAnswerError)

@@ -53,7 +53,7 @@ def test_a_run_under_way_hides_no_outcome(tracked_home: Path) -> None:
     found = outcomes.of("toy")
     assert (found.status, found.running) == ("terminated", False)  # what began before the last end was left by a kill
     ended("c", 2000, "RUNNING")
-    assert (outcomes.of("toy").status, outcomes.of("toy").running) == ("failed", True)
+    assert (outcomes.of("toy").status, outcomes.of("toy").running) == ("terminated", True)
 
 
 def test_a_run_that_was_cut_short_is_told(tracked_home: Path) -> None:
