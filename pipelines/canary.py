@@ -23,11 +23,13 @@ def look(
 
 
 @steps.step
-def look_again(run_key: str) -> None:
+def look_again(run_key: str, note: dsl.Output[dsl.Artifact]) -> None:
     """See components/core/canary.py."""
+    from pathlib import Path
+
     from components.core import canary, runs
 
-    canary.look_again(runs.own_key(run_key))
+    canary.look_again(runs.own_key(run_key), Path(note.path))
 
 
 @steps.step
@@ -39,11 +41,13 @@ def stay_out(run_key: str) -> None:
 
 
 @steps.step
-def count(run_key: str, number: int) -> str:
+def count(run_key: str, number: int, note: dsl.Input[dsl.Artifact]) -> str:
     """See components/core/canary.py."""
+    from pathlib import Path
+
     from components.core import canary, runs
 
-    return canary.count(runs.own_key(run_key), number)
+    return canary.count(runs.own_key(run_key), number, Path(note.path))
 
 
 @steps.step
@@ -95,10 +99,10 @@ class Counted(NamedTuple):
 
 
 @dsl.pipeline(name="each-number", description="A loop, and a step that collects its results.")  # type: ignore[untyped-decorator]  # kfp is untyped
-def each_number(run_key: str, numbers: list[int]) -> Counted:
+def each_number(run_key: str, numbers: list[int], note: dsl.Input[dsl.Artifact]) -> Counted:
     """The counterpart of `best_trial`."""
     with dsl.ParallelFor(numbers, name="numbers") as number:
-        counted = count(run_key=run_key, number=number)
+        counted = count(run_key=run_key, number=number, note=note)
     gathered = gather(run_key=run_key, numbers=numbers, counted=dsl.Collected(counted.output))
     return Counted(gathered.outputs["Output"], gathered.outputs["note"])
 
@@ -112,8 +116,8 @@ def branches(
 ) -> None:
     """The counterpart of `train_or_judge`."""
     with dsl.If(enter == True, name="enter"):  # noqa: E712 - builds a condition
-        look_again(run_key=run_key)
-        counted = each_number(run_key=run_key, numbers=numbers)
+        looked = look_again(run_key=run_key)
+        counted = each_number(run_key=run_key, numbers=numbers, note=looked.outputs["note"])
         receive(run_key=run_key, text=counted.outputs["text"], note=counted.outputs["note"])
     with dsl.If(stray == True, name="stray"):  # noqa: E712 - as above
         stay_out(run_key=run_key)

@@ -25,6 +25,7 @@ STEPS = ("look", "look_again", "stay_out", "count", "gather", "receive", "fail_o
 NUMBERS = [0, 7]  # a zero is what a lost value looks like
 PLANNED = {"fail-once"}  # as Kubeflow calls the step that fails on purpose
 UPDATE = "Update Kubeflow Pipelines to 2.17 or newer."
+STORE = "Files pass by its object store: see whether that has room and the pods reach it."
 PROMISES = {  # of a cluster: what `components/core/canary.py` finds, and a hint where it is not kept
     "secrets": ("Secrets in the pods", "Make the secrets of --secret-env in the namespace."),
     "written": (
@@ -36,9 +37,9 @@ PROMISES = {  # of a cluster: what `components/core/canary.py` finds, and a hint
     "s3": ("S3 from the pods", "Look at the AWS variables in --env and --secret-env."),
     "condition": ("Branch that has to run", UPDATE),
     "skipped": ("Branch that must not run", UPDATE),
-    "loop": ("Integers in a loop", UPDATE),
+    "loop": ("Integers and files in a loop", f"{UPDATE} {STORE}"),
     "collected": ("Results of a loop", UPDATE),
-    "inner": ("Outputs of an inner pipeline", f"{UPDATE} Files pass by its object store: look at that one's log."),
+    "inner": ("Outputs of an inner pipeline", f"{UPDATE} {STORE}"),
     "retried": (
         "A step after an error",
         (

@@ -12,7 +12,7 @@ from components.core.settings import Settings
 
 MODEL = "thawline-canary"  # its experiment in MLflow
 FOUND = "canary."  # begins the tags that hold the findings
-NOTE = "from gather"  # in the file that leaves the inner pipeline
+NOTE = "a note"  # in each file that a step passes to later ones
 
 
 def look(run_key: str, secrets: str, source: str) -> tuple[bool, bool]:
@@ -39,13 +39,14 @@ def look(run_key: str, secrets: str, source: str) -> tuple[bool, bool]:
     return True, False
 
 
-def look_again(run_key: str) -> None:
-    """In the branch that has to run: does a pod of its own find what the first step wrote?"""
+def look_again(run_key: str, note: Path) -> None:
+    """In the branch that has to run: does a pod of its own find what the first step wrote? Writes the loop's file."""
     _settle()
     with _step("look_again", run_key) as run:
         _found(run, "condition", "ok")
         _found(run, "shared", "ok" if _marker(run_key).exists() else "the file of the first step is not there")
         _marker(run_key).unlink(missing_ok=True)
+        note.write_text(NOTE)
 
 
 def stay_out(run_key: str) -> None:
@@ -55,16 +56,16 @@ def stay_out(run_key: str) -> None:
         _found(run, "stayed", "no")
 
 
-def count(run_key: str, number: int) -> str:
-    """In the loop: keeps the type that its item arrived with, and returns the item as text."""
+def count(run_key: str, number: int, note: Path) -> str:
+    """In the loop: keeps how its item and the file arrived, and returns the item as text."""
     _settle()
     with _step("count", run_key) as run:
-        _found(run, f"number.{number}", type(number).__name__)
+        _found(run, f"number.{number}", type(number).__name__ + ("" if _is_there(note) else " without the file"))
     return str(number)
 
 
 def gather(run_key: str, numbers: Sequence[float], counted: Sequence[str], note: Path) -> str:
-    """After the loop: did each item arrive as an integer, and is the list of results complete?
+    """After the loop: did each item arrive as an integer, with the file, and is the list of results complete?
 
     Args:
         run_key: Finds the canary's run.
@@ -89,7 +90,7 @@ def receive(run_key: str, text: str, note: Path) -> None:
     _settle()
     with _step("receive", run_key) as run:
         lost = [] if text == NOTE else [f"the parameter is {text!r}"]
-        lost += [] if note.exists() and note.read_text() == NOTE else ["the file is not there"]
+        lost += [] if _is_there(note) else ["the file is not there"]
         _found(run, "inner", ", ".join(lost) or "ok")
 
 
@@ -134,6 +135,10 @@ def _step(name: str, run_key: str) -> Iterator[tracking.StepRun]:
 
 def _marker(run_key: str) -> Path:
     return runs.home() / "canary" / run_key
+
+
+def _is_there(note: Path) -> bool:
+    return note.exists() and note.read_text() == NOTE
 
 
 def _settle() -> str:
