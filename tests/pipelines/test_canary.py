@@ -34,18 +34,18 @@ def play(tracked_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("THAWLINE_RUN_KEY", "k")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", runs.tracking_uri())
 
-    def played(word: str, *, again: bool, key: str = "k") -> dict[str, str]:
+    def played(word: str, *, again: bool) -> dict[str, str]:
         note, other = tmp_path / "note", tmp_path / "other"
-        assert canary.look(key, "", "") == (True, False)
-        canary.look_again(key, note)
-        counted = [canary.count(key, number, note) for number in (7, 0)]
-        canary.receive(key, canary.gather(key, [0, 7], counted, other), other)
+        assert canary.look("k", "", "") == (True, False)
+        canary.look_again("k", note)
+        counted = [canary.count("k", number, note) for number in (7, 0)]
+        canary.receive("k", canary.gather("k", [0, 7], counted, other), other)
         with pytest.raises(StepError, match="on purpose"):
-            canary.fail_once(key)
+            canary.fail_once("k")
         if again:
-            canary.fail_once(key)
-        canary.tell(key, word)
-        return canary.findings(key)
+            canary.fail_once("k")
+        canary.tell("k", word)
+        return canary.findings("k")
 
     return played
 
@@ -103,9 +103,9 @@ def test_the_last_step_fails_once(word: str, again: bool, found: dict[str, str],
 )
 def test_the_word_of_the_end_is_read_by_the_shared_rule(
     word: str,
-    again: bool,
+    again: bool,  # noqa: FBT001 - as above
     closed: str,
-    tracked_home: Path,  # noqa: FBT001 - as above
+    tracked_home: Path,
 ) -> None:
     """What is no word for a failure leaves it to MLflow whether the last step passed."""
     _left({"attempts": "2", "last": "ok"} if again else {"attempts": "1"})
