@@ -304,7 +304,7 @@ def _told(call: Call) -> str:
 
 
 def stubs(**functions: Any) -> Perform:
-    """Steps that do nothing: what each of the named functions makes, raises, or finds by a call; others make anything."""
+    """Steps that do nothing: what each of these makes, raises, or finds by a call; the others make anything."""
     anything = {"STRING": "", "BOOLEAN": True, "NUMBER_INTEGER": 1, "NUMBER_DOUBLE": 1.0, "LIST": [], "STRUCT": {}}
 
     def perform(call: Call) -> Mapping[str, Any]:
