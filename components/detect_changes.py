@@ -9,6 +9,8 @@ where a run would wait for more data. The rule:
   champion is another one, or there is none any more, or other inputs came between. Its version is evaluated and
   registered anew, not trained.
 - `train`: everything else, and `--force`. A run that a deadline cut short is none to stand for another.
+
+Before all that it takes the model's lease: while another run of the model is in progress, this one is `busy` and ends.
 """
 
 import json
@@ -33,14 +35,14 @@ Progress = Callable[[int, int, str], None]
 class Decision:
     """What is to be done, and why."""
 
-    change: Literal["train", "judge", "skip"]
+    change: Literal["train", "judge", "skip", "busy"]
     reason: str
     version: str = ""  # of an earlier run: to be judged again, or what a skipped run stands for
     same_as: str = ""  # that run's id in MLflow
     input_digest: str = ""  # empty where the data was not looked at
 
 
-def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, bool, str, str]:
+def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str, str]:
     """Decide once for each run, tag the pipeline's run with it, and tell what the DAG has to do.
 
     Args:
@@ -49,7 +51,7 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, bool
         run_key: Finds the pipeline's run.
 
     Returns:
-        Whether to train, whether to judge, the version to judge, and the digest of the inputs.
+        Whether there is anything to do, the version to judge (empty: train), and the digest of the inputs.
 
     Raises:
         InputError: The source can't be listed.
@@ -59,16 +61,19 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, bool
         decision = Decision(**json.loads(kept.read_text()))
     else:
         decision = look(source, Settings.from_json(settings), run_key)
+    judged = decision.version if decision.change == "judge" else ""
     # what was not looked at must not be served from a cache either
-    return decision.change == "train", decision.change == "judge", decision.version, decision.input_digest or run_key
+    return decision.change in ("train", "judge"), judged, decision.input_digest or run_key
 
 
 def look(source: str, settings: Settings, run_key: str, progress: Progress = lambda *_: None) -> Decision:
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
     runs.start("detect_changes", run_key)
-    from components.core import registry, tracking  # mlflow costs seconds
+    from components.core import leases, registry, tracking  # mlflow costs seconds
 
     with tracking.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
+        if other := leases.take(run):
+            return _give_way(run, other)
 
         def report(done: int, total: int, text: str) -> None:
             run.progress(done, total, text)
@@ -88,6 +93,17 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
             run.artifact(Path(folder) / fingerprints.INDEX, "dataset", pipeline=True)
             run.tags({inputs.INDEXED: "true"}, pipeline=True)
         run.figure(f"{decision.change}: {decision.reason}")
+    return _kept(run_key, decision)
+
+
+def _give_way(run: "StepRun", other: str) -> Decision:
+    """End as skipped: another run of the model is in progress, and this one stands for none."""
+    run.tags({inputs.CHANGE: inputs.BUSY, inputs.SKIPPED: "true", "thawline.decision": other}, pipeline=True)
+    run.figure(f"busy: {other}")
+    return _kept(run.run_key, Decision(inputs.BUSY, other))
+
+
+def _kept(run_key: str, decision: Decision) -> Decision:
     runs.write_text(runs.run_folder(run_key) / DECISION, json.dumps(asdict(decision)))
     return decision
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from components.core import deadlines, figures, looks, registry, revision, tracking
+from components.core import deadlines, figures, looks, recall, registry, revision, tracking
 from components.core.checkpoints import load_checkpoint, weights_digest
 from components.core.contestants import Contestant, contest, contestant
 from components.core.costs import sentence
@@ -41,8 +41,9 @@ def evaluate(
     trials: Path,
     served: Path,
     report: Path,
-    log_metric: Callable[[str, float], None],
+    log_metric: Callable[[str, float | str], None],
     log_confusion: Callable[[list[str], list[list[int]]], None],
+    version: str = "",
 ) -> tuple[bool, str]:
     """Write the served model and the report; return whether it is accepted, and the champion compared with.
 
@@ -56,8 +57,9 @@ def evaluate(
         trials: What `select_trial` wrote.
         served: Folder for the served model.
         report: HTML file to write.
-        log_metric: Takes every metric for the pipeline's own page.
+        log_metric: Takes the decision and every metric for the pipeline's own page.
         log_confusion: Takes the confusion matrix for the same page.
+        version: An earlier version that is judged again, in the files that were registered; else empty.
 
     Raises:
         StepError: The champion can't be loaded: without it there is no evidence, so nothing is promoted.
@@ -68,7 +70,10 @@ def evaluate(
         network, facts = load_checkpoint(checkpoint)
         calibration = _calibrate(data, network, facts["thawed"], run)
         example = data.examples.contents(data.rows["validation"][:1])
-        build_served(served, data.task, data.target, network, facts["classes"], calibration, example)
+        if version:
+            recall.served(run.settings.model, version, served)
+        else:
+            build_served(served, data.task, data.target, network, facts["classes"], calibration, example)
         labels = data.examples.labels(data.rows["test"])
         challenger = contestant(served, checkpoint, data, run, "challenger")
         _refuse_leak(data, challenger)
@@ -90,8 +95,8 @@ def evaluate(
         _log_insight(run, data, insight)
         _log_saved(run, spent, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
-        for name, value in evaluation.metrics.items():
-            log_metric(name, float(value))
+        for name, value in _shown(evaluation, decision, data.target.metric).items():
+            log_metric(name, value)
         if evaluation.confusion is not None:
             log_confusion(list(facts["classes"]), evaluation.confusion.tolist())
         low, high = evaluation.intervals[data.target.metric]
@@ -194,6 +199,22 @@ def _page(
             **revision.libraries(),
         },
     )
+
+
+def _shown(evaluation: Evaluation, decision: Verdict, metric: str) -> dict[str, float | str]:
+    """What people see on the pipeline's own page: the decision, what it stands on, and all other figures."""
+    champion = decision.evidence.get("champion")
+    compared = decision.evidence.get("metric", metric)
+    interval = dict(zip((f"{metric}_low", f"{metric}_high"), evaluation.intervals[metric], strict=True))
+    numbers = {
+        metric: evaluation.metrics[metric],
+        **interval,
+        **({f"champion_{compared}": champion} if isinstance(champion, float) else {}),
+        **evaluation.metrics,
+    }
+    finite = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
+    champion_is = {"compared_with": f"version {decision.champion}"} if decision.champion else {}
+    return {"decision": decision.sentence, "accepted": "yes" if decision.accepted else "no", **champion_is, **finite}
 
 
 def _log_insight(run: tracking.StepRun, data: Data, insight: Insight) -> None:

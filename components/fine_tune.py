@@ -4,8 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from components.core import deadlines, distributed, tracking
-from components.core.checkpoints import TRAINING, load_checkpoint, save_checkpoint
+from components.core import deadlines, distributed, inputs, recall, tracking
+from components.core.checkpoints import TRAINING, load_checkpoint, read_facts, save_checkpoint
 from components.core.phases import open_data, seed_everything
 from components.core.processes import train
 from components.core.settings import Hyperparameters, Settings
@@ -21,6 +21,7 @@ def fine_tune(
     hyperparameters: str,
     head: Path,
     checkpoint: Path,
+    version: str = "",
 ) -> float:
     """Write the better of the head-only and the thawed model by validation loss; return that loss.
 
@@ -33,7 +34,10 @@ def fine_tune(
         hyperparameters: The chosen trial as JSON.
         head: Checkpoint that `train_head` wrote.
         checkpoint: Folder to write.
+        version: An earlier version that is judged again: its checkpoint is written instead; else empty.
     """
+    if version:
+        return _recall(settings, run_key, version, checkpoint)
     chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
     distributed.meet()  # the first process may still be writing the head
     if distributed.helps():
@@ -83,6 +87,15 @@ def fine_tune(
         figure = tracking.describe(data.target.metric, after if helped else before)
         run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")
     return float(min(before["loss"], after["loss"]))
+
+
+def _recall(settings: str, run_key: str, version: str, checkpoint: Path) -> float:
+    """Bring an earlier version back, which needs no training."""
+    with tracking.step("fine_tune", run_key, settings) as run:
+        recall.checkpoint(run.settings.model, version, checkpoint)
+        run.tags({inputs.VERSION: version})
+        run.figure(f"version {version} is judged again")
+    return float(min(figures["loss"] for figures in read_facts(checkpoint)["history"]))
 
 
 def _help(settings: Settings, dataset: Path, chosen: Hyperparameters, head: Path) -> float:

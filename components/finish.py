@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from components.core import costs, deadlines, inputs, notification, runs, tracking
+from components.core import costs, deadlines, endings, inputs, notification, runs, tracking
 from components.core.settings import Settings
 
 COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after its result
@@ -19,7 +19,7 @@ def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
     Args:
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
-        state: Kubeflow's state of the pipeline; anything but SUCCEEDED is a failure.
+        state: What Kubeflow calls the pipeline's state; it decides only together with what MLflow knows (`endings`).
 
     Returns:
         `status`, `reason`, `model`, `version`, `promoted`, `pending` (the command that approves it), `metrics`,
@@ -27,16 +27,16 @@ def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
         deadline stopped early), `report` and `same_as`, all read from MLflow. A run that was skipped has version,
         metrics, digest and report of the run `same_as`.
     """
-    return end(Settings.from_json(settings), run_key, failed=state != "SUCCEEDED")
+    return end(Settings.from_json(settings), run_key, state)
 
 
-def end(settings: Settings, run_key: str, *, failed: bool, reason: str = "") -> dict[str, Any]:
+def end(settings: Settings, run_key: str, state: str, reason: str = "") -> dict[str, Any]:
     """`finish`, also of a run that was ended from outside for a `reason` that its steps don't know."""
     for abandoned in runs.abandoned_runs():
         _close(abandoned)
     runs.delete_old()
-    result = result_of(settings.model, run_key, failed=failed)
-    if failed and reason:
+    result = result_of(settings.model, run_key, state)
+    if result["status"] == "failed" and reason:
         result["reason"] = reason
     result["cost"] = _record(settings, run_key, result)
     runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
@@ -48,17 +48,21 @@ def end(settings: Settings, run_key: str, *, failed: bool, reason: str = "") -> 
 def _close(run_key: str) -> None:
     # only the model's name is needed, and settings of an older version may have other names
     model = json.loads((runs.run_folder(run_key) / "settings.json").read_text())["model"]
-    result = result_of(model, run_key, failed=True)
+    result = result_of(model, run_key, endings.FAILED)
     runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
 
 
-def result_of(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
+def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
     """Close what is still open of a pipeline run, and read its result from MLflow; `finish` says what it holds."""
-    pipeline = tracking.close_running(model, run_key, failed=failed)
+    pipeline = next(iter(tracking.find_runs(model, run_key, "pipeline")), None)
     tags = pipeline.data.tags if pipeline else {}
+    failed = endings.failed(state, recorded=endings.is_recorded(tags))
+    tracking.close_running(model, run_key, failed=failed)
     steps = list(reversed(tracking.find_runs(model, run_key, "step")))
     skipped = not failed and tags.get(inputs.SKIPPED) == "true"
-    made = tracking.client().get_run(tags[inputs.SAME_AS]) if skipped else pipeline
+    same_as = tags.get(inputs.SAME_AS, "") if skipped else ""
+    # a run that made way for another one stands for none
+    made = pipeline if not skipped else tracking.client().get_run(same_as) if same_as else None
     facts = made.data.tags if made else {}
     cut = deadlines.cuts(tags)
     decision = " ".join(filter(None, [tags.get("thawline.decision", ""), cut]))
@@ -74,12 +78,14 @@ def result_of(model: str, run_key: str, *, failed: bool) -> dict[str, Any]:
         "dataset_digest": facts.get("thawline.dataset_digest", ""),
         "mlflow_run_id": pipeline.info.run_id if pipeline else "",
         "steps": {
-            run.info.run_name: run.data.metrics["step_seconds"] for run in steps if "step_seconds" in run.data.metrics
+            tracking.step_name(run): run.data.metrics["step_seconds"]
+            for run in steps
+            if "step_seconds" in run.data.metrics
         },
         "cost": "",
         "cut": cut,
         "report": _report(made.info.artifact_uri) if made and "thawline.accepted" in facts else "",
-        "same_as": made.info.run_id if made and skipped else "",
+        "same_as": same_as,
     }
 
 
@@ -95,19 +101,19 @@ def _failure(run_key: str, steps: Sequence[Any]) -> str:
         return " ".join(f"{error['sentence']} {error['mend']}" for error in errors.values())
     broken = unmended(steps)
     if not broken:
-        return "The run ended before its last step."
+        return endings.UNFINISHED
     told = broken[0].data.tags.get(tracking.ERROR, "").partition(": ")[2]  # another pod's files are gone
-    return told or f"The step {broken[0].info.run_name} failed."
+    return told or f"The step {tracking.step_name(broken[0])} failed."
 
 
 def unmended(steps: Sequence[Any]) -> list[Any]:
     """The failed runs of steps, oldest first, without those that a later attempt of the same step made good."""
     failed = [run for run in steps if run.info.status == "FAILED"]
-    good = [run.info for run in steps if run.info.status == "FINISHED"]
+    good = [(tracking.step_name(run), run.info.start_time) for run in steps if run.info.status == "FINISHED"]
     left = [
         run
         for run in failed
-        if not any(i.run_name == run.info.run_name and i.start_time >= run.info.start_time for i in good)
+        if not any(name == tracking.step_name(run) and begun >= run.info.start_time for name, begun in good)
     ]
     return left or failed  # one of several search workers has the same name
 

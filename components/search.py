@@ -31,16 +31,35 @@ WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
 MOST_THAWED = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
 
 
-def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weights_digest: str, worker: int) -> str:
+def search(
+    settings: str,
+    run_key: str,
+    dataset: Path,
+    dataset_digest: str,
+    weights_digest: str,
+    worker: int = 0,
+    version: str = "",
+) -> str:
     """Run trials until the study has `settings.trials` of them in all; return the study's name.
+
+    Args:
+        settings: The run's settings as JSON.
+        run_key: Finds the pipeline's run.
+        dataset: Folder that `prepare_data` wrote.
+        dataset_digest: Of that data: other data have a study of their own.
+        weights_digest: Of the pretrained weights, for the same reason.
+        worker: Number of this pod where several search.
+        version: An earlier version that is judged again, so there is nothing to search; else empty.
 
     Raises:
         StepError: A worker process died; the sentence says why.
     """
     from components.core import tracking
-    from components.core.phases import build_network, open_data, rows_of_splits
 
     with tracking.step("search", run_key, settings) as run:
+        if version:
+            run.figure(f"nothing to search: version {version} is judged again")
+            return ""
         name = study_name(run.settings, dataset_digest, weights_digest)
         run.tags({"thawline.study": name, "thawline.worker": str(worker)})
         if run.settings.trials == 0:
@@ -50,6 +69,8 @@ def search(settings: str, run_key: str, dataset: Path, dataset_digest: str, weig
         if deadline.reached():
             deadlines.cut(run, "The search was left out", deadline)
             return name
+        from components.core.phases import build_network, open_data, rows_of_splits  # torch costs seconds
+
         data = open_data(dataset, run.settings)
         network = build_network(data, run.settings.defaults())
         if not data.task.augments(run.settings) and run.settings.activations != "recompute":

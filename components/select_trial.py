@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.core import figures, tracking
+from components.core import figures, recall, tracking
 from components.core.settings import Hyperparameters
 from components.core.studies import DONE, open_study
 
 
-def select_trial(settings: str, run_key: str, studies: list[str], trials: Path) -> str:
+def select_trial(settings: str, run_key: str, studies: list[str], trials: Path, version: str = "") -> str:
     """Write the search's trials and importances as JSON; return the best trial's hyperparameters as JSON.
 
     Args:
@@ -17,8 +17,13 @@ def select_trial(settings: str, run_key: str, studies: list[str], trials: Path) 
         run_key: Finds the pipeline's run.
         studies: Name of the study, as every search worker returned it.
         trials: Where `{"trials": [...], "importances": {...}}` goes.
+        version: An earlier version that is judged again: the trials are those that led to it; else empty.
     """
     with tracking.step("select_trial", run_key, settings) as run:
+        if version:
+            trials.write_text(recall.trials(run.settings.model, version))
+            run.figure(f"those of version {version}")
+            return run.settings.defaults().model_dump_json()
         chosen, found = run.settings.defaults(), _trials(studies[0]) if run.settings.trials else []
         importances: dict[str, float] = {}
         complete = [trial for trial in found if trial["state"] == "COMPLETE"]  # none where a deadline cut the first

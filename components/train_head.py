@@ -20,6 +20,7 @@ def train_head(
     weights_digest: str,
     hyperparameters: str,
     checkpoint: Path,
+    version: str = "",
 ) -> float:
     """Write the checkpoint of the head-only model; return its validation loss.
 
@@ -31,7 +32,13 @@ def train_head(
         weights_digest: Of the pretrained weights, for the same reason.
         hyperparameters: The chosen trial as JSON.
         checkpoint: Folder to write.
+        version: An earlier version that is judged again, so no head is trained and the folder stays empty; else empty.
     """
+    if version:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        with tracking.step("train_head", run_key, settings) as run:
+            run.figure(f"nothing to train: version {version} is judged again")
+        return 0.0
     chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
     if distributed.helps():
         return _help(Settings.from_json(settings), dataset, chosen)

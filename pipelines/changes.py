@@ -7,12 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
-from components.core import runs
+from components.core import endings, runs
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
 from components.core.tracking_server import is_server
-from components.detect_changes import DECISION, look
-from pipelines.display import JUDGING, STEPS
+from components.detect_changes import look
 
 
 def settled(source: str, settings: Settings, run_key: str, console: Console) -> dict[str, Any] | None:
@@ -32,15 +31,15 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
 
         tracking.check_server(settings.model)
     os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some other run
-    folder, reason, failed = runs.run_folder(run_key), "", True
+    folder, reason, state = runs.run_folder(run_key), "", endings.FAILED
     runs.write_text(folder / "settings.json", settings.to_json())
     runs.take_lease(run_key)  # killed from here on, the next run closes it
     try:
         with console.status("Looking for changes") as status:
             decision = look(source, settings, run_key, lambda i, n, text: status.update(f"{i} of {n} {text}"))
-        if decision.change != "skip":
+        if decision.change in ("train", "judge"):
             return None
-        failed = False
+        state = endings.SUCCEEDED
     except ExpectedError:
         pass  # the step has written it down
     except (KeyboardInterrupt, SystemExit):
@@ -50,7 +49,7 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
         raise StepError("The step detect_changes failed.", f"Its log is {folder / 'log.txt'}.") from error
     from components.finish import end
 
-    return end(settings, run_key, failed=failed, reason=reason)
+    return end(settings, run_key, state, reason)
 
 
 def ended(settings: Settings, run_key: str, reason: str) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def ended(settings: Settings, run_key: str, reason: str) -> dict[str, Any]:
 
         tracking.open_store()  # a server that went away is not waited for once more
         try:
-            end(settings, run_key, failed=True, reason=reason)
+            end(settings, run_key, endings.FAILED, reason)
         except KeyboardInterrupt:  # the result is there before the notification, which may take a minute
             if not path.exists():
                 raise
@@ -74,10 +73,3 @@ def ended(settings: Settings, run_key: str, reason: str) -> dict[str, Any]:
         result["reason"] = reason
         runs.write_text(path, json.dumps(result, indent=1))
     return result
-
-
-def steps(run_key: str) -> tuple[str, ...]:
-    """The steps that a run will go through, as far as that is decided."""
-    path = runs.run_folder(run_key) / DECISION
-    judging = path.exists() and json.loads(path.read_text())["change"] == "judge"
-    return JUDGING if judging else STEPS

@@ -25,7 +25,7 @@ from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
 from components.core.tracking_server import is_server
 from pipelines import cache, labels, models, schedules, status, submit
-from pipelines.cluster import compile_dag, merge_cluster, with_cluster
+from pipelines.cluster import FINE_TUNING, SEARCHING_IN_PODS, compile_dag, merge_cluster, with_cluster
 from pipelines.kubeflow import HostOption, NamespaceOption
 from pipelines.options import (
     HomeOption,
@@ -114,14 +114,19 @@ def run(
 @with_cluster
 def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),
+    search_workers: Annotated[
+        int | None, typer.Option(min=1, help="Pods that search, over a study on a database (default: 1).")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
     **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
 ) -> None:
     """Write the DAG as YAML for Kubeflow Pipelines; with options of the pods, as `thawline submit` uploads it."""
     if output.suffix not in (".yaml", ".yml") or not output.absolute().parent.is_dir():
         raise InputError(f"The DAG can't be written to {output}.", "Give a .yaml file in a folder that is there.")
-    if config or any(options.values()):
-        output.write_text(compile_dag(merge_cluster(options, read_config(config) if config else {})).yaml)
+    given = read_config(config) if config else {}
+    dag = SEARCHING_IN_PODS if (search_workers or given.get("search_workers") or 1) > 1 else FINE_TUNING
+    if given or any(options.values()) or dag != FINE_TUNING:
+        output.write_text(compile_dag(merge_cluster(options, given), dag).yaml)
     else:
         from kfp import compiler
 
@@ -281,12 +286,12 @@ def _answers(served: Any, records: Sequence[Path | str]) -> list[dict[str, Any]]
 
 def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> dict[str, Any]:
     """Show a run until its processes are gone; end it where the user, a signal or a limit says so."""
-    from pipelines.changes import ended, steps
+    from pipelines.changes import ended
     from pipelines.display import shown
     from pipelines.local import lives, stop
 
     offset, deadline, begin, reason = 0, 0.0, time.monotonic(), ""
-    with shown(console, steps(run_key)) as display:
+    with shown(console) as display:
         while True:
             try:
                 alive = lives(child, group=deadline > 0)

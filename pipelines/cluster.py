@@ -19,10 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from components.core.errors import InputError
 
-LIGHT = ("detect_changes", "select_trial", "recall", "register", "finish")
+LIGHT = ("detect_changes", "select_trial", "register", "finish")
 HEAVY = ("prepare_data", "search", "train_head", "fine_tune", "evaluate")
 ACCELERATED = ("search", "train_head", "fine_tune", "evaluate")
 STEPS = (*HEAVY, *LIGHT)
+SAME_PODS = {"search_worker": "search"}  # tasks of the DAG that are a step under another name
+FINE_TUNING, SEARCHING_IN_PODS = "fine_tuning", "fine_tuning.searching_in_pods"  # the DAG, by how it searches
 REST = "default"  # in a mapping by step: every step that is not named
 HOME = "/thawline"  # THAWLINE_HOME in the pods
 STORAGE = "THAWLINE_STUDY_STORAGE"
@@ -30,6 +32,7 @@ SECRET = re.compile(r"(?P<secret>[a-z0-9][a-z0-9.-]*):(?P<key>[\w.-]+)(?:=(?P<na
 # in an address, and by the name of a variable; the compiled DAG, its runs and schedules keep plain values in clear
 PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|[?&]password=", re.IGNORECASE)
 PRIVATE = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|SECRET_ACCESS_KEY|SECRET_KEY|API_KEY|WEBHOOK_URL)$", re.IGNORECASE)
+MAX_BACKOFF = "2592000s"  # 30 days: longer than any step runs
 EFFECT = "NoSchedule|PreferNoSchedule|NoExecute"
 TOLERATION = re.compile(rf"(?P<key>[\w./-]+)(?:=(?P<value>[\w.-]+))?(?::(?P<effect>{EFFECT}))?")
 QUANTITY = r"^\d+(E|P|T|G|M|K|Ei|Pi|Ti|Gi|Mi|Ki)?$"
@@ -66,7 +69,7 @@ class Cluster(BaseModel):
         "", description="PersistentVolumeClaim for THAWLINE_HOME: activations and studies outlive a pod."
     )
     timeout: ByStep = Field({REST: "720"}, description="[STEP=]minutes after which a step is stopped; 0: never.")
-    retries: int = Field(2, ge=0, description="Times a step that failed is started again; docs/kubeflow.md.")
+    retries: int = Field(2, ge=0, description="Times that a step whose pod was lost is started again.")
     labels: dict[str, str] = Field({}, description="NAME=VALUE: label of the pods.")
     annotations: dict[str, str] = Field({}, description="NAME=VALUE: annotation of the pods.")
     service_account: str = Field("", description="Service account of the pods; empty: Kubeflow's own choice.")
@@ -198,6 +201,7 @@ def configure(cluster: Cluster, step: str, task: Any) -> None:  # noqa: ANN401 -
     """
     from kfp import kubernetes
 
+    step = SAME_PODS.get(step, step)
     task.set_container_image(cluster.image)
     task.set_caching_options(False)
     task.set_cpu_request(cluster.of("cpu", step))
@@ -205,8 +209,10 @@ def configure(cluster: Cluster, step: str, task: Any) -> None:  # noqa: ANN401 -
     accelerators = int(cluster.of("accelerators", step)) if step in ACCELERATED else 0
     if accelerators:
         task.set_accelerator_type(cluster.accelerator).set_accelerator_limit(accelerators)
-    if cluster.retries:  # a node that was taken away comes back within minutes, or another does
-        task.set_retry(cluster.retries, backoff_duration="60s", backoff_factor=2)
+    if cluster.retries:
+        # Argo waits the first pause out even where it will not start the step again, so that one is short. Without a
+        # longest duration a step that was lost after an hour would not be started again.
+        task.set_retry(cluster.retries, backoff_duration="10s", backoff_factor=3, backoff_max_duration=MAX_BACKOFF)
     minutes = int(cluster.of("timeout", step) or 0)
     if minutes:
         kubernetes.set_timeout(task, minutes * 60)
@@ -250,18 +256,19 @@ def _placing(cluster: Cluster, task: Any) -> None:  # noqa: ANN401 - as above
 
 
 def build(dag: str, change: Callable[[str, Any], None]) -> Any:  # noqa: ANN401 - kfp is untyped
-    """A DAG of this package, that of the module of its name, with `change` applied to each of its tasks.
+    """A DAG of this package, `MODULE` or `MODULE.NAME`, with `change` applied to each of its tasks.
 
     kfp compiles an inner pipeline where it is defined, so the module's code is executed anew.
     """
     from pipelines import steps
 
+    module, _, name = dag.partition(".")
     with warnings.catch_warnings(), steps.configured(change):
         warnings.simplefilter("ignore")  # kfp's own deprecations
-        return runpy.run_path(str(Path(__file__).with_name(f"{dag}.py")))[dag]
+        return runpy.run_path(str(Path(__file__).with_name(f"{module}.py")))[name or module]
 
 
-def compile_dag(cluster: Cluster, dag: str = "fine_tuning") -> Compiled:
+def compile_dag(cluster: Cluster, dag: str = FINE_TUNING) -> Compiled:
     """Compile a DAG of this package for the pods that `cluster` describes."""
     from kfp import compiler
 

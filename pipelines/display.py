@@ -14,7 +14,6 @@ from rich.text import Text
 
 GATE = ("evaluate", "register", "finish")
 STEPS = ("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", *GATE)
-JUDGING = ("detect_changes", "prepare_data", "recall", *GATE)  # where an earlier version is judged again
 MARKS = {"waiting": ("·", "dim"), "running": ("▸", "cyan"), "finished": ("✓", "green"), "failed": ("✗", "red")}
 PLAIN_EVERY = 5.0  # seconds between progress lines of one step when piped
 
@@ -101,12 +100,13 @@ def print_skipped(console: Console, result: dict[str, Any], tracking: str) -> No
     console.print()
     lines = {
         "Skipped": result["reason"],
-        "Registered": f"{result['model']} version {result['version']}, as before",
+        "Registered": f"{result['model']} version {result['version']}, as before" if result["version"] else "",
         "Report": result["report"],
         "Tracking": tracking,
     }
     for name, text in lines.items():
-        console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)
+        if text:
+            console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

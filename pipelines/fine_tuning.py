@@ -3,6 +3,7 @@
 `thawline compile` writes it as YAML for Kubeflow; `thawline run SOURCE` runs the same definition here.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -11,91 +12,64 @@ from pipelines import steps
 
 
 class Chosen(NamedTuple):
-    """The outputs of `best_trial`."""
+    """What the search gives to the steps after it: outputs of tasks."""
 
-    hyperparameters: str
-    trials: dsl.Artifact
+    hyperparameters: Any
+    trials: Any
 
 
-@dsl.pipeline(name="best-trial", description="Search with every worker, take the best trial.")  # type: ignore[untyped-decorator]  # kfp is untyped
-def best_trial(
-    settings: str,
-    run_key: str,
-    search_workers: list[int],
-    dataset: dsl.Input[dsl.Dataset],
-    dataset_digest: str,
-    weights_digest: str,
-) -> Chosen:
-    """Search and choose, as a pipeline of its own.
+Search = Callable[[dict[str, Any]], Chosen]  # takes what a step after `prepare_data` takes
 
-    In a loop that takes another task's parameter itself, kfp.local 2.17 puts the loop's item in its place: the
-    search would not see the digests, and go on with the study of other data.
+
+def _search_in_one_pod(inputs: dict[str, Any]) -> Chosen:
+    """One pod searches, with as many processes as it likes, and takes the best trial."""
+    searched = steps.search(**inputs)
+    return Chosen(searched.outputs["Output"], searched.outputs["trials"])
+
+
+def _search_in_pods(workers: Any) -> Search:  # noqa: ANN401 - a parameter of the DAG
+    """A pod for each of `workers`; they share a study, of which another one takes the best trial."""
+
+    def search(inputs: dict[str, Any]) -> Chosen:
+        with dsl.ParallelFor(workers, name="workers") as worker:
+            searched = steps.search_worker(worker=worker, **inputs)
+        common = {name: inputs[name] for name in ("settings", "run_key", "version")}
+        chosen = steps.select_trial(studies=dsl.Collected(searched.output), **common)
+        return Chosen(chosen.outputs["Output"], chosen.outputs["trials"])
+
+    return search
+
+
+def _run(source: str, settings: str, run_key: str, search: Search) -> None:
+    """Look for changes; where there are any, train on them, or judge an earlier version again.
+
+    An earlier version is judged again where its inputs are those of today, but the gate or the champion is another one:
+    `search`, `train_head` and `fine_tune` then have its `version` to give back, and nothing to train.
     """
-    made_of = {"dataset_digest": dataset_digest, "weights_digest": weights_digest}
-    with dsl.ParallelFor(search_workers, name="workers") as worker:
-        searched = steps.search(settings=settings, run_key=run_key, dataset=dataset, worker=worker, **made_of)
-    chosen = steps.select_trial(settings=settings, run_key=run_key, studies=dsl.Collected(searched.output))
-    return Chosen(chosen.outputs["Output"], chosen.outputs["trials"])
-
-
-def _prepare(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What every later step takes, the digests, and the data with its digests."""
-    prepared = steps.prepare_data(**inputs)
-    # KFP's cache keys on names and addresses, not on content: the digests make it see a change
-    made_of = {name: prepared.outputs[name] for name in ("dataset_digest", "weights_digest")}
-    common = {name: inputs[name] for name in ("settings", "run_key")}
-    return common, made_of, {"dataset": prepared.outputs["dataset"], **made_of}
-
-
-def _register(evaluated: Any, served: Any, checkpoint: Any, common: dict[str, Any]) -> None:  # noqa: ANN401 - kfp's
-    decision = {name: evaluated.outputs[name] for name in ("accepted", "champion")}
-    registered = steps.register(served=served, checkpoint=checkpoint, **decision, **common)
-    for gate in (evaluated, registered):
-        gate.set_caching_options(False)  # the champion may have changed since
-
-
-def _train(inputs: dict[str, Any], search_workers: Any) -> None:  # noqa: ANN401 - a parameter of the DAG
-    """The inputs are new: everything from the raw records to a new version."""
-    common, made_of, data = _prepare(inputs)
-    chosen = best_trial(search_workers=search_workers, **common, **data)
-    hyperparameters = chosen.outputs["hyperparameters"]
-    head = steps.train_head(hyperparameters=hyperparameters, **common, **data)
-    tuned = steps.fine_tune(hyperparameters=hyperparameters, head=head.outputs["checkpoint"], **common, **data)
-    checkpoint = tuned.outputs["checkpoint"]
-    evaluated = steps.evaluate(checkpoint=checkpoint, trials=chosen.outputs["trials"], **common, **data)
-    _register(evaluated, evaluated.outputs["served"], checkpoint, common | made_of)
-
-
-def _judge(inputs: dict[str, Any], version: Any) -> None:  # noqa: ANN401 - a parameter of the DAG
-    """An earlier run made `version` of these inputs, but the gate or the champion has changed since."""
-    common, made_of, data = _prepare(inputs)
-    recalled = steps.recall(version=version, **common)
-    checkpoint = recalled.outputs["checkpoint"]
-    evaluated = steps.evaluate(checkpoint=checkpoint, trials=recalled.outputs["trials"], **common, **data)
-    _register(evaluated, recalled.outputs["served"], checkpoint, common | made_of)
-
-
-@dsl.pipeline(name="train-or-judge", description="Train anew, judge an earlier version anew, or neither.")  # type: ignore[untyped-decorator]  # kfp is untyped
-def train_or_judge(
-    source: str,
-    settings: str,
-    run_key: str,
-    search_workers: list[int],
-    train: bool,  # noqa: FBT001 - KFP passes by name
-    judge: bool,  # noqa: FBT001 - as above
-    version: str,
-    input_digest: str,
-) -> None:
-    """What `detect_changes` decided, as a pipeline of its own.
-
-    kfp.local 2.17 does not find a step's named output in a condition beside it and takes it for false; a parameter
-    it finds.
-    """
-    inputs = {"source": source, "settings": settings, "run_key": run_key, "input_digest": input_digest}
-    with dsl.If(train == True, name="train"):  # noqa: E712 - builds a condition
-        _train(inputs, search_workers)
-    with dsl.If(judge == True, name="judge"):  # noqa: E712 - as above
-        _judge(inputs, version)
+    common = {"settings": settings, "run_key": run_key}
+    finished = steps.finish(**common).set_display_name("finish")
+    with dsl.ExitHandler(finished, name="fine-tune"):
+        changes = steps.detect_changes(source=source, **common)
+        with dsl.If(changes.outputs["Output"] == True, name="changed"):  # noqa: E712 - builds a condition
+            prepared = steps.prepare_data(source=source, input_digest=changes.outputs["input_digest"], **common)
+            # KFP's cache keys on names and addresses, not on content: the digests make it see a change
+            made_of = {name: prepared.outputs[name] for name in ("dataset_digest", "weights_digest")}
+            inputs = {
+                **common,
+                **made_of,
+                "version": changes.outputs["version"],
+                "dataset": prepared.outputs["dataset"],
+            }
+            hyperparameters, trials = search(inputs)
+            head = steps.train_head(hyperparameters=hyperparameters, **inputs)
+            tuned = steps.fine_tune(hyperparameters=hyperparameters, head=head.outputs["checkpoint"], **inputs)
+            checkpoint = tuned.outputs["checkpoint"]
+            evaluated = steps.evaluate(checkpoint=checkpoint, trials=trials, **inputs)
+            decision = {name: evaluated.outputs[name] for name in ("served", "accepted", "champion")}
+            registered = steps.register(checkpoint=checkpoint, **decision, **common, **made_of)
+    # the source is a name, and what it stands for may have changed; so may the champion; a cached exit closes nothing
+    for task in (changes, evaluated, registered, finished):
+        task.set_caching_options(False)
 
 
 @dsl.pipeline(name="fine-tuning", description="Freeze, train a head, thaw, evaluate, register.")  # type: ignore[untyped-decorator]  # kfp is untyped
@@ -103,7 +77,6 @@ def fine_tuning(
     source: str,
     settings: str,
     run_key: str,
-    search_workers: list[int] = [0],  # noqa: B006 - KFP's form of a default
     schedule: str = "",  # noqa: ARG001 - Kubeflow keeps it with the run
 ) -> None:
     """Fine-tune a pretrained network on labelled data and register it.
@@ -112,18 +85,26 @@ def fine_tuning(
         source: A folder, s3://bucket/prefix or a manifest.
         settings: All options as one canonical JSON string (`components/core/settings.py`).
         run_key: Names this run; all its runs in MLflow carry it.
-        search_workers: One search step runs for each item.
         schedule: What `thawline schedule` remembers of the schedule that started the run; no step reads it.
     """
-    finished = steps.finish(settings=settings, run_key=run_key).set_display_name("finish")
-    finished.set_caching_options(False)  # a cached exit handler would close nothing
-    with dsl.ExitHandler(finished, name="fine-tune"):
-        changes = steps.detect_changes(source=source, settings=settings, run_key=run_key)
-        changes.set_caching_options(False)  # the source is a name; what it stands for may have changed
-        train_or_judge(
-            source=source,
-            settings=settings,
-            run_key=run_key,
-            search_workers=search_workers,
-            **{name: changes.outputs[name] for name in ("train", "judge", "version", "input_digest")},
-        )
+    _run(source, settings, run_key, _search_in_one_pod)
+
+
+@dsl.pipeline(name="fine-tuning", description="Search in several pods, train a head, thaw, evaluate, register.")  # type: ignore[untyped-decorator]  # kfp is untyped
+def searching_in_pods(
+    source: str,
+    settings: str,
+    run_key: str,
+    search_workers: list[int],
+    schedule: str = "",  # noqa: ARG001 - as above
+) -> None:
+    """`fine_tuning`, with several pods that search; they need a study on a database.
+
+    Args:
+        source: As above.
+        settings: As above.
+        run_key: As above.
+        search_workers: One pod searches for each item.
+        schedule: As above.
+    """
+    _run(source, settings, run_key, _search_in_pods(search_workers))

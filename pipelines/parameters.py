@@ -12,6 +12,8 @@ from pipelines.cluster import HOME, STORAGE, Cluster
 def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, Any]:
     """The DAG's parameters; `search_workers` pods search, each with one process; 0: one pod, a process per GPU or CPU.
 
+    Where several pods search, the DAG is the one that does, and takes a number for each.
+
     The run's key is left out, so each pod takes Kubeflow's id of its run: a key given here would be repeated by every
     run of a schedule, and by a clone.
 
@@ -36,10 +38,10 @@ def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, A
             f"{workers} search workers need a study that they can share.",
             f"Give its database with --secret-env SECRET:KEY={STORAGE}, or --search-workers 1.",
         )
-    if workers > 1:
-        settings = settings.model_copy(update={"search_workers": 1})
-    values = {"source": source, "settings": settings.to_json(), "run_key": ""}
-    return {**values, "search_workers": list(range(max(1, workers)))}
+    if workers <= 1:
+        return {"source": source, "settings": settings.to_json(), "run_key": ""}
+    settings = settings.model_copy(update={"search_workers": 1})
+    return {"source": source, "settings": settings.to_json(), "run_key": "", "search_workers": list(range(workers))}
 
 
 def _check_timeouts(settings: Settings, cluster: Cluster) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}  # seconds
-STATUSES = ("succeeded", "skipped", "failed", "running", "none")
+STATUSES = ("succeeded", "skipped", "failed", "terminated", "running", "none")
 _COLUMNS = ("model", "last run", "ended (UTC)", "last good run", "champion", "figure", "")
 
 

@@ -45,8 +45,11 @@ def detect_changes(
     source: str,
     settings: str,
     run_key: str,
-) -> NamedTuple("Changes", train=bool, judge=bool, version=str, input_digest=str):  # type: ignore[valid-type]  # as below
-    """See components/detect_changes.py, which announces itself: most often the command line has looked already."""
+) -> NamedTuple("Changes", Output=bool, version=str, input_digest=str):  # type: ignore[valid-type]  # as below
+    """See components/detect_changes.py, which announces itself: most often the command line has looked already.
+
+    `Output` is whether there is anything to do: in a condition kfp.local 2.17 finds no output of another name.
+    """
     from components.core.runs import own_key
     from components.detect_changes import detect_changes
 
@@ -73,35 +76,16 @@ def prepare_data(
 
 
 @step
-def recall(
-    settings: str,
-    run_key: str,
-    version: str,
-    checkpoint: dsl.Output[dsl.Model],
-    served: dsl.Output[dsl.Model],
-    trials: dsl.Output[dsl.Artifact],
-) -> None:
-    """See components/recall.py."""
-    from pathlib import Path
-
-    from components.core.runs import start
-
-    run_key = start("recall", run_key)
-    from components.recall import recall
-
-    recall(settings, run_key, version, Path(checkpoint.path), Path(served.path), Path(trials.path))
-
-
-@step
 def search(
     settings: str,
     run_key: str,
+    version: str,
     dataset: dsl.Input[dsl.Dataset],
     dataset_digest: str,
     weights_digest: str,
-    worker: int,
+    trials: dsl.Output[dsl.Artifact],
 ) -> str:
-    """See components/search.py."""
+    """See components/search.py and components/select_trial.py: one pod searches, and takes the best trial."""
     from pathlib import Path
 
     from components.core.runs import start
@@ -109,17 +93,43 @@ def search(
     run_key = start("search", run_key)
     from components.search import search
 
-    return search(settings, run_key, Path(dataset.path), dataset_digest, weights_digest, worker)
+    study = search(settings, run_key, Path(dataset.path), dataset_digest, weights_digest, version=version)
+    start("select_trial", run_key)
+    from components.select_trial import select_trial
+
+    return select_trial(settings, run_key, [study], Path(trials.path), version)
+
+
+@step
+def search_worker(
+    settings: str,
+    run_key: str,
+    version: str,
+    dataset: dsl.Input[dsl.Dataset],
+    dataset_digest: str,
+    weights_digest: str,
+    worker: int,
+) -> str:
+    """See components/search.py: one of several pods that share a study."""
+    from pathlib import Path
+
+    from components.core.runs import start
+
+    run_key = start("search", run_key)
+    from components.search import search
+
+    return search(settings, run_key, Path(dataset.path), dataset_digest, weights_digest, worker, version)
 
 
 @step
 def select_trial(
     settings: str,
     run_key: str,
+    version: str,
     studies: list,  # type: ignore[type-arg]  # KFP gives elements of a list no type
     trials: dsl.Output[dsl.Artifact],
 ) -> str:
-    """See components/select_trial.py."""
+    """See components/select_trial.py: of the study that several pods share."""
     from pathlib import Path
 
     from components.core.runs import start
@@ -127,13 +137,14 @@ def select_trial(
     run_key = start("select_trial", run_key)
     from components.select_trial import select_trial
 
-    return select_trial(settings, run_key, studies, Path(trials.path))
+    return select_trial(settings, run_key, studies, Path(trials.path), version)
 
 
 @step
 def train_head(
     settings: str,
     run_key: str,
+    version: str,
     dataset: dsl.Input[dsl.Dataset],
     dataset_digest: str,
     weights_digest: str,
@@ -156,6 +167,7 @@ def train_head(
         weights_digest,
         hyperparameters,
         Path(checkpoint.path),
+        version,
     )
 
 
@@ -163,6 +175,7 @@ def train_head(
 def fine_tune(
     settings: str,
     run_key: str,
+    version: str,
     dataset: dsl.Input[dsl.Dataset],
     dataset_digest: str,
     weights_digest: str,
@@ -187,6 +200,7 @@ def fine_tune(
         hyperparameters,
         Path(head.path),
         Path(checkpoint.path),
+        version,
     )
 
 
@@ -194,6 +208,7 @@ def fine_tune(
 def evaluate(
     settings: str,
     run_key: str,
+    version: str,
     dataset: dsl.Input[dsl.Dataset],
     dataset_digest: str,
     weights_digest: str,
@@ -224,6 +239,7 @@ def evaluate(
         Path(report.path),
         metrics.log_metric,
         confusion.log_confusion_matrix,
+        version,
     )
 
 

@@ -26,7 +26,7 @@ class PlainRun:
     run_key: str
     folder: Path
     result: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | str] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
     hyperparameters: dict[str, float] = field(default_factory=dict)
     digests: tuple[str, str] = ("", "")

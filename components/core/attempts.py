@@ -36,8 +36,7 @@ def refuse_repeated(step: str, earlier: Iterable[tuple[str, Mapping[str, str]]],
     """
     for name, tags in earlier:
         passed = time.time() - float(tags[SINCE])
-        # Kubeflow's plugin names the runs that it brings as the DAG's tasks are called
-        if name.replace("-", "_") == step and passed < LASTS_SECONDS:
+        if name == step and passed < LASTS_SECONDS:
             told = tags.get(error_tag, "").partition(": ")[2]
             mend = f"This attempt did not look again, for that was {passed:.0f} s ago."
             raise RepeatedError(told, f"{mend} Mend it, and start another run, or retry this one in ten minutes.")

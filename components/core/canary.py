@@ -60,8 +60,8 @@ def look_again(run_key: str, *, fail_once: bool) -> None:
 
 def tell(run_key: str, state: str) -> None:
     """The exit handler: closes the canary's runs, and says how Kubeflow told it that the steps ended."""
-    pipeline = tracking.close_running(MODEL, run_key, failed=state != "SUCCEEDED")
-    if pipeline:
+    tracking.close_running(MODEL, run_key, failed=state != "SUCCEEDED")
+    for pipeline in tracking.find_runs(MODEL, run_key, "pipeline"):
         tracking.client().set_tag(pipeline.info.run_id, f"{FOUND}exit", state)
 
 

@@ -1,15 +1,16 @@
 """How a pipeline run ended: Kubeflow's word alone does not tell, so MLflow's record decides.
 
-Kubeflow 2.17 says COMPLETE in the exit handler after success, RUNNING after a week in which all branches stayed out, and
-SUCCEEDED of the run; kfp's local runner says SUCCEEDED; other releases may say more. All of them agree on the words for
-a failure.
+Kubeflow 2.17 says COMPLETE in the exit handler after success, RUNNING after a week in which all branches stayed out,
+and SUCCEEDED of the run; kfp's local runner says SUCCEEDED; other releases may say more. All of them agree on the words
+for a failure.
 """
 
 from collections.abc import Mapping
 
 from components.core import inputs
 
-BROKEN = frozenset({"FAILED", "CANCELED", "CANCELLED"})  # `CANCELED` is Kubeflow's own spelling
+SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
+BROKEN = frozenset({FAILED, "CANCELED"})
 UNFINISHED = "The run ended before its last step."
 
 

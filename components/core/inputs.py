@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from components.core.revision import libraries
 from components.core.settings import Settings, canonical_json, digest
@@ -20,7 +20,8 @@ INPUT_DIGEST = "thawline.input_digest"
 DATA_DIGEST = "thawline.data_digest"
 GATE_DIGEST = "thawline.gate_digest"
 INDEXED = "thawline.index"  # "true": the run has an index of its source
-CHANGE = "thawline.change"  # what was decided: train, judge or skip
+CHANGE = "thawline.change"  # what was decided: train, judge, skip or busy
+BUSY: Final = "busy"  # the run made way for another one of its model
 SKIPPED = "thawline.skipped"  # "true"
 SAME_AS = "thawline.same_as"  # the earlier run that a skipped run stands for, or whose version is judged again
 VERSION = "thawline.version"  # what `register` registered

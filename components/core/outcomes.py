@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from components.core import canary, deadlines, inputs, ledger, registry, tracking
 
-Status = Literal["succeeded", "skipped", "failed", "running", "none"]
+Status = Literal["succeeded", "skipped", "failed", "terminated", "running", "none"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,19 @@ def models() -> list[str]:
     return sorted(named - {canary.MODEL})
 
 
+def _status(run: Any) -> Status:  # noqa: ANN401 - mlflow publishes no types
+    if run.info.status == "KILLED":
+        return "terminated"
+    if run.info.status != "FINISHED":
+        return "failed"
+    return "skipped" if run.data.tags.get(inputs.SKIPPED) == "true" else "succeeded"
+
+
 def of(model: str) -> Outcome:
-    """How the model's last runs ended; `none` where there are none."""
+    """How the model's last runs ended; `none` where there are none.
+
+    Runs that made way for another one are left out: that one says how the model fares.
+    """
     aliases = registry.aliases(model)
     champion = aliases.get(ledger.CHAMPION, "")
     facts: dict[str, Any] = {"champion": champion, "pending": aliases.get(ledger.PENDING, "")}
@@ -62,8 +73,7 @@ def of(model: str) -> Outcome:
         return Outcome(model, **facts)
     tags = newest.data.tags
     failed = newest.info.status != "FINISHED"
-    skipped = tags.get(inputs.SKIPPED) == "true"
-    status: Status = "running" if last is None else "failed" if failed else "skipped" if skipped else "succeeded"
+    status: Status = "running" if last is None else _status(newest)
     return Outcome(
         model,
         status=status,

@@ -71,6 +71,11 @@ def own_key(run_key: str) -> str:
     return key
 
 
+def is_pod() -> bool:
+    """Whether this is a pod of Kubeflow's."""
+    return bool(os.environ.get("KFP_POD_NAME"))
+
+
 def run_folder(run_key: str) -> Path:
     """The folder of one run, made on demand.
 
@@ -192,6 +197,14 @@ def abandoned_runs() -> list[str]:
         for folder in sorted((home() / "runs").glob("*/"))
         if not (folder / "result.json").exists() and not _alive(folder / "lease.json")
     ]
+
+
+def driver(run_key: str) -> Literal["lives", "gone", "unknown"]:
+    """What became of the process that drives a run of this home; unknown of a run that some other machine drives."""
+    lease = home() / "runs" / run_key / "lease.json"
+    if not run_key or not lease.exists():
+        return "unknown"
+    return "lives" if _alive(lease) else "gone"
 
 
 def delete_old() -> None:

@@ -37,6 +37,7 @@ OPERATIONAL = frozenset(
         "min_new",
         "max_minutes",  # a run that it cuts is told from others by a tag
         "step_max_minutes",
+        "lost_after_hours",
         "machine",
         "price_per_hour",
         "currency",
@@ -215,6 +216,12 @@ class Settings(BaseModel):
         0.0, ge=0, description="Minutes from the run's start after which training stops with the best so far; 0: any."
     )
     step_max_minutes: float = Field(0.0, ge=0, description="Minutes after which each training step stops; 0: any.")
+    lost_after_hours: float = Field(
+        24.0,
+        gt=0,
+        description="Hours without a sign of life after which a run counts as lost, and the model's next one starts; "
+        "on Kubeflow its API is asked first.",
+    )
     machine: str = Field("", max_length=100, description="Type of the machine, for the line that says what a run cost.")
     price_per_hour: float = Field(0.0, ge=0, description="What an hour of the machine costs; 0: not known.")
     currency: str = Field("", max_length=10, description="Of that price.")

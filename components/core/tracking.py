@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -26,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from components.core import attempts, runs
+from components.core import attempts, inputs, runs
 from components.core.errors import ExpectedError, InputError
 from components.core.lineage import Lineage, read_lineage
 from components.core.settings import Settings
@@ -45,6 +46,11 @@ RUN_KEY = "thawline.run_key"
 KIND = "thawline.kind"
 MODEL = "thawline.model"
 PARENT = "mlflow.parentRunId"
+STEP = "thawline.step"  # of a step's run: its name here, where Kubeflow's plugin gave the run another one
+ADOPTED = "thawline.adopted"  # "true": Kubeflow's plugin made the pipeline's run, and ends it
+ALIVE = "thawline.alive"  # of the pipeline's run: seconds since the epoch and the process, while a step works
+ALIVE_SECONDS = 60.0  # between two signs of life
+LOST = "thawline.failure"  # why a run failed, or was lost
 ERROR = "thawline.error"  # of a step: kind and sentences of an expected error
 SAVED = "saved_seconds"  # metric of a step, and of the pipeline
 METRIC = "thawline.metric"  # of the pipeline and of a version: what the target names first
@@ -62,13 +68,19 @@ def client() -> mlflow.MlflowClient:
     also set globally, because MLflow's own registry asks there when it resolves a logged model.
 
     Raises:
-        InputError: A server's address holds more than that, maybe a password: MLflow's errors would repeat it.
+        InputError: A server's address holds more than that, maybe a password: MLflow's errors would repeat it. Or a pod
+            has no address, and would write into a file that goes with it.
     """
     for way in ("UPLOAD", "DOWNLOAD"):  # past the server, to an S3 address that often only the server reaches
         os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", "false")
     uri = runs.tracking_uri()
     if is_server(uri):  # in a pod no command line has looked at it
         check_address(uri)
+    elif runs.is_pod() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise InputError(
+            "This pod has no MLFLOW_TRACKING_URI, so nothing that the run finds would outlive it.",
+            "Give --env MLFLOW_TRACKING_URI=http://…, or let Kubeflow's MLflow plugin set it (injectUserEnvVars).",
+        )
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
 
@@ -287,8 +299,9 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
             try:
                 if os.environ.get("THAWLINE_RUN_KEY"):  # in a pod, which a cluster starts again
                     found = find_runs(run.settings.model, run_key, "step", f"tags.`{attempts.SINCE}` != ''")
-                    attempts.refuse_repeated(name, ((one.info.run_name, one.data.tags) for one in found), ERROR)
-                yield run
+                    attempts.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), ERROR)
+                with _living(run.pipeline_id):
+                    yield run
                 status = "FINISHED"
                 runs.forget_error(run_key, name)
             except ExpectedError as error:
@@ -321,9 +334,9 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
         return found[0]
     adopted = os.environ.get("MLFLOW_RUN_ID")
     if adopted:
-        parent = client().get_run(adopted).data.tags.get(PARENT, adopted)
-        _tag(parent, run_key, settings.model, "pipeline")
-        return client().get_run(parent)
+        root = _root(adopted)
+        _tag(root, run_key, settings.model, "pipeline", {ADOPTED: "true"})
+        return client().get_run(root)
     alone = not is_server(runs.tracking_uri())  # on one machine the first step has ended when the others start
     name, kind = f"{settings.model} {run_key}", "pipeline" if alone else CANDIDATE
     run_id = _create(name, run_key, settings.model, kind, None)
@@ -357,16 +370,54 @@ def _elect(mine: str, run_key: str, model: str) -> str:
             client_.delete_run(smallest)
 
 
+def _root(run_id: str) -> str:
+    """The run at the top of the tree: Kubeflow's plugin puts one between for each loop, condition and handler."""
+    seen = {run_id}
+    while (parent := client().get_run(run_id).data.tags.get(PARENT, "")) and parent not in seen:
+        seen.add(run_id := parent)
+    return run_id
+
+
 def _step_run(name: str, run_key: str, model: str, pipeline_id: str) -> str:
     adopted = os.environ.get("MLFLOW_RUN_ID")
-    if not adopted or adopted == pipeline_id:  # a run without a parent is the pipeline's, which no step may end
-        return _create(name, run_key, model, "step", pipeline_id)
-    _tag(adopted, run_key, model, "step")  # by these tags the lineage and the exit handler find it
+    # a run without a parent is the pipeline's, which no step may end; the second step in a pod needs another run
+    if not adopted or adopted == pipeline_id or client().get_run(adopted).data.tags.get(STEP, name) != name:
+        return _create(name, run_key, model, "step", pipeline_id, more={STEP: name})
+    _tag(adopted, run_key, model, "step", {STEP: name})  # by these tags the lineage and the exit handler find it
     return adopted
 
 
-def _tag(run_id: str, run_key: str, model: str, kind: str) -> None:
-    client().log_batch(run_id, tags=[RunTag(RUN_KEY, run_key), RunTag(MODEL, model), RunTag(KIND, kind)])
+def _tag(run_id: str, run_key: str, model: str, kind: str, more: Mapping[str, str]) -> None:
+    tags = {RUN_KEY: run_key, MODEL: model, KIND: kind, **more}
+    client().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def step_name(run: Run) -> str:
+    """The step that a run is of, whatever Kubeflow's plugin or an earlier version called the run."""
+    return str(run.data.tags.get(STEP) or run.info.run_name.replace("-", "_"))
+
+
+@contextmanager
+def _living(pipeline_id: str) -> Iterator[None]:
+    """Show in the pipeline's run that this step works, until it ends."""
+    over, client_ = threading.Event(), client()
+    client_.set_tag(pipeline_id, ALIVE, sign_of_life())
+
+    def beat() -> None:
+        while not over.wait(ALIVE_SECONDS):
+            with suppress(Exception):  # a server that is away now may be there the next time
+                client_.set_tag(pipeline_id, ALIVE, sign_of_life())
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def sign_of_life() -> str:
+    """Now, and which process says so."""
+    return f"{time.time():.0f} {runs.process_mark()}"
 
 
 def find_runs(model: str, run_key: str, kind: str = "", extra: str = "", view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
@@ -388,7 +439,7 @@ def seconds_from(step: str, model: str) -> float:
     for run in successful(model, "tags.`thawline.accepted` != ''"):
         pipeline = client().get_run(run.id)
         for found in find_runs(model, pipeline.data.tags[RUN_KEY], "step"):
-            if found.info.run_name.replace("-", "_") == step:
+            if step_name(found) == step:
                 return float(pipeline.info.end_time - found.info.start_time) / 1000
         return 0.0
     return 0.0
@@ -410,9 +461,13 @@ def successful(model: str, extra: str) -> Iterator[Ended]:
 
 
 def last_pipeline_run(model: str, condition: str) -> Run | None:
-    """The model's newest pipeline run for which a condition holds, in whichever experiment; None without one."""
-    found = _across([f"tags.`{KIND}` = 'pipeline'", f"tags.`{MODEL}` = '{model}'", condition], most=1)
-    return found[0] if found else None
+    """The model's newest pipeline run for which a condition holds, in whichever experiment; None without one.
+
+    One that made way for another run counts for nothing.
+    """
+    conditions = [f"tags.`{KIND}` = 'pipeline'", f"tags.`{MODEL}` = '{model}'", condition]
+    found = _across(conditions, most=100)  # a condition on a tag leaves out runs without that tag
+    return next((run for run in found if run.data.tags.get(inputs.CHANGE) != inputs.BUSY), None)
 
 
 def models_with_runs() -> set[str]:
@@ -497,15 +552,39 @@ def log_trial(
     client().set_terminated(run_id, "FAILED" if state == "FAIL" else "FINISHED", times[1])
 
 
-def close_running(model: str, run_key: str, *, failed: bool) -> Run | None:
-    """End every run of this pipeline run that a kill left RUNNING; return the pipeline's run."""
-    pipeline = None
+def close_running(model: str, run_key: str, *, failed: bool) -> None:
+    """End every run of this pipeline run that a kill left RUNNING; that of Kubeflow's plugin is the plugin's to end."""
     for run in find_runs(model, run_key):
         is_pipeline = run.data.tags.get(KIND) == "pipeline"
-        pipeline = run if is_pipeline else pipeline
-        if run.info.status == "RUNNING":
+        if run.info.status == "RUNNING" and not (is_pipeline and ADOPTED in run.data.tags):
             client().set_terminated(run.info.run_id, "FINISHED" if is_pipeline and not failed else "FAILED")
-    return pipeline
+
+
+class Open(NamedTuple):
+    """A pipeline run that has not ended, by what MLflow says."""
+
+    id: str
+    name: str
+    begun: float  # seconds since the epoch
+    tags: Mapping[str, str]
+
+
+def open_pipeline_runs(model: str) -> list[Open]:
+    """The model's pipeline runs that have not ended, newest first, in whichever experiment."""
+    conditions = [f"tags.`{KIND}` = 'pipeline'", f"tags.`{MODEL}` = '{model}'", "attributes.status = 'RUNNING'"]
+    return [
+        Open(str(run.info.run_id), str(run.info.run_name), run.info.start_time / 1000, dict(run.data.tags))
+        for run in _across(conditions, most=100)
+    ]
+
+
+def close_lost(pipeline: Open, reason: str) -> None:
+    """End as KILLED what is open of a pipeline run that nothing works on any more."""
+    client().set_tag(pipeline.id, LOST, reason)
+    conditions = [f"tags.`{name}` = '{pipeline.tags[name]}'" for name in (RUN_KEY, MODEL)]
+    left = [str(run.info.run_id) for run in _across([*conditions, "attributes.status = 'RUNNING'"], most=1000)]
+    for run_id in dict.fromkeys([*left, pipeline.id]):
+        client().set_terminated(run_id, "KILLED")
 
 
 def record(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
@@ -578,8 +657,17 @@ def log_lineage(model: str, salt: str, folder: Path, tags: Mapping[str, str]) ->
     client().set_terminated(run_id, "FINISHED")
 
 
-def _create(name: str, run_key: str, model: str, kind: str, parent: str | None, start: int | None = None) -> str:
-    tags = {"mlflow.runName": name, RUN_KEY: run_key, MODEL: model, KIND: kind} | ({PARENT: parent} if parent else {})
+def _create(
+    name: str,
+    run_key: str,
+    model: str,
+    kind: str,
+    parent: str | None,
+    start: int | None = None,
+    more: Mapping[str, str] | None = None,
+) -> str:
+    tags = {"mlflow.runName": name, RUN_KEY: run_key, MODEL: model, KIND: kind, **(more or {})}
+    tags |= {PARENT: parent} if parent else {}
     run = client().create_run(experiment(model), start_time=start or int(time.time() * 1000), tags=tags)
     return str(run.info.run_id)
 

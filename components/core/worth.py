@@ -18,7 +18,7 @@ def costs(run: tracking.StepRun) -> list[dict[str, Any]]:
     steps = reversed(tracking.find_runs(run.settings.model, run.run_key, "step"))
     return [
         {
-            "step": step.info.run_name.replace("-", "_"),
+            "step": tracking.step_name(step),
             "seconds": step.data.metrics["step_seconds"],
             "amount": money(amount(step.data.metrics["step_seconds"], run.settings), run.settings.currency)
             if run.settings.price_per_hour

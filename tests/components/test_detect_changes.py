@@ -18,10 +18,13 @@ from components.core.errors import InputError
 from components.core.settings import Settings
 from components.detect_changes import DECISION, Decision, detect_changes, look
 from components.evaluate import evaluate
+from components.fine_tune import fine_tune
 from components.finish import finish
 from components.prepare_data import prepare_data
-from components.recall import recall
 from components.register import register
+from components.search import search
+from components.select_trial import select_trial
+from components.train_head import train_head
 from tests.conftest import TOY
 from tests.plain import PlainRun, run_steps
 from tests.toy import write_points
@@ -49,19 +52,19 @@ def settings(**changes: Any) -> Settings:
 
 
 def seen(source: Path, **changes: Any) -> tuple[str, Decision]:
-    """What a run decides, and its key; a run that is skipped ends."""
+    """What a run decides, and its key; it ends there, so that the next one has the lease."""
     key = runs.new_run_key()
     decision = look(str(source), settings(**changes), key)
-    if decision.change == "skip":
-        finish(settings(**changes).to_json(), key, "SUCCEEDED")
+    finish(settings(**changes).to_json(), key, "SUCCEEDED" if decision.change == "skip" else "FAILED")
     return key, decision
 
 
 def completed(source: Path, *, failed: bool = False, **changes: Any) -> Decision:
     """A run whose network nobody trains: all that earlier runs leave for later ones is real."""
-    text = settings(**changes).to_json()
-    key, decision = seen(source, **changes)
+    text, key = settings(**changes).to_json(), runs.new_run_key()
+    decision = look(str(source), settings(**changes), key)
     if decision.change == "skip":
+        finish(text, key, "SUCCEEDED")
         return decision
     folder = runs.run_folder(key)
     prepare_data(str(source), text, key, folder / "dataset")
@@ -201,6 +204,21 @@ def test_another_champion_has_the_version_judged(earlier: Path) -> None:
     assert seen(earlier)[1].reason.endswith("there is no champion any more.")
 
 
+def judge(text: str, key: str, version: str, digests: tuple[str, str], folder: Path) -> None:
+    """The steps after `prepare_data`, as the DAG calls them where an earlier version is judged again."""
+    dataset, head, tuned, trials, served, page = (
+        folder / name for name in ("dataset", "head", "tuned", "trials.json", "served", "report.html")
+    )
+    study = search(text, key, dataset, *digests, version=version)
+    chosen = select_trial(text, key, [study], trials, version)
+    train_head(text, key, dataset, *digests, chosen, head, version)
+    fine_tune(text, key, dataset, *digests, chosen, head, tuned, version)
+    nothing: Callable[..., None] = lambda *_: None  # noqa: E731 - nobody asks for the metrics
+    made = (tuned, trials, served, page)
+    accepted, champion = evaluate(text, key, dataset, *digests, *made, nothing, nothing, version)
+    register(text, key, *digests, served, tuned, champion, accepted=accepted)
+
+
 def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:
     """What a run of the same inputs decides; if it is to judge, it does so to its end."""
     key, text = runs.new_run_key(), run.settings.to_json()
@@ -208,12 +226,7 @@ def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:
     if decision.change == "judge":
         folder.mkdir()
         digests = prepare_data(str(source), text, key, folder / "dataset", decision.input_digest)
-        recall(text, key, decision.version, folder / "tuned", folder / "served", folder / "trials.json")
-        made, served = [folder / name for name in ("tuned", "trials.json")], folder / "again"
-        nothing: Callable[..., None] = lambda *_: None  # noqa: E731 - nobody asks for the metrics
-        page = folder / "report.html"
-        accepted, champion = evaluate(text, key, folder / "dataset", *digests, *made, served, page, nothing, nothing)
-        register(text, key, *digests, folder / "served", folder / "tuned", champion, accepted=accepted)
+        judge(text, key, decision.version, digests, folder)
     finish(text, key, "SUCCEEDED")
     return decision
 
@@ -399,18 +412,19 @@ def test_the_dag_takes_what_was_decided(earlier: Path) -> None:
     key, decision = seen(earlier)
     assert (runs.run_folder(key) / DECISION).exists()
     shutil.rmtree(earlier)
-    assert detect_changes(str(earlier), settings().to_json(), key) == (True, False, "", decision.input_digest)
+    assert detect_changes(str(earlier), settings().to_json(), key) == (True, "", decision.input_digest)
 
 
 def test_the_dag_decides_alone_too(earlier: Path) -> None:
     """Where no command line was, the step decides, and says in MLflow what it did."""
-    train, judge, version, digest = detect_changes(str(earlier), settings().to_json(), "alone")
-    assert (train, judge, version) == (False, False, "1")
+    changed, version, digest = detect_changes(str(earlier), settings().to_json(), "alone")
+    assert (changed, version) == (False, "")
     assert digest == tags_of("alone")[inputs.INPUT_DIGEST]
     [step] = tracking.find_runs("toy", "alone", "step")
     assert (step.info.run_name, step.info.status) == ("detect_changes", "FINISHED")
+    finish(settings().to_json(), "alone", "SUCCEEDED")
     forced = settings(force=True).to_json()
-    assert detect_changes(str(earlier), forced, "forced") == (True, False, "", "forced")
+    assert detect_changes(str(earlier), forced, "forced") == (True, "", "forced")
 
 
 def test_a_source_that_can_not_be_listed_ends_the_run(earlier: Path) -> None:
