@@ -1,7 +1,8 @@
 """A small interpreter of a compiled DAG by the rules of Kubeflow 2.17: its drivers, its launcher, and Argo's order.
 
-Tasks that wait for nothing begin side by side, drivers first, and then go on one after another. Not told apart: when a
-branch fails while another is at work, Argo ends the DAG at once, and here the other one comes to its end.
+Tasks that wait for nothing begin side by side, drivers first, and then go on one after another. Left out: the end of a
+branch that is at work when another fails, a pod that Argo tries again together with all of its sub-DAG, Kubeflow's
+cache. Nobody has seen a failed exit handler on a cluster: here it leaves the run's state as it was.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ RETRIES = 2  # of Argo's defaults, where a task has no retries of its own
 
 
 class Killed(Exception):  # noqa: N818 - what happens to a pod
-    """A step's pod ends before its launcher could write down how: out of memory, or over its time."""
+    """A step's pod ends before its launcher could write down how, as one that is over its time does."""
 
 
 class PodLost(Killed):

@@ -1,6 +1,7 @@
 """The types along the edges of the compiled DAGs: a cluster's driver refuses what kfp's compiler lets pass."""
 
 import copy
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from pipelines import cluster
-from pipelines.cluster import Cluster
+from pipelines.cluster import FINE_TUNING, SEARCHING_IN_PODS, Cluster
 from tests import every_kind
 from tests.kubeflow_edges import edges, mismatches
 from tests.pipelines.command import ROOT
@@ -23,6 +24,11 @@ EVERYTHING = ROOT / "tests/golden/cluster_options.yaml"
 def read(text: str) -> Spec:
     spec: Spec = next(iter(yaml.load_all(text, Loader=yaml.CSafeLoader)))
     return spec
+
+
+@functools.cache
+def compiled(dag: str) -> str:
+    return cluster.compile_dag(Cluster(), dag).yaml
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +99,10 @@ def test_the_golden_dags_have_one_type_on_each_edge(path: Any) -> None:
     assert mismatches(read(path.read_text())) == []
 
 
-@pytest.mark.parametrize("dag", ["fine_tuning", "canary"])
+@pytest.mark.parametrize("dag", [FINE_TUNING, SEARCHING_IN_PODS, "canary"])
 def test_the_compiled_dags_have_one_type_on_each_edge(dag: str) -> None:
     """So it is in what is submitted as it stands, the canary among it."""
-    assert mismatches(read(cluster.compile_dag(Cluster(), dag).yaml)) == []
+    assert mismatches(read(compiled(dag))) == []
 
 
 def test_every_kind_of_edge_is_looked_at(kinds: Spec) -> None:
@@ -106,10 +112,10 @@ def test_every_kind_of_edge_is_looked_at(kinds: Spec) -> None:
     assert mismatches(kinds) == []
 
 
-@pytest.mark.parametrize("dag", ["fine_tuning", "every kind"])
+@pytest.mark.parametrize("dag", [FINE_TUNING, SEARCHING_IN_PODS, "every kind"])
 def test_a_type_that_changes_on_either_side_is_found(dag: str, kinds: Spec) -> None:
     """Each type of a DAG, changed by itself, is found where it meets another."""
-    spec = kinds if dag == "every kind" else read((ROOT / "tests/golden/fine_tuning.yaml").read_text())
+    spec = kinds if dag == "every kind" else read(compiled(dag))
     others = {"STRING": "BOOLEAN", "BOOLEAN": "STRING", "system.Model": "system.Dataset"}
     missed, alone = [], []
     for path, kind in types(spec):
