@@ -219,7 +219,7 @@ def doctor(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="Try a Kubeflow out instead, by a canary run of two minutes.")
+        bool, typer.Option("--cluster", help="Try a Kubeflow out instead, by a canary run of about five minutes.")
     ] = False,
     source: Annotated[str, typer.Option(help="With --cluster: an s3:// address that the pods have to reach.")] = "",
     host: HostOption = "",
