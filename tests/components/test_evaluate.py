@@ -23,7 +23,9 @@ from components.register import register
 from tests.plain import PlainRun
 
 
-def again(run: PlainRun, target: Path, key: str, checkpoint: Path | None = None) -> tuple[bool, str]:
+def again(
+    run: PlainRun, target: Path, key: str, checkpoint: Path | None = None, shown: dict[str, float | str] | None = None
+) -> tuple[bool, str]:
     """Evaluate the run's checkpoint once more, or another one, as the next week's challenger."""
     text = run.settings.to_json()
     names = [target / name for name in ("served", "report.html")]
@@ -36,7 +38,7 @@ def again(run: PlainRun, target: Path, key: str, checkpoint: Path | None = None)
         checkpoint or run.folder / "tuned",
         run.folder / "trials.json",
         *names,
-        lambda _name, _value: None,
+        {}.__setitem__ if shown is None else shown.__setitem__,
         lambda _classes, _matrix: None,
     )
 
@@ -114,8 +116,11 @@ def test_a_champion_against_itself_is_no_contest(toy_home: PlainRun, tmp_path: P
 
 def test_a_model_with_the_champions_answers_ties(toy_home: PlainRun, tmp_path: Path) -> None:
     """Other weights, the same answers: a tie keeps the champion, and the evidence says so."""
-    accepted, champion = again(toy_home, tmp_path / "again", "again", touched(toy_home, tmp_path / "touched"))
+    shown: dict[str, float | str] = {}
+    accepted, champion = again(toy_home, tmp_path / "again", "again", touched(toy_home, tmp_path / "touched"), shown)
     assert (accepted, champion) == (False, "1")
+    assert (shown["accepted"], shown["compared_with"]) == ("no", "version 1")
+    assert shown["champion_accuracy"] == shown["accuracy"] == toy_home.metrics["accuracy"]
     evidence = evidence_of("again", tmp_path)
     assert (evidence["wins"], evidence["losses"], evidence["p"]) == (0, 0, 1.0)
     assert (evidence["look"], evidence["horizon"], evidence["opened"]) == (1, 26, "the first look")
