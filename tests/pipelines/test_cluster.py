@@ -18,11 +18,12 @@ from tests.pipelines.command import ROOT, call
 
 GOLDEN = ROOT / "tests/golden"
 EVERYTHING = read_config(GOLDEN / "cluster_options.yaml")
+PODS = cluster.SEARCHING_IN_PODS  # as its search-workers has it
 
 
-def compiled(**options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def compiled(dag: str = cluster.FINE_TUNING, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Executors of the DAG and their Kubernetes configuration, by step; both must be Kubeflow's own messages."""
-    spec, platform = kubeflow.parse_package(cluster.compile_dag(merge_cluster(options, {})).yaml)
+    spec, platform = kubeflow.parse_package(cluster.compile_dag(merge_cluster(options, {}), dag).yaml)
     executors = spec["deploymentSpec"]["executors"]
     configured = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for facts in configured.values():
@@ -36,12 +37,13 @@ def compiled(**options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def full() -> tuple[dict[str, Any], dict[str, Any]]:
-    return compiled(**EVERYTHING)
+    return compiled(PODS, **EVERYTHING)
 
 
 def test_the_compiled_dag_is_the_golden_one() -> None:
     """With every option of the pods, the DAG changes only together with its golden copy."""
-    found, wanted = cluster.compile_dag(merge_cluster(EVERYTHING, {})).yaml, (GOLDEN / "cluster.yaml").read_text()
+    found = cluster.compile_dag(merge_cluster(EVERYTHING, {}), PODS).yaml
+    wanted = (GOLDEN / "cluster.yaml").read_text()
     assert kubeflow.parse_package(found) == kubeflow.parse_package(wanted), "run `make golden`, look at the diff"
     assert found == wanted
 
@@ -77,12 +79,15 @@ def test_every_step_gets_its_resources(full: tuple[dict[str, Any], dict[str, Any
     resources = {name: facts["resources"] for name, facts in executors.items()}
     assert resources["fine-tune"]["resourceMemoryLimit"] == resources["fine-tune"]["resourceMemoryRequest"] == "16Gi"
     assert resources["train-head"]["resourceMemoryLimit"] == "8Gi"
-    assert resources["register-2"]["resourceMemoryLimit"] == "4Gi"
-    assert (resources["search"]["resourceCpuRequest"], resources["finish"]["resourceCpuRequest"]) == ("4", "500m")
-    assert "resourceCpuLimit" not in resources["search"]
+    assert resources["register"]["resourceMemoryLimit"] == "4Gi"
+    assert (resources["search-worker"]["resourceCpuRequest"], resources["finish"]["resourceCpuRequest"]) == (
+        "4",
+        "500m",
+    )
+    assert "resourceCpuLimit" not in resources["search-worker"]
     accelerated = {name for name, facts in resources.items() if "accelerator" in facts}
-    assert accelerated == {"search", "train-head", "fine-tune", "evaluate", "evaluate-2"}
-    assert resources["search"]["accelerator"]["resourceCount"] == "2"
+    assert accelerated == {"search-worker", "train-head", "fine-tune", "evaluate"}
+    assert resources["search-worker"]["accelerator"]["resourceCount"] == "2"
     assert {facts["image"] for facts in executors.values()} == {EVERYTHING["image"]}
 
 
