@@ -57,6 +57,7 @@ class Progress:
             found += self._changes(step, list(group.values()))
             for key, part in group.items():
                 found += self._notes(step, key, part)
+        found += self._pending_drivers(tasks)
         if word_of(run) != TERMINATED:  # which fails the drivers that are at work
             found += self._driverless(tasks, parts)
         return sorted(found, key=lambda event: float(event["time"]))
@@ -78,11 +79,21 @@ class Progress:
         if part.attempts > self._attempts.get(key, 1):
             self._attempts[key] = part.attempts
             yield _note(step, f"started again (attempt {part.attempts})", part.again)
-        waited = time.time() - part.pending.timestamp() if part.pending else 0.0
-        if part.pending and waited >= PENDING_SECONDS and (key, part.pod) not in self._noted:
-            self._noted.add((key, part.pod))
-            mark = part.pod.rpartition("-")[2]  # some releases of Argo put the template's name before it
-            text = f"its pod (…-{mark}) has not begun since {part.pending:%H:%M:%S} UTC; this says why: {self.look}"
+        mark = part.pod.rpartition("-")[2]  # some releases of Argo put the template's name before it
+        yield from self._pending(step, f"…-{mark}", part.pending, key)
+
+    def _pending_drivers(self, tasks: list[Any]) -> Iterator[dict[str, Any]]:
+        for task in tasks:
+            name, driver, _ = task.display_name.rpartition("-driver(")
+            if driver and task.state == "PENDING" and not _has_ended(task):
+                step = _step(name, self.steps) or "Kubeflow"
+                yield from self._pending(step, task.display_name, task.start_time)
+
+    def _pending(self, step: str, pod: str, since: datetime | None, key: str = "") -> Iterator[dict[str, Any]]:
+        """That a pod has not begun for long, once."""
+        if since and time.time() - since.timestamp() >= PENDING_SECONDS and (key, pod) not in self._noted:
+            self._noted.add((key, pod))
+            text = f"its pod {pod} has not begun since {since:%H:%M:%S} UTC; this says why: {self.look}"
             yield _note(step, text, time.time())
 
     def _driverless(self, tasks: list[Any], begun: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -117,7 +117,7 @@ def test_waiting_shows_the_steps(submitted: Any, server: Kubeflow, monkeypatch: 
         task("evaluate-2", "SUCCEEDED", at(41), at(50)),
     ]
     looks = (("RUNNING", half), ("RUNNING", more), ("SUCCEEDED", ended))
-    _script_the_next_run(server, looks, monkeypatch)
+    _let_it_be(server, looks)
     answer = submitted("--wait", "--json")
     assert answer.status == 0, answer.err
     assert json.loads(answer.out)["status"] == "succeeded"
@@ -135,7 +135,7 @@ def test_waiting_shows_the_steps(submitted: Any, server: Kubeflow, monkeypatch: 
 def test_a_failed_run_fails_the_command(submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --wait a run that failed ends the command with status 1, a sentence and the address of its page."""
     failed = [task("detect-changes", "SUCCEEDED", at(1), at(4)), task("prepare-data", "FAILED", at(4), at(9))]
-    _script_the_next_run(server, (("FAILED", failed),), monkeypatch)
+    _let_it_be(server, (("FAILED", failed),))
     answer = submitted("--wait")
     assert answer.status == 1
     assert "prepare_data  failed in 5.0 s" in answer.err
@@ -152,7 +152,7 @@ def test_the_result_is_read_from_mlflow(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{whole.home / 'mlflow.db'}")
     [key] = [path.parent.name for path in (whole.home / "runs").glob("*/result.json")]
     monkeypatch.setattr(kubeflow, "new_id", lambda: key)  # the run's, which is its key
-    _script_the_next_run(server, (("SUCCEEDED", []),), monkeypatch)
+    _let_it_be(server, (("SUCCEEDED", []),))
     answer = submitted("--wait", "--model", "toy", "--json")
     said = json.loads(answer.out)
     assert {name: said[name] for name in ("version", "promoted", "metrics", "mlflow_run_id")} == {
@@ -181,7 +181,7 @@ def test_a_result_that_can_not_be_read_any_more_is_kubeflows(
     monkeypatch.setattr("components.core.tracking.check_server", lambda: None)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    _script_the_next_run(server, (("SUCCEEDED", []),), monkeypatch)
+    _let_it_be(server, (("SUCCEEDED", []),))
     answer = submitted("--wait", "--json")
     said = json.loads(answer.out)
     assert (answer.status, said["status"]) == (0, "succeeded")
@@ -199,7 +199,7 @@ def test_a_moment_without_an_answer_is_waited_out(
     submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Waiting goes on over a few answers that say 500."""
-    _script_the_next_run(server, (("SUCCEEDED", []),), monkeypatch)
+    _let_it_be(server, (("SUCCEEDED", []),))
     left = iter([True] * 3)
     server.trouble = lambda method, path: (
         (500, "upstream") if method == "GET" and path.startswith("/runs/") and next(left, False) else None
@@ -281,17 +281,6 @@ def test_an_unknown_field_is_refused() -> None:
         kubeflow.read({"trigger": {"cron_schedule": {"crom": "* * * * * *"}}}, "V2beta1RecurringRun")
 
 
-def _script_the_next_run(server: Kubeflow, looks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _let_it_be(server: Kubeflow, looks: Any) -> None:
     """Let looks at the run that is submitted next see these states."""
-    make = kubeflow.read
-
-    def read(body: Any, kind: str) -> Any:
-        made = make(body, kind)
-        if kind == "V2beta1Run":
-            known = kubeflow.new_id
-            identity = known()
-            monkeypatch.setattr(kubeflow, "new_id", lambda: identity)
-            server.scripts[identity] = script(made, *looks)
-        return made
-
-    monkeypatch.setattr(kubeflow, "read", read)
+    server.next_script = lambda run: script(run, *looks)
