@@ -16,14 +16,15 @@ def result_of(model: str, run_key: str, run: Any) -> tuple[dict[str, Any], str]:
     """The run's result, as `thawline run` gives it, with its page in MLflow; and the kind of its error.
 
     It is read from MLflow where MLFLOW_TRACKING_URI says here where that is, and it answers; otherwise only Kubeflow's
-    word is known, and the page that Kubeflow's plugin for MLflow names.
+    word is known, and the run and the page that Kubeflow's plugin for MLflow names.
     """
     word, plugin = word_of(run), _plugin(run)
     failed = endings.failed(str(run.state), recorded=True)
     status = word.lower() if word in SAID else "failed" if failed else "succeeded"
     reason = SAID.get(word, f"Kubeflow says that the run ended as {word.lower()}.")
-    page = {"mlflow": plugin.get("run_url", "")}
-    known = {**runs.NOTHING, "status": status, "model": model, "reason": reason, **page}
+    page = plugin.get("run_url", "")
+    known = {**runs.NOTHING, "status": status, "model": model, "reason": reason, "mlflow": page}
+    known["mlflow_run_id"] = plugin.get("root_run_id", "")
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return known, "failure"
     from components.core import tracking
@@ -33,7 +34,7 @@ def result_of(model: str, run_key: str, run: Any) -> tuple[dict[str, Any], str]:
             result, kind = _recorded(model, run_key, failed=failed)
             said = {"status": status, "reason": reason} if word in SAID else {}
             found = tracking.page(result["mlflow_run_id"]) if result["mlflow_run_id"] else ""
-            return {**result, **said, "mlflow": found or page["mlflow"]}, kind
+            return {**result, **said, "mlflow": found or page}, kind
     except InputError as error:  # the run has ended, whatever has become of the server meanwhile
         return {**known, "reason": f"{reason} {error}"}, "failure"
 

@@ -273,6 +273,68 @@ def test_a_local_folder_is_refused_before_anything_is_sent(
     assert server.calls == []
 
 
+def test_a_terminated_run_is_no_failed_one(submitted: Any, server: Kubeflow) -> None:
+    """With --wait a run that somebody ended on Kubeflow's page has a status of its own, and the command's is 1."""
+    server.next_script = lambda _run: kubeflow.replay(kubeflow.recorded("terminated"))
+    answer = submitted("--wait", "--json")
+    said = json.loads(answer.out)
+    assert (answer.status, said["status"]) == (1, "terminated")
+    assert said["reason"] == "The run was terminated on Kubeflow."
+    assert answer.err.splitlines()[-1] == f"Error: The run was terminated on Kubeflow. See {said['kubeflow']} ."
+
+
+def test_the_plugins_page_is_shown(submitted: Any, server: Kubeflow) -> None:
+    """Where Kubeflow's plugin for MLflow made the run there, its page is shown though MLflow is not known here."""
+    server.next_script = lambda _run: kubeflow.replay(kubeflow.recorded("plugin"))
+    answer = submitted("--wait")
+    page = "http://mlflow.example:5000/#/experiments/5/runs/4c4a6a3bb8d7488182de7e25b3a5440d"
+    assert answer.status == 0
+    assert answer.err.splitlines()[-3:] == [
+        "Status      succeeded",
+        "Why         Kubeflow says that the run ended as succeeded.",
+        f"Tracking    {page}",
+    ]
+
+
+def test_waiting_ends_after_the_minutes_that_were_given(submitted: Any, server: Kubeflow) -> None:
+    """The run goes on, which --json says too, with its ids."""
+    _let_it_be(server, (("RUNNING", []),))
+    answer = submitted("--wait", "--wait-minutes", "0.002", "--json")
+    said, [run] = json.loads(answer.out), server.runs
+    assert (answer.status, said["status"], said["run_key"]) == (1, "running", run)
+    assert said["reason"] == f"The run has not ended within 0.002 minutes. The run goes on: {said['kubeflow']}"
+    assert server.runs[run].state == "RUNNING"
+
+
+@pytest.mark.parametrize("arguments", [("--wait-minutes", "5"), ("--wait", "--wait-minutes", "-1")])
+def test_minutes_that_mean_nothing_are_refused(arguments: tuple[str, ...], submitted: Any, server: Kubeflow) -> None:
+    """A time to wait without --wait, or below zero, is bad usage."""
+    assert submitted(*arguments).status == 2
+    assert server.calls == []
+
+
+def test_a_server_that_is_gone_for_good_ends_the_waiting(
+    submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many looks without an answer the command says why, and that the run goes on."""
+    monkeypatch.setattr(submit, "PATIENCE", 3)
+    _let_it_be(server, (("RUNNING", []),))
+    server.trouble = lambda method, path: (500, "upstream") if method == "GET" and path.startswith("/runs/") else None
+    answer = submitted("--wait")
+    link = f"{server.host}/#/runs/details/{next(iter(server.runs))}"
+    assert answer.status == 1
+    assert answer.err.splitlines()[-1].endswith(f"and try again. The run goes on: {link}")
+
+
+@pytest.mark.parametrize("arguments", [("--experiment", "x" * 129), ("--model", "ö" * 65)])
+def test_a_name_that_is_too_long_is_said_first(arguments: tuple[str, ...], submitted: Any, server: Kubeflow) -> None:
+    """A name that Kubeflow does not keep is one sentence, without a word to the server."""
+    answer = submitted(*arguments)
+    assert (answer.status, server.calls) == (2, [])
+    assert is_one_sentence(answer)
+    assert "more than Kubeflow keeps. Give a shorter one by --experiment." in answer.err
+
+
 def test_an_unknown_field_is_refused() -> None:
     """The server of these tests refuses what the real one does not know."""
     with pytest.raises(kubeflow.Refused, match="runtime_confg"):
