@@ -144,15 +144,7 @@ def submit(
             known = {"status": status, "reason": str(error), "model": str(options.get("model") or model_name(source))}
             sys.stdout.write(json.dumps({**runs.NOTHING, **known, **facts}) + "\n")
         raise
-    bad = result["status"] in ("failed", "terminated")
-    if as_json:
-        sys.stdout.write(json.dumps({**result, **facts}) + "\n")
-    elif not bad:
-        _print(console, {**result, **facts})
-    if bad:
-        raise (InputError if kind == "input" else StepError)(
-            result["reason"], f"See {result['mlflow'] or facts['kubeflow']} ."
-        )
+    _report(console, {**result, **facts}, kind, as_json=as_json)
 
 
 def _named(model: str, experiment_name: str) -> tuple[str, str]:
@@ -250,6 +242,23 @@ def follow(
 def watch(client: Any, run_id: str, link: str, console: Console, steps: Sequence[str] = STEPS) -> str:  # noqa: ANN401 - as above
     """Show the steps until the run has ended; its state."""
     return str(follow(client, run_id, link, console, steps).state)
+
+
+def _report(console: Console, result: dict[str, Any], kind: str, *, as_json: bool) -> None:
+    """Print the result; a bad one ends the command with its reason.
+
+    Raises:
+        InputError: The input is at fault.
+        StepError: The run failed otherwise, or was terminated.
+    """
+    bad = result["status"] in ("failed", "terminated")
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    elif not bad:
+        _print(console, result)
+    if bad:
+        page = result["mlflow"] or result["kubeflow"]
+        raise (InputError if kind == "input" else StepError)(result["reason"], f"See {page} .")
 
 
 def _print(console: Console, result: dict[str, Any]) -> None:

@@ -26,17 +26,19 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from tests import robfig
+from tests.kubeflow_rules import (
+    CODES,
+    Refused,
+    check_cron,
+    check_experiment,
+    check_name,
+    check_parameters,
+    store_error,
+    too_long,
+)
 
 _MODELS = api.ApiClient()
 RECORDED = Path(__file__).parent / "recorded"
-CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13}  # of gRPC, by status
-
-
-class Refused(Exception):  # noqa: N818 - an answer, not a fault of the server
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass
@@ -256,11 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
         if method == "GET":
             return _page(list(state.experiments.values()), "experiments", query)
         made = read(body, "V2beta1Experiment")
-        if len((made.display_name or "").encode()) > 128:
-            place = "[ExperimentServer]: Failed to create a experiment due to conversion error"
-            wrapped = "InternalServerError: Failed to convert API experiment to model experiment"
-            why = "Invalid input error: Experiment.Name length cannot exceed 128"
-            raise Refused(500, f"{place}: {wrapped}: {why}")
+        check_experiment(made.display_name)
         made.experiment_id = new_id()
         state.experiments[made.experiment_id] = made
         return made
@@ -332,18 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
         spec = state.versions[reference.pipeline_version_id].pipeline_spec
         inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         given = job.runtime_config.parameters or {}
-        place = f"Failed to create a {'recurring run' if hasattr(job, 'trigger') else 'new run'}: Invalid input error"
-        for name in sorted({name for name, facts in inputs.items() if "defaultValue" not in facts} - given.keys()):
-            why = f"parameter {name} is not optional, yet has neither default value nor user provided value"
-            raise Refused(400, f"{place}: {why}")
-        types: dict[str, Any] = {"STRING": str, "LIST": list, "BOOLEAN": bool, "NUMBER_INTEGER": int}
-        for name, value in given.items():
-            kind = inputs[name]["parameterType"] if name in inputs else ""
-            if kind and not isinstance(value, types[kind]):
-                raise Refused(400, f"{place}: input parameter {name} requires type {kind.lower()}, but it is not of it")
-        extra = sorted(given.keys() - inputs.keys())
-        if extra:
-            raise Refused(400, f"{place}: parameter(s) provided are not required by pipeline: {', '.join(extra)}")
+        check_parameters("recurring run" if hasattr(job, "trigger") else "new run", inputs, given)
 
     def _recurring(self, method: str, rest: str, query: dict[str, str], body: Any) -> Any:
         state = self.kubeflow
@@ -393,38 +380,6 @@ def _page(items: list[Any], name: str, query: dict[str, str]) -> dict[str, Any]:
     begin, size = int(query.get("page_token") or 0), int(query.get("page_size") or 10)
     more = {"next_page_token": str(begin + size)} if len(items) > begin + size else {}
     return {name: items[begin : begin + size], "total_size": len(items), **more}
-
-
-def check_cron(text: str) -> None:
-    """Refuse what robfig's cron of version 1 does not read."""
-    try:
-        robfig.parse(text)
-    except ValueError as error:
-        place = "Failed to create a recurring run due to conversion error: Invalid input error"
-        form = "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)"
-        raise Refused(400, f"{place}: {form}. Error: {error}") from None
-
-
-def check_name(text: str) -> None:
-    """Refuse a recurring run whose name leaves no name for its Kubernetes object."""
-    left = re.sub(r"[^a-z0-9-]+", "", text.lower())[:25] or "job-"
-    if not re.match(r"[a-z0-9]", left):
-        what = f'ScheduledWorkflow.kubeflow.org "{left}x2x4z" is invalid: metadata.name: Invalid value: "{left}x2x4z"'
-        raise Refused(500, f"Internal error: {what}: a lowercase RFC 1123 subdomain must start with a letter or digit")
-
-
-def too_long(job: Any) -> str:
-    """The column of a run or recurring run that its table does not hold; empty if it holds all."""
-    trigger = getattr(job, "trigger", None)
-    texts = {"DisplayName": job.display_name, "Description": job.description}
-    texts["Schedule"] = trigger.cron_schedule.cron if trigger else ""
-    return next((column for column, text in texts.items() if len(text or "") > 255), "")
-
-
-def store_error(kind: str, job: Any) -> str:
-    """What the database says of a text that is too long."""
-    column = f"Error 1406 (22001): Data too long for column '{too_long(job)}' at row 1"
-    return f"InternalServerError: Failed to store {kind} {job.display_name} to table: {column}"
 
 
 def parse_package(text: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,7 +7,7 @@ from cronsim import CronSim
 
 from components.core.errors import InputError
 from pipelines import cron
-from tests import kubeflow, robfig
+from tests import kubeflow_rules, robfig
 
 WINTER, SUMMER = datetime(2026, 1, 7, 12, tzinfo=UTC), datetime(2026, 7, 1, 12, tzinfo=UTC)
 
@@ -32,7 +32,7 @@ WINTER, SUMMER = datetime(2026, 1, 7, 12, tzinfo=UTC), datetime(2026, 7, 1, 12, 
 def test_five_fields_become_six(given: str, wanted: str) -> None:
     """An expression is written as Kubeflow takes it: six fields, seconds first, Sunday as 0."""
     assert cron.six_fields(given) == wanted
-    kubeflow.check_cron(wanted)
+    kubeflow_rules.check_cron(wanted)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 
 from components.core.errors import StepError
 from pipelines import kubeflow
-from tests.kubeflow import Kubeflow, Refused, check_cron, check_name, model_of, recorded
+from tests.kubeflow import Kubeflow, model_of, recorded
+from tests.kubeflow_rules import Refused, check_cron, check_name
 from tests.pipelines.command import call
 
 

@@ -13,6 +13,7 @@ from pipelines import kubeflow as client_side
 from pipelines import submit
 from tests import kubeflow
 from tests.kubeflow import Kubeflow, script, task
+from tests.kubeflow_rules import Refused
 from tests.pipelines.command import Answer, call, is_one_sentence
 
 START = datetime(2026, 3, 2, 2, tzinfo=UTC)
@@ -337,9 +338,9 @@ def test_a_name_that_is_too_long_is_said_first(arguments: tuple[str, ...], submi
 
 def test_an_unknown_field_is_refused() -> None:
     """The server of these tests refuses what the real one does not know."""
-    with pytest.raises(kubeflow.Refused, match="runtime_confg"):
+    with pytest.raises(Refused, match="runtime_confg"):
         kubeflow.read({"display_name": "x", "runtime_confg": {}}, "V2beta1Run")
-    with pytest.raises(kubeflow.Refused, match="crom"):
+    with pytest.raises(Refused, match="crom"):
         kubeflow.read({"trigger": {"cron_schedule": {"crom": "* * * * * *"}}}, "V2beta1RecurringRun")
 
 
