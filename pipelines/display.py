@@ -35,7 +35,7 @@ class StepState:
         """Take one event of the run's folder over."""
         kind = event["event"]
         if kind == "started":
-            self.state, self.started = "running", event["time"]
+            self.state, self.started, self.ended = "running", event["time"], 0.0
         elif kind == "progress":
             self.done, self.total, self.text = event["done"], event["total"], event["text"]
         elif kind in ("finished", "failed"):

@@ -68,7 +68,8 @@ class Progress:
             return
         over = states <= {"finished", "failed"}
         state = "failed" if over and "failed" in states else "finished" if over else "started"
-        if step not in self._told:
+        again = not over and self._told.get(step, "started") != "started"  # a branch, or one more worker
+        if step not in self._told or again:
             yield {"step": step, "event": "started", "time": min(part.begin for part in parts)}
         if over and self._told.get(step) != state:
             yield {"step": step, "event": state, "time": max(part.end for part in parts)}

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import kfp_server_api as api
 import pytest
 
 from pipelines import progress, submit
@@ -215,35 +216,37 @@ def test_a_driver_that_does_not_begin_is_reported() -> None:
 
 
 def test_a_branch_that_is_started_again_is_one_step() -> None:
-    """Where Argo starts a branch again as a whole, its step goes on with the attempts of the new branch."""
-    paths = {
-        "wf": ["wf.branch"],
-        "wf.branch": ["wf.branch(0)", "wf.branch(1)"],
-        "wf.branch(0)": ["wf.branch(0).search"],
-        "wf.branch(1)": ["wf.branch(1).search"],
-    }
-    tasks = [_task(path, children) for path, children in paths.items()]
-    for number, state in enumerate(("FAILED", "SUCCEEDED")):
-        root = f"wf.branch({number}).search"
-        tasks += [
-            _task(root, [f"{root}(0)"], number, state),
-            _task(f"{root}(0)", [f"{root}(0).executor"], number, state),
-        ]
-        executor = f"{root}(0).executor"
-        tasks += [_task(executor, [f"{executor}(0)"], number, state), _task(f"{executor}(0)", [], number, state)]
+    """Where Argo starts a branch again as a whole, its step is started again, with the attempts of both branches."""
+    shown = progress.Progress(STEPS)
+    seen = []
+    for states in (("RUNNING",), ("FAILED",), ("FAILED", "RUNNING"), ("FAILED", "SUCCEEDED")):
+        tasks = _branches(states)
+        run = api.V2beta1Run(state="RUNNING", run_details=api.V2beta1RunDetails(task_details=tasks))
+        seen.append([event.get("text") or event["event"] for event in shown.events(run)])
+    assert seen == [["started"], ["failed"], ["started", "started again (attempt 2)"], ["finished"]]
     [[part]] = [list(group.values()) for group in progress._parts(tasks, STEPS).values()]
     assert (part.state, part.attempts, part.end - part.begin) == ("finished", 2, 5.0)
 
 
+def _branches(states: tuple[str, ...]) -> list[Any]:
+    """The tasks of a branch that was started once for each of these states, each time with one step in it."""
+    tries = [f"wf.branch({number})" for number in range(len(states))]
+    tasks = [_task("wf", ["wf.branch"]), _task("wf.branch", tries)]
+    for number, (root, state) in enumerate(zip(tries, states, strict=True)):
+        step, executor = f"{root}.search", f"{root}.search(0).executor"
+        chain = [root, step, f"{step}(0)", executor, f"{executor}(0)"]
+        for path, child in zip(chain, [*chain[1:], ""], strict=True):
+            tasks.append(_task(path, [child] if child else [], number, state))
+    return tasks
+
+
 def _task(path: str, children: list[str], after: int = 0, state: str = "RUNNING") -> Any:
     """A task as the API tells of it: by its last name, with Argo's ids of its children."""
-    from kfp_server_api import PipelineTaskDetailChildTask, V2beta1PipelineTaskDetail
-
     begin = datetime(2026, 11, 29, 12, after, tzinfo=UTC)
-    return V2beta1PipelineTaskDetail(
+    return api.V2beta1PipelineTaskDetail(
         display_name=path.rpartition(".")[2],
         state=state,
         start_time=begin,
         end_time=begin + timedelta(seconds=5) if state != "RUNNING" else None,
-        child_tasks=[PipelineTaskDetailChildTask(pod_name=f"wf-{progress._hashed(one)}") for one in children],
+        child_tasks=[api.PipelineTaskDetailChildTask(pod_name=f"wf-{progress._hashed(one)}") for one in children],
     )
