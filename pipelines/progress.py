@@ -50,7 +50,8 @@ class Progress:
 
     def events(self, run: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - kfp_server_api's run
         """What has happened since the last call, as the display takes it."""
-        tasks = [task for task in (run.run_details and run.run_details.task_details) or [] if task.display_name]
+        listed = (run.run_details and run.run_details.task_details) or []
+        tasks = [task for task in listed if task.display_name and task.start_time]
         found: list[dict[str, Any]] = []
         parts = _parts(tasks, self.steps)
         for step, group in parts.items():
@@ -106,7 +107,7 @@ class Progress:
             if step and failed and step not in begun and (step, "driver") not in self._noted:
                 self._noted.add((step, "driver"))
                 text = f"did not begin: Kubeflow's driver for it failed; its log says why ({task.display_name})"
-                yield _note(step, text, task.end_time.timestamp())
+                yield _note(step, text, (task.end_time or task.start_time).timestamp())
 
 
 def _note(step: str, text: str, at: float) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _parts(tasks: list[Any], steps: Sequence[str]) -> dict[str, dict[str, Part]]
     latest: dict[str, dict[str, Any]] = {}
     for number, task in enumerate(tasks):
         step = _step(task.display_name, steps)
-        if not step or not task.start_time or task.state in (None, "SKIPPED"):  # None: left out after a failure
+        if not step or task.state in (None, "SKIPPED"):  # None: left out after a failure
             continue
         key = _own_path(task, paths) or f"{step} {number}"
         group = latest.setdefault(step, {})
