@@ -1,7 +1,8 @@
 """Cron expressions: those that users write, those that Kubeflow takes, and when they are due.
 
 Kubeflow takes six fields, seconds first, and reads all of them in one time zone, that of its controller
-(`CRON_SCHEDULE_TIMEZONE`, UTC unless set); it knows no `CRON_TZ=`.
+(`CRON_SCHEDULE_TIMEZONE`, UTC unless set); it knows no `CRON_TZ=`. It takes five fields too, but for seconds, minutes,
+hours, days and months, so what cron calls five fields is never sent as it is.
 """
 
 import re
@@ -13,6 +14,15 @@ from cronsim import CronSim, CronSimError
 from components.core.errors import InputError
 
 DAY = 24 * 60  # minutes
+NAMED = {
+    "@YEARLY": "0 0 0 1 1 *",
+    "@ANNUALLY": "0 0 0 1 1 *",
+    "@MONTHLY": "0 0 0 1 * *",
+    "@WEEKLY": "0 0 0 * * 0",
+    "@DAILY": "0 0 0 * * *",
+    "@MIDNIGHT": "0 0 0 * * *",
+    "@HOURLY": "0 0 * * * *",
+}
 
 
 def zone(name: str) -> ZoneInfo:
@@ -33,7 +43,9 @@ def six_fields(text: str) -> str:
     Raises:
         InputError: It is no such expression, or never due.
     """
-    fields = text.upper().replace("?", "*").split()
+    if re.match(r"\s*(CRON_)?TZ=", text, re.IGNORECASE):
+        raise InputError(f"Kubeflow takes no time zone in {text!r}.", "Give it by --time-zone.")
+    fields = NAMED.get(text.strip().upper(), text).upper().replace("?", "*").split()
     fields = ["0", *fields] if len(fields) == 5 else fields  # noqa: PLR2004 - cron's own form
     expression = " ".join(fields)
     try:
@@ -41,10 +53,12 @@ def six_fields(text: str) -> str:
         next(found)
     except (CronSimError, StopIteration) as error:
         reason = str(error).lower() or "it is never due"
-        raise InputError(f"The cron expression {text!r} is wrong: {reason}.", "Give one like '0 2 * * 1'.") from None
+        hint = "Give one like '0 2 * * 1', or @weekly."
+        raise InputError(f"The cron expression {text!r} is wrong: {reason}.", hint) from None
     if re.search(r"[#]|L\b|LW", " ".join((fields[3], fields[5]))):
         raise InputError(f"Kubeflow does not know the 'L' and '#' of {text!r}.", "Give days by number or name.")
-    if "7" in fields[5]:  # Sunday too, which Kubeflow knows as 0 only
+    # 7 is Sunday too, which Kubeflow knows as 0 only; its week ends on Saturday, so 1/2 would leave Sunday out
+    if "7" in fields[5] or ("/" in fields[5] and "*" not in fields[5]):
         fields[5] = _listed({int(day) % 7 for day in found.weekdays if isinstance(day, int)})
     return " ".join(fields)
 

@@ -34,7 +34,7 @@ class StepState:
         """Take one event of the run's folder over."""
         kind = event["event"]
         if kind == "started":
-            self.state, self.started = "running", event["time"]
+            self.state, self.started, self.ended = "running", event["time"], 0.0
         elif kind == "progress":
             self.done, self.total, self.text = event["done"], event["total"], event["text"]
         elif kind in ("finished", "failed"):
@@ -54,12 +54,13 @@ class Display:
 
     def take(self, event: dict[str, Any]) -> None:
         """Take an event over, and print it where there is no terminal."""
-        step = self.steps.setdefault(event["step"], StepState())
-        step.apply(event)
-        if event["event"] == "note":  # above the table of steps, on a terminal
+        if event["event"] == "note":  # above the table of steps, on a terminal; it may be about no step
             text = f"{event['step']:<13} {event['text']}"
             self._console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
-        elif not self._console.is_terminal:
+            return
+        step = self.steps.setdefault(event["step"], StepState())
+        step.apply(event)
+        if not self._console.is_terminal:
             self._print(event, step)
 
     def running(self) -> dict[str, float]:

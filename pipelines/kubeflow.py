@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from components.core import endings
 from components.core.errors import InputError, StepError
 
 if TYPE_CHECKING:
@@ -29,13 +31,24 @@ NamespaceOption = Annotated[
 ]
 TIMEOUT = (10, 30)  # seconds to connect, and to answer
 PAGE = 100
+HEALTH = "/apis/v2beta1/healthz"
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
+TERMINATED = "TERMINATED"  # no word of Kubeflow's, which says FAILED
+OLDEST = (2, 17, 0)  # server that all of this was seen to work with
 _MEND = {
     401: "Give a valid token in KFP_EXISTING_TOKEN.",
     403: "Ask for the right to do this, or give another --namespace.",
     404: "Look at --host and --namespace.",
     409: "Someone else changed it meanwhile: try again.",
 }
+
+
+class RefusalError(StepError):
+    """What Kubeflow refused for another reason than the caller's token or rights, with its HTTP status."""
+
+    def __init__(self, sentence: str, mend: str, status: int) -> None:
+        super().__init__(sentence, mend)
+        self.status = status
 
 
 def connect(host: str, namespace: str) -> Any:  # noqa: ANN401 - kfp is untyped
@@ -50,24 +63,54 @@ def connect(host: str, namespace: str) -> Any:  # noqa: ANN401 - kfp is untyped
     if host and not host.startswith(("http://", "https://")):
         raise InputError(f"{host!r} is no address of Kubeflow.", "Give --host https://….")
     from kfp import Client
+    from kfp_server_api import V2beta1GetHealthzResponse
 
     where = f"at {host}" if host else "of this cluster"
 
     class Connected(Client):  # type: ignore[misc]  # kfp is untyped
         """kfp's client without its five tries of five seconds to reach a server that refuses."""
 
+        version = ""
+
         def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:  # noqa: ANN401, ARG002 - kfp's signature
-            return self._healthz_api.healthz_service_get_healthz(_request_timeout=TIMEOUT)
+            api = _hasty(self._healthz_api.api_client)
+            how = {"auth_settings": ["Bearer"], "_return_http_data_only": True, "_request_timeout": TIMEOUT}
+            answer = api.call_api(HEALTH, "GET", response_type="object", **how)  # the method for it drops the version
+            facts = answer if isinstance(answer, dict) else {}  # a login page is none
+            self.version = str(facts.get("tag_name") or "")
+            return V2beta1GetHealthzResponse(multi_user=facts.get("multi_user"))
 
     with said(where), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")  # which servers this client is for
         token = os.environ.get("KFP_EXISTING_TOKEN")
         client = Connected(host=host or None, namespace=namespace or "kubeflow", existing_token=token)
         client.where = where
-        api = client._run_api.api_client  # noqa: SLF001 - kfp gives no way to set a timeout
+        api = _hasty(client._run_api.api_client)  # noqa: SLF001 - kfp gives no way to set a timeout
         api.request = functools.partial(_request, api.request)
-        api.rest_client.pool_manager.connection_pool_kw["retries"] = 1  # three more would take minutes
         return client
+
+
+def _hasty(api: Any) -> Any:  # noqa: ANN401 - kfp_server_api's client
+    """The client with one more try instead of three, which would take minutes."""
+    api.rest_client.pool_manager.connection_pool_kw["retries"] = 1
+    return api
+
+
+def server_version(client: Any) -> str:  # noqa: ANN401 - as above
+    """The tag that the server was built from; empty, `unknown` or a branch where it is no release."""
+    if not client.version:  # connecting asks only where this machine's settings name no namespace
+        call(client, "get_kfp_healthz")
+    return str(client.version)
+
+
+def too_old(client: Any) -> str:  # noqa: ANN401 - as above
+    """A warning about a server older than `OLDEST`; empty where it is not, or does not say."""
+    version = server_version(client)
+    found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
+    if not found or tuple(map(int, found.groups())) >= OLDEST:
+        return ""
+    oldest = ".".join(map(str, OLDEST))
+    return f"Kubeflow {client.where} is version {version}; Thawline is known to work with {oldest} and newer."
 
 
 def _request(send: Callable[..., Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - kfp_server_api's
@@ -79,7 +122,7 @@ def _request(send: Callable[..., Any], *arguments: Any, **options: Any) -> Any: 
 def said(where: str) -> Iterator[None]:
     """Say what a server refused, or that it was not reached, in one sentence."""
     from kfp_server_api import ApiException
-    from urllib3.exceptions import HTTPError, MaxRetryError
+    from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError
     from urllib3.exceptions import TimeoutError as TooSlow
 
     try:
@@ -90,11 +133,12 @@ def said(where: str) -> Iterator[None]:
         if error.status in (401, 403):
             raise InputError(sentence, _MEND[error.status]) from None
         mend = _MEND.get(error.status, "Look at the log of its ml-pipeline, and try again.")
-        raise StepError(sentence, mend) from None
+        raise RefusalError(sentence, mend, error.status) from None
     except HTTPError as error:
         cause = error.reason if isinstance(error, MaxRetryError) else error
-        if isinstance(cause, TooSlow):
-            raise StepError(f"Kubeflow {where} did not answer within {TIMEOUT[1]} s.", "Try again.") from None
+        if isinstance(cause, TooSlow) and not isinstance(cause, NewConnectionError):  # a refused one is one of these
+            seconds = TIMEOUT[0 if isinstance(cause, ConnectTimeoutError) else 1]
+            raise StepError(f"Kubeflow {where} did not answer within {seconds} s.", "Try again.") from None
         raise StepError(f"Kubeflow {where} can't be reached.", "Look at --host, and whether it is up.") from None
 
 
@@ -181,6 +225,13 @@ def _create_pipeline(client: Any, name: str, namespace: str) -> str:  # noqa: AN
 def experiment(client: Any, name: str, namespace: str) -> str:  # noqa: ANN401 - as above
     """The id of an experiment in Kubeflow, made on demand."""
     return str(call(client, "create_experiment", name=name, namespace=namespace or None).experiment_id)
+
+
+def word_of(run: Any) -> str:  # noqa: ANN401 - kfp_server_api's run
+    """Kubeflow's word on a run, but `TERMINATED` where somebody ended it, which Kubeflow calls FAILED too."""
+    state = str(run.state or "PENDING")
+    canceled = state == "CANCELED" or any(entry.state == "CANCELING" for entry in run.state_history or [])
+    return TERMINATED if state in endings.BROKEN and canceled else state
 
 
 def page_of(client: Any, kind: str, identity: str) -> str:  # noqa: ANN401 - as above

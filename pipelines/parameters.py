@@ -1,12 +1,13 @@
 """What the DAG is given on a cluster: the settings and the pods' options, checked against each other."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from components.core import deadlines
 from components.core.errors import InputError
 from components.core.settings import Settings
-from pipelines.cluster import HOME, STORAGE, Cluster
+from pipelines.cluster import FINE_TUNING, HOME, SEARCHING_IN_PODS, STORAGE, Cluster
 
 
 def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, Any]:
@@ -42,6 +43,11 @@ def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, A
         return {"source": source, "settings": settings.to_json(), "run_key": ""}
     settings = settings.model_copy(update={"search_workers": 1})
     return {"source": source, "settings": settings.to_json(), "run_key": "", "search_workers": list(range(workers))}
+
+
+def dag_of(given: Mapping[str, Any]) -> str:
+    """The DAG that takes these parameters, as `compile_dag` names it."""
+    return SEARCHING_IN_PODS if "search_workers" in given else FINE_TUNING
 
 
 def _check_timeouts(settings: Settings, cluster: Cluster) -> None:

@@ -9,14 +9,15 @@ they have ended.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipelines import cron
-from pipelines.kubeflow import ENDED, call, delete_recurring_run, equals, every
+from components.core.errors import StepError
+from pipelines import cron, limits
+from pipelines.kubeflow import ENDED, RefusalError, call, delete_recurring_run, equals, every
 
-MARK = "thawline-schedule "  # before the facts in a recurring run's description
+PARAMETER = "schedule"  # of the DAG; no step reads it, and Kubeflow keeps 255 characters of a description
 EARLIER = 5  # former recurring runs of a schedule that are remembered for their last run
 CLOCKS = timedelta(hours=3)  # more than clocks are ever put back or forward
 RECENT = 20  # runs of a recurring run that are looked at; at most one at a time is in progress
@@ -25,7 +26,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a recurring run's description says of its schedule; Kubeflow keeps it as it was made."""
+    """What a recurring run's parameter says of its schedule; Kubeflow keeps it as it was made."""
 
     name: str
     cron: str  # five or six fields, as they were given, in `time_zone`
@@ -39,9 +40,13 @@ class Facts:
     catch_up: bool = False
     earlier: tuple[str, ...] = field(default=())  # ids of those before, newest first
 
+    def title(self) -> str:
+        """The recurring run's name."""
+        return f"{self.name} r{self.revision}"
+
     def sentence(self) -> str:
         """For Kubeflow's page."""
-        return f"Thawline trains from {self.source}: {self.cron} in {self.time_zone}."
+        return limits.cut(f"Thawline trains by {self.cron} in {self.time_zone} from {self.source}")
 
 
 @dataclass(frozen=True)
@@ -67,23 +72,37 @@ class Schedule:
 
 def read(recurring: Any) -> Schedule | None:  # noqa: ANN401 - kfp_server_api's
     """A recurring run as a schedule; None if it is not one of Thawline's."""
-    _, mark, text = (recurring.description or "").rpartition(MARK)
-    if not mark:
+    config = recurring.runtime_config
+    parameters = dict((config and config.parameters) or {})
+    facts = _facts(parameters.pop(PARAMETER, None))
+    if facts is None:
         return None
-    facts = json.loads(text)
     reference = recurring.pipeline_version_reference
     return Schedule(
         id=str(recurring.recurring_run_id),
-        facts=Facts(**{**facts, "earlier": tuple(facts["earlier"])}),
+        facts=facts,
         enabled=recurring.mode == "ENABLE",
         cluster_cron=str(recurring.trigger.cron_schedule.cron),
         begin=recurring.trigger.cron_schedule.start_time,
         experiment_id=str(recurring.experiment_id),
         pipeline_id=str(reference.pipeline_id),
         version_id=str(reference.pipeline_version_id),
-        parameters=dict(recurring.runtime_config.parameters or {}),
+        parameters=parameters,
         service_account=str(recurring.service_account or ""),
     )
+
+
+def _facts(text: Any) -> Facts | None:  # noqa: ANN401 - the value of any pipeline's parameter of that name
+    """What the parameter says; None where it is not ours."""
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        return None
+    known = {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(Facts)}
+    if not isinstance(found, dict) or {name for name, needed in known.items() if needed} - found.keys():
+        return None
+    kept = {name: value for name, value in found.items() if name in known}  # a newer Thawline may say more
+    return Facts(**{**kept, "earlier": tuple(kept.get("earlier", ()))})
 
 
 def held(client: Any, namespace: str) -> dict[str, list[Schedule]]:  # noqa: ANN401 - kfp is untyped
@@ -96,42 +115,62 @@ def held(client: Any, namespace: str) -> dict[str, list[Schedule]]:  # noqa: ANN
 
 
 def create(client: Any, schedule: Schedule, *, enabled: bool) -> None:  # noqa: ANN401 - as above
-    """Make the recurring run that `schedule` describes; its id is Kubeflow's to give."""
+    """Make the recurring run that `schedule` describes; its id is Kubeflow's to give.
+
+    Raises:
+        StepError: Kubeflow refused it, which may have left something behind that fires.
+    """
     facts = schedule.facts
-    call(
-        client,
-        "create_recurring_run",
-        experiment_id=schedule.experiment_id,
-        job_name=f"{facts.name} r{facts.revision}",
-        description=f"{facts.sentence()}\n{MARK}{json.dumps(asdict(facts), sort_keys=True)}",
-        cron_expression=schedule.cluster_cron,
-        start_time=schedule.begin.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        max_concurrency=1,
-        no_catchup=not facts.catch_up,
-        params=dict(schedule.parameters),
-        pipeline_id=schedule.pipeline_id,
-        version_id=schedule.version_id,
-        enabled=enabled,
-        service_account=schedule.service_account or None,
-    )
+    try:
+        call(
+            client,
+            "create_recurring_run",
+            experiment_id=schedule.experiment_id,
+            job_name=facts.title(),
+            description=facts.sentence(),
+            cron_expression=schedule.cluster_cron,
+            start_time=schedule.begin.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            max_concurrency=1,
+            no_catchup=not facts.catch_up,
+            params={**schedule.parameters, PARAMETER: json.dumps(asdict(facts), sort_keys=True)},
+            pipeline_id=schedule.pipeline_id,
+            version_id=schedule.version_id,
+            enabled=enabled,
+            service_account=schedule.service_account or None,
+        )
+    except RefusalError as error:
+        if error.status < 500:  # noqa: PLR2004 - a fault of the server
+            raise
+        hint = "It may have begun all the same, in no list: look at `kubectl get scheduledworkflows` in its namespace."
+        raise StepError(error.sentence, hint) from None
 
 
 def succeed(client: Any, namespace: str, old: Schedule, new: Schedule, say: Say) -> Schedule:  # noqa: ANN401 - as above
     """Put `new` in the place of `old`."""
     create(client, _following(old, new), enabled=False)
-    return settle(client, namespace, say)[new.facts.name]
+    found = settle(client, namespace, say)[new.facts.name]
+    for text in waiting(client, namespace, found):
+        say(text)
+    return found
+
+
+def waiting(client: Any, namespace: str, schedule: Schedule) -> list[str]:  # noqa: ANN401 - as above
+    """A sentence for each former revision that a run in progress keeps."""
+    name = schedule.facts.name
+    revisions = [old.facts.revision for old in held(client, namespace).get(name, [])[1:]]
+    return [f"{name}: a run of its former revision {number} is in progress and goes on." for number in revisions]
 
 
 def settle(client: Any, namespace: str, say: Say) -> dict[str, Schedule]:  # noqa: ANN401 - as above
     """Do what changes have left to do, and move what daylight saving has moved; the schedules by name."""
     for group in held(client, namespace).values():
-        _finish(client, namespace, group, say)
+        _finish(client, namespace, group)
     for name, (newest, *_) in held(client, namespace).items():
         later = timed(newest, datetime.now(UTC))
         if newest.enabled and later.cluster_cron != newest.cluster_cron and _same_time(newest, later):
             say(f"{name}: {later.cluster_cron} in {newest.facts.cluster_time_zone} from now on, for the clocks change.")
             create(client, _following(newest, later), enabled=False)
-            _finish(client, namespace, held(client, namespace)[name], say)
+            _finish(client, namespace, held(client, namespace)[name])
     return {name: newest for name, (newest, *_) in held(client, namespace).items()}
 
 
@@ -155,7 +194,7 @@ def _following(old: Schedule, new: Schedule) -> Schedule:
     return replace(new, facts=replace(new.facts, revision=old.facts.revision + 1, earlier=earlier))
 
 
-def _finish(client: Any, namespace: str, group: list[Schedule], say: Say) -> None:  # noqa: ANN401 - as above
+def _finish(client: Any, namespace: str, group: list[Schedule]) -> None:  # noqa: ANN401 - as above
     """Let the newest take the place of all others: at no time are two enabled."""
     newest, *others = group
     for old in others:
@@ -164,9 +203,7 @@ def _finish(client: Any, namespace: str, group: list[Schedule], say: Say) -> Non
     if others and newest.facts.enabled and not newest.enabled:
         call(client, "enable_recurring_run", recurring_run_id=newest.id)
     for old in others:
-        if in_progress(client, namespace, old):
-            say(f"{old.facts.name}: a run of its former revision {old.facts.revision} is in progress and goes on.")
-        else:
+        if not in_progress(client, namespace, old):
             delete_recurring_run(client, old.id)
 
 

@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 
 from components.core.errors import InputError
-from pipelines import cron, recurring
+from pipelines import cron, limits, recurring
 from pipelines.cluster import Cluster, with_cluster
-from pipelines.kubeflow import HostOption, NamespaceOption, connect, delete_recurring_run, experiment, page_of
+from pipelines.kubeflow import HostOption, NamespaceOption, connect, delete_recurring_run, experiment, page_of, word_of
 from pipelines.options import JsonOption, read_config, with_settings
+from pipelines.parameters import dag_of
 from pipelines.recurring import Facts, Schedule
-from pipelines.submit import ConfigOption, plan, publish, tell
+from pipelines.submit import ConfigOption, plan, publish, tell, warn
 from pipelines.tables import table
 
 app = typer.Typer(
@@ -70,12 +71,15 @@ def create(
         catch_up=catch_up,
     )
     draft = _draft(facts)
+    named = experiment_name or str(draft.facts.settings["model"])
+    limits.check(experiment=named)
     console = Console(stderr=True)
     client = connect(host, namespace)
+    warn(client, console)
     if name in recurring.settle(client, namespace, lambda text: tell(console, text)):
         raise InputError(f"There is a schedule {name!r} already.", f"Change it with `thawline schedule change {name}`.")
-    where = experiment(client, experiment_name or draft.facts.settings["model"], namespace)
-    made = replace(_published(client, namespace, draft, console), experiment_id=where)
+    made = _published(client, namespace, draft, console)
+    made = replace(made, experiment_id=experiment(client, named, namespace))
     recurring.create(client, made, enabled=not paused)
     _print(client, namespace, _found(client, namespace, name, console), as_json=as_json)
 
@@ -110,7 +114,10 @@ def show(
 ) -> None:
     """Show a schedule: when, what, with which options, and how its last run ended."""
     console, client = Console(stderr=True), connect(host, namespace)
-    _print(client, namespace, _found(client, namespace, name, console), as_json=as_json)
+    schedule = _found(client, namespace, name, console)
+    for text in recurring.waiting(client, namespace, schedule):
+        tell(console, text)
+    _print(client, namespace, schedule, as_json=as_json)
 
 
 @app.command(epilog="Example: thawline schedule pause weekly")
@@ -156,6 +163,7 @@ def change(
 ) -> None:
     """Change what is given, and take over this version of the DAG; a run in progress goes on as it was."""
     console, client = Console(stderr=True), connect(host, namespace)
+    warn(client, console)
     old = _found(client, namespace, name, console)
     given = {**(read_config(config) if config else {}), **_given(options)}
     facts = replace(
@@ -220,12 +228,14 @@ def _draft(facts: Facts) -> Schedule:
         parameters=planned.parameters,
         service_account=planned.cluster.service_account,
     )
-    return recurring.timed(draft, now)
+    timed = recurring.timed(draft, now)
+    limits.check(recurring_run=facts.title(), cron=timed.cluster_cron)
+    return timed
 
 
 def _published(client: Anything, namespace: str, draft: Schedule, console: Console) -> Schedule:
     """The draft with the ids of its pipeline in Kubeflow, uploaded where it is not there."""
-    ids = publish(client, Cluster.model_validate(draft.facts.pods), namespace, console)
+    ids = publish(client, Cluster.model_validate(draft.facts.pods), namespace, console, dag_of(draft.parameters))
     return replace(draft, pipeline_id=ids["pipeline_id"], version_id=ids["version_id"])
 
 
@@ -262,7 +272,7 @@ def _described(client: Anything, namespace: str, schedule: Schedule) -> dict[str
 def _run(client: Anything, run: Anything) -> dict[str, str]:
     ended = run.finished_at.isoformat() if run.finished_at and run.finished_at.year > 1970 else ""  # noqa: PLR2004 - Go's zero time
     return {
-        "state": str(run.state or "pending").lower(),
+        "state": word_of(run).lower(),
         "started": run.created_at.isoformat() if run.created_at else "",
         "finished": ended,
         "kubeflow": page_of(client, "runs", run.run_id),

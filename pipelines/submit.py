@@ -1,6 +1,7 @@
 """`thawline submit`: run the DAG on Kubeflow, and wait for it."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -15,15 +16,29 @@ from rich.console import Console
 from components.core import runs
 from components.core.errors import ExpectedError, InputError, StepError
 from components.core.settings import Settings
-from pipelines.cluster import STEPS, Cluster, compile_dag, merge_cluster, with_cluster
-from pipelines.kubeflow import ENDED, HostOption, NamespaceOption, call, connect, experiment, page_of, upload
+from pipelines import limits
+from pipelines.cluster import FINE_TUNING, SEARCHING_IN_PODS, Cluster, compile_dag, merge_cluster, with_cluster
+from pipelines.ended import result_of
+from pipelines.kubeflow import (
+    ENDED,
+    HostOption,
+    NamespaceOption,
+    call,
+    connect,
+    experiment,
+    page_of,
+    too_old,
+    upload,
+)
 from pipelines.options import JsonOption, merge, model_name, read_config, use_home, with_settings
-from pipelines.parameters import parameters
+from pipelines.parameters import dag_of, parameters
+from pipelines.progress import Progress
 
 app = typer.Typer()
 PIPELINE = "thawline"  # its name in Kubeflow; each change of the DAG or of its pods is a version
 POLL = 5.0  # seconds between two looks at a run
 PATIENCE = 60  # looks in a row without an answer after which waiting ends
+GOES_ON = "The run goes on:"
 ExperimentOption = Annotated[str, typer.Option(help="Experiment in Kubeflow; the model's name if not given.")]
 ResultOption = Annotated[
     str | None,
@@ -34,6 +49,10 @@ ResultOption = Annotated[
     ),
 ]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")]
+
+
+class GoesOnError(StepError):
+    """Waiting has ended before the run."""
 
 
 class Plan(NamedTuple):
@@ -61,7 +80,7 @@ def publish(
     cluster: Cluster,
     namespace: str,
     console: Console,
-    dag: str = "fine_tuning",
+    dag: str = FINE_TUNING,
 ) -> dict[str, str]:
     """Compile a DAG and upload it unless Kubeflow has this version; its ids, as kfp's methods take them."""
     if "MLFLOW_TRACKING_URI" not in cluster.names():
@@ -70,7 +89,7 @@ def publish(
             "The pods are given no MLFLOW_TRACKING_URI: they need Kubeflow's MLflow plugin, "
             "or --env MLFLOW_TRACKING_URI=http://….",
         )
-    name = PIPELINE if dag == "fine_tuning" else f"{PIPELINE}-{dag}"
+    name = PIPELINE if dag in (FINE_TUNING, SEARCHING_IN_PODS) else f"{PIPELINE}-{dag}"
     compiled = compile_dag(cluster, dag)
     pipeline, version, new = upload(client, name, namespace, compiled)
     tell(console, f"Pipeline    {name}-{compiled.digest[:16]}, {'uploaded' if new else 'as before'}")
@@ -90,6 +109,9 @@ def submit(
     namespace: NamespaceOption = "",
     experiment_name: Annotated[str, typer.Option("--experiment", help="In Kubeflow; if not given the model's.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Show the steps, and end as the run does.")] = False,
+    wait_minutes: Annotated[
+        float, typer.Option(min=0, help="With --wait: end the waiting, not the run, after so long; 0: no limit.")
+    ] = 0.0,
     tracking_uri: ResultOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -97,38 +119,58 @@ def submit(
 ) -> None:
     """Run the whole pipeline on Kubeflow; uploads it first if it has changed."""
     console = Console(stderr=True)
+    facts: dict[str, Any] = {}
+    result, kind = {**runs.NOTHING, "status": "submitted", "mlflow": ""}, ""
     try:
         planned = plan(source, options, config)
+        named = _named(planned.settings.model, experiment_name)
         if wait:
             _open_tracking(tracking_uri)
+        elif wait_minutes:
+            raise InputError("--wait-minutes says how long to wait, but nothing is waited for.", "Give --wait too.")
         client = connect(host, namespace)
-        ids = publish(client, planned.cluster, namespace, console)
-        run = call(
-            client,
-            "run_pipeline",
-            experiment_id=experiment(client, experiment_name or planned.settings.model, namespace),
-            job_name=f"{planned.settings.model} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
-            params=planned.parameters,
-            service_account=planned.cluster.service_account or None,
-            **ids,
-        )
-        run_key = str(run.run_id)  # what its steps go by, and those of a clone by the clone's
-        link = page_of(client, "runs", run_key)
-        tell(console, f"Run         {link}")
-        state = watch(client, run_key, link, console) if wait else ""
-        result, kind = _outcome(planned.settings.model, run_key, state)
+        warn(client, console)
+        ids = publish(client, planned.cluster, namespace, console, dag_of(planned.parameters))
+        run_key = _start(client, planned, namespace, named, ids)
+        facts = {"run_key": run_key, "kubeflow_run_id": run_key, "kubeflow": page_of(client, "runs", run_key), **ids}
+        tell(console, f"Run         {facts['kubeflow']}")
+        result["model"] = planned.settings.model
+        if wait:
+            watched = (client, run_key, facts["kubeflow"], console, steps_of(planned.parameters))
+            run = follow(*watched, namespace=namespace, minutes=wait_minutes)
+            result, kind = result_of(planned.settings.model, run_key, run)
     except ExpectedError as error:
         if as_json:
-            model = str(options.get("model") or model_name(source))
-            sys.stdout.write(json.dumps({**runs.NOTHING, "reason": str(error), "model": model}) + "\n")
+            status = "running" if isinstance(error, GoesOnError) else "failed"
+            known = {"status": status, "reason": str(error), "model": str(options.get("model") or model_name(source))}
+            sys.stdout.write(json.dumps({**runs.NOTHING, **known, **facts}) + "\n")
         raise
-    facts = {"run_key": run_key, "kubeflow_run_id": run_key, "kubeflow": link, "mlflow": _page(result)}
-    if as_json:
-        sys.stdout.write(json.dumps({**result, **facts, **ids}) + "\n")
-    elif result["status"] != "failed":
-        _print(console, {**result, **facts})
-    if result["status"] == "failed":
-        raise (InputError if kind == "input" else StepError)(result["reason"], f"See {facts['mlflow'] or link} .")
+    _report(console, {**result, **facts}, kind, as_json=as_json)
+
+
+def _named(model: str, experiment_name: str) -> tuple[str, str]:
+    """The names of the experiment and of the run.
+
+    Raises:
+        InputError: Kubeflow keeps no such long one.
+    """
+    named = experiment_name or model, f"{model} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+    limits.check(experiment=named[0], run=named[1])
+    return named
+
+
+def _start(client: Any, planned: Plan, namespace: str, named: tuple[str, str], ids: dict[str, str]) -> str:  # noqa: ANN401 - as above
+    """Start a run of an uploaded version; its id, which its steps go by, and those of a clone by the clone's."""
+    run = call(
+        client,
+        "run_pipeline",
+        experiment_id=experiment(client, named[0], namespace),
+        job_name=named[1],
+        params=planned.parameters,
+        service_account=planned.cluster.service_account or None,
+        **ids,
+    )
+    return str(run.run_id)
 
 
 def _open_tracking(tracking_uri: str | None) -> None:
@@ -144,112 +186,87 @@ def _open_tracking(tracking_uri: str | None) -> None:
         tracking.open_store()
 
 
+def warn(client: Any, console: Console) -> None:  # noqa: ANN401 - as above
+    """A line about a server that is older than what Thawline is known to work with."""
+    text = too_old(client)
+    if text:
+        tell(console, text)
+
+
 def tell(console: Console, text: str) -> None:
     """A line for the reader, unbroken."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def watch(client: Any, run_id: str, link: str, console: Console, steps: Sequence[str] = STEPS) -> str:  # noqa: ANN401 - as above
-    """Show the steps until the run has ended; its state."""
+def steps_of(given: dict[str, Any]) -> list[str]:
+    """The steps that a run with these parameters shows: one pod that searches also selects the trial."""
     from pipelines import display
 
-    failures = 0
-    told: dict[str, str] = {}
+    return [step for step in display.STEPS if step != "select_trial" or dag_of(given) == SEARCHING_IN_PODS]
+
+
+def follow(
+    client: Any,  # noqa: ANN401 - as above
+    run_id: str,
+    link: str,
+    console: Console,
+    steps: Sequence[str],
+    *,
+    namespace: str = "",
+    minutes: float = 0.0,
+) -> Any:  # noqa: ANN401 - kfp_server_api's run
+    """Show the steps until the run has ended; what Kubeflow says of it then.
+
+    Raises:
+        GoesOnError: Waiting was interrupted, or took `minutes`; 0: no limit.
+        StepError: Kubeflow does not answer any more.
+    """
+    from pipelines import display
+
+    pods = f"pods -l pipeline/runid={run_id},workflows.argoproj.io/completed=false"
+    progress = Progress(steps, f"kubectl -n {namespace or 'kubeflow'} describe {pods}")
+    failures, end = 0, time.monotonic() + 60 * minutes if minutes else math.inf
     try:
-        with display.shown(console, display.STEPS if steps is STEPS else steps) as shown:
+        with display.shown(console, steps) as shown:
             while True:
                 try:
                     run = call(client, "get_run", run_id=run_id)
                     failures = 0
-                except StepError:
+                    for event in progress.events(run):
+                        shown.take(event)
+                    if run.state in ENDED:
+                        return run
+                except StepError as error:
                     failures += 1
                     if failures >= PATIENCE:
-                        raise
-                    time.sleep(POLL)
-                    continue
-                for event in events(run, told, steps):
-                    shown.take(event)
-                if run.state in ENDED:
-                    return str(run.state)
-                time.sleep(POLL)
+                        raise StepError(error.sentence, f"{error.mend} {GOES_ON} {link}") from None
+                if time.monotonic() >= end:
+                    raise GoesOnError(f"The run has not ended within {minutes:g} minutes.", f"{GOES_ON} {link}")
+                time.sleep(max(0.0, min(POLL, end - time.monotonic())))
     except KeyboardInterrupt:
-        raise StepError("Waiting was interrupted.", f"The run goes on: {link}") from None
+        raise GoesOnError("Waiting was interrupted.", f"{GOES_ON} {link}") from None
 
 
-def events(run: Any, told: dict[str, str], steps: Sequence[str] = STEPS) -> list[dict[str, Any]]:  # noqa: ANN401 - kfp_server_api's run
-    """What has happened to the steps since `told`, which keeps the last state of each, as the display takes it.
+def watch(client: Any, run_id: str, link: str, console: Console, steps: Sequence[str]) -> str:  # noqa: ANN401 - as above
+    """Show the steps until the run has ended; its state."""
+    return str(follow(client, run_id, link, console, steps).state)
 
-    A step may stand for several tasks: one for each search worker, and for each branch of the DAG.
+
+def _report(console: Console, result: dict[str, Any], kind: str, *, as_json: bool) -> None:
+    """Print the result; a bad one ends the command with its reason.
+
+    Raises:
+        InputError: The input is at fault.
+        StepError: The run failed otherwise, or was terminated.
     """
-    tasks: dict[str, list[Any]] = {}
-    for task in (run.run_details and run.run_details.task_details) or []:
-        name = _step(str(task.display_name or ""), steps)
-        if name and task.start_time:
-            tasks.setdefault(name, []).append(task)
-    found = []
-    for name, parts in tasks.items():
-        states = {part.state for part in parts}
-        begin = min(part.start_time.timestamp() for part in parts)
-        ends = [part.end_time.timestamp() for part in parts if part.end_time]
-        over = len(ends) == len(parts) and states <= {*ENDED, None}
-        state = "failed" if over and "FAILED" in states else "finished" if over else "started"
-        if over and states == {"SKIPPED"}:
-            continue
-        if name not in told:
-            found.append({"step": name, "event": "started", "time": begin})
-        if over and told.get(name) != state:
-            found.append({"step": name, "event": state, "time": max(ends)})
-        told[name] = state
-    return sorted(found, key=lambda event: float(event["time"]))
-
-
-def _step(display_name: str, steps: Sequence[str]) -> str:
-    """The step that a task of Kubeflow is; empty for drivers, branches and loops."""
-    name = display_name.replace("-", "_")
-    stem, _, number = name.rpartition("_")
-    name = stem if number.isdecimal() and stem in steps else name
-    return name if name in steps else ""
-
-
-def _outcome(model: str, run_key: str, state: str) -> tuple[dict[str, Any], str]:
-    """The run's result, as `thawline run` gives it, and the kind of its error.
-
-    It is read from MLflow where MLFLOW_TRACKING_URI says here where that is, and it answers; otherwise only Kubeflow's
-    word is known.
-    """
-    if not state:
-        return {**runs.NOTHING, "status": "submitted", "model": model}, ""
-    failed = state != "SUCCEEDED"
-    reason = f"Kubeflow says that the run ended as {state.lower()}."
-    known = {**runs.NOTHING, "status": "failed" if failed else "succeeded", "model": model, "reason": reason}
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        return known, "failure"
-    from components.core import tracking
-
-    try:
-        with tracking.explained():
-            return _recorded(model, run_key, failed=failed)
-    except InputError as error:  # the run has ended, whatever has become of the server meanwhile
-        return {**known, "reason": f"{reason} {error}"}, "failure"
-
-
-def _recorded(model: str, run_key: str, *, failed: bool) -> tuple[dict[str, Any], str]:
-    from components.core import tracking
-    from components.finish import result_of, unmended
-
-    result = result_of(model, run_key, failed=failed)
-    steps = unmended(list(reversed(tracking.find_runs(model, run_key, "step"))))
-    of_input = any(step.data.tags.get(tracking.ERROR, "").startswith("input: ") for step in steps)
-    return result, "input" if of_input else "failure"
-
-
-def _page(result: dict[str, Any]) -> str:
-    """Address of the run's page in MLflow; empty while it is not known."""
-    if not result["mlflow_run_id"]:
-        return ""
-    from components.core import tracking
-
-    return tracking.page(result["mlflow_run_id"])
+    bad = result["status"] in ("failed", "terminated")
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    elif not bad:
+        _print(console, result)
+    if bad:
+        page = result["mlflow"] or result["kubeflow"]
+        raise (InputError if kind == "input" else StepError)(result["reason"], f"See {page} .")
 
 
 def _print(console: Console, result: dict[str, Any]) -> None:

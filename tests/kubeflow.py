@@ -1,7 +1,9 @@
 """A small Kubeflow Pipelines over HTTP: the calls that Thawline makes, with state, and the real API's models.
 
-It refuses what the real one refuses: fields that the API does not know, parameters that the uploaded pipeline does not
-have, a cron expression of another form. Deleting a recurring run ends its runs in progress, as Kubeflow 2.15 does.
+It refuses what Kubeflow 2.17 was seen to refuse, with its status and its words: fields that the API does not know,
+parameters that the uploaded pipeline does not have, a cron expression of another form, texts that its tables do not
+hold. What it leaves behind of a refused recurring run is an orphan, as there. Deleting a recurring run ends its runs in
+progress, as Kubeflow 2.15 does. `tests/recorded` has answers of the real one, which it can give in its turn.
 """
 
 import json
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlparse
 
@@ -23,14 +26,19 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from tests.kubeflow_rules import (
+    CODES,
+    Refused,
+    check_cron,
+    check_experiment,
+    check_name,
+    check_parameters,
+    store_error,
+    too_long,
+)
+
 _MODELS = api.ApiClient()
-CRON_FIELD = re.compile(r"(\*|\?|[\dA-Z]+)(-[\dA-Z]+)?(/\d+)?(,(\*|[\dA-Z]+)(-[\dA-Z]+)?(/\d+)?)*")
-
-
-class Refused(Exception):  # noqa: N818 - an answer, not a fault of the server
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+RECORDED = Path(__file__).parent / "recorded"
 
 
 @dataclass
@@ -38,6 +46,7 @@ class Kubeflow:
     """The state of the server; a test looks at it, and says what is to go wrong."""
 
     host: str = ""
+    version: str = "2.17.0"
     token: str = ""  # that callers must show; empty: none
     slow: float = 0.0  # seconds before each answer
     trouble: Callable[[str, str], tuple[int, str] | None] = lambda _method, _path: None
@@ -50,8 +59,11 @@ class Kubeflow:
     packages: dict[str, str] = field(default_factory=dict)  # uploaded YAML by version
     runs: dict[str, Any] = field(default_factory=dict)
     recurring: dict[str, Any] = field(default_factory=dict)
+    orphans: dict[str, Any] = field(default_factory=dict)  # refused, but fire, and no list shows them or their runs
+    unlisted: dict[str, Any] = field(default_factory=dict)  # runs of these
     calls: list[str] = field(default_factory=list)  # method and path of each request
     scripts: dict[str, Iterator[Any]] = field(default_factory=dict)  # what `get_run` answers next
+    next_script: Callable[[Any], Iterator[Any]] | None = None  # for the run that is made next
     most_enabled: int = 0  # recurring runs that were enabled at one time
     _clock: datetime = field(default_factory=lambda: datetime(2026, 3, 2, tzinfo=UTC))
 
@@ -64,7 +76,8 @@ class Kubeflow:
 
     def fire(self, recurring_id: str, state: str = "RUNNING") -> str:
         """Start a recurring run's next run, as the controller does when it is due."""
-        job = self.recurring[recurring_id]
+        orphan = recurring_id in self.orphans
+        job = self.orphans[recurring_id] if orphan else self.recurring[recurring_id]
         assert job.mode == "ENABLE"
         run = api.V2beta1Run(
             run_id=new_id(),
@@ -75,7 +88,7 @@ class Kubeflow:
             finished_at=self.now() if state == "SUCCEEDED" else datetime(1970, 1, 1, tzinfo=UTC),
             state=state,
         )
-        self.runs[run.run_id] = run
+        (self.unlisted if orphan else self.runs)[run.run_id] = run
         return str(run.run_id)
 
 
@@ -95,6 +108,19 @@ def script(run: Any, *looks: tuple[str, list[Any]]) -> Iterator[Any]:
         yield run
     while True:
         yield run
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """What a real Kubeflow answered about a run."""
+    answer: dict[str, Any] = json.loads((RECORDED / f"run-{name}.json").read_text())
+    return answer
+
+
+def replay(*answers: dict[str, Any]) -> Iterator[Any]:
+    """Recorded answers, one after another; the last one stays."""
+    yield from answers
+    while True:
+        yield answers[-1]
 
 
 class _Server(ThreadingHTTPServer):
@@ -124,8 +150,12 @@ def serve() -> Iterator[Kubeflow]:
 def read(body: Any, kind: str) -> Any:
     """A request's body as a model of the API; a field that it does not know is refused."""
     _known(body, kind)
-    holder = type("Holder", (), {"data": json.dumps(body)})
-    return _MODELS.deserialize(holder, kind)
+    return model_of(body, kind)
+
+
+def model_of(answer: Any, kind: str) -> Any:
+    """What the API's client makes of an answer."""
+    return _MODELS.deserialize(type("Holder", (), {"data": json.dumps(answer)}), kind)
 
 
 def _known(body: Any, kind: str) -> None:
@@ -169,7 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._admit(method, path)
             answer, status = self._carry_out(method, path, query, content), 200
         except Refused as refused:
-            answer, status = {"error": str(refused), "code": 3, "message": str(refused)}, refused.status
+            status = refused.status
+            answer = {"error": str(refused), "code": CODES.get(status, 2), "message": str(refused), "details": []}
         state.most_enabled = max(state.most_enabled, len(state.enabled()))
         if changes and state.die_after == 1:
             self._cut()
@@ -207,7 +238,12 @@ class _Handler(BaseHTTPRequestHandler):
             return _page(held, "pipeline_versions", query)
         body = json.loads(content) if content.startswith(b"{") else {}
         handlers = {
-            "healthz": lambda: api.V2beta1GetHealthzResponse(multi_user=False),
+            "healthz": lambda: {
+                "commit_sha": "0" * 40,
+                "tag_name": self.kubeflow.version,
+                "multi_user": False,
+                "pipeline_store": "database",
+            },
             "experiments": lambda: self._experiments(method, query, body),
             "pipelines": lambda: self._pipelines(method, query, body),
             "runs": lambda: self._runs(method, rest, query, body),
@@ -222,6 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
         if method == "GET":
             return _page(list(state.experiments.values()), "experiments", query)
         made = read(body, "V2beta1Experiment")
+        check_experiment(made.display_name)
         made.experiment_id = new_id()
         state.experiments[made.experiment_id] = made
         return made
@@ -233,6 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
         made = read(body, "V2beta1Pipeline")
         if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", made.name or ""):
             raise Refused(400, "the name is no name of a Kubernetes object")
+        if len(made.name.encode()) > 128:
+            raise Refused(400, "Invalid input error: Pipeline.Name length cannot exceed 128")
         made.pipeline_id = new_id()
         state.pipelines[made.pipeline_id] = made
         return made
@@ -252,6 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
             pipeline_spec=spec,
             created_at=self.kubeflow.now(),
         )
+        if len(query["name"].encode()) > 127:
+            raise Refused(400, "Invalid input error: PipelineVersion.Name length cannot exceed 127")
         if query["pipelineid"] not in self.kubeflow.pipelines:
             raise Refused(404, "Pipeline not found")
         if any(v.display_name == version.display_name for v in self.kubeflow.versions.values()):
@@ -266,7 +307,12 @@ class _Handler(BaseHTTPRequestHandler):
             run = read(body, "V2beta1Run")
             self._check(run)
             run.run_id, run.state, run.created_at = new_id(), "PENDING", state.now()
+            if too_long(run):
+                state.unlisted[run.run_id] = run
+                raise Refused(500, f"Failed to create a new run: Failed to create a run: {store_error('run', run)}")
             state.runs[run.run_id] = run
+            if state.next_script:
+                state.scripts[run.run_id], state.next_script = state.next_script(run), None
             return run
         if not rest:
             return _page(list(state.runs.values()), "runs", query)
@@ -284,13 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
         spec = state.versions[reference.pipeline_version_id].pipeline_spec
         inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         given = job.runtime_config.parameters or {}
-        missing = {name for name, facts in inputs.items() if "defaultValue" not in facts} - given.keys()
-        if missing or given.keys() - inputs.keys():
-            raise Refused(400, f"parameters do not match: {sorted(missing | (given.keys() - inputs.keys()))}")
-        types: dict[str, Any] = {"STRING": str, "LIST": list, "BOOLEAN": bool, "NUMBER_INTEGER": int}
-        for name, value in given.items():
-            if not isinstance(value, types[inputs[name]["parameterType"]]):
-                raise Refused(400, f"input parameter {name!r} type mismatch")
+        check_parameters("recurring run" if hasattr(job, "trigger") else "new run", inputs, given)
 
     def _recurring(self, method: str, rest: str, query: dict[str, str], body: Any) -> Any:
         state = self.kubeflow
@@ -298,10 +338,14 @@ class _Handler(BaseHTTPRequestHandler):
             return _page(list(state.recurring.values()), "recurringRuns", query)
         if method == "POST" and not rest:
             job = read(body, "V2beta1RecurringRun")
-            self._check(job)
             check_cron(job.trigger.cron_schedule.cron)
+            self._check(job)
+            check_name(job.display_name)
             job.recurring_run_id, job.created_at = new_id(), state.now()
             job.status = "ENABLED" if job.mode == "ENABLE" else "DISABLED"
+            if too_long(job):
+                state.orphans[job.recurring_run_id] = job
+                raise Refused(500, f"Failed to create a recurring run: {store_error('job', job)}")
             state.recurring[job.recurring_run_id] = job
             return job
         identity, _, verb = rest.partition(":")
@@ -336,15 +380,6 @@ def _page(items: list[Any], name: str, query: dict[str, str]) -> dict[str, Any]:
     begin, size = int(query.get("page_token") or 0), int(query.get("page_size") or 10)
     more = {"next_page_token": str(begin + size)} if len(items) > begin + size else {}
     return {name: items[begin : begin + size], "total_size": len(items), **more}
-
-
-def check_cron(text: str) -> None:
-    """Refuse what robfig's cron of version 1 does not read."""
-    fields = text.upper().split()
-    if len(fields) not in (5, 6):
-        raise Refused(400, f"The Cron string is invalid: expected 5 or 6 fields, found {len(fields)}: {text}")
-    if not all(CRON_FIELD.fullmatch(one) for one in fields) or "7" in fields[5:]:
-        raise Refused(400, f"The Cron string is invalid: {text}")
 
 
 def parse_package(text: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cronsim import CronSim
 
 from components.core.errors import InputError
 from pipelines import cron
-from tests import kubeflow
+from tests import kubeflow_rules, robfig
 
 WINTER, SUMMER = datetime(2026, 1, 7, 12, tzinfo=UTC), datetime(2026, 7, 1, 12, tzinfo=UTC)
 
@@ -20,21 +21,61 @@ WINTER, SUMMER = datetime(2026, 1, 7, 12, tzinfo=UTC), datetime(2026, 7, 1, 12, 
         ("0 2 * * 7", "0 0 2 * * 0"),
         ("0 2 * * 5-7", "0 0 2 * * 0,5,6"),
         ("*/15 8-18 1,15 JAN *", "0 */15 8-18 1,15 JAN *"),
+        ("0 2 * * 0-7", "0 0 2 * * 0,1,2,3,4,5,6"),
+        ("0 2 * * 1/2", "0 0 2 * * 0,1,3,5"),
+        ("0 2 * * 1-5/2", "0 0 2 * * 1,3,5"),
+        ("0 2 ? JAN sun", "0 0 2 * JAN SUN"),
+        ("@weekly", "0 0 0 * * 0"),
+        ("@Monthly", "0 0 0 1 * *"),
     ],
 )
 def test_five_fields_become_six(given: str, wanted: str) -> None:
     """An expression is written as Kubeflow takes it: six fields, seconds first, Sunday as 0."""
     assert cron.six_fields(given) == wanted
-    kubeflow.check_cron(wanted)
+    kubeflow_rules.check_cron(wanted)
 
 
 @pytest.mark.parametrize(
-    "given", ["", "0 2 * *", "0 25 * * *", "0 2 30 2 *", "@weekly", "CRON_TZ=UTC 0 2 * * 1", "0 2 L * *", "0 2 * * 1#2"]
+    "given",
+    [
+        *("", "0 2 * *", "0 25 * * *", "0 2 30 2 *", "0 2 31 2 *", "0 2 * * 8", "0 2 * * 5-1", "0 2 * * FRI-SUN"),
+        *("@every 1h", "@reboot", "CRON_TZ=UTC 0 2 * * 1", "TZ=UTC 0 2 * * 1", "0 2 L * *", "0 2 LW * *"),
+        *("0 2 * * 5L", "0 2 * * 1#2", "0 2 * * 1,,3", "0 2 * * ٣"),
+    ],
 )
 def test_what_kubeflow_does_not_know_is_refused(given: str) -> None:
     """A wrong expression, one that is never due and one with signs that Kubeflow does not know are named."""
     with pytest.raises(InputError, match="'"):
         cron.six_fields(given)
+
+
+def test_a_zone_in_the_expression_has_an_option_of_its_own() -> None:
+    """Kubeflow refuses CRON_TZ= and TZ=, so the message says which option to give."""
+    for given in ("CRON_TZ=Europe/Berlin 0 2 * * 1", "TZ=UTC 0 2 * * 1"):
+        with pytest.raises(InputError, match="--time-zone"):
+            cron.six_fields(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("0 2 * * 1", "0 2 * * 7", "0 2 * * 5-7", "0 2 * * 0-7", "0 2 * * */2", "0 2 * * MON/2", "0 2 * * 6/1"),
+        *("*/7 8-18/3 1-7/3 */5 *", "5/20 * * * SUN", "15 30 2 * JAN-MAR MON-5", "0 2 ? * 1,3", "@hourly"),
+    ],
+)
+def test_kubeflow_reads_what_we_read(given: str) -> None:
+    """Each field of an expression that we send means the same times to Kubeflow's cron as to ours."""
+    sent = cron.six_fields(given)
+    ours = CronSim(sent, WINTER)
+    weekdays = {day % 7 for day in ours.weekdays if isinstance(day, int)}
+    read = [ours.seconds, ours.minutes, ours.hours, ours.days, ours.months, weekdays]
+    assert robfig.parse(sent) == read
+
+
+def test_five_fields_begin_with_seconds_for_kubeflow() -> None:
+    """Sent as they are, five fields would be due every second, which is why six are sent."""
+    assert robfig.parse("*/2 * * * *")[0] == set(range(0, 60, 2))
+    assert robfig.parse(cron.six_fields("*/2 * * * *"))[:2] == [{0}, set(range(0, 60, 2))]
 
 
 @pytest.mark.parametrize(

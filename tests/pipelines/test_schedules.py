@@ -4,11 +4,12 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import kfp_server_api as api
 import pytest
 
 from components.core.settings import Settings
-from pipelines import recurring
-from tests.kubeflow import Kubeflow
+from pipelines import limits, recurring
+from tests.kubeflow import Kubeflow, model_of, recorded
 from tests.pipelines.command import Answer, call, is_one_sentence
 
 CREATE = ("create", "weekly", "s3://bucket/stamps", "--cron", "0 2 * * 1", "--time-zone", "Europe/Berlin")
@@ -282,10 +283,96 @@ def test_a_wrong_option_is_named_before_anything_is_sent(
     assert server.calls == []
 
 
-def test_a_recurring_run_of_others_is_none_of_ours() -> None:
-    """A recurring run without our mark in its description is not read as a schedule."""
-    stranger = type("RecurringRun", (), {"description": "every hour"})
-    assert recurring.read(stranger) is None
+@pytest.mark.parametrize(
+    "parameters", [None, {}, {"schedule": ""}, {"schedule": "every hour"}, {"schedule": "{}"}, {"schedule": 7}]
+)
+def test_a_recurring_run_of_others_is_none_of_ours(parameters: Any) -> None:
+    """A recurring run whose pipeline has no such parameter, or another meaning for it, is not read as a schedule."""
+    config = None if parameters is None else api.V2beta1RuntimeConfig(parameters=parameters)
+    assert recurring.read(api.V2beta1RecurringRun(runtime_config=config)) is None
+
+
+def test_what_a_schedule_remembers_is_a_parameter(schedule: Any, server: Kubeflow) -> None:
+    """However much a schedule has to remember, its description is a short sentence; its settings know nothing of it."""
+    source = f"s3://bucket/{'long/' * 60}stamps"
+    many = [option for number in range(30) for option in ("--env", f"NAME_{number}={'x' * 20}")]
+    told = said(schedule("create", "weekly", source, "--cron", "0 2 * * 1", *many, "--json"))
+    made = only(server)
+    given = made.runtime_config.parameters
+    assert made.description.startswith("Thawline trains by 0 2 * * 1 in UTC from s3://bucket/long/")
+    assert len(made.description) == 255
+    assert json.loads(given["schedule"])["source"] == source == given["source"] == told["source"]
+    assert set(json.loads(given["settings"])) == set(Settings().model_dump())
+    assert said(schedule("show", "weekly", "--json")) == told
+
+
+def test_a_refused_schedule_may_have_begun(schedule: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Kubeflow refuses for a fault of its own, the error says where what it may have left behind is found."""
+    monkeypatch.setattr(limits, "cut", lambda text: text)
+    answer = schedule("create", "weekly", f"s3://bucket/{'x' * 300}", "--cron", "0 2 * * 1")
+    assert answer.status == 1
+    assert "Data too long for column 'Description' at row 1. It may have begun all the same" in answer.err
+    assert (len(server.orphans), server.recurring) == (1, {})
+    assert schedule("list").out == "There are no schedules yet.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (("--cron", "0 2 * * 1", "--experiment", "x" * 129), "has 129 bytes, 1 more than Kubeflow keeps."),
+        (
+            ("--cron", f"0 {','.join(map(str, range(24)))} {','.join(map(str, range(1, 32)))} * 1-5,{'1,' * 60}1"),
+            "cron",
+        ),
+        (("--cron", "0 2 * * 1", "--model", "ö" * 65), "Give a shorter one by --experiment."),
+    ],
+)
+def test_what_is_too_long_is_said_before_anything_is_sent(
+    arguments: tuple[str, ...], wanted: str, schedule: Any, server: Kubeflow
+) -> None:
+    """A name or an expression that Kubeflow does not keep is one sentence, without a word to the server."""
+    answer = schedule("create", "weekly", "s3://bucket/stamps", *arguments)
+    assert (answer.status, server.calls, is_one_sentence(answer)) == (2, [], True)
+    assert wanted in answer.err
+
+
+def test_a_run_in_progress_is_said_once(schedule: Any, server: Kubeflow) -> None:
+    """That a former revision's run goes on is said by the change and by `show`, and not by what asks every day."""
+    schedule(*CREATE)
+    server.fire(only(server).recurring_run_id)
+    text = "weekly: a run of its former revision 1 is in progress and goes on."
+    assert [text in schedule(*words).err for words in (CHANGE, ("list",), ("show", "weekly"), ("list",))] == [
+        *(True, False, True, False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "finished"),
+    [
+        ("succeeded", "succeeded", "2026-11-29T14:18:28+00:00"),
+        ("terminated", "terminated", "2026-11-29T14:49:26+00:00"),
+        ("no-node", "running", ""),
+    ],
+)
+def test_the_last_run_is_told_as_it_ended(
+    name: str, state: str, finished: str, schedule: Any, server: Kubeflow
+) -> None:
+    """A real Kubeflow's answer about the last run is the schedule's outcome; a terminated run is called that."""
+    schedule(*CREATE)
+    run = model_of({**recorded(name), "recurring_run_id": only(server).recurring_run_id}, "V2beta1Run")
+    server.runs[run.run_id] = run
+    last = said(schedule("show", "weekly", "--json"))["last"]
+    assert last == {
+        "state": state,
+        "started": run.created_at.isoformat(),
+        "finished": finished,
+        "kubeflow": f"{server.host}/#/runs/details/{run.run_id}",
+    }
+    [row] = schedule("list").out.splitlines()[1:]
+    assert row.split()[7:8] == ["on"]
+    assert row.split()[8] == state
+    [line] = [line for line in schedule("show", "weekly").out.splitlines() if line.startswith("Last")]
+    assert line.split()[1] == state
 
 
 def test_former_revisions_are_remembered_for_their_runs(schedule: Any, server: Kubeflow) -> None:

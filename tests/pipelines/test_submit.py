@@ -13,6 +13,7 @@ from pipelines import kubeflow as client_side
 from pipelines import submit
 from tests import kubeflow
 from tests.kubeflow import Kubeflow, script, task
+from tests.kubeflow_rules import Refused
 from tests.pipelines.command import Answer, call, is_one_sentence
 
 START = datetime(2026, 3, 2, 2, tzinfo=UTC)
@@ -117,7 +118,7 @@ def test_waiting_shows_the_steps(submitted: Any, server: Kubeflow, monkeypatch: 
         task("evaluate-2", "SUCCEEDED", at(41), at(50)),
     ]
     looks = (("RUNNING", half), ("RUNNING", more), ("SUCCEEDED", ended))
-    _script_the_next_run(server, looks, monkeypatch)
+    _let_it_be(server, looks)
     answer = submitted("--wait", "--json")
     assert answer.status == 0, answer.err
     assert json.loads(answer.out)["status"] == "succeeded"
@@ -135,7 +136,7 @@ def test_waiting_shows_the_steps(submitted: Any, server: Kubeflow, monkeypatch: 
 def test_a_failed_run_fails_the_command(submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --wait a run that failed ends the command with status 1, a sentence and the address of its page."""
     failed = [task("detect-changes", "SUCCEEDED", at(1), at(4)), task("prepare-data", "FAILED", at(4), at(9))]
-    _script_the_next_run(server, (("FAILED", failed),), monkeypatch)
+    _let_it_be(server, (("FAILED", failed),))
     answer = submitted("--wait")
     assert answer.status == 1
     assert "prepare_data  failed in 5.0 s" in answer.err
@@ -152,7 +153,7 @@ def test_the_result_is_read_from_mlflow(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{whole.home / 'mlflow.db'}")
     [key] = [path.parent.name for path in (whole.home / "runs").glob("*/result.json")]
     monkeypatch.setattr(kubeflow, "new_id", lambda: key)  # the run's, which is its key
-    _script_the_next_run(server, (("SUCCEEDED", []),), monkeypatch)
+    _let_it_be(server, (("SUCCEEDED", []),))
     answer = submitted("--wait", "--model", "toy", "--json")
     said = json.loads(answer.out)
     assert {name: said[name] for name in ("version", "promoted", "metrics", "mlflow_run_id")} == {
@@ -181,7 +182,7 @@ def test_a_result_that_can_not_be_read_any_more_is_kubeflows(
     monkeypatch.setattr("components.core.tracking.check_server", lambda: None)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    _script_the_next_run(server, (("SUCCEEDED", []),), monkeypatch)
+    _let_it_be(server, (("SUCCEEDED", []),))
     answer = submitted("--wait", "--json")
     said = json.loads(answer.out)
     assert (answer.status, said["status"]) == (0, "succeeded")
@@ -199,7 +200,7 @@ def test_a_moment_without_an_answer_is_waited_out(
     submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Waiting goes on over a few answers that say 500."""
-    _script_the_next_run(server, (("SUCCEEDED", []),), monkeypatch)
+    _let_it_be(server, (("SUCCEEDED", []),))
     left = iter([True] * 3)
     server.trouble = lambda method, path: (
         (500, "upstream") if method == "GET" and path.startswith("/runs/") and next(left, False) else None
@@ -273,25 +274,76 @@ def test_a_local_folder_is_refused_before_anything_is_sent(
     assert server.calls == []
 
 
+def test_a_terminated_run_is_no_failed_one(submitted: Any, server: Kubeflow) -> None:
+    """With --wait a run that somebody ended on Kubeflow's page has a status of its own, and the command's is 1."""
+    server.next_script = lambda _run: kubeflow.replay(kubeflow.recorded("terminated"))
+    answer = submitted("--wait", "--json")
+    said = json.loads(answer.out)
+    assert (answer.status, said["status"]) == (1, "terminated")
+    assert said["reason"] == "The run was terminated on Kubeflow."
+    assert answer.err.splitlines()[-1] == f"Error: The run was terminated on Kubeflow. See {said['kubeflow']} ."
+
+
+def test_the_plugins_page_is_shown(submitted: Any, server: Kubeflow) -> None:
+    """Where Kubeflow's plugin for MLflow made the run there, its page is shown though MLflow is not known here."""
+    server.next_script = lambda _run: kubeflow.replay(kubeflow.recorded("plugin"))
+    answer = submitted("--wait")
+    page = "http://mlflow.example:5000/#/experiments/5/runs/4c4a6a3bb8d7488182de7e25b3a5440d"
+    assert answer.status == 0
+    assert answer.err.splitlines()[-3:] == [
+        "Status      succeeded",
+        "Why         Kubeflow says that the run ended as succeeded.",
+        f"Tracking    {page}",
+    ]
+
+
+def test_waiting_ends_after_the_minutes_that_were_given(submitted: Any, server: Kubeflow) -> None:
+    """The run goes on, which --json says too, with its ids."""
+    _let_it_be(server, (("RUNNING", []),))
+    answer = submitted("--wait", "--wait-minutes", "0.002", "--json")
+    said, [run] = json.loads(answer.out), server.runs
+    assert (answer.status, said["status"], said["run_key"]) == (1, "running", run)
+    assert said["reason"] == f"The run has not ended within 0.002 minutes. The run goes on: {said['kubeflow']}"
+    assert server.runs[run].state == "RUNNING"
+
+
+@pytest.mark.parametrize("arguments", [("--wait-minutes", "5"), ("--wait", "--wait-minutes", "-1")])
+def test_minutes_that_mean_nothing_are_refused(arguments: tuple[str, ...], submitted: Any, server: Kubeflow) -> None:
+    """A time to wait without --wait, or below zero, is bad usage."""
+    assert submitted(*arguments).status == 2
+    assert server.calls == []
+
+
+def test_a_server_that_is_gone_for_good_ends_the_waiting(
+    submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many looks without an answer the command says why, and that the run goes on."""
+    monkeypatch.setattr(submit, "PATIENCE", 3)
+    _let_it_be(server, (("RUNNING", []),))
+    server.trouble = lambda method, path: (500, "upstream") if method == "GET" and path.startswith("/runs/") else None
+    answer = submitted("--wait")
+    link = f"{server.host}/#/runs/details/{next(iter(server.runs))}"
+    assert answer.status == 1
+    assert answer.err.splitlines()[-1].endswith(f"and try again. The run goes on: {link}")
+
+
+@pytest.mark.parametrize("arguments", [("--experiment", "x" * 129), ("--model", "ö" * 65)])
+def test_a_name_that_is_too_long_is_said_first(arguments: tuple[str, ...], submitted: Any, server: Kubeflow) -> None:
+    """A name that Kubeflow does not keep is one sentence, without a word to the server."""
+    answer = submitted(*arguments)
+    assert (answer.status, server.calls) == (2, [])
+    assert is_one_sentence(answer)
+    assert "more than Kubeflow keeps. Give a shorter one by --experiment." in answer.err
+
+
 def test_an_unknown_field_is_refused() -> None:
     """The server of these tests refuses what the real one does not know."""
-    with pytest.raises(kubeflow.Refused, match="runtime_confg"):
+    with pytest.raises(Refused, match="runtime_confg"):
         kubeflow.read({"display_name": "x", "runtime_confg": {}}, "V2beta1Run")
-    with pytest.raises(kubeflow.Refused, match="crom"):
+    with pytest.raises(Refused, match="crom"):
         kubeflow.read({"trigger": {"cron_schedule": {"crom": "* * * * * *"}}}, "V2beta1RecurringRun")
 
 
-def _script_the_next_run(server: Kubeflow, looks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _let_it_be(server: Kubeflow, looks: Any) -> None:
     """Let looks at the run that is submitted next see these states."""
-    make = kubeflow.read
-
-    def read(body: Any, kind: str) -> Any:
-        made = make(body, kind)
-        if kind == "V2beta1Run":
-            known = kubeflow.new_id
-            identity = known()
-            monkeypatch.setattr(kubeflow, "new_id", lambda: identity)
-            server.scripts[identity] = script(made, *looks)
-        return made
-
-    monkeypatch.setattr(kubeflow, "read", read)
+    server.next_script = lambda run: script(run, *looks)
