@@ -1,10 +1,7 @@
 """What `thawline doctor --cluster` looks at: a canary run in the pods, and what each of its findings means."""
 
-import json
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from packaging.version import InvalidVersion, Version
 
 from components.core import runs
 from components.core.errors import ExpectedError
@@ -14,7 +11,6 @@ if TYPE_CHECKING:
 
     from pipelines.cluster import Cluster
 
-OLDEST = "2.17.0"  # release of Kubeflow Pipelines that all of this was seen to work on
 CANARY = {
     "accelerators": {"default": "0"},
     "cpu": {"default": "500m"},
@@ -80,7 +76,7 @@ def examine_cluster(cluster: "Cluster", host: str, namespace: str, source: str, 
     from pipelines.submit import publish, tell, watch
 
     client, run_key = connect(host, namespace), runs.new_run_key()
-    release = _release(server_version(client))
+    release = _release(client)
     small = cluster.model_copy(update=CANARY)
     ids = publish(client, small, namespace, console, "canary")
     secrets = ",".join(name for _, _, name in cluster.secrets())
@@ -103,26 +99,13 @@ def examine_cluster(cluster: "Cluster", host: str, namespace: str, source: str, 
     return [release, ended, reached, *(_promises(found, state, cluster, source, link) if found else [])]
 
 
-def server_version(client: Any) -> str:  # noqa: ANN401 - kfp is untyped
-    """The release of Kubeflow Pipelines that answers; empty where it does not say."""
-    from pipelines.kubeflow import said
+def _release(client: Any) -> Check:  # noqa: ANN401 - kfp is untyped
+    from pipelines.kubeflow import OLDEST, is_release, server_version, too_old
 
-    with said(client.where):
-        # unread, because kfp's model of the answer has no field for the release
-        answer = client._healthz_api.healthz_service_get_healthz(_preload_content=False)  # noqa: SLF001 - kfp drops it
-    try:
-        found = json.loads(answer.data)
-    except ValueError:
-        return ""
-    return str(found.get("tag_name") or "") if isinstance(found, dict) else ""
-
-
-def _release(version: str) -> Check:
-    try:
-        # a candidate of a release counts as the release
-        ok = Version(Version(version).base_version) >= Version(OLDEST)
-    except InvalidVersion:
+    version = server_version(client)
+    if not is_release(version):
         return Check("Kubeflow Pipelines", ok=True, found="its release is unknown", mend="", needed=False)
+    ok = not too_old(client)
     return Check("Kubeflow Pipelines", ok, version, "" if ok else f"Update it to {OLDEST} or newer.")
 
 

@@ -34,7 +34,7 @@ PAGE = 100
 HEALTH = "/apis/v2beta1/healthz"
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 TERMINATED = "TERMINATED"  # no word of Kubeflow's, which says FAILED
-OLDEST = (2, 17, 0)  # server that all of this was seen to work with
+OLDEST = "2.17.0"  # server that all of this was seen to work with
 _MEND = {
     401: "Give a valid token in KFP_EXISTING_TOKEN.",
     403: "Ask for the right to do this, or give another --namespace.",
@@ -106,11 +106,19 @@ def server_version(client: Any) -> str:  # noqa: ANN401 - as above
 def too_old(client: Any) -> str:  # noqa: ANN401 - as above
     """A warning about a server older than `OLDEST`; empty where it is not, or does not say."""
     version = server_version(client)
-    found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
-    if not found or tuple(map(int, found.groups())) >= OLDEST:
+    if not is_release(version) or _numbers(version) >= _numbers(OLDEST):
         return ""
-    oldest = ".".join(map(str, OLDEST))
-    return f"Kubeflow {client.where} is version {version}; Thawline is known to work with {oldest} and newer."
+    return f"Kubeflow {client.where} is version {version}; Thawline is known to work with {OLDEST} and newer."
+
+
+def is_release(version: str) -> bool:
+    """Whether a tag is a release's; a candidate of one counts as the release."""
+    return bool(_numbers(version))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def _request(send: Callable[..., Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - kfp_server_api's

@@ -392,20 +392,20 @@ def test_findings_that_can_not_be_read_are_no_fault_of_the_run(
 
 
 @pytest.mark.parametrize(
-    ("says", "mark", "line"),
+    ("version", "mark", "line"),
     [
-        ({"tag_name": "2.17.0"}, "✓", "Kubeflow Pipelines: 2.17.0"),
-        ({"tag_name": "2.18.0-rc.1"}, "✓", "Kubeflow Pipelines: 2.18.0-rc.1"),
-        ({"tag_name": "2.16.1"}, "✗", "Kubeflow Pipelines: 2.16.1"),
-        ({"tag_name": "unknown"}, "✓", "Kubeflow Pipelines: its release is unknown"),
-        ({}, "✓", "Kubeflow Pipelines: its release is unknown"),
+        ("2.17.0", "✓", "Kubeflow Pipelines: 2.17.0"),
+        ("2.18.0-rc.1", "✓", "Kubeflow Pipelines: 2.18.0-rc.1"),
+        ("2.16.1", "✗", "Kubeflow Pipelines: 2.16.1"),
+        ("unknown", "✓", "Kubeflow Pipelines: its release is unknown"),
+        ("", "✓", "Kubeflow Pipelines: its release is unknown"),
     ],
 )
 def test_the_servers_release_is_compared(
-    says: dict[str, str], mark: str, line: str, looked: Any, monkeypatch: pytest.MonkeyPatch
+    version: str, mark: str, line: str, looked: Any, kubeflow_server: Kubeflow
 ) -> None:
     """A release older than the oldest that works fails, one that is not known does not."""
-    monkeypatch.setattr(kubeflow.api, "V2beta1GetHealthzResponse", lambda **facts: {**facts, **says})
+    kubeflow_server.version = version
     _left(ON_ERROR)
     answer = looked("FAILED", FAILED_LAST)
     assert line in _lines(answer, mark)

@@ -78,8 +78,6 @@ def test_a_new_store_is_left_to_the_dag(home: Path) -> None:
     """Where nothing ran yet, the DAG makes the store and decides itself."""
     assert changes.settled("points", Settings(model="toy"), "key", CONSOLE) is None
     assert not home.exists()
-    home.mkdir()
-    assert changes.steps("key")[:3] == ("detect_changes", "prepare_data", "search")
 
 
 def test_something_to_do_is_left_to_the_dag(toy_home: PlainRun, toy_source: Path) -> None:
@@ -90,9 +88,6 @@ def test_something_to_do_is_left_to_the_dag(toy_home: PlainRun, toy_source: Path
     assert json.loads((folder / "decision.json").read_text())["change"] == "train"
     assert json.loads((folder / "lease.json").read_text())["pid"] == os.getpid()
     assert Settings.from_json((folder / "settings.json").read_text()) == settings
-    assert changes.steps("key")[2] == "search"
-    runs.write_text(folder / "decision.json", '{"change": "judge"}')
-    assert changes.steps("key")[2] == "recall"
 
 
 def test_a_fault_of_the_source_ends_the_run(toy_home: PlainRun, tmp_path: Path) -> None:
@@ -158,7 +153,7 @@ def ran(source: Path, home: Path, *options: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_data_a_a_b_a(tmp_path: Path, home: Path) -> None:
-    """Trains, skips, trains, and judges version 1 again: four steps instead of seven, and no third version."""
+    """Trains, skips, trains, and judges version 1 again: nothing is trained, and there is no third version."""
     source = write_points(tmp_path / "points", per_class=40)
     first, skipped = ran(source, home), ran(source, home)
     assert (first["status"], first["version"], first["promoted"]) == ("succeeded", "1", True)
@@ -168,10 +163,7 @@ def test_data_a_a_b_a(tmp_path: Path, home: Path) -> None:
     (source / "class0/new.txt").unlink()
     judged = ran(source, home)
     assert (judged["status"], judged["version"]) == ("succeeded", "1")
-    steps = list(judged["steps"])  # two of them don't depend on each other
-    assert steps[0] == "detect_changes"
-    assert set(steps[1:3]) == {"prepare_data", "recall"}
-    assert steps[3:] == ["evaluate", "register"]
+    assert tracking.client().get_run(judged["mlflow_run_id"]).data.tags[inputs.CHANGE] == "judge"
     assert judged["dataset_digest"] == first["dataset_digest"]
     assert judged["metrics"]["accuracy"] == first["metrics"]["accuracy"]
     assert Path(judged["report"]).is_file()

@@ -126,7 +126,7 @@ def test_secrets_are_given_by_reference(full: tuple[dict[str, Any], dict[str, An
 def test_the_home_is_a_volume_or_the_pods_own(full: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """THAWLINE_HOME is the claim that was given, else an empty folder; /dev/shm is what was asked for."""
     executors, configured = full
-    _, plain = compiled()
+    _, plain = compiled(PODS)
     for name, facts in configured.items():
         environment = {one["name"]: one["value"] for one in executors[name]["env"]}
         [mount] = facts["pvcMount"]
@@ -144,7 +144,7 @@ def test_nothing_is_served_from_kubeflows_cache() -> None:
     steps = {
         name: task for name, task in tasks.items() if not spec["components"][task["componentRef"]["name"]].get("dag")
     }
-    assert len(steps) == 13
+    assert len(steps) == 8
     assert not any(task.get("cachingOptions", {}).get("enableCache") for task in steps.values())
     assert {task["retryPolicy"]["maxRetryCount"] for task in steps.values()} == {2}
 

@@ -53,4 +53,4 @@ def test_a_terminated_run_is_closed_and_called_so(tracked_home: Any, monkeypatch
     result, _ = ended.result_of("stamps", "a key", run_of("terminated"))
     assert (result["status"], result["reason"]) == ("terminated", "The run was terminated on Kubeflow.")
     assert result["mlflow_run_id"] == written
-    assert tracking.client().get_run(written).info.status == "FAILED"
+    assert tracking.client().get_run(written).info.status == "KILLED"

@@ -272,12 +272,14 @@ def test_two_workers_search_one_study(lab: Lab) -> None:
 
 def test_a_step_that_fails_leaves_the_next_ones_out(lab: Lab, tmp_path: Path) -> None:
     """The exit handler closes the run in MLflow, and its result says why."""
-    (tmp_path / "empty").mkdir()
-    found = lab.run(SETTINGS, source=str(tmp_path / "empty"))
+    for name in ("class0", "class1"):
+        (tmp_path / "bad" / name).mkdir(parents=True)
+        (tmp_path / "bad" / name / "point.txt").write_text("no numbers")
+    found = lab.run(SETTINGS, source=str(tmp_path / "bad"))
     assert (found.state, functions(found)[-2:]) == ("FAILED", ["prepare_data", "finish"])
     [pipeline] = tracking.find_runs("toy", run_key(1), "pipeline")
     assert pipeline.info.status == "FAILED"
-    assert "is empty" in json.loads((runs.run_folder(run_key(1)) / "result.json").read_text())["reason"]
+    assert "rejected" in json.loads((runs.run_folder(run_key(1)) / "result.json").read_text())["reason"]
 
 
 def test_a_killed_step_fails_the_run_in_mlflow(lab: Lab) -> None:

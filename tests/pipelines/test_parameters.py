@@ -4,8 +4,8 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.settings import Settings
-from pipelines.cluster import Cluster, merge_cluster
-from pipelines.parameters import parameters
+from pipelines.cluster import FINE_TUNING, SEARCHING_IN_PODS, Cluster, merge_cluster
+from pipelines.parameters import dag_of, parameters
 
 
 def test_a_folder_of_this_machine_is_refused() -> None:
@@ -26,7 +26,14 @@ def test_several_search_workers_need_a_study_that_they_share() -> None:
     found = parameters("s3://b/p", settings, shared)
     assert found["search_workers"] == [0, 1, 2]
     assert Settings.from_json(found["settings"]).search_workers == 1
-    assert parameters("s3://b/p", Settings(), Cluster())["search_workers"] == [0]
+    assert dag_of(found) == SEARCHING_IN_PODS
+
+
+def test_one_pod_searches_without_a_loop() -> None:
+    """The DAG without a loop takes no numbers of workers."""
+    found = parameters("s3://b/p", Settings(search_workers=1), Cluster())
+    assert found.keys() == {"source", "settings", "run_key"}
+    assert dag_of(found) == FINE_TUNING
 
 
 def test_a_search_pod_with_gpus_has_a_process_for_each() -> None:
@@ -39,7 +46,7 @@ def test_a_search_pod_with_gpus_has_a_process_for_each() -> None:
 def test_a_search_pod_has_a_process_for_each_cpu_it_asked_for(cpu: str, processes: int) -> None:
     """Without --search-workers one pod searches, with the CPUs that it requests and not with its node's."""
     found = parameters("s3://b/p", Settings(), Cluster(cpu={"search": cpu}))
-    assert found["search_workers"] == [0]
+    assert dag_of(found) == FINE_TUNING
     assert Settings.from_json(found["settings"]).search_workers == processes
 
 

@@ -8,10 +8,11 @@ import kfp_server_api as api
 import pytest
 
 from pipelines import progress, submit
-from pipelines.cluster import STEPS
+from pipelines.display import STEPS
 from tests.kubeflow import RECORDED, Kubeflow, model_of, recorded, replay
 from tests.pipelines.command import Answer, call
 
+LAB = [*STEPS, "recall"]  # of the DAG that was recorded
 ZERO = "0001-01-01T00:00:00Z"  # Go's
 GATE = (("evaluate", 19), ("register", 17), ("finish", 6))
 PENDING = "describe pods -l pipeline/runid={run},workflows.argoproj.io/completed=false"
@@ -21,6 +22,7 @@ PENDING = "describe pods -l pipeline/runid={run},workflows.argoproj.io/completed
 def waited(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kubeflow_server: Kubeflow) -> Any:
     """Submit a run that looks as these answers say, and wait for it."""
     monkeypatch.setattr(submit, "POLL", 0.01)
+    monkeypatch.setattr(submit, "steps_of", lambda _given: LAB)
 
     def run(*answers: dict[str, Any], more: tuple[str, ...] = ()) -> Answer:
         kubeflow_server.next_script = lambda _run: replay(*answers)
@@ -166,7 +168,7 @@ def seen_at(clock: str, answer: dict[str, Any]) -> Any:
 def test_each_change_is_an_event_when_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step is started when its pod runs, not while that is pending, and its second pod is said when it is there."""
     monkeypatch.setattr(progress, "PENDING_SECONDS", float("inf"))
-    answer, shown = recorded("pods-lost"), progress.Progress(STEPS)
+    answer, shown = recorded("pods-lost"), progress.Progress(LAB)
     seen = {
         clock: [
             (event["step"], event["event"], event.get("text", "")) for event in shown.events(seen_at(clock, answer))
@@ -196,7 +198,7 @@ def test_parallel_steps_are_told_apart() -> None:
             task |= {"state": "PENDING", "end_time": ZERO}
         elif name == "prepare-data-2" or (name == "executor" and task["end_time"][11:19] == "14:54:42"):
             task |= {"state": "RUNNING", "end_time": ZERO}
-    shown = progress.Progress(STEPS).events(model_of({**answer, "state": "RUNNING"}, "V2beta1Run"))
+    shown = progress.Progress(LAB).events(model_of({**answer, "state": "RUNNING"}, "V2beta1Run"))
     notes = [event for event in shown if event["event"] == "note"]
     started = {event["step"] for event in shown if event["event"] == "started"}
     assert [note["step"] for note in notes] == ["prepare_data"]
@@ -209,7 +211,7 @@ def test_a_driver_that_does_not_begin_is_reported() -> None:
     [driver] = [t for t in answer["run_details"]["task_details"] if t["display_name"] == "root-driver(0)"]
     driver |= {"state": "PENDING", "end_time": ZERO}
     answer["run_details"]["task_details"] = [driver]
-    shown = progress.Progress(STEPS, "kubectl")
+    shown = progress.Progress(LAB, "kubectl")
     [event] = shown.events(model_of(answer, "V2beta1Run"))
     assert event["text"] == "its pod root-driver(0) has not begun since 15:10:57 UTC; this says why: kubectl"
     assert shown.events(model_of(answer, "V2beta1Run")) == []
@@ -217,7 +219,7 @@ def test_a_driver_that_does_not_begin_is_reported() -> None:
 
 def test_a_branch_that_is_started_again_is_one_step() -> None:
     """Where Argo starts a branch again as a whole, its step is started again, with the attempts of both branches."""
-    shown = progress.Progress(STEPS)
+    shown = progress.Progress(LAB)
     seen = []
     for states in (("RUNNING",), ("FAILED",), ("FAILED", "RUNNING"), ("FAILED", "SUCCEEDED")):
         tasks = _branches(states)
