@@ -73,7 +73,10 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
     from components.core import leases, registry, tracking  # mlflow costs seconds
 
     with tracking.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
-        if other := leases.take(run):
+        before = run.pipeline_tags()
+        # a run that has given way stays so, when its pod is started again
+        other = before["thawline.decision"] if before.get(inputs.CHANGE) == inputs.BUSY else leases.take(run)
+        if other:
             return _give_way(run, other)
 
         def report(done: int, total: int, text: str) -> None:

@@ -134,7 +134,7 @@ def _decide(
         if weights_digest(path / "checkpoint") == challenger.digest:
             sentence = f"The challenger is the champion, version {version}, itself: there is nothing to decide."
             return Verdict(accepted=False, sentence=sentence, champion=version, evidence={"rule": "none"}), challenger
-        budget = _look(run)  # before the answers: a run that fails from here on has had its look
+        budget = _look(run, challenger.digest)  # before the answers: a run that fails from here on has had its look
         champion = contestant(path, path / "checkpoint", data, run, "champion")
     calibration = float(evaluation.metrics.get("ece", math.nan))
     rows = contest(champion, challenger, version, data, calibration)
@@ -148,9 +148,10 @@ def _decide(
     return replace(verdict, evidence={**verdict.evidence, **digests}), champion
 
 
-def _look(run: tracking.StepRun) -> Budget:
-    """Take one look from the budget, and record it."""
-    budget = looks.take(run.settings.model, run.run_id, run.settings.gate_alpha, run.settings.gate_horizon)
+def _look(run: tracking.StepRun, challenger: str) -> Budget:
+    """Take one look from the budget, and record it; this run's look at this challenger, if the step is done again."""
+    settings = run.settings
+    budget = looks.take(settings.model, f"{run.pipeline_id} {challenger}", settings.gate_alpha, settings.gate_horizon)
     run.tags({looks.LOOK: json.dumps(asdict(budget.look)), "thawline.horizon_opened": budget.opened})
     return budget
 

@@ -33,13 +33,14 @@ def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
 
 def end(settings: Settings, run_key: str, state: str, reason: str = "") -> dict[str, Any]:
     """`finish`, also of a run that was ended from outside for a `reason` that its steps don't know."""
-    for abandoned in runs.abandoned_runs():
-        _close(abandoned)
-    runs.delete_old()
-    result = result_of(settings.model, run_key, state)
-    if result["status"] == "failed" and reason:
-        result["reason"] = reason
-    result["cost"] = _record(settings, run_key, result)
+    with tracking.explained():
+        for abandoned in runs.abandoned_runs():
+            _close(abandoned)
+        runs.delete_old()
+        result = result_of(settings.model, run_key, state)
+        if result["status"] == "failed" and reason:
+            result["reason"] = reason
+        result["cost"] = _record(settings, run_key, result)
     runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
     notification.notify(settings, run_key, result)
     runs.emit(run_key, "finish", "finished", figure=result["status"])
@@ -57,7 +58,8 @@ def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
     """Close what is still open of a pipeline run, and read its result from MLflow; `finish` says what it holds."""
     pipeline = next(iter(tracking.find_runs(model, run_key, "pipeline")), None)
     tags = pipeline.data.tags if pipeline else {}
-    failed = endings.failed(state, recorded=endings.is_recorded(tags))
+    lost = tags.get(tracking.LOST, "") if pipeline and pipeline.info.status == "KILLED" else ""
+    failed = bool(lost) or endings.failed(state, recorded=endings.is_recorded(tags))
     tracking.close_running(model, run_key, failed=failed)
     steps = list(reversed(tracking.find_runs(model, run_key, "step")))
     skipped = not failed and tags.get(inputs.SKIPPED) == "true"
@@ -69,7 +71,7 @@ def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
     decision = " ".join(filter(None, [tags.get("thawline.decision", ""), cut]))
     return {
         "status": "failed" if failed else "skipped" if skipped else "succeeded",
-        "reason": _failure(run_key, steps) if failed else decision,
+        "reason": lost or (_failure(run_key, steps) if failed else decision),
         "model": model,
         "version": facts.get("thawline.version", ""),
         "promoted": tags.get("thawline.promoted") == "true",

@@ -100,7 +100,7 @@ class Counted(NamedTuple):
 
 @dsl.pipeline(name="each-number", description="A loop, and a step that collects its results.")  # type: ignore[untyped-decorator]  # kfp is untyped
 def each_number(run_key: str, numbers: list[int], note: dsl.Input[dsl.Artifact]) -> Counted:
-    """The counterpart of `best_trial`."""
+    """The counterpart of several pods that search, and of what takes their results."""
     with dsl.ParallelFor(numbers, name="numbers") as number:
         counted = count(run_key=run_key, number=number, note=note)
     gathered = gather(run_key=run_key, numbers=numbers, counted=dsl.Collected(counted.output))
@@ -114,7 +114,7 @@ def branches(
     enter: bool,  # noqa: FBT001 - KFP passes by name
     stray: bool,  # noqa: FBT001 - as above
 ) -> None:
-    """The counterpart of `train_or_judge`."""
+    """The counterpart of the condition that lets a run train."""
     with dsl.If(enter == True, name="enter"):  # noqa: E712 - builds a condition
         looked = look_again(run_key=run_key)
         counted = each_number(run_key=run_key, numbers=numbers, note=looked.outputs["note"])

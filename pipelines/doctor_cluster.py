@@ -22,6 +22,7 @@ NUMBERS = [0, 7]  # a zero is what a lost value looks like
 PLANNED = {"fail-once"}  # as Kubeflow calls the step that fails on purpose
 UPDATE = "Update Kubeflow Pipelines to 2.17 or newer."
 STORE = "Files pass by its object store: see whether that has room and the pods reach it."
+WAIT_MINUTES = 30.0  # a canary whose pods can't begin would be waited for without end
 PROMISES = {  # of a cluster: what `components/core/canary.py` finds, and a hint where it is not kept
     "secrets": ("Secrets in the pods", "Make the secrets of --secret-env in the namespace."),
     "written": (
@@ -73,7 +74,7 @@ def examine_cluster(cluster: "Cluster", host: str, namespace: str, source: str, 
         StepError: Kubeflow can't be reached or refused.
     """
     from pipelines.kubeflow import call, connect, experiment, page_of
-    from pipelines.submit import publish, tell, watch
+    from pipelines.submit import follow, publish, tell
 
     client, run_key = connect(host, namespace), runs.new_run_key()
     release = _release(client)
@@ -92,8 +93,8 @@ def examine_cluster(cluster: "Cluster", host: str, namespace: str, source: str, 
     link = page_of(client, "runs", run.run_id)
     tell(console, f"Run         {link}")
     tell(console, "Its step fail_once fails at its first attempt, on purpose.")
-    state = watch(client, str(run.run_id), link, console, STEPS)
-    ended = _ended(call(client, "get_run", run_id=run.run_id), link)
+    run = follow(client, str(run.run_id), link, console, STEPS, namespace=namespace, minutes=WAIT_MINUTES)
+    state, ended = str(run.state), _ended(run, link)
     found, silence = _findings(run_key)
     reached = _reached(found, silence, cluster, link)
     return [release, ended, reached, *(_promises(found, state, cluster, source, link) if found else [])]

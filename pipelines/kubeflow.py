@@ -238,8 +238,7 @@ def experiment(client: Any, name: str, namespace: str) -> str:  # noqa: ANN401 -
 def word_of(run: Any) -> str:  # noqa: ANN401 - kfp_server_api's run
     """Kubeflow's word on a run, but `TERMINATED` where somebody ended it, which Kubeflow calls FAILED too."""
     state = str(run.state or "PENDING")
-    canceled = state == "CANCELED" or any(entry.state == "CANCELING" for entry in run.state_history or [])
-    return TERMINATED if state in endings.BROKEN and canceled else state
+    return TERMINATED if endings.is_terminated(state, [one.state for one in run.state_history or []]) else state
 
 
 def page_of(client: Any, kind: str, identity: str) -> str:  # noqa: ANN401 - as above

@@ -247,11 +247,6 @@ def follow(
         raise GoesOnError("Waiting was interrupted.", f"{GOES_ON} {link}") from None
 
 
-def watch(client: Any, run_id: str, link: str, console: Console, steps: Sequence[str]) -> str:  # noqa: ANN401 - as above
-    """Show the steps until the run has ended; its state."""
-    return str(follow(client, run_id, link, console, steps).state)
-
-
 def _report(console: Console, result: dict[str, Any], kind: str, *, as_json: bool) -> None:
     """Print the result; a bad one ends the command with its reason.
 

@@ -10,7 +10,8 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from components.core import ledger, looks, registry, tracking
+from components.core import leases, ledger, looks, registry, tracking
+from components.core.settings import Settings
 
 # every call of MLflow's client by which the ledger writes
 WRITES = (
@@ -67,6 +68,15 @@ def at_once(
     barrier.wait(60)
     entry = ledger.promote("toy", version, why="first", evidence="run", expected=expected)
     results.put((version, entry.done, entry.reason))
+
+
+def leasing(environment: Mapping[str, str], key: str, shared: bool, barrier: Barrier, results: Any) -> None:  # noqa: FBT001 - passed by position
+    """Ask for the lease together with others; put down the answer."""
+    _adopt(environment)
+    leases._is_shared = lambda: shared  # type: ignore[assignment]  # this process is the test's own
+    with tracking.step("detect_changes", key, Settings(model="toy", task="tests.toy").to_json()) as run:
+        barrier.wait(60)
+        results.put(leases.take(run))
 
 
 def looking(

@@ -28,7 +28,10 @@ LASTS_SECONDS = 600.0  # more than the pauses between three attempts; who retrie
 
 
 def patient(step: Callable[P, R]) -> Callable[P, R]:
-    """Let a step wait for a server that does not answer, and do it again then; it has a parameter `run_key`."""
+    """Let a step, the function of its module, wait for a server that does not answer, and do it again then.
+
+    It has a parameter `run_key`.
+    """
 
     @functools.wraps(step)
     def waiting(*inputs: P.args, **named: P.kwargs) -> R:
@@ -42,7 +45,11 @@ def patient(step: Callable[P, R]) -> Callable[P, R]:
                     raise
                 pause = min(pause, left)
                 key = str(inspect.signature(step).bind(*inputs, **named).arguments["run_key"])
-                _say(step.__name__, key, f"{error.sentence} Trying again in {pause:.0f} s, for {left:.0f} s at most.")
+                _say(
+                    step.__module__.rpartition(".")[2],
+                    key,
+                    f"{error.sentence} Trying again in {pause:.0f} s, for {left:.0f} s at most.",
+                )
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -5,7 +5,7 @@ and SUCCEEDED of the run; kfp's local runner says SUCCEEDED; other releases may 
 for a failure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from components.core import inputs
 
@@ -22,6 +22,11 @@ def failed(word: str, *, recorded: bool) -> bool:
         recorded: Whether the run's last step left its mark in MLflow; `is_recorded` for runs of the DAG.
     """
     return word.upper() in BROKEN or not recorded
+
+
+def is_terminated(state: str, history: Iterable[str]) -> bool:
+    """Whether somebody ended a run: by its state in Kubeflow's API, which then is FAILED, and the states before it."""
+    return state.upper() in BROKEN and (state.upper() == "CANCELED" or "CANCELING" in history)
 
 
 def is_recorded(tags: Mapping[str, str]) -> bool:

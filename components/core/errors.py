@@ -5,7 +5,9 @@ from typing import Literal
 
 # Of builtins, requests, urllib3, urllib and httpx, by name: importing them all to ask would cost a second.
 _SILENCE = frozenset({"ConnectionError", "TimeoutError", "Timeout", "URLError", "TransportError", "MaxRetryError"})
-_FINAL = frozenset({"HTTPError", "OfflineModeIsEnabled", "SSLError"})  # an answer, or one that would not be another
+_SILENCE |= {"ChunkedEncodingError", "IncompleteRead", "ProtocolError"}  # an answer that breaks off
+_FINAL = frozenset({"OfflineModeIsEnabled", "SSLError"})  # that would not be another one later
+_TOO_MANY, _OWN_FAULT = 429, 500  # HTTP: what a server answers that may be well again later
 
 
 class ExpectedError(Exception):
@@ -45,10 +47,20 @@ class NoAnswerError(UnavailableError):
 
 
 def is_silence(error: BaseException) -> bool:
-    """Whether a library's error comes from a server that did not answer, rather than from what it said."""
+    """Whether a library's error comes from a server that did not answer, or had a fault of its own."""
     chain = list(_chain(error))
-    final = any(type(one).__name__ in _FINAL for one in chain)
-    return not final and any(kind.__name__ in _SILENCE for one in chain for kind in type(one).__mro__)
+    if any(type(one).__name__ in _FINAL for one in chain):
+        return False
+    statuses = [status for one in chain if (status := _status(one))]
+    if statuses:
+        return all(status >= _OWN_FAULT or status == _TOO_MANY for status in statuses)
+    return any(kind.__name__ in _SILENCE for one in chain for kind in type(one).__mro__)
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status of an answer that a library raised; 0 where the error is of another kind."""
+    found = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
+    return found if isinstance(found, int) else 0
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -9,34 +9,51 @@ wins it in all registers that it sees.
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 from filelock import FileLock
 
 from components.core import runs, tracking
-from components.core.spending import Budget, Look, next_look
+from components.core.spending import Budget, Look, level, next_look
 
 LOOK = "thawline.look"  # tag of a run that has looked at the test rows
 KIND = "looks"
 
 
-def take(model: str, run_id: str, alpha: float, horizon: int) -> Budget:
+def take(model: str, owner: str, alpha: float, horizon: int) -> Budget:
     """Take the next look from the budget of a model; it counts from here on, whatever becomes of the run.
 
     Args:
         model: Whose test rows are looked at.
-        run_id: Of the step that looks.
+        owner: Who looks at what: a step that is done again looks at the same models, and has one look.
         alpha: Probability of a wrong promotion within a horizon.
         horizon: Looks that it is to last for.
     """
     runs.home().mkdir(parents=True, exist_ok=True)
     with FileLock(runs.home() / f"{model}.looks.lock"):  # spares runs of one home the contest
         while True:
+            if known := _had(model, owner):
+                return known
             registers = _registers(model) or [_new_register(model), *_registers(model)]
             budget = next_look(_taken(model), alpha, horizon)
             name = f"look.{budget.look.opening}.{budget.look.number}"
-            value = json.dumps({**asdict(budget.look), "run": run_id})
+            value = json.dumps({**asdict(budget.look), "run": owner, "opened": budget.opened})
             if all(tracking.claim(register, name, value) for register in sorted(set(registers))):
                 return budget
+
+
+def _had(model: str, owner: str) -> Budget | None:
+    """The look that an owner has taken already, whose number nobody else was given in any register."""
+    claims: dict[str, list[dict[str, Any]]] = {}
+    for params in tracking.params_of(model, KIND, deleted=True).values():
+        for name, text in params.items():
+            if name.startswith("look."):
+                claims.setdefault(name, []).append(json.loads(text))
+    for found in claims.values():
+        if all(claim["run"] == owner for claim in found):
+            look = Look(*(found[0][name] for name in ("horizon", "alpha", "number", "opening")))
+            return Budget(look, look.number * level(look.alpha, look.horizon), found[0].get("opened", ""))
+    return None
 
 
 def _new_register(model: str) -> str:

@@ -194,7 +194,8 @@ def mark_store_current(database: Path) -> None:
 def take_lease(run_key: str) -> None:
     """Mark the run as driven by this process, so that a later run can tell a dead one."""
     pid = os.getpid()
-    write_text(run_folder(run_key) / "lease.json", json.dumps({"pid": pid, "started": _started(pid)}))
+    owner = {"pid": pid, "started": _started(pid), "space": _process_space()}
+    write_text(run_folder(run_key) / "lease.json", json.dumps(owner))
 
 
 def abandoned_runs() -> list[str]:
@@ -209,7 +210,7 @@ def abandoned_runs() -> list[str]:
 def driver(run_key: str) -> Literal["lives", "gone", "unknown"]:
     """What became of the process that drives a run of this home; unknown of a run that some other machine drives."""
     lease = home() / "runs" / run_key / "lease.json"
-    if not run_key or not lease.exists():
+    if not run_key or not lease.exists() or not _is_here(json.loads(lease.read_text())):
         return "unknown"
     return "lives" if _alive(lease) else "gone"
 
@@ -232,7 +233,12 @@ def _alive(lease: Path) -> bool:
     if not lease.exists():
         return True  # a run that some other machine drives
     owner = json.loads(lease.read_text())
-    return bool(owner["started"]) and _started(owner["pid"]) == owner["started"]
+    return not _is_here(owner) or (bool(owner["started"]) and _started(owner["pid"]) == owner["started"])
+
+
+def _is_here(owner: dict[str, Any]) -> bool:
+    """Whether the process of a lease can be seen from here, and not only from another machine or container."""
+    return bool(owner.get("space", _process_space()) == _process_space())
 
 
 def process_mark() -> str:

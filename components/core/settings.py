@@ -218,7 +218,7 @@ class Settings(BaseModel):
     step_max_minutes: float = Field(0.0, ge=0, description="Minutes after which each training step stops; 0: any.")
     lost_after_hours: float = Field(
         24.0,
-        gt=0,
+        ge=0.5,
         description="Hours without a sign of life after which a run counts as lost, and the model's next one starts; "
         "on Kubeflow its API is asked first.",
     )

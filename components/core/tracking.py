@@ -28,7 +28,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from components.core import attempts, inputs, runs
-from components.core.errors import ExpectedError, InputError
+from components.core.errors import ExpectedError, InputError, StepError
 from components.core.lineage import Lineage, read_lineage
 from components.core.settings import Settings
 from components.core.tracking_server import (
@@ -50,6 +50,7 @@ STEP = "thawline.step"  # of a step's run: its name here, where Kubeflow's plugi
 ADOPTED = "thawline.adopted"  # "true": Kubeflow's plugin made the pipeline's run, and ends it
 ALIVE = "thawline.alive"  # of the pipeline's run: seconds since the epoch and the process, while a step works
 ALIVE_SECONDS = 60.0  # between two signs of life
+LEASE, HELD, NONE = "thawline.lease", "held", "none"  # tag of the pipeline's run; see components/core/leases.py
 LOST = "thawline.failure"  # why a run failed, or was lost
 ERROR = "thawline.error"  # of a step: kind and sentences of an expected error
 SAVED = "saved_seconds"  # metric of a step, and of the pipeline
@@ -300,6 +301,8 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
                 if os.environ.get("THAWLINE_RUN_KEY"):  # in a pod, which a cluster starts again
                     found = find_runs(run.settings.model, run_key, "step", f"tags.`{attempts.SINCE}` != ''")
                     attempts.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), ERROR)
+                    if client().get_run(run.pipeline_id).info.status == "FAILED":
+                        _reopen(run)
                 with _living(run.pipeline_id):
                     yield run
                 status = "FINISHED"
@@ -320,11 +323,28 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
 
 
 def _begun(name: str, run_key: str, settings: Settings) -> StepRun:
-    pipeline_id = pipeline_run(run_key, settings).info.run_id
-    run_id = _step_run(name, run_key, settings.model, pipeline_id)
-    run = StepRun(name, run_key, settings, run_id, pipeline_id)
+    pipeline = pipeline_run(run_key, settings)
+    if pipeline.info.status == "KILLED":  # the model's next run took this one for lost, and works
+        reason = pipeline.data.tags.get(LOST, "")
+        raise StepError(f"This run was closed meanwhile: {reason or 'it was lost.'}", "Start another one.")
+    run_id = _step_run(name, run_key, settings.model, pipeline.info.run_id)
+    run = StepRun(name, run_key, settings, run_id, pipeline.info.run_id)
     runs.working(name, run_key)
     return run
+
+
+def _reopen(run: StepRun) -> None:
+    """Let a run that ended as failed, and that somebody retries on Kubeflow, have the model's lease again.
+
+    Raises:
+        StepError: Another run has it now.
+    """
+    from components.core import leases  # which imports this module
+
+    client().update_run(run.pipeline_id, status="RUNNING")
+    if other := leases.take(run):
+        client().set_terminated(run.pipeline_id, "FAILED")
+        raise StepError(other, "Retry this one when that has ended.")
 
 
 def pipeline_run(run_key: str, settings: Settings) -> Run:
@@ -557,6 +577,8 @@ def close_running(model: str, run_key: str, *, failed: bool) -> None:
     """End every run of this pipeline run that a kill left RUNNING; that of Kubeflow's plugin is the plugin's to end."""
     for run in find_runs(model, run_key):
         is_pipeline = run.data.tags.get(KIND) == "pipeline"
+        if is_pipeline and run.data.tags.get(LEASE) == HELD:
+            client().set_tag(run.info.run_id, LEASE, NONE)
         if run.info.status == "RUNNING" and not (is_pipeline and ADOPTED in run.data.tags):
             client().set_terminated(run.info.run_id, "FINISHED" if is_pipeline and not failed else "FAILED")
 
@@ -579,13 +601,21 @@ def open_pipeline_runs(model: str) -> list[Open]:
     ]
 
 
-def close_lost(pipeline: Open, reason: str) -> None:
-    """End as KILLED what is open of a pipeline run that nothing works on any more."""
-    client().set_tag(pipeline.id, LOST, reason)
+def close_lost(pipeline: Open, reason: str, *, failed: bool = True) -> None:
+    """End as KILLED what is open of a pipeline run that nothing works on any more.
+
+    Args:
+        pipeline: The run.
+        reason: Why it is over.
+        failed: Whether it came to no end of its own; else only its exit handler was lost, and it counts as FINISHED.
+    """
+    if failed:
+        client().set_tag(pipeline.id, LOST, reason)
+    client().set_tag(pipeline.id, LEASE, NONE)
     conditions = [f"tags.`{name}` = '{pipeline.tags[name]}'" for name in (RUN_KEY, MODEL)]
     left = [str(run.info.run_id) for run in _across([*conditions, "attributes.status = 'RUNNING'"], most=1000)]
     for run_id in dict.fromkeys([*left, pipeline.id]):
-        client().set_terminated(run_id, "KILLED")
+        client().set_terminated(run_id, "FINISHED" if run_id == pipeline.id and not failed else "KILLED")
 
 
 def record(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.core import inputs, runs, tracking
-from components.core.errors import InputError
+from components.core.errors import InputError, NoAnswerError
 from components.core.settings import Settings
 from components.detect_changes import detect_changes
 from components.finish import finish
@@ -221,6 +221,18 @@ def test_the_plugins_tree_is_climbed_to_its_root(tracked_home: Path, monkeypatch
     assert list(result["steps"]) == ["search", "select_trial", "register"]
     assert client.get_run(root).info.status == "RUNNING"
     assert client.get_run(root).data.metrics["cost_seconds"] > 0
+
+
+def test_the_exit_handler_waits_for_mlflow(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where MLflow does not answer, the exit handler waits as every step does: nobody else would close the run."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("THAWLINE_RETRY_MINUTES", "0.002")
+    with pytest.raises(NoAnswerError, match="can't be reached"):
+        finish(SETTINGS.to_json(), "k", "COMPLETE")
+    assert "finish: The MLflow server http://127.0.0.1:9 can't be reached. Trying again" in capfd.readouterr().err
 
 
 def test_a_pod_needs_a_tracking_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

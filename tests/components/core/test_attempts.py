@@ -160,7 +160,10 @@ def test_a_step_waits_for_a_silent_server(
     step = Silent(3)
     assert step() == "done"
     assert (step.attempts, clock) == (4, [5, 10, 20])
-    assert "search: The S3 server can't be reached. Trying again in 5 s, for 600 s at most." in capfd.readouterr().err
+    assert (
+        "test_attempts: The S3 server can't be reached. Trying again in 5 s, for 600 s at most."
+        in capfd.readouterr().err
+    )
     assert [event["event"] for event, _ in runs.events("k") if event["event"] == "note"] == ["note"] * 3
     assert runs.read_errors("k") == {}
     assert sorted(run.info.status for run in tracking.find_runs("toy", "k", "step")) == ["FAILED"] * 3 + ["FINISHED"]
@@ -219,12 +222,41 @@ def test_silence_of_a_hub_may_pass(library: str) -> None:
     assert isinstance(weights.cannot_download("DEFAULT", "resnet18", wrapped), NoAnswerError)
 
 
-def test_what_a_hub_says_does_not_pass() -> None:
-    """An answer of a hub, or that it may not be asked, is no silence."""
+def answered(library: str, status: int) -> Exception:
+    """The error of a library for an answer of a hub."""
     import urllib.error
     from email.message import Message
 
-    assert not is_silence(urllib.error.HTTPError("http://hub", 404, "Not Found", Message(), None))
+    import requests
+
+    if library == "urllib":
+        return urllib.error.HTTPError("http://hub", status, "No", Message(), None)
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError("No", response=response)
+
+
+@pytest.mark.parametrize("library", ["requests", "urllib"])
+@pytest.mark.parametrize(("status", "passes"), [(404, False), (401, False), (429, True), (500, True), (503, True)])
+def test_a_fault_of_a_hub_itself_may_pass(library: str, status: int, passes: bool) -> None:  # noqa: FBT001 - pytest's
+    """A hub that has a fault of its own, or too much to do, is worth waiting for; one that refuses is not."""
+    wrapped = OSError("We couldn't load it.")
+    wrapped.__cause__ = answered(library, status)
+    assert is_silence(wrapped) is passes
+
+
+def test_an_answer_that_breaks_off_may_pass() -> None:
+    """A download that was cut is worth trying again."""
+    from http.client import IncompleteRead
+
+    import requests
+
+    assert is_silence(requests.exceptions.ChunkedEncodingError("cut"))
+    assert is_silence(IncompleteRead(b"half"))
+
+
+def test_what_a_hub_says_does_not_pass() -> None:
+    """An error of another kind, or that a hub may not be asked, is no silence."""
     assert not is_silence(ValueError("no such network"))
     offline = type("OfflineModeIsEnabled", (ConnectionError,), {})
     assert not is_silence(offline("HF_HUB_OFFLINE=1"))

@@ -35,6 +35,7 @@ def decided(source: Path, run: PlainRun, **changes: Any) -> tuple[Decision, dict
     key, settings = runs.new_run_key(), run.settings.model_copy(update=rules)
     decision = look(str(source), settings, key)
     [pipeline] = tracking.find_runs("toy", key, "pipeline")
+    tracking.close_running("toy", key, failed=True)  # the next one takes the lease
     return decision, pipeline.data.metrics
 
 
@@ -109,9 +110,11 @@ def test_torch_is_loaded_only_where_a_run_would_wait(toy_home: PlainRun, source:
     code = f"""
 import sys
 from components.core.settings import Settings
+from components.core.tracking import close_running
 from components.detect_changes import look
 settings = Settings.from_json({toy_home.settings.to_json()!r}).model_copy(update={{"drift_trigger": 0.2, "min_new": 3}})
 print(look({str(source)!r}, settings, "same").change)
+close_running("toy", "same", failed=False)
 for i in range(5):
     open({str(source / "class0")!r} + f"/another{{i}}.txt", "w").write(f"1.{{i}},9.0")
 print(look({str(source)!r}, settings, "enough").change, "torch" in sys.modules)

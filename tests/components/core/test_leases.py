@@ -1,6 +1,7 @@
 """One run at a time for each model, with a real store, and a Kubeflow that answers or does not."""
 
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from components.core import inputs, kubeflow_runs, leases, outcomes, runs, tracking
+from components.core.errors import StepError
 from components.core.settings import Settings
 from components.detect_changes import detect_changes, look
 from components.finish import finish
-from tests import kubeflow
+from tests import kubeflow, moves
 from tests.kubeflow import Kubeflow
 
 SETTINGS = Settings(model="toy", task="tests.toy")
@@ -87,7 +89,7 @@ def test_a_silent_run_is_over_after_a_day() -> None:
         assert begin("third") == ""
         assert {run.info.status for run in tracking.find_runs("toy", "first")} == {"FINISHED", "KILLED"}
     assert state_of("first") == ("KILLED", "It showed no sign of life for 24 hours.")
-    hour = SETTINGS.model_copy(update={"lost_after_hours": 1})
+    hour = SETTINGS.model_copy(update={"lost_after_hours": 1.0})
     silent_since("third", time.time() - 4000)
     assert begin("fourth", hour) == ""
 
@@ -109,6 +111,39 @@ def test_a_run_whose_process_is_gone_is_over_at_once() -> None:
 
 
 @pytest.mark.usefixtures("tracked_home")
+def test_a_process_of_another_container_is_not_taken_for_gone() -> None:
+    """Where containers share a home, a process that can't be seen from here blocks by its sign of life."""
+    begin("first")
+    silent_since("first", time.time())
+    owner = {"pid": 999999999, "started": "1", "space": "another container"}
+    (runs.run_folder("first") / "lease.json").write_text(json.dumps(owner))
+    assert "is in progress" in begin("second")
+    assert runs.abandoned_runs() == []
+
+
+@pytest.mark.usefixtures("tracked_home")
+def test_a_run_that_gave_way_stays_so(toy_source: Path) -> None:
+    """Its pod may be started again after the other run has ended: it is skipped all the same."""
+    begin("first")
+    assert look(str(toy_source), SETTINGS, "second").change == "busy"
+    finish(SETTINGS.to_json(), "first", "FAILED")
+    assert look(str(toy_source), SETTINGS, "second").change == "busy"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True], ids=["files", "server"])
+def test_of_runs_that_start_together_one_has_the_lease(tracked_home: Path, shared: bool) -> None:  # noqa: FBT001 - pytest's
+    """Four processes ask in the same moment, by the lock of files or by the election of a server: one gets it."""
+    context = multiprocessing.get_context("forkserver")
+    barrier, results = context.Barrier(4), context.Queue()
+    children = [moves.process(moves.leasing, f"run {number}", shared, barrier, results) for number in range(4)]
+    answers = [results.get(timeout=120) for _ in children]
+    for child in children:
+        child.join(60)
+    assert sorted(answer == "" for answer in answers) == [False, False, False, True]
+
+
+@pytest.mark.usefixtures("tracked_home")
 def test_a_step_that_outlives_its_driver_goes_on() -> None:
     """Where the driver was killed and a step's process lives, the run is not over."""
     begin("first")
@@ -119,15 +154,18 @@ def test_a_step_that_outlives_its_driver_goes_on() -> None:
 @pytest.fixture
 def cluster(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
     """A Kubeflow whose pods can ask it; each run of a test says which of its runs it is."""
+    monkeypatch.setattr(kubeflow_runs, "_ACCOUNT", tracked_home / "ca.crt")
+    (tracked_home / "ca.crt").write_text("this cluster's")
     with kubeflow.serve() as server:
         monkeypatch.setenv("THAWLINE_KUBEFLOW_API", server.host)
-        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
         yield server
 
 
-def in_pod(key: str, monkeypatch: pytest.MonkeyPatch, settings: Settings = SETTINGS) -> str:
+def in_pod(server: Kubeflow, key: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `take` answers in a pod of a run that Kubeflow knows."""
     monkeypatch.setenv("THAWLINE_RUN_KEY", key)
-    return begin(key, settings)
+    server.runs[key] = recorded("no-node")  # any that is in progress
+    return begin(key)
 
 
 def recorded(name: str) -> Any:
@@ -140,49 +178,116 @@ def recorded(name: str) -> Any:
         ("terminated", "It was terminated on Kubeflow."),
         ("succeeded", "It ended there as succeeded."),
         ("step-failed", "It ended there as failed."),
-        ("", "It was deleted on Kubeflow."),
     ],
 )
 def test_kubeflow_is_asked_what_became_of_a_run(
     answer: str, reason: str, cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that Kubeflow ended or does not know is over at once, however fresh its sign of life; it is told why."""
-    in_pod("first", monkeypatch)
-    if answer:
-        cluster.runs["first"] = recorded(answer)
-    assert in_pod("second", monkeypatch) == ""
+    """A run that Kubeflow ended is over at once, however fresh its sign of life; MLflow says why."""
+    in_pod(cluster, "first", monkeypatch)
+    cluster.runs["first"] = recorded(answer)
+    assert in_pod(cluster, "second", monkeypatch) == ""
     assert state_of("first") == ("KILLED", reason)
+
+
+def test_a_run_that_was_deleted_is_over(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that Kubeflow does not know is over once it has been silent for three signs of life."""
+    in_pod(cluster, "first", monkeypatch)
+    del cluster.runs["first"]
+    assert "is in progress" in in_pod(cluster, "second", monkeypatch)
+    silent_since("first", time.time() - leases.FRESH_SECONDS - 1)
+    assert in_pod(cluster, "third", monkeypatch) == ""
+    assert state_of("first") == ("KILLED", "It was deleted on Kubeflow.")
+
+
+@pytest.mark.parametrize("wrong", ["no such path", "another server"])
+def test_an_answer_of_no_kubeflow_ends_no_run(wrong: str, cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 404 of a proxy, or of a server that does not know the asking run either, says nothing of a run."""
+    in_pod(cluster, "first", monkeypatch)
+    silent_since("first", time.time() - 3600)
+    if wrong == "no such path":
+        monkeypatch.setenv("THAWLINE_KUBEFLOW_API", f"{cluster.host}/elsewhere")
+        monkeypatch.setattr(kubeflow, "CODES", {})
+    else:
+        monkeypatch.setattr(leases, "kubeflow_runs", kubeflow_runs)
+        cluster.trouble = lambda _method, path: (404, "Run not found") if path.startswith("/runs/") else None
+    assert "is in progress" in in_pod(cluster, "second", monkeypatch)
+
+
+def test_a_run_that_came_to_its_end_is_no_lost_one(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that registered its version, and whose exit handler was lost, ends as FINISHED and counts."""
+    in_pod(cluster, "first", monkeypatch)
+    tracking.client().set_tag(pipeline("first"), inputs.VERSION, "1")
+    cluster.runs["first"] = recorded("succeeded")
+    assert in_pod(cluster, "second", monkeypatch) == ""
+    assert state_of("first") == ("FINISHED", "")
+    assert outcomes.of("toy").succeeded > 0
+
+
+def test_a_run_that_was_closed_does_not_go_on(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step of a run that was taken for lost begins, not even its exit handler's result is a success."""
+    in_pod(cluster, "first", monkeypatch)
+    cluster.runs["first"] = recorded("terminated")
+    assert in_pod(cluster, "second", monkeypatch) == ""
+    with pytest.raises(StepError, match="This run was closed meanwhile: It was terminated on Kubeflow."):
+        in_pod(cluster, "first", monkeypatch)
+    tracking.client().set_tag(pipeline("first"), inputs.VERSION, "1")
+    result = finish(SETTINGS.to_json(), "first", "COMPLETE")
+    assert (result["status"], result["reason"]) == ("failed", "It was terminated on Kubeflow.")
+    assert state_of("second")[0] == "RUNNING"
+
+
+def test_a_run_that_is_retried_takes_the_lease_again(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed run that somebody retries on Kubeflow has the lease while it works; it waits for one that has it."""
+    in_pod(cluster, "first", monkeypatch)
+    finish(SETTINGS.to_json(), "first", "FAILED")
+    with tracking.step("search", "first", SETTINGS.to_json()):
+        assert "The run toy first is in progress" in in_pod(cluster, "second", monkeypatch)
+        monkeypatch.setenv("THAWLINE_RUN_KEY", "first")
+    finish(SETTINGS.to_json(), "first", "FAILED")
+    assert in_pod(cluster, "third", monkeypatch) == ""
+    monkeypatch.setenv("THAWLINE_RUN_KEY", "first")
+    with (
+        pytest.raises(StepError, match="The run toy third is in progress"),
+        tracking.step("search", "first", SETTINGS.to_json()),
+    ):
+        pytest.fail("it must not work")
+    assert state_of("first")[0] == "FAILED"
 
 
 def test_a_run_that_waits_for_a_node_is_not_over(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Kubeflow says goes on has the lease, however long it was silent."""
-    in_pod("first", monkeypatch)
+    in_pod(cluster, "first", monkeypatch)
     silent_since("first", LONG_AGO)
-    cluster.runs["first"] = recorded("no-node")
-    assert "is in progress" in in_pod("second", monkeypatch)
+    assert "is in progress" in in_pod(cluster, "second", monkeypatch)
 
 
 def test_what_kubeflow_can_not_know_is_decided_by_age(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of another cluster or machine, and any run while Kubeflow does not answer, blocks until it is too old."""
-    in_pod("first", monkeypatch)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.2")  # another cluster, which never knew it
-    assert "is in progress" in in_pod("second", monkeypatch)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    in_pod(cluster, "first", monkeypatch)
+    silent_since("first", time.time() - 3600)
+    del cluster.runs["first"]
+    kubeflow_runs._ACCOUNT.write_text("another cluster's, which never knew it")
+    assert "is in progress" in in_pod(cluster, "second", monkeypatch)
+    kubeflow_runs._ACCOUNT.unlink()
+    assert "is in progress" in in_pod(cluster, "of a pod without an account", monkeypatch)
+    kubeflow_runs._ACCOUNT.write_text("this cluster's")
     for status in (401, 500):
         cluster.trouble = lambda _method, _path, status=status: (status, "no")  # type: ignore[misc]  # as above
-        assert "is in progress" in in_pod(f"after {status}", monkeypatch)
+        assert "is in progress" in in_pod(cluster, f"after {status}", monkeypatch)
     monkeypatch.setattr(kubeflow_runs, "SECONDS", 0.1)
     cluster.slow = 0.5
-    assert "is in progress" in in_pod("third", monkeypatch)
+    assert "is in progress" in in_pod(cluster, "third", monkeypatch)
     silent_since("first", LONG_AGO)
-    assert in_pod("fourth", monkeypatch) == ""
+    assert in_pod(cluster, "fourth", monkeypatch) == ""
 
 
 def test_a_run_of_kubeflows_plugin_is_ended_by_it(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost run that Kubeflow's plugin made has no lease any more, and its end is left to the plugin."""
-    in_pod("first", monkeypatch)
+    in_pod(cluster, "first", monkeypatch)
     tracking.client().set_tag(pipeline("first"), tracking.ADOPTED, "true")
-    assert in_pod("second", monkeypatch) == ""
+    cluster.runs["first"] = recorded("terminated")
+    assert in_pod(cluster, "second", monkeypatch) == ""
     assert state_of("first") == ("RUNNING", "")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import uuid
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,8 +15,17 @@ from tests import moves
 HORIZON = 5
 
 
-def take(run: str = "run", horizon: int = HORIZON) -> Look:
-    return looks.take("toy", run, 0.05, horizon).look
+def take(run: str = "", horizon: int = HORIZON) -> Look:
+    return looks.take("toy", run or uuid.uuid4().hex, 0.05, horizon).look
+
+
+@pytest.mark.usefixtures("tracked_home")
+def test_a_step_that_is_done_again_has_its_look() -> None:
+    """Who looks again at the same models takes no second look, also after others have had theirs."""
+    first = looks.take("toy", "a", 0.05, HORIZON)
+    assert take().number == 2
+    assert looks.take("toy", "a", 0.05, HORIZON) == first
+    assert (first.opened, take().number) == ("the first look", 3)
 
 
 @pytest.mark.usefixtures("tracked_home")

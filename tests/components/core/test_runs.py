@@ -97,6 +97,16 @@ def test_a_run_whose_process_is_gone_is_abandoned(home: Path) -> None:
     assert runs.abandoned_runs() == ["dead"]
 
 
+def test_a_pod_is_told_to_get_weights_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed into a pod goes with it, so there the hint is the image, or S3."""
+    assert runs.install_hint("resemblyzer==0.1.4", "--no-deps ") == "Run: pip install --no-deps resemblyzer==0.1.4."
+    monkeypatch.setenv("KFP_POD_NAME", "fine-tuning-7v4gg-1")
+    hint = runs.install_hint("resemblyzer==0.1.4", "--no-deps ")
+    assert "into the image" in hint
+    assert "--weights s3://" in hint
+    assert "pip install" not in hint
+
+
 def test_a_reused_process_id_is_no_lease(home: Path) -> None:
     """A living process that started at another time is not the one that took the lease."""
     lease = {"pid": os.getpid(), "started": "1"}

