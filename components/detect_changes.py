@@ -20,12 +20,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from components.core import attempts, deadlines, fingerprints, inputs, runs, sources
-from components.core.fingerprints import Fingerprint
+from components.core import run_folder
+from components.core.data import source_index, sources
+from components.core.data.source_index import Fingerprint
 from components.core.settings import Settings
+from components.core.tracking import provenance, retries
+from components.core.training import deadlines
 
 if TYPE_CHECKING:
-    from components.core.tracking import Ended, StepRun
+    from components.core.tracking.runs import Ended, StepRun
 
 DECISION = "decision.json"  # in the run's folder: what the command line decided before it started the DAG
 Progress = Callable[[int, int, str], None]
@@ -56,7 +59,7 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
     Raises:
         InputError: The source can't be listed, or holds nothing that a run could start with.
     """
-    kept = runs.run_folder(run_key) / DECISION
+    kept = run_folder.run_folder(run_key) / DECISION
     if kept.exists():
         decision = Decision(**json.loads(kept.read_text()))
     else:
@@ -66,16 +69,18 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
     return decision.change in ("train", "judge"), judged, decision.input_digest or run_key
 
 
-@attempts.patient
+@retries.patient
 def look(source: str, settings: Settings, run_key: str, progress: Progress = lambda *_: None) -> Decision:
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
-    runs.start("detect_changes", run_key)
-    from components.core import leases, registry, tracking  # mlflow costs seconds
+    run_folder.start("detect_changes", run_key)
+    from components.core.registry import versions as registry
+    from components.core.tracking import leases  # mlflow costs seconds
+    from components.core.tracking import runs as tracking
 
     with tracking.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
         before = run.pipeline_tags()
         # a run that has given way stays so, when its pod is started again
-        other = before["thawline.decision"] if before.get(inputs.CHANGE) == inputs.BUSY else leases.take(run)
+        other = before["thawline.decision"] if before.get(provenance.CHANGE) == provenance.BUSY else leases.take(run)
         if other:
             return _give_way(run, other)
 
@@ -86,37 +91,39 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
         history = _History(settings.model, Path(folder))
         # accepted labels of test rows change the dataset, not the source
         accepted = tracking.recorded(settings.model, "thawline.accepted_labels")
-        found = {**inputs.parts(settings), "labels": f"{len(accepted)} times accepted"}
+        found = {**provenance.parts(settings), "labels": f"{len(accepted)} times accepted"}
         champion = registry.current(settings.model, "champion")
         if settings.warm_start:
-            found[inputs.START] = registry.mark(settings.model, champion)
+            found[provenance.START] = registry.mark(settings.model, champion)
         decision, rows = _decide(source, run, found, history, champion, report)
         _keep(run, decision, found, settings)
-        if decision.change == "skip" and fingerprints.knows_more(rows, history.index(history.newest)):
-            fingerprints.write_index(Path(folder) / fingerprints.INDEX, rows)
-            run.artifact(Path(folder) / fingerprints.INDEX, "dataset", pipeline=True)
-            run.tags({inputs.INDEXED: "true"}, pipeline=True)
+        if decision.change == "skip" and source_index.knows_more(rows, history.index(history.newest)):
+            source_index.write_index(Path(folder) / source_index.INDEX, rows)
+            run.artifact(Path(folder) / source_index.INDEX, "dataset", pipeline=True)
+            run.tags({provenance.INDEXED: "true"}, pipeline=True)
         run.figure(f"{decision.change}: {decision.reason}")
     return _kept(run_key, decision)
 
 
 def _give_way(run: "StepRun", other: str) -> Decision:
     """End as skipped: another run of the model is in progress, and this one stands for none."""
-    run.tags({inputs.CHANGE: inputs.BUSY, inputs.SKIPPED: "true", "thawline.decision": other}, pipeline=True)
+    run.tags(
+        {provenance.CHANGE: provenance.BUSY, provenance.SKIPPED: "true", "thawline.decision": other}, pipeline=True
+    )
     run.figure(f"busy: {other}")
-    return _kept(run.run_key, Decision(inputs.BUSY, other))
+    return _kept(run.run_key, Decision(provenance.BUSY, other))
 
 
 def _kept(run_key: str, decision: Decision) -> Decision:
-    runs.write_text(runs.run_folder(run_key) / DECISION, json.dumps(asdict(decision)))
+    run_folder.write_text(run_folder.run_folder(run_key) / DECISION, json.dumps(asdict(decision)))
     return decision
 
 
 def _decide(
-    source: str, run: "StepRun", parts: inputs.Parts, history: "_History", champion: str, report: Progress
+    source: str, run: "StepRun", parts: provenance.Parts, history: "_History", champion: str, report: Progress
 ) -> tuple[Decision, list[Fingerprint]]:
     """The decision, and the index of the source as it is now; `parts` get the data's digest if it is looked at."""
-    from components.core import registry
+    from components.core.registry import versions as registry
 
     settings = run.settings
     last, trained = history.last, history.trained
@@ -124,51 +131,52 @@ def _decide(
         sources.check_source(source)  # nothing else looks at it before prepare_data
         earlier = f"There is no earlier successful run of {settings.model!r}."
         return Decision("train", "Training was forced." if settings.force else earlier), []
-    rows = fingerprints.take(source, history.index(history.newest), report, verify=settings.verify)
+    rows = source_index.take(source, history.index(history.newest), report, verify=settings.verify)
     if not rows:
         sources.check_source(source)
-    parts["data"] = fingerprints.data_digest(rows)
-    digest = inputs.input_digest(parts)
+    parts["data"] = source_index.data_digest(rows)
+    digest = provenance.input_digest(parts)
     versions = {facts["version"] for facts in registry.versions(settings.model)}
     gone = cut = None
     for same in _same_inputs(settings.model, parts, champion):
         if deadlines.cuts(same.tags):  # its version is not the one that these inputs would have given
             cut = cut or same
             continue
-        if same.tags.get(inputs.VERSION) in versions:
+        if same.tags.get(provenance.VERSION) in versions:
             return replace(_again(same, last, settings, parts, champion), input_digest=digest), rows
         gone = gone or same
     if gone:
-        reason = f"Version {gone.tags.get(inputs.VERSION)} of {_name(gone)} is gone from the registry."
+        reason = f"Version {gone.tags.get(provenance.VERSION)} of {_name(gone)} is gone from the registry."
         return Decision("train", reason, input_digest=digest), rows
     if cut:
         return Decision("train", f"A deadline cut {_name(cut)} short.", input_digest=digest), rows
-    small = trained.tags[inputs.VERSION] in versions and not deadlines.cuts(trained.tags)
+    small = trained.tags[provenance.VERSION] in versions and not deadlines.cuts(trained.tags)
     before, parts_now = history.index(trained), _counted_from(trained, parts, champion)
     decision = _changed(trained, before, rows, parts_now, settings.min_new if small else 0)
-    if decision.change == "skip" and settings.drift_trigger and fingerprints.compare(before, rows).new:
+    if decision.change == "skip" and settings.drift_trigger and source_index.compare(before, rows).new:
         decision = _despite_few(decision, run, champion, before, rows, report)
     return replace(decision, input_digest=digest), rows
 
 
-def _same_inputs(model: str, parts: inputs.Parts, champion: str) -> "Iterator[Ended]":
+def _same_inputs(model: str, parts: provenance.Parts, champion: str) -> "Iterator[Ended]":
     """Earlier runs with these inputs, newest first; of a warm start then the one that made the champion."""
-    from components.core import tracking
+    from components.core.tracking import runs as tracking
 
-    extra = f"tags.`{inputs.INPUT_DIGEST}` = '{inputs.input_digest(parts)}' and tags.`{inputs.CHANGE}` != 'skip'"
+    same = f"tags.`{provenance.INPUT_DIGEST}` = '{provenance.input_digest(parts)}'"
+    extra = f"{same} and tags.`{provenance.CHANGE}` != 'skip'"
     yield from tracking.successful(model, extra)
-    if inputs.START in parts and champion:
-        extra = f"tags.`{inputs.VERSION}` = '{champion}' and tags.`{inputs.CHANGE}` = 'train'"
+    if provenance.START in parts and champion:
+        extra = f"tags.`{provenance.VERSION}` = '{champion}' and tags.`{provenance.CHANGE}` = 'train'"
         for run in tracking.successful(model, extra):
-            if run.tags.get(inputs.INPUT_DIGEST) == inputs.input_digest(_counted_from(run, parts, champion)):
+            if run.tags.get(provenance.INPUT_DIGEST) == provenance.input_digest(_counted_from(run, parts, champion)):
                 yield run
 
 
-def _counted_from(run: "Ended", parts: inputs.Parts, champion: str) -> inputs.Parts:
+def _counted_from(run: "Ended", parts: provenance.Parts, champion: str) -> provenance.Parts:
     """The parts, with the start of that run where its own version is champion now: that makes no new inputs."""
-    if inputs.START not in parts or run.tags.get(inputs.VERSION) != champion:
+    if provenance.START not in parts or run.tags.get(provenance.VERSION) != champion:
         return parts
-    return {**parts, inputs.START: inputs.read(run.tags).get(inputs.START)}
+    return {**parts, provenance.START: provenance.read(run.tags).get(provenance.START)}
 
 
 def _despite_few(
@@ -182,7 +190,7 @@ def _despite_few(
     """Train in spite of few changes if the new data differ by more than the user allows."""
     if not champion:
         return replace(held, reason=f"{held.reason} --drift-trigger needs a champion.")
-    from components.core.drift_trigger import drift_of_new  # torch costs seconds
+    from components.core.evaluation.drift_trigger import drift_of_new  # torch costs seconds
 
     found = drift_of_new(run.settings, champion, before, now, run.note, report)
     if found is None:
@@ -197,15 +205,15 @@ def _despite_few(
     return replace(held, reason=f"{held.reason} {told}: not above --drift-trigger {limit:g}.")
 
 
-def _again(run: "Ended", last: "Ended", settings: Settings, parts: inputs.Parts, champion: str) -> Decision:
+def _again(run: "Ended", last: "Ended", settings: Settings, parts: provenance.Parts, champion: str) -> Decision:
     """What to do with the inputs of an earlier run, whose version is in the registry."""
     tags = run.tags
-    version, reasons = tags[inputs.VERSION], []
+    version, reasons = tags[provenance.VERSION], []
     if run.id != last.id:
         reasons.append(f"{_name(last)} came in between")
-    if tags.get(inputs.GATE_DIGEST) != settings.gate_digest():
-        reasons += inputs.differences(inputs.read(tags), parts, "gate") or ["gate"]
-    if champion not in (version, tags.get(inputs.COMPARED_WITH, "")) or _lost(run, settings.model, champion):
+    if tags.get(provenance.GATE_DIGEST) != settings.gate_digest():
+        reasons += provenance.differences(provenance.read(tags), parts, "gate") or ["gate"]
+    if champion not in (version, tags.get(provenance.COMPARED_WITH, "")) or _lost(run, settings.model, champion):
         reasons.append(f"version {champion} is champion now" if champion else "there is no champion any more")
     if not reasons:
         return Decision("skip", f"Nothing has changed since {_name(run)}.", version, run.id)
@@ -215,37 +223,38 @@ def _again(run: "Ended", last: "Ended", settings: Settings, parts: inputs.Parts,
 
 def _lost(run: "Ended", model: str, champion: str) -> bool:
     """Whether a run made a champion, at once or by approval, and somebody has taken the alias away since then."""
-    from components.core import ledger, registry
+    from components.core.registry import promotion
+    from components.core.registry import versions as registry
 
-    if champion or run.tags.get(inputs.PROMOTED) == "true":
+    if champion or run.tags.get(provenance.PROMOTED) == "true":
         return not champion
-    version = run.tags[inputs.VERSION]
-    approved = ledger.PENDING_TAG in run.tags and version != registry.current(model, ledger.PENDING)
-    return approved and any(row["version"] == version for row in ledger.history(model))
+    version = run.tags[provenance.VERSION]
+    approved = promotion.PENDING_TAG in run.tags and version != registry.current(model, promotion.PENDING)
+    return approved and any(row["version"] == version for row in promotion.history(model))
 
 
 def _changed(
-    trained: "Ended", before: list[Fingerprint], now: list[Fingerprint], parts: inputs.Parts, min_new: int
+    trained: "Ended", before: list[Fingerprint], now: list[Fingerprint], parts: provenance.Parts, min_new: int
 ) -> Decision:
     """What to do with inputs that no earlier run had; `before` is the index of the last one that trained."""
-    old, changes = inputs.read(trained.tags), fingerprints.compare(before, now)
-    others = inputs.differences(old, parts, "settings", "weights", "code", "libraries", "labels", inputs.START)
+    old, changes = provenance.read(trained.tags), source_index.compare(before, now)
+    others = provenance.differences(old, parts, "settings", "weights", "code", "libraries", "labels", provenance.START)
     if before and not others and sum(changes) < min_new:
         told = f": {changes}" if str(changes) else ""
         reason = f"{sum(changes)} of at least {min_new} changes since {_name(trained)}{told}."
-        return Decision("skip", reason, trained.tags[inputs.VERSION], trained.id)
+        return Decision("skip", reason, trained.tags[provenance.VERSION], trained.id)
     data = str(changes) if before else ""
     differing = [data or "copies or unreadable records"] if old.get("data") != parts["data"] else []
     return Decision("train", f"Changed since {_name(trained)}: {'; '.join([*differing, *others]) or 'inputs'}.")
 
 
-def _keep(run: "StepRun", decision: Decision, parts: inputs.Parts, settings: Settings) -> None:
-    tags = {inputs.CHANGE: decision.change, "thawline.change_reason": decision.reason}
+def _keep(run: "StepRun", decision: Decision, parts: provenance.Parts, settings: Settings) -> None:
+    tags = {provenance.CHANGE: decision.change, "thawline.change_reason": decision.reason}
     if decision.change != "train":
-        tags[inputs.SAME_AS] = decision.same_as
+        tags[provenance.SAME_AS] = decision.same_as
     if decision.change == "skip":
-        tags |= {inputs.SKIPPED: "true", "thawline.decision": decision.reason}
-    run.tags(tags | inputs.tags(parts, settings), pipeline=True)
+        tags |= {provenance.SKIPPED: "true", "thawline.decision": decision.reason}
+    run.tags(tags | provenance.tags(parts, settings), pipeline=True)
 
 
 def _name(run: "Ended") -> str:
@@ -256,17 +265,17 @@ class _History:
     """Earlier successful runs of a model, as far as they matter."""
 
     def __init__(self, model: str, folder: Path) -> None:
-        from components.core import tracking
+        from components.core.tracking import runs as tracking
 
         self._folder = folder
         self._indexes: dict[str, list[Fingerprint]] = {}
         self.newest: Ended | None = None  # with an index; may have been skipped
         self.last: Ended | None = None  # that was not skipped
         self.trained: Ended | None = None  # the last that trained
-        for run in tracking.successful(model, f"tags.`{inputs.INDEXED}` = 'true'"):
-            change = run.tags.get(inputs.CHANGE, "")
+        for run in tracking.successful(model, f"tags.`{provenance.INDEXED}` = 'true'"):
+            change = run.tags.get(provenance.CHANGE, "")
             self.newest = self.newest or run
-            if change in ("train", "judge") and inputs.VERSION in run.tags:
+            if change in ("train", "judge") and provenance.VERSION in run.tags:
                 self.last = self.last or run
                 self.trained = run
             if change == "train":
@@ -274,13 +283,13 @@ class _History:
 
     def index(self, run: "Ended | None") -> list[Fingerprint]:
         """The index of a run's source; empty where it is gone."""
-        from components.core import tracking
+        from components.core.tracking import runs as tracking
 
         if run is None:
             return []
         if run.id not in self._indexes:
             folder = self._folder / run.id
             folder.mkdir()
-            path = tracking.download(run.id, f"dataset/{fingerprints.INDEX}", folder)
-            self._indexes[run.id] = fingerprints.read_index(path) if path else []
+            path = tracking.download(run.id, f"dataset/{source_index.INDEX}", folder)
+            self._indexes[run.id] = source_index.read_index(path) if path else []
         return self._indexes[run.id]

@@ -12,26 +12,32 @@ from typing import Any
 
 import pandas as pd
 
-from components.core import attempts, deadlines, figures, looks, recall, registry, revision, tracking
-from components.core.checkpoints import load_checkpoint, weights_digest
-from components.core.contestants import Contestant, contest, contestant
-from components.core.costs import sentence
+from components.core import revision
 from components.core.errors import StepError
-from components.core.evaluation import Evaluation
-from components.core.frozen_features import Insight, Suspect, examine
-from components.core.gate import Verdict, decide, first_version
-from components.core.network import Network
-from components.core.phases import Data, open_data, outputs
-from components.core.report import ReportData, render
-from components.core.serving import build_served
+from components.core.evaluation import look_budget
+from components.core.evaluation.champion_timeline import costs, timeline
+from components.core.evaluation.comparison import Contestant, contest, contestant
+from components.core.evaluation.frozen_features import Insight, Suspect, examine
+from components.core.evidence.alpha_spending import Budget
+from components.core.evidence.gate import Verdict, decide, first_version
+from components.core.networks.network import Network
+from components.core.registry import recall, versions
+from components.core.registry.serving import build_served
+from components.core.reporting import charts
+from components.core.reporting.costs import sentence
+from components.core.reporting.page import ReportData, render
 from components.core.settings import digest
-from components.core.spending import Budget
-from components.core.worth import costs, timeline
+from components.core.targets.evaluation import Evaluation
+from components.core.tracking import retries
+from components.core.tracking import runs as tracking
+from components.core.training import deadlines
+from components.core.training.checkpoints import load_checkpoint, weights_digest
+from components.core.training.phase import Data, open_data, outputs
 
 SHOWN = 24  # labels that look wrong, in the report; all are in the table
 
 
-@attempts.patient
+@retries.patient
 def evaluate(
     settings: str,
     run_key: str,
@@ -125,12 +131,12 @@ def _decide(
 ) -> tuple[Verdict, Contestant | None]:
     """The verdict, and the champion with its answers."""
     model, metric = run.settings.model, data.target.metric
-    version = registry.current(model, "champion")
+    version = versions.current(model, "champion")
     if not version:
         value, trivial, sign = evaluation.metrics[metric], evaluation.baseline[metric], data.target.gate_metrics[metric]
         return first_version(metric, value, evaluation.bound, trivial, len(challenger.answers), sign), None
     with tempfile.TemporaryDirectory() as folder:
-        path, _ = registry.fetch(model, version, Path(folder))
+        path, _ = versions.fetch(model, version, Path(folder))
         if weights_digest(path / "checkpoint") == challenger.digest:
             sentence = f"The challenger is the champion, version {version}, itself: there is nothing to decide."
             return Verdict(accepted=False, sentence=sentence, champion=version, evidence={"rule": "none"}), challenger
@@ -151,8 +157,10 @@ def _decide(
 def _look(run: tracking.StepRun, challenger: str) -> Budget:
     """Take one look from the budget, and record it; this run's look at this challenger, if the step is done again."""
     settings = run.settings
-    budget = looks.take(settings.model, f"{run.pipeline_id} {challenger}", settings.gate_alpha, settings.gate_horizon)
-    run.tags({looks.LOOK: json.dumps(asdict(budget.look)), "thawline.horizon_opened": budget.opened})
+    budget = look_budget.take(
+        settings.model, f"{run.pipeline_id} {challenger}", settings.gate_alpha, settings.gate_horizon
+    )
+    run.tags({look_budget.LOOK: json.dumps(asdict(budget.look)), "thawline.horizon_opened": budget.opened})
     return budget
 
 
@@ -267,16 +275,14 @@ def _log(
     short = {name: value for name, value in decision.evidence.items() if not isinstance(value, list | dict)}
     run.tags({"thawline.evidence": json.dumps(short)[: tracking.TAG_LENGTH]}, pipeline=True)
     run.text(
-        figures.to_svg(figures.learning_curves(page.history, next(iter(evaluation.metrics)))),
+        charts.to_svg(charts.learning_curves(page.history, next(iter(evaluation.metrics)))),
         "figures/learning_curves.svg",
     )
     if evaluation.confusion is not None:
-        run.text(
-            figures.to_svg(figures.confusion_matrix(evaluation.confusion, classes)), "figures/confusion_matrix.svg"
-        )
+        run.text(charts.to_svg(charts.confusion_matrix(evaluation.confusion, classes)), "figures/confusion_matrix.svg")
     if evaluation.reliability is not None:
-        run.text(figures.to_svg(figures.reliability(evaluation.reliability)), "figures/reliability.svg")
+        run.text(charts.to_svg(charts.reliability(evaluation.reliability)), "figures/reliability.svg")
     if evaluation.numbers is not None:
-        run.text(figures.to_svg(figures.numbers(evaluation.numbers)), "figures/numbers.svg")
+        run.text(charts.to_svg(charts.numbers(evaluation.numbers)), "figures/numbers.svg")
     if evaluation.per_class is not None:
         run.text(evaluation.per_class.to_csv(index=False), "per_class.csv")

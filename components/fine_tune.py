@@ -4,15 +4,18 @@ import json
 import shutil
 from pathlib import Path
 
-from components.core import attempts, deadlines, distributed, inputs, recall, tracking
-from components.core.checkpoints import TRAINING, load_checkpoint, read_facts, save_checkpoint
-from components.core.phases import open_data, seed_everything
-from components.core.processes import train
+from components.core.compute import distributed
+from components.core.registry import recall
 from components.core.settings import Hyperparameters, Settings
-from components.core.training import place
+from components.core.tracking import provenance, retries, runs
+from components.core.training import deadlines
+from components.core.training.checkpoints import TRAINING, load_checkpoint, read_facts, save_checkpoint
+from components.core.training.loop import place
+from components.core.training.phase import open_data, seed_everything
+from components.core.training.processes import train
 
 
-@attempts.patient
+@retries.patient
 def fine_tune(
     settings: str,
     run_key: str,
@@ -43,7 +46,7 @@ def fine_tune(
     distributed.meet()  # the first process may still be writing the head
     if distributed.helps():
         return _help(Settings.from_json(settings), dataset, chosen, head)
-    with tracking.step("fine_tune", run_key, settings) as run:
+    with runs.step("fine_tune", run_key, settings) as run:
         run.params(chosen.model_dump())
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
         network, facts = load_checkpoint(head)
@@ -85,16 +88,16 @@ def fine_tune(
         shutil.copy(head / TRAINING, checkpoint)
         run.saved(data.reuse.seconds)
         run.tags({"thawline.thawing_helped": str(helped).lower()})
-        figure = tracking.describe(data.target.metric, after if helped else before)
+        figure = runs.describe(data.target.metric, after if helped else before)
         run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")
     return float(min(before["loss"], after["loss"]))
 
 
 def _recall(settings: str, run_key: str, version: str, checkpoint: Path) -> float:
     """Bring an earlier version back, which needs no training."""
-    with tracking.step("fine_tune", run_key, settings) as run:
+    with runs.step("fine_tune", run_key, settings) as run:
         recall.checkpoint(run.settings.model, version, checkpoint)
-        run.tags({inputs.VERSION: version})
+        run.tags({provenance.VERSION: version})
         run.figure(f"version {version} is judged again")
     return float(min(figures["loss"] for figures in read_facts(checkpoint)["history"]))
 

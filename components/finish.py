@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from components.core import attempts, costs, deadlines, endings, inputs, notification, runs, tracking
+from components.core import run_folder
+from components.core.reporting import costs, notification
 from components.core.settings import Settings
+from components.core.tracking import endings, provenance, retries
+from components.core.tracking import runs as tracking
+from components.core.training import deadlines
 
 COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after its result
 
 
-@attempts.patient
+@retries.patient
 def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
     """Close the runs of this pipeline run, and of runs whose process is gone; write and return the result.
 
@@ -34,24 +38,24 @@ def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
 def end(settings: Settings, run_key: str, state: str, reason: str = "") -> dict[str, Any]:
     """`finish`, also of a run that was ended from outside for a `reason` that its steps don't know."""
     with tracking.explained():
-        for abandoned in runs.abandoned_runs():
+        for abandoned in run_folder.abandoned_runs():
             _close(abandoned)
-        runs.delete_old()
+        run_folder.delete_old()
         result = result_of(settings.model, run_key, state)
         if result["status"] == "failed" and reason:
             result["reason"] = reason
         result["cost"] = _record(settings, run_key, result)
-    runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+    run_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
     notification.notify(settings, run_key, result)
-    runs.emit(run_key, "finish", "finished", figure=result["status"])
+    run_folder.emit(run_key, "finish", "finished", figure=result["status"])
     return result
 
 
 def _close(run_key: str) -> None:
     # only the model's name is needed, and settings of an older version may have other names
-    model = json.loads((runs.run_folder(run_key) / "settings.json").read_text())["model"]
+    model = json.loads((run_folder.run_folder(run_key) / "settings.json").read_text())["model"]
     result = result_of(model, run_key, endings.FAILED)
-    runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+    run_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
 
 
 def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
@@ -62,8 +66,8 @@ def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
     failed = bool(lost) or endings.failed(state, recorded=endings.is_recorded(tags))
     tracking.close_running(model, run_key, failed=failed)
     steps = list(reversed(tracking.find_runs(model, run_key, "step")))
-    skipped = not failed and tags.get(inputs.SKIPPED) == "true"
-    same_as = tags.get(inputs.SAME_AS, "") if skipped else ""
+    skipped = not failed and tags.get(provenance.SKIPPED) == "true"
+    same_as = tags.get(provenance.SAME_AS, "") if skipped else ""
     # a run that made way for another one stands for none
     made = pipeline if not skipped else tracking.client().get_run(same_as) if same_as else None
     facts = made.data.tags if made else {}
@@ -99,7 +103,7 @@ def _figures(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _failure(run_key: str, steps: Sequence[Any]) -> str:
     """Why a run failed, as far as its steps know."""
-    errors = runs.read_errors(run_key)
+    errors = run_folder.read_errors(run_key)
     if errors:
         return " ".join(f"{error['sentence']} {error['mend']}" for error in errors.values())
     broken = unmended(steps)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
-from components.core import attempts, cache, fingerprints, runs, sources, splits
-from components.core.assignments import Checked, assign_examples, check_slices, write_label_changes
-from components.core.errors import InputError, RejectedRecord
-from components.core.examples import (
+from components.core import run_folder
+from components.core.activations import store
+from components.core.data import source_index as fingerprints
+from components.core.data import sources, splits
+from components.core.data.assignments import Checked, assign_examples, check_slices, write_label_changes
+from components.core.data.examples import (
     START,
     Examples,
     Location,
@@ -29,15 +31,17 @@ from components.core.examples import (
     write_index,
     write_rejected,
 )
-from components.core.fingerprints import Fingerprint, Mark
-from components.core.lineage import Lineage, read_lineage, write_lineage
-from components.core.runs import write_text
+from components.core.data.lineage import Lineage, read_lineage, write_lineage
+from components.core.data.source_index import Fingerprint, Mark
+from components.core.errors import InputError, RejectedRecord
+from components.core.run_folder import write_text
 from components.core.settings import Settings, canonical_json
 from components.core.task_options import parse_options
+from components.core.tracking import retries
 from components.tasks import Target, Task, load_task
 
 if TYPE_CHECKING:
-    from components.core import tracking
+    from components.core.tracking import runs as tracking
 
 DOWNLOADS = 32  # objects in flight; the connections of the S3 client
 Progress = Callable[[int, int, str], None]
@@ -46,7 +50,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-@attempts.patient
+@retries.patient
 def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_digest: str = "") -> tuple[str, str]:
     """Write the examples of `source` into the folder `dataset`; return the dataset's and the weights' digest.
 
@@ -54,22 +58,24 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         source: A folder, an S3 prefix or a manifest.
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
-        dataset: Folder to write; see `components.core.examples`.
+        dataset: Folder to write; see `components.core.data.examples`.
         input_digest: Of what `detect_changes` saw; here so that a cache can't serve another week's data.
 
     Raises:
         InputError: The source, its share of bad records, its classes or the weights are at fault.
     """
-    from components.core import inputs, registry, tracking  # mlflow costs seconds, and `prepare` needs none of it
+    from components.core.registry import versions
+    from components.core.tracking import provenance  # mlflow costs seconds, and `prepare` needs none of it
+    from components.core.tracking import runs as tracking
 
     # two runs of one lineage that split at the same time would not know of each other's newcomers
-    runs.home().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(runs.home() / f"{Settings.from_json(settings).model}.lineage.lock")
+    run_folder.home().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_folder.home() / f"{Settings.from_json(settings).model}.lineage.lock")
     with lock, tracking.step("prepare_data", run_key, settings) as run:
         start = _bring_start(run, dataset)
         weights_digest = _check_network(run.settings, dataset / START)
         lineage = _with_assignments(tracking.previous_lineage(run.settings.model), run.settings)
-        if not lineage.datasets and registry.current(run.settings.model, "champion"):
+        if not lineage.datasets and versions.current(run.settings.model, "champion"):
             raise InputError(
                 f"{run.settings.model!r} has a champion, but the splits it was trained with are gone from MLflow.",
                 "Restore the deleted runs, or give their last assignments.parquet with --assignments: new splits could "
@@ -84,7 +90,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         run.artifact(dataset / "assignments.parquet", "dataset")
         run.artifact(dataset / "label_changes.parquet", "dataset")
         run.artifact(dataset / fingerprints.INDEX, "dataset", pipeline=True)
-        run.tags(inputs.tags_of_data(run.pipeline_tags(), info["data_digest"], start), pipeline=True)
+        run.tags(provenance.tags_of_data(run.pipeline_tags(), info["data_digest"], start), pipeline=True)
         digests = {"thawline.dataset_digest": info["digest"], "thawline.weights_digest": weights_digest}
         run.tags(digests, pipeline=True)
         digests["thawline.detected_inputs"] = input_digest
@@ -101,32 +107,33 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
 
 def _bring_start(run: "tracking.StepRun", dataset: Path) -> str:
     """Lay the champion's checkpoint beside the data for a warm start; return its mark, empty without a warm start."""
-    from components.core import inputs, registry
+    from components.core.registry import versions
+    from components.core.tracking import provenance
 
     model, folder = run.settings.model, dataset / START
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
-    if not run.settings.warm_start or run.pipeline_tags().get(inputs.CHANGE) == "judge":
+    if not run.settings.warm_start or run.pipeline_tags().get(provenance.CHANGE) == "judge":
         return ""
-    version = registry.current(model, "champion")
+    version = versions.current(model, "champion")
     if version:
         with tempfile.TemporaryDirectory() as temporary:
-            path, _ = registry.fetch(model, version, Path(temporary))
+            path, _ = versions.fetch(model, version, Path(temporary))
             shutil.copytree(path / "checkpoint", folder)
         run.note(f"Training starts from the weights of the champion, version {version}")
-        run.tags({inputs.WARM_START: version}, pipeline=True)
+        run.tags({provenance.WARM_START: version}, pipeline=True)
     else:
         run.note("There is no champion to start from: training starts from the pretrained weights")
-    return registry.mark(model, version)
+    return versions.mark(model, version)
 
 
 def _check_network(settings: Settings, start: Path) -> str:
     """Build the network once: what does not fit shall stop the run before an hour of downloads."""
-    from components.core.phases import seed_everything
-    from components.core.training import pick_device
-    from components.core.warm_start import start_from
+    from components.core.training.loop import pick_device
+    from components.core.training.phase import seed_everything
+    from components.core.training.warm_start import start_from
 
     pick_device(settings.device)
-    cache.shared_prefix()  # a wrong address is found here too
+    store.shared_prefix()  # a wrong address is found here too
     seed_everything(settings)  # with --weights none the random weights are the seed's, and so is their digest
     task = load_task(settings.task)
     parse_options(settings, task.Options)
@@ -192,7 +199,7 @@ def _read_assignments(place: str) -> Lineage:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(place)
             if place.startswith("s3://"):
-                from components.core.storage import download
+                from components.core.s3 import download
 
                 path = Path(folder) / "assignments.parquet"
                 download(place, path)
@@ -228,7 +235,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     Args:
         source: A folder, an S3 prefix or a manifest.
         settings: The task, the lineage's name and the allowed share of rejected records.
-        dataset: Folder to write; see `components.core.examples`.
+        dataset: Folder to write; see `components.core.data.examples`.
         lineage: What earlier datasets of the model left, with the salt to use; it wins.
         progress: Called with records done, records in total and a text, a few times a second.
 

@@ -4,12 +4,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.core import archives, attempts, deadlines, inputs, ledger, registry, revision, tracking
-from components.core.checkpoints import read_facts
+from components.core import revision
+from components.core.inference import archives
+from components.core.registry import promotion, versions
+from components.core.tracking import provenance, retries, runs
+from components.core.training import deadlines
+from components.core.training.checkpoints import read_facts
 from components.tasks import load_task
 
 
-@attempts.patient
+@retries.patient
 def register(
     settings: str,
     run_key: str,
@@ -38,36 +42,36 @@ def register(
     Raises:
         StepError: The served model does not load and answer in a process without Thawline.
     """
-    with tracking.step("register", run_key, settings) as run, tempfile.TemporaryDirectory() as temporary:
+    with runs.step("register", run_key, settings) as run, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         shutil.copytree(served, folder)
-        registry.drop_traces(folder)
+        versions.drop_traces(folder)
         shutil.copytree(checkpoint, folder / "checkpoint")
         archives.check_folder(folder)
-        answer = registry.smoke_test(folder)
+        answer = versions.smoke_test(folder)
         tags = {
             "thawline.dataset_digest": dataset_digest,
             "thawline.weights_digest": weights_digest,
             "thawline.thawed": str(read_facts(checkpoint)["thawed"]),
             "thawline.accepted": str(accepted).lower(),
             "thawline.compared_with": champion,
-            registry.EVIDENCE_RUN: run.pipeline_id,
+            versions.EVIDENCE_RUN: run.pipeline_id,
             **_origin(run),
         }
         model = run.settings.model
-        version = registry.registered(model, folder, tags)
-        version = version or registry.add_version(model, folder, run, tags)
-        registry.move_alias(model, "challenger", version)
+        version = versions.registered(model, folder, tags)
+        version = version or versions.add_version(model, folder, run, tags)
+        versions.move_alias(model, "challenger", version)
         became = "challenger"
         if accepted:
             digest, why = archives.folder_digest(folder), tags["thawline.decision"] or "Accepted"
             became = _carry_out(run, version, champion, why, digest)
         run.text(answer, "smoke_test.json")
-        outcome = {inputs.VERSION: version, inputs.PROMOTED: str(became == "champion").lower()}
+        outcome = {provenance.VERSION: version, provenance.PROMOTED: str(became == "champion").lower()}
         if champion:
-            outcome[inputs.COMPARED_WITH] = champion
+            outcome[provenance.COMPARED_WITH] = champion
         if became == "pending":
-            outcome[ledger.PENDING_TAG] = ledger.approval(model, version)
+            outcome[promotion.PENDING_TAG] = promotion.approval(model, version)
         elif accepted and became == "challenger":
             outcome["thawline.decision"] = _obstacle(model, version)
         run.tags(outcome, pipeline=True)
@@ -75,10 +79,10 @@ def register(
     return version
 
 
-def _origin(run: tracking.StepRun) -> dict[str, str]:
+def _origin(run: runs.StepRun) -> dict[str, str]:
     """What a version's tags say of the run that it comes from."""
-    evaluated = tracking.client().get_run(run.pipeline_id).data
-    metric = evaluated.tags.get(tracking.METRIC, "")
+    evaluated = runs.client().get_run(run.pipeline_id).data
+    metric = evaluated.tags.get(runs.METRIC, "")
     return {
         "thawline.backbone": run.settings.backbone or load_task(run.settings.task).backbone,
         "thawline.code_revision": revision.code_revision(),
@@ -86,20 +90,20 @@ def _origin(run: tracking.StepRun) -> dict[str, str]:
         "thawline.run_key": run.run_key,
         "thawline.decision": evaluated.tags.get("thawline.decision", ""),
         "thawline.evidence": evaluated.tags.get("thawline.evidence", ""),
-        **{name: value for name, value in evaluated.tags.items() if name == inputs.WARM_START},
-        tracking.METRIC: metric,
+        **{name: value for name, value in evaluated.tags.items() if name == provenance.WARM_START},
+        runs.METRIC: metric,
         **{f"thawline.{name}": str(value) for name, value in evaluated.metrics.items() if name == metric},
     }
 
 
-def _carry_out(run: tracking.StepRun, version: str, champion: str, why: str, answered: str) -> str:
+def _carry_out(run: runs.StepRun, version: str, champion: str, why: str, answered: str) -> str:
     """Promote an accepted version, or let it wait for approval; return what it became."""
     model = run.settings.model
-    if ledger.withdrawn(model, version):
+    if promotion.withdrawn(model, version):
         return "challenger"  # a schedule must not undo what somebody decided
     if run.settings.promote == "manual" or deadlines.cuts(run.pipeline_tags()):  # cut short: a person decides
-        return "pending" if ledger.propose(model, version, champion) else "challenger"
-    entry = ledger.promote(
+        return "pending" if promotion.propose(model, version, champion) else "challenger"
+    entry = promotion.promote(
         model, version, why=why, who=run.run_key, evidence=run.pipeline_id, expected=champion, answered=answered
     )
     return "champion" if entry.done else "challenger"
@@ -107,9 +111,9 @@ def _carry_out(run: tracking.StepRun, version: str, champion: str, why: str, ans
 
 def _obstacle(model: str, version: str) -> str:
     """Why an accepted version did not become champion."""
-    if ledger.withdrawn(model, version):
+    if promotion.withdrawn(model, version):
         return (
             f"Accepted, but version {version} was rolled back: it becomes champion again by "
-            f"`{ledger.approval(model, version)}` only."
+            f"`{promotion.approval(model, version)}` only."
         )
     return "Accepted, but another run moved the champion meanwhile."

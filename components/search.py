@@ -12,19 +12,20 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.core import attempts, deadlines, studies
-from components.core.deadlines import Deadline
 from components.core.errors import NoAnswerError, StepError
 from components.core.revision import libraries
 from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings, digest
-from components.core.studies import DONE, open_study
+from components.core.tracking import retries
+from components.core.training import deadlines, studies
+from components.core.training.deadlines import Deadline
+from components.core.training.studies import DONE, open_study
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import optuna
 
-    from components.core.phases import Data
+    from components.core.training.phase import Data
 
 MOST_THAW_EPOCHS = 8
 NO_ANSWER = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
@@ -32,7 +33,7 @@ WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
 MOST_THAWED = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
 
 
-@attempts.patient
+@retries.patient
 def search(
     settings: str,
     run_key: str,
@@ -56,7 +57,7 @@ def search(
     Raises:
         StepError: A worker process died; the sentence says why.
     """
-    from components.core import tracking
+    from components.core.tracking import runs as tracking
 
     with tracking.step("search", run_key, settings) as run:
         if version:
@@ -71,7 +72,7 @@ def search(
         if deadline.reached():
             deadlines.cut(run, "The search was left out", deadline)
             return name
-        from components.core.phases import build_network, open_data, rows_of_splits  # torch costs seconds
+        from components.core.training.phase import build_network, open_data, rows_of_splits  # torch costs seconds
 
         data = open_data(dataset, run.settings)
         network = build_network(data, run.settings.defaults())
@@ -133,7 +134,7 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
     """
     import optuna
 
-    from components.core.phases import build_network, train_phase
+    from components.core.training.phase import build_network, train_phase
 
     settings, begin, saved = data.settings, time.time(), data.reuse.seconds
     hyperparameters = suggest(trial, settings, stages)
@@ -191,8 +192,8 @@ def work(
     """
     import torch
 
-    from components.core.phases import open_data
-    from components.core.training import pick_device
+    from components.core.training.loop import pick_device
+    from components.core.training.phase import open_data
 
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS still holds
     settings = Settings.from_json(settings_json)
@@ -274,7 +275,7 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Dead
     """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
     import torch
 
-    from components.core.training import pick_device
+    from components.core.training.loop import pick_device
 
     settings: Settings = run.settings
     cores = len(os.sched_getaffinity(0))
@@ -329,7 +330,7 @@ def _check(run: Any, study: "optuna.Study", deadline: Deadline, *, killed: bool)
 
 
 def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  # noqa: ANN401 - StepRun, imported late
-    from components.core import tracking
+    from components.core.tracking import runs as tracking
 
     finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     for trial in (t for t in finished if t.number not in logged):

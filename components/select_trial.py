@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.core import attempts, figures, recall, tracking
+from components.core.registry import recall
+from components.core.reporting import charts
 from components.core.settings import Hyperparameters
-from components.core.studies import DONE, open_study
+from components.core.tracking import retries, runs
+from components.core.training.studies import DONE, open_study
 
 
-@attempts.patient
+@retries.patient
 def select_trial(settings: str, run_key: str, studies: list[str], trials: Path, version: str = "") -> str:
     """Write the search's trials and importances as JSON; return the best trial's hyperparameters as JSON.
 
@@ -20,7 +22,7 @@ def select_trial(settings: str, run_key: str, studies: list[str], trials: Path, 
         trials: Where `{"trials": [...], "importances": {...}}` goes.
         version: An earlier version that is judged again: the trials are those that led to it; else empty.
     """
-    with tracking.step("select_trial", run_key, settings) as run:
+    with runs.step("select_trial", run_key, settings) as run:
         if version:
             trials.write_text(recall.trials(run.settings.model, version))
             run.figure(f"those of version {version}")
@@ -33,12 +35,12 @@ def select_trial(settings: str, run_key: str, studies: list[str], trials: Path, 
             chosen = Hyperparameters.model_validate(best["hyperparameters"])
             importances = _importances(studies[0])
             pictures = {
-                "search_history": figures.search_history(found),
-                "parallel_coordinates": figures.parallel_coordinates(found),
-                "parameter_importances": figures.parameter_importances(importances),
+                "search_history": charts.search_history(found),
+                "parallel_coordinates": charts.parallel_coordinates(found),
+                "parameter_importances": charts.parameter_importances(importances),
             }
             for name, picture in pictures.items():
-                run.text(figures.to_svg(picture), f"figures/{name}.svg")
+                run.text(charts.to_svg(picture), f"figures/{name}.svg")
             run.figure(f"trial {best['number']} is the best of {sum(t['state'] in DONE for t in found)}")
         trials.write_text(json.dumps({"trials": found, "importances": importances}))
         run.artifact(trials, "search")

@@ -4,15 +4,17 @@ import json
 import math
 from pathlib import Path
 
-from components.core import attempts, deadlines, distributed, tracking
-from components.core.checkpoints import save_checkpoint, save_training_rows
+from components.core.compute import distributed
 from components.core.errors import StepError
-from components.core.phases import build_network, open_data
-from components.core.processes import train
 from components.core.settings import Hyperparameters, Settings
+from components.core.tracking import retries, runs
+from components.core.training import deadlines
+from components.core.training.checkpoints import save_checkpoint, save_training_rows
+from components.core.training.phase import build_network, open_data
+from components.core.training.processes import train
 
 
-@attempts.patient
+@retries.patient
 def train_head(
     settings: str,
     run_key: str,
@@ -37,13 +39,13 @@ def train_head(
     """
     if version:
         checkpoint.mkdir(parents=True, exist_ok=True)
-        with tracking.step("train_head", run_key, settings) as run:
+        with runs.step("train_head", run_key, settings) as run:
             run.figure(f"nothing to train: version {version} is judged again")
         return 0.0
     chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
     if distributed.helps():
         return _help(Settings.from_json(settings), dataset, chosen)
-    with tracking.step("train_head", run_key, settings) as run:
+    with runs.step("train_head", run_key, settings) as run:
         run.params(chosen.model_dump())
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
         deadline = deadlines.of(run)
@@ -67,7 +69,7 @@ def train_head(
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)
         save_training_rows(checkpoint, data.examples, data.target)
         run.saved(data.reuse.seconds)
-        run.figure(tracking.describe(data.target.metric, best))
+        run.figure(runs.describe(data.target.metric, best))
     return best["loss"]
 
 

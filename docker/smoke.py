@@ -27,8 +27,9 @@ def main() -> None:
         raise SystemExit("Run as another user than root, with --read-only.")
     for library in LIBRARIES.split():
         importlib.import_module(library)
-    from components.core import runs, tracking
+    from components.core import run_folder as runs
     from components.core.settings import Settings
+    from components.core.tracking import runs as tracking
     from components.detect_changes import detect_changes
     from components.prepare_data import prepare_data
 

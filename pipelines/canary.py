@@ -16,38 +16,42 @@ def look(
     secrets: str,
     source: str,
 ) -> NamedTuple("Looked", enter=bool, stray=bool):  # type: ignore[valid-type]  # KFP's form of several outputs
-    """See components/core/canary.py."""
-    from components.core import canary, runs
+    """See components/core/tracking/canary.py."""
+    from components.core import run_folder
+    from components.core.tracking import canary
 
-    return canary.look(runs.own_key(run_key), secrets, source)
+    return canary.look(run_folder.own_key(run_key), secrets, source)
 
 
 @steps.step
 def look_again(run_key: str, note: dsl.Output[dsl.Artifact]) -> None:
-    """See components/core/canary.py."""
+    """See components/core/tracking/canary.py."""
     from pathlib import Path
 
-    from components.core import canary, runs
+    from components.core import run_folder
+    from components.core.tracking import canary
 
-    canary.look_again(runs.own_key(run_key), Path(note.path))
+    canary.look_again(run_folder.own_key(run_key), Path(note.path))
 
 
 @steps.step
 def stay_out(run_key: str) -> None:
-    """See components/core/canary.py."""
-    from components.core import canary, runs
+    """See components/core/tracking/canary.py."""
+    from components.core import run_folder
+    from components.core.tracking import canary
 
-    canary.stay_out(runs.own_key(run_key))
+    canary.stay_out(run_folder.own_key(run_key))
 
 
 @steps.step
 def count(run_key: str, number: int, note: dsl.Input[dsl.Artifact]) -> str:
-    """See components/core/canary.py."""
+    """See components/core/tracking/canary.py."""
     from pathlib import Path
 
-    from components.core import canary, runs
+    from components.core import run_folder
+    from components.core.tracking import canary
 
-    return canary.count(runs.own_key(run_key), number, Path(note.path))
+    return canary.count(run_folder.own_key(run_key), number, Path(note.path))
 
 
 @steps.step
@@ -57,38 +61,42 @@ def gather(
     counted: list,  # type: ignore[type-arg]  # as above
     note: dsl.Output[dsl.Artifact],
 ) -> str:
-    """See components/core/canary.py."""
+    """See components/core/tracking/canary.py."""
     from pathlib import Path
 
-    from components.core import canary, runs
+    from components.core import run_folder
+    from components.core.tracking import canary
 
-    return canary.gather(runs.own_key(run_key), numbers, counted, Path(note.path))
+    return canary.gather(run_folder.own_key(run_key), numbers, counted, Path(note.path))
 
 
 @steps.step
 def receive(run_key: str, text: str, note: dsl.Input[dsl.Artifact]) -> None:
-    """See components/core/canary.py."""
+    """See components/core/tracking/canary.py."""
     from pathlib import Path
 
-    from components.core import canary, runs
+    from components.core import run_folder
+    from components.core.tracking import canary
 
-    canary.receive(runs.own_key(run_key), text, Path(note.path))
+    canary.receive(run_folder.own_key(run_key), text, Path(note.path))
 
 
 @steps.step
 def fail_once(run_key: str) -> None:
-    """See components/core/canary.py."""
-    from components.core import canary, runs
+    """See components/core/tracking/canary.py."""
+    from components.core import run_folder
+    from components.core.tracking import canary
 
-    canary.fail_once(runs.own_key(run_key))
+    canary.fail_once(run_folder.own_key(run_key))
 
 
 @steps.step
 def tell(run_key: str, status: dsl.PipelineTaskFinalStatus) -> None:
-    """See components/core/canary.py."""
-    from components.core import canary, runs
+    """See components/core/tracking/canary.py."""
+    from components.core import run_folder
+    from components.core.tracking import canary
 
-    canary.tell(runs.own_key(run_key), status.state)
+    canary.tell(run_folder.own_key(run_key), status.state)
 
 
 class Counted(NamedTuple):

@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
-from components.core import endings, runs
+from components.core import run_folder
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
-from components.core.tracking_server import is_server
+from components.core.tracking import endings
+from components.core.tracking.server import is_server
 from components.detect_changes import look
 
 
@@ -24,16 +25,16 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
         InputError: The MLflow server can't be reached, or does not let this login write.
         StepError: Something unexpected stopped the search for changes; the traceback is in the run's log.
     """
-    if not runs.store_is_ready():
+    if not run_folder.store_is_ready():
         return None
-    if is_server(runs.tracking_uri()):
-        from components.core import tracking
+    if is_server(run_folder.tracking_uri()):
+        from components.core.tracking import runs as tracking
 
         tracking.check_server(settings.model)
     os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some other run
-    folder, reason, state = runs.run_folder(run_key), "", endings.FAILED
-    runs.write_text(folder / "settings.json", settings.to_json())
-    runs.take_lease(run_key)  # killed from here on, the next run closes it
+    folder, reason, state = run_folder.run_folder(run_key), "", endings.FAILED
+    run_folder.write_text(folder / "settings.json", settings.to_json())
+    run_folder.take_lease(run_key)  # killed from here on, the next run closes it
     try:
         with console.status("Looking for changes") as status:
             decision = look(source, settings, run_key, lambda i, n, text: status.update(f"{i} of {n} {text}"))
@@ -57,9 +58,9 @@ def ended(settings: Settings, run_key: str, reason: str) -> dict[str, Any]:
 
     A run that was killed before its exit handler came to it is closed here.
     """
-    path = runs.run_folder(run_key) / "result.json"
+    path = run_folder.run_folder(run_key) / "result.json"
     if not path.exists():
-        from components.core import tracking
+        from components.core.tracking import runs as tracking
         from components.finish import end
 
         tracking.open_store()  # a server that went away is not waited for once more
@@ -71,5 +72,5 @@ def ended(settings: Settings, run_key: str, reason: str) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(path.read_text())
     if reason and result["status"] == "failed" and result["reason"] != reason:
         result["reason"] = reason
-        runs.write_text(path, json.dumps(result, indent=1))
+        run_folder.write_text(path, json.dumps(result, indent=1))
     return result

@@ -20,14 +20,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from components.core import deadlines, runs, studies
+from components.core import run_folder
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
-from components.core.tracking_server import is_server
-from pipelines import cache, labels, models, schedules, status, submit
-from pipelines.cluster import FINE_TUNING, SEARCHING_IN_PODS, compile_dag, merge_cluster, with_cluster
-from pipelines.kubeflow import HostOption, NamespaceOption
-from pipelines.options import (
+from components.core.tracking.server import is_server
+from components.core.training import deadlines, studies
+from pipelines.commands import cache, labels, models, schedule, status, submit
+from pipelines.commands.options import (
     HomeOption,
     JsonOption,
     TrackingOption,
@@ -38,6 +37,8 @@ from pipelines.options import (
     use_home,
     with_settings,
 )
+from pipelines.kubeflow.client import HostOption, NamespaceOption
+from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, compile_dag, merge_cluster, with_cluster
 
 if TYPE_CHECKING:
     import subprocess
@@ -54,7 +55,7 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(labels.app, name="labels")
 app.add_typer(models.app)
 app.add_typer(submit.app)
-app.add_typer(schedules.app, name="schedule")
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(status.app)
 INTERRUPTED = "The run was interrupted."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
@@ -82,7 +83,7 @@ def run(
     from pipelines.changes import settled
     from pipelines.local import fetch_report, launch
 
-    run_key, console = runs.new_run_key(), Console(stderr=as_json)
+    run_key, console = run_folder.new_run_key(), Console(stderr=as_json)
     try:
         settings = _checked(options, config, source, run_key)
         source = source if "://" in source else str(Path(source).expanduser().resolve())
@@ -95,16 +96,16 @@ def run(
     except ExpectedError as error:
         if as_json:
             model = str(options.get("model") or model_name(source))
-            sys.stdout.write(json.dumps({**runs.NOTHING, "reason": str(error), "model": model}) + "\n")
+            sys.stdout.write(json.dumps({**run_folder.NOTHING, "reason": str(error), "model": model}) + "\n")
         raise
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
         _print_summary(console, result, settings)
     if result["status"] == "failed":
-        errors = runs.read_errors(run_key)
+        errors = run_folder.read_errors(run_key)
         known = any(errors)
-        where = "" if known else f" Its log is {runs.run_folder(run_key) / 'log.txt'}."
+        where = "" if known else f" Its log is {run_folder.run_folder(run_key) / 'log.txt'}."
         _fail(f"{result['reason']}{where}", 2 if any(e["kind"] == "input" for e in errors.values()) else 1)
 
 
@@ -158,11 +159,12 @@ def predict(
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise InputError(f"There is no file {missing[0]}.", "Give the paths of files to answer.")
-    from components.core import registry, tracking
+    from components.core.registry import versions
+    from components.core.tracking import runs as tracking
 
     tracking.open_store()
     with tempfile.TemporaryDirectory() as folder:
-        path, version = registry.fetch(name, wanted or "champion", Path(folder))
+        path, version = versions.fetch(name, wanted or "champion", Path(folder))
         served = tracking.load_pyfunc(path)
         found = _answers(served, [*files, *said])
     asked = [*({"file": str(path)} for path in files), *({"text": line} for line in said)]
@@ -194,7 +196,7 @@ def ui(
     use_home(home, tracking_uri)
     from pipelines.local import environment
 
-    uri = runs.tracking_uri()
+    uri = run_folder.tracking_uri()
     if is_server(uri):
         Console(stderr=True).print(f"The tracking page is at {uri}", highlight=False, soft_wrap=True)
         return
@@ -202,7 +204,7 @@ def ui(
         f"The tracking page is at http://127.0.0.1:{port} (stop it with Ctrl-C)", highlight=False
     )
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--default-artifact-root", str(runs.home() / "artifacts")]
+    command += ["--default-artifact-root", str(run_folder.home() / "artifacts")]
     # not among the arguments: everyone on this machine may read those, and a database's address has a password
     store = {"MLFLOW_BACKEND_STORE_URI": uri}
     os.execve(sys.executable, command, environment() | store)  # noqa: S606 - becomes the server, so that Ctrl-C ends it
@@ -229,7 +231,7 @@ def doctor(
 ) -> None:
     """Tell what is missing on this machine, or on a cluster, and what mends it."""
     use_home(home, tracking_uri)
-    from pipelines.doctor import examine, examine_cluster
+    from pipelines.commands.doctor import examine, examine_cluster
 
     if cluster:
         pods = merge_cluster(options, read_config(config) if config else {})
@@ -250,17 +252,17 @@ def doctor(
 
 
 def _checked(options: dict[str, Any], config: Path | None, source: str, run_key: str) -> Settings:
-    from components.core.sources import check_source
+    from components.core.data.sources import check_source
 
     settings = merge(options, config, source)
     check_source(source)
     studies.check_storage()
-    runs.run_folder(run_key)
+    run_folder.run_folder(run_key)
     return settings
 
 
 def _answers(served: Any, records: Sequence[Path | str]) -> list[dict[str, Any]]:  # noqa: ANN401 - mlflow's, untyped
-    from components.core.serving import answers
+    from components.core.registry.serving import answers
 
     column = served.metadata.get_input_schema().input_names()[0]
 
@@ -295,7 +297,7 @@ def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, c
         while True:
             try:
                 alive = lives(child, group=deadline > 0)
-                for event, offset in runs.events(run_key, offset):  # noqa: B007, B020 - the offset is kept
+                for event, offset in run_folder.events(run_key, offset):  # noqa: B007, B020 - the offset is kept
                     display.take(event)
                 if not alive or 0 < deadline < time.monotonic():
                     break
@@ -333,8 +335,8 @@ def _print_settings(console: Console, source: str, settings: Settings) -> None:
 def _print_summary(console: Console, result: dict[str, Any], settings: Settings) -> None:
     if result["status"] == "failed":
         return
-    uri = runs.tracking_uri()
-    tracking = uri if is_server(uri) else shlex.join([sys.argv[0], "ui", "--home", str(runs.home())])
+    uri = run_folder.tracking_uri()
+    tracking = uri if is_server(uri) else shlex.join([sys.argv[0], "ui", "--home", str(run_folder.home())])
     if result["status"] == "skipped":
         from pipelines.display import print_skipped
 
@@ -384,12 +386,12 @@ def main() -> None:
             raise SystemExit(error.exit_code) from None
         message = f"{message}. See `thawline --help`."
         if sys.argv[1:2] in (["run"], ["submit"]) and "--json" in sys.argv:
-            sys.stdout.write(json.dumps({**runs.NOTHING, "reason": message}) + "\n")
+            sys.stdout.write(json.dumps({**run_folder.NOTHING, "reason": message}) + "\n")
         _fail(message, error.exit_code)
     except Exception as error:
-        if "components.core.tracking" not in sys.modules:
+        if "components.core.tracking.runs" not in sys.modules:
             raise
-        from components.core import tracking
+        from components.core.tracking import runs as tracking
 
         known = tracking.explanation(error)
         if known is None:

@@ -16,15 +16,15 @@ from types import FrameType
 from typing import IO, Any, Never
 from urllib.parse import urlsplit
 
-from components.core import runs
+from components.core import run_folder
 from components.core.settings import Settings
 
 
 def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[bytes]":
     """Start the DAG in a process group of its own; its steps inherit the environment."""
-    folder = runs.run_folder(run_key)
+    folder = run_folder.run_folder(run_key)
     if not (folder / "settings.json").exists():  # looking for changes wrote it; its time is the run's begin
-        runs.write_text(folder / "settings.json", settings.to_json())
+        run_folder.write_text(folder / "settings.json", settings.to_json())
     arguments = json.dumps({"source": source, "settings": settings.to_json(), "run_key": run_key})
     log: IO[bytes]
     with (folder / "log.txt").open("wb") as log:
@@ -41,12 +41,14 @@ def fetch_report(result: dict[str, Any], run_key: str) -> None:
     """Where a server keeps the report, bring it into the run's folder, and let the result name it there."""
     if not urlsplit(result["report"]).scheme:
         return
-    from components.core import tracking
+    from components.core.tracking import runs as tracking
 
-    path = tracking.download(result["same_as"] or result["mlflow_run_id"], "report.html", runs.run_folder(run_key))
+    path = tracking.download(
+        result["same_as"] or result["mlflow_run_id"], "report.html", run_folder.run_folder(run_key)
+    )
     if path is not None:
         result["report"] = str(path)
-        runs.write_text(runs.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+        run_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
 
 
 def lives(child: "subprocess.Popen[bytes]", *, group: bool) -> bool:
@@ -74,7 +76,7 @@ def environment() -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}  # of one step, not all
     return {
         **inherited,
-        "THAWLINE_HOME": str(runs.home()),
+        "THAWLINE_HOME": str(run_folder.home()),
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
@@ -90,8 +92,8 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     Raises:
         RuntimeError: A step failed; kfp passes no reason on, the step wrote it to the run's folder.
     """
-    if not runs.store_is_ready():
-        from components.core import tracking
+    if not run_folder.store_is_ready():
+        from components.core.tracking import runs as tracking
 
         tracking.migrate()
     warnings.simplefilter("ignore")  # kfp warns of what a local run ignores
@@ -100,7 +102,7 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     from pipelines.fine_tuning import fine_tuning
 
     runner = local.SubprocessRunner(use_venv=False)
-    folder = runs.run_folder(run_key)
+    folder = run_folder.run_folder(run_key)
     places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
     local.init(runner, **places, raise_on_error=True)
     fine_tuning(source=source, settings=settings, run_key=run_key)
@@ -110,7 +112,7 @@ def main() -> None:
     """Drive kfp; a SIGTERM reaches the steps, which share this process group."""
     signal.signal(signal.SIGTERM, _stop)
     arguments = json.loads(sys.argv[1])
-    runs.take_lease(arguments["run_key"])
+    run_folder.take_lease(arguments["run_key"])
     run_pipeline(**arguments)
 
 

@@ -50,7 +50,7 @@ def detect_changes(
 
     `Output` is whether there is anything to do: in a condition kfp.local 2.17 finds no output of another name.
     """
-    from components.core.runs import own_key
+    from components.core.run_folder import own_key
     from components.detect_changes import detect_changes
 
     return detect_changes(source, settings, own_key(run_key))
@@ -67,7 +67,7 @@ def prepare_data(
     """See components/prepare_data.py."""
     from pathlib import Path
 
-    from components.core.runs import start
+    from components.core.run_folder import start
 
     run_key = start("prepare_data", run_key)
     from components.prepare_data import prepare_data
@@ -88,7 +88,7 @@ def search(
     """See components/search.py and components/select_trial.py: one pod searches, and takes the best trial."""
     from pathlib import Path
 
-    from components.core.runs import start
+    from components.core.run_folder import start
 
     run_key = start("search", run_key)
     from components.search import search
@@ -113,7 +113,7 @@ def search_worker(
     """See components/search.py: one of several pods that share a study."""
     from pathlib import Path
 
-    from components.core.runs import start
+    from components.core.run_folder import start
 
     run_key = start("search", run_key)
     from components.search import search
@@ -132,7 +132,7 @@ def select_trial(
     """See components/select_trial.py: of the study that several pods share."""
     from pathlib import Path
 
-    from components.core.runs import start
+    from components.core.run_folder import start
 
     run_key = start("select_trial", run_key)
     from components.select_trial import select_trial
@@ -154,7 +154,7 @@ def train_head(
     """See components/train_head.py."""
     from pathlib import Path
 
-    from components.core.runs import start
+    from components.core.run_folder import start
 
     run_key = start("train_head", run_key)
     from components.train_head import train_head
@@ -186,7 +186,7 @@ def fine_tune(
     """See components/fine_tune.py."""
     from pathlib import Path
 
-    from components.core.runs import start
+    from components.core.run_folder import start
 
     run_key = start("fine_tune", run_key)
     from components.fine_tune import fine_tune
@@ -222,7 +222,7 @@ def evaluate(
     """See components/evaluate.py."""
     from pathlib import Path
 
-    from components.core.runs import start
+    from components.core.run_folder import start
 
     run_key = start("evaluate", run_key)
     from components.evaluate import evaluate
@@ -257,7 +257,7 @@ def register(
     """See components/register.py."""
     from pathlib import Path
 
-    from components.core.runs import start
+    from components.core.run_folder import start
 
     run_key = start("register", run_key)
     from components.register import register
@@ -277,7 +277,7 @@ def register(
 @step
 def finish(settings: str, run_key: str, status: dsl.PipelineTaskFinalStatus) -> None:
     """See components/finish.py."""
-    from components.core.runs import start
+    from components.core.run_folder import start
 
     run_key = start("finish", run_key)
     from components.finish import finish

@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         use_home(folder, patch)
-        from components.core import tracking
+        from components.core.tracking import runs as tracking
 
         tracking.migrate()
     return folder
@@ -76,7 +76,7 @@ def toy_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy_dataset(toy_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The points, prepared."""
-    from components.core.lineage import Lineage
+    from components.core.data.lineage import Lineage
     from components.core.settings import Settings
     from components.prepare_data import prepare
 

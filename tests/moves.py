@@ -10,8 +10,10 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from components.core import leases, ledger, looks, registry, tracking
+from components.core.evaluation import look_budget
+from components.core.registry import promotion, versions
 from components.core.settings import Settings
+from components.core.tracking import leases, runs
 
 # every call of MLflow's client by which the ledger writes
 WRITES = (
@@ -24,11 +26,11 @@ WRITES = (
     "set_terminated",
 )
 MOVES: Mapping[str, Callable[[], object]] = {
-    "promote": lambda: ledger.promote("toy", "2", why="better", evidence="run"),
-    "replace": lambda: ledger.promote("toy", "2", why="better", evidence="run"),
-    "rollback": lambda: ledger.rollback("toy"),
-    "settle": lambda: ledger.settle("toy"),
-    "refused": lambda: ledger.promote("toy", "2", why="late", evidence="run", expected="3"),
+    "promote": lambda: promotion.promote("toy", "2", why="better", evidence="run"),
+    "replace": lambda: promotion.promote("toy", "2", why="better", evidence="run"),
+    "rollback": lambda: promotion.rollback("toy"),
+    "settle": lambda: promotion.settle("toy"),
+    "refused": lambda: promotion.promote("toy", "2", why="late", evidence="run", expected="3"),
 }
 
 
@@ -44,7 +46,7 @@ def process(target: Callable[..., None], *arguments: object) -> BaseProcess:
 def killed(environment: Mapping[str, str], move: str, write: int) -> None:
     """Carry out a move; the process kills itself in place of its `write`-th write, counted from 1."""
     _adopt(environment)
-    client, count = type(tracking.client()), itertools.count(1)
+    client, count = type(runs.client()), itertools.count(1)
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -64,9 +66,9 @@ def at_once(
 ) -> None:
     """Promote a version together with others; put down whether it became champion, and why not."""
     _adopt({**environment, "THAWLINE_HOME": home})
-    ledger.read("toy")  # whatever opens a store the first time is not part of the race
+    promotion.read("toy")  # whatever opens a store the first time is not part of the race
     barrier.wait(60)
-    entry = ledger.promote("toy", version, why="first", evidence="run", expected=expected)
+    entry = promotion.promote("toy", version, why="first", evidence="run", expected=expected)
     results.put((version, entry.done, entry.reason))
 
 
@@ -74,7 +76,7 @@ def leasing(environment: Mapping[str, str], key: str, shared: bool, barrier: Bar
     """Ask for the lease together with others; put down the answer."""
     _adopt(environment)
     leases._is_shared = lambda: shared  # type: ignore[assignment]  # this process is the test's own
-    with tracking.step("detect_changes", key, Settings(model="toy", task="tests.toy").to_json()) as run:
+    with runs.step("detect_changes", key, Settings(model="toy", task="tests.toy").to_json()) as run:
         barrier.wait(60)
         results.put(leases.take(run))
 
@@ -84,10 +86,10 @@ def looking(
 ) -> None:
     """Take looks together with others, one after another; put down who took which."""
     _adopt({**environment, "THAWLINE_HOME": home})
-    tracking.own_experiment("toy")
+    runs.own_experiment("toy")
     barrier.wait(60)
     for number in range(count):
-        budget = looks.take("toy", f"{name} {number}", 0.05, horizon)
+        budget = look_budget.take("toy", f"{name} {number}", 0.05, horizon)
         results.put((budget.look.opening, budget.look.number, budget.level))
 
 
@@ -96,7 +98,7 @@ def opened(environment: Mapping[str, str], to: str, folder: str) -> None:
     import time
 
     _adopt(environment)
-    ledger._open("toy", "promote", registry.current("toy", "champion"), to, "slow", "somebody", "run")
+    promotion._open("toy", "promote", versions.current("toy", "champion"), to, "slow", "somebody", "run")
     (Path(folder) / "opened").touch()
     while not (Path(folder) / "end").exists():
         time.sleep(0.05)
@@ -111,4 +113,4 @@ def _adopt(environment: Mapping[str, str]) -> None:
     for name in ("THAWLINE_HOME", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     os.environ.update(environment)
-    registry.smoke_test = str  # its seconds are tested in tests/components/test_register.py
+    versions.smoke_test = str  # its seconds are tested in tests/components/test_register.py

@@ -223,7 +223,7 @@ def test_depthwise_layers_count_as_depthwise() -> None:
     import torch
     from torch import nn
 
-    from components.core.network import Network
+    from components.core.networks.network import Network
     from tests.benchmarks.compare.limit import top
 
     below, depthwise = nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
@@ -239,7 +239,7 @@ def test_depthwise_layers_count_as_depthwise() -> None:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """Sixty pictures in three classes that a head can tell apart, prepared."""
-    from components.core.lineage import Lineage
+    from components.core.data.lineage import Lineage
     from components.core.settings import Settings
     from components.prepare_data import prepare
 
@@ -260,7 +260,7 @@ def test_the_plain_loop_and_thawline_train_the_same(tiny: Path) -> None:
     """Same recipe, same batches: head phase and thawed phase end with the same weights up to rounding."""
     import torch
 
-    from components.core.phases import build_network, open_data, train_phase
+    from components.core.training.phase import build_network, open_data, train_phase
     from tests.benchmarks.compare import plain
     from tests.benchmarks.compare.recipe import Tester, peer_network, pictures_of, settings_of
 

@@ -160,18 +160,18 @@ def source_tree() -> dict[str, str]:
 
 
 def test_source_tree_is_there() -> None:
-    """Every file of the README's source tree exists, with a description (an empty `__init__.py` needs none)."""
+    """Everything in the README's source tree exists, with a description."""
     for path, description in source_tree().items():
-        assert (ROOT / path).exists(), path
-        assert description or path.endswith("__init__.py"), path
+        assert list(ROOT.glob(path)), path
+        assert description, path
 
 
 def test_source_tree_is_complete() -> None:
-    """Every file of components and pipelines is in the README's source tree."""
-    files = {
-        path.relative_to(ROOT).as_posix()
+    """Every package of components and pipelines is in the README's source tree, and every step."""
+    packages = {
+        path.parent.relative_to(ROOT).as_posix()
         for folder in ("components", "pipelines")
-        for path in (ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        for path in (ROOT / folder).rglob("__init__.py")
     }
-    assert files <= source_tree().keys()
+    steps = {path.relative_to(ROOT).as_posix() for path in (ROOT / "components").glob("[a-z]*.py")}
+    assert packages | steps <= source_tree().keys()

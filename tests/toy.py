@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.core import classification
-from components.core.classification import measure, mixup, reference
 from components.core.errors import RejectedRecord
-from components.core.network import Network
+from components.core.networks.network import Network
+from components.core.networks.weights import state_digest
 from components.core.settings import Settings
+from components.core.targets import classification
+from components.core.targets.classification import measure, mixup, reference
 from components.core.task_options import NoOptions
-from components.core.weights import state_digest
 from components.tasks import Target
 
 __all__ = ["measure", "reference"]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
     import pandas as pd
     from torch import Tensor
 
-    from components.core.evaluation import Evaluation
-    from components.core.examples import Examples
-    from components.core.network import Network, Pytree
+    from components.core.data.examples import Examples
+    from components.core.networks.network import Network, Pytree
+    from components.core.targets.evaluation import Evaluation
 
 
 class Target(Protocol):

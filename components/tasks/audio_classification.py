@@ -17,18 +17,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.core import simple_models, sounds, targets
-from components.core.augmentation import augments, refuse_those_of_pictures
-from components.core.classification import mixup, new_head
-from components.core.examples import Examples
-from components.core.network import Network, Pytree
+from components.core.data.examples import Examples
+from components.core.inference import sounds
+from components.core.inference.sounds import encode
+from components.core.modalities.augmentation import augments, refuse_those_of_pictures
+from components.core.modalities.sound_augmentation import augmented
+from components.core.modalities.sound_lengths import measure_seconds, preprocessing_for
+from components.core.modalities.sound_records import SoundOptions, check, near_duplicates
+from components.core.networks.network import Network, Pytree
+from components.core.networks.sounds import SPEAKER, SPEAKER_FRONT, build_encoder, rebuild_stages
 from components.core.settings import Settings
-from components.core.sound_augmentation import augmented
-from components.core.sound_encoders import SPEAKER, SPEAKER_FRONT, build_encoder, rebuild_stages
-from components.core.sound_lengths import measure_seconds, preprocessing_for
-from components.core.sound_records import SoundOptions, check, near_duplicates
-from components.core.sounds import encode
-from components.core.targets import TargetOptions
+from components.core.targets import linear_models
+from components.core.targets import options as targets
+from components.core.targets.classification import mixup, new_head
+from components.core.targets.options import TargetOptions
 from components.core.task_options import parse_options
 from components.tasks import Target
 
@@ -114,12 +116,12 @@ def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame
 
     if parse_options(settings, Options).target != "classes":
         return None
-    rows = simple_models.rows_of(examples)
+    rows = linear_models.rows_of(examples)
     labels = {split: examples.labels(some) for split, some in rows.items()}
     features = {split: _statistics(examples, some) for split, some in rows.items()}
     models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)) for c in (0.01, 0.1, 1.0)]
-    best = simple_models.best_of(models, features, labels)
-    answers = simple_models.class_answers(best, features["test"])
+    best = linear_models.best_of(models, features, labels)
+    answers = linear_models.class_answers(best, features["test"])
     return "log-mel statistics with logistic regression", answers
 
 

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from components.core import augmentation, pictures
-from components.core import near_duplicates as near_duplicates_of_pictures
-from components.core.backbones import Backbone, build_backbone, rebuild_backbone
-from components.core.classification import mixup, new_head, reference
 from components.core.errors import RejectedRecord
-from components.core.network import Network, Pytree
+from components.core.inference import images
+from components.core.modalities import augmentation
+from components.core.modalities import near_duplicate_images as near_duplicates_of_pictures
+from components.core.networks.images import Backbone, build_backbone, rebuild_backbone
+from components.core.networks.network import Network, Pytree
 from components.core.settings import Settings
-from components.core.targets import TargetOptions as Options
-from components.core.targets import chosen as target
-from components.core.targets import measure
+from components.core.targets.classification import mixup, new_head, reference
+from components.core.targets.options import TargetOptions as Options
+from components.core.targets.options import chosen as target
+from components.core.targets.options import measure
 
 __all__ = ["Options", "measure", "reference", "target"]
 
@@ -26,13 +27,13 @@ backbone = "timm/tf_efficientnet_lite0"
 split_by = "hash"
 input_name = "image"
 serving_requirements = ("pillow",)
-serving_code = Path(pictures.__file__)
+serving_code = Path(images.__file__)
 
 
 def check(content: bytes) -> Mapping[str, int | str]:
     """Width and height in pixels and the fingerprint of a picture that can be decoded."""
     try:
-        picture = pictures.decode(content)
+        picture = images.decode(content)
     except ValueError as error:
         raise RejectedRecord(str(error)) from error
     print_ = near_duplicates_of_pictures.fingerprint(picture)
@@ -68,7 +69,7 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
 
 def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> Tensor:
     """Encoded pictures as normalised RGB [B, 3, size, size]."""
-    return pictures.encode(contents, preprocessing)
+    return images.encode(contents, preprocessing)
 
 
 def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
@@ -77,7 +78,7 @@ def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
 
 
 def _thumbnail(content: bytes) -> bytes:
-    picture, buffer = pictures.decode(content), io.BytesIO()
+    picture, buffer = images.decode(content), io.BytesIO()
     picture.thumbnail((160, 160))
     picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
@@ -97,7 +98,7 @@ def augment(
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         for content, seed in zip(contents, seeds, strict=True):
             torch.manual_seed(seed)
-            inputs.append(transform(pictures.decode(content)))
+            inputs.append(transform(images.decode(content)))
     return torch.stack(inputs)
 
 
@@ -116,7 +117,7 @@ def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed:
 def _augmentation(settings: Settings, preprocessing: Mapping[str, Any]) -> Any:  # noqa: ANN401 - torchvision is untyped
     size = preprocessing["size"]
     if settings.augment == "none":
-        geometry: list[Any] = [v2.Lambda(lambda picture: pictures.resized(picture, preprocessing))]
+        geometry: list[Any] = [v2.Lambda(lambda picture: images.resized(picture, preprocessing))]
     else:
         interpolation = InterpolationMode(preprocessing["interpolation"])
         geometry = [

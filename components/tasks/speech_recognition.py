@@ -13,20 +13,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from components.core import sounds
-from components.core.augmentation import augments, refuse_those_of_pictures
-from components.core.classification import new_head, reference
+from components.core.data.examples import Examples
 from components.core.errors import InputError
-from components.core.examples import Examples
-from components.core.network import Network, Pytree
+from components.core.inference import sounds
+from components.core.inference.sounds import encode
+from components.core.modalities.augmentation import augments, refuse_those_of_pictures
+from components.core.modalities.sound_augmentation import augmented
+from components.core.modalities.sound_lengths import measure_seconds, preprocessing_for
+from components.core.modalities.sound_records import SoundOptions, check, near_duplicates
+from components.core.networks.network import Network, Pytree
+from components.core.networks.sounds import SPEAKER, Encoder, build_encoder, rebuild_stages
 from components.core.settings import Settings
-from components.core.sound_augmentation import augmented
-from components.core.sound_encoders import SPEAKER, Encoder, build_encoder, rebuild_stages
-from components.core.sound_lengths import measure_seconds, preprocessing_for
-from components.core.sound_records import SoundOptions, check, near_duplicates
-from components.core.sounds import encode
+from components.core.targets.classification import new_head, reference
+from components.core.targets.transcription import CTCHead, Transcripts
 from components.core.task_options import parse_options
-from components.core.transcripts import CTCHead, Transcripts
 
 __all__ = ["augments", "check", "encode", "near_duplicates", "reference"]
 

@@ -14,22 +14,26 @@ import pandas as pd
 from pydantic import Field
 from torch import Tensor
 
-from components.core import hub, near_duplicate_texts, targets, texts, tfidf
-from components.core.augmentation import augments, refuse_those_of_pictures
-from components.core.classification import mixup, new_head
-from components.core.encoders import build_encoder, rebuild_stages
+from components.core.data.examples import Examples
 from components.core.errors import InputError, RejectedRecord
-from components.core.examples import Examples
-from components.core.network import Network, Pytree
+from components.core.inference import texts
+from components.core.inference.texts import encode
+from components.core.modalities import near_duplicate_texts
+from components.core.modalities.augmentation import augments, refuse_those_of_pictures
+from components.core.networks import transformers_hub
+from components.core.networks.network import Network, Pytree
+from components.core.networks.texts import build_encoder, rebuild_stages
 from components.core.settings import Settings
-from components.core.targets import TargetOptions
+from components.core.targets import options as targets
+from components.core.targets import tfidf
+from components.core.targets.classification import mixup, new_head
+from components.core.targets.options import TargetOptions
 from components.core.task_options import parse_options
-from components.core.texts import encode
 from components.tasks import Target
 
 __all__ = ["augments", "encode"]
 
-backbone = hub.DEFAULT
+backbone = transformers_hub.DEFAULT
 split_by = "hash"
 input_name = "text"
 serving_code = Path(texts.__file__)

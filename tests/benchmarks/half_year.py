@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from components.core import registry, runs, tracking
-from components.core.lineage import Lineage
+from components.core import run_folder
+from components.core.data.lineage import Lineage
+from components.core.registry import versions
 from components.core.settings import Settings
+from components.core.tracking import runs as tracking
 from components.detect_changes import look
 from components.finish import finish
-from pipelines.options import use_home
+from pipelines.commands.options import use_home
 from tests.plain import run_steps
 
 CLASSES, SPREAD, GROWTH, DAMAGED = 3, 0.25, 0.05, 0.7
@@ -92,7 +94,7 @@ def damage(folder: Path, count: int, lineage: Lineage, where: str) -> dict[int, 
 def simulate(folder: Path, kinds: Sequence[str], start: int, where: str, **rules: Any) -> list[Week]:
     """Live through the weeks; THAWLINE_HOME becomes a folder below `folder`."""
     use_home(folder / "home")
-    runs.home().mkdir(parents=True, exist_ok=True)
+    run_folder.home().mkdir(parents=True, exist_ok=True)
     tracking.migrate()
     found: list[Week] = []
     count, recipe, seed = float(start), WEAK, 0
@@ -110,8 +112,8 @@ def simulate(folder: Path, kinds: Sequence[str], start: int, where: str, **rules
 
 
 def _week(number: int, kind: str, source: Path, settings: Settings, folder: Path, before: Lineage) -> Week:
-    begin, key = time.perf_counter(), runs.new_run_key()
-    runs.write_text(runs.run_folder(key) / "settings.json", settings.to_json())
+    begin, key = time.perf_counter(), run_folder.new_run_key()
+    run_folder.write_text(run_folder.run_folder(key) / "settings.json", settings.to_json())
     decision = look(str(source), settings, key)
     if decision.change == "skip":
         result = finish(settings.to_json(), key, "SUCCEEDED")
@@ -125,7 +127,7 @@ def _week(number: int, kind: str, source: Path, settings: Settings, folder: Path
         result["status"],
         result["version"],
         result["promoted"],
-        registry.current("half-year", "champion"),
+        versions.current("half-year", "champion"),
         result["metrics"].get("accuracy", float("nan")),
         moved,
         time.perf_counter() - begin,

@@ -13,7 +13,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from components.core.near_duplicates import fingerprint, pairs
+from components.core.modalities.near_duplicate_images import fingerprint, pairs
 
 SIZE, COARSE, COPIES, WEEK = (96, 72), (12, 9), 10, 0.05
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 from scipy import special, stats
 
-from components.core.spending import level
+from components.core.evidence.alpha_spending import level
 
 HORIZONS, UNITS, DISCORDANCES, POWER = (1, 4, 13, 26, 52), (50, 200, 1000, 4000), (0.04, 0.08, 0.15), 0.8
 

@@ -21,10 +21,10 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from components.core import pictures
+from components.core.data.examples import Examples
+from components.core.data.lineage import Lineage
 from components.core.errors import RejectedRecord
-from components.core.examples import Examples
-from components.core.lineage import Lineage
+from components.core.inference import images
 from components.core.settings import Settings
 from components.prepare_data import prepare
 
@@ -51,7 +51,7 @@ def measure(_settings: Settings, _examples: Examples) -> tuple[dict[str, str], s
 def check(content: bytes) -> Mapping[str, int | str]:
     """The check of image classification without torch's 300 MB: this module is the task."""
     try:
-        picture = pictures.decode(content)
+        picture = images.decode(content)
     except ValueError as error:
         raise RejectedRecord(str(error)) from error
     return {"width": picture.width, "height": picture.height}

@@ -1,11 +1,11 @@
 """What a step of the thawed top costs, and how near it comes to the machine's arithmetic peak.
 
 `python -m tests.benchmarks.top` trains the last stages of two networks on a CPU, from activations at the thaw line, and
-prints milliseconds a step without and with the faster weight gradient (components/core/kernels.py) and the fused
-optimizer, the two alternating; the ratio of their medians and of their fastest; and the share of the peak that the new
-way reaches. The operations counted are those of the convolutions' definition, so that no way of computing gains by
-counting. `--compile` compares with `torch.compile` instead. On a busy machine take `--threads 1 --clock cpu`: processor
-time, which does not count waiting.
+prints milliseconds a step without and with the faster weight gradient (components/core/compute/depthwise.py) and the
+fused optimizer, the two alternating; the ratio of their medians and of their fastest; and the share of the peak that
+the new way reaches. The operations counted are those of the convolutions' definition, so that no way of computing gains
+by counting. `--compile` compares with `torch.compile` instead. On a busy machine take `--threads 1 --clock cpu`:
+processor time, which does not count waiting.
 """
 
 import argparse
@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.core import distributed, training
-from components.core.backbones import build_backbone
-from components.core.network import Network, set_thawed, set_training
+from components.core.compute import distributed
+from components.core.networks.images import build_backbone
+from components.core.networks.network import Network, set_thawed, set_training
+from components.core.training import loop as training
 
 CASES = [("timm/tf_efficientnet_lite0", (1, 2, 3)), ("torchvision/resnet18", (1, 2))]
 CLASSES = 10

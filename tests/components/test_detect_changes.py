@@ -12,10 +12,16 @@ from typing import Any
 
 import pytest
 
-from components.core import deadlines, fingerprints, inputs, ledger, registry, runs, storage, tracking
+from components.core import run_folder
+from components.core import s3 as storage
 from components.core import settings as settings_module
+from components.core.data import source_index
 from components.core.errors import InputError
+from components.core.registry import promotion, versions
 from components.core.settings import Settings
+from components.core.tracking import provenance
+from components.core.tracking import runs as tracking
+from components.core.training import deadlines
 from components.detect_changes import DECISION, Decision, detect_changes, look
 from components.evaluate import evaluate
 from components.fine_tune import fine_tune
@@ -53,7 +59,7 @@ def settings(**changes: Any) -> Settings:
 
 def seen(source: Path, **changes: Any) -> tuple[str, Decision]:
     """What a run decides, and its key; it ends there, so that the next one has the lease."""
-    key = runs.new_run_key()
+    key = run_folder.new_run_key()
     decision = look(str(source), settings(**changes), key)
     finish(settings(**changes).to_json(), key, "SUCCEEDED" if decision.change == "skip" else "FAILED")
     return key, decision
@@ -61,24 +67,24 @@ def seen(source: Path, **changes: Any) -> tuple[str, Decision]:
 
 def completed(source: Path, *, failed: bool = False, **changes: Any) -> Decision:
     """A run whose network nobody trains: all that earlier runs leave for later ones is real."""
-    text, key = settings(**changes).to_json(), runs.new_run_key()
+    text, key = settings(**changes).to_json(), run_folder.new_run_key()
     decision = look(str(source), settings(**changes), key)
     if decision.change == "skip":
         finish(text, key, "SUCCEEDED")
         return decision
-    folder = runs.run_folder(key)
+    folder = run_folder.run_folder(key)
     prepare_data(str(source), text, key, folder / "dataset")
     if not failed:
-        champion = registry.current("toy", "champion")
+        champion = versions.current("toy", "champion")
         with tracking.step("register", key, text) as run:
             model = folder / "model"
             model.mkdir()
             (model / "MLmodel").write_text(key)
-            version = decision.version or registry.add_version("toy", model, run, {})
-            run.tags({inputs.VERSION: version}, pipeline=True)
-            run.tags({inputs.COMPARED_WITH: champion} if champion else {}, pipeline=True)
+            version = decision.version or versions.add_version("toy", model, run, {})
+            run.tags({provenance.VERSION: version}, pipeline=True)
+            run.tags({provenance.COMPARED_WITH: champion} if champion else {}, pipeline=True)
         if not champion:
-            registry.move_alias("toy", "champion", version)
+            versions.move_alias("toy", "champion", version)
     assert finish(text, key, "FAILED" if failed else "SUCCEEDED")["status"] == ("failed" if failed else "succeeded")
     return decision
 
@@ -103,28 +109,28 @@ def test_the_first_run_trains(source: Path, tracked_home: Path) -> None:
     key, decision = seen(source)
     assert (decision.change, decision.input_digest) == ("train", "")
     assert decision.reason == "There is no earlier successful run of 'toy'."
-    assert inputs.INPUT_DIGEST not in tags_of(key)
-    prepare_data(str(source), settings().to_json(), key, runs.run_folder(key) / "dataset")
+    assert provenance.INPUT_DIGEST not in tags_of(key)
+    prepare_data(str(source), settings().to_json(), key, run_folder.run_folder(key) / "dataset")
     tags = tags_of(key)
-    assert tags[inputs.DATA_DIGEST] == fingerprints.data_digest(fingerprints.take(str(source), []))
-    assert tags[inputs.INPUT_DIGEST] == inputs.input_digest(inputs.read(tags))
-    assert (tags[inputs.CHANGE], tags[inputs.INDEXED]) == ("train", "true")
+    assert tags[provenance.DATA_DIGEST] == source_index.data_digest(source_index.take(str(source), []))
+    assert tags[provenance.INPUT_DIGEST] == provenance.input_digest(provenance.read(tags))
+    assert (tags[provenance.CHANGE], tags[provenance.INDEXED]) == ("train", "true")
 
 
 def test_the_same_inputs_are_skipped(earlier: Path) -> None:
     """The second run on the same data stands for the first: reason, run, version, metrics and report are its."""
     key, decision = seen(earlier)
-    [first] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    [first] = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
     assert decision == Decision(
-        "skip", f"Nothing has changed since the run {first.name}.", "1", first.id, first.tags[inputs.INPUT_DIGEST]
+        "skip", f"Nothing has changed since the run {first.name}.", "1", first.id, first.tags[provenance.INPUT_DIGEST]
     )
-    result = json.loads((runs.run_folder(key) / "result.json").read_text())
+    result = json.loads((run_folder.run_folder(key) / "result.json").read_text())
     assert (result["status"], result["same_as"], result["version"]) == ("skipped", first.id, "1")
     assert result["reason"] == decision.reason
     assert result["dataset_digest"] == first.tags["thawline.dataset_digest"]
     [pipeline] = tracking.find_runs("toy", key, "pipeline")
-    assert (pipeline.info.status, pipeline.data.tags[inputs.SKIPPED]) == ("FINISHED", "true")
-    assert pipeline.data.tags[inputs.CHANGE] == "skip"
+    assert (pipeline.info.status, pipeline.data.tags[provenance.SKIPPED]) == ("FINISHED", "true")
+    assert pipeline.data.tags[provenance.CHANGE] == "skip"
 
 
 def test_data_that_were_trained_before_are_judged_again(earlier: Path) -> None:
@@ -170,7 +176,7 @@ def test_changed_settings_code_and_libraries_train(earlier: Path, monkeypatch: p
     """Everything else that a model is made of trains too, and all of it is named."""
     assert seen(earlier, search_workers=7)[1].change == "skip"
     assert seen(earlier, head_epochs=7, patience=3)[1].reason.endswith(": settings: head_epochs, patience.")
-    monkeypatch.setattr(inputs, "_code", lambda _task: "other")
+    monkeypatch.setattr(provenance, "_code", lambda _task: "other")
     monkeypatch.setenv("THAWLINE_IMAGE_DIGEST", "sha256:other")
     write(earlier / "class0/more.txt", "1.9,0.2")
     reason = seen(earlier, weights="none")[1].reason
@@ -192,11 +198,11 @@ def test_another_champion_has_the_version_judged(earlier: Path) -> None:
     write(earlier / "class0/new.txt", "2.0,0.1")
     completed(earlier)  # version 2, compared with version 1
     assert seen(earlier)[1].change == "skip"
-    registry.move_alias("toy", "champion", "2")
+    versions.move_alias("toy", "champion", "2")
     assert seen(earlier)[1].change == "skip"
     write(earlier / "class0/newer.txt", "2.0,0.2")
     completed(earlier)
-    registry.move_alias("toy", "champion", "1")
+    versions.move_alias("toy", "champion", "1")
     decision = seen(earlier)[1]
     assert (decision.change, decision.version) == ("judge", "3")
     assert decision.reason.endswith("version 1 is champion now.")
@@ -221,7 +227,7 @@ def judge(text: str, key: str, version: str, digests: tuple[str, str], folder: P
 
 def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:
     """What a run of the same inputs decides; if it is to judge, it does so to its end."""
-    key, text = runs.new_run_key(), run.settings.to_json()
+    key, text = run_folder.new_run_key(), run.settings.to_json()
     decision = look(str(source), run.settings, key)
     if decision.change == "judge":
         folder.mkdir()
@@ -237,8 +243,8 @@ def test_a_champion_that_was_taken_away_comes_back(toy_home: PlainRun, toy_sourc
     decision = judged_again(toy_home, toy_source, tmp_path / "again")
     assert (decision.change, decision.version) == ("judge", "1")
     assert decision.reason.endswith("is judged again: there is no champion any more.")
-    assert registry.current("toy", "champion") == "1"
-    assert [row["action"] for row in ledger.history("toy")] == ["promote", "promote"]
+    assert versions.current("toy", "champion") == "1"
+    assert [row["action"] for row in promotion.history("toy")] == ["promote", "promote"]
     assert judged_again(toy_home, toy_source, tmp_path / "third").change == "skip"
 
 
@@ -246,28 +252,28 @@ def test_a_champion_that_was_taken_away_undoes_no_rollback(
     toy_home: PlainRun, toy_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A version that somebody went back from stays challenger, and is not judged for ever."""
-    monkeypatch.setattr(registry, "smoke_test", lambda _folder: "")  # its seconds are tested elsewhere
+    monkeypatch.setattr(versions, "smoke_test", lambda _folder: "")  # its seconds are tested elsewhere
     step = tracking.StepRun("register", "key", toy_home.settings, "", "")
-    registry.add_version("toy", toy_home.folder / "served", step, {})
+    versions.add_version("toy", toy_home.folder / "served", step, {})
     for version in ("2", "1"):
-        ledger.promote("toy", version, why="tried", override=True)
-    assert ledger.rollback("toy").to == "2"
+        promotion.promote("toy", version, why="tried", override=True)
+    assert promotion.rollback("toy").to == "2"
     tracking.client().delete_registered_model_alias("toy", "champion")
     assert judged_again(toy_home, toy_source, tmp_path / "again").change == "judge"
-    assert registry.current("toy", "champion") == ""
+    assert versions.current("toy", "champion") == ""
     assert judged_again(toy_home, toy_source, tmp_path / "third").change == "skip"
 
 
 @pytest.mark.parametrize("approved", [True, False])
 def test_only_what_was_approved_can_be_taken_away(earlier: Path, *, approved: bool) -> None:
     """A version that waits for approval, or was not accepted, is the reason that there is no champion: a skip."""
-    [run] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
-    tracking.client().set_tag(run.id, ledger.PENDING_TAG, "thawline promote 1 --model toy")
+    [run] = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    tracking.client().set_tag(run.id, promotion.PENDING_TAG, "thawline promote 1 --model toy")
     if approved:
-        ledger.settle("toy")  # records that version 1 is champion
+        promotion.settle("toy")  # records that version 1 is champion
     tracking.client().delete_registered_model_alias("toy", "champion")
     assert seen(earlier)[1].change == ("judge" if approved else "skip")
-    registry.move_alias("toy", "pending", "1")
+    versions.move_alias("toy", "pending", "1")
     assert seen(earlier)[1].change == "skip"
 
 
@@ -315,7 +321,7 @@ def test_few_changes_are_collected(earlier: Path) -> None:
         write(earlier / f"class0/new{number}.txt", f"2.0,0.{number}")
         key, decision = seen(earlier, min_new=3)
         assert decision.change == "skip"
-        assert tags_of(key)[inputs.SKIPPED] == "true"
+        assert tags_of(key)[provenance.SKIPPED] == "true"
     assert decision.reason.startswith("2 of at least 3 changes since the run toy ")
     assert decision.reason.endswith(": 2 new examples.")
     assert seen(earlier)[1].change == "train"
@@ -342,11 +348,11 @@ def test_touched_files_are_read_once(earlier: Path) -> None:
         os.utime(path, (LONG_AGO + 1, LONG_AGO + 1))
     read: list[int] = []
     for _ in range(2):
-        key = runs.new_run_key()
+        key = run_folder.new_run_key()
         assert look(str(earlier), settings(), key, lambda _done, total, _text: read.append(total)).change == "skip"
         finish(settings().to_json(), key, "SUCCEEDED")
     assert len(read) == 45
-    assert inputs.INDEXED not in tags_of(key)
+    assert provenance.INDEXED not in tags_of(key)
 
 
 @pytest.mark.slow
@@ -354,13 +360,13 @@ def test_unchanged_objects_are_not_downloaded(s3: str, source: Path, tracked_hom
     """A source on S3 is skipped after one listing; where the same files lie makes no difference."""
     for path in source.rglob("*.txt"):
         storage.upload(path, f"{s3}/points/{path.relative_to(source)}")
-    where, key = f"{s3}/points", runs.new_run_key()
+    where, key = f"{s3}/points", run_folder.new_run_key()
     completed(source)
     assert look(where, settings(), key).change == "skip"  # read once: these names are new
     finish(settings().to_json(), key, "SUCCEEDED")
     calls: list[str] = []
     storage.client().meta.events.register("before-call.s3.*", lambda model, **_: calls.append(model.name))
-    assert look(where, settings(), runs.new_run_key()).change == "skip"
+    assert look(where, settings(), run_folder.new_run_key()).change == "skip"
     assert calls == ["ListObjectsV2"]
 
 
@@ -374,7 +380,7 @@ def cut_short(key: str) -> str:
 def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) -> None:
     """A run that was cut short stands for no other, however few changes --min-new lets pass."""
     completed(source)
-    [first] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    [first] = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
     name = cut_short(first.tags[tracking.RUN_KEY])
     _, decision = seen(source, max_minutes=60)
     assert (decision.change, decision.reason) == ("train", f"A deadline cut the run {name} short.")
@@ -385,10 +391,10 @@ def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) 
 def test_after_a_run_with_time_enough_nothing_is_to_be_done(source: Path, tracked_home: Path) -> None:
     """Once the same inputs were trained to the end, the next run is skipped, and stands for that one."""
     completed(source)
-    [first] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    [first] = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
     cut_short(first.tags[tracking.RUN_KEY])
     assert completed(source).change == "train"
-    whole, _ = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    whole, _ = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
     _, decision = seen(source)
     assert (decision.change, decision.same_as) == ("skip", whole.id)
 
@@ -401,7 +407,7 @@ def test_an_option_of_operation_changes_nothing(earlier: Path) -> None:
 
 def test_a_lost_index_is_read_anew(earlier: Path) -> None:
     """Without the index of the last run everything is read, and the decision is the same."""
-    for path in (runs.home() / "artifacts").rglob(fingerprints.INDEX):
+    for path in (run_folder.home() / "artifacts").rglob(source_index.INDEX):
         path.unlink()
     assert seen(earlier)[1].change == "skip"
 
@@ -410,7 +416,7 @@ def test_the_dag_takes_what_was_decided(earlier: Path) -> None:
     """The DAG's step finds the decision of the command line by the run's key, and lists nothing again."""
     write(earlier / "class0/new.txt", "2.0,0.1")
     key, decision = seen(earlier)
-    assert (runs.run_folder(key) / DECISION).exists()
+    assert (run_folder.run_folder(key) / DECISION).exists()
     shutil.rmtree(earlier)
     assert detect_changes(str(earlier), settings().to_json(), key) == (True, "", decision.input_digest)
 
@@ -419,7 +425,7 @@ def test_the_dag_decides_alone_too(earlier: Path) -> None:
     """Where no command line was, the step decides, and says in MLflow what it did."""
     changed, version, digest = detect_changes(str(earlier), settings().to_json(), "alone")
     assert (changed, version) == (False, "")
-    assert digest == tags_of("alone")[inputs.INPUT_DIGEST]
+    assert digest == tags_of("alone")[provenance.INPUT_DIGEST]
     [step] = tracking.find_runs("toy", "alone", "step")
     assert (step.info.run_name, step.info.status) == ("detect_changes", "FINISHED")
     finish(settings().to_json(), "alone", "SUCCEEDED")
@@ -434,7 +440,7 @@ def test_a_source_that_holds_nothing_ends_the_run(place: str, tmp_path: Path, tr
     empty.mkdir() if place == "folder" else empty.write_text("uri,label\n")
     with pytest.raises(InputError, match="nothing"):
         detect_changes(str(empty), settings().to_json(), "k")
-    assert set(runs.read_errors("k")) == {"detect_changes"}
+    assert set(run_folder.read_errors("k")) == {"detect_changes"}
 
 
 def test_a_source_that_can_not_be_listed_ends_the_run(earlier: Path) -> None:
@@ -471,7 +477,7 @@ def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Pa
     warm = toy_home.settings.model_copy(update={"warm_start": True})
 
     def decided(settings: Settings = warm, source: Path = toy_source) -> Decision:
-        key = runs.new_run_key()
+        key = run_folder.new_run_key()
         decision = look(str(source), settings, key)
         tracking.close_running("toy", key, failed=True)
         return decision
@@ -480,18 +486,18 @@ def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Pa
     second = run_steps(toy_source, warm, tmp_path / "second")
     assert second.version == "2"
     tags = tags_of(second.run_key)
-    assert (tags[inputs.WARM_START], inputs.read(tags)[inputs.START][:2]) == ("1", "1 ")
-    assert registry.tags("toy", "2")[inputs.WARM_START] == "1"
+    assert (tags[provenance.WARM_START], provenance.read(tags)[provenance.START][:2]) == ("1", "1 ")
+    assert versions.tags("toy", "2")[provenance.WARM_START] == "1"
     assert decided().change == "skip"  # the champion that it started from
-    registry.move_alias("toy", "champion", "2")
+    versions.move_alias("toy", "champion", "2")
     assert decided().change == "skip"  # its own version
-    registry.move_alias("toy", "champion", "1")
+    versions.move_alias("toy", "champion", "1")
     shutil.copytree(toy_source, tmp_path / "points")
     write(tmp_path / "points/class0/new.txt", "2.0,0.1")
     assert completed(tmp_path / "points", warm_start=True, trials=3, search_workers=1).change == "train"
-    registry.move_alias("toy", "champion", "2")
+    versions.move_alias("toy", "champion", "2")
     assert decided(source=tmp_path / "points").reason.endswith(": champion.")
-    registry.move_alias("toy", "champion", "1")
+    versions.move_alias("toy", "champion", "1")
     assert decided(source=tmp_path / "points").version == "3"
     tracking.client().delete_registered_model_alias("toy", "champion")
     assert "; champion." in decided().reason
@@ -503,9 +509,9 @@ def test_a_warm_start_without_a_champion_says_so(source: Path, tracked_home: Pat
     """The first run starts from the pretrained weights, and its inputs say so; then its own version is no news."""
     first = completed(source, warm_start=True)
     assert first.change == "train"
-    [run] = tracking.successful("toy", f"tags.`{inputs.CHANGE}` = 'train'")
+    [run] = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
     [step] = [s for s in tracking.find_runs("toy", "", "step") if s.info.run_name == "prepare_data"]
     assert "There is no champion to start from" in step.data.tags["thawline.notes"]
-    assert inputs.read(run.tags)[inputs.START] == "none"
-    assert registry.current("toy", "champion") == "1"
+    assert provenance.read(run.tags)[provenance.START] == "none"
+    assert versions.current("toy", "champion") == "1"
     assert seen(source, warm_start=True)[1].change == "skip"

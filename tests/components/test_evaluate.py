@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from components.core import registry, runs, tracking
-from components.core.activations import store
-from components.core.checkpoints import WEIGHTS
+from components.core import run_folder
+from components.core.activations.passes import store
+from components.core.data.examples import Examples
 from components.core.errors import StepError
-from components.core.examples import Examples
-from components.core.serving import agree
+from components.core.registry import versions
+from components.core.registry.serving import agree
+from components.core.tracking import runs as tracking
+from components.core.training.checkpoints import WEIGHTS
 from components.evaluate import evaluate
 from components.register import register
 from tests.plain import PlainRun
@@ -150,7 +152,7 @@ def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) 
     """A run that fails after it looked, and one that was deleted, have had their looks too."""
     other = touched(toy_home, tmp_path / "touched")
     again(toy_home, tmp_path / "first", "first", other)
-    [file] = (runs.home() / "artifacts").rglob("MLmodel")
+    [file] = (run_folder.home() / "artifacts").rglob("MLmodel")
     content = file.read_bytes()
     file.write_bytes(content + b"\n")
     with pytest.raises(StepError, match="version 1 is refused"):
@@ -176,19 +178,19 @@ def test_a_challenger_that_saw_the_test_rows_stops_the_run(toy_home: PlainRun, t
 
 def test_a_champion_that_can_not_be_loaded_stops_the_run(toy_home: PlainRun, tmp_path: Path) -> None:
     """A damaged champion fails the step: without evidence nothing is promoted."""
-    [file] = (runs.home() / "artifacts").rglob("MLmodel")
+    [file] = (run_folder.home() / "artifacts").rglob("MLmodel")
     file.write_bytes(file.read_bytes() + b"\n")
     with pytest.raises(StepError, match="version 1 is refused"):
         again(toy_home, tmp_path / "again", "damaged")
-    assert registry.current("toy", "champion") == "1"
+    assert versions.current("toy", "champion") == "1"
     statuses = {r.info.run_name: r.info.status for r in tracking.find_runs("toy", "damaged", "step")}
     assert statuses == {"evaluate": "FAILED"}
 
 
 def test_a_better_challenger_is_accepted(toy_home: PlainRun, tmp_path: Path) -> None:
     """Against a champion with a spoilt head, the good model wins on the same rows."""
-    from components.core.checkpoints import load_checkpoint, save_checkpoint
     from components.core.settings import Hyperparameters
+    from components.core.training.checkpoints import load_checkpoint, save_checkpoint
 
     run = toy_home
     text, dataset = run.settings.to_json(), run.folder / "dataset"
@@ -211,7 +213,7 @@ def test_a_better_challenger_is_accepted(toy_home: PlainRun, tmp_path: Path) -> 
         lambda _classes, _matrix: None,
     )
     register(text, "spoilt", *run.digests, served, spoilt, "1", accepted=True)
-    assert registry.current("toy", "champion") == "2"
+    assert versions.current("toy", "champion") == "2"
     assert again(run, tmp_path / "again", "better") == (True, "2")
 
 

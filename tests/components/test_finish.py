@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from components.core import inputs, runs, tracking
+from components.core import run_folder
 from components.core.errors import InputError, NoAnswerError
 from components.core.settings import Settings
+from components.core.tracking import provenance
+from components.core.tracking import runs as tracking
 from components.detect_changes import detect_changes
 from components.finish import finish
 from tests.hook import listening, status
@@ -41,7 +43,7 @@ def test_the_result_has_the_contracts_keys(toy_run: PlainRun) -> None:
     assert set(result) == KEYS
     assert (result["status"], result["model"], result["version"], result["promoted"]) == ("succeeded", "toy", "1", True)
     assert result["dataset_digest"] == toy_run.digests[0]
-    assert result == json.loads((runs.run_folder(toy_run.run_key) / "result.json").read_text())
+    assert result == json.loads((run_folder.run_folder(toy_run.run_key) / "result.json").read_text())
 
 
 def test_seconds_of_every_step(toy_run: PlainRun) -> None:
@@ -83,7 +85,7 @@ def test_where_files_are_gone_the_error_is_in_mlflow(tracked_home: Path) -> None
     """On a cluster the exit handler has a disk of its own: it takes the failed step's sentence from its run."""
     with pytest.raises(InputError), tracking.step("prepare_data", "k", SETTINGS.to_json()):
         raise InputError("The folder is empty.", "Fill it.")
-    shutil.rmtree(runs.run_folder("k"))
+    shutil.rmtree(run_folder.run_folder("k"))
     assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "The folder is empty. Fill it."
     [pipeline] = tracking.find_runs("toy", "k", "pipeline")
     assert pipeline.data.tags["thawline.failure"] == "The folder is empty. Fill it."
@@ -105,7 +107,7 @@ def test_an_undefined_figure_is_missing(tracked_home: Path) -> None:
     with tracking.step("evaluate", "k", SETTINGS.to_json()) as run:
         run.metrics({"r2": float("nan"), "mae": 2.0}, pipeline=True)
     assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["metrics"] == {"mae": 2.0}
-    assert "NaN" not in (runs.run_folder("k") / "result.json").read_text()
+    assert "NaN" not in (run_folder.run_folder("k") / "result.json").read_text()
 
 
 def test_the_webhook_is_told_after_the_result_is_written(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,7 @@ def test_the_webhook_is_told_after_the_result_is_written(tracked_home: Path, mon
         result = finish(SETTINGS.to_json(), "k", "FAILED")
     [message] = hook.messages
     assert message["run"]["reason"] == result["reason"] == "The run ended before its last step."
-    assert result == json.loads((runs.run_folder("k") / "result.json").read_text())
+    assert result == json.loads((run_folder.run_folder("k") / "result.json").read_text())
     [pipeline] = tracking.find_runs("toy", "k", "pipeline")
     assert pipeline.data.tags["thawline.notified"] == "not sent: 127.0.0.1 answered 404"
 
@@ -151,14 +153,14 @@ def test_what_a_kill_left_running_is_closed(tracked_home: Path) -> None:
 def test_an_abandoned_run_is_closed_by_the_next(tracked_home: Path) -> None:
     """A run whose whole process group was killed is closed by the next run's exit handler."""
     tracking.pipeline_run("dead", SETTINGS)
-    (runs.run_folder("dead") / "settings.json").write_text(SETTINGS.to_json())
-    (runs.run_folder("dead") / "lease.json").write_text('{"pid": 999999999, "started": "1"}')
+    (run_folder.run_folder("dead") / "settings.json").write_text(SETTINGS.to_json())
+    (run_folder.run_folder("dead") / "lease.json").write_text('{"pid": 999999999, "started": "1"}')
     following = tracking.pipeline_run("next", SETTINGS)
-    tracking.client().set_tag(following.info.run_id, inputs.VERSION, "1")
+    tracking.client().set_tag(following.info.run_id, provenance.VERSION, "1")
     finish(SETTINGS.to_json(), "next", "SUCCEEDED")
     assert [r.info.status for r in tracking.find_runs("toy", "dead")] == ["FAILED"]
     assert [r.info.status for r in tracking.find_runs("toy", "next")] == ["FINISHED"]
-    assert json.loads((runs.run_folder("dead") / "result.json").read_text())["status"] == "failed"
+    assert json.loads((run_folder.run_folder("dead") / "result.json").read_text())["status"] == "failed"
 
 
 def test_an_injected_run_is_adopted(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +191,7 @@ def test_a_run_without_a_parent_is_the_pipelines(tracked_home: Path, monkeypatch
     assert len({shared, *made}) == 3
     assert [client.get_run(one).data.params for one in (shared, *made)] == [{}, {"epochs": "3"}, {"epochs": "5"}]
     assert {client.get_run(one).data.tags[tracking.PARENT] for one in made} == {shared}
-    client.set_tag(shared, inputs.VERSION, "1")
+    client.set_tag(shared, provenance.VERSION, "1")
     assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["mlflow_run_id"] == shared
     assert client.get_run(shared).info.status == "FINISHED"
 
@@ -214,7 +216,7 @@ def test_the_plugins_tree_is_climbed_to_its_root(tracked_home: Path, monkeypatch
         assert second.run_id != searched
     monkeypatch.setenv("MLFLOW_RUN_ID", theirs("register", theirs("condition-1", theirs("exit-handler-1", root))))
     with tracking.step("register", "k", SETTINGS.to_json()) as run:
-        run.tags({inputs.VERSION: "7", "thawline.decision": "Better."}, pipeline=True)
+        run.tags({provenance.VERSION: "7", "thawline.decision": "Better."}, pipeline=True)
     result = finish(SETTINGS.to_json(), "k", "COMPLETE")
     assert (result["status"], result["version"], result["reason"]) == ("succeeded", "7", "Better.")
     assert result["mlflow_run_id"] == root
@@ -243,7 +245,7 @@ def test_a_pod_needs_a_tracking_server(home: Path, monkeypatch: pytest.MonkeyPat
     assert "--env MLFLOW_TRACKING_URI" in caught.value.mend
     assert "plugin" in caught.value.mend
     assert not (home / "mlflow.db").exists()
-    assert runs.read_errors("k")["detect_changes"]["kind"] == "input"
+    assert run_folder.read_errors("k")["detect_changes"]["kind"] == "input"
 
 
 def test_an_attempt_that_was_made_good_is_no_reason(tracked_home: Path) -> None:
@@ -255,7 +257,7 @@ def test_an_attempt_that_was_made_good_is_no_reason(tracked_home: Path) -> None:
     with pytest.raises(InputError), tracking.step("evaluate", "k", SETTINGS.to_json()):
         raise InputError("It has no test rows.", "Add some.")
     assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "It has no test rows. Add some."
-    shutil.rmtree(runs.run_folder("k"))
+    shutil.rmtree(run_folder.run_folder("k"))
     assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "It has no test rows. Add some."
 
 

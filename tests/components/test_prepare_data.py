@@ -21,14 +21,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.core import fingerprints, near_duplicates, pictures, storage, tracking
-from components.core.assignments import read_label_changes
+from components.core import s3 as storage
+from components.core.data import source_index
+from components.core.data.assignments import read_label_changes
+from components.core.data.examples import Examples
+from components.core.data.lineage import Lineage, Member, read_lineage, write_lineage
+from components.core.data.sources import Entry
 from components.core.errors import InputError, RejectedRecord
-from components.core.examples import Examples
-from components.core.lineage import Lineage, Member, read_lineage, write_lineage
+from components.core.inference import images
+from components.core.modalities import near_duplicate_images
 from components.core.settings import Settings
-from components.core.sources import Entry
 from components.core.task_options import NoOptions
+from components.core.tracking import runs as tracking
 from components.prepare_data import _Checked, _in_order, _reject_conflicts, prepare, prepare_data, with_salt
 from tests.conftest import TOY
 
@@ -41,10 +45,14 @@ def picture_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
     def check(content: bytes) -> Mapping[str, int | str]:
         try:
-            picture = pictures.decode(content)
+            picture = images.decode(content)
         except ValueError as error:
             raise RejectedRecord(str(error)) from error
-        return {"width": picture.width, "height": picture.height, "fingerprint": near_duplicates.fingerprint(picture)}
+        return {
+            "width": picture.width,
+            "height": picture.height,
+            "fingerprint": near_duplicate_images.fingerprint(picture),
+        }
 
     task = types.ModuleType("picture_task.fake")
     task.check = check  # type: ignore[attr-defined]
@@ -54,7 +62,7 @@ def picture_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     task.target = lambda _settings: types.SimpleNamespace(  # type: ignore[attr-defined]
         gate_metrics={"accuracy": 1}, check_label=str, strata=list, class_names=lambda labels: sorted(set(labels))
     )
-    task.near_duplicates = lambda prints, new, chosen: near_duplicates.pairs(  # type: ignore[attr-defined]
+    task.near_duplicates = lambda prints, new, chosen: near_duplicate_images.pairs(  # type: ignore[attr-defined]
         prints, new, chosen.near_duplicates, flipped=chosen.near_duplicates_flipped
     )
     task.build = lambda *_: types.SimpleNamespace(weights_digest="weights", stages=[1, 2])  # type: ignore[attr-defined]
@@ -175,11 +183,11 @@ def test_the_index_is_what_looking_for_changes_finds(tmp_path: Path) -> None:
     """The step writes the index that `detect_changes` would, bad records included, and its digest of the data."""
     bad_records(tmp_path / "in")
     info = run(tmp_path / "in", tmp_path / "out", max_rejected=0.2)
-    found = fingerprints.take(str(tmp_path / "in"), [])
-    assert [row[3:] for row in fingerprints.read_index(tmp_path / "out" / fingerprints.INDEX)] == [
+    found = source_index.take(str(tmp_path / "in"), [])
+    assert [row[3:] for row in source_index.read_index(tmp_path / "out" / source_index.INDEX)] == [
         row[3:] for row in sorted(found)
     ]
-    assert info["data_digest"] == fingerprints.data_digest(found)
+    assert info["data_digest"] == source_index.data_digest(found)
 
 
 def test_too_many_bad_records_fail_with_one_sentence(tmp_path: Path) -> None:
@@ -538,7 +546,7 @@ def test_a_champion_without_its_splits_stops_the_run(
     tmp_path: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the lineage's runs were deleted, new splits could test the champion on its training rows: refused."""
-    monkeypatch.setattr("components.core.registry.current", lambda _model, _alias: "3")
+    monkeypatch.setattr("components.core.registry.versions.current", lambda _model, _alias: "3")
     with pytest.raises(InputError, match="has a champion, but the splits"):
         prepare_data(str(tmp_path / "never read"), settings().to_json(), "run1", tmp_path / "out")
 

@@ -17,10 +17,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.core import deadlines, inputs, ledger, registry, runs, tracking
-from components.core.deadlines import Deadline
+from components.core import run_folder
+from components.core.data.examples import Examples
 from components.core.errors import StepError
-from components.core.examples import Examples
+from components.core.registry import promotion, versions
+from components.core.tracking import provenance
+from components.core.tracking import runs as tracking
+from components.core.training import deadlines
+from components.core.training.deadlines import Deadline
 from components.finish import finish
 from components.register import register
 from tests.plain import PlainRun
@@ -44,14 +48,14 @@ def test_the_version_says_what_it_is_made_of(toy_run: PlainRun) -> None:
     assert tags["thawline.weights_digest"] == toy_run.digests[1]
     assert tags["thawline.settings_digest"] == toy_run.settings.digest()
     assert tags["thawline.backbone"] == "tanh"  # the task's own, since none was given
-    assert len(tags[registry.DIGEST]) == 64
+    assert len(tags[versions.DIGEST]) == 64
     assert tags["thawline.code_revision"]
     assert set(version.aliases) == {"challenger", "champion"}
 
 
 def test_the_version_has_signature_and_example(toy_run: PlainRun, tmp_path: Path) -> None:
     """The registered files hold a signature, an input example, the checkpoint and no pickle."""
-    path, _ = registry.fetch("toy", "champion", tmp_path)
+    path, _ = versions.fetch("toy", "champion", tmp_path)
     names = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
     assert {"MLmodel", "input_example.json", "checkpoint/network.safetensors", "checkpoint/checkpoint.json"} <= names
     assert not any(name.endswith((".pkl", ".pickle", ".pth")) for name in names)
@@ -60,29 +64,29 @@ def test_the_version_has_signature_and_example(toy_run: PlainRun, tmp_path: Path
 
 def test_it_answers_where_thawline_is_not_installed(toy_run: PlainRun, tmp_path: Path) -> None:
     """In a fresh process that can't import components or pipelines the model loads and answers."""
-    path, _ = registry.fetch("toy", "champion", tmp_path)
-    [answer] = json.loads(registry.smoke_test(path))
+    path, _ = versions.fetch("toy", "champion", tmp_path)
+    [answer] = json.loads(versions.smoke_test(path))
     assert set(answer) == {"label", "probabilities"}
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_serving_code_that_needs_thawline_is_found_out(toy_run: PlainRun, tmp_path: Path) -> None:
     """A model whose code imports Thawline fails the smoke test, which names the reason."""
-    path, _ = registry.fetch("toy", "champion", tmp_path)
+    path, _ = versions.fetch("toy", "champion", tmp_path)
     code = path / "artifacts/served/serving_code.py"
-    code.write_text("from components.core import pictures\n" + code.read_text())
+    code.write_text("from components.core.inference import images\n" + code.read_text())
     with pytest.raises(StepError, match="must not import components"):
-        registry.smoke_test(path)
+        versions.smoke_test(path)
 
 
 def test_serving_code_that_unpickles_is_found_out(toy_run: PlainRun, tmp_path: Path) -> None:
     """A model that unpickles while it loads fails the smoke test."""
-    path, _ = registry.fetch("toy", "champion", tmp_path)
+    path, _ = versions.fetch("toy", "champion", tmp_path)
     code = path / "artifacts/served/serving_code.py"
     bomb = "import pickle, fractions\npickle.loads(pickle.dumps(fractions.Fraction(1, 2)))\n"
     code.write_text(bomb + code.read_text())
     with pytest.raises(StepError, match="must not be unpickled"):
-        registry.smoke_test(path)
+        versions.smoke_test(path)
 
 
 def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path
     (served / "artifacts/served/serving_code.py").write_text("raise RuntimeError('broken code')")
     with pytest.raises(StepError, match="broken code"):
         registered(toy_home, "broken", served, "1", accepted=True)
-    assert registry.current("toy", "champion") == "1"
+    assert versions.current("toy", "champion") == "1"
     assert len(tracking.client().search_model_versions("name = 'toy'")) == 1
 
 
@@ -100,8 +104,8 @@ def test_a_challenger_that_lost_is_registered(toy_home: PlainRun) -> None:
     """A version that was not accepted becomes challenger; the champion stays."""
     version = registered(toy_home, "lost", toy_home.folder / "served", "1", accepted=False)
     assert version == "2"
-    assert registry.current("toy", "challenger") == "2"
-    assert registry.current("toy", "champion") == "1"
+    assert versions.current("toy", "challenger") == "2"
+    assert versions.current("toy", "champion") == "1"
 
 
 @pytest.mark.parametrize("accepted", [True, False])
@@ -111,22 +115,22 @@ def test_registered_files_get_no_second_version(accepted: bool, toy_home: PlainR
     tracking.client().set_model_version_tag("toy", "1", "thawline.accepted", "false")
     text, served, tuned = toy_home.settings.to_json(), toy_home.folder / "served", toy_home.folder / "tuned"
     assert register(text, "again", *toy_home.digests, served, tuned, "", accepted=accepted) == "1"
-    assert [facts["version"] for facts in registry.versions("toy")] == ["1"]
-    assert registry.current("toy", "champion") == ("1" if accepted else "")
-    assert registry.tags("toy", "1")["thawline.accepted"] == str(accepted).lower()
+    assert [facts["version"] for facts in versions.versions("toy")] == ["1"]
+    assert versions.current("toy", "champion") == ("1" if accepted else "")
+    assert versions.tags("toy", "1")["thawline.accepted"] == str(accepted).lower()
     [pipeline] = tracking.find_runs("toy", "again", "pipeline")
     assert pipeline.data.tags["thawline.version"] == "1"
 
 
 def test_the_last_verdict_against_the_same_champion_counts(toy_home: PlainRun, tmp_path: Path) -> None:
     """What lost the second time is not promoted by the first; a verdict against another champion changes nothing."""
-    path, _ = registry.fetch("toy", "1", tmp_path)
+    path, _ = versions.fetch("toy", "1", tmp_path)
     names = ("thawline.decision", "thawline.evidence")
-    verdict = {"thawline.accepted": "false", registry.EVIDENCE_RUN: "later", **dict.fromkeys(names, "lost")}
+    verdict = {"thawline.accepted": "false", versions.EVIDENCE_RUN: "later", **dict.fromkeys(names, "lost")}
     for champion, accepted, judged_by in (("7", "true", toy_home.result["mlflow_run_id"]), ("", "false", "later")):
-        assert registry.registered("toy", path, {**verdict, "thawline.compared_with": champion}) == "1"
-        found = registry.tags("toy", "1")
-        assert (found["thawline.accepted"], found[registry.EVIDENCE_RUN]) == (accepted, judged_by)
+        assert versions.registered("toy", path, {**verdict, "thawline.compared_with": champion}) == "1"
+        found = versions.tags("toy", "1")
+        assert (found["thawline.accepted"], found[versions.EVIDENCE_RUN]) == (accepted, judged_by)
 
 
 def test_the_run_says_what_it_compared_with(toy_home: PlainRun) -> None:
@@ -134,14 +138,14 @@ def test_the_run_says_what_it_compared_with(toy_home: PlainRun) -> None:
     registered(toy_home, "second", toy_home.folder / "served", "1", accepted=False)
     [second] = tracking.find_runs("toy", "second", "pipeline")
     [first] = tracking.find_runs("toy", toy_home.run_key, "pipeline")
-    assert second.data.tags[inputs.COMPARED_WITH] == "1"
-    assert inputs.COMPARED_WITH not in first.data.tags
+    assert second.data.tags[provenance.COMPARED_WITH] == "1"
+    assert provenance.COMPARED_WITH not in first.data.tags
 
 
 def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> None:
     """Compare and swap: evidence against another champion promotes nothing, and the run says so."""
     registered(toy_home, "late", toy_home.folder / "served", "7", accepted=True)
-    assert registry.current("toy", "champion") == "1"
+    assert versions.current("toy", "champion") == "1"
     [pipeline] = tracking.find_runs("toy", "late", "pipeline")
     assert pipeline.data.tags["thawline.promoted"] == "false"
     assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
@@ -161,7 +165,7 @@ def waiting(run: PlainRun, key: str, champion: str, *, accepted: bool = True) ->
 def test_an_accepted_version_may_wait_for_approval(toy_home: PlainRun) -> None:
     """With --promote manual it becomes `pending`, the champion stays, and the result names the command."""
     version = waiting(toy_home, "waits", "1")
-    assert registry.aliases("toy") == {"champion": "1", "challenger": "2", "pending": "2"}
+    assert versions.aliases("toy") == {"champion": "1", "challenger": "2", "pending": "2"}
     assert tracking.client().get_model_version("toy", version).tags["thawline.pending"] == "true"
     result = finish(toy_home.settings.to_json(), "waits", "SUCCEEDED")
     assert (result["promoted"], result["pending"]) == (False, "thawline promote 2 --model toy")
@@ -173,7 +177,7 @@ def test_what_a_deadline_cut_is_not_promoted_by_itself(toy_home: PlainRun) -> No
     with tracking.step("fine_tune", "short", text) as run:
         deadlines.cut(run, "The thawed training stopped after 1 of 6 epochs", Deadline(0.0, "--step-max-minutes 5"))
     version = registered(toy_home, "short", toy_home.folder / "served", "1", accepted=True)
-    assert registry.aliases("toy") == {"champion": "1", "challenger": version, "pending": version}
+    assert versions.aliases("toy") == {"champion": "1", "challenger": version, "pending": version}
     result = finish(text, "short", "SUCCEEDED")
     told = "The thawed training stopped after 1 of 6 epochs: --step-max-minutes 5 was over."
     assert result["cut"] == told
@@ -186,7 +190,7 @@ def test_what_was_not_accepted_waits_for_nothing(toy_home: PlainRun) -> None:
     """With --promote manual a version that lost, or whose evidence is old, is challenger only."""
     waiting(toy_home, "lost", "1", accepted=False)
     waiting(toy_home, "late", "7")
-    assert registry.aliases("toy") == {"champion": "1", "challenger": "3"}
+    assert versions.aliases("toy") == {"champion": "1", "challenger": "3"}
     for key in ("lost", "late"):
         assert finish(toy_home.settings.to_json(), key, "SUCCEEDED")["pending"] == ""
     [pipeline] = tracking.find_runs("toy", "late", "pipeline")
@@ -196,17 +200,17 @@ def test_what_was_not_accepted_waits_for_nothing(toy_home: PlainRun) -> None:
 def test_a_schedule_does_not_undo_a_rollback(toy_home: PlainRun) -> None:
     """A version that was rolled back and is judged anew stays challenger, and the decision names the command."""
     version = registered(toy_home, "second", toy_home.folder / "served", "1", accepted=True)
-    assert registry.current("toy", "champion") == version == "2"
-    ledger.rollback("toy")
+    assert versions.current("toy", "champion") == version == "2"
+    promotion.rollback("toy")
     assert registered(toy_home, "second", toy_home.folder / "served", "1", accepted=True) == "2"
-    assert registry.current("toy", "champion") == "1"
+    assert versions.current("toy", "champion") == "1"
     [pipeline] = tracking.find_runs("toy", "second", "pipeline")
     assert "version 2 was rolled back" in pipeline.data.tags["thawline.decision"]
 
 
 def test_a_version_carries_its_evidence(toy_run: PlainRun) -> None:
     """Tags say how it was decided, against which champion, and how accurate it is."""
-    [facts] = registry.versions("toy")
+    [facts] = versions.versions("toy")
     assert facts["aliases"] == ["challenger", "champion"]
     assert (facts["accepted"], facts["compared_with"]) == (True, "")
     assert (facts["decision"], facts["run"]) == (toy_run.result["reason"], toy_run.result["mlflow_run_id"])
@@ -215,18 +219,18 @@ def test_a_version_carries_its_evidence(toy_run: PlainRun) -> None:
 
 def files_of_the_version() -> Path:
     """The folder in the store that holds version 1."""
-    [folder] = [path.parent for path in (runs.home() / "artifacts").rglob("MLmodel")]
+    [folder] = [path.parent for path in (run_folder.home() / "artifacts").rglob("MLmodel")]
     return folder
 
 
 def test_tampered_files_are_refused_and_not_executed(toy_home: PlainRun, tmp_path: Path) -> None:
     """Code planted in a registered version is refused by its digest, before anything of it runs."""
     folder = files_of_the_version()
-    registry.fetch("toy", "champion", tmp_path / "good")
+    versions.fetch("toy", "champion", tmp_path / "good")
     executed = tmp_path / "executed"
     (folder / "served_model.py").write_text(f"open({str(executed)!r}, 'w')")
     with pytest.raises(StepError, match="not the ones that were registered"):
-        registry.fetch("toy", "champion", tmp_path / "bad")
+        versions.fetch("toy", "champion", tmp_path / "bad")
     assert not executed.exists()
 
 
@@ -240,7 +244,7 @@ def test_loading_a_model_by_its_name_does_no_harm(toy_home: PlainRun, tmp_path: 
     assert (folder / "registered_model_meta").exists()
     (folder / "__pycache__").mkdir(exist_ok=True)
     (folder / "__pycache__/served_model.cpython-311.pyc").write_bytes(b"anything")
-    path, _ = registry.fetch("toy", "champion", tmp_path / "copy")
+    path, _ = versions.fetch("toy", "champion", tmp_path / "copy")
     assert not list(path.rglob("__pycache__"))
 
 
@@ -249,13 +253,13 @@ def test_a_missing_model_is_an_input_error(tracked_home: Path, tmp_path: Path) -
     from components.core.errors import InputError
 
     with pytest.raises(InputError, match="no model 'nothing'"):
-        registry.fetch("nothing", "champion", tmp_path)
+        versions.fetch("nothing", "champion", tmp_path)
 
 
 @pytest.mark.slow
 def test_it_serves_over_http(toy_run: PlainRun, tmp_path: Path) -> None:
     """MLflow's own scoring server answers base64 text over HTTP as the model answers bytes."""
-    path, _ = registry.fetch("toy", "champion", tmp_path)
+    path, _ = versions.fetch("toy", "champion", tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

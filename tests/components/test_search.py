@@ -9,11 +9,12 @@ from typing import Any
 import optuna
 import pytest
 
-from components.core import deadlines, tracking
-from components.core.deadlines import Deadline
-from components.core.phases import open_data
 from components.core.settings import Hyperparameters, Settings
-from components.core.studies import DONE, open_study
+from components.core.tracking import runs as tracking
+from components.core.training import deadlines
+from components.core.training.deadlines import Deadline
+from components.core.training.phase import open_data
+from components.core.training.studies import DONE, open_study
 from components.search import OutOfTimeError, _check, objective, search, study_name, suggest, work, worker_devices
 from components.select_trial import select_trial
 from tests.conftest import TOY
@@ -263,7 +264,7 @@ def test_a_failing_trial_fails_the_step(
         "from tests import toy\n"
         "globals().update({name: value for name, value in vars(toy).items() if not name.startswith('__')})\n"
         "from types import SimpleNamespace\n"
-        "from components.core import classification\n"
+        "from components.core.targets import classification\n"
         "def loss(*_):\n    raise ArithmeticError('no loss today')\n"
         "def target(settings):\n    return SimpleNamespace(**vars(classification) | {'loss': loss})\n"
     )

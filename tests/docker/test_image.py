@@ -90,7 +90,7 @@ def test_tasks_that_the_build_named_read_their_records(engine: "Engine", image: 
     """Sounds are decoded and resampled, and words are looked for: the libraries of both groups work in the image."""
     code = """
 import io, numpy as np, soundfile, tokenizers, transformers
-from components.core.sounds import decode
+from components.core.inference.sounds import decode
 from components.tasks import load_task
 wave, file = np.sin(np.arange(8000) / 9).astype(np.float32), io.BytesIO()
 soundfile.write(file, wave, 8000, format="FLAC")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 
-from components.core import runs
+from components.core import run_folder
 from components.core.settings import Settings
 from tests.benchmarks.overhead import rows
 from tests.conftest import copy_store, use_home
@@ -54,8 +54,8 @@ def run_in_containers(
     engine: "Engine", image: str, home: Path, source: Path, settings: Settings
 ) -> "subprocess.CompletedProcess[str]":
     """The DAG by DockerRunner, in a process of its own: it knows the image when it imports the steps."""
-    key = runs.new_run_key()
-    runs.write_text(home / "settings.json", settings.to_json())
+    key = run_folder.new_run_key()
+    run_folder.write_text(home / "settings.json", settings.to_json())
     (home / "runs" / key).mkdir(parents=True)
     (home / "settings.json").rename(home / "runs" / key / "settings.json")
     copied = shutil.copytree(source, home / "points")

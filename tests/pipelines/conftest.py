@@ -66,13 +66,14 @@ _COMPILED: dict[str, Any] = {}
 @pytest.fixture
 def kubeflow_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Kubeflow"]:
     """A Kubeflow that commands find by their environment; the DAG is compiled once for the same options."""
-    from pipelines import cluster, submit
+    from pipelines.commands import submit
+    from pipelines.kubeflow import pods
     from tests.kubeflow import serve
 
-    def compile_once(options: cluster.Cluster, dag: str) -> cluster.Compiled:
+    def compile_once(options: pods.Cluster, dag: str) -> pods.Compiled:
         key = dag + options.model_dump_json()
         if key not in _COMPILED:
-            _COMPILED[key] = cluster.compile_dag(options, dag)
+            _COMPILED[key] = pods.compile_dag(options, dag)
         return _COMPILED[key]  # type: ignore[no-any-return]  # what was put in
 
     monkeypatch.setattr(submit, "compile_dag", compile_once)

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from components.core import canary, runs, tracking
+from components.core import run_folder
 from components.core.errors import StepError
 from components.core.settings import Settings
-from pipelines import cluster, doctor_cluster, submit
-from pipelines.cluster import Cluster
+from components.core.tracking import canary
+from components.core.tracking import runs as tracking
+from pipelines.commands import doctor_cluster, submit
+from pipelines.kubeflow import pods as cluster
+from pipelines.kubeflow.pods import Cluster
 from tests import kubeflow
 from tests.kubeflow import Kubeflow
 from tests.pipelines.command import Answer, call
@@ -32,7 +35,7 @@ FAILED_LAST = [("root", "FAILED"), ("exit-handler-1", "FAILED"), ("fail-once", "
 def play(tracked_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The steps one after another as a cluster starts them, up to the exit handler, which is told a word."""
     monkeypatch.setenv("THAWLINE_RUN_KEY", "k")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", runs.tracking_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", run_folder.tracking_uri())
 
     def played(word: str, *, again: bool) -> dict[str, str]:
         note, other = tmp_path / "note", tmp_path / "other"
@@ -118,7 +121,7 @@ def test_the_word_of_the_end_is_read_by_the_shared_rule(
 def test_a_volume_of_one_pod_is_a_finding(tracked_home: Path, tmp_path: Path) -> None:
     """Where the second step does not find the file of the first one, the volume is not shared."""
     canary.look("k", "", "")
-    (runs.home() / "canary" / "k").unlink()
+    (run_folder.home() / "canary" / "k").unlink()
     canary.look_again("k", tmp_path / "note")
     assert canary.findings("k")["shared"] == "the file of the first step is not there"
 
@@ -167,7 +170,7 @@ def test_a_volume_that_can_not_be_written_is_a_finding(
     tracked_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the home refuses to be written to, that is found, and so is all the rest."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", runs.tracking_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", run_folder.tracking_uri())
     (tracked_home / "canary").write_text("not a folder")
     canary.look("k", "A_SECRET", "")
     canary.look_again("k", tmp_path / "note")
@@ -183,11 +186,11 @@ def test_an_s3_that_can_not_be_reached_is_a_finding(tracked_home: Path, monkeypa
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    from components.core import storage
+    from components.core import s3
 
-    storage.client.cache_clear()
+    s3.client.cache_clear()
     assert canary.look("k", "", "s3://bucket/prefix") == (True, False)
-    storage.client.cache_clear()
+    s3.client.cache_clear()
     assert "127.0.0.1:9" in canary.findings("k")["s3"]
 
 
@@ -248,8 +251,8 @@ def looked(
 ) -> Any:
     """The doctor looking at a cluster whose run `k` ends at once, in a state and with tasks in theirs."""
     monkeypatch.setattr(submit, "POLL", 0.01)
-    monkeypatch.setattr(runs, "new_run_key", lambda: "k")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", runs.tracking_uri())
+    monkeypatch.setattr(run_folder, "new_run_key", lambda: "k")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", run_folder.tracking_uri())
     make, end = kubeflow.read, {"looks": ("SUCCEEDED", [])}
 
     def read(body: Any, kind: str) -> Any:

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.core import inputs, registry, runs, tracking
+from components.core import run_folder
 from components.core.errors import InputError, StepError
+from components.core.registry import versions
 from components.core.settings import Settings
+from components.core.tracking import provenance
+from components.core.tracking import runs as tracking
 from pipelines import changes
 from tests.conftest import TOY
 from tests.pipelines.command import TOY as COMMAND
@@ -28,7 +31,7 @@ OPTIONS += ["--trials", "3"]
 
 def command(source: Path, *options: str) -> Answer:
     """`thawline run` with the settings of the plain run."""
-    return thawline("run", str(source), *OPTIONS, *options, home=runs.home(), cwd=runs.home())
+    return thawline("run", str(source), *OPTIONS, *options, home=run_folder.home(), cwd=run_folder.home())
 
 
 def test_a_run_without_changes_is_skipped(toy_home: PlainRun, toy_source: Path) -> None:
@@ -42,7 +45,7 @@ def test_a_run_without_changes_is_skipped(toy_home: PlainRun, toy_source: Path) 
     assert result["reason"] == f"Nothing has changed since the run toy {toy_home.run_key}."
     assert result["metrics"] == toy_home.result["metrics"]
     assert list(result["steps"]) == ["detect_changes"]
-    [folder] = [path for path in (runs.home() / "runs").iterdir() if path.name != toy_home.run_key]
+    [folder] = [path for path in (run_folder.home() / "runs").iterdir() if path.name != toy_home.run_key]
     assert not (folder / "log.txt").exists()
     assert json.loads((folder / "result.json").read_text()) == result
 
@@ -69,7 +72,7 @@ except SystemExit as end:
     print(end.code or 0, [name for name in ("torch", "kfp", "optuna", "boto3", "timm") if name in sys.modules])
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(runs.home())
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(run_folder.home())
     )
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
@@ -84,7 +87,7 @@ def test_something_to_do_is_left_to_the_dag(toy_home: PlainRun, toy_source: Path
     """A decision to train is kept for the DAG; a killed process from then on is known by its lease."""
     settings = Settings(**TOY, trials=3, force=True)
     assert changes.settled(str(toy_source), settings, "key", CONSOLE) is None
-    folder = runs.run_folder("key")
+    folder = run_folder.run_folder("key")
     assert json.loads((folder / "decision.json").read_text())["change"] == "train"
     assert json.loads((folder / "lease.json").read_text())["pid"] == os.getpid()
     assert Settings.from_json((folder / "settings.json").read_text()) == settings
@@ -97,7 +100,7 @@ def test_a_fault_of_the_source_ends_the_run(toy_home: PlainRun, tmp_path: Path) 
     result = changes.settled(str(manifest), Settings(**TOY), "key", CONSOLE)
     assert result is not None
     assert (result["status"], "list.csv" in result["reason"]) == ("failed", True)
-    assert runs.read_errors("key")["detect_changes"]["kind"] == InputError.kind
+    assert run_folder.read_errors("key")["detect_changes"]["kind"] == InputError.kind
     assert {run.info.status for run in tracking.find_runs("toy", "key")} == {"FAILED"}
 
 
@@ -107,11 +110,11 @@ def test_an_interruption_closes_the_run(toy_home: PlainRun, toy_source: Path, mo
     def interrupted(*_arguments: Any, **_options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("components.core.fingerprints.take", interrupted)
+    monkeypatch.setattr("components.core.data.source_index.take", interrupted)
     result = changes.settled(str(toy_source), Settings(**TOY), "key", CONSOLE)
     assert result is not None
     assert (result["status"], result["reason"]) == ("failed", "The run was interrupted.")
-    assert json.loads((runs.run_folder("key") / "result.json").read_text()) == result
+    assert json.loads((run_folder.run_folder("key") / "result.json").read_text()) == result
     assert {run.info.status for run in tracking.find_runs("toy", "key")} == {"FAILED"}
 
 
@@ -123,10 +126,10 @@ def test_what_nobody_expected_is_one_sentence(
     def broken(*_arguments: Any, **_options: Any) -> None:
         raise ArithmeticError("no fingerprints today")
 
-    monkeypatch.setattr("components.core.fingerprints.take", broken)
+    monkeypatch.setattr("components.core.data.source_index.take", broken)
     with pytest.raises(StepError, match="detect_changes failed") as error:
         changes.settled(str(toy_source), Settings(**TOY), "key", CONSOLE)
-    log = runs.run_folder("key") / "log.txt"
+    log = run_folder.run_folder("key") / "log.txt"
     assert str(log) in error.value.mend
     assert "no fingerprints today" in log.read_text()
 
@@ -163,11 +166,11 @@ def test_data_a_a_b_a(tmp_path: Path, home: Path) -> None:
     (source / "class0/new.txt").unlink()
     judged = ran(source, home)
     assert (judged["status"], judged["version"]) == ("succeeded", "1")
-    assert tracking.client().get_run(judged["mlflow_run_id"]).data.tags[inputs.CHANGE] == "judge"
+    assert tracking.client().get_run(judged["mlflow_run_id"]).data.tags[provenance.CHANGE] == "judge"
     assert judged["dataset_digest"] == first["dataset_digest"]
     assert judged["metrics"]["accuracy"] == first["metrics"]["accuracy"]
     assert Path(judged["report"]).is_file()
-    assert {facts["version"] for facts in registry.versions("toy")} == {"1", "2"}
+    assert {facts["version"] for facts in versions.versions("toy")} == {"1", "2"}
     assert ran(source, home)["same_as"] == judged["mlflow_run_id"]
     forced = ran(source, home, "--force")
     assert (forced["version"], list(forced["steps"])[2]) == ("3", "search")
@@ -181,10 +184,10 @@ def test_the_dag_skips_alone(toy_home: PlainRun, toy_source: Path) -> None:
         [sys.executable, "-m", "pipelines.local", json.dumps(arguments)],
         check=True,
         capture_output=True,
-        env=environment(runs.home()),
+        env=environment(run_folder.home()),
     )
-    result = json.loads((runs.run_folder("alone") / "result.json").read_text())
+    result = json.loads((run_folder.run_folder("alone") / "result.json").read_text())
     assert (result["status"], result["same_as"]) == ("skipped", toy_home.result["mlflow_run_id"])
     assert [run.info.run_name for run in tracking.find_runs("toy", "alone", "step")] == ["detect_changes"]
     [pipeline] = tracking.find_runs("toy", "alone", "pipeline")
-    assert (pipeline.info.status, pipeline.data.tags[inputs.CHANGE]) == ("FINISHED", "skip")
+    assert (pipeline.info.status, pipeline.data.tags[provenance.CHANGE]) == ("FINISHED", "skip")

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from components.core import deadlines, runs, tracking
+from components.core import run_folder
 from components.core.settings import Settings
+from components.core.tracking import runs as tracking
+from components.core.training import deadlines
 from components.finish import finish
 from pipelines import cli
 from pipelines.cli import app
@@ -279,8 +281,8 @@ def test_a_result_has_the_same_keys_always(tracked_home: Path) -> None:
     """A run that did not start has the keys of one that did."""
     from components.core.settings import Settings
 
-    key = runs.new_run_key()
-    assert set(finish(Settings(model="toy").to_json(), key, "FAILED")) == set(runs.NOTHING) == KEYS
+    key = run_folder.new_run_key()
+    assert set(finish(Settings(model="toy").to_json(), key, "FAILED")) == set(run_folder.NOTHING) == KEYS
 
 
 @pytest.mark.parametrize(
@@ -445,12 +447,12 @@ def test_a_run_that_hangs_is_ended(
     monkeypatch.setattr(deadlines, "GRACE", 0.0)
     monkeypatch.setattr(cli, "STOP_SECONDS", 1.0)
     settings = Settings(model="toy", **limit)
-    runs.emit("k", "evaluate", "started")
+    run_folder.emit("k", "evaluate", "started")
     tracking.pipeline_run("k", settings)
     child = subprocess.Popen([*deaf, "sleep", "600"], start_new_session=True)
     result = cli._watch(child, "k", settings, Console(stderr=True))
     assert child.wait(10) == -(signal.SIGKILL if deaf else signal.SIGTERM)
     assert (result["status"], result["reason"]) == ("failed", told)
-    assert result == json.loads((runs.run_folder("k") / "result.json").read_text())
+    assert result == json.loads((run_folder.run_folder("k") / "result.json").read_text())
     [pipeline] = tracking.find_runs("toy", "k", "pipeline")
     assert (pipeline.info.status, pipeline.data.tags["thawline.failure"]) == ("FAILED", told)

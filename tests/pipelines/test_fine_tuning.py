@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core import registry, tracking
+from components.core.registry import versions
 from components.core.settings import Settings
+from components.core.tracking import runs as tracking
 from components.search import study_name
 from tests.pipelines.command import ROOT, thawline
 from tests.pipelines.conftest import WholeRun
@@ -116,8 +117,8 @@ def test_the_pipelines_run_says_what_it_was(whole: WholeRun) -> None:
 
 def test_the_first_model_is_registered_as_champion(whole: WholeRun) -> None:
     """A first version far above the trivial model carries both aliases and its origin."""
-    assert registry.current("toy", "challenger") == "1"
-    assert registry.current("toy", "champion") == "1"
+    assert versions.current("toy", "challenger") == "1"
+    assert versions.current("toy", "champion") == "1"
     tags = tracking.client().get_model_version("toy", "1").tags
     assert tags["thawline.dataset_digest"] == whole.result["dataset_digest"]
     assert {"thawline.weights_digest", "thawline.code_revision", "thawline.settings_digest"} <= set(tags)

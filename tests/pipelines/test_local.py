@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core import runs, tracking
+from components.core import run_folder
 from components.core.settings import Settings
+from components.core.tracking import runs as tracking
 from pipelines import local
 from tests.hook import SECRET, listening
 from tests.pipelines.command import COMMAND, ROOT, TOY, end_all, environment, processes, start, thawline, wait_for
@@ -40,7 +41,7 @@ def statuses() -> dict[str, str]:
 def is_searching(home: Path) -> bool:
     """Whether a search has a finished trial and is at work on another."""
     for path in (home / "runs").glob("*/events.jsonl"):
-        for event, _ in runs.events(path.parent.name):
+        for event, _ in run_folder.events(path.parent.name):
             if event["step"] == "search" and event["event"] == "progress" and event["total"] == 500 and event["done"]:
                 return True
     return False
@@ -179,7 +180,7 @@ def test_an_unexpected_failure_names_its_step_and_log(tmp_path: Path, ended: Pat
         "from tests import toy\n"
         "globals().update({k: v for k, v in vars(toy).items() if not k.startswith('__')})\n"
         "from types import SimpleNamespace\n"
-        "from components.core import classification\n"
+        "from components.core.targets import classification\n"
         "def loss(*_arguments, **_options):\n    raise RuntimeError('boom at the first batch')\n"
         "def target(settings):\n    return SimpleNamespace(**vars(classification) | {'loss': loss})\n"
     )

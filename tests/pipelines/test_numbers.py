@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core import registry, tracking
+from components.core.registry import versions
+from components.core.tracking import runs as tracking
 from tests.pipelines.command import Answer, thawline
 from tests.toy_numbers import write_distances
 
@@ -68,7 +69,7 @@ def test_a_label_that_is_no_number_is_rejected(results: list[dict[str, Any]], ho
 
 def test_the_signature_names_the_answers_columns(results: list[dict[str, Any]], tmp_path: Path) -> None:
     """What MLflow declares of a version comes from the task."""
-    path, _ = registry.fetch("far", "1", tmp_path)
+    path, _ = versions.fetch("far", "1", tmp_path)
     outputs = yaml.safe_load((path / "MLmodel").read_text())["signature"]["outputs"]
     assert json.loads(outputs) == [{"type": "double", "name": "distance", "required": True}]
 

@@ -13,9 +13,11 @@ import mlflow
 import pytest
 import requests
 
-from components.core import registry, runs, tracking
+from components.core import run_folder
 from components.core.errors import InputError
+from components.core.registry import versions
 from components.core.settings import Settings
+from components.core.tracking import runs as tracking
 from tests.pipelines.command import COMMAND, TOY, Answer, environment, processes, wait_for
 from tests.toy import write_points
 
@@ -154,8 +156,8 @@ def test_refusals_are_one_sentence_at_once(
     for name, value in reader.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="does not let this login write"), tracking.explained():
-        registry.move_alias("toy", "challenger", "")  # between two calls of a command
-    assert registry.current("toy", "challenger") == "1"
+        versions.move_alias("toy", "challenger", "")  # between two calls of a command
+    assert versions.current("toy", "challenger") == "1"
 
 
 @slow
@@ -253,14 +255,14 @@ def test_a_server_that_goes_away_fails_the_step_with_a_sentence(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
         with pytest.raises(InputError, match=f"{proxy.uri} can't be reached"):
             work_until_silence(proxy)
-    assert "can't be reached" in runs.read_errors("k")["search"]["sentence"]
+    assert "can't be reached" in run_folder.read_errors("k")["search"]["sentence"]
 
 
 @slow
 def test_an_unknown_host_name_is_told(server: "Mlflow", monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not know the name it is called by says which option is missing."""
     answer = requests.get(f"{server.uri}/health", headers={"Host": "mlflow.example.com"}, timeout=30)
-    from components.core.tracking_server import refusal
+    from components.core.tracking.server import refusal
 
     told = refusal(server.uri, answer.status_code, answer.text)
     assert told is None or "--allowed-hosts" in told.mend

@@ -4,8 +4,8 @@ The last line of stdout is the result as JSON. The clock begins after the import
 whenever accuracy is measured. It covers building the network, decoding the pictures and, for Thawline, its plan, its
 exported engine and its pass below the line.
 
-Thawline sets its own allocator (`components/core/memory.py`). `plain-kept` is the plain loop with the same setting; all
-other peers have the allocator as it comes.
+Thawline sets its own allocator (`components/core/compute/allocator.py`). `plain-kept` is the plain loop with the same
+setting; all other peers have the allocator as it comes.
 """
 
 import copy
@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.core import training
-from components.core.phases import build_network, open_data, train_phase
 from components.core.settings import Settings
+from components.core.training import loop as training
+from components.core.training.phase import build_network, open_data, train_phase
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Tester, peer_network, pictures_of
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from components.core.data.examples import Examples
+from components.core.data.lineage import Lineage
 from components.core.errors import InputError
-from components.core.examples import Examples
-from components.core.lineage import Lineage
 from components.core.settings import Settings
 from components.prepare_data import prepare
 

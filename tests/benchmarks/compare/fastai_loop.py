@@ -23,9 +23,9 @@ from fastai.optimizer import OptimWrapper
 from fastai.vision.learner import vision_learner
 from torch import Tensor, nn
 
-from components.core.network import Network
+from components.core.networks.network import Network
+from components.core.networks.weights import PACKAGED, load_state
 from components.core.settings import Hyperparameters, Settings
-from components.core.weights import PACKAGED, load_state
 from tests.benchmarks.compare.recipe import BATCH, Best, Phase, Pictures, factors, order, steps_of
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from components.core.network import Network, set_thawed, set_training
+from components.core.networks.network import Network, set_thawed, set_training
 from components.core.settings import Hyperparameters, Settings
 from tests.benchmarks.compare.recipe import BATCH, Best, Phase, Pictures, factors, groups, order, steps_of
 

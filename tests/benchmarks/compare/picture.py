@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from components.core.figures import ACCENT, INK, MUTED, PAPER, RULE, WARM, WIDTH, to_svg
+from components.core.reporting.charts import ACCENT, INK, MUTED, PAPER, RULE, WARM, WIDTH, to_svg
 from tests.benchmarks.compare.rows import Record, Spread, compared, phase_figures
 
 COLOURS = {"plain": ACCENT, "plain-kept": INK, "fastai": WARM, "lightning": MUTED}

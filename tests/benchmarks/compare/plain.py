@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
-from components.core.network import Network, set_thawed, set_training
+from components.core.networks.network import Network, set_thawed, set_training
 from components.core.settings import Hyperparameters, Settings
 from tests.benchmarks.compare.recipe import (
     Best,

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.core.network import Network
-from components.core.phases import Data, build_network
+from components.core.networks.network import Network
+from components.core.networks.weights import PACKAGED, load_state
 from components.core.settings import Hyperparameters, Settings
-from components.core.training import warmup_cosine
-from components.core.weights import PACKAGED, load_state
+from components.core.training.loop import warmup_cosine
+from components.core.training.phase import Data, build_network
 
 BATCH = 64  # of every evaluation
 HEAD_RATE, THAW_RATE, WEIGHT_DECAY = 3e-3, 2e-4, 1e-2

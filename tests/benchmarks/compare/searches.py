@@ -13,12 +13,13 @@ from typing import Any
 import optuna
 import torch
 
-from components.core import runs, tracking
-from components.core.examples import Examples
-from components.core.network import Network
-from components.core.phases import build_network, open_data, train_phase
+from components.core import run_folder
+from components.core.data.examples import Examples
+from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
-from components.core.studies import open_study
+from components.core.tracking import runs as tracking
+from components.core.training.phase import build_network, open_data, train_phase
+from components.core.training.studies import open_study
 from components.search import MOST_THAWED, search, suggest
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Pictures, Tester, peer_network, pictures_of
@@ -28,9 +29,9 @@ STAGES = 9  # of EfficientNet-Lite0
 
 def thawline(dataset: Path, settings: Settings) -> dict[str, Any]:
     """Thawline's search with its own number of workers; the best trial is trained once more, off the clock."""
-    key = runs.new_run_key()
+    key = run_folder.new_run_key()
     tracking.migrate()
-    runs.write_text(runs.run_folder(key) / "settings.json", settings.to_json())
+    run_folder.write_text(run_folder.run_folder(key) / "settings.json", settings.to_json())
     data = open_data(dataset, settings)
     weights = build_network(data, settings.defaults()).weights_digest
     clock = Clock()

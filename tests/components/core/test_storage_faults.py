@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core import storage
+from components.core import s3 as storage
+from components.core.data.sources import list_entries, read
 from components.core.errors import InputError, RejectedRecord
-from components.core.sources import list_entries, read
 from tests.proxy import Fault, Proxy
 
 pytest_plugins = ["tests.s3"]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from components.core import phases
+from components.core.data.lineage import Lineage
 from components.core.errors import InputError, RejectedRecord
-from components.core.lineage import Lineage
-from components.core.network import Network
+from components.core.networks.network import Network
 from components.core.settings import Settings
+from components.core.training import phase
 from components.prepare_data import prepare
 from components.tasks import audio_classification, load_task
 from tests.components.tasks.conftest import Predict
@@ -57,10 +57,10 @@ def low_and_high(folder: Path) -> list[str]:
     return [str(folder / f"{name}.ogg") for name in ("low", "high")]
 
 
-def prepared(tmp_path: Path, chosen: Settings) -> phases.Data:
+def prepared(tmp_path: Path, chosen: Settings) -> phase.Data:
     source = write_tones(tmp_path / "tones", 60)
     prepare(str(source), chosen, tmp_path / "dataset", Lineage("0"), lambda *_: None)
-    return phases.open_data(tmp_path / "dataset", chosen)
+    return phase.open_data(tmp_path / "dataset", chosen)
 
 
 def test_it_is_found_by_name() -> None:
@@ -80,7 +80,7 @@ def test_the_data_choose_the_length(tmp_path: Path) -> None:
     data = prepared(tmp_path, settings())
     assert data.settings.option == {"seconds": "0.5"}
     assert "cut at 0.5 s, chosen from 42 training sounds: 0.0% of them are longer" in data.examples.info["note"]
-    network = phases.build_network(data, data.settings.defaults())
+    network = phase.build_network(data, data.settings.defaults())
     assert network.preprocessing["samples"] == 8_000
 
 
@@ -192,7 +192,7 @@ def test_the_simple_model_answers_the_test_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("network_of", ["speaker", "whisper"])
 def test_the_whole_way(network_of: str, whisper: Path, tracked_home: Path, tmp_path: Path, predict: Predict) -> None:
     """From files of four formats to a champion whose artifact needs only its own requirements, and answers a file."""
-    from components.core.checkpoints import load_checkpoint
+    from components.core.training.checkpoints import load_checkpoint
     from tests.plain import run_steps
 
     source = write_tones(tmp_path / "tones", 120, 1.4)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from components.core import phases
+from components.core.data.lineage import Lineage
 from components.core.errors import InputError
-from components.core.lineage import Lineage
 from components.core.settings import Settings
+from components.core.training import phase
 from components.prepare_data import prepare
 from components.tasks import load_task, speech_recognition
 from tests.components.tasks.conftest import Predict
@@ -107,7 +107,7 @@ def test_labels_become_transcripts(tmp_path: Path) -> None:
     """Letters are made small, punctuation goes, and a row without words is rejected."""
     source = write_speech(tmp_path / "speech", 40)
     prepare(str(source), settings(max_rejected=0.5), tmp_path / "dataset", Lineage("0"), lambda *_: None)
-    data = phases.open_data(tmp_path / "dataset", settings())
+    data = phase.open_data(tmp_path / "dataset", settings())
     assert data.examples.classes == [" ", "a", "b", "c"]
     assert {"the transcript says nothing"} == {row["reason"] for row in data.examples.rejected()}
     assert data.targets["train"].shape[0] == len(data.rows["train"])

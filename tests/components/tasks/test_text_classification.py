@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from components.core import classification, engines, phases
+from components.core.compute import engines
+from components.core.data.lineage import Lineage
 from components.core.errors import InputError, RejectedRecord
-from components.core.lineage import Lineage
-from components.core.network import Network
+from components.core.networks.network import Network
 from components.core.settings import Settings
+from components.core.targets import classification
+from components.core.training import phase
 from components.prepare_data import prepare
 from components.tasks import load_task, text_classification
 from tests.components.tasks.conftest import Predict
@@ -60,10 +62,10 @@ def write_films(path: Path, count: int = 120) -> Path:
     return path
 
 
-def prepared(tmp_path: Path, chosen: Settings) -> phases.Data:
+def prepared(tmp_path: Path, chosen: Settings) -> phase.Data:
     source = write_films(tmp_path / "films.jsonl")
     prepare(str(source), chosen, tmp_path / "dataset", Lineage("0"), lambda *_: None)
-    return phases.open_data(tmp_path / "dataset", chosen)
+    return phase.open_data(tmp_path / "dataset", chosen)
 
 
 def test_it_is_found_by_name() -> None:
@@ -98,7 +100,7 @@ def test_the_data_choose_the_length(models: Mapping[str, Path], tmp_path: Path) 
     data = prepared(tmp_path, settings(models["bert"]))
     assert data.settings.option == {"max_length": "16"}
     assert "chosen from 84 training texts: 0.0% of them are longer" in data.examples.info["note"]
-    network = phases.build_network(data, data.settings.defaults())
+    network = phase.build_network(data, data.settings.defaults())
     assert network.preprocessing["max_length"] == 16
 
 
@@ -211,7 +213,7 @@ def test_the_simple_model_answers_the_test_rows(models: Mapping[str, Path], tmp_
 
 def test_the_whole_way(models: Mapping[str, Path], tracked_home: Path, tmp_path: Path, predict: Predict) -> None:
     """From JSON lines to a champion whose artifact needs only its own requirements, and a report with the mistakes."""
-    from components.core.checkpoints import load_checkpoint
+    from components.core.training.checkpoints import load_checkpoint
     from tests.plain import run_steps
 
     source = write_films(tmp_path / "films.jsonl")

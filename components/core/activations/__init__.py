@@ -1,0 +1,1 @@
+"""Outputs at the thaw line: addressed, computed once, kept, shared."""

@@ -1,0 +1,337 @@
+"""Keep or recompute: measured on a few examples before a pass, decided within the budget, told in one line."""
+
+import contextlib
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from components.core.activations import passes, segments, sharing
+from components.core.activations import store as cache
+from components.core.activations.passes import Pass, Progress, Wanted
+from components.core.activations.rows import Counted, Reuse
+from components.core.compute.engines import choose, eager
+from components.core.errors import InputError, StepError, UnavailableError
+from components.core.networks.network import Network, Pytree
+from components.core.training.loop import Rows, mixed_precision, to_device
+
+SAMPLE = 16  # examples that are measured; a pass of fewer is not worth a measurement
+TIMED = 8  # examples by which the seconds of a row are measured
+GIGABYTE = 1e9
+FORMS = "Let the task give every example one shape (padded to a fixed length), or use --activations recompute."
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the user decided about activations."""
+
+    mode: str  # auto, keep, recompute, or stored: what is kept already, and nothing more
+    precision: str  # float32 or float16
+    budget: float  # bytes that the store may take
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured, and what follows for one line."""
+
+    examples: int
+    missing: int
+    row_bytes: int
+    encode: float  # seconds an example, to have it where the pass starts
+    engine: float  # seconds an example from there to the line, by the engine that was chosen
+    again: float  # seconds an example from the record to the line by PyTorch, as in each epoch of the usual loop
+    transfer: float  # seconds to write or read one row
+    uses: float  # times that every example is needed
+
+    @property
+    def bytes(self) -> int:
+        """What the new rows take on the disk."""
+        return self.missing * self.row_bytes
+
+    @property
+    def keep(self) -> float:
+        """Seconds of computing what is missing once and reading all rows each time."""
+        computed = self.missing * (self.encode + self.engine + self.transfer)
+        return computed + self.uses * self.examples * self.transfer
+
+    @property
+    def recompute(self) -> float:
+        """Seconds of computing all rows each time, as the usual loop does."""
+        return self.uses * self.examples * self.again
+
+
+class Recomputed:
+    """Rows that are computed each time they are asked for."""
+
+    def __init__(self, network: Network, line: int, wanted: Wanted) -> None:
+        self._network, self._line, self._wanted = network, line, wanted
+
+    def __len__(self) -> int:
+        return len(self._wanted.keys)
+
+    def __getitem__(self, rows: slice | Tensor) -> Pytree:
+        """These rows of every tensor, [B, ...], on the network's device."""
+        positions = torch.arange(len(self))[rows].tolist()
+        return passes.in_fixed_batches(self._below, self._wanted.encode(positions))[0]
+
+    def _below(self, inputs: Pytree) -> list[Pytree]:
+        device = next(self._network.parameters()).device
+        modules = self._network.stages[: self._line]
+        if any(module.training for module in modules):
+            raise RuntimeError("a frozen stage is in training mode")
+        with torch.no_grad(), mixed_precision(device):
+            return [self._network.below(to_device(inputs, device), self._line)]
+
+
+def rows_at(
+    network: Network,
+    lines: Mapping[int, float],
+    wanted: Wanted,
+    policy: Policy,
+    say: Callable[[str], None],
+    progress: Progress,
+    reuse: Reuse | None = None,
+) -> dict[int, Rows]:
+    """Activations of these examples at each line, kept or recomputed, whichever is cheaper within the budget.
+
+    Args:
+        network: On its device; put into evaluation mode.
+        lines: Thaw lines, and how often every example will be asked for there.
+        wanted: The examples.
+        policy: Mode, precision and budget.
+        say: Takes the decision, one line for each pass.
+        progress: Called with examples done, in total, and what is done.
+        reuse: Is told what keeping costs here, and what every reading saves.
+
+    Raises:
+        InputError: Activations have to be kept and don't fit on the disk, or differ in their form.
+        StepError: Activations have to be kept and can't be written.
+    """
+    network.eval()
+    recomputed: dict[int, Rows] = {line: Recomputed(network, line, wanted) for line in lines}
+    kept = [line for line in sorted(lines, reverse=True) if line > 0]  # at the bottom there is nothing to keep
+    if policy.mode == "recompute" or not kept:
+        return recomputed
+    begin, spaces = time.perf_counter(), passes.spaces(network, policy.precision)
+    try:
+        found = _completed(network, spaces, kept, lines, wanted, policy, say, progress)
+    except segments.FormError as error:
+        if policy.mode == "keep":
+            raise InputError(f"Activations can't be kept: {error}.", FORMS) from error
+        if policy.mode != "stored":  # there the leader has said so
+            say(f"Activations recomputed: {error}. {FORMS}")
+        return recomputed
+    read: dict[int, Rows] = {line: rows for line, rows in found.items() if rows is not None}
+    if reuse is not None:
+        costs = {line: _row_seconds(network, spaces[line], line, wanted, policy.precision) for line in read}
+        reuse.seconds -= time.perf_counter() - begin
+        read = {line: Counted(rows, costs[line], reuse) for line, rows in read.items()}
+    return recomputed | read
+
+
+def _completed(
+    network: Network,
+    spaces: Sequence[Path],
+    kept: Sequence[int],
+    lines: Mapping[int, float],
+    wanted: Wanted,
+    policy: Policy,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> dict[int, segments.Rows | None]:
+    """Rows from the store, once what is missing there was fetched or computed; None where they are not all there.
+
+    Raises:
+        FormError: The examples' activations have different forms.
+    """
+    missing = [] if policy.mode == "stored" else passes.passes(spaces, kept, wanted.keys, policy.precision)
+    if missing and sharing.fetch(network, spaces, missing, wanted.keys, policy.precision, policy.budget, say):
+        missing = passes.passes(spaces, kept, wanted.keys, policy.precision)
+    try:
+        for work in missing:
+            _carry_out(network, spaces, work, lines, wanted, policy, say, progress)
+    except OSError as error:  # the disk is full, or may not be written
+        if policy.mode == "keep":
+            raise StepError(
+                f"Activations can't be kept in {passes.store()} ({error.strerror or error}).",
+                "Free the disk, name another folder in THAWLINE_ACTIVATIONS, or use --activations auto.",
+            ) from error
+        say(f"Activations recomputed: {passes.store()} can't be written ({error.strerror or error})")
+    if missing:
+        sharing.send([spaces[line] for line in kept], say)
+    return {line: passes.stored(spaces[line], wanted.keys) for line in kept}
+
+
+def _row_seconds(network: Network, space: Path, line: int, wanted: Wanted, precision: str) -> float:
+    """What the usual loop takes for a row: encoded, and computed by PyTorch; measured once for each space."""
+    known = passes.row_seconds(space)
+    if known or not wanted.keys:
+        return known
+    seconds = _again(network, line, wanted)
+    with contextlib.suppress(OSError):  # a store that is read-only can be read
+        passes.describe(space, network, line, precision, seconds)
+    return seconds
+
+
+def _again(network: Network, line: int, wanted: Wanted) -> float:
+    positions, run = range(min(TIMED, len(wanted.keys))), eager(network, [line]).run
+    run(wanted.encode(positions))  # the first call prepares what later ones use
+    begin = time.perf_counter()
+    run(wanted.encode(positions))
+    return (time.perf_counter() - begin) / len(positions)
+
+
+def _carry_out(
+    network: Network,
+    spaces: Sequence[Path],
+    work: Pass,
+    lines: Mapping[int, float],
+    wanted: Wanted,
+    policy: Policy,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> None:
+    passes.store().mkdir(parents=True, exist_ok=True)
+    work, source = passes.source(spaces, work, wanted)
+    sample, encode = _timed_sample(source, work.positions[:SAMPLE])
+    protected = [spaces[line] for line in lines]
+
+    short = len(work.positions) <= passes.BATCH  # one batch: not worth a measurement, nor a word
+    engine, reason = eager(network, work.lines, work.start), ""
+    if not short:
+        exports = passes.store() / cache.ENGINES
+        engine, reason = choose(
+            network, work.lines, sample, len(work.positions), exports, work.start, _room(policy, protected)
+        )
+    outputs, seconds = _timed(engine.run, sample)
+    by_eager = seconds if math.isnan(engine.eager_seconds) else engine.eager_seconds  # else eager was chosen
+    costs, losses = {}, []
+    for line, exact in zip(work.lines, outputs, strict=True):
+        rows = passes.as_kept(exact, policy.precision)
+        losses.append(_precision_loss(exact, rows))
+        costs[line] = Cost(
+            examples=len(wanted.keys),
+            missing=len(work.positions),
+            row_bytes=_row_bytes(rows),
+            encode=encode,
+            engine=seconds,
+            again=_again(network, line, wanted) if work.start and policy.mode == "auto" else encode + by_eager,
+            transfer=_transfer(rows),
+            uses=lines[line],
+        )
+    chosen = _affordable(costs, policy, cache.free_for(passes.store(), policy.budget, protected))
+    if not short or (chosen and max(losses)):  # what was rounded is told of a single example too
+        reason = reason or f"eager: a pass over {len(work.positions)} examples is short"
+        say(_sentence(len(network.stages), costs, chosen, reason, max(losses)))
+    cache.make_room(passes.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
+    for line in chosen:
+        passes.describe(spaces[line], network, line, policy.precision)
+    if chosen:
+        passes.fill(spaces, work, chosen, wanted.keys, source, engine, policy.precision, progress)
+
+
+def _room(policy: Policy, protected: Sequence[Path]) -> Callable[[float], bool]:
+    """Tells whether so many bytes fit into the budget, and removes what was used longest ago for them."""
+
+    def room(needed: float) -> bool:
+        if needed > cache.free_for(passes.store(), policy.budget, protected):
+            return False
+        cache.make_room(passes.store(), needed, policy.budget, protected)
+        return True
+
+    return room
+
+
+def _affordable(costs: Mapping[int, Cost], policy: Policy, room: float) -> list[int]:
+    """The lines to keep: all that are asked to be, or those that pay off and for which there is room.
+
+    Raises:
+        InputError: Activations have to be kept and don't fit.
+    """
+    chosen: list[int] = []
+    for line in sorted(costs, reverse=True):  # higher lines first: they are small, and asked for most
+        cost = costs[line]
+        fits = cost.bytes <= room
+        if policy.mode == "keep" and not fits:
+            raise UnavailableError(  # another machine may have more
+                f"Activations of {cost.bytes / GIGABYTE:.2g} GB are to be kept, and there is room for "
+                f"{max(0.0, room) / GIGABYTE:.2g} GB.",
+                "Raise --cache-budget, free the disk, or use --activations auto.",
+            )
+        if policy.mode == "keep" or (fits and cost.keep <= cost.recompute):
+            chosen.append(line)
+            room -= cost.bytes
+    return sorted(chosen)
+
+
+def _timed_sample(source: Callable[[Sequence[int]], Pytree], positions: Sequence[int]) -> tuple[Pytree, float]:
+    """A batch of these examples where the pass starts, and the seconds that one of them took."""
+    begin = time.perf_counter()
+    sample = source(positions)
+    return sample, (time.perf_counter() - begin) / len(positions)
+
+
+def _timed(run: Callable[[Pytree], list[Pytree]], sample: Pytree) -> tuple[list[Pytree], float]:
+    """The activations of a sample at each line, and the seconds that one example took."""
+    begin = time.perf_counter()
+    outputs = run(sample)
+    return outputs, (time.perf_counter() - begin) / len(tree_leaves(sample)[0])
+
+
+def _transfer(rows: Pytree) -> float:
+    """Seconds to write one row; reading it takes no longer, from memory or from the same disk."""
+    with tempfile.TemporaryDirectory(prefix=cache.MEASUREMENT, dir=passes.store()) as folder:
+        writer, count = segments.Writer(Path(folder), ""), len(tree_leaves(rows)[0])
+        writer.append([bytes(32)] * count, rows)  # makes its folder
+        begin = time.perf_counter()
+        writer.append([bytes(32)] * count, rows)
+        return (time.perf_counter() - begin) / count
+
+
+def _row_bytes(rows: Pytree) -> int:
+    leaves = tree_leaves(rows)
+    return int(sum(leaf.nbytes for leaf in leaves)) // len(leaves[0])
+
+
+def _precision_loss(exact: Pytree, rows: Pytree) -> float:
+    """The largest rounding error, relative to the largest activation; 0 where nothing is rounded."""
+    pairs = [(a, b) for a, b in zip(tree_leaves(exact), tree_leaves(rows), strict=True) if a.dtype != b.dtype]
+    errors = [
+        float((a - b.to(a.dtype))[a.isfinite()].abs().max() / a[a.isfinite()].abs().max().clamp(min=1e-30))
+        for a, b in pairs
+        if bool(a.isfinite().any())
+    ]
+    # a sample may show half of what rounding to nearest can do, and more only where all values are tiny
+    return max([*errors, *(torch.finfo(b.dtype).eps / 2 for _, b in pairs)], default=0.0)
+
+
+def _sentence(stages: int, costs: Mapping[int, Cost], chosen: Sequence[int], reason: str, loss: float) -> str:
+    """The decision in one line: what, how large, what it saves, and why."""
+    some = next(iter(costs.values()))
+    parts = []
+    if chosen:
+        size = sum(costs[line].bytes for line in chosen) / 1e6
+        saved = sum(cost.recompute - cost.keep for line, cost in costs.items() if line in chosen)
+        rounding = f", rounded to float16 with an error of {loss:.1e} of the largest at most" if loss else ""
+        parts.append(
+            f"kept below {_named(stages, chosen)}: {size:,.0f} MB for {some.missing:,} new of {some.examples:,} "
+            f"examples{rounding}, saves about {saved:,.0f} s of the usual loop"
+        )
+    for line in sorted(costs.keys() - set(chosen)):
+        dear = costs[line].keep > costs[line].recompute
+        why = "keeping them would take longer" if dear else "there is no room for them"
+        parts.append(f"recomputed below {_named(stages, [line])}: {costs[line].bytes / 1e6:,.0f} MB, {why}")
+    return f"Activations {'; '.join(parts)} ({reason})"
+
+
+def _named(stages: int, lines: Sequence[int]) -> str:
+    thawed = [stages - line for line in sorted(lines, reverse=True)]
+    names = ["the head"] if 0 in thawed else []
+    depths = [str(depth) for depth in thawed if depth]
+    return " and ".join([*names, *([f"{', '.join(depths)} thawed stage{'s' * (depths != ['1'])}"] if depths else [])])

@@ -1,0 +1,256 @@
+"""The index of a source: what each record holds, and by which marks it is known again without being read.
+
+A record that has the path, size and mark of an earlier index is taken to hold what it held then. The mark is the
+modification time in nanoseconds, or the ETag on S3. A file that was written just before it was indexed gets no mark: it
+could change again within one tick of the clock, and its time would not tell.
+"""
+
+import hashlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.core.data import sources, splits
+from components.core.data.sources import Entry
+from components.core.errors import InputError, RejectedRecord
+from components.core.settings import canonical_json
+
+INDEX = "index_of_source.parquet"
+REQUESTS = 32  # to S3 in flight
+TICK = 2 * 10**9  # nanoseconds: the coarsest clock of a common file system
+SPARSE = 20  # objects that are listed for one that is wanted, before asking for each is the cheaper way
+Progress = Callable[[int, int, str], None]
+
+
+class Mark(NamedTuple):
+    """What tells a record's state without reading it."""
+
+    size: int  # bytes; -1: not known
+    mark: str  # modification time or ETag; empty: not known
+
+
+class Fingerprint(NamedTuple):
+    """One listed record: a row of the index."""
+
+    uri: str
+    size: int
+    mark: str
+    sha256: str  # of the content; empty where it can't be read
+    reason: str  # why it can't be read: `kind` or `kind: detail`
+    label: str
+    split: str
+    group: str
+    metadata: str  # a JSON object
+
+    def described(self) -> tuple[str, ...]:
+        """What an example is made of; names and places play no part."""
+        return (self.sha256 or self.reason.partition(":")[0], self.label, self.split, self.group, self.metadata)
+
+
+class Changes(NamedTuple):
+    """How many examples differ between two indexes."""
+
+    new: int
+    gone: int
+    relabelled: int
+    described: int  # of other group, split or metadata
+
+    def __str__(self) -> str:
+        words = ("new", "gone", "re-labelled", "otherwise described")
+        counts = ", ".join(f"{count} {word}" for count, word in zip(self, words, strict=True) if count)
+        return f"{counts} example{'' if sum(self) == 1 else 's'}" if counts else ""
+
+
+_SCHEMA = pa.schema([(name, pa.int64() if name == "size" else pa.string()) for name in Fingerprint._fields])
+UNKNOWN = Mark(-1, "")
+
+
+def marks(entries: Sequence[Entry]) -> list[Mark]:
+    """Size and mark of every record, in the order of the entries; no content is read or downloaded.
+
+    They are taken before the contents, so that what changes in between is read again by the next run.
+    """
+    named = [e.uri for e in entries if e.uri.startswith("s3://") and not e.etag and e.content is None]
+    remote = _of_objects(named) if named else {}
+    now = time.time_ns()
+
+    def mark(e: Entry) -> Mark:
+        if e.content is not None:  # it was read with the manifest, so its hash is at hand
+            return UNKNOWN
+        if e.etag:
+            return Mark(e.size, e.etag)
+        return remote.get(e.uri, UNKNOWN) if "://" in e.uri else _of_file(e.uri, now)
+
+    return [mark(entry) for entry in entries]
+
+
+def read(entry: Entry, mark: Mark) -> tuple[Fingerprint, bytes]:
+    """The fingerprint of a record and its content, which is empty where there is a reason why it can't be read."""
+    split, content, reason = entry.split, b"", "" if entry.label else "no label"
+    try:
+        if not reason:
+            split = _split_name(entry.split)
+            content = sources.content(entry)
+    except RejectedRecord as error:
+        reason = sources.printable(str(error))
+    sha256 = "" if reason else hashlib.sha256(content).hexdigest()
+    return _fingerprint(entry, mark, sha256, reason, split), content
+
+
+def take(
+    source: str, known: Iterable[Fingerprint], progress: Progress = lambda *_: None, *, verify: bool = False
+) -> list[Fingerprint]:
+    """The index of a source as it is now.
+
+    Args:
+        source: A folder, an S3 prefix or a manifest.
+        known: An earlier index; what it knows by path, size and mark is not read again.
+        progress: Called with records read, records to read and a text.
+        verify: Read everything all the same.
+
+    Raises:
+        InputError: The source can't be listed.
+    """
+    entries = list(sources.list_entries(source))
+    before = {} if verify else {(row.uri, row.size, row.mark): row for row in known if row.mark and row.sha256}
+    found: list[Fingerprint | None] = []
+    for entry, mark in zip(entries, taken := marks(entries), strict=True):
+        row = before.get((sources.printable(entry.uri), *mark)) if entry.label else None
+        found.append(_known(entry, mark, row) if row else None)
+    missing = [i for i, row in enumerate(found) if row is None]
+    with ThreadPoolExecutor(REQUESTS if any("://" in entries[i].uri for i in missing) else os.cpu_count()) as pool:
+        rows = pool.map(lambda i: read(entries[i], taken[i])[0], missing)
+        for done, (i, row) in enumerate(zip(missing, rows, strict=True), start=1):
+            found[i] = row
+            progress(done, len(missing), "records read for changes")
+    return [row for row in found if row is not None]
+
+
+def data_digest(rows: Iterable[Fingerprint]) -> str:
+    """The sha256 over content, label, split, group and metadata of all records, sorted; 64 hexadecimal digits.
+
+    A record that can't be read counts with the kind of its reason.
+    """
+    total = hashlib.sha256()
+    for row in sorted(row.described() for row in rows):
+        total.update(canonical_json(row).encode() + b"\n")
+    return total.hexdigest()
+
+
+def compare(before: Iterable[Fingerprint], now: Iterable[Fingerprint]) -> Changes:
+    """How the examples of two indexes differ; an example is a content, however many copies of it there are."""
+    old, new = _by_content(before), _by_content(now)
+    relabelled = described = 0
+    for id_ in old.keys() & new.keys():
+        if {labels for labels, *_ in old[id_]} != {labels for labels, *_ in new[id_]}:
+            relabelled += 1
+        elif old[id_] != new[id_]:
+            described += 1
+    return Changes(len(new.keys() - old.keys()), len(old.keys() - new.keys()), relabelled, described)
+
+
+def knows_more(rows: Iterable[Fingerprint], known: Iterable[Fingerprint]) -> bool:
+    """Whether an index has marks that another lacks, so that keeping it saves reading."""
+    seen = {row[:4] for row in known}
+    return any(row.mark and row.sha256 and row[:4] not in seen for row in rows)
+
+
+def write_index(path: Path, rows: Iterable[Fingerprint]) -> None:
+    """Write an index as Parquet, sorted by uri."""
+    columns = list(zip(*sorted(rows), strict=True)) or [()] * len(Fingerprint._fields)
+    pq.write_table(pa.table([list(column) for column in columns], schema=_SCHEMA), path)
+
+
+def read_index(path: Path) -> list[Fingerprint]:
+    """The rows of an index; none if it was written otherwise than this version does."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError):  # it only saves reading
+        return []
+    if not table.schema.equals(_SCHEMA):
+        return []
+    return list(map(Fingerprint._make, zip(*(column.to_pylist() for column in table.columns), strict=True)))
+
+
+def _by_content(rows: Iterable[Fingerprint]) -> dict[str, set[tuple[str, ...]]]:
+    found: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for row in rows:
+        if row.sha256:
+            found[row.sha256].add(row.described()[1:])
+    return found
+
+
+def _fingerprint(entry: Entry, mark: Mark, sha256: str, reason: str, split: str) -> Fingerprint:
+    uri, label, split, group = map(sources.printable, (entry.uri, entry.label, split, entry.group))
+    metadata = canonical_json(dict(entry.metadata)) if entry.metadata else "{}"
+    return Fingerprint(uri, mark.size, mark.mark, sha256, reason, label, split, group, metadata)
+
+
+def _known(entry: Entry, mark: Mark, row: Fingerprint) -> Fingerprint | None:
+    try:
+        return _fingerprint(entry, mark, row.sha256, "", _split_name(entry.split))
+    except RejectedRecord:
+        return None
+
+
+def _split_name(text: str) -> str:
+    try:
+        return splits.split_name(text)
+    except ValueError as error:
+        raise RejectedRecord(f"unknown split: {error}") from error
+
+
+def _of_file(path: str, now: int) -> Mark:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path for each of a million files takes longer than the call
+    except (OSError, ValueError):  # it is gone, or no file name
+        return UNKNOWN
+    return Mark(status.st_size, str(status.st_mtime_ns) if status.st_mtime_ns < now - TICK else "")
+
+
+def _of_objects(uris: Sequence[str]) -> Mapping[str, Mark]:
+    """Marks of objects that a manifest names: from listings, a page of which tells of a thousand, else one by one."""
+    from components.core import s3
+
+    found: dict[str, Mark] = {}
+    by_bucket: dict[str, set[str]] = defaultdict(set)
+    for uri in uris:
+        by_bucket[uri.split("/")[2]].add(uri)
+    for wanted in by_bucket.values():
+        found |= _listed(wanted)
+
+    def ask(uri: str) -> Mark:
+        try:
+            return Mark(*s3.look_up(uri))
+        except InputError:  # reading it will tell why
+            return UNKNOWN
+
+    missing = [uri for uri in dict.fromkeys(uris) if uri not in found]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        return found | dict(zip(missing, pool.map(ask, missing), strict=True))
+
+
+def _listed(wanted: set[str]) -> dict[str, Mark]:
+    """Marks of objects of one bucket, as far as listing what their names have in common tells them soon."""
+    from components.core import s3
+
+    found: dict[str, Mark] = {}
+    bucket = "/".join(next(iter(wanted)).split("/")[:3]) + "/"
+    common = os.path.commonprefix([*wanted])  # noqa: RUF071 - keys are no paths: any prefix can be listed
+    prefix, last = max(bucket, common, key=len), max(wanted)
+    try:
+        for number, (uri, size, etag) in enumerate(s3.list_objects(prefix)):
+            if uri in wanted:
+                found[uri] = Mark(size, etag)
+            if uri >= last or number > SPARSE * (len(found) + 50):
+                break
+    except InputError:  # reading may be allowed where listing is not
+        return found
+    return found

@@ -1,0 +1,366 @@
+"""Raw records with their labels: a folder per class, the same on S3, or a manifest."""
+
+import codecs
+import contextlib
+import csv
+import json
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+from components.core.errors import InputError, RejectedRecord
+from components.core.settings import canonical_json
+
+MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
+ROW = "#row="  # between the manifest and the number of an inline record, from 1
+MAX_BYTES = 100 * 2**20  # of one record: dozens are in memory at once
+INLINE = ("text", "content")  # columns that may hold the record itself where there is no column uri
+_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+_LAYOUT = (
+    "Give a folder with one subfolder per class, s3://bucket/prefix of that shape, or a manifest of uri,label (or "
+    "text,label)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One raw record as the source lists it, not read yet."""
+
+    uri: str  # of an inline record, the manifest's with #row=N behind it
+    label: str  # empty: missing
+    split: str = ""
+    group: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    size: int = field(default=-1, compare=False)  # bytes, where listing tells them without another request
+    etag: str = field(default="", compare=False)  # of an S3 object, likewise
+    content: bytes | None = field(default=None, repr=False)  # of an inline record
+
+
+def list_entries(source: str) -> Iterator[Entry]:
+    """Every record of a source, always in the same order.
+
+    Hidden files and what operating systems leave behind are passed over. A file outside a class folder has no label.
+
+    Raises:
+        InputError: The source can't be listed, or is a manifest that can't be read.
+    """
+    if _is_manifest(source):
+        yield from _manifest(source)
+    elif source.startswith("s3://"):
+        yield from _s3_folder(source)
+    else:
+        root = _path(source)
+        for path in _walk(root):
+            folders = path.relative_to(root).parts[:-1]
+            yield Entry(str(path), printable(folders[0]) if folders else "")
+
+
+def check_source(source: str) -> None:
+    """Look for what would surely stop a run, without reading records.
+
+    Raises:
+        InputError: It is missing, empty, without classes, or lacks columns.
+    """
+    if not source.startswith("s3://"):
+        _check_path(source)
+    if _is_manifest(source):
+        _check_classes(source, _first_two(entry.label for entry in _manifest(source)))
+        return
+    if source.startswith("s3://"):
+        classes, files = _s3_classes(source)
+    else:
+        classes, files = _folder_classes(_path(source))
+    if not files:
+        raise InputError(f"{source} is empty.", _LAYOUT)
+    if not classes:
+        raise InputError(f"{source} holds files but no class folders.", _LAYOUT)
+    _check_classes(source, classes)
+    if {name.lower() for name in classes} <= _SPLIT_NAMES:
+        raise InputError(
+            f"The folders of {source} are splits, not classes: {', '.join(sorted(classes))}.",
+            "Give a manifest of uri,label,split, or a folder with one subfolder per class.",
+        )
+
+
+def content(entry: Entry) -> bytes:
+    """The content of one record, wherever it lies.
+
+    Raises:
+        RejectedRecord: It can't be read; the message is the reason.
+    """
+    if entry.content is None:
+        return read(entry.uri)
+    if len(entry.content) > MAX_BYTES:
+        raise _too_large()
+    return entry.content
+
+
+def read(uri: str) -> bytes:
+    """The content of a file or an object.
+
+    Raises:
+        RejectedRecord: It can't be read; the message is the reason.
+        InputError: The S3 server can't be reached, or takes us no more: no fault of the record's.
+    """
+    if not uri:
+        raise RejectedRecord("no uri")
+    if uri.startswith("s3://"):
+        from components.core import s3 as storage
+
+        try:
+            return storage.read_bytes(uri, MAX_BYTES)
+        except storage.ObjectError as error:
+            raise RejectedRecord(f"unreadable: {error.sentence}") from error
+        except ValueError:
+            raise _too_large() from None
+    if "://" in uri:
+        raise RejectedRecord(f"unreadable: {uri.partition('://')[0]}:// is not supported")
+    try:
+        with open(uri, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise RejectedRecord("unreadable: not a file")
+            if status.st_size > MAX_BYTES:
+                raise _too_large()
+            return file.read()
+    except OSError as error:
+        raise RejectedRecord(f"unreadable: {(error.strerror or 'input/output error').lower()}") from error
+    except ValueError as error:  # a name with a zero byte
+        raise RejectedRecord("unreadable: not a file name") from error
+
+
+def printable(text: str) -> str:
+    """Text that UTF-8 can carry, for tables: a file name may hold bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def reader(uris: Collection[str]) -> Callable[[str], bytes]:
+    """What reads these records by their uri alone; of a manifest that holds its records, after one pass over it."""
+    manifests = {uri.rpartition(ROW)[0] for uri in uris if uri.rpartition(ROW)[0].lower().endswith(MANIFESTS)}
+    inline = {
+        entry.uri: entry
+        for manifest in sorted(manifests)
+        for entry in list_entries(manifest)
+        if entry.content is not None and entry.uri in uris
+    }
+    return lambda uri: content(inline.get(uri, Entry(uri, "")))
+
+
+def _too_large() -> RejectedRecord:
+    return RejectedRecord(f"larger than {MAX_BYTES // 2**20} MB")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer for ever
+
+
+def _is_manifest(source: str) -> bool:
+    return source.lower().endswith(MANIFESTS) and ("://" in source or not _path(source).is_dir())
+
+
+def _path(source: str) -> Path:
+    return Path(source).expanduser().absolute()
+
+
+def _check_path(source: str) -> None:
+    path = _path(source)
+    if not path.exists():
+        if "://" in source:
+            raise InputError(
+                f"{source} is of a kind that can't be read.", "Use a folder, a manifest or s3://bucket/prefix."
+            )
+        raise InputError(f"There is no file or folder {source!r}.", "Check the path.")
+    if not path.is_dir() and path.suffix.lower() not in MANIFESTS:
+        raise InputError(f"{source} is neither a folder nor a manifest ({', '.join(MANIFESTS)}).", _LAYOUT)
+
+
+def _check_classes(source: str, classes: set[str]) -> None:
+    if not classes:
+        raise InputError(f"{source} names no label.", _LAYOUT)
+    if len(classes) == 1:
+        raise InputError(f"{source} holds one class only: {next(iter(classes))}.", "Add examples of a second class.")
+
+
+def _passed_over(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Files below a folder, through links too; a folder that can't be listed stands for itself."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that holds it
+        return
+    try:
+        with os.scandir(folder) as items:
+            found = sorted((item.name, _is_folder(item)) for item in items if not _passed_over(item.name))
+    except OSError:
+        yield folder
+        return
+    for name, is_folder in found:
+        if is_folder:
+            yield from _walk(folder / name, (*above, real))
+        else:
+            yield folder / name
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    # DirEntry.is_dir() raises for a link to itself, Path.is_dir() costs a call that only links need.
+    return item.is_dir(follow_symlinks=False) or (item.is_symlink() and Path(item.path).is_dir())
+
+
+def _folder_classes(root: Path) -> tuple[set[str], bool]:
+    try:
+        paths = [path for path in sorted(root.iterdir()) if not _passed_over(path.name)]
+    except OSError as error:
+        raise InputError(f"{root} can't be listed: {error.strerror}.", "Check its permissions.") from error
+    folders = [path for path in paths if path.is_dir()]
+    classes = _first_two(printable(path.name) for path in folders if next(_walk(path), None) is not None)
+    return classes, bool(classes) or len(paths) > len(folders)
+
+
+def _first_two(labels: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for label in labels:
+        found |= {label} if label else set()
+        if len(found) > 1 and not found <= _SPLIT_NAMES:
+            break
+    return found
+
+
+def _s3_root(source: str) -> str:
+    return source.rstrip("/") + "/"
+
+
+def _s3_folder(source: str) -> Iterator[Entry]:
+    from components.core import s3 as storage
+
+    root = _s3_root(source)
+    for uri, size, etag in storage.list_objects(root):
+        parts = uri.removeprefix(root).split("/")
+        if parts[-1] and not any(map(_passed_over, parts)):  # a key that ends with a slash marks a folder
+            yield Entry(uri, parts[0] if len(parts) > 1 else "", size=size, etag=etag)
+
+
+def _s3_classes(source: str) -> tuple[set[str], bool]:
+    from components.core import s3 as storage
+
+    root = _s3_root(source)
+    classes = {name for name in storage.list_folders(root) if not _passed_over(name)}
+    return classes, bool(classes) or next(_s3_folder(source), None) is not None
+
+
+def _manifest(source: str) -> Iterator[Entry]:
+    if source.startswith("s3://"):
+        from components.core import s3 as storage
+
+        base, file = source.rpartition("/")[0], cast("BinaryIO", BytesIO(storage.read_bytes(source)))
+    else:
+        path = _path(source)
+        base, file = str(path.parent), path.open("rb")
+    suffix = Path(source).suffix.lower()
+    rows = _csv_rows if suffix == ".csv" else _parquet_rows if suffix == ".parquet" else _json_rows
+    with file:
+        for number, row in enumerate(rows(file, source), start=1):
+            if number == 1:
+                _check_columns(row, source)
+            yield _entry(row, base, f"{source}{ROW}{number}")
+
+
+def _check_columns(row: Mapping[str, Any], source: str) -> None:
+    missing = [] if "label" in row else ["label"]
+    if not any(name in row for name in ("uri", *INLINE)):
+        missing.insert(0, "uri")
+    if missing:
+        raise InputError(
+            f"The manifest {source} has no column {missing[0]!r} (it has {', '.join(map(str, row)) or 'none'}).",
+            "Name the columns uri (or text, for records that are in the manifest itself) and label; split, group and "
+            "others may follow.",
+        )
+
+
+def _entry(row: Mapping[str, Any], base: str, place: str) -> Entry:
+    inline = "" if "uri" in row else next((name for name in INLINE if name in row), "")
+    values = {name: printable(_text(value).strip()) for name, value in row.items() if name and name != inline}
+    uri = values.pop("uri", "")
+    if uri.startswith("file://"):
+        uri = unquote(urlsplit(uri).path)
+    elif uri and "://" not in uri and not uri.startswith("/"):
+        uri = f"{base}/{uri}"
+    label, split, group = (values.pop(name, "") for name in ("label", "split", "group"))
+    metadata = {name: value for name, value in values.items() if value}
+    if inline:
+        value = row[inline]
+        own = value if isinstance(value, bytes) else printable(_text(value)).encode()
+        return Entry(place, label, split, group, metadata, content=own)
+    return Entry(uri, label, split, group, metadata)
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
+    """A cell as text: nothing as none, lists and objects as canonical JSON."""
+    if isinstance(value, dict | list):
+        with contextlib.suppress(TypeError):  # bytes or times within
+            return canonical_json(value)
+    return "" if value is None else str(value)
+
+
+def _csv_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
+    csv.field_size_limit(MAX_BYTES)  # 128 kB otherwise, which a text may be longer than
+    ended = False
+
+    def lines() -> Iterator[str]:
+        nonlocal ended
+        yield from codecs.iterdecode(file, "utf-8-sig")
+        ended = True
+
+    try:
+        reader = csv.DictReader(lines())
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        begin = reader.line_num + 1
+        for row in reader:
+            if ended:  # a row is complete before the next line is asked for, unless it waits for a quotation mark
+                raise InputError(
+                    f"A quotation mark in line {begin} of {source} is never closed: what follows would be one cell.",
+                    'Close it, or write it twice ("") where it is part of a quoted text.',
+                )
+            begin = reader.line_num + 1
+            row.pop(None, None)  # cells beyond the header
+            yield row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(
+            f"The manifest {source} is no CSV in UTF-8: {error}.", "Save it again as CSV, UTF-8."
+        ) from error
+
+
+def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise InputError(f"Line {number} of {source} is no JSON object.", "Write one object a line.")
+        yield row
+
+
+def _parquet_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=4096):
+            yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise InputError(f"The manifest {source} is no Parquet file.", "Write it again.") from error
+    except (OverflowError, ValueError) as error:  # a date that Python has not
+        raise InputError(
+            f"The manifest {source} holds a value that can't be read: {error}.",
+            "Write that column as text, or drop it.",
+        ) from error

@@ -1,0 +1,1 @@
+"""Models on the test rows: champion against challenger, drift, wrong labels."""

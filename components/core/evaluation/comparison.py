@@ -1,0 +1,167 @@
+"""Two models on the same test rows: their answers, and which of the rows can tell which of them is better."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import pandas as pd
+
+from components.core.data.lineage import read_lineage
+from components.core.errors import StepError
+from components.core.evidence.gate import Contest, Figures
+from components.core.registry.serving import SERVING, agree, answers
+from components.core.tracking import runs
+from components.core.training.checkpoints import TrainingRows, load_checkpoint, read_training_rows, weights_digest
+from components.core.training.phase import Data, outputs
+
+AGREEING = 32  # test rows that the served model itself answers, to compare
+TIMED = 3  # times that these are answered to measure its latency
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model and its answers to all test rows."""
+
+    answers: pd.DataFrame
+    classes: Sequence[str]
+    trained_on: TrainingRows
+    seconds: float  # for a row as served; NaN where nobody asks
+    digest: str = ""  # of its weights
+
+
+def contestant(served: Path, checkpoint: Path, data: Data, run: runs.StepRun, who: str) -> Contestant:
+    """Let a model answer the test rows, from the activations that models share where these answer as it is served."""
+    rows = data.rows["test"]
+    model = runs.load_pyfunc(served)
+    serving = json.loads((served / SERVING).read_text())
+
+    def ask(some: Sequence[int]) -> pd.DataFrame:
+        return answers(
+            model,
+            data.task.input_name,
+            len(some),
+            lambda start, stop: data.examples.contents([rows[i] for i in some[start:stop]]),
+            lambda done, total: run.progress(done, total, f"test rows answered by the {who}"),
+        )
+
+    some = list(range(0, len(rows), -(-len(rows) // AGREEING)))
+    expected, seconds = ask(some), math.nan
+    if run.settings.max_latency_ratio:
+        seconds = min(_seconds(lambda: ask(some)) for _ in range(TIMED)) / len(some)
+    found = _computed(checkpoint, data, run, who, serving)
+    if found is not None and not agree(found.iloc[some].reset_index(drop=True), expected):
+        run.note(f"The {who} is served otherwise than it computes here, so its served model answers all rows")
+        found = None
+    found = ask(range(len(rows))) if found is None else found
+    if {*found.columns} != {*get_type_hints(data.target.answer)}:
+        raise StepError(
+            f"The {who} answers {', '.join(found.columns)}, which can't be compared with this task's answers.",
+            "Give the new problem a --model of its own.",
+        )
+    return Contestant(found, serving["classes"], read_training_rows(checkpoint), seconds, weights_digest(checkpoint))
+
+
+def contest(champion: Contestant, challenger: Contestant, version: str, data: Data, calibration: float) -> Contest:
+    """What the gate decides on: rows of classes that both know, without those that the champion was trained on.
+
+    Args:
+        champion: The model in production.
+        challenger: The new one.
+        version: The champion's.
+        data: The prepared data, whose test rows both have answered.
+        calibration: The challenger's calibration error.
+    """
+    examples, target, settings = data.examples, data.target, data.settings
+    rows, labels = data.rows["test"], data.examples.labels(data.rows["test"])
+    both = set(challenger.classes) & set(champion.classes)
+    known = [side.classes if any(target.names(labels)) else () for side in (champion, challenger)]
+    classes = [name for name in challenger.classes if name in both]
+    kept = comparable(data, champion.trained_on, both)
+    places, some = [rows[i] for i in kept], [labels[i] for i in kept]
+    ours, theirs = (side.answers.iloc[kept].reset_index(drop=True) for side in (challenger, champion))
+    members = read_lineage(examples.folder / "assignments.parquet").members
+    since = np.array([members[id_].since for id_ in examples.ids(places)], dtype=np.int64)
+    number = champion.trained_on.number
+    metric = settings.gate_metric or target.metric
+    figures = None
+    if metric != target.metric or not target.right_or_wrong:
+        figures = Figures(
+            name=metric,
+            sign=target.gate_metrics[metric],
+            champion=target.gate_features(theirs, some, classes),
+            challenger=target.gate_features(ours, some, classes),
+            figure=target.gate_figure(metric, classes),
+        )
+    return Contest(
+        version=version,
+        champion=target.scores(theirs, some),
+        challenger=target.scores(ours, some),
+        groups=np.asarray(examples.column("group", places), dtype=object),
+        slices=_slices(data, places, some),
+        locked=since <= number if number >= 0 else np.ones(len(kept), dtype=bool),  # -1: nobody knows any more
+        recent=since > examples.info["number"] - settings.test_window,
+        passed_over=sum(_knows(data, both)) - len(kept),
+        new_classes=sorted(set(known[1]) - set(known[0])),
+        removed_classes=sorted(set(known[0]) - set(known[1])),
+        label_counts=(champion.trained_on.labels, challenger.trained_on.labels),
+        calibration_error=calibration,
+        latency_ratio=challenger.seconds / champion.seconds,
+        figures=figures,
+        right_or_wrong=target.right_or_wrong,
+    )
+
+
+def _computed(
+    checkpoint: Path, data: Data, run: runs.StepRun, who: str, serving: Mapping[str, Any]
+) -> pd.DataFrame | None:
+    """The answers by the network of the checkpoint; None where it can't be rebuilt here."""
+    try:
+        network, facts = load_checkpoint(checkpoint)
+        logits = outputs(network, data, facts["thawed"], "test", run.note, run.progress)
+        return pd.DataFrame(data.target.answers(logits, serving))
+    except Exception as error:  # noqa: BLE001 - a model of another version may fail anyhow; it is served all the same
+        run.note(f"The {who} can't be rebuilt here, so its served model answers all rows: {type(error).__name__}")
+        return None
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def comparable(data: Data, trained_on: TrainingRows, classes: Collection[str]) -> list[int]:
+    """Positions of the test rows of these classes that a model was not trained on, nor on a near-duplicate of them."""
+    rows = data.rows["test"]
+    ids = data.examples.ids(rows)
+    seen = {position for position, id_ in enumerate(ids) if id_ in trained_on.fingerprints}
+    if "fingerprint" in data.examples.index.column_names and data.settings.near_duplicates >= 0:
+        tested = set(ids)
+        theirs = [text for id_, text in trained_on.fingerprints.items() if text and id_ not in tested]
+        prints = [*data.examples.column("fingerprint", rows), *theirs]
+        new = [place < len(rows) for place in range(len(prints))]
+        near = {prints[i] for i, j in data.task.near_duplicates(prints, new, data.settings) if i < len(rows) <= j}
+        # of equal fingerprints only one is paired with the others' neighbours
+        seen |= {place for place in range(len(rows)) if prints[place] in near}
+    return [position for position, known in enumerate(_knows(data, classes)) if known and position not in seen]
+
+
+def _knows(data: Data, classes: Collection[str]) -> list[bool]:
+    """Of each test row, whether a model of these classes can answer it: where labels hold none, it can."""
+    labels = data.examples.labels(data.rows["test"])
+    return [all(name in classes for name in names) for names in data.target.names(labels)]
+
+
+def _slices(data: Data, places: Sequence[int], labels: Sequence[str]) -> dict[str, list[str]]:
+    columns = [name.strip() for name in data.settings.slice_by.split(",") if name.strip()]
+    metadata = [json.loads(text) for text in data.examples.column("metadata", places)]
+    classes = data.target.strata(labels)
+    return {
+        **({"class": classes} if any(classes) else {}),
+        **{name: [str(row.get(name, "")) for row in metadata] for name in columns},
+    }

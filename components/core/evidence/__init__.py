@@ -1,0 +1,1 @@
+"""Statistics and the decision: no model, no MLflow."""

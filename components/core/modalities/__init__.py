@@ -1,0 +1,1 @@
+"""What tasks on one kind of record share: checks, augmentation, near-duplicates."""

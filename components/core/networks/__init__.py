@@ -1,0 +1,1 @@
+"""Pretrained networks as ordered stages and a head."""

@@ -1,0 +1,1 @@
+"""Versions, the ledger, and promotion."""

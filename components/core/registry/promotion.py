@@ -1,0 +1,467 @@
+"""Who is champion, and how it came to that: an append-only ledger in MLflow, written ahead of every move.
+
+An entry is a run in the experiment of the model's name with the tag `thawline.kind = promotion`. It is opened
+(RUNNING) before any alias moves and closed after: FINISHED, or FAILED with a reason where the alias did not move. The
+last FINISHED entry agrees with the alias `champion`; `_settle`, with which every call begins, sees to it: it completes
+or closes entries that a kill left open, and records an alias that was moved by hand.
+
+The registry has no compare and swap. Within one home a lock orders what moves the champion. On a shared server the
+entries themselves do, as tickets in Lamport's bakery algorithm (1974): everyone opens an entry and then looks for
+others'; the oldest waits until the younger ones are closed, and these fail.
+"""
+
+import getpass
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+from components.core import run_folder
+from components.core.errors import InputError, StepError
+from components.core.inference import archives
+from components.core.registry import versions as registry
+from components.core.tracking import runs as tracking
+
+KIND = "promotion"
+CHAMPION, PREVIOUS, PENDING = "champion", "previous", "pending"
+PENDING_TAG = "thawline.pending"
+PATIENCE = 20.0  # seconds that an open entry of another machine may take; its writes take well under one
+POLL = 0.2  # seconds between two looks
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry: the champion's move from a version to another (empty: none), why, by whom, on which evidence."""
+
+    run_id: str
+    model: str
+    action: str  # promote, rollback, override (without evidence) or found (moved outside of the ledger)
+    origin: str
+    to: str
+    why: str
+    who: str  # user@host, or the key of a pipeline run
+    evidence: str  # id of the pipeline run whose evidence allows it; empty with override and found
+    time: int  # milliseconds since the epoch; later entries have later times, whatever the clocks say
+    mark: str  # the process that opened it
+    status: str = "RUNNING"
+    reason: str = ""  # why it FAILED
+    withdrawn: str = ""  # the version that waited for approval on evidence against another champion
+
+    @property
+    def done(self) -> bool:
+        """Whether the champion moved."""
+        return self.status == "FINISHED"
+
+
+class Evidence(NamedTuple):
+    """What allows a version to become champion."""
+
+    run_id: str  # of the pipeline run that evaluated it
+    champion: str | None  # the version that it was compared with; None where that is not known
+    sentence: str
+
+
+def promote(
+    model: str,
+    version: str,
+    *,
+    why: str,
+    who: str = "",
+    evidence: str = "",
+    override: bool = False,
+    expected: str | None = None,
+    answered: str = "",
+) -> Entry:
+    """Make a version champion and the champion before it `previous`; nothing happens if it is champion already.
+
+    Args:
+        model: The registered model.
+        version: Its number.
+        why: One sentence for the history.
+        who: Empty for the user of this process.
+        evidence: Id of the pipeline run whose evidence allows it.
+        override: Record that it is promoted without evidence.
+        expected: Move only if this version is champion ("" is none); None for any.
+        answered: Digest of files that the caller has just seen answering in a clean process: they need not again.
+
+    Returns:
+        The entry; one that is not `done` tells by its reason that the champion was not the expected one, or that
+        another promotion came first.
+
+    Raises:
+        InputError: There is no such version.
+        StepError: Its files are not what was registered, or do not answer, or another promotion does not end.
+    """
+    if registry.current(model, CHAMPION) != version:
+        _try_out(model, version, answered)
+    return _move(model, version, "override" if override else "promote", why, who, evidence, expected)
+
+
+def rollback(model: str, to: str = "", *, why: str = "", who: str = "") -> Entry:
+    """Make an earlier champion champion again: `to`, or else the one below the current one in `stack`.
+
+    A rollback that was cut off after it had moved the alias is completed, and counts as this one.
+
+    Raises:
+        InputError: There is no such model, no earlier champion, or `to` never was one.
+        StepError: Its files are not what was registered, or do not answer, or another promotion does not end.
+    """
+    closed = settle(model)
+    completed = [entry for entry in closed if entry.done and entry.action == "rollback"]
+    if completed and not to:
+        return completed[-1]
+    entries = _finished(model)
+    champion = _champion(entries)
+    target = to or _earlier(entries)
+    if not target:
+        mend = f"See `thawline models {model}`; `thawline promote` makes another version champion."
+        raise InputError(f"{model} has no earlier champion to go back to.", mend)
+    reigns = [entry for entry in entries if entry.to == target]
+    if not reigns:
+        mend = f"Promote it instead: `thawline promote {target} --model {model}`."
+        raise InputError(f"{model} version {target} never was champion.", mend)
+    if target != champion:
+        _try_out(model, target, "")
+    why = why or f"Back to version {target}"
+    return _move(model, target, "rollback", why, who, reigns[-1].evidence, champion)
+
+
+def propose(model: str, version: str, expected: str) -> bool:
+    """Let an accepted version wait for approval as `pending`, in the place of one that waited.
+
+    Returns:
+        Whether it waits: not if `expected` is no longer the champion that it was compared with.
+    """
+    with _lock():
+        _settle(model)
+        if registry.current(model, CHAMPION) != expected:
+            return False
+        _clear_pending(model, registry.current(model, PENDING))
+        registry.move_alias(model, PENDING, version)
+        tracking.client().set_model_version_tag(model, version, PENDING_TAG, "true")
+        if registry.current(model, CHAMPION) != expected:  # another machine moved it, maybe before it could see us wait
+            _clear_pending(model, version)
+            return False
+        return True
+
+
+def approval(model: str, version: str) -> str:
+    """The command that approves a pending version."""
+    return f"thawline promote {version} --model {model}"
+
+
+def evidence_for(model: str, version: str) -> Evidence:
+    """The evidence for a version, from its tags.
+
+    Raises:
+        InputError: There is no such version, it was not accepted, or against another champion than today's.
+    """
+    mend = "To do it all the same, add --override with a --reason."
+    found = [facts for facts in registry.versions(model) if facts["version"] == version]
+    if not found:
+        raise InputError(f"{model} has no version {version}.", f"See `thawline models {model}`.")
+    [facts] = found
+    if not facts["accepted"]:
+        raise InputError(f"There is no evidence for {model} version {version}: no evaluation accepted it.", mend)
+    compared, champion = facts["compared_with"], registry.current(model, CHAMPION)
+    if compared is not None and compared != champion:
+        against = f"against version {compared}" if compared else "as the first one"
+        sentence = f"{model} version {version} was accepted {against}, but {_named(champion)} is champion now."
+        raise InputError(sentence, f"Run the pipeline again. {mend}")
+    judged = registry.tags(model, version).get(registry.EVIDENCE_RUN, facts["run"])
+    return Evidence(judged, compared, facts["decision"])
+
+
+def withdrawn(model: str, version: str) -> bool:
+    """Whether somebody went back from this version and nobody has made it champion again since."""
+    told = [entry for entry in _finished(model) if version in (entry.origin, entry.to)]
+    return bool(told) and told[-1].action == "rollback" and told[-1].origin == version
+
+
+def history(model: str) -> list[dict[str, Any]]:
+    """Who was champion when, newest first.
+
+    Returns:
+        Dicts of `version`, `from` and `until` (UTC, ISO 8601; `until` is empty for the champion), `action`, `why`,
+        `who`, `evidence`, `withdrawn` (the version that no longer waited for approval) and `entry` (the id of its run).
+    """
+    entries = _finished(model)
+    ends = [*(_iso(entry.time) for entry in entries[1:]), ""][: len(entries)]
+    return [
+        {
+            "version": entry.to,
+            "from": _iso(entry.time),
+            "until": until,
+            "action": entry.action,
+            "why": entry.why,
+            "who": entry.who,
+            "evidence": entry.evidence,
+            "withdrawn": entry.withdrawn,
+            "entry": entry.run_id,
+        }
+        for entry, until in reversed(list(zip(entries, ends, strict=True)))
+        if entry.to  # nobody is champion after the alias was removed by hand
+    ]
+
+
+def stack(entries: Sequence[Entry]) -> list[str]:
+    """The champions that a rollback goes through, the latest last: a promotion pushes, a rollback pops.
+
+    A version that was popped is pushed when a rollback names it; so is one that was moved to by hand.
+    """
+    versions: list[str] = []
+    for entry in entries:
+        if entry.action == "rollback" and entry.to in versions:
+            del versions[len(versions) - versions[::-1].index(entry.to) :]
+        elif entry.to and versions[-1:] != [entry.to]:
+            versions.append(entry.to)
+    return versions
+
+
+def settle(model: str) -> list[Entry]:
+    """Repair what a kill left, and record what was moved by hand; return the entries that this closed.
+
+    Raises:
+        InputError: There is no such model.
+        StepError: A promotion is under way and does not end.
+    """
+    if not tracking.client().search_registered_models(f"name = '{model}'"):
+        raise InputError(f"The registry has no model {model!r}.", "See the models with `thawline models`.")
+    with _lock():
+        return _settle(model)
+
+
+def read(model: str) -> list[Entry]:
+    """Every entry of a model, the oldest first: open, finished and failed ones."""
+    condition = f"tags.`{tracking.KIND}` = '{KIND}' and tags.`{tracking.MODEL}` = '{model}'"
+    found: list[Entry] = []
+    token: str | None = ""
+    while token is not None:
+        page = tracking.client().search_runs([tracking.own_experiment(model)], condition, page_token=token or None)
+        found, token = [*found, *map(_entry, page)], page.token or None
+    return sorted(found, key=_age)
+
+
+def _entry(run: Any) -> Entry:  # noqa: ANN401 - mlflow publishes no types
+    names = ("action", "from", "to", "why", "who", "evidence", "mark", "reason", "withdrawn")
+    action, origin, to, why, who, evidence, mark, *end = (run.data.tags.get(f"thawline.{name}", "") for name in names)
+    model, time_, status = run.data.tags[tracking.MODEL], int(run.info.start_time), str(run.info.status)
+    return Entry(run.info.run_id, model, action, origin, to, why, who, evidence, time_, mark, status, *end)
+
+
+def _age(entry: Entry) -> tuple[int, str]:
+    """A total order: by time, and by id where times are equal."""
+    return entry.time, entry.run_id
+
+
+def _finished(model: str) -> list[Entry]:
+    return [entry for entry in read(model) if entry.done]
+
+
+def _earlier(entries: Sequence[Entry]) -> str:
+    """The champion before the current one; empty where there was none."""
+    versions = stack(entries)
+    if versions and versions[-1] == entries[-1].to:
+        versions.pop()
+    return versions[-1] if versions else ""
+
+
+def _try_out(model: str, version: str, answered: str) -> None:
+    """Check a version's files against the registry, and that they answer in a clean process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, _ = registry.fetch(model, version, Path(folder))
+        if archives.folder_digest(path) != answered:
+            registry.smoke_test(path)
+
+
+def _lock() -> FileLock:
+    """One at a time within this home; a kill frees it."""
+    run_folder.home().mkdir(parents=True, exist_ok=True)
+    return FileLock(run_folder.home() / "registry.lock")
+
+
+def _move(model: str, version: str, action: str, why: str, who: str, evidence: str, expected: str | None) -> Entry:
+    with _lock():
+        _settle(model)
+        entries = _finished(model)
+        champion = _champion(entries)
+        if champion == version:
+            return entries[-1]
+        entry = _open(model, action, champion, version, why, who or whoami(), evidence)
+        if expected not in (None, champion):
+            return _fail(entry, f"The champion is {_named(champion)}, not {_named(str(expected))}.")
+        try:
+            obstacle = _claim(entry, champion)
+            if obstacle:
+                return _fail(entry, obstacle)
+            registry.move_alias(model, CHAMPION, version)
+            return _complete(entry)
+        except BaseException:
+            with suppress(Exception):  # the next call repairs it otherwise
+                _repair(entry)
+            raise
+
+
+def whoami() -> str:
+    """The user of this process, as user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _open(model: str, action: str, origin: str, to: str, why: str, who: str, evidence: str) -> Entry:
+    """Write the intent, in one call."""
+    latest = max((entry.time for entry in read(model)), default=0)
+    now = max(int(time.time() * 1000), latest + 1)  # clocks of machines differ: later entries come later all the same
+    why, mark = " ".join(why.split())[: tracking.TAG_LENGTH], run_folder.process_mark()
+    facts = {"action": action, "from": origin, "to": to, "why": why, "who": who, "evidence": evidence, "mark": mark}
+    tags = {
+        "mlflow.runName": f"{action} {to or 'none'}",
+        tracking.KIND: KIND,
+        tracking.MODEL: model,
+        **{f"thawline.{name}": value for name, value in facts.items()},
+    }
+    run = tracking.client().create_run(tracking.own_experiment(model), start_time=now, tags=tags)
+    return Entry(run.info.run_id, model, action, origin, to, why, who, evidence, now, mark)
+
+
+def _claim(entry: Entry, champion: str) -> str:
+    """Wait until this entry is the only open one, and check that nothing has moved; else return why it must fail.
+
+    Two that open entries at once can't both pass: each looks after it has opened its own, so at least one sees the
+    other.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        others = [other for other in read(entry.model) if other.status == "RUNNING"]
+        if entry.run_id not in [other.run_id for other in others]:
+            return "Another process took it for cut off."
+        others = [other for other in others if other.run_id != entry.run_id]
+        if not others:
+            break
+        first = min(others, key=_age)
+        if _age(first) < _age(entry) or time.monotonic() > deadline:
+            return f"{first.who} was moving the champion to {_named(first.to)} at the same time."
+        time.sleep(POLL)
+    now, before = registry.current(entry.model, CHAMPION), _champion(_finished(entry.model))
+    return "" if (now, before) == (champion, entry.origin) else f"The champion was moved to {_named(now)} meanwhile."
+
+
+def _complete(entry: Entry) -> Entry:
+    """What follows once the alias `champion` points where the entry says; doing it twice does no harm."""
+    earlier = _earlier([*_finished(entry.model), entry])
+    there = {facts["version"] for facts in registry.versions(entry.model)}
+    registry.move_alias(entry.model, PREVIOUS, earlier if earlier in there else "")
+    withdrawn = _stale(entry)
+    if withdrawn:
+        tracking.client().set_tag(entry.run_id, "thawline.withdrawn", withdrawn)
+    for version in (entry.to, withdrawn):
+        _clear_pending(entry.model, version)
+    tracking.client().set_terminated(entry.run_id, "FINISHED")
+    return replace(entry, status="FINISHED", withdrawn=withdrawn or entry.withdrawn)
+
+
+def _stale(entry: Entry) -> str:
+    """The version that waits for approval, if it was judged against another champion than the one that this makes."""
+    version = registry.current(entry.model, PENDING)
+    if version in ("", entry.to):
+        return ""
+    against = registry.tags(entry.model, version).get("thawline.compared_with")
+    return "" if against in (None, entry.to) else version
+
+
+def _fail(entry: Entry, reason: str) -> Entry:
+    tracking.client().set_tag(entry.run_id, "thawline.reason", reason)
+    tracking.client().set_terminated(entry.run_id, "FAILED")
+    return replace(entry, status="FAILED", reason=reason)
+
+
+def _clear_pending(model: str, version: str) -> None:
+    """A version that was promoted, replaced or withdrawn waits no longer."""
+    if not version:
+        return
+    if PENDING_TAG in tracking.client().get_model_version(model, version).tags:
+        tracking.client().delete_model_version_tag(model, version, PENDING_TAG)
+    if registry.current(model, PENDING) == version:
+        registry.move_alias(model, PENDING, "")
+
+
+def _settle(model: str) -> list[Entry]:
+    closed: list[Entry] = []
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        entries, late = read(model), time.monotonic() >= deadline
+        left = [entry for entry in entries if entry.status == "RUNNING"]
+        busy = [entry for entry in left if not _cut_off(entry, late=late)]
+        if busy and late:
+            sentence = f"{busy[0].who} is moving the champion of {model} to {_named(busy[0].to)}."
+            raise StepError(sentence, "Wait until that has ended, and try again.")
+        if not busy:
+            closed += [_repair(entry) for entry in left]
+            found = _record_found(model)
+            closed += [found] if found else []
+            if found is None or found.done:
+                return closed
+        time.sleep(POLL)
+
+
+def _cut_off(entry: Entry, *, late: bool) -> bool:
+    """Whether nobody goes on with an open entry.
+
+    Another machine's processes can't be seen, so its entries count as cut off once they had time enough. Our own
+    process holds the lock and is at the beginning of a call: what it left open, an error cut off.
+    """
+    fate = run_folder.fate(entry.mark)
+    return fate == "gone" or entry.mark == run_folder.process_mark() or (fate == "unknown" and late)
+
+
+def _repair(entry: Entry) -> Entry:
+    """Close an entry that was cut off: as FINISHED if it moved the champion, else as FAILED."""
+    # the alias first: who repaired the entry since then, and perhaps moved on, shows by its status
+    champion, entries = registry.current(entry.model, CHAMPION), read(entry.model)
+    [now] = [other for other in entries if other.run_id == entry.run_id]
+    if now.status != "RUNNING":
+        return now
+    before = _champion([other for other in entries if other.done])
+    if champion == entry.to and before == entry.origin:
+        return _complete(entry)
+    if champion == entry.origin:
+        return _fail(entry, "It was cut off before it moved anything.")
+    return _fail(entry, f"It was cut off, and the champion is {_named(champion)} by another way.")
+
+
+def _record_found(model: str) -> Entry | None:
+    """Record that the alias was moved outside of the ledger, so that the history stays true; None if it was not.
+
+    The entry fails where another machine's promotion came between: then all is to be looked at again.
+    """
+    before, champion = _champion(_finished(model)), registry.current(model, CHAMPION)
+    if champion == before:
+        return None
+    why = "Moved outside of Thawline's ledger, for instance on the tracking page"
+    entry = _open(model, "found", before, champion, why, "unknown", "")
+    obstacle = _claim(entry, champion)
+    return _fail(entry, obstacle) if obstacle else _complete(entry)
+
+
+def _champion(finished: Sequence[Entry]) -> str:
+    """Who is champion by the ledger."""
+    return finished[-1].to if finished else ""
+
+
+def _named(version: str) -> str:
+    return f"version {version}" if version else "no version"
+
+
+def _iso(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,196 @@
+"""Versions in the MLflow registry: list them, add one, fetch one that is what the registry says, point an alias."""
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.core.errors import InputError, StepError
+from components.core.inference import archives
+from components.core.inference import smoke_test as smoke
+from components.core.tracking import runs
+
+DIGEST = "thawline.artifact_sha256"
+EVIDENCE_RUN = "thawline.evidence_run"  # the pipeline run that judged the version; it may not be the one that made it
+ALIASES = ("champion", "previous", "challenger", "pending")
+
+
+def current(model: str, alias: str) -> str:
+    """The version an alias points to; empty where there is none."""
+    return aliases(model).get(alias, "")
+
+
+def aliases(model: str) -> dict[str, str]:
+    """Every alias of a model and the version it points to; empty where there is no such model."""
+    found = runs.client().search_registered_models(f"name = '{model}'")
+    return {str(alias): str(version) for alias, version in found[0].aliases.items()} if found else {}
+
+
+def tags(model: str, version: str) -> dict[str, str]:
+    """What a version says of itself."""
+    return dict(runs.client().get_model_version(model, version).tags)
+
+
+def mark(model: str, version: str) -> str:
+    """The version with the beginning of its files' digest, which tells it from another registry's."""
+    return f"{version} {tags(model, version).get(DIGEST, '')[:12]}" if version else "none"
+
+
+def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
+    """Download a version by alias or number and check it before anything is loaded.
+
+    Returns:
+        The folder of the served model, and the version.
+
+    Raises:
+        InputError: There is no such model or version.
+        StepError: Its files are not what was registered.
+    """
+    version = wanted if wanted.isdecimal() else current(model, wanted)
+    client = runs.client()
+    found = client.search_model_versions(f"name = '{model}' and version_number = {version}") if version else []
+    if not found:
+        raise InputError(
+            f"The registry has no model {model!r} with the alias or version {wanted!r}.",
+            "See the models with `thawline models`, or train one with `thawline run SOURCE --model NAME`.",
+        )
+    name = f"{model} version {version}"
+    try:
+        path = runs.download_version(model, version, folder)
+        drop_traces(path)
+        archives.check_folder(path, found[0].tags.get(DIGEST, ""))
+    except (ValueError, OSError) as error:
+        raise StepError(f"{name} is refused: {error}.", "Restore its files, or promote another version.") from error
+    return path, version
+
+
+def drop_traces(folder: Path) -> None:
+    """Remove from our copy of a model what loading it leaves beside it, so that it is neither run nor refused.
+
+    Python writes compiled code, which it would run in place of the source that was checked; MLflow notes under
+    which name a model was loaded.
+    """
+    for compiled in list(folder.rglob("__pycache__")):
+        shutil.rmtree(compiled)
+    (folder / "registered_model_meta").unlink(missing_ok=True)
+
+
+def smoke_test(folder: Path) -> str:
+    """Answers of a served model to its own example, from a fresh process that can't import Thawline.
+
+    Raises:
+        StepError: It does not load, or does not answer.
+    """
+    command = [sys.executable, "-I", "-B", smoke.__file__, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise StepError(
+            f"The served model does not answer where Thawline is not installed: {reason}.",
+            "No alias was moved; mend the task's serving code and run again.",
+        )
+    return done.stdout.strip()
+
+
+def add_version(model: str, folder: Path, run: runs.StepRun, tags: Mapping[str, str]) -> str:
+    """Upload a checked model folder, register it as a new version with its digest; return the version."""
+    client = runs.client()
+    if not client.search_registered_models(f"name = '{model}'"):
+        client.create_registered_model(model)
+    logged = client.create_logged_model(runs.experiment(model), model, run.run_id)
+    client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    version = client.create_model_version(
+        model,
+        f"models:/{logged.model_id}",
+        run_id=run.pipeline_id,
+        tags={DIGEST: archives.folder_digest(folder), **tags},
+        model_id=logged.model_id,
+    )
+    return str(version.version)
+
+
+def registered(model: str, folder: Path, tags: Mapping[str, str]) -> str:
+    """The version that holds these very files; empty where there is none.
+
+    It gets the tags of this verdict if it is accepted, or if it was judged against the same champion before: what lost
+    the second time is not promoted by the first. Else it keeps what it was accepted by against an earlier champion.
+    """
+    digest = archives.folder_digest(folder)
+    found = _all_versions(f"name = '{model}'")
+    same = next((version for version in found if version.tags.get(DIGEST) == digest), None)
+    if same is None:
+        return ""
+    version, against = str(same.version), "thawline.compared_with"
+    if tags["thawline.accepted"] == "true" or same.tags.get(against) == tags[against]:
+        for name in ("thawline.accepted", against, "thawline.decision", "thawline.evidence", EVIDENCE_RUN):
+            runs.client().set_model_version_tag(model, version, name, tags[name])
+    return version
+
+
+def move_alias(model: str, alias: str, version: str) -> None:
+    """Point an alias to a version; an empty version takes the alias away. The champion is the ledger's to move."""
+    if current(model, alias) == version:
+        return
+    if version:
+        runs.client().set_registered_model_alias(model, alias, version)
+    else:
+        runs.client().delete_registered_model_alias(model, alias)
+
+
+def models() -> list[dict[str, Any]]:
+    """Every model that Thawline registered, by name: the versions that aliases point to, and how many there are."""
+    counts = Counter(str(version.name) for version in _all_versions("") if DIGEST in version.tags)
+    found = {str(model.name): model.aliases for model in _pages(runs.client().search_registered_models)}
+    return [
+        {"name": name, **{alias: str(found[name].get(alias, "")) for alias in ALIASES}, "versions": counts[name]}
+        for name in sorted(counts)
+    ]
+
+
+def versions(model: str) -> list[dict[str, Any]]:
+    """The versions of a model, newest first: what its tags say of each, None or empty where they say nothing.
+
+    Returns:
+        Dicts of `version`, `created` (seconds since the epoch), `aliases`, `accepted`, `compared_with` (the champion
+        that the evidence is against), `decision`, `accuracy`, `metric` (what its target names first), `value` (of
+        the metric on the test rows) and `run` (the pipeline's).
+    """
+    pointing = aliases(model)  # a search for versions does not tell
+    return [
+        {
+            "version": str(version.version),
+            "created": version.creation_timestamp / 1000,
+            "aliases": sorted(alias for alias, target in pointing.items() if target == str(version.version)),
+            "accepted": {"true": True, "false": False}.get(version.tags.get("thawline.accepted", "")),
+            "compared_with": version.tags.get("thawline.compared_with"),
+            "decision": version.tags.get("thawline.decision", ""),
+            "accuracy": float(version.tags["thawline.accuracy"]) if "thawline.accuracy" in version.tags else None,
+            **dict(zip(("metric", "value"), figure(version.tags), strict=True)),
+            "run": version.run_id or "",
+        }
+        for version in sorted(_all_versions(f"name = '{model}'"), key=lambda version: -int(version.version))
+    ]
+
+
+def figure(tags: Mapping[str, str]) -> tuple[str, float | None]:
+    """The metric of a version and its value on the test rows, from its tags; earlier versions knew accuracy only."""
+    metric = tags.get(runs.METRIC, "accuracy")
+    value = tags.get(f"thawline.{metric}")
+    return metric, None if value is None else float(value)
+
+
+def _all_versions(condition: str) -> list[Any]:
+    return _pages(runs.client().search_model_versions, filter_string=condition)
+
+
+def _pages(search: Callable[..., Any], **conditions: str) -> list[Any]:
+    found: list[Any] = []
+    token: str | None = ""
+    while token is not None:
+        page = search(**conditions, page_token=token or None)
+        found, token = [*found, *page], page.token or None
+    return found

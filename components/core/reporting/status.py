@@ -1,0 +1,91 @@
+"""How the runs of a model ended: what a monitor asks. It only reads, and makes no experiment by asking."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from components.core.registry import promotion, versions
+from components.core.tracking import canary, provenance
+from components.core.tracking import runs as tracking
+from components.core.training import deadlines
+
+Status = Literal["succeeded", "skipped", "failed", "terminated", "running", "none"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A model's last run that has ended, its last one that did well, and who is champion; times in Unix seconds."""
+
+    model: str
+    status: Status = "none"  # of the last run that has ended; running where the first one has not
+    reason: str = ""
+    run_id: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+    running: bool = False  # whether a run is under way, or was killed and not closed yet
+    succeeded: float = 0.0  # end of the last run that succeeded or was skipped; 0: never
+    seconds: float = 0.0  # of work in the last run that has ended
+    cut: bool = False  # whether a deadline cut that one short
+    champion: str = ""
+    pending: str = ""
+    accuracy: float | None = None  # of the champion, when it was evaluated; None where it gives no classes
+    metric: str = ""  # what its target names first
+    value: float | None = None  # of the metric
+
+    def age(self, now: float) -> float | None:
+        """Seconds since the last run that did well; None if there is none."""
+        return now - self.succeeded if self.succeeded else None
+
+    def stale(self, now: float, allowed: float) -> bool:
+        """Whether no run has done well for longer than `allowed` seconds."""
+        age = self.age(now)
+        return age is None or age > allowed
+
+
+def models() -> list[str]:
+    """Names of all models that have a version or a run; the canary of `thawline doctor --cluster` is none."""
+    named = {str(facts["name"]) for facts in versions.models()} | tracking.models_with_runs()
+    return sorted(named - {canary.MODEL})
+
+
+def _status(run: Any) -> Status:  # noqa: ANN401 - mlflow publishes no types
+    if run.info.status == "KILLED":
+        return "terminated"
+    if run.info.status != "FINISHED":
+        return "failed"
+    return "skipped" if run.data.tags.get(provenance.SKIPPED) == "true" else "succeeded"
+
+
+def of(model: str) -> Outcome:
+    """How the model's last runs ended; `none` where there are none.
+
+    Runs that made way for another one are left out: that one says how the model fares.
+    """
+    aliases = versions.aliases(model)
+    champion = aliases.get(promotion.CHAMPION, "")
+    facts: dict[str, Any] = {"champion": champion, "pending": aliases.get(promotion.PENDING, "")}
+    if champion:
+        metric, value = versions.figure(versions.tags(model, champion))
+        facts |= {"metric": metric, "value": value, "accuracy": value if metric == "accuracy" else None}
+    running = tracking.last_pipeline_run(model, "attributes.status = 'RUNNING'")
+    good = tracking.last_pipeline_run(model, "attributes.status = 'FINISHED'")
+    last = tracking.last_pipeline_run(model, "attributes.status != 'RUNNING'")
+    if good:
+        facts["succeeded"] = good.info.end_time / 1000
+    newest = last or running
+    if newest is None:
+        return Outcome(model, **facts)
+    tags = newest.data.tags
+    failed = newest.info.status != "FINISHED"
+    status: Status = "running" if last is None else _status(newest)
+    return Outcome(
+        model,
+        status=status,
+        reason=tags.get("thawline.failure" if failed else "thawline.decision", ""),
+        run_id=newest.info.run_id,
+        started=newest.info.start_time / 1000,
+        ended=(newest.info.end_time or 0) / 1000,
+        running=bool(running and (last is None or running.info.start_time > last.info.start_time)),
+        seconds=newest.data.metrics.get("cost_seconds", 0.0),
+        cut=bool(deadlines.cuts(tags)),
+        **facts,
+    )

@@ -1,0 +1,75 @@
+"""What texts can be answered by their words alone: TF-IDF with a linear model, to stand beside a network."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from components.core.data.examples import Examples
+from components.core.inference import texts
+from components.core.targets.linear_models import best_of, class_answers, rows_of
+from components.core.targets.regression import COVERED
+from components.tasks import Target
+
+MOST_WEIGHTS = 4_000_000  # of a fit, which takes 160 bytes for each: beyond it the rarest words go
+STRENGTHS = (1.0, 10.0, 100.0)  # of the fit, against its regularisation; the validation rows choose
+
+
+def answers(examples: Examples, target: Target) -> tuple[str, pd.DataFrame] | None:
+    """TF-IDF of words and pairs of words with logistic regression, or ridge regression for numbers.
+
+    None where the training texts hold no word of two letters, as where all are emoji.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rows = rows_of(examples)
+    labels = {split: examples.labels(some) for split, some in rows.items()}
+    most = max(1, MOST_WEIGHTS // len(examples.classes))
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=most)
+    said = {split: [texts.decode(content) for content in examples.contents(some)] for split, some in rows.items()}
+    find = vectorizer.build_analyzer()
+    if not any(find(text) for text in said["train"]):
+        return None
+    vectorizer.fit(said["train"])
+    words = {split: vectorizer.transform(some) for split, some in said.items()}
+    if "number" in target.answer.__annotations__:
+        return "TF-IDF with ridge regression", _numbers(words, labels)
+    if "labels" in target.answer.__annotations__:
+        return "TF-IDF with logistic regression", _labels(words, labels, target, examples.classes)
+    return "TF-IDF with logistic regression", _classes(words, labels)
+
+
+def _classes(words: dict[str, Any], labels: dict[str, list[str]]) -> pd.DataFrame:
+    return class_answers(best_of(_logistic(), words, labels), words["test"])
+
+
+def _logistic() -> list[Any]:
+    from sklearn.linear_model import LogisticRegression
+
+    return [LogisticRegression(C=strength, max_iter=1000) for strength in STRENGTHS]
+
+
+def _numbers(words: dict[str, Any], labels: dict[str, list[str]]) -> pd.DataFrame:
+    from sklearn.linear_model import Ridge
+
+    true = {split: np.array(some, dtype=np.float64) for split, some in labels.items()}
+    best = best_of([Ridge(alpha=1 / strength) for strength in STRENGTHS], words, true)
+    margin = np.quantile(np.abs(best.predict(words["validation"]) - true["validation"]), COVERED)
+    found = best.predict(words["test"])
+    return pd.DataFrame({"number": found, "low": found - margin, "high": found + margin})
+
+
+def _labels(words: dict[str, Any], labels: dict[str, list[str]], target: Target, classes: list[str]) -> pd.DataFrame:
+    true = {split: target.targets(some, classes).numpy() for split, some in labels.items()}
+    chances = np.zeros((words["test"].shape[0], len(classes)))
+    for k in range(len(classes)):
+        there = true["train"][:, k]
+        if len(set(there)) == 1:  # nothing to tell apart
+            chances[:, k] = there[0]
+            continue
+        best = best_of(_logistic(), words, {split: some[:, k] for split, some in true.items()})
+        chances[:, k] = best.predict_proba(words["test"])[:, 1]
+    named = [dict(zip(classes, map(float, row), strict=True)) for row in chances]
+    return pd.DataFrame(
+        [{"labels": [name for name in row if row[name] >= 0.5], "probabilities": row} for row in named]  # noqa: PLR2004 - likelier than not
+    )

@@ -1,0 +1,1 @@
+"""Runs in MLflow: how they begin, live, end and are found."""

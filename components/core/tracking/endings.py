@@ -1,0 +1,34 @@
+"""How a pipeline run ended: Kubeflow's word alone does not tell, so MLflow's record decides.
+
+Kubeflow 2.17 says COMPLETE in the exit handler after success, RUNNING after a week in which all branches stayed out,
+and SUCCEEDED of the run; kfp's local runner says SUCCEEDED; other releases may say more. All of them agree on the words
+for a failure.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from components.core.tracking import provenance
+
+SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
+BROKEN = frozenset({FAILED, "CANCELED"})
+UNFINISHED = "The run ended before its last step."
+
+
+def failed(word: str, *, recorded: bool) -> bool:
+    """Whether a run failed.
+
+    Args:
+        word: What the runner calls its state, in the exit handler or in its API.
+        recorded: Whether the run's last step left its mark in MLflow; `is_recorded` for runs of the DAG.
+    """
+    return word.upper() in BROKEN or not recorded
+
+
+def is_terminated(state: str, history: Iterable[str]) -> bool:
+    """Whether somebody ended a run: by its state in Kubeflow's API, which then is FAILED, and the states before it."""
+    return state.upper() in BROKEN and (state.upper() == "CANCELED" or "CANCELING" in history)
+
+
+def is_recorded(tags: Mapping[str, str]) -> bool:
+    """Whether the tags of a pipeline's run hold a registration, or a decision to skip."""
+    return provenance.VERSION in tags or tags.get(provenance.SKIPPED) == "true"

@@ -1,0 +1,132 @@
+"""One run at a time for each model: `detect_changes` takes a lease in MLflow, which ends with the run.
+
+A lease is a tag of the pipeline's run. MLflow has no lock, so on a server who wants one says so, waits until it must
+see all others who want it, gives way to the smallest id, and looks once more after it has the lease: of two that took
+it in the same moment the smaller id keeps it, and one whose own write was slow keeps it beside nobody. The files of one
+machine are locked instead.
+
+While a step works it shows a sign of life (`tracking.ALIVE`); between two steps nothing does, and a pod may wait for
+hours for a node. So whether a silent run is over is asked of its process where that is on this machine, of Kubeflow's
+API where that answers, and only otherwise decided by its age. A run that is over is closed, and none of its steps
+begins any more.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from filelock import FileLock
+
+from components.core import run_folder
+from components.core.tracking import endings, kubeflow_runs
+from components.core.tracking import runs as tracking
+from components.core.tracking.runs import HELD, LEASE, NONE, Open
+from components.core.tracking.server import is_server
+
+WANTED = "wanted"
+CLUSTER = "thawline.cluster"  # tag of the pipeline's run: the Kubeflow whose id of the run is its key
+SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
+FRESH_SECONDS = 180.0  # three signs of life: younger ones say more than that Kubeflow does not know a run
+
+
+def take(run: tracking.StepRun) -> str:
+    """Take the lease of the run's model, and close runs of it that were lost.
+
+    Returns:
+        Empty if this run has the lease now, else which run has it and since when.
+    """
+    if run.pipeline_tags().get(LEASE) == HELD:  # this step was started again
+        return ""
+    where = kubeflow_runs.mine(run.run_key)
+    run.tags({LEASE: WANTED, **({CLUSTER: where} if where else {})}, pipeline=True)
+    with _alone(run.settings.model):
+        holder = _elected(run) if _is_shared() else next(iter(_holders(_living(run))), None)
+        run.tags({LEASE: NONE if holder else HELD}, pipeline=True)
+    return _sentence(holder) if holder else ""
+
+
+@contextmanager
+def _alone(model: str) -> Iterator[None]:
+    if _is_shared():
+        yield
+        return
+    with FileLock(run_folder.home() / f"{model}.lease.lock"):
+        yield
+
+
+def _is_shared() -> bool:
+    return is_server(run_folder.tracking_uri())
+
+
+def _holders(others: list[Open]) -> list[Open]:
+    return [other for other in others if other.tags.get(LEASE) == HELD]
+
+
+def _elected(run: tracking.StepRun) -> Open | None:
+    """The run that has the lease, by whatever came between; None where this run has it."""
+    deadline = time.monotonic() + ELECTION_SECONDS
+    while True:
+        time.sleep(SETTLE_SECONDS)
+        before_asking = {other.id for other in _open(run)}
+        dead = before_asking - {other.id for other in _living(run)}  # which may ask Kubeflow, and take its time
+        begin = time.monotonic()
+        others = [other for other in _open(run) if other.id not in dead]
+        if held := _holders(others):
+            return held[0]
+        before = [other for other in others if other.tags.get(LEASE) == WANTED and other.id < run.pipeline_id]
+        if not before or time.monotonic() > deadline:  # whoever wanted it was killed
+            break
+    run.tags({LEASE: HELD}, pipeline=True)
+    slow = time.monotonic() - begin > SETTLE_SECONDS
+    time.sleep(SETTLE_SECONDS)
+    held = _holders([other for other in _open(run) if other.id not in dead])
+    return next((other for other in held if slow or other.id < run.pipeline_id), None)
+
+
+def _open(run: tracking.StepRun) -> list[Open]:
+    return [other for other in tracking.open_pipeline_runs(run.settings.model) if other.id != run.pipeline_id]
+
+
+def _living(run: tracking.StepRun) -> list[Open]:
+    """The model's other runs that go on; those that don't are closed."""
+    found = []
+    for other in _open(run):
+        over = _over(other, run)
+        if over is None:
+            found.append(other)
+        elif tracking.ADOPTED not in other.tags:  # Kubeflow's plugin ends its own
+            failed = endings.failed(over.word, recorded=endings.is_recorded(other.tags))
+            tracking.close_lost(other, over.reason, failed=failed)
+            run.note(f"The run {other.name} was closed: {over.reason}")
+    return found
+
+
+class _Over(NamedTuple):
+    """That a run is over though MLflow says that it goes on."""
+
+    reason: str
+    word: str = ""  # Kubeflow's, if it knows the run
+
+
+def _over(other: Open, run: tracking.StepRun) -> _Over | None:
+    """Why another run is over; None if it goes on."""
+    tags, key = other.tags, other.tags.get(tracking.RUN_KEY, "")
+    said, _, process = tags.get(tracking.ALIVE, "").partition(" ")
+    silent = time.time() - (float(said) if said else other.begun)
+    where = kubeflow_runs.mine(run.run_key)
+    if where and tags.get(CLUSTER) == where and (known := kubeflow_runs.state(key, run.run_key)):
+        over = known.ended and (known.word or silent > FRESH_SECONDS)
+        return _Over(f"It {known.reason}.", known.word) if over else None
+    if "lives" in (driver := run_folder.driver(key), run_folder.fate(process)):
+        return None
+    if driver == "gone":
+        return _Over("Its process ended without closing it.")
+    hours = run.settings.lost_after_hours
+    return _Over(f"It showed no sign of life for {hours:g} hours.") if silent > 3600 * hours else None
+
+
+def _sentence(holder: Open) -> str:
+    since = datetime.fromtimestamp(holder.begun, UTC)
+    return f"The run {holder.name} is in progress since {since:%Y-%m-%d %H:%M} UTC."

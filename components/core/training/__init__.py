@@ -1,0 +1,1 @@
+"""Data, phases, loop, studies, checkpoints."""

@@ -1,0 +1,108 @@
+"""When training has to stop, with the best so far: a budget from the run's start, and one for each step.
+
+Evaluation and registration keep a part of the run's budget, so the rest is the time to train. The search stops at 70 %
+of it and the head phase at 85 %; a step that ends early leaves its time to the next one.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from components.core.settings import Settings
+
+if TYPE_CHECKING:
+    from components.core.tracking.runs import StepRun
+
+SHARES = {"search": 0.7, "train_head": 0.85, "fine_tune": 1.0}  # of the time to train, by whose end a step stops
+RESERVE = 0.15  # of the budget, that evaluation and registration have at least
+MOST_RESERVED = 0.5  # however long they took the last time
+SPARE = 1.2  # their time of the last run, and some more: data grow
+GRACE = 300.0  # seconds beyond a limit after which one machine takes a step for hung
+CUT = "thawline.cut."  # tag of the pipeline's run, with the step that stopped early behind it
+
+
+@dataclass
+class Deadline:
+    """A moment in seconds since the epoch, and what a user calls it."""
+
+    at: float = math.inf
+    name: str = ""
+    hit: bool = False  # whether anything was told to stop
+
+    def reached(self, ahead: float = 0.0) -> bool:
+        """Whether it has come, or will have in `ahead` seconds; from then on it stays so."""
+        self.hit = self.hit or time.time() + ahead >= self.at
+        return self.hit
+
+
+def of(run: "StepRun") -> Deadline:
+    """When this step has to stop training: by the run's budget or by its own, whichever comes first."""
+    settings, found = run.settings, [Deadline()]
+    if settings.max_minutes:
+        begin, end = time_to_train(run)
+        at = begin + SHARES[run.name] * (end - begin)
+        found.append(Deadline(at, f"its share of --max-minutes {settings.max_minutes:g}"))
+    if settings.step_max_minutes:
+        own = time.time() + 60 * settings.step_max_minutes
+        found.append(Deadline(own, f"--step-max-minutes {settings.step_max_minutes:g}"))
+    return min(found, key=lambda deadline: deadline.at)
+
+
+def time_to_train(run: "StepRun") -> tuple[float, float]:
+    """The run's start, and when all training has to have ended: never without a budget."""
+    from components.core.tracking import runs as tracking  # mlflow costs seconds, and the command line asks `overdue`
+
+    begin, budget = tracking.started(run.pipeline_id), 60 * run.settings.max_minutes
+    return begin, begin + budget - _reserve(run.settings.model, budget) if budget else math.inf
+
+
+def _reserve(model: str, budget: float) -> float:
+    """Seconds for what follows training: as long as it took in the last successful run, within bounds."""
+    from components.core.tracking import runs as tracking
+
+    last = SPARE * tracking.seconds_from("evaluate", model)
+    return min(max(RESERVE * budget, last), MOST_RESERVED * budget)
+
+
+def cut(run: "StepRun", what: str, deadline: Deadline) -> None:
+    """Record that a step stopped early, as a note and as a tag of the pipeline's run.
+
+    Args:
+        run: The step.
+        what: What ended where, as `The search stopped after 3 of 20 trials`.
+        deadline: The one that was reached.
+    """
+    sentence = f"{what}: {deadline.name} was over."
+    run.note(sentence)
+    run.tags({f"{CUT}{run.name}": sentence}, pipeline=True)
+
+
+def cuts(tags: Mapping[str, str]) -> str:
+    """What stopped early in a pipeline's run, by its tags, in sentences; empty where all was done."""
+    return " ".join(tags[f"{CUT}{step}"] for step in SHARES if f"{CUT}{step}" in tags)
+
+
+def patience(limit: float) -> float:
+    """Seconds after which a limit of so many seconds was not kept, so that what runs hangs."""
+    return limit + max(GRACE, limit / 4)
+
+
+def overdue(settings: Settings, seconds: float, running: Mapping[str, float]) -> str:
+    """Why a run on this machine has to be ended by force; empty while it has time.
+
+    Args:
+        settings: Of the run.
+        seconds: Since its start.
+        running: Seconds since the start of each step that runs.
+    """
+    limit = 60 * settings.max_minutes
+    if limit and seconds > patience(limit):
+        return f"The run did not end within --max-minutes {settings.max_minutes:g} and some grace, so it was stopped."
+    limit = 60 * settings.step_max_minutes
+    for step, spent in running.items():
+        if limit and spent > patience(limit):
+            option = f"--step-max-minutes {settings.step_max_minutes:g}"
+            return f"The step {step} did not end within {option} and some grace, so the run was stopped."
+    return ""

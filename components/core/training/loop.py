@@ -1,0 +1,246 @@
+"""The training loop: one for every phase and every problem."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._pytree import tree_map_only
+
+from components.core.compute import distributed
+from components.core.compute.allocator import keep_freed_memory
+from components.core.compute.depthwise import fast_convolutions
+from components.core.errors import InputError, UnavailableError
+from components.core.networks.network import Network, Pytree, set_training
+
+# epoch -> batches at the thaw line, each as this process's share of its rows, and the targets of all rows
+Batches = Callable[[int], Iterator[tuple[Pytree, Tensor]]]
+EVALUATION_BATCH = 64
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the GPU where there is one.
+
+    Raises:
+        InputError: There is no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"There is no device {name!r}.", "Use auto, cpu, cuda or cuda:N.") from None
+    if name == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # of several processes one has each
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnavailableError(f"This machine has no device {name!r}.", "Use --device auto, or cpu.")
+    return device
+
+
+def place(network: Network, device: str) -> Network:
+    """Move a network to its device, channels last: the layout that convolutions are fastest in."""
+    keep_freed_memory()
+    network.to(pick_device(device)).to(memory_format=torch.channels_last)
+    return network
+
+
+def to_device(batch: Pytree, device: torch.device) -> Pytree:
+    """Move a batch; pictures go channels last, the layout that convolutions are fastest in."""
+
+    def move(tensor: Tensor) -> Tensor:
+        layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format  # noqa: PLR2004 - [B,C,H,W]
+        if device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()  # only from there the copy goes on while the GPU computes
+        return tensor.to(device, non_blocking=True, memory_format=layout)
+
+    return tree_map_only(Tensor, move, batch)
+
+
+def rows_of(batch: Pytree, rows: slice | Tensor) -> Pytree:
+    """Some rows of every tensor."""
+    return tree_map_only(Tensor, lambda tensor: tensor[rows], batch)
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Half precision on a GPU only: a CPU without bf16 units is 10 to 40 times slower with it."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.autocast("cuda", half_precision())
+
+
+def half_precision() -> torch.dtype:
+    """The GPU's half precision: bfloat16 where it has units for it; emulated it would be slower than float32."""
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def computed_in(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The type that frozen stages of that type compute in: on a GPU its half precision, which differs by its kind."""
+    return half_precision() if device.type == "cuda" else dtype
+
+
+def make_optimizer(
+    network: Network, line: int, name: str, learning_rate: float, layer_decay: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Optimizer over the head and the thawed stages, with lower rates for deeper stages.
+
+    The head trains at `learning_rate`, the d-th stage below it at `learning_rate * layer_decay**d`
+    (discriminative fine-tuning, Howard & Ruder 2018). Norms and biases, the one-dimensional parameters,
+    get no weight decay.
+    """
+    modules = [network.head, *reversed(network.stages[line:])]
+    groups: list[dict[str, Any]] = []
+    for depth, module in enumerate(modules):
+        rate = learning_rate * layer_decay**depth
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        groups += [
+            {"params": [p for p in parameters if p.dim() > 1], "lr": rate, "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "lr": rate, "weight_decay": 0.0},
+        ]
+    groups = [group for group in groups if group["params"]]
+    # on a CPU one pass over each tensor takes a third to half of the time; a GPU keeps torch's own choice
+    fused = True if next(network.parameters()).device.type == "cpu" else None
+    if name == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=fused)
+    return (torch.optim.Adam if name == "adam" else torch.optim.AdamW)(groups, fused=fused)
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> LambdaLR:
+    """Linear warm-up over a share of the steps, then a half cosine to zero (Loshchilov & Hutter 2017)."""
+    rising = int(steps * warmup)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+    return LambdaLR(optimizer, factor)
+
+
+class Rows(Protocol):
+    """Activations of a split, a batch at a time: kept, or computed each time they are asked for."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, rows: slice | Tensor) -> Pytree:
+        """These rows of every tensor, [B, ...]."""
+
+
+@torch.no_grad()
+def outputs_of(network: Network, line: int, inputs: Rows, device: torch.device) -> Pytree:
+    """Outputs [N, ...] for all examples, given as activations at the line; several processes divide them."""
+    network.eval()
+    parts, own = [], distributed.share(len(inputs))
+    for start in range(own.start, own.stop, EVALUATION_BATCH):
+        batch = inputs[start : min(start + EVALUATION_BATCH, own.stop)]
+        with mixed_precision(device):
+            parts.append(tree_map_only(Tensor, Tensor.float, network.above(to_device(batch, device), line)))
+    return distributed.whole(torch.cat(parts), len(inputs)).cpu()
+
+
+def fit(
+    network: Network,
+    line: int,
+    batches: Batches,
+    validation: tuple[Rows, Tensor],
+    loss: Callable[[Pytree, Tensor], Tensor],
+    validate: Callable[[Pytree, Tensor], dict[str, float]],
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
+    *,
+    epochs: int,
+    patience: int,
+    clip_norm: float,
+    report: Callable[[dict[str, float]], None],
+    stop: Callable[[float], bool] = lambda _seconds: False,
+) -> list[dict[str, float]]:
+    """Train what lies above the line, stop early, and leave the best epoch's weights in the network.
+
+    Args:
+        network: On its device already; only parameters that require gradients change.
+        line: Stages below the thaw line; batches and validation hold the activations there.
+        batches: Gives an epoch's batches.
+        validation: Activations of the validation split and their targets.
+        loss: Of outputs and targets, a scalar mean.
+        validate: Figures of the whole validation split; `loss` decides which epoch is best.
+        optimizer: Over the trainable parameters.
+        schedule: Stepped after every batch.
+        epochs: Most epochs to run.
+        patience: Epochs without a better validation loss before stopping.
+        clip_norm: Largest gradient norm; 0 switches clipping off.
+        report: Called with every epoch's figures; what it raises ends the training.
+        stop: Asked before each further epoch, with the seconds of the one before, whether to stop with the best so far.
+
+    Returns:
+        Figures of every epoch: `epoch`, `train_loss`, `loss`, what `validate` gives, `learning_rate`,
+        `seconds` and `best` (1.0 on the epoch whose weights were kept). An epoch that diverged ends the training
+        and is not among them, so none is left of a training that diverged at once.
+    """
+    device = next(network.parameters()).device
+    trained = nn.ModuleList([*network.stages[line:], network.head])
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and half_precision() == torch.float16)
+    forward = distributed.parallel(network, line)
+    history: list[dict[str, float]] = []
+    best, best_epoch, kept = math.inf, 0, _copy(trained)
+    for epoch in range(epochs):
+        begin, rate = time.monotonic(), float(schedule.get_last_lr()[0])
+        train_loss = _train_epoch(network, line, forward, batches(epoch), loss, optimizer, schedule, scaler, clip_norm)
+        figures = validate(outputs_of(network, line, validation[0], device), validation[1])
+        figures = distributed.agreed({"train_loss": train_loss, **figures}, device)
+        if figures["loss"] < best:
+            best, best_epoch, kept = figures["loss"], epoch, _copy(trained)
+        if not (math.isfinite(figures["train_loss"]) and math.isfinite(figures["loss"])):
+            break  # diverged: no later epoch can be better
+        seconds = time.monotonic() - begin
+        history.append({"epoch": epoch, **figures, "learning_rate": rate, "seconds": seconds})
+        report(history[-1])
+        if epoch - best_epoch >= patience or epoch + 1 == epochs:
+            break
+        # the first process's clock decides for all
+        if distributed.agreed({"stop": float(stop(history[-1]["seconds"]))}, device)["stop"]:
+            break
+    trained.load_state_dict(kept)
+    return [{**figures, "best": float(figures["epoch"] == best_epoch)} for figures in history]
+
+
+def _train_epoch(
+    network: Network,
+    line: int,
+    forward: Callable[[Pytree], Pytree],
+    batches: Iterator[tuple[Pytree, Tensor]],
+    loss: Callable[[Pytree, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
+    scaler: torch.amp.GradScaler,
+    clip_norm: float,
+) -> float:
+    device = next(network.parameters()).device
+    set_training(network, line)
+    kernels = fast_convolutions([*network.stages[line:], network.head])
+    total = torch.zeros((), device=device)
+    count = 0
+    for inputs, targets in batches:
+        with mixed_precision(device), kernels:
+            with distributed.whole_batch(len(targets)):
+                outputs = forward(to_device(inputs, device))
+            batch_loss = loss(distributed.whole(outputs, len(targets)), to_device(targets, device))
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(batch_loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if clip_norm:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        total += batch_loss.detach() * len(targets)  # stays on the device: .item() here would wait for the GPU
+        count += len(targets)
+    return float(total) / max(1, count)
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

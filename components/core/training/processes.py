@@ -1,0 +1,228 @@
+"""Training in several processes on this machine: started, listened to, and ended together."""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from datetime import timedelta
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from components.core.activations.passes import Progress
+from components.core.compute import distributed
+from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError
+from components.core.networks.network import Network
+from components.core.settings import Hyperparameters, Settings
+from components.core.training.checkpoints import load_checkpoint, save_checkpoint
+from components.core.training.loop import pick_device, place
+from components.core.training.phase import Data, Say, open_data, seed_everything, train_phase
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+TRAINED = "trained.safetensors"
+KINDS = {"input": InputError, "unavailable": UnavailableError, "silent": NoAnswerError, "failure": StepError}
+CASCADE = 2.0  # seconds in which a process that failed, or whose peer did, ends
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
+
+History = list[dict[str, float]]
+
+
+def train(
+    network: Network,
+    data: Data,
+    hyperparameters: Hyperparameters,
+    *,
+    thaw: int,
+    report: Callable[[dict[str, float]], None] = lambda _figures: None,
+    say: Say = lambda _text: None,
+    progress: Progress = lambda _done, _total, _text: None,
+    stop: Callable[[float], bool] = lambda _seconds: False,
+) -> History:
+    """`train_phase` in as many processes as the settings ask for, or as one of those that torchrun started.
+
+    It has to be called from the main thread: the processes it starts end with the thread that started them.
+
+    Raises:
+        InputError: There are fewer GPUs than processes.
+        StepError: A process failed or was killed; the others have ended too.
+    """
+    settings = data.settings
+    phase = partial(train_phase, thaw=thaw, report=report, say=say, progress=progress, stop=stop)
+    if distributed.launched():
+        with distributed.joined(next(network.parameters()).device):
+            return phase(network, data, hyperparameters)
+    count = processes(settings)
+    if count == 1:
+        return phase(network, data, hyperparameters)
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), network, settings, hyperparameters, data.examples.classes, {})
+        given = (settings.to_json(), hyperparameters.model_dump_json(), thaw, torch.get_rng_state().numpy().tobytes())
+        history: History = []
+        receive: dict[str, Callable[..., object]] = {"epoch": report, "note": say, "progress": progress}
+        receive["history"] = history.extend
+        job = (distributed.STUCK, folder, str(data.examples.folder), *given)
+        with contextlib.closing(_run(count, job, stop)) as messages:  # whatever `report` raises, the processes end
+            for kind, *content in messages:
+                receive[kind](*content)
+        network.load_state_dict(load_file(Path(folder) / TRAINED))
+    return history
+
+
+def processes(settings: Settings) -> int:
+    """How many processes train.
+
+    Raises:
+        InputError: There are fewer GPUs than that, or one of them was named.
+    """
+    on_gpu = pick_device(settings.device).type == "cuda"
+    gpus = torch.cuda.device_count() if on_gpu else 0
+    count = settings.processes or max(1, gpus)
+    if count > 1 and ":" in settings.device:
+        mend = "Use --device cuda, or --processes 1."
+        raise InputError(f"--device {settings.device} is one GPU, and {count} processes need one each.", mend)
+    if on_gpu and count > gpus:
+        mend = f"Use --processes {gpus}, or --device cpu."
+        raise UnavailableError(f"This machine has {gpus} GPUs, and {count} processes need one each.", mend)
+    return count
+
+
+def _run(count: int, job: tuple[Any, ...], stop: Callable[[float], bool]) -> Generator[tuple[Any, ...]]:
+    """Messages of the processes until all have ended; whatever happens here, none of them is left."""
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
+    pipes = [context.Pipe() for _ in range(count)]
+    workers: list[SpawnProcess] = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for rank, (_, theirs) in enumerate(pipes):
+                address = f"file://{folder}/meeting"
+                worker = context.Process(target=_work, args=(rank, count, address, theirs, *job), daemon=True)
+                worker.start()
+                workers.append(worker)
+                theirs.close()  # so that our end sees the end of its process
+            yield from _messages(workers, [ours for ours, _ in pipes], stop)
+        finally:
+            for worker in workers:
+                worker.kill()  # they write nothing that half of could be seen
+            for worker in workers:
+                worker.join()
+
+
+def _messages(
+    workers: Sequence[BaseProcess], readers: list[Connection], stop: Callable[[float], bool]
+) -> Iterator[tuple[Any, ...]]:
+    """What the processes tell; whether to stop is answered here, where the step's deadline is kept."""
+    failures: list[tuple[float, str, str, str]] = []
+    while readers and not failures and not any(worker.exitcode for worker in workers):
+        ready = wait(readers)
+        for reader in [reader for reader in readers if reader in ready]:
+            try:
+                kind, *content = reader.recv()
+            except (EOFError, OSError):
+                readers.remove(reader)
+                continue
+            if kind == "failure":
+                failures.append(tuple(content))
+            elif kind == "stop":
+                with contextlib.suppress(OSError):  # it has ended; its exit status says how
+                    reader.send(stop(*content))
+            else:
+                yield kind, *content
+    wait([worker.sentinel for worker in workers], CASCADE)
+    time.sleep(CASCADE / 10)  # one that a signal ended may have left its peers before it has left the system
+    for rank, worker in enumerate(workers):
+        if worker.exitcode is not None and worker.exitcode < 0:
+            name = signal.Signals(-worker.exitcode).name
+            sentence = f"Training process {rank} of {len(workers)} was ended by {name}."
+            raise StepError(sentence, "Look for a lack of memory, and run again; --processes 1 needs the least.")
+    if failures:
+        _, kind, sentence, mend = min(failures)  # the first one; those of its peers follow from it
+        raise KINDS[kind](sentence, mend)
+    if any(worker.exitcode for worker in workers):
+        raise StepError("A training process ended without a word.", "See the step's log, and run again.")
+
+
+def _work(
+    rank: int,
+    count: int,
+    address: str,
+    step: Connection,
+    stuck: timedelta,
+    folder: str,
+    dataset: str,
+    settings_json: str,
+    hyperparameters_json: str,
+    thaw: int,
+    random_state: bytes,
+) -> None:
+    """One process of the training; number 0 tells what happens and writes the weights."""
+    _end_with_parent()
+    torch.set_num_threads(max(1, min(len(os.sched_getaffinity(0)) // count, torch.get_num_threads())))
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ |= {name: str(value) for name, value in own.items()}
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: nobody else can connect
+    settings = Settings.from_json(settings_json)
+
+    def tell(kind: str, *content: object) -> None:
+        if rank == 0:
+            step.send((kind, *content))
+
+    def stop(seconds: float) -> bool:
+        tell("stop", seconds)
+        return rank == 0 and bool(step.recv())  # what the first process is told holds for all
+
+    try:
+        network, _ = load_checkpoint(Path(folder))
+        place(network, settings.device)
+        seed_everything(settings)
+        torch.set_rng_state(torch.frombuffer(bytearray(random_state), dtype=torch.uint8))  # draws as one process would
+        with distributed.joined(pick_device(settings.device), address, stuck):
+            history = train_phase(
+                network,
+                open_data(Path(dataset), settings),
+                Hyperparameters.model_validate_json(hyperparameters_json),
+                thaw=thaw,
+                report=partial(tell, "epoch"),
+                say=partial(tell, "note"),
+                progress=partial(tell, "progress"),
+                stop=stop,
+            )
+            if rank == 0:
+                state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+                save_file(state, Path(folder) / TRAINED)
+            tell("history", history)
+    except Exception as error:
+        step.send(("failure", time.monotonic(), *_told(error)))
+        if isinstance(error, ExpectedError):
+            raise SystemExit(1) from None  # all is said
+        raise
+
+
+def _told(error: Exception) -> tuple[str, str, str]:
+    if isinstance(error, ExpectedError):
+        kinds = (name for name in ("silent", "unavailable") if isinstance(error, KINDS[name]))
+        return next(kinds, error.kind), error.sentence, error.mend
+    reason = traceback.format_exception_only(error)[-1].strip()
+    return "failure", f"A training process failed: {reason}.", "See the step's log, and run again."
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when the step ends, however it ends."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # while this process started
+        raise SystemExit(1)

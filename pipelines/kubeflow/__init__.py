@@ -1,0 +1,1 @@
+"""The DAG on Kubeflow: its pods, its runs and its schedules."""

@@ -1,0 +1,74 @@
+"""How a run on Kubeflow ended: Kubeflow's word, and the result that its steps wrote into MLflow."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from components.core import run_folder
+from components.core.errors import InputError
+from components.core.tracking import endings
+from pipelines.kubeflow.client import TERMINATED, word_of
+
+SAID = {TERMINATED: "The run was terminated on Kubeflow."}
+
+
+def result_of(model: str, run_key: str, run: Any) -> tuple[dict[str, Any], str]:  # noqa: ANN401 - kfp_server_api's run
+    """The run's result, as `thawline run` gives it, with its page in MLflow; and the kind of its error.
+
+    It is read from MLflow where MLFLOW_TRACKING_URI says here where that is, and it answers; otherwise only Kubeflow's
+    word is known, and the run and the page that Kubeflow's plugin for MLflow names.
+    """
+    word, plugin = word_of(run), _plugin(run)
+    failed = endings.failed(str(run.state), recorded=True)
+    status = word.lower() if word in SAID else "failed" if failed else "succeeded"
+    reason = SAID.get(word, f"Kubeflow says that the run ended as {word.lower()}.")
+    page = plugin.get("run_url", "")
+    known = {**run_folder.NOTHING, "status": status, "model": model, "reason": reason, "mlflow": page}
+    known["mlflow_run_id"] = plugin.get("root_run_id", "")
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return known, "failure"
+    from components.core.tracking import runs as tracking
+
+    try:
+        with tracking.explained(), _experiment(plugin.get("experiment_id", "")):
+            result, kind = _recorded(model, run_key, str(run.state), reason if word == TERMINATED else "")
+            said = {"status": status, "reason": reason} if word in SAID else {}
+            found = tracking.page(result["mlflow_run_id"]) if result["mlflow_run_id"] else ""
+            return {**result, **said, "mlflow": found or page}, kind
+    except InputError as error:  # the run has ended, whatever has become of the server meanwhile
+        return {**known, "reason": f"{reason} {error}"}, "failure"
+
+
+def _plugin(run: Any) -> dict[str, str]:  # noqa: ANN401 - as above
+    """What Kubeflow's plugin for MLflow says of the run that it made there; empty without the plugin."""
+    output = (run.plugins_output or {}).get("mlflow")
+    return {name: str(entry.value or "") for name, entry in ((output and output.entries) or {}).items()}
+
+
+@contextmanager
+def _experiment(identity: str) -> Iterator[None]:
+    """Read where the plugin let the steps write, whatever experiment this shell is in; nothing changes without it."""
+    name = "MLFLOW_EXPERIMENT_ID"
+    before = os.environ.get(name)
+    if identity:
+        os.environ[name] = identity
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _recorded(model: str, run_key: str, state: str, terminated: str) -> tuple[dict[str, Any], str]:
+    from components import finish
+    from components.core.tracking import runs as tracking
+
+    for run in tracking.open_pipeline_runs(model) if terminated else []:  # no exit handler has closed it
+        if run.tags[tracking.RUN_KEY] == run_key and tracking.ADOPTED not in run.tags:
+            tracking.close_lost(run, terminated)
+    result = finish.result_of(model, run_key, state)
+    steps = finish.unmended(list(reversed(tracking.find_runs(model, run_key, "step"))))
+    of_input = any(step.data.tags.get(tracking.ERROR, "").startswith("input: ") for step in steps)
+    return result, "input" if of_input else "failure"

@@ -1,0 +1,54 @@
+"""What kept activations save, as a number."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.core.activations import caching_plan, passes
+from components.core.activations.caching_plan import Policy, rows_at
+from components.core.activations.rows import Counted, Reuse
+from tests.components.core.activations.test_caching_plan import COUNT, KEYS, Wanted, encode, network
+
+
+def test_every_reading_saves_what_the_row_would_have_cost() -> None:
+    """Rows asked for by slice or by position count each time that they are read, less the time that reading takes."""
+    reuse = Reuse()
+    rows = Counted(torch.zeros(10, 2), 2.0, reuse)
+    assert rows[2:5].shape == (3, 2)
+    assert rows[torch.tensor([1, 1])].shape == (2, 2)
+    assert len(rows[8:20]) == 2
+    assert reuse.seconds == pytest.approx(7 * 2.0, abs=0.1)
+
+
+def test_what_is_computed_once_is_read_often(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first use pays for computing, later ones only gain; a row's seconds are measured once for each space."""
+    measured: list[int] = []
+    real = caching_plan._row_seconds
+
+    def counted(*arguments: object) -> float:
+        measured.append(1)
+        real(*arguments)  # type: ignore[arg-type]  # passed on
+        return 0.5
+
+    monkeypatch.setattr(caching_plan, "_row_seconds", counted)
+    policy, wanted = Policy("keep", "float32", 1e9), Wanted(KEYS, encode)
+    for gain in (None, COUNT * 0.5):
+        reuse = Reuse()
+        rows = rows_at(network(), {3: 2.0}, wanted, policy, lambda _: None, lambda *_: None, reuse)[3]
+        assert reuse.seconds < 0
+        before = reuse.seconds
+        assert rows[:].shape == (COUNT, 36)
+        assert reuse.seconds - before == pytest.approx(COUNT * 0.5, abs=0.5)
+        assert gain is None or reuse.seconds > 0.9 * gain
+    space = passes.spaces(network(), "float32")[3]
+    assert passes.row_seconds(space) > 0
+    assert passes.row_seconds(space / "none") == 0.0
+
+
+def test_seconds_of_a_row_are_kept_with_its_space(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process takes what the first one measured."""
+    policy, wanted = Policy("keep", "float32", 1e9), Wanted(KEYS, encode)
+    rows_at(network(), {3: 2.0}, wanted, policy, lambda _: None, lambda *_: None, Reuse())
+    monkeypatch.setattr(passes, "describe", lambda *_: pytest.fail("measured again"))
+    rows_at(network(), {3: 2.0}, wanted, policy, lambda _: None, lambda *_: None, Reuse())

@@ -1,0 +1,284 @@
+"""Pictures: what is read, what is refused, and what the network sees."""
+
+import io
+import struct
+import zlib
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode, v2
+
+from components.core.inference import images
+from components.core.inference.images import Preprocessing, decode, encode, resized
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def preprocessing(**changes: Any) -> Preprocessing:
+    values: Any = {"size": 8, "resize": 10, "mode": "crop", "mean": [0.5] * 3, "std": [0.5] * 3}
+    return cast("Preprocessing", {**values, "interpolation": "bicubic", **changes})
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def close(picture: Image.Image, place: tuple[int, int], colour: tuple[int, int, int], tolerance: int = 0) -> bool:
+    found = picture.getpixel(place)
+    assert isinstance(found, tuple)
+    return all(abs(a - b) <= tolerance for a, b in zip(found, colour, strict=True))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("PNG", 0), ("BMP", 0), ("TIFF", 0), ("JPEG", 4), ("WEBP", 8), ("GIF", 0), ("MPO", 4)]
+)
+def test_decodes_every_supported_type_as_rgb(kind: str, tolerance: int) -> None:
+    """Every supported type becomes RGB with the colour that was saved."""
+    picture = decode(encoded(Image.new("RGB", (6, 4), RED), kind))
+    assert (picture.mode, picture.size) == ("RGB", (6, 4))
+    assert close(picture, (3, 2), RED, tolerance)
+
+
+@pytest.mark.parametrize(("mode", "value", "grey"), [("L", 77, 77), ("1", 1, 255), ("LA", (77, 255), 77)])
+def test_grey_becomes_rgb(mode: str, value: Any, grey: int) -> None:
+    """Grey, black and white, and grey with alpha become RGB of the same brightness."""
+    assert close(decode(encoded(Image.new(mode, (3, 3), value), "PNG")), (1, 1), (grey,) * 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_and_not_clipped(kind: str) -> None:
+    """A 16-bit grey ramp keeps its shape in 8 bits."""
+    ramp = np.array([[0, 257, 1000, 32896, 65535]], dtype=np.uint16)
+    picture = decode(encoded(Image.fromarray(ramp), kind))
+    assert np.asarray(picture)[0, :, 0].tolist() == [0, 1, 4, 128, 255]
+    assert picture.mode == "RGB"
+
+
+def test_sixteen_bit_transparent_grey_is_white() -> None:
+    """The grey value that a 16-bit PNG declares transparent becomes white."""
+    content = encoded(Image.fromarray(np.array([[500, 1000]], dtype=np.uint16)), "PNG")
+    header_end = 8 + 25
+    chunk = b"tRNS" + struct.pack(">H", 500)
+    chunk = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    picture = decode(content[:header_end] + chunk + content[header_end:])
+    assert close(picture, (0, 0), WHITE)
+    assert close(picture, (1, 0), (4, 4, 4))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_keeps_its_colour(kind: str) -> None:
+    """Magenta and yellow ink make red."""
+    picture = decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), kind))
+    assert close(picture, (4, 4), RED, 4)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_alpha_is_composited_on_white(kind: str) -> None:
+    """Transparent black is white, half transparent red is pink, opaque red stays."""
+    picture = Image.new("RGBA", (3, 1), (0, 0, 0, 0))
+    picture.putpixel((1, 0), (*RED, 128))
+    picture.putpixel((2, 0), (*RED, 255))
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    found = decode(encoded(picture, kind, **options))
+    assert close(found, (0, 0), WHITE)
+    assert close(found, (1, 0), (255, 127, 127), 1)
+    assert close(found, (2, 0), RED)
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 255])])
+def test_transparent_palette_entries_are_white(transparency: Any) -> None:
+    """A palette with a transparent entry, or with alpha for each, is composited on white."""
+    picture = Image.new("P", (2, 1), 0)
+    picture.putpalette([*BLUE, *GREEN])
+    picture.putpixel((1, 0), 1)
+    found = decode(encoded(picture, "PNG", transparency=transparency))
+    assert close(found, (0, 0), WHITE)
+    assert close(found, (1, 0), GREEN)
+
+
+def test_the_transparent_colour_of_rgb_is_white() -> None:
+    """An RGB picture whose one colour is declared transparent is composited on white."""
+    picture = Image.new("RGB", (2, 1), RED)
+    picture.putpixel((1, 0), BLUE)
+    found = decode(encoded(picture, "PNG", transparency=RED))
+    assert close(found, (0, 0), WHITE)
+    assert close(found, (1, 0), BLUE)
+
+
+def test_only_the_first_frame_counts() -> None:
+    """An animated GIF is its first frame."""
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, GREEN, BLUE)]
+    for kind in ("GIF", "WEBP"):
+        content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=10)
+        assert close(decode(content), (2, 2), RED, 8)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(kind: str, orientation: int) -> None:
+    """A picture stored in any of the eight orientations is decoded upright."""
+    upright = Image.new("RGB", (32, 16), WHITE)
+    upright.paste(Image.new("RGB", (8, 8), RED), (0, 0))
+    upright.paste(Image.new("RGB", (8, 8), BLUE), (24, 0))
+    forwards = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    turns = {2: 0, 3: 3, 4: 1, 7: Image.Transpose.TRANSVERSE, **forwards}
+    stored = upright.transpose(Image.Transpose(turns[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = decode(encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})))
+    assert picture.size == (32, 16)
+    assert close(picture, (4, 4), RED, 8)
+    assert close(picture, (28, 4), BLUE, 8)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # Pillow tells the user, who may want to know
+def test_damaged_exif_costs_only_the_orientation() -> None:
+    """A picture whose EXIF block is garbage is still decoded."""
+    content = encoded(Image.new("RGB", (8, 8), RED), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff garbage")
+    assert decode(content).size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "zero bytes"),
+        (b"just a text", "not a picture that can be read"),
+        (b"BMP of nothing", "not a picture that can be read"),
+        (b"\x89PNG\r\n\x1a\n", "not a picture that can be read"),
+        (b"%PDF-1.7 and so on", "type PDF is not supported"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00", "type HEIC is not supported"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "type SVG is not supported"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_reason(content: bytes, reason: str) -> None:
+    """Bytes that are no supported picture raise ValueError with a reason for people."""
+    with pytest.raises(ValueError, match=rf"^{reason}$"):
+        decode(content)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_truncated_picture_is_refused(kind: str) -> None:
+    """Half a picture is told to be truncated."""
+    content = encoded(noise(64, 64), kind)
+    with pytest.raises(ValueError, match=r"^truncated$"):
+        decode(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_no_cut_of_a_picture_raises_anything_but_value_error(kind: str) -> None:
+    """Wherever a file is cut, decoding gives a picture or ValueError."""
+    content = encoded(noise(16, 16), kind)
+    for end in range(0, len(content), 7):
+        try:
+            assert decode(content[:end]).size == (16, 16)
+        except ValueError:
+            continue
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_no_damage_of_a_picture_raises_anything_but_value_error(kind: str) -> None:
+    """Whatever bytes are overwritten, decoding gives a picture or ValueError."""
+    content, random = encoded(noise(16, 16), kind), np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in random.integers(0, len(content), 4):
+            damaged[place] = random.integers(256)
+        try:
+            decode(bytes(damaged))
+        except ValueError:
+            continue
+
+
+def png_header(width: int, height: int) -> bytes:
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = b"IDAT" + zlib.compress(b"")
+    parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, pixels)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("side", [10_000, 30_000])
+def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
+    """A picture above the limit is refused with its size before a pixel is decoded (here there is none)."""
+    with pytest.raises(ValueError, match=rf"^decompression bomb: {side} x {side} pixels$"):
+        decode(png_header(side, side))
+
+
+def test_the_limit_allows_large_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly the limit is allowed, a pixel more is not."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 64)
+    assert decode(encoded(Image.new("RGB", (8, 8)), "PNG")).size == (8, 8)
+    with pytest.raises(ValueError, match="bomb: 13 x 5"):
+        decode(encoded(Image.new("RGB", (13, 5)), "PNG"))
+
+
+def test_floats_and_wide_integers_are_refused() -> None:
+    """Pixels without a known range are not guessed at."""
+    for mode, reason in (("F", "type float"), ("I", "type 32-bit integer")):
+        with pytest.raises(ValueError, match=reason):
+            decode(encoded(Image.new(mode, (2, 2), 100_000), "TIFF"))
+
+
+@pytest.mark.parametrize("size", [(40, 25), (25, 40), (33, 33), (7, 5), (101, 11)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_crop_equals_torchvision(size: tuple[int, int], interpolation: str) -> None:
+    """Crop is torchvision's Resize and CenterCrop, within the rounding of one grey level."""
+    picture = noise(*size)
+    reference = v2.Compose([v2.Resize(10, InterpolationMode(interpolation)), v2.CenterCrop(8)])(picture)
+    found = resized(picture, preprocessing(interpolation=interpolation))
+    assert np.abs(np.asarray(found, dtype=int) - np.asarray(reference, dtype=int)).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, 1), (3, 200)])
+def test_any_shape_becomes_square(mode: str, size: tuple[int, int]) -> None:
+    """Lines and single pixels end at size x size in every mode."""
+    picture = resized(Image.new("RGB", size, RED), preprocessing(mode=mode))
+    assert (picture.mode, picture.size) == ("RGB", (8, 8))
+
+
+def test_pad_keeps_the_shape_on_white() -> None:
+    """Pad fits the whole picture inside and leaves a white border."""
+    picture = resized(Image.new("RGB", (40, 20), RED), preprocessing(mode="pad"))
+    rows = [close(picture, (4, y), RED) for y in range(8)]
+    assert rows == [False, False, True, True, True, True, False, False]
+    assert close(picture, (4, 0), WHITE)
+
+
+def test_squash_keeps_everything() -> None:
+    """Squash shows both ends of a wide picture, crop shows neither."""
+    picture = Image.new("RGB", (80, 10), WHITE)
+    picture.paste(Image.new("RGB", (20, 10), RED), (0, 0))
+    assert close(resized(picture, preprocessing(mode="squash")), (0, 4), RED)
+    assert close(resized(picture, preprocessing(mode="crop")), (0, 4), WHITE)
+
+
+def test_an_unknown_mode_is_an_error() -> None:
+    with pytest.raises(ValueError, match="stretch"):
+        resized(Image.new("RGB", (8, 8)), preprocessing(mode="stretch"))
+
+
+def test_encode_equals_torchvision_bit_for_bit() -> None:
+    """Scaling and normalisation give the bits of torchvision's ToTensor and Normalize, in order and contiguous."""
+    settings = preprocessing(size=16, resize=16, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    photos = [noise(16, 16), Image.new("RGB", (16, 16), RED), Image.new("RGB", (16, 16), BLUE)]
+    found = encode([encoded(photo, "PNG") for photo in photos], settings)
+    steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize(settings["mean"], settings["std"])])
+    expected = torch.stack([steps(photo) for photo in photos])
+    assert found.is_contiguous()
+    assert torch.equal(found, expected)
+
+
+def test_encode_names_a_bad_picture() -> None:
+    """One bad picture in a batch is an error, never a blank input."""
+    with pytest.raises(ValueError, match="zero bytes"):
+        encode([encoded(noise(8, 8), "PNG"), b""], preprocessing())

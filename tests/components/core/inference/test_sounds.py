@@ -1,0 +1,231 @@
+"""From sound files to a network's input: what is read, what is refused, and the front ends against others' own."""
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from components.core.inference import sounds
+from tests.sound_models import sound_file, tone
+
+KINDS: dict[str, dict[str, Any]] = {
+    "wav": {"kind": "WAV"},
+    "wav24": {"kind": "WAV", "subtype": "PCM_24"},
+    "flac": {"kind": "FLAC"},
+    "ogg": {"kind": "OGG"},
+    "opus": {"kind": "OGG", "subtype": "OPUS"},
+    "mp3": {"kind": "MP3"},
+}
+WHISPER = {"front": "mel", "sample_rate": 16_000, "samples": 16_000, "window": 400, "fft": 400, "hop": 160}
+WHISPER |= {"bands": 80, "scale": "slaney", "edges": "reflect", "log": "whisper"}
+SPEAKER = {**WHISPER, "bands": 40, "edges": "constant", "log": "none"}
+KALDI = {
+    **WHISPER,
+    "fft": 512,
+    "bands": 128,
+    "scale": "kaldi",
+    "edges": "none",
+    "log": "kaldi",
+    "mean": -4.0,
+    "std": 9.0,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_four_formats_are_read(kind: str) -> None:
+    """A sound says the same whatever it is kept in."""
+    wave = tone(440.0)
+    content = sound_file(wave, **KINDS[kind])
+    assert sounds.facts(content) == {"milliseconds": 1000, "sample_rate": 16_000, "channels": 1}
+    found = sounds.decode(content, 16_000)
+    assert found.dtype == np.float32
+    peak = np.abs(np.fft.rfft(found[:16_000])).argmax()  # a second: the number is hertz
+    assert abs(int(peak) - 440) <= 1
+
+
+def test_channels_are_averaged() -> None:
+    """What is louder on one side counts half."""
+    stereo = np.stack([tone(440.0), np.zeros(16_000, np.float32)], axis=1)
+    found = sounds.decode(sound_file(stereo, subtype="FLOAT"), 16_000)
+    np.testing.assert_allclose(found, tone(440.0) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
+def test_rates_are_changed(rate: int) -> None:
+    """A tone keeps its pitch and its length at another rate, and what the new rate can't hold is filtered out."""
+    found = sounds.decode(sound_file(tone(440.0, rate=rate), rate), 16_000)
+    assert abs(len(found) - 16_000) <= 1
+    assert abs(int(np.abs(np.fft.rfft(found, 16_000)).argmax()) - 440) <= 1
+    if rate == 44_100:
+        high = sounds.decode(sound_file(tone(12_000.0, rate=rate), rate), 16_000)
+        assert np.abs(high).max() < 0.1
+
+
+def test_only_what_is_needed_is_read() -> None:
+    """The beginning of a long sound is the beginning of what reading it whole gives."""
+    content = sound_file(tone(440.0, 5.0, 44_100), 44_100)
+    short = sounds.decode(content, 16_000, 1.0)
+    assert len(short) == 16_000
+    np.testing.assert_allclose(short, sounds.decode(content, 16_000)[:16_000], atol=1e-4)
+
+
+def flac_that_says(samples: int) -> bytes:
+    """A FLAC file of a second whose header says another length."""
+    content = bytearray(sound_file(tone(440.0), kind="FLAC"))
+    place = content.index(b"fLaC") + 8 + 13  # of the last 32 bits of the number of samples
+    content[place : place + 5] = bytes([content[place] & 0xF0]) + struct.pack(">I", samples)
+    return bytes(content)
+
+
+HOSTILE = {
+    "zero bytes": b"",
+    "not a sound that can be read": b"hello, this is no sound at all",
+    "type M4A or MP4 is not supported": b"\x00\x00\x00\x20ftypM4A " + bytes(64),
+    "type AIFF is not supported": b"FORM\x00\x00\x10\x00AIFF" + bytes(64),
+    "not WAV that can be read": b"RIFF\x04\x00\x00\x00WAVE",
+    "not MP3 that can be read": b"ID3" + bytes(64),
+    "silent": sound_file(np.zeros(16_000, np.float32)),
+    "shorter than 0.1 s": sound_file(tone(440.0, 0.05)),
+    "longer than 600 s": flac_that_says(2**31),
+    "no length in the header: written as a stream": flac_that_says(0),
+    "truncated or damaged": flac_that_says(32_000),
+    "sample rate: 100 Hz": sound_file(tone(10.0, 5.0, 100), 100),
+    "channels: 100 are too many": sound_file(np.repeat(tone(440.0)[:, None], 100, axis=1)),
+    "no numbers": sound_file(np.full(16_000, np.nan, np.float32), subtype="FLOAT"),
+}
+
+
+@pytest.mark.parametrize("reason", HOSTILE)
+def test_what_can_not_be_used_says_why(reason: str) -> None:
+    """Each fault has its own reason, and none ends in another error."""
+    with pytest.raises(ValueError, match=reason):
+        sounds.facts(HOSTILE[reason])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+def test_what_is_cut_off_is_told(kind: str, share: float) -> None:
+    """A file that ends too early is truncated, whatever its format."""
+    content = sound_file(tone(440.0, 2.0), **KINDS[kind])
+    with pytest.raises(ValueError, match="truncated"):
+        sounds.facts(content[: int(share * len(content))])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_files_never_crash(kind: str) -> None:
+    """Whatever the bytes, there are samples or a reason."""
+    generator = np.random.default_rng(0)
+    content = sound_file(tone(440.0), **KINDS[kind])
+    for round_ in range(60):
+        damaged = bytearray(content)
+        for place in generator.integers(0, len(damaged) if round_ % 2 else 200, 8):
+            damaged[place] = generator.integers(256)
+        try:
+            found = sounds.decode(bytes(damaged), 16_000, 1.0)
+        except ValueError:
+            continue
+        assert np.isfinite(found).all()
+        assert len(found) <= 16_000
+
+
+def test_a_bomb_is_found_before_it_is_unpacked() -> None:
+    """A small file that says hours of sound is refused by its header."""
+    content = sound_file(np.zeros(700 * 8_000, np.float32), 8_000, kind="FLAC")
+    assert len(content) < 100_000
+    with pytest.raises(ValueError, match="longer than 600 s: 700 s"):
+        sounds.facts(content)
+
+
+def test_at_a_high_rate_less_is_too_long() -> None:
+    """The limit of memory counts samples; the reason names the seconds that these are."""
+    content = sound_file(np.zeros(400 * 192_000, np.int16), 192_000, kind="FLAC")
+    with pytest.raises(ValueError, match="longer than 349 s: 400 s"):
+        sounds.facts(content)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_32", "DOUBLE", "ULAW"])
+def test_samples_of_any_kind_are_read(subtype: str) -> None:
+    """Eight bits, 32 bits, floats and telephony."""
+    assert np.abs(sounds.decode(sound_file(tone(440.0), subtype=subtype), 16_000) - tone(440.0)).max() < 0.02
+
+
+def test_rows_have_one_length() -> None:
+    """Long sounds lose their end, short ones are padded, and what is no padding is told."""
+    batch = sounds.encode(
+        [sound_file(tone(440.0, 0.5)), sound_file(tone(440.0, 2.0))],
+        {"front": "wave", "sample_rate": 16_000, "samples": 16_000},
+    )
+    assert batch["sound"].shape == (2, 16_000)
+    assert batch["length"].tolist() == [8_000, 16_000]
+    assert batch["sound"][0, 8_000:].abs().max() == 0.0
+
+
+def test_soft_sounds_are_raised() -> None:
+    """A sound below the loudness is raised to it, a louder one stays."""
+    preprocessing = {"front": "wave", "sample_rate": 16_000, "samples": 16_000, "loudness": -30.0}
+    soft, loud = sounds.encode_waves([tone(440.0) / 1000, tone(440.0)], preprocessing)["sound"]
+    assert 20 * float(soft.square().mean().sqrt().log10()) == pytest.approx(-30.0, abs=0.01)
+    np.testing.assert_array_equal(loud, tone(440.0))
+
+
+def test_samples_are_normalised_as_wav2vec2_does() -> None:
+    """Zero mean and unit variance over the sound without its padding, as transformers' extractor."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    waves = [tone(440.0, 0.5) + 0.1, tone(600.0, 1.0)]
+    expected = extractor(waves, sampling_rate=16_000, padding=True, return_tensors="pt")
+    found = sounds.encode_waves(waves, {"front": "wave", "sample_rate": 16_000, "samples": 16_000, "normalize": True})
+    torch.testing.assert_close(found["sound"], expected["input_values"], rtol=0, atol=1e-5)
+    assert found["length"].tolist() == expected["attention_mask"].sum(1).tolist()
+
+
+def test_bands_are_whispers() -> None:
+    """The log-mel front end gives what transformers' Whisper extractor gives."""
+    from transformers import WhisperFeatureExtractor
+
+    waves = [tone(440.0, 0.6), tone(3000.0, 1.0)]
+    extractor = WhisperFeatureExtractor(chunk_length=1)
+    expected = extractor(waves, sampling_rate=16_000, return_tensors="pt")["input_features"].transpose(1, 2)
+    found = sounds.encode_waves(waves, WHISPER)
+    torch.testing.assert_close(found["sound"], expected, rtol=0, atol=1e-4)
+    assert found["length"].tolist() == [60, 100]
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")  # 128 bands are more than the spectrum can tell apart
+def test_bands_are_kaldis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The filter-bank front end gives what transformers' AST extractor gives without torchaudio, padding and all."""
+    from transformers import ASTFeatureExtractor
+    from transformers.models.audio_spectrogram_transformer import (
+        feature_extraction_audio_spectrogram_transformer as ast,
+    )
+
+    monkeypatch.setattr(ast, "is_speech_available", lambda: False)
+    waves = [tone(440.0, 0.6), tone(3000.0, 1.015)]
+    extractor = ASTFeatureExtractor(max_length=100, mean=-4.0, std=4.5)
+    expected = extractor(waves, sampling_rate=16_000, return_tensors="pt")["input_values"]
+    found = sounds.encode_waves(waves, {**KALDI, "samples": 99 * 160 + 400})
+    torch.testing.assert_close(found["sound"], expected, rtol=0, atol=1e-3)
+
+
+def test_bands_are_librosas() -> None:
+    """The speaker encoder's bands are the power spectrogram that transformers writes after librosa's."""
+    from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+    filters = mel_filter_bank(201, 40, 0.0, 8000.0, 16_000, norm="slaney", mel_scale="slaney")
+    wave = tone(440.0)
+    expected = spectrogram(
+        wave, window_function(400, "hann"), 400, 160, power=2.0, pad_mode="constant", mel_filters=filters
+    )
+    found = sounds.encode_waves([wave], SPEAKER)["sound"][0]
+    np.testing.assert_allclose(found.numpy().T, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_mp3_without_a_header_is_read() -> None:
+    """Without the frame that holds its length, which the library then guesses, an MP3 file is not taken for cut off."""
+    content = sound_file(tone(440.0, 2.0, 44_100), 44_100, kind="MP3", bitrate_mode="CONSTANT")
+    bare = content.replace(b"Info", bytes(4)).replace(b"Xing", bytes(4))
+    assert bare != content
+    assert 0 < sounds.facts(bare)["milliseconds"] <= 2100

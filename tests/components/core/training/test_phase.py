@@ -1,0 +1,144 @@
+"""A phase of fine-tuning."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from components.core.data.lineage import Lineage
+from components.core.settings import Hyperparameters, Settings
+from components.core.training.phase import build_network, open_data, rows_at, rows_of_splits, train_phase
+from tests import toy
+from tests.conftest import TOY
+
+SETTINGS = Settings(**TOY)
+CHOSEN = Hyperparameters(head_learning_rate=0.05, thaw_learning_rate=0.02, thaw=1, thaw_epochs=3, dropout=0.0)
+
+
+def phase(dataset: Path, settings: Settings, thaw: int) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+    data = open_data(dataset, settings)
+    network = build_network(data, CHOSEN)
+    return network, train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: None)
+
+
+@pytest.mark.parametrize("thaw", [0, 1, 2, 3])
+def test_kept_activations_give_the_plain_loops_weights(thaw: int, home: Path, toy_dataset: Path) -> None:
+    """With the same seed and batches, training from the store and recomputing end in the same weights."""
+    kept, _ = phase(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"}), thaw)
+    plain, _ = phase(toy_dataset, SETTINGS.model_copy(update={"activations": "recompute"}), thaw)
+    for ours, theirs in zip(kept.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_one_pass_serves_both_phases(home: Path, toy_dataset: Path) -> None:
+    """The head phase keeps what the thawed phase needs, so no example passes below the line a second time."""
+    data = open_data(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"}))
+    network, computed = build_network(data, CHOSEN), list[str]()
+    for thaw in (0, CHOSEN.thaw):
+        computed.clear()
+        progress = lambda _done, _total, text: computed.append(text)  # noqa: E731 - what is computed
+        train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: None, progress=progress)
+        assert bool(computed) == (thaw == 0)
+
+
+def test_splits_share_a_plan_and_keep_their_own_rows(home: Path, toy_dataset: Path) -> None:
+    """Two splits are decided on in one sentence, and each has the rows that it has alone, by slice and by position."""
+    data, said = open_data(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"})), list[str]()
+    network = build_network(data, CHOSEN)
+    found = rows_of_splits(network, data, {2: 1.0}, {"validation": 0, "train": 0}, said.append)
+    assert len(said) == 1
+    assert f"{sum(len(data.rows[split]) for split in found):,} examples" in said[0]
+    for split, lines in found.items():
+        alone = rows_at(network, data, {2: 1.0}, split)[2]
+        assert len(lines[2]) == len(alone) == len(data.rows[split])
+        assert torch.equal(lines[2][3:9], alone[3:9])
+        assert torch.equal(lines[2][:], alone[:])
+        assert torch.equal(lines[2][torch.tensor([5, 0, 7])], alone[torch.tensor([5, 0, 7])])
+
+
+def test_rows_that_other_code_encoded_are_never_read(home: Path, toy_dataset: Path, tmp_path: Path) -> None:
+    """Another task on the same network, or the same one after its code was changed, has rows of its own."""
+    data = open_data(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"}))
+    network = build_network(data, CHOSEN)
+    before = rows_at(network, data, {2: 1.0}, "train")[2][:]
+    (tmp_path / "code.py").write_text("# encodes otherwise")
+    changed = {"serving_code": tmp_path / "code.py", "encode": lambda contents, facts: 2 * toy.encode(contents, facts)}
+    other = replace(data, task=SimpleNamespace(**vars(toy) | changed))
+    assert not torch.allclose(rows_at(network, other, {2: 1.0}, "train")[2][:], before)
+    assert torch.equal(rows_at(network, data, {2: 1.0}, "train")[2][:], before)
+
+
+def test_only_what_is_thawed_changes(home: Path, toy_dataset: Path) -> None:
+    """Frozen stages end as they began; the head and the thawed stage move."""
+    data = open_data(toy_dataset, SETTINGS)
+    network = build_network(data, CHOSEN)
+    before = [[p.clone() for p in m.parameters()] for m in (*network.stages, network.head)]
+    train_phase(network, data, CHOSEN, thaw=1, report=lambda _figures: None)
+    after = [list(m.parameters()) for m in (*network.stages, network.head)]
+    moved = [
+        any(not torch.equal(a, b) for a, b in zip(old, new, strict=True))
+        for old, new in zip(before, after, strict=True)
+    ]
+    assert moved == [False, False, True, True]
+
+
+def test_deterministic_runs_are_equal_bit_for_bit(home: Path, toy_dataset: Path) -> None:
+    """With --deterministic, same seed and CPU, two trainings end in the same weights."""
+    settings = SETTINGS.model_copy(update={"deterministic": True, "augment": "basic"})
+    try:
+        one, two = phase(toy_dataset, settings, 2)[0], phase(toy_dataset, settings, 2)[0]
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_seed_changes_training_and_not_splits(home: Path, toy_dataset: Path) -> None:
+    """Another seed gives another head from the same rows."""
+    other = SETTINGS.model_copy(update={"seed": 1})
+    assert open_data(toy_dataset, SETTINGS).rows == open_data(toy_dataset, other).rows
+    one, two = phase(toy_dataset, SETTINGS, 0)[0], phase(toy_dataset, other, 0)[0]
+    assert not torch.equal(one.head[1].weight, two.head[1].weight)
+
+
+def test_augmented_batches_differ_between_epochs(home: Path, toy_dataset: Path) -> None:
+    """With augmentation the head never sees the same batch twice, and nothing is read from the store."""
+    plain, _ = phase(toy_dataset, SETTINGS, 0)
+    augmented, _ = phase(toy_dataset, SETTINGS.model_copy(update={"augment": "basic"}), 0)
+    assert not torch.allclose(plain.head[1].weight, augmented.head[1].weight)
+
+
+def test_balanced_weights_reach_the_loss(home: Path, toy_dataset: Path) -> None:
+    """--class-weights balanced gives a weight per class; without it there is none."""
+    weighted = open_data(toy_dataset, SETTINGS.model_copy(update={"class_weights": "balanced"}))
+    assert weighted.class_weights is not None
+    assert len(weighted.class_weights) == 3
+    assert open_data(toy_dataset, SETTINGS).class_weights is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("thaw", [0, 2])
+def test_a_real_network_is_deterministic(thaw: int, home: Path, tmp_path: Path) -> None:
+    """With --deterministic, a convolutional network with BatchNorm ends in the same weights, bit for bit."""
+    from components.prepare_data import prepare
+    from tests.pictures import write_pictures
+
+    options = {"backbone": "torchvision/resnet18", "weights": "none", "image_size": 32, "head_epochs": 3}
+    settings = Settings(**options, deterministic=True, batch_size=8, augment="basic")
+    source = write_pictures(tmp_path / "pictures", per_class=12)
+    prepare(str(source), settings, tmp_path / "dataset", Lineage("0"), lambda _done, _total, _text: None)
+    try:
+        one, two = (phase(tmp_path / "dataset", settings, thaw)[0] for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+    states = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+
+
+def test_the_rate_falls_to_its_end(home: Path, toy_dataset: Path) -> None:
+    """A last batch of one, which is left out, does not count as a step of the schedule."""
+    count = len(open_data(toy_dataset, SETTINGS).rows["train"])
+    _, history = phase(toy_dataset, SETTINGS.model_copy(update={"batch_size": count - 1, "patience": 99}), 0)
+    assert len(history) == SETTINGS.head_epochs
+    assert history[-1]["learning_rate"] < 0.1 * CHOSEN.head_learning_rate

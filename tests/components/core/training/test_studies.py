@@ -1,0 +1,177 @@
+"""Studies on a real Postgres: one lock, one total, heartbeats, and one sentence for what goes wrong."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import psycopg
+import pytest
+
+from components.core.errors import InputError
+from components.core.settings import Settings
+from components.core.tracking import runs as tracking
+from components.core.training import studies
+from components.core.training.studies import DONE, open_study
+from components.search import search, study_name, work
+from components.select_trial import select_trial
+from tests.conftest import TOY
+
+if TYPE_CHECKING:
+    from tests.services import Postgres
+
+pytest_plugins = ["tests.services"]
+needs_server = pytest.mark.slow  # it needs seconds to start
+DIGESTS = ("d" * 64, "w" * 64)
+
+
+@pytest.fixture
+def storage(postgres: "Postgres", home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty database for studies."""
+    url = postgres.create("studies")
+    monkeypatch.setenv("THAWLINE_STUDY_STORAGE", url)
+    monkeypatch.setenv("THAWLINE_STUDY_HEARTBEAT", "1")
+    yield url
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+
+def trials_of(name: str) -> list[optuna.trial.FrozenTrial]:
+    return open_study(name).get_trials(deepcopy=False)
+
+
+def wait_until(condition: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+@needs_server
+def test_four_workers_and_a_killed_one(storage: str, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four processes one is killed in the middle of a trial: the total holds, its trial is run again."""
+    settings = Settings(**TOY | {"head_epochs": 40}, patience=40, trials=10, thaw_epochs=2)
+    name = study_name(settings, *DIGESTS)
+    studies.begin(open_study(name), settings.defaults().model_dump(include={"dropout", "weight_decay"}))
+    context = multiprocessing.get_context("spawn")
+    arguments = [(name, str(toy_dataset), settings.to_json(), 3, 1, f"step {i}") for i in range(4)]
+    workers = [context.Process(target=work, args=a, daemon=True) for a in arguments]
+    for worker in workers:
+        worker.start()
+
+    def under_way() -> list[optuna.trial.FrozenTrial]:
+        return [t for t in trials_of(name) if t.state.name == "RUNNING" and t.intermediate_values]
+
+    wait_until(under_way)
+    victim = under_way()[0]
+    number = int(victim.user_attrs["step"].removeprefix("step "))
+    os.kill(workers[number].pid or 0, signal.SIGKILL)
+    for worker in workers:
+        worker.join(180)
+    assert [worker.exitcode for worker in workers].count(0) == 3
+    trials = trials_of(name)
+    states = [t.state.name for t in trials]
+    assert sum(state in DONE for state in states) == 10
+    assert states.count("FAIL") == 1
+    assert trials[victim.number].state.name == "FAIL"
+    [again] = [t for t in trials if t.system_attrs.get("failed_trial") == victim.number]
+    assert (again.params, again.state.name in DONE) == (victim.params, True)
+    best = min((t for t in trials if t.state.name == "COMPLETE"), key=lambda t: t.value or 0)
+    assert open_study(name).best_trial.number == best.number
+    assert len({t.user_attrs["step"] for t in trials}) > 1
+
+
+@needs_server
+def test_steps_in_different_homes_share_a_study(
+    storage: str, toy_dataset: Path, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second step with an empty home sees what the first did: it runs what is left, logs its own, and chooses."""
+    from tests.conftest import copy_store
+
+    copy_store(store, tmp_path / "home")
+    for total, logged in ((2, 2), (4, 2)):
+        settings = Settings(**TOY, trials=total, search_workers=1)
+        name = search(settings.to_json(), f"run {total} {logged}", toy_dataset, *DIGESTS, 0)
+        assert sum(t.state.name in DONE for t in trials_of(name)) == total
+        assert len(tracking.find_runs("toy", f"run {total} {logged}", "trial")) == logged
+    assert not (tmp_path / "home/studies").exists()
+    chosen = select_trial(settings.to_json(), "run", [name, name], tmp_path / "trials.json")
+    best = open_study(name).best_trial
+    assert Settings(**TOY).defaults().model_validate_json(chosen).model_dump() == best.user_attrs["hyperparameters"]
+    assert "password" not in str(tracking.find_runs("toy", ""))
+    assert storage.partition("@")[0] not in str(tracking.find_runs("toy", ""))
+
+
+@needs_server
+def test_the_last_trial_is_waited_for(storage: str) -> None:
+    """While the last trial runs elsewhere a worker waits; it is over when that one is told, or taken when it dies."""
+    study = open_study("waiting")
+    first = studies.take(study, 1, 0)
+    assert isinstance(first, optuna.Trial)
+    assert studies.take(study, 1, 0) == "wait"
+    wait_until(lambda: studies.take(study, 1, 0) != "wait", 20)  # nobody lets its heart beat
+    again = study.get_trials()[-1]
+    assert (again.state.name, again.system_attrs["failed_trial"]) == ("RUNNING", first.number)
+    study.tell(again.number, 1.0)
+    assert studies.take(study, 1, 0) is None
+
+
+@needs_server
+def test_a_beating_trial_is_nobody_elses(storage: str) -> None:
+    """A trial longer than the grace is not taken for dead as long as its heart beats."""
+    study = open_study("beating")
+    trial = studies.take(study, 1, 0)
+    assert isinstance(trial, optuna.Trial)
+    with studies.beating(study, trial):
+        end = time.monotonic() + 5  # the grace is three seconds
+        while time.monotonic() < end:
+            assert studies.take(study, 1, 0) == "wait"
+            time.sleep(0.5)
+    study.tell(trial, 1.0)
+    assert [t.state.name for t in study.get_trials()] == ["COMPLETE"]
+
+
+@needs_server
+def test_a_death_before_the_first_heartbeat_is_noticed(storage: str) -> None:
+    """A trial whose worker died between asking and its first heartbeat is run again, though Optuna overlooks it."""
+    study = open_study("orphan")
+    with pytest.warns(UserWarning, match="Heartbeat of storage"):
+        orphan = study.ask()
+    again = studies.take(study, 1, 0)
+    assert isinstance(again, optuna.Trial)
+    states = {t.number: t.state.name for t in study.get_trials()}
+    assert states == {orphan.number: "FAIL", again.number: "RUNNING"}
+
+
+@needs_server
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda url: url.replace("postgres:", "postgres:wrong-and-private"), "password authentication failed"),
+        (lambda url: url.rpartition("/")[0] + "/nowhere", 'database "nowhere" does not exist'),
+        (lambda _url: "postgresql://me:wrong-and-private@127.0.0.1:9/x", "127.0.0.1:9/x: Connection refused"),
+        (lambda _url: "postgresql://me:wrong-and private@127.0.0.1/x", "no address of a Postgres"),
+        (lambda _url: "mysql://me:wrong-and-private@127.0.0.1/x", "no address of a Postgres"),
+    ],
+)
+def test_a_storage_that_can_not_be_used_is_one_sentence(
+    change: Any, sentence: str, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Login, database, network and address have a sentence each, and none repeats the password."""
+    monkeypatch.setenv("THAWLINE_STUDY_STORAGE", change(storage))
+    with pytest.raises(InputError, match=sentence) as error:
+        studies.check_storage()
+    assert "private" not in str(error.value)
+    with pytest.raises(InputError, match=sentence):
+        open_study("any")
+
+
+def test_a_heartbeat_is_a_number(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heartbeats are whole seconds."""
+    monkeypatch.setenv("THAWLINE_STUDY_HEARTBEAT", "often")
+    with pytest.raises(InputError, match="THAWLINE_STUDY_HEARTBEAT can't be 'often'"):
+        studies._interval()
