@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from components.core import run_folder
 from components.core.activations import store
+from components.core.contract import Target, Task, load_task
 from components.core.data import source_index as fingerprints
 from components.core.data import sources, splits
 from components.core.data.assignments import Checked, assign_examples, check_slices, write_label_changes
@@ -38,7 +39,6 @@ from components.core.run_folder import write_text
 from components.core.settings import Settings, canonical_json
 from components.core.task_options import parse_options
 from components.core.tracking import retries
-from components.tasks import Target, Task, load_task
 
 if TYPE_CHECKING:
     from components.core.tracking import runs as tracking

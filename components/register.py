@@ -5,12 +5,12 @@ import tempfile
 from pathlib import Path
 
 from components.core import revision
+from components.core.contract import load_task
 from components.core.inference import archives
 from components.core.registry import promotion, versions
 from components.core.tracking import provenance, retries, runs
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
-from components.tasks import load_task
 
 
 @retries.patient

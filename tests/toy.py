@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from components.core.contract import Target
 from components.core.errors import RejectedRecord
 from components.core.networks.network import Network
 from components.core.networks.weights import state_digest
@@ -15,7 +16,6 @@ from components.core.settings import Settings
 from components.core.targets import classification
 from components.core.targets.classification import measure, mixup, reference
 from components.core.task_options import NoOptions
-from components.tasks import Target
 
 __all__ = ["measure", "reference"]
 

@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from components.core.contract import Target
 from components.core.errors import RejectedRecord
 from components.core.evidence.intervals import bootstrap_sums, interval
 from components.core.settings import Settings
 from components.core.targets.evaluation import Evaluation
-from components.tasks import Target
 from tests import toy_numbers_answers
 from tests.toy import (
     Options,

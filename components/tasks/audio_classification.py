@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from components.core.contract import Target
 from components.core.data.examples import Examples
 from components.core.inference import sounds
 from components.core.inference.sounds import encode
@@ -32,7 +33,6 @@ from components.core.targets import options as targets
 from components.core.targets.classification import mixup, new_head
 from components.core.targets.options import TargetOptions
 from components.core.task_options import parse_options
-from components.tasks import Target
 
 __all__ = ["augments", "check", "encode", "near_duplicates"]
 

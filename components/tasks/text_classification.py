@@ -14,6 +14,7 @@ import pandas as pd
 from pydantic import Field
 from torch import Tensor
 
+from components.core.contract import Target
 from components.core.data.examples import Examples
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import texts
@@ -29,7 +30,6 @@ from components.core.targets import tfidf
 from components.core.targets.classification import mixup, new_head
 from components.core.targets.options import TargetOptions
 from components.core.task_options import parse_options
-from components.tasks import Target
 
 __all__ = ["augments", "encode"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.core.contract import Target, Task
 from components.core.data import splits
 from components.core.data.examples import Example, Location, Rejected
 from components.core.data.groups import Record, group_examples
@@ -14,7 +15,6 @@ from components.core.data.lineage import Lineage, Member
 from components.core.data.sources import Entry, printable
 from components.core.errors import InputError, RejectedRecord
 from components.core.settings import Settings, canonical_json
-from components.tasks import Target, Task
 
 TIME = "time"  # the metadata column that tasks which split by time read
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from components.core.contract import Target, Task
 from components.core.inference import archives
 from components.core.networks.network import Network
 from components.core.tracking import runs
-from components.tasks import Target, Task
 
 CODE = Path(__file__).parents[1] / "inference" / "served_model.py"
 SERVING = "artifacts/served/serving.json"  # in the served model's folder: classes, preprocessing, temperature

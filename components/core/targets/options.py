@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from components.core.contract import Target
 from components.core.data.examples import Examples
 from components.core.errors import InputError
 from components.core.settings import Settings
@@ -13,7 +14,6 @@ from components.core.targets import classification
 from components.core.targets.multilabel import Labels
 from components.core.targets.regression import Regression
 from components.core.task_options import parse_options
-from components.tasks import Target
 
 
 class TargetOptions(BaseModel):

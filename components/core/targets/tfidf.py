@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from components.core.contract import Target
 from components.core.data.examples import Examples
 from components.core.inference import texts
 from components.core.targets.linear_models import best_of, class_answers, rows_of
 from components.core.targets.regression import COVERED
-from components.tasks import Target
 
 MOST_WEIGHTS = 4_000_000  # of a fit, which takes 160 bytes for each: beyond it the rarest words go
 STRENGTHS = (1.0, 10.0, 100.0)  # of the fit, against its regularisation; the validation rows choose

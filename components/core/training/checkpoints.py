@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
+from components.core.contract import Target, load_task
 from components.core.data.examples import START, Examples
 from components.core.networks.network import Network
 from components.core.networks.weights import state_digest
 from components.core.settings import Hyperparameters, Settings
-from components.tasks import Target, load_task
 
 WEIGHTS, FACTS, TRAINING = "network.safetensors", "checkpoint.json", "training.parquet"
 

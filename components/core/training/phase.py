@@ -15,6 +15,7 @@ from components.core.activations.caching_plan import GIGABYTE, Policy
 from components.core.activations.passes import Progress, Wanted, row_key
 from components.core.activations.rows import Reuse
 from components.core.compute import distributed
+from components.core.contract import Target, Task, load_task
 from components.core.data.examples import START, Examples
 from components.core.networks.network import Network, Pytree, set_thawed
 from components.core.settings import Hyperparameters, Settings, digest
@@ -33,7 +34,6 @@ from components.core.training.loop import (
     warmup_cosine,
 )
 from components.core.training.warm_start import start_from
-from components.tasks import Target, Task, load_task
 
 Say = Callable[[str], None]
 

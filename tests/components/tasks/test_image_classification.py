@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from components.core.contract import load_task
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import images as pictures
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.targets import classification
-from components.tasks import image_classification, load_task
+from components.tasks import image_classification
 
 SMALL = Settings(backbone="torchvision/resnet18", weights="none", image_size=32)
 CLASSES = ["bird", "food", "money"]

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
+from components.core.contract import load_task
 from components.core.data.examples import Examples
 from components.core.evaluation.comparison import comparable, contest, contestant
 from components.core.registry.serving import agree
@@ -18,7 +19,6 @@ from components.core.targets import classification
 from components.core.tracking import runs
 from components.core.training.checkpoints import TrainingRows
 from components.core.training.phase import open_data
-from components.tasks import load_task
 from tests.plain import PlainRun
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from components.core.contract import Target
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.targets import classification
 from components.core.targets.multilabel import Labels
 from components.core.targets.options import chosen, measure
 from components.core.targets.regression import Regression
-from components.tasks import Target
 
 
 def settings(**options: str) -> Settings:

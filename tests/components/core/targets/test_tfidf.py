@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.core.contract import Target
 from components.core.targets import classification, linear_models, tfidf
 from components.core.targets.multilabel import Labels
 from components.core.targets.regression import Regression
-from components.tasks import Target
 
 TEXTS = ["good film", "bad film", "good dull tale", "bad dull tale"] * 12
 LABELS: dict[str, list[str]] = {
