@@ -97,9 +97,6 @@ TO_BE_SPLIT = {
     ("activations/rows.py", "training"),
     ("compute/engines.py", "training"),
     ("evaluation/champion_timeline.py", "reporting"),
-    ("networks/images.py", "tracking"),
-    ("networks/sounds.py", "tracking"),
-    ("networks/transformers_hub.py", "tracking"),
     ("targets/classification.py", "networks"),
     ("tracking/runs.py", "data"),
 }

@@ -13,7 +13,7 @@ from torch import nn
 from components.core.errors import InputError
 from components.core.networks.tracing import split
 from components.core.networks.weights import state_digest
-from components.core.tracking.provenance import is_model
+from components.core.weight_sources import is_model
 
 if TYPE_CHECKING:
     from components.core.inference.images import Preprocessing

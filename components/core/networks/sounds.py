@@ -20,7 +20,7 @@ from components.core.errors import InputError
 from components.core.inference import sounds
 from components.core.networks import texts, transformers_hub
 from components.core.networks.weights import fit_state, load_state, state_digest
-from components.core.tracking.provenance import is_model
+from components.core.weight_sources import is_model
 
 SPEAKER = "speaker/lstm"
 PACKAGE = "package:resemblyzer"

