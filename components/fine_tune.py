@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 from components.core.compute import distributed
+from components.core.compute.device import place
 from components.core.registry import recall
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import provenance, retries, runs
 from components.core.training import deadlines
 from components.core.training.checkpoints import TRAINING, load_checkpoint, read_facts, save_checkpoint
-from components.core.training.loop import place
 from components.core.training.phase import open_data, seed_everything
 from components.core.training.processes import train
 

@@ -128,7 +128,7 @@ def _bring_start(run: "tracking.StepRun", dataset: Path) -> str:
 
 def _check_network(settings: Settings, start: Path) -> str:
     """Build the network once: what does not fit shall stop the run before an hour of downloads."""
-    from components.core.training.loop import pick_device
+    from components.core.compute.device import pick_device
     from components.core.training.phase import seed_everything
     from components.core.training.warm_start import start_from
 

@@ -192,7 +192,7 @@ def work(
     """
     import torch
 
-    from components.core.training.loop import pick_device
+    from components.core.compute.device import pick_device
     from components.core.training.phase import open_data
 
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS still holds
@@ -275,7 +275,7 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Dead
     """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
     import torch
 
-    from components.core.training.loop import pick_device
+    from components.core.compute.device import pick_device
 
     settings: Settings = run.settings
     cores = len(os.sched_getaffinity(0))

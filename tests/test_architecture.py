@@ -92,10 +92,6 @@ BELOW = {
 }
 # Imports against that order, which end when the files on the left are split; nothing is added here.
 TO_BE_SPLIT = {
-    ("activations/caching_plan.py", "training"),
-    ("activations/passes.py", "training"),
-    ("activations/rows.py", "training"),
-    ("compute/engines.py", "training"),
     ("evaluation/champion_timeline.py", "reporting"),
     ("targets/classification.py", "networks"),
     ("tracking/runs.py", "data"),

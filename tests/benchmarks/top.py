@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.core.compute import distributed
+from components.core.compute import device, distributed
 from components.core.networks.images import build_backbone
 from components.core.networks.network import Network, set_thawed, set_training
 from components.core.training import loop as training
@@ -66,12 +66,12 @@ class Top:
         torch.manual_seed(0)
         backbone = build_backbone(name, "none", size)
         head = nn.Sequential(nn.Dropout(0.2), nn.Linear(backbone.features, CLASSES))
-        self.network = training.place(Network([stage for _, stage in backbone.stages], head, {}), "cpu")
+        self.network = device.place(Network([stage for _, stage in backbone.stages], head, {}), "cpu")
         self.line = set_thawed(self.network, thaw)
-        pictures = training.to_device(torch.rand(batch, 3, size, size), torch.device("cpu"))
+        pictures = device.to_device(torch.rand(batch, 3, size, size), torch.device("cpu"))
         with torch.no_grad():
             kept = self.network.eval().below(pictures, self.line)
-        self.batch = (training.to_device(kept, torch.device("cpu")), torch.arange(batch) % CLASSES)
+        self.batch = (device.to_device(kept, torch.device("cpu")), torch.arange(batch) % CLASSES)
         self.optimizers = {fast: self._optimizer(fast=fast) for fast in (False, True)}
         self.forward = distributed.parallel(self.network, self.line)
 

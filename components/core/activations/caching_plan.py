@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_leaves
 from components.core.activations import passes, segments, sharing
 from components.core.activations import store as cache
 from components.core.activations.passes import Pass, Progress, Wanted
-from components.core.activations.rows import Counted, Reuse
+from components.core.activations.rows import Counted, Reuse, Rows
+from components.core.compute.device import mixed_precision, to_device
 from components.core.compute.engines import choose, eager
 from components.core.errors import InputError, StepError, UnavailableError
 from components.core.networks.network import Network, Pytree
-from components.core.training.loop import Rows, mixed_precision, to_device
 
 SAMPLE = 16  # examples that are measured; a pass of fewer is not worth a measurement
 TIMED = 8  # examples by which the seconds of a row are measured

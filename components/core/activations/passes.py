@@ -24,12 +24,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from components.core import run_folder
 from components.core.activations import segments
 from components.core.activations import store as cache
+from components.core.compute.device import computed_in, rows_of
 from components.core.compute.engines import Engine
 from components.core.errors import StepError
 from components.core.networks.network import Network, Pytree
 from components.core.networks.weights import state_digest
 from components.core.settings import digest
-from components.core.training.loop import computed_in, rows_of
 
 FIXED = "eager in fixed batches"  # the engine of rows whose bits count
 LIBRARIES = ("thawline", "torch", "torchvision", "timm", "pillow")  # that any row may depend on

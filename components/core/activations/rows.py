@@ -6,14 +6,11 @@ space, in one process. So the figure is an estimate, and below zero where keepin
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor
 
 from components.core.networks.network import Pytree
-
-if TYPE_CHECKING:
-    from components.core.training.loop import Rows
 
 
 @dataclass
@@ -45,3 +42,13 @@ class Counted:
         count = len(range(len(self))[rows]) if isinstance(rows, slice) else len(rows)
         self._reuse.seconds += count * self._row_seconds - (time.perf_counter() - begin)
         return found
+
+
+class Rows(Protocol):
+    """Activations of a split, a batch at a time: kept, or computed each time they are asked for."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, rows: slice | Tensor) -> Pytree:
+        """These rows of every tensor, [B, ...]."""

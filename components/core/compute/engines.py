@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure, tree_unflatten
 
 from components.core.compute.batchnorm_folding import folded
+from components.core.compute.device import half_precision, mixed_precision, rows_of, to_device
 from components.core.compute.onnx_exports import (
     Prefix,
     export_bytes,
@@ -27,7 +28,6 @@ from components.core.compute.onnx_exports import (
     seconds_to_prepare,
 )
 from components.core.networks.network import Network, Pytree
-from components.core.training.loop import half_precision, mixed_precision, rows_of, to_device
 
 MEASURED = 16  # examples of the short measurement
 GAIN = 1 / 3  # of eager's time, what another engine is expected to save before it is measured

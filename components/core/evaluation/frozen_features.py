@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from components.core.activations.passes import Progress
+from components.core.activations.rows import Rows
 from components.core.evidence.intervals import exact_interval
 from components.core.evidence.paired_tests import units_of
 from components.core.networks.network import Network
 from components.core.training.checkpoints import TrainingRows
-from components.core.training.loop import Rows
 from components.core.training.phase import Data, Say, base_network, rows_at
 
 Array: TypeAlias = np.ndarray[Any, Any]

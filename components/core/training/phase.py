@@ -13,26 +13,16 @@ from torch import Tensor
 from components.core.activations import caching_plan
 from components.core.activations.caching_plan import GIGABYTE, Policy
 from components.core.activations.passes import Progress, Wanted, row_key
-from components.core.activations.rows import Reuse
+from components.core.activations.rows import Reuse, Rows
 from components.core.compute import distributed
+from components.core.compute.device import mixed_precision, place, rows_of, to_device
 from components.core.contract import Target, Task, load_task
 from components.core.data.examples import START, Examples
 from components.core.networks.network import Network, Pytree, set_thawed
 from components.core.settings import Hyperparameters, Settings, digest
 from components.core.task_options import with_measured
 from components.core.tracking.provenance import encoding_digest
-from components.core.training.loop import (
-    Batches,
-    Rows,
-    fit,
-    make_optimizer,
-    mixed_precision,
-    outputs_of,
-    place,
-    rows_of,
-    to_device,
-    warmup_cosine,
-)
+from components.core.training.loop import Batches, fit, make_optimizer, outputs_of, warmup_cosine
 from components.core.training.warm_start import start_from
 
 Say = Callable[[str], None]

@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 
 from components.core.activations.passes import Progress
 from components.core.compute import distributed
+from components.core.compute.device import pick_device, place
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.checkpoints import load_checkpoint, save_checkpoint
-from components.core.training.loop import pick_device, place
 from components.core.training.phase import Data, Say, open_data, seed_everything, train_phase
 
 if TYPE_CHECKING:

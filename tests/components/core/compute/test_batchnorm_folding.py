@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from components.core.compute.batchnorm_folding import folded
+from components.core.compute.device import place
 from components.core.compute.engines import choose
 from components.core.compute.onnx_exports import Prefix
 from components.core.networks.images import build_backbone
 from components.core.networks.network import Network
-from components.core.training.loop import place
 from tests.components.core.networks.test_images import images, randomise
 
 BATCH = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from components.core.compute import depthwise as kernels
 from components.core.compute.depthwise import fast_convolutions
+from components.core.compute.device import place
 from components.core.networks.network import Network, set_thawed
 from components.core.training import loop
-from components.core.training.loop import fit, make_optimizer, place, warmup_cosine
+from components.core.training.loop import fit, make_optimizer, warmup_cosine
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 # height and width, kernel, then stride, padding and dilation as torch takes them

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.core.compute import distributed
-from components.core.training.loop import pick_device
+from components.core.compute.device import pick_device
 
 
 def be(patch: pytest.MonkeyPatch, rank: int, count: int) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure
 
 from components.core.compute import engines, onnx_exports
+from components.core.compute.device import place, rows_of
 from components.core.compute.engines import Engine, choose, eager
 from components.core.networks.images import build_backbone
 from components.core.networks.network import Network, Pytree, set_thawed, set_training
-from components.core.training.loop import place, rows_of
 from tests.components.core.networks.test_images import images, randomise
 
 LONG = 10**9  # examples: any export pays

@@ -10,13 +10,13 @@ import pytest
 
 from components.core import run_folder
 from components.core.activations.caching_plan import Cost, Policy, _affordable
+from components.core.compute.device import pick_device
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError, is_silence
 from components.core.networks import transformers_hub, weights
 from components.core.settings import Settings
 from components.core.tracking import retries
 from components.core.tracking import runs as tracking
 from components.core.tracking.retries import RepeatedError
-from components.core.training.loop import pick_device
 from components.finish import finish
 
 SETTINGS = Settings(model="toy", task="tests.toy").to_json()

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from components.core.compute.device import computed_in, pick_device
 from components.core.errors import InputError
 from components.core.networks.network import Network, set_thawed
-from components.core.training.loop import computed_in, fit, make_optimizer, outputs_of, pick_device, warmup_cosine
+from components.core.training.loop import fit, make_optimizer, outputs_of, warmup_cosine
 
 POINTS = torch.cat([torch.randn(40, 2, generator=torch.Generator().manual_seed(1)) + shift for shift in (-2, 2)])
 TARGETS = torch.arange(2).repeat_interleave(40)
