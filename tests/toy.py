@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from components.core.contract import Target
 from components.core.errors import RejectedRecord
+from components.core.modalities.augmentation import mixup
 from components.core.networks.network import Network
 from components.core.networks.weights import state_digest
 from components.core.settings import Settings
 from components.core.targets import classification
-from components.core.targets.classification import measure, mixup, reference
+from components.core.targets.classification import measure, reference
 from components.core.task_options import NoOptions
 
 __all__ = ["measure", "reference"]

@@ -21,16 +21,16 @@ from components.core.contract import Target
 from components.core.data.examples import Examples
 from components.core.inference import sounds
 from components.core.inference.sounds import encode
-from components.core.modalities.augmentation import augments, refuse_those_of_pictures
+from components.core.modalities.augmentation import augments, mixup, refuse_those_of_pictures
 from components.core.modalities.sound_augmentation import augmented
 from components.core.modalities.sound_lengths import measure_seconds, preprocessing_for
 from components.core.modalities.sound_records import SoundOptions, check, near_duplicates
+from components.core.networks.heads import new_head
 from components.core.networks.network import Network, Pytree
 from components.core.networks.sounds import SPEAKER, SPEAKER_FRONT, build_encoder, rebuild_stages
 from components.core.settings import Settings
 from components.core.targets import linear_models
 from components.core.targets import options as targets
-from components.core.targets.classification import mixup, new_head
 from components.core.targets.options import TargetOptions
 from components.core.task_options import parse_options
 

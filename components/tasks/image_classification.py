@@ -13,10 +13,12 @@ from components.core.errors import RejectedRecord
 from components.core.inference import images
 from components.core.modalities import augmentation
 from components.core.modalities import near_duplicate_images as near_duplicates_of_pictures
+from components.core.modalities.augmentation import mixup
+from components.core.networks.heads import new_head
 from components.core.networks.images import Backbone, build_backbone, rebuild_backbone
 from components.core.networks.network import Network, Pytree
 from components.core.settings import Settings
-from components.core.targets.classification import mixup, new_head, reference
+from components.core.targets.classification import reference
 from components.core.targets.options import TargetOptions as Options
 from components.core.targets.options import chosen as target
 from components.core.targets.options import measure

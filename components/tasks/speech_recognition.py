@@ -21,10 +21,11 @@ from components.core.modalities.augmentation import augments, refuse_those_of_pi
 from components.core.modalities.sound_augmentation import augmented
 from components.core.modalities.sound_lengths import measure_seconds, preprocessing_for
 from components.core.modalities.sound_records import SoundOptions, check, near_duplicates
+from components.core.networks.heads import new_head
 from components.core.networks.network import Network, Pytree
 from components.core.networks.sounds import SPEAKER, Encoder, build_encoder, rebuild_stages
 from components.core.settings import Settings
-from components.core.targets.classification import new_head, reference
+from components.core.targets.classification import reference
 from components.core.targets.transcription import CTCHead, Transcripts
 from components.core.task_options import parse_options
 

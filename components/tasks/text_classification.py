@@ -20,14 +20,14 @@ from components.core.errors import InputError, RejectedRecord
 from components.core.inference import texts
 from components.core.inference.texts import encode
 from components.core.modalities import near_duplicate_texts
-from components.core.modalities.augmentation import augments, refuse_those_of_pictures
+from components.core.modalities.augmentation import augments, mixup, refuse_those_of_pictures
 from components.core.networks import transformers_hub
+from components.core.networks.heads import new_head
 from components.core.networks.network import Network, Pytree
 from components.core.networks.texts import build_encoder, rebuild_stages
 from components.core.settings import Settings
 from components.core.targets import options as targets
 from components.core.targets import tfidf
-from components.core.targets.classification import mixup, new_head
 from components.core.targets.options import TargetOptions
 from components.core.task_options import parse_options
 

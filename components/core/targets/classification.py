@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import optimize
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.utils._pytree import tree_map_only
 
 from components.core.data.examples import Examples
 from components.core.inference import classification
 from components.core.inference.classification import Answer, answers
-from components.core.networks.network import Pytree
 from components.core.settings import Settings
 from components.core.targets.classification_metrics import GATE_METRICS, evaluate, gate_features, gate_figure, scores
 
@@ -78,18 +76,6 @@ def reference(settings: Settings, examples: Examples) -> None:
     del settings, examples
 
 
-def new_head(kind: str, features: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:
-    """A head on features[B, F]: `linear`, or `mlp`, the classic `Linear - ReLU - Dropout - Linear`."""
-    if kind == "linear":
-        return nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
-    return nn.Sequential(
-        nn.Linear(features, hidden),
-        nn.ReLU(),  # not in place: its input may be a kept activation
-        nn.Dropout(dropout),
-        nn.Linear(hidden, classes),
-    )
-
-
 def targets(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
     """Labels as class numbers, long[N].
 
@@ -105,28 +91,6 @@ def targets(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
 def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy, a scalar mean; `outputs` are logits[B, C], `targets` class numbers[B] or mixed ones[B, C]."""
     return functional.cross_entropy(outputs, targets, weight=class_weights, label_smoothing=label_smoothing)
-
-
-def mixup(inputs: Pytree, targets: Tensor, alpha: float, classes: int, seed: int) -> tuple[Pytree, Tensor]:
-    """Mix each example with its neighbour in the batch; targets become soft, [B, C] (Zhang et al. 2018).
-
-    Args:
-        inputs: Tensors [B, ...]; where they are activations at the thaw line, this is mixup of hidden states (Verma et
-            al. 2019, "Manifold Mixup").
-        targets: Class numbers, long[B], or what can be mixed as it is, float[B, C].
-        alpha: Of the Beta distribution that the share is drawn from, one share a batch; 0 changes nothing.
-        classes: C.
-        seed: Of the draw.
-    """
-    if not alpha:
-        return inputs, targets
-    share = float(np.random.default_rng(seed).beta(alpha, alpha))
-
-    def mixed(tensor: Tensor) -> Tensor:
-        return tensor.lerp(tensor.roll(1, 0), 1 - share) if tensor.is_floating_point() else tensor
-
-    soft = targets if targets.is_floating_point() else functional.one_hot(targets, classes).float()
-    return tree_map_only(Tensor, mixed, inputs), mixed(soft)
 
 
 def class_weights(targets: Tensor, size: int) -> Tensor:
