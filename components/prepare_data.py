@@ -64,6 +64,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
     Raises:
         InputError: The source, its share of bad records, its classes or the weights are at fault.
     """
+    from components.core.data import lineage_store
     from components.core.registry import versions
     from components.core.tracking import provenance  # mlflow costs seconds, and `prepare` needs none of it
     from components.core.tracking import runs as tracking
@@ -74,7 +75,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
     with lock, tracking.step("prepare_data", run_key, settings) as run:
         start = _bring_start(run, dataset)
         weights_digest = _check_network(run.settings, dataset / START)
-        lineage = _with_assignments(tracking.previous_lineage(run.settings.model), run.settings)
+        lineage = _with_assignments(lineage_store.previous_lineage(run.settings.model), run.settings)
         if not lineage.datasets and versions.current(run.settings.model, "champion"):
             raise InputError(
                 f"{run.settings.model!r} has a champion, but the splits it was trained with are gone from MLflow.",

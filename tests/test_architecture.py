@@ -93,7 +93,6 @@ BELOW = {
 # Imports against that order, which end when the files on the left are split; nothing is added here.
 TO_BE_SPLIT = {
     ("evaluation/champion_timeline.py", "reporting"),
-    ("tracking/runs.py", "data"),
 }
 
 

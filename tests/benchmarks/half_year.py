@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 from components.core import run_folder
+from components.core.data import lineage_store
 from components.core.data.lineage import Lineage
 from components.core.registry import versions
 from components.core.settings import Settings
@@ -102,7 +103,7 @@ def simulate(folder: Path, kinds: Sequence[str], start: int, where: str, **rules
         count *= 1.0 if kind in ("first", "same") else 1 + GROWTH
         recipe = STRONG if kind == "better" else recipe
         seed = seed if kind == "same" else number
-        before = tracking.previous_lineage("half-year")
+        before = lineage_store.previous_lineage("half-year")
         wrong = damage(folder, round(count), before, where) if kind == "damaged" else {}
         source = write_source(folder / "points", round(count), wrong)
         settings = Settings(task="tests.toy", model="half-year", trials=0, seed=seed, **recipe, **rules)
@@ -119,7 +120,7 @@ def _week(number: int, kind: str, source: Path, settings: Settings, folder: Path
         result = finish(settings.to_json(), key, "SUCCEEDED")
     else:
         result = run_steps(source, settings, folder, key).result
-    after = tracking.previous_lineage("half-year")
+    after = lineage_store.previous_lineage("half-year")
     moved = sum(after.members[id_].split != member.split for id_, member in before.members.items())
     return Week(
         number,

@@ -15,7 +15,7 @@ import pytest
 from components.core import run_folder
 from components.core import s3 as storage
 from components.core import settings as settings_module
-from components.core.data import source_index
+from components.core.data import lineage_store, source_index
 from components.core.errors import InputError
 from components.core.registry import promotion, versions
 from components.core.settings import Settings
@@ -188,7 +188,7 @@ def test_changed_settings_code_and_libraries_train(earlier: Path, monkeypatch: p
 def test_accepted_labels_train(earlier: Path, tmp_path: Path) -> None:
     """They change the dataset, though nothing in the source has changed."""
     (tmp_path / "lineage").mkdir()
-    tracking.log_lineage("toy", "0", tmp_path / "lineage", {"thawline.accepted_labels": "3"})
+    lineage_store.log_lineage("toy", "0", tmp_path / "lineage", {"thawline.accepted_labels": "3"})
     decision = seen(earlier)[1]
     assert (decision.change, decision.reason.endswith(": labels.")) == ("train", True)
 

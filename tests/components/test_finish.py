@@ -145,7 +145,7 @@ def test_a_sigterm_ends_the_step_as_failed(tracked_home: Path) -> None:
 def test_what_a_kill_left_running_is_closed(tracked_home: Path) -> None:
     """After a SIGKILL the exit handler closes the step and the pipeline as FAILED."""
     pipeline = tracking.pipeline_run("k", SETTINGS)
-    tracking._create("search", "k", "toy", "step", pipeline.info.run_id)
+    tracking.create("search", "k", "toy", "step", pipeline.info.run_id)
     finish(SETTINGS.to_json(), "k", "FAILED")
     assert {r.info.status for r in tracking.find_runs("toy", "k")} == {"FAILED"}
 
@@ -165,8 +165,8 @@ def test_an_abandoned_run_is_closed_by_the_next(tracked_home: Path) -> None:
 
 def test_an_injected_run_is_adopted(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the environment brings a run for the step, it is used, and its parent becomes the pipeline's."""
-    parent = tracking._create("theirs", "", "toy", "", None)
-    child = tracking._create("their step", "", "toy", "", parent)
+    parent = tracking.create("theirs", "", "toy", "", None)
+    child = tracking.create("their step", "", "toy", "", parent)
     monkeypatch.setenv("MLFLOW_RUN_ID", child)
     with tracking.step("prepare_data", "k", SETTINGS.to_json()) as run:
         run.metrics({"examples": 3.0})
@@ -265,7 +265,7 @@ def test_many_trials_do_not_hide_the_pipeline(tracked_home: Path, monkeypatch: p
     """The pipeline's run, the oldest of all, is found and closed behind any number of pages of younger runs."""
     pipeline = tracking.pipeline_run("k", SETTINGS)
     for number in range(5):
-        tracking._create(f"trial {number}", "k", "toy", "trial", pipeline.info.run_id)
+        tracking.create(f"trial {number}", "k", "toy", "trial", pipeline.info.run_id)
     client, real = tracking.client(), type(tracking.client()).search_runs
     paged = lambda *a, **k: real(*a, **{**k, "max_results": 2})  # noqa: E731 - a wrapper of one call
     monkeypatch.setattr(type(client), "search_runs", paged)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.core import s3 as storage
-from components.core.data import source_index
+from components.core.data import lineage_store, source_index
 from components.core.data.assignments import read_label_changes
 from components.core.data.examples import Examples
 from components.core.data.lineage import Lineage, Member, read_lineage, write_lineage
@@ -32,7 +32,6 @@ from components.core.inference import images
 from components.core.modalities import near_duplicate_images
 from components.core.settings import Settings
 from components.core.task_options import NoOptions
-from components.core.tracking import runs as tracking
 from components.prepare_data import _Checked, _in_order, _reject_conflicts, prepare, prepare_data, with_salt
 from tests.conftest import TOY
 
@@ -562,7 +561,7 @@ def test_another_registry_goes_on_from_a_file_of_assignments(
     other = Settings(**{**TOY, "model": "other"}, assignments=str(file))
     for run, datasets in (("second", 2), ("third", 3)):
         prepare_data(str(toy_source), other.to_json(), run, tmp_path / run)
-        found = tracking.previous_lineage("other")
+        found = lineage_store.previous_lineage("other")
         assert (found.salt, found.datasets) == ("7", datasets)
         assert {id_: m.split for id_, m in found.members.items()} == {id_: m.split for id_, m in first.members.items()}
 

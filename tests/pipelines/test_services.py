@@ -214,7 +214,7 @@ def test_a_candidate_whose_step_was_killed_is_passed_over(server: "Mlflow", monk
     """A run that a killed step left half made is neither waited for without end nor taken."""
     monkeypatch.setattr(tracking, "ELECTION_SECONDS", 1.0)
     monkeypatch.setattr(tracking, "SETTLE_SECONDS", 0.1)  # nobody else takes part
-    dead = [tracking._create("dead", "key", "killed", tracking.CANDIDATE, None) for _ in range(6)]
+    dead = [tracking.create("dead", "key", "killed", tracking.CANDIDATE, None) for _ in range(6)]
     found = tracking.pipeline_run("key", Settings(model="killed", task="tests.toy"))
     assert found.info.run_id not in dead
     assert found.data.tags[tracking.KIND] == "pipeline"

@@ -3,7 +3,7 @@
 import getpass
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from components.core import run_folder
 from components.core.data.assignments import LabelChange, read_label_changes, write_label_changes
-from components.core.data.lineage import write_lineage
+from components.core.data.lineage import Lineage, read_lineage, write_lineage
 from components.core.errors import InputError
 from components.core.tracking import runs as tracking
 
@@ -23,7 +23,7 @@ def waiting(model: str) -> list[LabelChange]:
         InputError: The model has no dataset.
     """
     with tempfile.TemporaryDirectory() as folder:
-        found = tracking.lineage_files(model, Path(folder))
+        found = lineage_files(model, Path(folder))
         if found is None:
             raise InputError(
                 f"No dataset of a model {model!r} is in MLflow.", "Give --model the name that `thawline run` used."
@@ -49,7 +49,7 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
             what = f"No changed label of {unknown[0]!r} waits" if unknown else "No changed label waits"
             raise InputError(f"{what} for {model!r}.", f"See what waits: thawline labels list --model {model}.")
         taken = [change for change in changes if not ids or change.id.startswith(tuple(ids))]
-        lineage = tracking.previous_lineage(model)
+        lineage = previous_lineage(model)
         members = dict(lineage.members)
         for change in taken:
             members[change.id] = replace(members[change.id], label=change.proposed)
@@ -58,7 +58,31 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
         write_label_changes(Path(folder) / "label_changes.parquet", kept)
         write_label_changes(Path(folder) / "accepted_labels.parquet", taken)
         who = f"{getpass.getuser()}@{socket.gethostname()}"
-        tracking.log_lineage(
+        log_lineage(
             model, lineage.salt, Path(folder), {"thawline.accepted_labels": str(len(taken)), "thawline.who": who}
         )
     return taken
+
+
+def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:
+    """Download what the last prepared dataset of the model left, or what was accepted since, with its salt."""
+    found = tracking.find_runs(model, "", "", "tags.`thawline.salt` != '' and attributes.status = 'FINISHED'")
+    if not found:
+        return None
+    path = tracking.client().download_artifacts(found[0].info.run_id, "dataset", str(folder))
+    return Path(path), found[0].data.tags["thawline.salt"]
+
+
+def previous_lineage(model: str) -> Lineage:
+    """What the model's lineage knows so far; empty for a new one."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = lineage_files(model, Path(folder))
+        return read_lineage(found[0] / "assignments.parquet", found[1]) if found else Lineage()
+
+
+def log_lineage(model: str, salt: str, folder: Path, tags: Mapping[str, str]) -> None:
+    """Record a change of the lineage outside of a pipeline run: the next dataset goes on from these files."""
+    run_id = tracking.create("labels", run_folder.new_run_key(), model, "labels", None)
+    tracking.client().log_artifacts(run_id, str(folder), "dataset")
+    tracking.record(run_id, {}, {"thawline.salt": salt, **tags})
+    tracking.client().set_terminated(run_id, "FINISHED")

@@ -28,7 +28,6 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from components.core import run_folder
-from components.core.data.lineage import Lineage, read_lineage
 from components.core.errors import ExpectedError, InputError, StepError
 from components.core.settings import Settings
 from components.core.tracking import provenance
@@ -366,7 +365,7 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
         return client().get_run(root)
     alone = not is_server(run_folder.tracking_uri())  # on one machine the first step has ended when the others start
     name, kind = f"{settings.model} {run_key}", "pipeline" if alone else CANDIDATE
-    run_id = _create(name, run_key, settings.model, kind, None)
+    run_id = create(name, run_key, settings.model, kind, None)
     if not alone and (elected := _elect(run_id, run_key, settings.model)) != run_id:
         return client().get_run(elected)
     params = [Param(k, str(v)) for k, v in settings.model_dump().items() if v is not None]
@@ -409,7 +408,7 @@ def _step_run(name: str, run_key: str, model: str, pipeline_id: str) -> str:
     adopted = os.environ.get("MLFLOW_RUN_ID")
     # a run without a parent is the pipeline's, which no step may end; the second step in a pod needs another run
     if not adopted or adopted == pipeline_id or client().get_run(adopted).data.tags.get(STEP, name) != name:
-        return _create(name, run_key, model, "step", pipeline_id, more={STEP: name})
+        return create(name, run_key, model, "step", pipeline_id, more={STEP: name})
     _tag(adopted, run_key, model, "step", {STEP: name})  # by these tags the lineage and the exit handler find it
     return adopted
 
@@ -572,7 +571,7 @@ def log_trial(
     state: str,
 ) -> None:
     """A finished trial as a run below the search step's, with its own start and end (milliseconds)."""
-    run_id = _create(f"trial {number}", search.run_key, search.settings.model, "trial", search.run_id, times[0])
+    run_id = create(f"trial {number}", search.run_key, search.settings.model, "trial", search.run_id, times[0])
     tags = [RunTag("thawline.trial_state", state)]
     client().log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()], tags=tags)
     log_epochs(run_id, epochs)
@@ -670,31 +669,7 @@ def claim(run_id: str, name: str, value: str) -> bool:
     return True
 
 
-def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:
-    """Download what the last prepared dataset of the model left, or what was accepted since, with its salt."""
-    found = find_runs(model, "", "", "tags.`thawline.salt` != '' and attributes.status = 'FINISHED'")
-    if not found:
-        return None
-    path = client().download_artifacts(found[0].info.run_id, "dataset", str(folder))
-    return Path(path), found[0].data.tags["thawline.salt"]
-
-
-def previous_lineage(model: str) -> Lineage:
-    """What the model's lineage knows so far; empty for a new one."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = lineage_files(model, Path(folder))
-        return read_lineage(found[0] / "assignments.parquet", found[1]) if found else Lineage()
-
-
-def log_lineage(model: str, salt: str, folder: Path, tags: Mapping[str, str]) -> None:
-    """Record a change of the lineage outside of a pipeline run: the next dataset goes on from these files."""
-    run_id = _create("labels", run_folder.new_run_key(), model, "labels", None)
-    client().log_artifacts(run_id, str(folder), "dataset")
-    client().log_batch(run_id, tags=[RunTag(k, v) for k, v in {"thawline.salt": salt, **tags}.items()])
-    client().set_terminated(run_id, "FINISHED")
-
-
-def _create(
+def create(
     name: str,
     run_key: str,
     model: str,
@@ -703,6 +678,7 @@ def _create(
     start: int | None = None,
     more: Mapping[str, str] | None = None,
 ) -> str:
+    """Make a run of a kind, below another one if there is a parent; its id."""
     tags = {"mlflow.runName": name, RUN_KEY: run_key, MODEL: model, KIND: kind, **(more or {})}
     tags |= {PARENT: parent} if parent else {}
     run = client().create_run(experiment(model), start_time=start or int(time.time() * 1000), tags=tags)

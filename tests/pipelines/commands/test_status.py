@@ -27,7 +27,7 @@ def status(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
 def ended(days: float, state: str = "FINISHED", model: str = "toy", **tags: str) -> None:
     """A run of a minute that ended so many days ago."""
     end = int((time.time() - days * DAY) * 1000)
-    run_id = tracking._create(model, f"{model}-{days}", model, "pipeline", None, end - 60_000)
+    run_id = tracking.create(model, f"{model}-{days}", model, "pipeline", None, end - 60_000)
     tracking.record(run_id, {"cost_seconds": 42.0}, {name.replace("_", "."): value for name, value in tags.items()})
     tracking.client().set_terminated(run_id, state, end)
 

@@ -35,7 +35,7 @@ def test_the_result_is_read_where_the_plugin_let_the_steps_write(
     key = "f9f870ec-9a7a-4cf3-8fce-e90c836c9aa0"
     with monkeypatch.context() as pods:
         pods.setenv("MLFLOW_EXPERIMENT_ID", shared)
-        written = runs._create("stamps", key, "stamps", "pipeline", None, 0)
+        written = runs.create("stamps", key, "stamps", "pipeline", None, 0)
         runs.record(written, {"accuracy": 0.9}, {"thawline.version": "3", "thawline.decision": "It is better."})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked_home / 'mlflow.db'}")
     output = recorded("plugin")["plugins_output"]
@@ -49,7 +49,7 @@ def test_the_result_is_read_where_the_plugin_let_the_steps_write(
 def test_a_terminated_run_is_closed_and_called_so(tracked_home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was terminated, whose exit handler did not run, is no run that failed; MLflow's is open no more."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked_home / 'mlflow.db'}")
-    written = runs._create("stamps", "a key", "stamps", "pipeline", None, 0)
+    written = runs.create("stamps", "a key", "stamps", "pipeline", None, 0)
     result, _ = ended.result_of("stamps", "a key", run_of("terminated"))
     assert (result["status"], result["reason"]) == ("terminated", "The run was terminated on Kubeflow.")
     assert result["mlflow_run_id"] == written

@@ -16,7 +16,7 @@ START = 1_700_000_000
 
 def ended(key: str, start: int, status: str, model: str = "toy", **tags: str) -> str:
     """A pipeline run that began so many seconds after `START` and took a minute; RUNNING ones go on."""
-    run_id = tracking._create(key, key, model, "pipeline", None, (START + start) * 1000)
+    run_id = tracking.create(key, key, model, "pipeline", None, (START + start) * 1000)
     tracking.record(run_id, {}, {name.replace("_", "."): value for name, value in tags.items()})
     if status != "RUNNING":
         tracking.client().set_terminated(run_id, status, (START + start + 60) * 1000)

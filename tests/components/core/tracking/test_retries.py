@@ -118,8 +118,8 @@ def test_nothing_is_remembered_on_one_machine(tracked_home: Path) -> None:
 @pytest.mark.usefixtures("pod")
 def test_an_adopted_run_keeps_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all attempts of a step are one run of Kubeflow's plugin, the second one finds the error in it."""
-    parent = tracking._create("theirs", "", "toy", "", None)
-    child = tracking._create("prepare-data", "", "toy", "", parent)
+    parent = tracking.create("theirs", "", "toy", "", None)
+    child = tracking.create("prepare-data", "", "toy", "", parent)
     monkeypatch.setenv("MLFLOW_RUN_ID", child)
     assert attempt(EMPTY)
     assert not attempt(None)

@@ -19,7 +19,7 @@ NOW = 1_700_000_000.0
 def started(key: str, ago: float, **limits: float) -> Settings:
     """Settings of a run that began so many seconds ago."""
     settings = Settings(task="tests.toy", model="toy", **limits)
-    runs._create(key, key, "toy", "pipeline", None, int((time.time() - ago) * 1000))
+    runs.create(key, key, "toy", "pipeline", None, int((time.time() - ago) * 1000))
     return settings
 
 
