@@ -15,7 +15,7 @@ import pandas as pd
 from components.core import revision
 from components.core.errors import StepError
 from components.core.evaluation import look_budget
-from components.core.evaluation.champion_timeline import costs, timeline
+from components.core.evaluation.champion_timeline import timeline
 from components.core.evaluation.comparison import Contestant, contest, contestant
 from components.core.evaluation.frozen_features import Insight, Suspect, examine
 from components.core.evidence.alpha_spending import Budget
@@ -26,6 +26,7 @@ from components.core.registry.serving import build_served
 from components.core.reporting import charts
 from components.core.reporting.costs import sentence
 from components.core.reporting.page import ReportData, render
+from components.core.reporting.step_costs import costs
 from components.core.settings import digest
 from components.core.targets.evaluation import Evaluation
 from components.core.tracking import retries

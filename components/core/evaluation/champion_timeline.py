@@ -7,29 +7,10 @@ from typing import Any
 from components.core.errors import ExpectedError
 from components.core.evaluation.comparison import Contestant, comparable, contestant
 from components.core.registry import promotion, versions
-from components.core.reporting.costs import amount, money
 from components.core.tracking import runs
 from components.core.training.phase import Data
 
 REIGNS = 6  # champions of the timeline, the latest ones; each that still has to answer costs seconds
-
-
-def costs(run: runs.StepRun) -> list[dict[str, Any]]:
-    """Every finished step of this run in order: seconds of its own work, price, seconds saved by reuse, and notes."""
-    steps = reversed(runs.find_runs(run.settings.model, run.run_key, "step"))
-    return [
-        {
-            "step": runs.step_name(step),
-            "seconds": step.data.metrics["step_seconds"],
-            "amount": money(amount(step.data.metrics["step_seconds"], run.settings), run.settings.currency)
-            if run.settings.price_per_hour
-            else "",
-            "saved": step.data.metrics.get(runs.SAVED),
-            "notes": step.data.tags.get("thawline.notes", "").splitlines(),
-        }
-        for step in steps
-        if "step_seconds" in step.data.metrics
-    ]
 
 
 def timeline(data: Data, run: runs.StepRun, champion: tuple[str, Contestant] | None) -> list[dict[str, Any]]:

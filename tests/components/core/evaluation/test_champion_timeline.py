@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from components.core.evaluation.champion_timeline import costs, timeline
+from components.core.evaluation.champion_timeline import timeline
 from components.core.evaluation.comparison import contestant
 from components.core.registry import promotion
 from components.core.reporting.costs import money
+from components.core.reporting.step_costs import costs
 from components.core.tracking import runs
 from components.core.training.phase import open_data
 from tests.plain import PlainRun

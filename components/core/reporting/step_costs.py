@@ -1,0 +1,24 @@
+"""What each step of a run cost, and what reuse saved in it."""
+
+from typing import Any
+
+from components.core.reporting.costs import amount, money
+from components.core.tracking import runs
+
+
+def costs(run: runs.StepRun) -> list[dict[str, Any]]:
+    """Every finished step of this run in order: seconds of its own work, price, seconds saved by reuse, and notes."""
+    steps = reversed(runs.find_runs(run.settings.model, run.run_key, "step"))
+    return [
+        {
+            "step": runs.step_name(step),
+            "seconds": step.data.metrics["step_seconds"],
+            "amount": money(amount(step.data.metrics["step_seconds"], run.settings), run.settings.currency)
+            if run.settings.price_per_hour
+            else "",
+            "saved": step.data.metrics.get(runs.SAVED),
+            "notes": step.data.tags.get("thawline.notes", "").splitlines(),
+        }
+        for step in steps
+        if "step_seconds" in step.data.metrics
+    ]
