@@ -1,7 +1,5 @@
 """Changed labels of test rows: what waits, and accepting it. Until then the locked label counts."""
 
-import getpass
-import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from components.core import run_folder
+from components.core import identity, run_folder
 from components.core.data.assignments import LabelChange, read_label_changes, write_label_changes
 from components.core.data.lineage import Lineage, read_lineage, write_lineage
 from components.core.errors import InputError
@@ -57,9 +55,11 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
         kept = [change for change in changes if change not in taken]
         write_label_changes(Path(folder) / "label_changes.parquet", kept)
         write_label_changes(Path(folder) / "accepted_labels.parquet", taken)
-        who = f"{getpass.getuser()}@{socket.gethostname()}"
         log_lineage(
-            model, lineage.salt, Path(folder), {"thawline.accepted_labels": str(len(taken)), "thawline.who": who}
+            model,
+            lineage.salt,
+            Path(folder),
+            {"thawline.accepted_labels": str(len(taken)), "thawline.who": identity.whoami()},
         )
     return taken
 

@@ -10,9 +10,6 @@ entries themselves do, as tickets in Lamport's bakery algorithm (1974): everyone
 others'; the oldest waits until the younger ones are closed, and these fail.
 """
 
-import getpass
-import os
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +23,7 @@ from filelock import FileLock
 
 from components.core import run_folder
 from components.core.errors import InputError, StepError
+from components.core.identity import whoami
 from components.core.inference import archives
 from components.core.registry import versions as registry
 from components.core.tracking import runs as tracking
@@ -308,15 +306,6 @@ def _move(model: str, version: str, action: str, why: str, who: str, evidence: s
             with suppress(Exception):  # the next call repairs it otherwise
                 _repair(entry)
             raise
-
-
-def whoami() -> str:
-    """The user of this process, as user@host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = f"uid-{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _open(model: str, action: str, origin: str, to: str, why: str, who: str, evidence: str) -> Entry:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import run_folder
+from components.core import identity, run_folder
 from components.core.registry import promotion as ledger
 from components.core.registry import versions as registry
 from components.core.tracking import runs as tracking
@@ -85,7 +85,7 @@ def test_a_model_has_versions_and_a_history(command: Command) -> None:
     head, *rows = history.splitlines()
     assert words(head) == ["champion", "from", "(UTC)", "until", "action", "who", "why"]
     assert [words(row)[0] for row in rows] == ["2", "1"]
-    assert rows[0].endswith(f"promote  {ledger.whoami():<{len(command.run.run_key)}}  looked at it")
+    assert rows[0].endswith(f"promote  {identity.whoami():<{len(command.run.run_key)}}  looked at it")
     assert command.run.run_key in rows[1]
 
 
@@ -172,7 +172,7 @@ def test_moves_for_scripts(command: Command) -> None:
         "from": "1",
         "action": "promote",
         "why": "good",
-        "who": ledger.whoami(),
+        "who": identity.whoami(),
         "evidence": command.run.result["mlflow_run_id"],
         "withdrawn": "",
         "entry": entry.run_id,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import run_folder
+from components.core import identity, run_folder
 from components.core.errors import InputError, StepError
 from components.core.inference import archives
 from components.core.registry import promotion as ledger
@@ -83,7 +83,7 @@ def test_a_promotion_moves_the_champion_and_says_so(toy: PlainRun) -> None:
         "from": "1",
         "to": "2",
         "why": "it is better",
-        "who": ledger.whoami(),
+        "who": identity.whoami(),
         "evidence": "run",
     }
     assert facts.items() <= {name.removeprefix("thawline."): text for name, text in run.data.tags.items()}.items()
