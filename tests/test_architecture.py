@@ -156,3 +156,16 @@ def test_nothing_works_at_import_time() -> None:
     code = "import sys, pipelines.cli; print([m for m in ('torch', 'mlflow', 'kfp', 'optuna') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+def test_pipelines_import_downwards() -> None:
+    """DAGs know neither Kubeflow's server nor a command, what speaks to the server knows no command."""
+    dags = [ROOT / "pipelines" / f"{name}.py" for name in ("fine_tuning", "canary", "steps")]
+    upper = {"pipelines.kubeflow", "pipelines.commands", "pipelines.cli"}
+    for paths, above_them in (
+        (dags, upper),
+        ((ROOT / "pipelines/kubeflow").glob("*.py"), {"pipelines.commands", "pipelines.cli"}),
+        ((ROOT / "pipelines/commands").glob("*.py"), {"pipelines.cli"}),
+    ):
+        for path in paths:
+            assert not any(name.startswith(tuple(above_them)) for name in imports(path)), path.name

@@ -1,4 +1,4 @@
-"""What kept activations save, in seconds: against the usual loop, which computes rows each time it needs them.
+"""Rows at a thaw line, and what reading kept ones saves: seconds of the usual loop, which computes them each time.
 
 Reading and computing are timed as they happen; what a row would have cost is measured on a few examples, once for each
 space, in one process. So the figure is an estimate, and below zero where keeping cost more than it saved.
