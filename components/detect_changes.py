@@ -8,7 +8,7 @@ where a run would wait for more data. The rule:
 - `judge`: the inputs are those of an earlier successful run, whose version is in the registry, but the gate or the
   champion is another one, or there is none any more, or other inputs came between. Its version is evaluated and
   registered anew, not trained.
-- `train`: everything else, and `--force`. A run that a deadline cut short is none to stand for another.
+- `train`: everything else, and `--force`. A run that a deadline cut short never counts as equal to a later one.
 
 Before all that it takes the model's lease: while another run of the model is in progress, this one is `busy` and ends.
 """

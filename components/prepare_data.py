@@ -147,7 +147,7 @@ def _check_network(settings: Settings, start: Path) -> str:
     gate_metrics = target.gate_metrics
     if settings.gate_metric and settings.gate_metric not in gate_metrics:
         raise InputError(
-            f"--gate-metric {settings.gate_metric!r} is none that {settings.task} can decide by.",
+            f"{settings.task} can't be judged by --gate-metric {settings.gate_metric!r}.",
             f"Use one of: {', '.join(gate_metrics)}.",
         )
     network = task.build(settings, ["", ""], 0.0)  # the classes don't matter to the weights

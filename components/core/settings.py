@@ -194,8 +194,8 @@ class Settings(BaseModel):
         0.5, ge=0, description="Relative change of a class's share of the labels that holds a model back; 0: none does."
     )
     allow_removed_class: bool = Field(default=False, description="Promote a model that no longer knows a class.")
-    max_calibration_error: float = Field(0.0, ge=0, le=1, description="Highest calibration error; 0: any.")
-    max_latency_ratio: float = Field(0.0, ge=0, description="Longest time for a row, in the champion's; 0: any.")
+    max_calibration_error: float = Field(0.0, ge=0, le=1, description="Highest calibration error; 0: no limit.")
+    max_latency_ratio: float = Field(0.0, ge=0, description="Longest time for a row, in the champion's; 0: no limit.")
     test_window: int = Field(
         4, ge=1, description="Datasets back to which test rows count as recent, in the figures beside the old ones."
     )
@@ -213,9 +213,11 @@ class Settings(BaseModel):
     force: bool = Field(default=False, description="Train although nothing has changed.")
     verify: bool = Field(default=False, description="Read all data to find changes, whatever sizes and times say.")
     max_minutes: float = Field(
-        0.0, ge=0, description="Minutes from the run's start after which training stops with the best so far; 0: any."
+        0.0,
+        ge=0,
+        description="Minutes from the run's start after which training stops with the best so far; 0: no limit.",
     )
-    step_max_minutes: float = Field(0.0, ge=0, description="Minutes after which each training step stops; 0: any.")
+    step_max_minutes: float = Field(0.0, ge=0, description="Minutes after which each training step stops; 0: no limit.")
     lost_after_hours: float = Field(
         24.0,
         ge=0.5,

@@ -57,7 +57,7 @@ def connect(host: str, namespace: str) -> Any:  # noqa: ANN401 - kfp is untyped
     A token is taken from `KFP_EXISTING_TOKEN`, as kfp's own command line does; otherwise kfp looks for credentials.
 
     Raises:
-        InputError: The address is none, or the token or the rights are missing.
+        InputError: Not a valid address, or the token lacks access.
         StepError: The server can't be reached, or does not answer.
     """
     if host and not host.startswith(("http://", "https://")):

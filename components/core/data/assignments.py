@@ -180,7 +180,7 @@ def _locked(labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lin
     """The labels that count: of test rows that the lineage knows, those that they were locked with.
 
     Raises:
-        InputError: One of these is none that the target takes: the lineage is that of another problem.
+        InputError: A locked label doesn't fit the target: the lineage belongs to another problem.
     """
     counted = dict(labels)
     for id_ in labels:

@@ -306,7 +306,7 @@ def _slices(contest: Contest, settings: Settings) -> list[dict[str, Any]]:
 
 
 def _conditions(contest: Contest, settings: Settings, slices: Sequence[Mapping[str, Any]]) -> list[Check]:
-    """What else has to hold; limits that nobody asked for are none."""
+    """What else has to hold; limits that are 0 are not checked."""
     fallen = [
         f"{row['column']} {row['value']} ({row['champion']:.2f} to {row['challenger']:.2f})"
         for row in slices

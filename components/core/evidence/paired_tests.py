@@ -161,7 +161,7 @@ def swap_test(
     """
     theirs, ours = champion.sum(0)[None], challenger.sum(0)[None]
     change = _by_unit(challenger - champion, units)
-    change = change[np.any(change != 0, axis=1)]  # a swap of equal answers is none
+    change = change[np.any(change != 0, axis=1)]  # swapping equal answers changes nothing
     if not len(change):
         return 1.0
     generator = np.random.default_rng(seed)

@@ -50,7 +50,7 @@ class Encoder:
     stages: tuple[nn.Module, ...]  # from `sound` and `length` to [B, features], or to `hidden` and `length`
     features: int
     front: Mapping[str, Any]  # preprocessing without `samples`
-    native: int  # samples that it was trained on, which it takes at most; 0: any number
+    native: int  # samples that it was trained on, which it takes at most; 0: no limit
     fixed: bool  # whether it takes no fewer either
     config: dict[str, Any]  # what `rebuild_stages` takes
     weights_digest: str

@@ -376,7 +376,7 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
 def _elect(mine: str, run_key: str, model: str) -> str:
     """Agree on one of the candidates that steps made which started together; the others are deleted.
 
-    MLflow can't make a run unless there is one. So each makes a candidate, waits until it must see those of all who
+    MLflow has no create-if-absent. So each makes a candidate, waits until it must see those of all who
     saw no pipeline's run, and the smallest id becomes it. Who comes later sees that, because a candidate waits longer
     than the winner takes from its look to its tag.
     """

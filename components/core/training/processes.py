@@ -151,7 +151,7 @@ def _messages(
         _, kind, sentence, mend = min(failures)  # the first one; those of its peers follow from it
         raise KINDS[kind](sentence, mend)
     if any(worker.exitcode for worker in workers):
-        raise StepError("A training process ended without a word.", "See the step's log, and run again.")
+        raise StepError("A training process exited without an error message.", "See the step's log, and run again.")
 
 
 def _work(
