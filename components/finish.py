@@ -105,7 +105,7 @@ def _failure(run_key: str, steps: Sequence[Any]) -> str:
     """Why a run failed, as far as its steps know."""
     errors = run_folder.read_errors(run_key)
     if errors:
-        return " ".join(f"{error['sentence']} {error['mend']}" for error in errors.values())
+        return " ".join(f"{error['sentence']} {error['hint']}" for error in errors.values())
     broken = unmended(steps)
     if not broken:
         return endings.UNFINISHED

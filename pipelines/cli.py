@@ -245,8 +245,8 @@ def doctor(
         for check in checks:
             mark = "[green]✓[/]" if check.ok else "[red]✗[/]" if check.needed else "[yellow]-[/]"
             console.print(f"{mark} {check.name}: {escape(check.found)}", highlight=False, soft_wrap=True)
-            if check.mend:
-                console.print(f"    {check.mend}", style="dim", highlight=False, markup=False, soft_wrap=True)
+            if check.hint:
+                console.print(f"    {check.hint}", style="dim", highlight=False, markup=False, soft_wrap=True)
     if not all(check.ok for check in checks if check.needed):
         raise typer.Exit(1)
 

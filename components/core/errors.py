@@ -15,18 +15,18 @@ class ExpectedError(Exception):
 
     Args:
         sentence: What is wrong, naming the thing (a path, an option, a class).
-        mend: What the user does about it.
+        hint: What the user does about it.
     """
 
     kind: Literal["input", "failure"] = "failure"
 
-    def __init__(self, sentence: str, mend: str) -> None:
+    def __init__(self, sentence: str, hint: str) -> None:
         super().__init__(sentence)
         self.sentence = sentence
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.sentence} {self.mend}"
+        return f"{self.sentence} {self.hint}"
 
 
 class InputError(ExpectedError):

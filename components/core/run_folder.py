@@ -103,8 +103,8 @@ def _writable() -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         first = "Free space there" if full else f"Give {home()} to this process's user, {os.geteuid()}"
-        mend = f"{first}, or choose another folder by --home or THAWLINE_HOME."
-        raise UnavailableError(f"{error.filename or home()} can't be written to: {error.strerror}.", mend) from None
+        hint = f"{first}, or choose another folder by --home or THAWLINE_HOME."
+        raise UnavailableError(f"{error.filename or home()} can't be written to: {error.strerror}.", hint) from None
 
 
 def emit(run_key: str, step: str, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
@@ -152,7 +152,7 @@ def write_error(run_key: str, step: str, error: ExpectedError) -> None:
     """Keep an expected error where the command line and the exit handler find it."""
     folder = run_folder(run_key) / "errors"
     folder.mkdir(exist_ok=True)
-    text = json.dumps({"kind": error.kind, "sentence": error.sentence, "mend": error.mend})
+    text = json.dumps({"kind": error.kind, "sentence": error.sentence, "hint": error.hint})
     write_text(folder / f"{step}.json", text)
 
 
@@ -162,7 +162,7 @@ def forget_error(run_key: str, step: str) -> None:
 
 
 def read_errors(run_key: str) -> dict[str, dict[str, str]]:
-    """The expected errors of a run by step: kind, sentence and mend."""
+    """The expected errors of a run by step: kind, sentence and hint."""
     folder = home() / "runs" / run_key / "errors"
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 

@@ -35,8 +35,8 @@ def parse_options(settings: Settings, model: type[_Options]) -> _Options:
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             known = ", ".join(model.model_fields)
-            mend = f"Use one of: {known}." if known else "Leave --option out."
-            raise InputError(f"The task {settings.task} has no option {name!r}.", mend) from None
+            hint = f"Use one of: {known}." if known else "Leave --option out."
+            raise InputError(f"The task {settings.task} has no option {name!r}.", hint) from None
         raise InputError(
             f"--option {name}={first['input']} can't be used: {first['msg'].lower()}.", "Give another value."
         ) from None

@@ -51,8 +51,8 @@ def _home() -> Check:
     home = run_folder.home()
     parent = next(p for p in (home, *home.parents) if p.exists())
     ok = parent.is_dir() and os.access(parent, os.W_OK)
-    mend = "" if ok else f"Make {parent} writable, or choose another folder with --home."
-    return Check("Home folder", ok, str(home), mend)
+    hint = "" if ok else f"Make {parent} writable, or choose another folder with --home."
+    return Check("Home folder", ok, str(home), hint)
 
 
 def _store() -> Check:
@@ -60,9 +60,9 @@ def _store() -> Check:
     if is_server(uri):
         return _server(uri)
     if os.environ.get("MLFLOW_TRACKING_URI"):
-        return Check("Tracking store", ok=True, found="MLFLOW_TRACKING_URI", mend="")
+        return Check("Tracking store", ok=True, found="MLFLOW_TRACKING_URI", hint="")
     if not database.exists():
-        return Check("Tracking store", ok=True, found="none yet; the first run makes it", mend="")
+        return Check("Tracking store", ok=True, found="none yet; the first run makes it", hint="")
     ok = run_folder.store_is_current(database)
     found = "ready" if ok else "of another version of MLflow; the next run migrates it"
     return Check("Tracking store", ok, found, "" if ok else f"cp {database} {database}.backup", needed=False)
@@ -74,8 +74,8 @@ def _server(uri: str) -> Check:
     try:
         tracking.check_server()
     except InputError as error:
-        return Check("Tracking store", ok=False, found=error.sentence, mend=error.mend)
-    return Check("Tracking store", ok=True, found=f"the MLflow server {uri} answers", mend="")
+        return Check("Tracking store", ok=False, found=error.sentence, hint=error.hint)
+    return Check("Tracking store", ok=True, found=f"the MLflow server {uri} answers", hint="")
 
 
 def _disk() -> Check:
@@ -101,14 +101,14 @@ def _accelerator() -> Check:
 
 def _git() -> Check:
     ok = shutil.which("git") is not None
-    mend = "" if ok else "apt-get install git, or set THAWLINE_REVISION: versions are tagged with the code's revision."
-    return Check("git", ok, "found" if ok else "not found", mend, needed=False)
+    hint = "" if ok else "apt-get install git, or set THAWLINE_REVISION: versions are tagged with the code's revision."
+    return Check("git", ok, "found" if ok else "not found", hint, needed=False)
 
 
 def _endpoint() -> Check:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "the default"
     keys = any(os.environ.get(n) for n in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"))
-    mend = "" if keys else "For s3:// sources set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+    hint = "" if keys else "For s3:// sources set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
     endpoint = endpoint.rpartition("@")[2]  # a password before it is nobody's to see
     found = f"endpoint: {endpoint}; credentials in the environment: {'yes' if keys else 'no'}"
-    return Check("S3", keys, found, mend, needed=False)
+    return Check("S3", keys, found, hint, needed=False)

@@ -55,12 +55,12 @@ PROMISES = {  # of a cluster: what `components/core/tracking/canary.py` finds, a
 
 
 class Check(NamedTuple):
-    """One thing looked at; `mend` is a hint or the command that mends it, empty where nothing is to be mended."""
+    """One thing looked at; `hint` is what to do, or the command that does it; empty where nothing is wrong."""
 
     name: str
     ok: bool
     found: str
-    mend: str
+    hint: str
     needed: bool = True
 
 
@@ -105,7 +105,7 @@ def _release(client: Any) -> Check:  # noqa: ANN401 - kfp is untyped
 
     version = server_version(client)
     if not is_release(version):
-        return Check("Kubeflow Pipelines", ok=True, found="its release is unknown", mend="", needed=False)
+        return Check("Kubeflow Pipelines", ok=True, found="its release is unknown", hint="", needed=False)
     ok = not too_old(client)
     return Check("Kubeflow Pipelines", ok, version, "" if ok else f"Update it to {OLDEST} or newer.")
 
@@ -114,14 +114,14 @@ def _ended(run: Any, link: str) -> Check:  # noqa: ANN401 - kfp_server_api's run
     """How the run ended; that its last step failed, and no other, was planned."""
     name = "Canary run"
     if run.state == "SUCCEEDED":
-        return Check(name, ok=True, found="succeeded", mend="")
+        return Check(name, ok=True, found="succeeded", hint="")
     tasks = (run.run_details and run.run_details.task_details) or []
     broken = {str(task.display_name).partition("(")[0] for task in tasks if task.state == "FAILED"}
     broken = {task for task in broken if task.removesuffix("-driver").replace("-", "_") in STEPS}
     if run.state == "FAILED" and broken == PLANNED:
-        return Check(name, ok=True, found="failed, as planned, by its last step", mend="")
+        return Check(name, ok=True, found="failed, as planned, by its last step", hint="")
     where = f" in {', '.join(sorted(broken - PLANNED))}" if broken - PLANNED else ""
-    return Check(name, ok=False, found=f"{run.state.lower()}{where}", mend=f"See {link}")
+    return Check(name, ok=False, found=f"{run.state.lower()}{where}", hint=f"See {link}")
 
 
 def _findings(run_key: str) -> tuple[dict[str, str], str]:
@@ -144,15 +144,15 @@ def _reached(found: dict[str, str], silence: str, cluster: "Cluster", link: str)
     """Whether the pods reached MLflow; what they lack for it is said, as far as it can be known here."""
     name = "MLflow from the pods"
     if found:
-        return Check(name, ok=True, found="reached", mend="")
+        return Check(name, ok=True, found="reached", hint="")
     if silence:
-        mend = "Give --tracking-uri, or set MLFLOW_TRACKING_URI here, so that the pods' findings can be read."
-        return Check(name, ok=False, found=silence, mend=mend)
+        hint = "Give --tracking-uri, or set MLFLOW_TRACKING_URI here, so that the pods' findings can be read."
+        return Check(name, ok=False, found=silence, hint=hint)
     if "MLFLOW_TRACKING_URI" not in cluster.names():
-        mend = "Give the pods --env MLFLOW_TRACKING_URI=http://…, or set up Kubeflow's MLflow plugin."
-        return Check(name, ok=False, found="nothing was found there, and the pods are given no address", mend=mend)
-    mend = f"Look whether the pods are given the server that is asked here, and at the log of the step look: {link}"
-    return Check(name, ok=False, found="nothing was found there", mend=mend)
+        hint = "Give the pods --env MLFLOW_TRACKING_URI=http://…, or set up Kubeflow's MLflow plugin."
+        return Check(name, ok=False, found="nothing was found there, and the pods are given no address", hint=hint)
+    hint = f"Look whether the pods are given the server that is asked here, and at the log of the step look: {link}"
+    return Check(name, ok=False, found="nothing was found there", hint=hint)
 
 
 def _promises(found: dict[str, str], state: str, cluster: "Cluster", source: str, link: str) -> list[Check]:
@@ -164,15 +164,15 @@ def _promises(found: dict[str, str], state: str, cluster: "Cluster", source: str
         once = found["attempts"] == "1"
         judged["retried"] = once, "not started again" if once else "started again"
     checks = []
-    for promise, (name, mend) in PROMISES.items():
+    for promise, (name, hint) in PROMISES.items():
         needed = promise != "retried"
         if unasked.get(promise):
-            checks.append(Check(name, ok=True, found="not asked for", mend="", needed=False))
+            checks.append(Check(name, ok=True, found="not asked for", hint="", needed=False))
         elif promise in judged:
             ok, text = judged[promise]
-            checks.append(Check(name, ok, text, "" if ok else mend, needed))
+            checks.append(Check(name, ok, text, "" if ok else hint, needed))
         else:
-            checks.append(Check(name, ok=False, found="not reached", mend=f"See {link}", needed=needed))
+            checks.append(Check(name, ok=False, found="not reached", hint=f"See {link}", needed=needed))
     return checks
 
 

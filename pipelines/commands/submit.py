@@ -239,7 +239,7 @@ def follow(
                 except StepError as error:
                     failures += 1
                     if failures >= PATIENCE:
-                        raise StepError(error.sentence, f"{error.mend} {GOES_ON} {link}") from None
+                        raise StepError(error.sentence, f"{error.hint} {GOES_ON} {link}") from None
                 if time.monotonic() >= end:
                     raise GoesOnError(f"The run has not ended within {minutes:g} minutes.", f"{GOES_ON} {link}")
                 time.sleep(max(0.0, min(POLL, end - time.monotonic())))

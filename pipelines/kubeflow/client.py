@@ -46,8 +46,8 @@ _MEND = {
 class RefusalError(StepError):
     """What Kubeflow refused for another reason than the caller's token or rights, with its HTTP status."""
 
-    def __init__(self, sentence: str, mend: str, status: int) -> None:
-        super().__init__(sentence, mend)
+    def __init__(self, sentence: str, hint: str, status: int) -> None:
+        super().__init__(sentence, hint)
         self.status = status
 
 
@@ -140,8 +140,8 @@ def said(where: str) -> Iterator[None]:
         sentence = f"Kubeflow {where} refused ({error.status}): {message}."
         if error.status in (401, 403):
             raise InputError(sentence, _MEND[error.status]) from None
-        mend = _MEND.get(error.status, "Look at the log of its ml-pipeline, and try again.")
-        raise RefusalError(sentence, mend, error.status) from None
+        hint = _MEND.get(error.status, "Look at the log of its ml-pipeline, and try again.")
+        raise RefusalError(sentence, hint, error.status) from None
     except HTTPError as error:
         cause = error.reason if isinstance(error, MaxRetryError) else error
         if isinstance(cause, TooSlow) and not isinstance(cause, NewConnectionError):  # a refused one is one of these

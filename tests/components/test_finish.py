@@ -242,8 +242,8 @@ def test_a_pod_needs_a_tracking_server(home: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("KFP_POD_NAME", "fine-tuning-7v4gg-1")
     with pytest.raises(InputError, match="no MLFLOW_TRACKING_URI") as caught:
         detect_changes("s3://bucket/photos", SETTINGS.to_json(), "k")
-    assert "--env MLFLOW_TRACKING_URI" in caught.value.mend
-    assert "plugin" in caught.value.mend
+    assert "--env MLFLOW_TRACKING_URI" in caught.value.hint
+    assert "plugin" in caught.value.hint
     assert not (home / "mlflow.db").exists()
     assert run_folder.read_errors("k")["detect_changes"]["kind"] == "input"
 

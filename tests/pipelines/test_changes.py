@@ -130,7 +130,7 @@ def test_what_nobody_expected_is_one_sentence(
     with pytest.raises(StepError, match="detect_changes failed") as error:
         changes.settled(str(toy_source), Settings(**TOY), "key", CONSOLE)
     log = run_folder.run_folder("key") / "log.txt"
-    assert str(log) in error.value.mend
+    assert str(log) in error.value.hint
     assert "no fingerprints today" in log.read_text()
 
 

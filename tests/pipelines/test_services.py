@@ -265,7 +265,7 @@ def test_an_unknown_host_name_is_told(server: "Mlflow", monkeypatch: pytest.Monk
     from components.core.tracking.server import refusal
 
     told = refusal(server.uri, answer.status_code, answer.text)
-    assert told is None or "--allowed-hosts" in told.mend
+    assert told is None or "--allowed-hosts" in told.hint
     api = requests.get(
         f"{server.uri}/api/2.0/mlflow/experiments/search?max_results=1",
         headers={"Host": "mlflow.example.com"},
@@ -274,4 +274,4 @@ def test_an_unknown_host_name_is_told(server: "Mlflow", monkeypatch: pytest.Monk
     )
     known = refusal(server.uri, api.status_code, api.text)
     assert known is not None
-    assert "--allowed-hosts" in known.mend
+    assert "--allowed-hosts" in known.hint

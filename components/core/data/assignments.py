@@ -205,7 +205,7 @@ def _check(assigned: Mapping[str, str], strata: Mapping[str, str], waiting: Sequ
             raise
         raise InputError(
             f"{error.sentence} {len(waiting)} changed labels of test rows are not accepted yet.",
-            "If the changes are right, accept them with `thawline labels accept`. " + error.mend,
+            "If the changes are right, accept them with `thawline labels accept`. " + error.hint,
         ) from None
 
 

@@ -152,10 +152,10 @@ def _read(path: Path, source: str) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the readers raise almost anything
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            reason, mend = "hold Python objects, which could run code", "Save only the state dict, as .safetensors."
+            reason, hint = "hold Python objects, which could run code", "Save only the state dict, as .safetensors."
         else:
-            reason, mend = "can't be read", "Fetch the file again."
-        raise InputError(f"The weights {source} {reason}.", mend) from error
+            reason, hint = "can't be read", "Fetch the file again."
+        raise InputError(f"The weights {source} {reason}.", hint) from error
     return _unwrapped(content, source)
 
 

@@ -120,12 +120,12 @@ def rollback(model: str, to: str = "", *, why: str = "", who: str = "") -> Entry
     champion = _champion(entries)
     target = to or _earlier(entries)
     if not target:
-        mend = f"See `thawline models {model}`; `thawline promote` makes another version champion."
-        raise InputError(f"{model} has no earlier champion to go back to.", mend)
+        hint = f"See `thawline models {model}`; `thawline promote` makes another version champion."
+        raise InputError(f"{model} has no earlier champion to go back to.", hint)
     reigns = [entry for entry in entries if entry.to == target]
     if not reigns:
-        mend = f"Promote it instead: `thawline promote {target} --model {model}`."
-        raise InputError(f"{model} version {target} never was champion.", mend)
+        hint = f"Promote it instead: `thawline promote {target} --model {model}`."
+        raise InputError(f"{model} version {target} never was champion.", hint)
     if target != champion:
         _try_out(model, target, "")
     why = why or f"Back to version {target}"
@@ -162,18 +162,18 @@ def evidence_for(model: str, version: str) -> Evidence:
     Raises:
         InputError: There is no such version, it was not accepted, or against another champion than today's.
     """
-    mend = "To do it all the same, add --override with a --reason."
+    hint = "To do it all the same, add --override with a --reason."
     found = [facts for facts in registry.versions(model) if facts["version"] == version]
     if not found:
         raise InputError(f"{model} has no version {version}.", f"See `thawline models {model}`.")
     [facts] = found
     if not facts["accepted"]:
-        raise InputError(f"There is no evidence for {model} version {version}: no evaluation accepted it.", mend)
+        raise InputError(f"There is no evidence for {model} version {version}: no evaluation accepted it.", hint)
     compared, champion = facts["compared_with"], registry.current(model, CHAMPION)
     if compared is not None and compared != champion:
         against = f"against version {compared}" if compared else "as the first one"
         sentence = f"{model} version {version} was accepted {against}, but {_named(champion)} is champion now."
-        raise InputError(sentence, f"Run the pipeline again. {mend}")
+        raise InputError(sentence, f"Run the pipeline again. {hint}")
     judged = registry.tags(model, version).get(registry.EVIDENCE_RUN, facts["run"])
     return Evidence(judged, compared, facts["decision"])
 

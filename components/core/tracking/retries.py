@@ -100,5 +100,5 @@ def refuse_repeated(step: str, earlier: Iterable[tuple[str, Mapping[str, str]]],
         passed = time.time() - float(tags[SINCE])
         if name == step and passed < LASTS_SECONDS:
             told = tags.get(error_tag, "").partition(": ")[2]
-            mend = f"This attempt did not look again, for that was {passed:.0f} s ago."
-            raise RepeatedError(told, f"{mend} Mend it, and start another run, or retry this one in ten minutes.")
+            hint = f"This attempt did not look again, for that was {passed:.0f} s ago."
+            raise RepeatedError(told, f"{hint} Mend it, and start another run, or retry this one in ten minutes.")

@@ -548,8 +548,8 @@ def own_experiment(model: str) -> str:
     """
     found = client().get_experiment_by_name(model)
     if found is not None and found.lifecycle_stage != "active":
-        mend = "Restore it there, or use another --model."
-        raise InputError(f"The experiment {model!r} was deleted on the tracking page.", mend)
+        hint = "Restore it there, or use another --model."
+        raise InputError(f"The experiment {model!r} was deleted on the tracking page.", hint)
     if found is not None:
         return str(found.experiment_id)
     local = run_folder.tracking_uri().startswith("sqlite:///")  # a server knows its own place for artifacts

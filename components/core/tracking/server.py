@@ -31,8 +31,8 @@ def check_address(uri: str) -> None:
 
 def unreachable(uri: str) -> NoAnswerError:
     """The server is silent."""
-    mend = "Check the address, the network, and that it runs."
-    return NoAnswerError(f"The MLflow server {uri} can't be reached.", mend)
+    hint = "Check the address, the network, and that it runs."
+    return NoAnswerError(f"The MLflow server {uri} can't be reached.", hint)
 
 
 def failing(uri: str, status: int, text: str = "") -> UnavailableError:
@@ -57,8 +57,8 @@ def _message(text: str) -> str:
 
 def forbidden(uri: str, what: str) -> UnavailableError:
     """The login is good, but not for this."""
-    mend = "Ask its administrator for the permission EDIT, or use another --model."
-    return UnavailableError(f"The MLflow server {uri} does not let this login write to {what}.", mend)
+    hint = "Ask its administrator for the permission EDIT, or use another --model."
+    return UnavailableError(f"The MLflow server {uri} does not let this login write to {what}.", hint)
 
 
 def refusal(uri: str, status: int, text: str) -> UnavailableError | None:
@@ -66,8 +66,8 @@ def refusal(uri: str, status: int, text: str) -> UnavailableError | None:
     if status == 401:  # noqa: PLR2004 - HTTP: unauthorized
         return UnavailableError(f"The MLflow server {uri} refuses the login.", f"Check {_LOGIN}.")
     if "Invalid Host header" in text:
-        mend = "Start it with --allowed-hosts naming this host and port."
-        return UnavailableError(f"The MLflow server {uri} does not answer under this name.", mend)
+        hint = "Start it with --allowed-hosts naming this host and port."
+        return UnavailableError(f"The MLflow server {uri} does not answer under this name.", hint)
     if status == 403:  # noqa: PLR2004 - HTTP: forbidden
         return forbidden(uri, "what it was asked to change")
     return None

@@ -91,11 +91,11 @@ def processes(settings: Settings) -> int:
     gpus = torch.cuda.device_count() if on_gpu else 0
     count = settings.processes or max(1, gpus)
     if count > 1 and ":" in settings.device:
-        mend = "Use --device cuda, or --processes 1."
-        raise InputError(f"--device {settings.device} is one GPU, and {count} processes need one each.", mend)
+        hint = "Use --device cuda, or --processes 1."
+        raise InputError(f"--device {settings.device} is one GPU, and {count} processes need one each.", hint)
     if on_gpu and count > gpus:
-        mend = f"Use --processes {gpus}, or --device cpu."
-        raise UnavailableError(f"This machine has {gpus} GPUs, and {count} processes need one each.", mend)
+        hint = f"Use --processes {gpus}, or --device cpu."
+        raise UnavailableError(f"This machine has {gpus} GPUs, and {count} processes need one each.", hint)
     return count
 
 
@@ -148,8 +148,8 @@ def _messages(
             sentence = f"Training process {rank} of {len(workers)} was ended by {name}."
             raise StepError(sentence, "Look for a lack of memory, and run again; --processes 1 needs the least.")
     if failures:
-        _, kind, sentence, mend = min(failures)  # the first one; those of its peers follow from it
-        raise KINDS[kind](sentence, mend)
+        _, kind, sentence, hint = min(failures)  # the first one; those of its peers follow from it
+        raise KINDS[kind](sentence, hint)
     if any(worker.exitcode for worker in workers):
         raise StepError("A training process exited without an error message.", "See the step's log, and run again.")
 
@@ -213,7 +213,7 @@ def _work(
 def _told(error: Exception) -> tuple[str, str, str]:
     if isinstance(error, ExpectedError):
         kinds = (name for name in ("silent", "unavailable") if isinstance(error, KINDS[name]))
-        return next(kinds, error.kind), error.sentence, error.mend
+        return next(kinds, error.kind), error.sentence, error.hint
     reason = traceback.format_exception_only(error)[-1].strip()
     return "failure", f"A training process failed: {reason}.", "See the step's log, and run again."
 

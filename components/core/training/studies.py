@@ -230,10 +230,10 @@ def _connected(url: str) -> "psycopg.Connection":
     except psycopg.Error as error:
         place = f"{where.get('host', 'localhost')}:{where.get('port', 5432)}/{where.get('dbname', '')}"
         reason = str(error).strip().splitlines()[0].rpartition(": ")[2].strip().rstrip(".")
-        mend = "Check THAWLINE_STUDY_STORAGE, the network and the login."
+        hint = "Check THAWLINE_STUDY_STORAGE, the network and the login."
         refused = "FATAL" in str(error) and not _PASSING.search(str(error))
         kind = UnavailableError if refused else NoAnswerError
-        raise kind(f"The search can't use the Postgres at {place}: {reason}.", mend) from None
+        raise kind(f"The search can't use the Postgres at {place}: {reason}.", hint) from None
 
 
 @contextlib.contextmanager
@@ -247,5 +247,5 @@ def explained() -> Iterator[None]:
     except UpdateFinishedTrialError:
         raise
     except (StorageInternalError, DBAPIError) as error:
-        mend = "Look at its log; the search goes on with the trials left."
-        raise NoAnswerError("The search's database does not answer any more.", mend) from error
+        hint = "Look at its log; the search goes on with the trials left."
+        raise NoAnswerError("The search's database does not answer any more.", hint) from error

@@ -32,7 +32,7 @@ def test_errors_are_kept_by_step(home: Path) -> None:
     """What a step wrote as an expected error is read back with its kind."""
     run_folder.write_error("k", "prepare_data", InputError("It is empty.", "Fill it."))
     assert run_folder.read_errors("k") == {
-        "prepare_data": {"kind": "input", "sentence": "It is empty.", "mend": "Fill it."}
+        "prepare_data": {"kind": "input", "sentence": "It is empty.", "hint": "Fill it."}
     }
 
 
@@ -64,7 +64,7 @@ def test_a_home_that_can_not_be_written_to_is_one_sentence(home: Path) -> None:
                 InputError, match=f"^{home}/runs/{key}.* can't be written to: Permission denied"
             ) as error:
                 run_folder.start("search", key)
-            assert f"Give {home} to this process's user, {other}, or choose another" in error.value.mend
+            assert f"Give {home} to this process's user, {other}, or choose another" in error.value.hint
     finally:
         os.seteuid(user)
         (home / "runs").chmod(0o755)

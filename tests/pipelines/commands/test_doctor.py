@@ -40,7 +40,7 @@ def test_json_is_one_object_a_check(capsys: pytest.CaptureFixture[str], monkeypa
     answer = call(capsys, monkeypatch, "doctor", "--json")
     checks = json.loads(answer.out)
     assert answer.status == 0
-    assert [set(check) for check in checks] == [{"name", "ok", "found", "mend", "needed"}] * len(checks)
+    assert [set(check) for check in checks] == [{"name", "ok", "found", "hint", "needed"}] * len(checks)
     assert {"Python", "Packages", "Home folder", "Disk"} <= {check["name"] for check in checks if check["needed"]}
 
 
@@ -63,7 +63,7 @@ def test_a_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A package at another version is named with what is needed."""
     monkeypatch.setattr(doctor, "version", lambda name: "1.0" if name == "optuna" else real_version(name))
     check = found("Packages")
-    assert (check.ok, check.found, check.mend) == (False, "optuna is 1.0, needs ==5.0.0", "make install")
+    assert (check.ok, check.found, check.hint) == (False, "optuna is 1.0, needs ==5.0.0", "make install")
 
 
 def test_packages_of_optional_groups_are_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     check = found("Disk")
     assert not check.ok
     assert check.needed
-    assert check.mend.startswith("Free space on the disk of ")
+    assert check.hint.startswith("Free space on the disk of ")
 
 
 def test_a_home_that_is_a_file_is_told(
@@ -108,7 +108,7 @@ def test_a_store_of_another_version_is_told(home: Path, monkeypatch: pytest.Monk
     check = found("Tracking store")
     assert not check.ok
     assert not check.needed
-    assert check.mend.startswith("cp ")
+    assert check.hint.startswith("cp ")
 
 
 def test_missing_packaged_weights_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_missing_packaged_weights_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(doctor, "find_spec", lambda _name: None)
     check = found("Weights")
     assert (check.ok, check.needed) == (False, False)
-    assert "[demo]" in check.mend
+    assert "[demo]" in check.hint
 
 
 def test_s3_credentials_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,7 +241,7 @@ def test_examples_of_different_form_are_never_kept_as_one(
     assert rows[50:90].shape == (40, 8, 8, 10)
     with pytest.raises(InputError, match="can't be kept: those of some examples") as raised:
         widths(COUNT, "keep")
-    assert "one shape" in raised.value.mend
+    assert "one shape" in raised.value.hint
 
 
 def test_an_export_has_to_fit_into_the_budget(home: Path) -> None:

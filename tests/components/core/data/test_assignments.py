@@ -70,7 +70,7 @@ def test_another_distance_finds_leaks_among_known_examples() -> None:
     assert assign_examples(records, lineage, Settings(near_duplicates=8), wide).changes["new"] == 0
     with pytest.raises(InputError, match="in two splits already") as raised:
         assign_examples(records, lineage, Settings(near_duplicates=32), wide)
-    assert "keep --near-duplicates and the task's options as they were" in raised.value.mend
+    assert "keep --near-duplicates and the task's options as they were" in raised.value.hint
     with pytest.raises(InputError, match="in two splits already"):  # a task may read an option, as texts do
         assign_examples(records, lineage, Settings(near_duplicates=8, option={"similarity": "0.5"}), wide)
 
@@ -82,7 +82,7 @@ def test_a_renamed_class_points_to_the_labels_that_wait() -> None:
     with pytest.raises(InputError, match="kitty") as raised:
         assign_examples(renamed, lineage, Settings(), TASK)
     assert "3 changed labels of test rows" in raised.value.sentence
-    assert "thawline labels accept" in raised.value.mend
+    assert "thawline labels accept" in raised.value.hint
 
 
 def test_locked_labels_are_read_as_the_target_reads_them() -> None:
@@ -101,7 +101,7 @@ def test_locked_labels_are_read_as_the_target_reads_them() -> None:
     assert {example.label for example in assigned.examples} == {"3.0", "4.0"}
     with pytest.raises(InputError, match="locked with the label 'good', which is of another problem") as raised:
         assign_examples(now, lineages[1], Settings(), number)
-    assert "--model of its own" in raised.value.mend
+    assert "--model of its own" in raised.value.hint
 
 
 def test_data_by_time_are_tested_on_what_comes_last() -> None:

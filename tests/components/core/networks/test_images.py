@@ -359,7 +359,7 @@ class TestHubs:
                 build_backbone(name, weights)
             assert caught.value.sentence.startswith(f"The weights {weights} of {name}")
             assert "could not be downloaded (<urlopen error Name or service not known>)" in caught.value.sentence
-            assert "--weights FILE" in caught.value.mend
+            assert "--weights FILE" in caught.value.hint
 
     def test_unfit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A hub's file that lacks a tensor never leaves a random one in its place."""

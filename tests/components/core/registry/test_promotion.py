@@ -285,7 +285,7 @@ def test_what_never_was_champion_is_promoted_instead(toy: PlainRun) -> None:
     promote("2")
     with pytest.raises(InputError, match="toy version 3 never was champion") as error:
         ledger.rollback("toy", "3")
-    assert "thawline promote 3 --model toy" in error.value.mend
+    assert "thawline promote 3 --model toy" in error.value.hint
     promote("3", expected="1")  # refused, so it is still no champion of the past
     with pytest.raises(InputError, match="never was champion"):
         ledger.rollback("toy", "3")
@@ -802,7 +802,7 @@ def test_without_an_acceptance_there_is_no_evidence(toy: PlainRun, tags: dict[st
     version = registry.add_version("toy", toy.folder / "served", run, tags)
     with pytest.raises(InputError, match=f"no evidence for toy version {version}") as error:
         ledger.evidence_for("toy", version)
-    assert "--override" in error.value.mend
+    assert "--override" in error.value.hint
 
 
 def test_evidence_against_a_former_champion_is_none(toy: PlainRun) -> None:

@@ -51,7 +51,7 @@ def test_a_server_that_fails_is_not_called_out_of_reach(home: Path, monkeypatch:
             tracking.client().get_run("a")
         assert len(server.requests) == 2
     assert error.value.sentence == f"The MLflow server {address} answers with the error 500."
-    assert "log" in error.value.mend
+    assert "log" in error.value.hint
     with pytest.raises(InputError, match="can't be reached"), tracking.explained():
         tracking.client().get_run("a")
 

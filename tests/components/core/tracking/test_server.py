@@ -32,17 +32,17 @@ def test_what_is_no_address_is_one_sentence(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "mend"),
+    ("status", "text", "hint"),
     [
         (401, "You are not authenticated.", "MLFLOW_TRACKING_USERNAME"),
         (403, "Permission denied", "EDIT"),
         (403, "Invalid Host header - possible DNS rebinding attack detected", "--allowed-hosts"),
     ],
 )
-def test_each_refusal_has_its_mend(status: int, text: str, mend: str) -> None:
+def test_each_refusal_has_its_mend(status: int, text: str, hint: str) -> None:
     told = refusal("http://host:5000", status, text)
     assert told is not None
-    assert mend in told.mend
+    assert hint in told.hint
     assert "http://host:5000" in told.sentence
 
 
