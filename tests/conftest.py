@@ -77,8 +77,8 @@ def toy_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_dataset(toy_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The points, prepared."""
     from components.core.data.lineage import Lineage
+    from components.core.data.preparation import prepare
     from components.core.settings import Settings
-    from components.prepare_data import prepare
 
     folder = tmp_path_factory.mktemp("dataset")
     prepare(str(toy_source), Settings(**TOY), folder, Lineage("0"), lambda _done, _total, _text: None)

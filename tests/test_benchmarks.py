@@ -240,8 +240,8 @@ def test_depthwise_layers_count_as_depthwise() -> None:
 def tiny(tmp_path: Path) -> Path:
     """Sixty pictures in three classes that a head can tell apart, prepared."""
     from components.core.data.lineage import Lineage
+    from components.core.data.preparation import prepare
     from components.core.settings import Settings
-    from components.prepare_data import prepare
 
     generator = np.random.default_rng(0)
     for number in range(60):

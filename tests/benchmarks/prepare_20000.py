@@ -23,10 +23,10 @@ from PIL import Image
 
 from components.core.data.examples import Examples
 from components.core.data.lineage import Lineage
+from components.core.data.preparation import prepare
 from components.core.errors import RejectedRecord
 from components.core.inference import images
 from components.core.settings import Settings
-from components.prepare_data import prepare
 
 NUMBERS = (1_000, 5_000, 20_000)
 CLASSES = 10

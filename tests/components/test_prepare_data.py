@@ -26,13 +26,14 @@ from components.core.data import lineage_store, source_index
 from components.core.data.assignments import read_label_changes
 from components.core.data.examples import Examples
 from components.core.data.lineage import Lineage, Member, read_lineage, write_lineage
+from components.core.data.preparation import _Checked, _in_order, _reject_conflicts, prepare
 from components.core.data.sources import Entry
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import images
 from components.core.modalities import near_duplicate_images
 from components.core.settings import Settings
 from components.core.task_options import NoOptions
-from components.prepare_data import _Checked, _in_order, _reject_conflicts, prepare, prepare_data, with_salt
+from components.prepare_data import prepare_data, with_salt
 from tests.conftest import TOY
 
 pytest_plugins = ["tests.s3"]

@@ -16,9 +16,9 @@ from PIL import Image
 
 from components.core.data.examples import Examples
 from components.core.data.lineage import Lineage
+from components.core.data.preparation import prepare
 from components.core.errors import InputError
 from components.core.settings import Settings
-from components.prepare_data import prepare
 
 PACKAGE = "dataset-fashion-mnist"
 NAMES = ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")

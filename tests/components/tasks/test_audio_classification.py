@@ -10,11 +10,11 @@ import torch
 
 from components.core.contract import load_task
 from components.core.data.lineage import Lineage
+from components.core.data.preparation import prepare
 from components.core.errors import InputError, RejectedRecord
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.training import phase
-from components.prepare_data import prepare
 from components.tasks import audio_classification
 from tests.components.tasks.conftest import Predict
 from tests.sound_models import save_model, sound_file, tone

@@ -13,12 +13,12 @@ from torch.utils._pytree import tree_leaves
 from components.core.compute import engines
 from components.core.contract import load_task
 from components.core.data.lineage import Lineage
+from components.core.data.preparation import prepare
 from components.core.errors import InputError, RejectedRecord
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.targets import classification
 from components.core.training import phase
-from components.prepare_data import prepare
 from components.tasks import text_classification
 from tests.components.tasks.conftest import Predict
 from tests.text_models import save_model

@@ -20,12 +20,12 @@ from components.core.activations.rows import Counted
 from components.core.compute import engines, onnx_exports
 from components.core.compute.device import place, to_device
 from components.core.data.lineage import Lineage
+from components.core.data.preparation import prepare
 from components.core.networks.images import build_backbone
 from components.core.networks.network import Network, set_thawed, set_training
 from components.core.settings import Hyperparameters, Settings
 from components.core.training import phase as phases
 from components.core.training.phase import Data, open_data, rows_at, seed_everything, train_phase
-from components.prepare_data import prepare
 from components.tasks import image_classification
 from tests.components.core.networks.test_images import QUICK, SLOW, images, randomise
 from tests.conftest import TOY

@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 from components.core.compute.device import place
 from components.core.data.lineage import Lineage
+from components.core.data.preparation import prepare
 from components.core.networks.images import build_backbone
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.training import phase
-from components.prepare_data import prepare
 from tests import sound_models, text_models
 from tests.components.core.activations.test_equality import (
     ACTIVATIONS,

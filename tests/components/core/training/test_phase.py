@@ -121,7 +121,7 @@ def test_balanced_weights_reach_the_loss(home: Path, toy_dataset: Path) -> None:
 @pytest.mark.parametrize("thaw", [0, 2])
 def test_a_real_network_is_deterministic(thaw: int, home: Path, tmp_path: Path) -> None:
     """With --deterministic, a convolutional network with BatchNorm ends in the same weights, bit for bit."""
-    from components.prepare_data import prepare
+    from components.core.data.preparation import prepare
     from tests.pictures import write_pictures
 
     options = {"backbone": "torchvision/resnet18", "weights": "none", "image_size": 32, "head_epochs": 3}

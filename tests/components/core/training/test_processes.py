@@ -18,6 +18,7 @@ from torch import nn
 
 from components.core.compute import distributed
 from components.core.data.lineage import Lineage
+from components.core.data.preparation import prepare
 from components.core.errors import InputError, StepError, UnavailableError
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import runs
@@ -26,7 +27,6 @@ from components.core.training.checkpoints import read_facts
 from components.core.training.phase import build_network, open_data
 from components.core.training.processes import train
 from components.fine_tune import fine_tune
-from components.prepare_data import prepare
 from components.train_head import train_head
 from tests.conftest import TOY
 from tests.pictures import write_pictures
