@@ -15,7 +15,8 @@ from components.core.training import deadlines
 from components.core.training.deadlines import Deadline
 from components.core.training.phase import open_data
 from components.core.training.studies import DONE, open_study
-from components.search import OutOfTimeError, _check, objective, search, study_name, suggest, work, worker_devices
+from components.core.training.trials import OutOfTimeError, objective, suggest, work
+from components.search import _check, search, study_name, worker_devices
 from components.select_trial import select_trial
 from tests.conftest import TOY
 from tests.plain import PlainRun

@@ -20,7 +20,8 @@ from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import runs as tracking
 from components.core.training.phase import build_network, open_data, train_phase
 from components.core.training.studies import open_study
-from components.search import MOST_THAWED, search, suggest
+from components.core.training.trials import MOST_THAWED, suggest
+from components.search import search
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Pictures, Tester, peer_network, pictures_of
 

@@ -17,7 +17,8 @@ from components.core.settings import Settings
 from components.core.tracking import runs as tracking
 from components.core.training import studies
 from components.core.training.studies import DONE, open_study
-from components.search import search, study_name, work
+from components.core.training.trials import work
+from components.search import search, study_name
 from components.select_trial import select_trial
 from tests.conftest import TOY
 

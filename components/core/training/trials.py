@@ -1,0 +1,177 @@
+"""Trials of a search: what they suggest, what they are worth, and the processes that run them."""
+
+import math
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.core.errors import NoAnswerError
+from components.core.settings import Hyperparameters, Settings
+from components.core.training import deadlines, studies
+from components.core.training.deadlines import Deadline
+from components.core.training.studies import open_study
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import optuna
+
+    from components.core.training.phase import Data
+
+MOST_THAW_EPOCHS = 8
+NO_ANSWER = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
+WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
+MOST_THAWED = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
+
+
+def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperparameters:
+    """Hyperparameters of one trial: what the user gave is fixed, the rest is searched."""
+    fast = settings.optimizer == "sgd"  # without adaptive steps the useful rates lie an order higher
+    deepest = min(MOST_THAWED, stages)
+    space: dict[str, Callable[[str], float]] = {
+        "head_learning_rate": lambda n: trial.suggest_float(n, 1e-2 if fast else 3e-4, 1.0 if fast else 3e-2, log=True),
+        "weight_decay": lambda n: trial.suggest_float(n, 1e-5, 1e-1, log=True),
+        "dropout": lambda n: trial.suggest_float(n, 0.0, 0.5),
+        "label_smoothing": lambda n: trial.suggest_float(n, 0.0, 0.2),
+        "thaw": lambda n: trial.suggest_int(n, 1, deepest),
+        "thaw_learning_rate": lambda n: trial.suggest_float(
+            n, 1e-4 if fast else 1e-5, 1e-1 if fast else 1e-3, log=True
+        ),
+        "layer_decay": lambda n: trial.suggest_float(n, 0.3, 1.0),
+        "thaw_epochs": lambda n: trial.suggest_int(n, 2, MOST_THAW_EPOCHS),
+    }
+    fixed = settings.fixed()
+    return Hyperparameters.model_validate({n: fixed[n] if n in fixed else ask(n) for n, ask in space.items()})
+
+
+class OutOfTimeError(Exception):
+    """A trial was stopped at the end of an epoch by the deadline."""
+
+
+def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadline) -> float:
+    """Validation loss of the better of the two phases, lower is better; prunes by the loss of every epoch.
+
+    Raises:
+        OutOfTimeError: The deadline was reached before the trial's end.
+    """
+    import optuna
+
+    from components.core.training.phase import build_network, train_phase
+
+    settings, begin, saved = data.settings, time.time(), data.reuse.seconds
+    hyperparameters = suggest(trial, settings, stages)
+    network = build_network(data, hyperparameters)
+    history: list[dict[str, Any]] = []
+    best = float("inf")
+    for phase, thaw in (("head", 0), ("thaw", hyperparameters.thaw)):
+
+        def report(figures: dict[str, float], phase: str = phase) -> None:
+            history.append({"phase": phase, **figures})
+            offset = settings.head_epochs if phase == "thaw" else 0
+            trial.report(figures["loss"], offset + int(figures["epoch"]))
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        try:
+            if phase == "head" or thaw:
+                if deadline.reached():
+                    raise OutOfTimeError
+                epochs = train_phase(network, data, hyperparameters, thaw=thaw, report=report, stop=deadline.reached)
+                if deadline.hit:
+                    raise OutOfTimeError
+                best = min([best, *(e["loss"] for e in epochs)])
+                if not epochs:  # diverged at once
+                    break
+        finally:
+            trial.set_user_attr("history", history)
+            trial.set_user_attr("hyperparameters", hyperparameters.model_dump())
+            trial.set_user_attr("seconds", time.time() - begin)
+            trial.set_user_attr("saved_seconds", data.reuse.seconds - saved)
+    return best
+
+
+def work(
+    name: str,
+    dataset: str,
+    settings_json: str,
+    stages: int,
+    threads: int,
+    step: str,
+    until: float = math.inf,
+    end: float = math.inf,
+) -> None:
+    """One worker process: take trials until the study has enough, or their time is over.
+
+    Args:
+        name: The study's.
+        dataset: Folder of the prepared data.
+        settings_json: The run's settings, with this process's device.
+        stages: Of the network.
+        threads: That this process may use.
+        step: Id of the step's run, which its trials are marked with.
+        until: When the search stops, in seconds since the epoch.
+        end: When all training has to have ended. The best trial is trained once more before that.
+    """
+    import torch
+
+    from components.core.compute.device import pick_device
+    from components.core.training.phase import open_data
+
+    torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS still holds
+    settings = Settings.from_json(settings_json)
+    if (device := pick_device(settings.device)).type == "cuda":
+        torch.cuda.set_device(device)  # what asks for no device by name would take memory of the first GPU
+    data = open_data(Path(dataset), settings)
+    try:
+        with studies.explained():
+            _take_trials(name, data, stages, step, Deadline(until), end)
+    except NoAnswerError:
+        raise SystemExit(NO_ANSWER) from None  # the step says it
+
+
+def _take_trials(name: str, data: "Data", stages: int, step: str, deadline: Deadline, end: float) -> None:
+    import optuna
+
+    study, settings, until = open_study(name), data.settings, deadline.at
+    while True:
+        best = _seconds_of_best(study.get_trials(deepcopy=False))
+        deadline.at = min(until, end - deadlines.SPARE * best)
+        trial = None if deadline.reached() else studies.take(study, settings.trials, settings.seed)
+        if trial is None:
+            return
+        if trial == "wait":
+            time.sleep(WAIT_SECONDS)
+            continue
+        try:
+            with studies.beating(study, trial):
+                trial.set_user_attr("step", step)
+                _run_trial(study, trial, data, stages, deadline)
+        except optuna.exceptions.UpdateFinishedTrialError:  # this process stood still, and was taken for dead
+            continue
+
+
+def _run_trial(study: "optuna.Study", trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadline) -> None:
+    import optuna
+
+    try:
+        value = objective(trial, data, stages, deadline)
+    except optuna.TrialPruned:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    except OutOfTimeError:  # a failed trial does not count, so a later run repeats it
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        raise
+    except BaseException:
+        trial.set_user_attr("error", traceback.format_exc(limit=3))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        raise
+    else:  # a value that is not finite can't be told: the trial diverged, which is a result and no fault
+        finite = math.isfinite(value)
+        study.tell(trial, value if finite else None, None if finite else optuna.trial.TrialState.PRUNED)
+
+
+def _seconds_of_best(trials: "list[optuna.trial.FrozenTrial]") -> float:
+    """Seconds that the best trial took so far; 0 without one."""
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    return float(min(complete, key=lambda trial: trial.value or 0.0).user_attrs["seconds"]) if complete else 0.0
