@@ -28,7 +28,8 @@ from components.core.tracking import provenance, retries
 from components.core.training import deadlines
 
 if TYPE_CHECKING:
-    from components.core.tracking.runs import Ended, StepRun
+    from components.core.tracking.queries import Ended
+    from components.core.tracking.runs import StepRun
 
 DECISION = "decision.json"  # in the run's folder: what the command line decided before it started the DAG
 Progress = Callable[[int, int, str], None]
@@ -74,7 +75,10 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
     run_folder.start("detect_changes", run_key)
     from components.core.registry import versions as registry
-    from components.core.tracking import leases  # mlflow costs seconds
+    from components.core.tracking import (
+        leases,  # mlflow costs seconds
+        queries,
+    )
     from components.core.tracking import runs as tracking
 
     with tracking.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
@@ -90,7 +94,7 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
 
         history = _History(settings.model, Path(folder))
         # accepted labels of test rows change the dataset, not the source
-        accepted = tracking.recorded(settings.model, "thawline.accepted_labels")
+        accepted = queries.recorded(settings.model, "thawline.accepted_labels")
         found = {**provenance.parts(settings), "labels": f"{len(accepted)} times accepted"}
         champion = registry.current(settings.model, "champion")
         if settings.warm_start:
@@ -160,14 +164,14 @@ def _decide(
 
 def _same_inputs(model: str, parts: provenance.Parts, champion: str) -> "Iterator[Ended]":
     """Earlier runs with these inputs, newest first; of a warm start then the one that made the champion."""
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import queries
 
     same = f"tags.`{provenance.INPUT_DIGEST}` = '{provenance.input_digest(parts)}'"
     extra = f"{same} and tags.`{provenance.CHANGE}` != 'skip'"
-    yield from tracking.successful(model, extra)
+    yield from queries.successful(model, extra)
     if provenance.START in parts and champion:
         extra = f"tags.`{provenance.VERSION}` = '{champion}' and tags.`{provenance.CHANGE}` = 'train'"
-        for run in tracking.successful(model, extra):
+        for run in queries.successful(model, extra):
             if run.tags.get(provenance.INPUT_DIGEST) == provenance.input_digest(_counted_from(run, parts, champion)):
                 yield run
 
@@ -265,14 +269,14 @@ class _History:
     """Earlier successful runs of a model, as far as they matter."""
 
     def __init__(self, model: str, folder: Path) -> None:
-        from components.core.tracking import runs as tracking
+        from components.core.tracking import queries
 
         self._folder = folder
         self._indexes: dict[str, list[Fingerprint]] = {}
         self.newest: Ended | None = None  # with an index; may have been skipped
         self.last: Ended | None = None  # that was not skipped
         self.trained: Ended | None = None  # the last that trained
-        for run in tracking.successful(model, f"tags.`{provenance.INDEXED}` = 'true'"):
+        for run in queries.successful(model, f"tags.`{provenance.INDEXED}` = 'true'"):
             change = run.tags.get(provenance.CHANGE, "")
             self.newest = self.newest or run
             if change in ("train", "judge") and provenance.VERSION in run.tags:
@@ -283,13 +287,13 @@ class _History:
 
     def index(self, run: "Ended | None") -> list[Fingerprint]:
         """The index of a run's source; empty where it is gone."""
-        from components.core.tracking import runs as tracking
+        from components.core.tracking import queries
 
         if run is None:
             return []
         if run.id not in self._indexes:
             folder = self._folder / run.id
             folder.mkdir()
-            path = tracking.download(run.id, f"dataset/{source_index.INDEX}", folder)
+            path = queries.download(run.id, f"dataset/{source_index.INDEX}", folder)
             self._indexes[run.id] = source_index.read_index(path) if path else []
         return self._indexes[run.id]

@@ -29,7 +29,7 @@ from components.core.reporting.page import ReportData, render
 from components.core.reporting.step_costs import costs
 from components.core.settings import digest
 from components.core.targets.evaluation import Evaluation
-from components.core.tracking import retries
+from components.core.tracking import retries, tag_names
 from components.core.tracking import runs as tracking
 from components.core.training import deadlines
 from components.core.training.checkpoints import load_checkpoint, weights_digest
@@ -244,8 +244,8 @@ def _log_saved(run: tracking.StepRun, spent: Sequence[Mapping[str, Any]], here: 
     """What kept activations saved in each step, this one among them, and in all of them."""
     run.saved(here)
     steps = {cost["step"]: cost["saved"] for cost in spent if cost["saved"] is not None} | {run.name: here}
-    by_step = {f"{tracking.SAVED}_{step}": seconds for step, seconds in steps.items()}
-    run.metrics({tracking.SAVED: sum(steps.values()), **by_step}, pipeline=True)
+    by_step = {f"{tag_names.SAVED}_{step}": seconds for step, seconds in steps.items()}
+    run.metrics({tag_names.SAVED: sum(steps.values()), **by_step}, pipeline=True)
 
 
 def _log(
@@ -266,7 +266,7 @@ def _log(
     for pipeline in (False, True):
         run.metrics({**evaluation.metrics, **bounds, **baseline}, pipeline=pipeline)
     told = {"thawline.accepted": str(decision.accepted).lower(), "thawline.decision": decision.sentence}
-    run.tags({**told, tracking.METRIC: next(iter(evaluation.metrics))}, pipeline=True)
+    run.tags({**told, tag_names.METRIC: next(iter(evaluation.metrics))}, pipeline=True)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "report.html"
         copy.write_text(report.read_text())
@@ -274,7 +274,7 @@ def _log(
     evidence = {"accepted": decision.accepted, "sentence": decision.sentence, **decision.evidence}
     run.text(json.dumps(evidence, indent=1), "evidence.json")
     short = {name: value for name, value in decision.evidence.items() if not isinstance(value, list | dict)}
-    run.tags({"thawline.evidence": json.dumps(short)[: tracking.TAG_LENGTH]}, pipeline=True)
+    run.tags({"thawline.evidence": json.dumps(short)[: tag_names.TAG_LENGTH]}, pipeline=True)
     run.text(
         charts.to_svg(charts.learning_curves(page.history, next(iter(evaluation.metrics)))),
         "figures/learning_curves.svg",

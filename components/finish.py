@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlparse
 from components.core import run_folder
 from components.core.reporting import costs, notification
 from components.core.settings import Settings
-from components.core.tracking import endings, provenance, retries
+from components.core.tracking import connection, endings, provenance, queries, retries, tag_names
 from components.core.tracking import runs as tracking
 from components.core.training import deadlines
 
@@ -37,7 +37,7 @@ def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
 
 def end(settings: Settings, run_key: str, state: str, reason: str = "") -> dict[str, Any]:
     """`finish`, also of a run that was ended from outside for a `reason` that its steps don't know."""
-    with tracking.explained():
+    with connection.explained():
         for abandoned in run_folder.abandoned_runs():
             _close(abandoned)
         run_folder.delete_old()
@@ -60,16 +60,16 @@ def _close(run_key: str) -> None:
 
 def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
     """Close what is still open of a pipeline run, and read its result from MLflow; `finish` says what it holds."""
-    pipeline = next(iter(tracking.find_runs(model, run_key, "pipeline")), None)
+    pipeline = next(iter(queries.find_runs(model, run_key, "pipeline")), None)
     tags = pipeline.data.tags if pipeline else {}
-    lost = tags.get(tracking.LOST, "") if pipeline and pipeline.info.status == "KILLED" else ""
+    lost = tags.get(tag_names.LOST, "") if pipeline and pipeline.info.status == "KILLED" else ""
     failed = bool(lost) or endings.failed(state, recorded=endings.is_recorded(tags))
     tracking.close_running(model, run_key, failed=failed)
-    steps = list(reversed(tracking.find_runs(model, run_key, "step")))
+    steps = list(reversed(queries.find_runs(model, run_key, "step")))
     skipped = not failed and tags.get(provenance.SKIPPED) == "true"
     same_as = tags.get(provenance.SAME_AS, "") if skipped else ""
     # a run that made way for another one stands for none
-    made = pipeline if not skipped else tracking.client().get_run(same_as) if same_as else None
+    made = pipeline if not skipped else connection.client().get_run(same_as) if same_as else None
     facts = made.data.tags if made else {}
     cut = deadlines.cuts(tags)
     decision = " ".join(filter(None, [tags.get("thawline.decision", ""), cut]))
@@ -80,12 +80,12 @@ def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
         "version": facts.get("thawline.version", ""),
         "promoted": tags.get("thawline.promoted") == "true",
         "pending": tags.get("thawline.pending", ""),
-        "metric": facts.get(tracking.METRIC, ""),
+        "metric": facts.get(tag_names.METRIC, ""),
         "metrics": _figures(made.data.metrics) if made else {},
         "dataset_digest": facts.get("thawline.dataset_digest", ""),
         "mlflow_run_id": pipeline.info.run_id if pipeline else "",
         "steps": {
-            tracking.step_name(run): run.data.metrics["step_seconds"]
+            queries.step_name(run): run.data.metrics["step_seconds"]
             for run in steps
             if "step_seconds" in run.data.metrics
         },
@@ -109,25 +109,25 @@ def _failure(run_key: str, steps: Sequence[Any]) -> str:
     broken = unmended(steps)
     if not broken:
         return endings.UNFINISHED
-    told = broken[0].data.tags.get(tracking.ERROR, "").partition(": ")[2]  # another pod's files are gone
-    return told or f"The step {tracking.step_name(broken[0])} failed."
+    told = broken[0].data.tags.get(tag_names.ERROR, "").partition(": ")[2]  # another pod's files are gone
+    return told or f"The step {queries.step_name(broken[0])} failed."
 
 
 def unmended(steps: Sequence[Any]) -> list[Any]:
     """The failed runs of steps, oldest first, without those that a later attempt of the same step made good."""
     failed = [run for run in steps if run.info.status == "FAILED"]
-    good = [(tracking.step_name(run), run.info.start_time) for run in steps if run.info.status == "FINISHED"]
+    good = [(queries.step_name(run), run.info.start_time) for run in steps if run.info.status == "FINISHED"]
     left = [
         run
         for run in failed
-        if not any(name == tracking.step_name(run) and begun >= run.info.start_time for name, begun in good)
+        if not any(name == queries.step_name(run) and begun >= run.info.start_time for name, begun in good)
     ]
     return left or failed  # one of several search workers has the same name
 
 
 def _record(settings: Settings, run_key: str, result: dict[str, Any]) -> str:
     """Keep in MLflow what the run cost, and why it failed; return the cost in words."""
-    steps = tracking.find_runs(settings.model, run_key, "step")  # several workers of the search are several steps
+    steps = queries.find_runs(settings.model, run_key, "step")  # several workers of the search are several steps
     seconds = sum(run.data.metrics.get("step_seconds", 0.0) for run in steps)
     cost = costs.sentence(seconds, settings)
     if result["mlflow_run_id"]:

@@ -8,7 +8,7 @@ from components.core import revision
 from components.core.contract import load_task
 from components.core.inference import archives
 from components.core.registry import promotion, versions
-from components.core.tracking import provenance, retries, runs
+from components.core.tracking import connection, provenance, retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 
@@ -81,8 +81,8 @@ def register(
 
 def _origin(run: runs.StepRun) -> dict[str, str]:
     """What a version's tags say of the run that it comes from."""
-    evaluated = runs.client().get_run(run.pipeline_id).data
-    metric = evaluated.tags.get(runs.METRIC, "")
+    evaluated = connection.client().get_run(run.pipeline_id).data
+    metric = evaluated.tags.get(tag_names.METRIC, "")
     return {
         "thawline.backbone": run.settings.backbone or load_task(run.settings.task).backbone,
         "thawline.code_revision": revision.code_revision(),
@@ -91,7 +91,7 @@ def _origin(run: runs.StepRun) -> dict[str, str]:
         "thawline.decision": evaluated.tags.get("thawline.decision", ""),
         "thawline.evidence": evaluated.tags.get("thawline.evidence", ""),
         **{name: value for name, value in evaluated.tags.items() if name == provenance.WARM_START},
-        runs.METRIC: metric,
+        tag_names.METRIC: metric,
         **{f"thawline.{name}": str(value) for name, value in evaluated.metrics.items() if name == metric},
     }
 

@@ -29,11 +29,11 @@ def main() -> None:
         importlib.import_module(library)
     from components.core import run_folder as runs
     from components.core.settings import Settings
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import connection
     from components.detect_changes import detect_changes
     from components.prepare_data import prepare_data
 
-    tracking.migrate()
+    connection.migrate()
     settings, run_key = Settings(model="smoke", weights="none").to_json(), runs.new_run_key()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "pictures"

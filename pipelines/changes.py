@@ -28,9 +28,9 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     if not run_folder.store_is_ready():
         return None
     if is_server(run_folder.tracking_uri()):
-        from components.core.tracking import runs as tracking
+        from components.core.tracking import connection
 
-        tracking.check_server(settings.model)
+        connection.check_server(settings.model)
     os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some other run
     folder, reason, state = run_folder.run_folder(run_key), "", endings.FAILED
     run_folder.write_text(folder / "settings.json", settings.to_json())
@@ -60,10 +60,10 @@ def ended(settings: Settings, run_key: str, reason: str) -> dict[str, Any]:
     """
     path = run_folder.run_folder(run_key) / "result.json"
     if not path.exists():
-        from components.core.tracking import runs as tracking
+        from components.core.tracking import connection
         from components.finish import end
 
-        tracking.open_store()  # a server that went away is not waited for once more
+        connection.open_store()  # a server that went away is not waited for once more
         try:
             end(settings, run_key, endings.FAILED, reason)
         except KeyboardInterrupt:  # the result is there before the notification, which may take a minute

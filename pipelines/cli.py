@@ -160,12 +160,12 @@ def predict(
     if missing:
         raise InputError(f"There is no file {missing[0]}.", "Give the paths of files to answer.")
     from components.core.registry import versions
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import connection, pyfunc
 
-    tracking.open_store()
+    connection.open_store()
     with tempfile.TemporaryDirectory() as folder:
         path, version = versions.fetch(name, wanted or "champion", Path(folder))
-        served = tracking.load_pyfunc(path)
+        served = pyfunc.load_pyfunc(path)
         found = _answers(served, [*files, *said])
     asked = [*({"file": str(path)} for path in files), *({"text": line} for line in said)]
     rows = [{**record, **row} for record, row in zip(asked, found, strict=True)]
@@ -391,9 +391,9 @@ def main() -> None:
     except Exception as error:
         if "components.core.tracking.runs" not in sys.modules:
             raise
-        from components.core.tracking import runs as tracking
+        from components.core.tracking import connection
 
-        known = tracking.explanation(error)
+        known = connection.explanation(error)
         if known is None:
             raise
         _fail(str(known), 2)

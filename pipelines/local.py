@@ -41,11 +41,9 @@ def fetch_report(result: dict[str, Any], run_key: str) -> None:
     """Where a server keeps the report, bring it into the run's folder, and let the result name it there."""
     if not urlsplit(result["report"]).scheme:
         return
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import queries
 
-    path = tracking.download(
-        result["same_as"] or result["mlflow_run_id"], "report.html", run_folder.run_folder(run_key)
-    )
+    path = queries.download(result["same_as"] or result["mlflow_run_id"], "report.html", run_folder.run_folder(run_key))
     if path is not None:
         result["report"] = str(path)
         run_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
@@ -93,9 +91,9 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
         RuntimeError: A step failed; kfp passes no reason on, the step wrote it to the run's folder.
     """
     if not run_folder.store_is_ready():
-        from components.core.tracking import runs as tracking
+        from components.core.tracking import connection
 
-        tracking.migrate()
+        connection.migrate()
     warnings.simplefilter("ignore")  # kfp warns of what a local run ignores
     from kfp import local
 

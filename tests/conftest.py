@@ -49,9 +49,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         use_home(folder, patch)
-        from components.core.tracking import runs as tracking
+        from components.core.tracking import connection
 
-        tracking.migrate()
+        connection.migrate()
     return folder
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from components.core.evaluation import look_budget
 from components.core.registry import promotion, versions
 from components.core.settings import Settings
-from components.core.tracking import leases, runs
+from components.core.tracking import connection, leases, runs
 
 # every call of MLflow's client by which the ledger writes
 WRITES = (
@@ -46,7 +46,7 @@ def process(target: Callable[..., None], *arguments: object) -> BaseProcess:
 def killed(environment: Mapping[str, str], move: str, write: int) -> None:
     """Carry out a move; the process kills itself in place of its `write`-th write, counted from 1."""
     _adopt(environment)
-    client, count = type(runs.client()), itertools.count(1)
+    client, count = type(connection.client()), itertools.count(1)
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -86,7 +86,7 @@ def looking(
 ) -> None:
     """Take looks together with others, one after another; put down who took which."""
     _adopt({**environment, "THAWLINE_HOME": home})
-    runs.own_experiment("toy")
+    connection.own_experiment("toy")
     barrier.wait(60)
     for number in range(count):
         budget = look_budget.take("toy", f"{name} {number}", 0.05, horizon)

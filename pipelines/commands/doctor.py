@@ -69,10 +69,10 @@ def _store() -> Check:
 
 
 def _server(uri: str) -> Check:
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import connection
 
     try:
-        tracking.check_server()
+        connection.check_server()
     except InputError as error:
         return Check("Tracking store", ok=False, found=error.sentence, hint=error.hint)
     return Check("Tracking store", ok=True, found=f"the MLflow server {uri} answers", hint="")

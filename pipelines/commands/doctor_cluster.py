@@ -128,11 +128,10 @@ def _findings(run_key: str) -> tuple[dict[str, str], str]:
     """What the pods wrote into MLflow, or why that can't be read here."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return {}, "MLFLOW_TRACKING_URI is not set here"
-    from components.core.tracking import canary
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import canary, connection
 
     try:
-        with tracking.explained():
+        with connection.explained():
             return canary.findings(run_key), ""
     except ExpectedError as error:
         return {}, error.sentence

@@ -54,9 +54,9 @@ def accept(
 def _open(home: Path | None, tracking_uri: str | None, model: str) -> None:
     use_home(home, tracking_uri)
     check_model(model)
-    from components.core.tracking import runs
+    from components.core.tracking import connection
 
-    runs.open_store()
+    connection.open_store()
 
 
 def _print(what: str, rows: list[dict[str, str]], *, as_json: bool) -> None:

@@ -66,9 +66,9 @@ def promote(
         raise InputError("--override needs a --reason.", "Say in a sentence why this version needs no evidence.")
     from components.core.registry import promotion as ledger
     from components.core.registry import versions as registry
-    from components.core.tracking import runs
+    from components.core.tracking import connection
 
-    runs.open_store()
+    connection.open_store()
     already = registry.current(model, ledger.CHAMPION) == str(version)
     found = None if override or already else ledger.evidence_for(model, str(version))
     entry = ledger.promote(
@@ -102,9 +102,9 @@ def rollback(
     check_model(model)
     from components.core.registry import promotion as ledger
     from components.core.registry import versions as registry
-    from components.core.tracking import runs
+    from components.core.tracking import connection
 
-    runs.open_store()
+    connection.open_store()
     already = to is not None and registry.current(model, ledger.CHAMPION) == str(to)
     entry = ledger.rollback(model, str(to or ""), why=reason.strip())
     _tell(entry, as_json=as_json, already=already)
@@ -136,9 +136,9 @@ def _all() -> list[dict[str, Any]]:
     if not has_store():
         return []
     from components.core.registry import versions as registry
-    from components.core.tracking import runs
+    from components.core.tracking import connection
 
-    runs.open_store()
+    connection.open_store()
     for model in registry.models():
         try:
             _settle(model["name"])
@@ -151,9 +151,9 @@ def _one(name: str) -> dict[str, Any]:
     check_model(name)
     from components.core.registry import promotion as ledger
     from components.core.registry import versions as registry
-    from components.core.tracking import runs
+    from components.core.tracking import connection
 
-    runs.open_store()
+    connection.open_store()
     try:
         _settle(name)
     except StepError as error:  # a promotion is under way

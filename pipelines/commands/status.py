@@ -89,9 +89,9 @@ def _outcomes(name: str) -> list["Outcome"]:
 
         return [Outcome(name)] if name else []
     from components.core.reporting import status as outcomes
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import connection
 
-    tracking.open_store()
+    connection.open_store()
     return [outcomes.of(model) for model in ([name] if name else outcomes.models())]
 
 

@@ -181,9 +181,9 @@ def _open_tracking(tracking_uri: str | None) -> None:
     """
     if tracking_uri is not None or os.environ.get("MLFLOW_TRACKING_URI"):
         use_home(None, tracking_uri)
-        from components.core.tracking import runs as tracking
+        from components.core.tracking import connection
 
-        tracking.open_store()
+        connection.open_store()
 
 
 def warn(client: Any, console: Console) -> None:  # noqa: ANN401 - as above

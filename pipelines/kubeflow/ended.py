@@ -28,13 +28,13 @@ def result_of(model: str, run_key: str, run: Any) -> tuple[dict[str, Any], str]:
     known["mlflow_run_id"] = plugin.get("root_run_id", "")
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return known, "failure"
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import connection, queries
 
     try:
-        with tracking.explained(), _experiment(plugin.get("experiment_id", "")):
+        with connection.explained(), _experiment(plugin.get("experiment_id", "")):
             result, kind = _recorded(model, run_key, str(run.state), reason if word == TERMINATED else "")
             said = {"status": status, "reason": reason} if word in SAID else {}
-            found = tracking.page(result["mlflow_run_id"]) if result["mlflow_run_id"] else ""
+            found = queries.page(result["mlflow_run_id"]) if result["mlflow_run_id"] else ""
             return {**result, **said, "mlflow": found or page}, kind
     except InputError as error:  # the run has ended, whatever has become of the server meanwhile
         return {**known, "reason": f"{reason} {error}"}, "failure"
@@ -63,12 +63,13 @@ def _experiment(identity: str) -> Iterator[None]:
 
 def _recorded(model: str, run_key: str, state: str, terminated: str) -> tuple[dict[str, Any], str]:
     from components import finish
+    from components.core.tracking import queries, tag_names
     from components.core.tracking import runs as tracking
 
-    for run in tracking.open_pipeline_runs(model) if terminated else []:  # no exit handler has closed it
-        if run.tags[tracking.RUN_KEY] == run_key and tracking.ADOPTED not in run.tags:
+    for run in queries.open_pipeline_runs(model) if terminated else []:  # no exit handler has closed it
+        if run.tags[tag_names.RUN_KEY] == run_key and tag_names.ADOPTED not in run.tags:
             tracking.close_lost(run, terminated)
     result = finish.result_of(model, run_key, state)
-    steps = finish.unmended(list(reversed(tracking.find_runs(model, run_key, "step"))))
-    of_input = any(step.data.tags.get(tracking.ERROR, "").startswith("input: ") for step in steps)
+    steps = finish.unmended(list(reversed(queries.find_runs(model, run_key, "step"))))
+    of_input = any(step.data.tags.get(tag_names.ERROR, "").startswith("input: ") for step in steps)
     return result, "input" if of_input else "failure"

@@ -24,7 +24,7 @@ from components.core.data import lineage_store
 from components.core.data.lineage import Lineage
 from components.core.registry import versions
 from components.core.settings import Settings
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection
 from components.detect_changes import look
 from components.finish import finish
 from pipelines.commands.options import use_home
@@ -96,7 +96,7 @@ def simulate(folder: Path, kinds: Sequence[str], start: int, where: str, **rules
     """Live through the weeks; THAWLINE_HOME becomes a folder below `folder`."""
     use_home(folder / "home")
     run_folder.home().mkdir(parents=True, exist_ok=True)
-    tracking.migrate()
+    connection.migrate()
     found: list[Week] = []
     count, recipe, seed = float(start), WEAK, 0
     for number, kind in enumerate(kinds, start=1):

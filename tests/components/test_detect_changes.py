@@ -19,7 +19,7 @@ from components.core.data import lineage_store, source_index
 from components.core.errors import InputError
 from components.core.registry import promotion, versions
 from components.core.settings import Settings
-from components.core.tracking import provenance
+from components.core.tracking import connection, provenance, queries, tag_names
 from components.core.tracking import runs as tracking
 from components.core.training import deadlines
 from components.detect_changes import DECISION, Decision, detect_changes, look
@@ -90,7 +90,7 @@ def completed(source: Path, *, failed: bool = False, **changes: Any) -> Decision
 
 
 def tags_of(key: str) -> dict[str, str]:
-    [pipeline] = tracking.find_runs("toy", key, "pipeline")
+    [pipeline] = queries.find_runs("toy", key, "pipeline")
     return dict(pipeline.data.tags)
 
 
@@ -120,7 +120,7 @@ def test_the_first_run_trains(source: Path, tracked_home: Path) -> None:
 def test_the_same_inputs_are_skipped(earlier: Path) -> None:
     """The second run on the same data stands for the first: reason, run, version, metrics and report are its."""
     key, decision = seen(earlier)
-    [first] = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    [first] = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
     assert decision == Decision(
         "skip", f"Nothing has changed since the run {first.name}.", "1", first.id, first.tags[provenance.INPUT_DIGEST]
     )
@@ -128,7 +128,7 @@ def test_the_same_inputs_are_skipped(earlier: Path) -> None:
     assert (result["status"], result["same_as"], result["version"]) == ("skipped", first.id, "1")
     assert result["reason"] == decision.reason
     assert result["dataset_digest"] == first.tags["thawline.dataset_digest"]
-    [pipeline] = tracking.find_runs("toy", key, "pipeline")
+    [pipeline] = queries.find_runs("toy", key, "pipeline")
     assert (pipeline.info.status, pipeline.data.tags[provenance.SKIPPED]) == ("FINISHED", "true")
     assert pipeline.data.tags[provenance.CHANGE] == "skip"
 
@@ -206,7 +206,7 @@ def test_another_champion_has_the_version_judged(earlier: Path) -> None:
     decision = seen(earlier)[1]
     assert (decision.change, decision.version) == ("judge", "3")
     assert decision.reason.endswith("version 1 is champion now.")
-    tracking.client().delete_registered_model_alias("toy", "champion")
+    connection.client().delete_registered_model_alias("toy", "champion")
     assert seen(earlier)[1].reason.endswith("there is no champion any more.")
 
 
@@ -239,7 +239,7 @@ def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:
 
 def test_a_champion_that_was_taken_away_comes_back(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
     """Without the alias nothing is in production: the version is judged as a first one, and once is enough."""
-    tracking.client().delete_registered_model_alias("toy", "champion")
+    connection.client().delete_registered_model_alias("toy", "champion")
     decision = judged_again(toy_home, toy_source, tmp_path / "again")
     assert (decision.change, decision.version) == ("judge", "1")
     assert decision.reason.endswith("is judged again: there is no champion any more.")
@@ -258,7 +258,7 @@ def test_a_champion_that_was_taken_away_undoes_no_rollback(
     for version in ("2", "1"):
         promotion.promote("toy", version, why="tried", override=True)
     assert promotion.rollback("toy").to == "2"
-    tracking.client().delete_registered_model_alias("toy", "champion")
+    connection.client().delete_registered_model_alias("toy", "champion")
     assert judged_again(toy_home, toy_source, tmp_path / "again").change == "judge"
     assert versions.current("toy", "champion") == ""
     assert judged_again(toy_home, toy_source, tmp_path / "third").change == "skip"
@@ -267,11 +267,11 @@ def test_a_champion_that_was_taken_away_undoes_no_rollback(
 @pytest.mark.parametrize("approved", [True, False])
 def test_only_what_was_approved_can_be_taken_away(earlier: Path, *, approved: bool) -> None:
     """A version that waits for approval, or was not accepted, is the reason that there is no champion: a skip."""
-    [run] = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
-    tracking.client().set_tag(run.id, promotion.PENDING_TAG, "thawline promote 1 --model toy")
+    [run] = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    connection.client().set_tag(run.id, promotion.PENDING_TAG, "thawline promote 1 --model toy")
     if approved:
         promotion.settle("toy")  # records that version 1 is champion
-    tracking.client().delete_registered_model_alias("toy", "champion")
+    connection.client().delete_registered_model_alias("toy", "champion")
     assert seen(earlier)[1].change == ("judge" if approved else "skip")
     versions.move_alias("toy", "pending", "1")
     assert seen(earlier)[1].change == "skip"
@@ -289,8 +289,8 @@ def test_another_gate_has_the_version_judged(source: Path, tracked_home: Path, m
 
 def test_a_version_that_is_gone_is_trained_again(earlier: Path) -> None:
     """Without its version in the registry a run is nothing to stand for."""
-    tracking.client().delete_registered_model_alias("toy", "champion")
-    tracking.client().delete_model_version("toy", "1")
+    connection.client().delete_registered_model_alias("toy", "champion")
+    connection.client().delete_model_version("toy", "1")
     decision = seen(earlier)[1]
     assert decision.change == "train"
     assert decision.reason.startswith("Version 1 of the run toy ")
@@ -372,7 +372,7 @@ def test_unchanged_objects_are_not_downloaded(s3: str, source: Path, tracked_hom
 
 def cut_short(key: str) -> str:
     """Say of a run that a deadline stopped its training; return its name."""
-    [pipeline] = tracking.find_runs("toy", key, "pipeline")
+    [pipeline] = queries.find_runs("toy", key, "pipeline")
     tracking.record(pipeline.info.run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
     return str(pipeline.info.run_name)
 
@@ -380,8 +380,8 @@ def cut_short(key: str) -> str:
 def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) -> None:
     """A run that was cut short stands for no other, however few changes --min-new lets pass."""
     completed(source)
-    [first] = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
-    name = cut_short(first.tags[tracking.RUN_KEY])
+    [first] = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    name = cut_short(first.tags[tag_names.RUN_KEY])
     _, decision = seen(source, max_minutes=60)
     assert (decision.change, decision.reason) == ("train", f"A deadline cut the run {name} short.")
     write(source / "class0/new.txt", "2.0,0.1")
@@ -391,10 +391,10 @@ def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) 
 def test_after_a_run_with_time_enough_nothing_is_to_be_done(source: Path, tracked_home: Path) -> None:
     """Once the same inputs were trained to the end, the next run is skipped, and stands for that one."""
     completed(source)
-    [first] = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
-    cut_short(first.tags[tracking.RUN_KEY])
+    [first] = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    cut_short(first.tags[tag_names.RUN_KEY])
     assert completed(source).change == "train"
-    whole, _ = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    whole, _ = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
     _, decision = seen(source)
     assert (decision.change, decision.same_as) == ("skip", whole.id)
 
@@ -426,7 +426,7 @@ def test_the_dag_decides_alone_too(earlier: Path) -> None:
     changed, version, digest = detect_changes(str(earlier), settings().to_json(), "alone")
     assert (changed, version) == (False, "")
     assert digest == tags_of("alone")[provenance.INPUT_DIGEST]
-    [step] = tracking.find_runs("toy", "alone", "step")
+    [step] = queries.find_runs("toy", "alone", "step")
     assert (step.info.run_name, step.info.status) == ("detect_changes", "FINISHED")
     finish(settings().to_json(), "alone", "SUCCEEDED")
     forced = settings(force=True).to_json()
@@ -499,7 +499,7 @@ def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Pa
     assert decided(source=tmp_path / "points").reason.endswith(": champion.")
     versions.move_alias("toy", "champion", "1")
     assert decided(source=tmp_path / "points").version == "3"
-    tracking.client().delete_registered_model_alias("toy", "champion")
+    connection.client().delete_registered_model_alias("toy", "champion")
     assert "; champion." in decided().reason
     assert decided(warm.model_copy(update={"min_new": 100})).change == "train"
     assert decided(toy_home.settings).change == "judge"
@@ -509,8 +509,8 @@ def test_a_warm_start_without_a_champion_says_so(source: Path, tracked_home: Pat
     """The first run starts from the pretrained weights, and its inputs say so; then its own version is no news."""
     first = completed(source, warm_start=True)
     assert first.change == "train"
-    [run] = tracking.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
-    [step] = [s for s in tracking.find_runs("toy", "", "step") if s.info.run_name == "prepare_data"]
+    [run] = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    [step] = [s for s in queries.find_runs("toy", "", "step") if s.info.run_name == "prepare_data"]
     assert "There is no champion to start from" in step.data.tags["thawline.notes"]
     assert provenance.read(run.tags)[provenance.START] == "none"
     assert versions.current("toy", "champion") == "1"

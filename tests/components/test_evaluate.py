@@ -18,7 +18,7 @@ from components.core.data.examples import Examples
 from components.core.errors import StepError
 from components.core.registry import versions
 from components.core.registry.serving import agree
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, pyfunc, queries
 from components.core.training.checkpoints import WEIGHTS
 from components.evaluate import evaluate
 from components.register import register
@@ -59,7 +59,7 @@ def test_metrics_are_of_the_served_model_on_the_test_rows(toy_run: PlainRun) -> 
     """The accuracy in MLflow is what the registered files answer on the test split, row by row."""
     examples = Examples(toy_run.folder / "dataset")
     rows = examples.rows("test")
-    served = tracking.load_pyfunc(toy_run.folder / "served")
+    served = pyfunc.load_pyfunc(toy_run.folder / "served")
     answers = served.predict(pd.DataFrame({"point": examples.contents(rows)}))
     accuracy = np.mean(answers["label"].to_numpy() == np.array(examples.labels(rows)))
     assert toy_run.result["metrics"]["accuracy"] == toy_run.metrics["accuracy"] == pytest.approx(accuracy)
@@ -79,7 +79,7 @@ def test_what_reuse_saved_is_a_number_by_step(toy_run: PlainRun) -> None:
     metrics = toy_run.result["metrics"]
     steps = {name: metrics[f"saved_seconds_{name}"] for name in ("search", "train_head", "fine_tune", "evaluate")}
     assert metrics["saved_seconds"] == pytest.approx(sum(steps.values()))
-    runs_ = tracking.find_runs("toy", toy_run.run_key, "step")
+    runs_ = queries.find_runs("toy", toy_run.run_key, "step")
     assert {r.info.run_name: r.data.metrics["saved_seconds"] for r in runs_ if r.info.run_name in steps} == steps
 
 
@@ -87,15 +87,15 @@ def test_the_report_is_kept_with_the_run(toy_run: PlainRun) -> None:
     """The report and the figures are artifacts in MLflow, and the report's path is in the result."""
     report = Path(toy_run.result["report"])
     assert report.read_text() == (toy_run.folder / "report.html").read_text()
-    [run] = [r for r in tracking.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "evaluate"]
-    names = {f.path for f in tracking.client().list_artifacts(run.info.run_id, "figures")}
+    [run] = [r for r in queries.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "evaluate"]
+    names = {f.path for f in connection.client().list_artifacts(run.info.run_id, "figures")}
     assert {"figures/learning_curves.svg", "figures/confusion_matrix.svg", "figures/reliability.svg"} <= names
 
 
 def evidence_of(key: str, folder: Path) -> dict[str, Any]:
     """The evidence that a run left."""
-    [run] = [r for r in tracking.find_runs("toy", key, "step") if r.info.run_name == "evaluate"]
-    path = tracking.client().download_artifacts(run.info.run_id, "evidence.json", str(folder))
+    [run] = [r for r in queries.find_runs("toy", key, "step") if r.info.run_name == "evaluate"]
+    path = connection.client().download_artifacts(run.info.run_id, "evidence.json", str(folder))
     return dict(json.loads(Path(path).read_text()))
 
 
@@ -111,8 +111,8 @@ def test_a_champion_against_itself_is_no_contest(toy_home: PlainRun, tmp_path: P
     """The same weights once more: not accepted, and no look is spent on it."""
     accepted, champion = again(toy_home, tmp_path / "again", "again")
     assert (accepted, champion) == (False, "1")
-    assert tracking.recorded("toy", "thawline.look") == []
-    [pipeline] = tracking.find_runs("toy", "again", "pipeline")
+    assert queries.recorded("toy", "thawline.look") == []
+    [pipeline] = queries.find_runs("toy", "again", "pipeline")
     assert "is the champion, version 1, itself" in pipeline.data.tags["thawline.decision"]
 
 
@@ -132,15 +132,15 @@ def test_a_model_with_the_champions_answers_ties(toy_home: PlainRun, tmp_path: P
 
 def looks(key: str) -> str:
     """The look that a run recorded."""
-    [run] = [r for r in tracking.find_runs("toy", key, "step") if r.info.run_name == "evaluate"]
+    [run] = [r for r in queries.find_runs("toy", key, "step") if r.info.run_name == "evaluate"]
     return str(run.data.tags["thawline.look"])
 
 
 def test_figures_from_other_test_rows_decide_nothing(toy_home: PlainRun, tmp_path: Path) -> None:
     """What the registry and MLflow say of the champion's accuracy is never compared with: the two answer anew."""
-    run = tracking.client().get_model_version("toy", "1").run_id
-    tracking.client().log_metric(run, "accuracy", 0.0)
-    tracking.client().set_model_version_tag("toy", "1", "thawline.accuracy", "0.0")
+    run = connection.client().get_model_version("toy", "1").run_id
+    connection.client().log_metric(run, "accuracy", 0.0)
+    connection.client().set_model_version_tag("toy", "1", "thawline.accuracy", "0.0")
     accepted, champion = again(toy_home, tmp_path / "again", "again", touched(toy_home, tmp_path / "touched"))
     assert (accepted, champion) == (False, "1")
     evidence = evidence_of("again", tmp_path)
@@ -158,8 +158,8 @@ def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) 
     with pytest.raises(StepError, match="version 1 is refused"):
         again(toy_home, tmp_path / "unread", "unread", other)  # its champion could not be asked: no look
     file.write_bytes(content)
-    [run] = [r for r in tracking.find_runs("toy", "first", "step") if r.info.run_name == "evaluate"]
-    tracking.client().delete_run(run.info.run_id)
+    [run] = [r for r in queries.find_runs("toy", "first", "step") if r.info.run_name == "evaluate"]
+    connection.client().delete_run(run.info.run_id)
     again(toy_home, tmp_path / "second", "second", other)
     assert json.loads(looks("second")) == {"horizon": 26, "alpha": 0.05, "number": 2, "opening": 1}
 
@@ -183,7 +183,7 @@ def test_a_champion_that_can_not_be_loaded_stops_the_run(toy_home: PlainRun, tmp
     with pytest.raises(StepError, match="version 1 is refused"):
         again(toy_home, tmp_path / "again", "damaged")
     assert versions.current("toy", "champion") == "1"
-    statuses = {r.info.run_name: r.info.status for r in tracking.find_runs("toy", "damaged", "step")}
+    statuses = {r.info.run_name: r.info.status for r in queries.find_runs("toy", "damaged", "step")}
     assert statuses == {"evaluate": "FAILED"}
 
 

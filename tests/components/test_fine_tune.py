@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.tracking import runs
+from components.core.tracking import queries
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 from components.fine_tune import fine_tune
@@ -47,7 +47,7 @@ def test_without_time_the_head_goes_on(toy_home: PlainRun, tmp_path: Path) -> No
     toy_home = replace(toy_home, settings=toy_home.settings.model_copy(update={"step_max_minutes": 1e-9}))
     tune(toy_home, tmp_path / "tuned", "late", thaw=2)
     assert read_facts(tmp_path / "tuned") == read_facts(toy_home.folder / "head")
-    [pipeline] = runs.find_runs("toy", "late", "pipeline")
+    [pipeline] = queries.find_runs("toy", "late", "pipeline")
     told = "No stage was thawed, so the head-only model goes on: --step-max-minutes 1e-09 was over."
     assert deadlines.cuts(pipeline.data.tags) == told
 
@@ -63,7 +63,7 @@ def test_a_deadline_within_the_thaw_leaves_the_best_so_far(
     tune(toy_home, tmp_path / "tuned", "late", thaw=2, thaw_epochs=5)
     history = read_facts(tmp_path / "tuned")["history"]
     assert [figures["phase"] for figures in history].count("thaw") == 1
-    [pipeline] = runs.find_runs("toy", "late", "pipeline")
+    [pipeline] = queries.find_runs("toy", "late", "pipeline")
     assert "The thawed training stopped after 1 of 5 epochs" in deadlines.cuts(pipeline.data.tags)
 
 

@@ -10,7 +10,7 @@ import pytest
 from components.core import run_folder
 from components.core.errors import InputError, NoAnswerError
 from components.core.settings import Settings
-from components.core.tracking import provenance
+from components.core.tracking import connection, provenance, queries, tag_names
 from components.core.tracking import runs as tracking
 from components.detect_changes import detect_changes
 from components.finish import finish
@@ -56,11 +56,11 @@ def test_seconds_of_every_step(toy_run: PlainRun) -> None:
 
 def test_the_tree_in_mlflow(toy_run: PlainRun) -> None:
     """One run for the pipeline, a child per step, a grandchild per trial, all finished."""
-    [pipeline] = tracking.find_runs("toy", toy_run.run_key, "pipeline")
-    steps = tracking.find_runs("toy", toy_run.run_key, "step")
-    trials = tracking.find_runs("toy", toy_run.run_key, "trial")
-    assert {s.data.tags[tracking.PARENT] for s in steps} == {pipeline.info.run_id}
-    assert {t.data.tags[tracking.PARENT] for t in trials} <= {s.info.run_id for s in steps}
+    [pipeline] = queries.find_runs("toy", toy_run.run_key, "pipeline")
+    steps = queries.find_runs("toy", toy_run.run_key, "step")
+    trials = queries.find_runs("toy", toy_run.run_key, "trial")
+    assert {s.data.tags[tag_names.PARENT] for s in steps} == {pipeline.info.run_id}
+    assert {t.data.tags[tag_names.PARENT] for t in trials} <= {s.info.run_id for s in steps}
     assert {r.info.status for r in (pipeline, *steps, *trials)} == {"FINISHED"}
     [data] = pipeline.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("toy", toy_run.digests[0][:36])
@@ -75,8 +75,8 @@ def test_an_expected_error_is_the_reason(tracked_home: Path) -> None:
         raise InputError("The folder is empty.", "Fill it.")
     result = finish(SETTINGS.to_json(), "k", "FAILED")
     assert (result["status"], result["reason"]) == ("failed", "The folder is empty. Fill it.")
-    [step] = tracking.find_runs("toy", "k", "step")
-    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    [step] = queries.find_runs("toy", "k", "step")
+    [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert step.info.status == pipeline.info.status == "FAILED"
     assert step.data.tags["thawline.error"] == "input: The folder is empty. Fill it."
 
@@ -87,7 +87,7 @@ def test_where_files_are_gone_the_error_is_in_mlflow(tracked_home: Path) -> None
         raise InputError("The folder is empty.", "Fill it.")
     shutil.rmtree(run_folder.run_folder("k"))
     assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "The folder is empty. Fill it."
-    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert pipeline.data.tags["thawline.failure"] == "The folder is empty. Fill it."
 
 
@@ -95,7 +95,7 @@ def test_the_cost_is_in_mlflow(toy_home: PlainRun) -> None:
     """Seconds of all steps, their price and both in words, for the machine that was named."""
     priced = toy_home.settings.model_copy(update={"machine": "n2-standard-8", "price_per_hour": 36.0})
     result = finish(priced.to_json(), toy_home.run_key, "SUCCEEDED")
-    data = tracking.client().get_run(result["mlflow_run_id"]).data
+    data = connection.client().get_run(result["mlflow_run_id"]).data
     assert data.metrics["cost_seconds"] == pytest.approx(sum(result["steps"].values()))
     assert data.metrics["cost"] == pytest.approx(data.metrics["cost_seconds"] / 100)
     assert " on n2-standard-8, about 0." in result["cost"]
@@ -120,7 +120,7 @@ def test_the_webhook_is_told_after_the_result_is_written(tracked_home: Path, mon
     [message] = hook.messages
     assert message["run"]["reason"] == result["reason"] == "The run ended before its last step."
     assert result == json.loads((run_folder.run_folder("k") / "result.json").read_text())
-    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert pipeline.data.tags["thawline.notified"] == "not sent: 127.0.0.1 answered 404"
 
 
@@ -138,7 +138,7 @@ def test_a_sigterm_ends_the_step_as_failed(tracked_home: Path) -> None:
 
     with pytest.raises(SystemExit), tracking.step("search", "k", SETTINGS.to_json()):
         os.kill(os.getpid(), signal.SIGTERM)
-    [step] = tracking.find_runs("toy", "k", "step")
+    [step] = queries.find_runs("toy", "k", "step")
     assert step.info.status == "FAILED"
 
 
@@ -147,7 +147,7 @@ def test_what_a_kill_left_running_is_closed(tracked_home: Path) -> None:
     pipeline = tracking.pipeline_run("k", SETTINGS)
     tracking.create("search", "k", "toy", "step", pipeline.info.run_id)
     finish(SETTINGS.to_json(), "k", "FAILED")
-    assert {r.info.status for r in tracking.find_runs("toy", "k")} == {"FAILED"}
+    assert {r.info.status for r in queries.find_runs("toy", "k")} == {"FAILED"}
 
 
 def test_an_abandoned_run_is_closed_by_the_next(tracked_home: Path) -> None:
@@ -156,10 +156,10 @@ def test_an_abandoned_run_is_closed_by_the_next(tracked_home: Path) -> None:
     (run_folder.run_folder("dead") / "settings.json").write_text(SETTINGS.to_json())
     (run_folder.run_folder("dead") / "lease.json").write_text('{"pid": 999999999, "started": "1"}')
     following = tracking.pipeline_run("next", SETTINGS)
-    tracking.client().set_tag(following.info.run_id, provenance.VERSION, "1")
+    connection.client().set_tag(following.info.run_id, provenance.VERSION, "1")
     finish(SETTINGS.to_json(), "next", "SUCCEEDED")
-    assert [r.info.status for r in tracking.find_runs("toy", "dead")] == ["FAILED"]
-    assert [r.info.status for r in tracking.find_runs("toy", "next")] == ["FINISHED"]
+    assert [r.info.status for r in queries.find_runs("toy", "dead")] == ["FAILED"]
+    assert [r.info.status for r in queries.find_runs("toy", "next")] == ["FINISHED"]
     assert json.loads((run_folder.run_folder("dead") / "result.json").read_text())["status"] == "failed"
 
 
@@ -172,13 +172,13 @@ def test_an_injected_run_is_adopted(tracked_home: Path, monkeypatch: pytest.Monk
         run.metrics({"examples": 3.0})
         run.tags({"thawline.salt": "0"})
     assert (run.run_id, run.pipeline_id) == (child, parent)
-    assert [r.info.run_id for r in tracking.find_runs("toy", "k", "step")] == [child]  # the lineage finds it
-    assert tracking.client().get_run(child).data.metrics["examples"] == 3.0
+    assert [r.info.run_id for r in queries.find_runs("toy", "k", "step")] == [child]  # the lineage finds it
+    assert connection.client().get_run(child).data.metrics["examples"] == 3.0
 
 
 def test_a_run_without_a_parent_is_the_pipelines(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run in the environment of all steps is the pipeline's: steps are its children, and none of them ends it."""
-    client = tracking.client()
+    client = connection.client()
     shared = client.create_run(client.create_experiment("elsewhere")).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", shared)
     made = []
@@ -190,7 +190,7 @@ def test_a_run_without_a_parent_is_the_pipelines(tracked_home: Path, monkeypatch
         assert client.get_run(shared).info.status == "RUNNING"
     assert len({shared, *made}) == 3
     assert [client.get_run(one).data.params for one in (shared, *made)] == [{}, {"epochs": "3"}, {"epochs": "5"}]
-    assert {client.get_run(one).data.tags[tracking.PARENT] for one in made} == {shared}
+    assert {client.get_run(one).data.tags[tag_names.PARENT] for one in made} == {shared}
     client.set_tag(shared, provenance.VERSION, "1")
     assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["mlflow_run_id"] == shared
     assert client.get_run(shared).info.status == "FINISHED"
@@ -198,10 +198,10 @@ def test_a_run_without_a_parent_is_the_pipelines(tracked_home: Path, monkeypatch
 
 def test_the_plugins_tree_is_climbed_to_its_root(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under Kubeflow's plugin the root of its tree is the pipeline's run: it gets all findings, and is not ended."""
-    client, elsewhere = tracking.client(), tracking.client().create_experiment("KFP-Default")
+    client, elsewhere = connection.client(), connection.client().create_experiment("KFP-Default")
 
     def theirs(name: str, parent: str) -> str:
-        tags = {"mlflow.runName": name, **({tracking.PARENT: parent} if parent else {})}
+        tags = {"mlflow.runName": name, **({tag_names.PARENT: parent} if parent else {})}
         return str(client.create_run(elsewhere, tags=tags).info.run_id)
 
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", elsewhere)
@@ -266,10 +266,10 @@ def test_many_trials_do_not_hide_the_pipeline(tracked_home: Path, monkeypatch: p
     pipeline = tracking.pipeline_run("k", SETTINGS)
     for number in range(5):
         tracking.create(f"trial {number}", "k", "toy", "trial", pipeline.info.run_id)
-    client, real = tracking.client(), type(tracking.client()).search_runs
+    client, real = connection.client(), type(connection.client()).search_runs
     paged = lambda *a, **k: real(*a, **{**k, "max_results": 2})  # noqa: E731 - a wrapper of one call
     monkeypatch.setattr(type(client), "search_runs", paged)
-    assert len(tracking.find_runs("toy", "k")) == 6
+    assert len(queries.find_runs("toy", "k")) == 6
     assert finish(SETTINGS.to_json(), "k", "FAILED")["mlflow_run_id"] == pipeline.info.run_id
 
 
@@ -277,15 +277,15 @@ def test_models_in_one_experiment_have_lineages_of_their_own(
     tracked_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Kubeflow brings one experiment for all, a model never sees another's runs."""
-    shared = tracking.experiment("shared")
+    shared = connection.experiment("shared")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", shared)
     for model in ("a", "b"):
         tracking.pipeline_run("k", Settings(model=model))
-    assert len(tracking.find_runs("a", "k")) == len(tracking.find_runs("b", "k")) == 1
+    assert len(queries.find_runs("a", "k")) == len(queries.find_runs("b", "k")) == 1
 
 
 def test_a_deleted_experiment_is_told(tracked_home: Path) -> None:
     """An experiment that was deleted on the tracking page stops the run with a sentence."""
-    tracking.client().delete_experiment(tracking.experiment("toy"))
+    connection.client().delete_experiment(connection.experiment("toy"))
     with pytest.raises(InputError, match="'toy' was deleted"):
-        tracking.experiment("toy")
+        connection.experiment("toy")

@@ -21,7 +21,7 @@ from components.core import run_folder
 from components.core.data.examples import Examples
 from components.core.errors import StepError
 from components.core.registry import promotion, versions
-from components.core.tracking import provenance
+from components.core.tracking import connection, provenance, pyfunc, queries
 from components.core.tracking import runs as tracking
 from components.core.training import deadlines
 from components.core.training.deadlines import Deadline
@@ -42,7 +42,7 @@ def registered(run: PlainRun, key: str, served: Path, champion: str, *, accepted
 
 def test_the_version_says_what_it_is_made_of(toy_run: PlainRun) -> None:
     """Tags hold the digests of data, weights, settings and files, the backbone and the code's revision."""
-    version = tracking.client().get_model_version("toy", "1")
+    version = connection.client().get_model_version("toy", "1")
     tags = version.tags
     assert tags["thawline.dataset_digest"] == toy_run.digests[0]
     assert tags["thawline.weights_digest"] == toy_run.digests[1]
@@ -97,7 +97,7 @@ def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path
     with pytest.raises(StepError, match="broken code"):
         registered(toy_home, "broken", served, "1", accepted=True)
     assert versions.current("toy", "champion") == "1"
-    assert len(tracking.client().search_model_versions("name = 'toy'")) == 1
+    assert len(connection.client().search_model_versions("name = 'toy'")) == 1
 
 
 def test_a_challenger_that_lost_is_registered(toy_home: PlainRun) -> None:
@@ -111,14 +111,14 @@ def test_a_challenger_that_lost_is_registered(toy_home: PlainRun) -> None:
 @pytest.mark.parametrize("accepted", [True, False])
 def test_registered_files_get_no_second_version(accepted: bool, toy_home: PlainRun) -> None:  # noqa: FBT001 - a case
     """The files of a version that is judged again stay that version, and it can win what it lost before."""
-    tracking.client().delete_registered_model_alias("toy", "champion")
-    tracking.client().set_model_version_tag("toy", "1", "thawline.accepted", "false")
+    connection.client().delete_registered_model_alias("toy", "champion")
+    connection.client().set_model_version_tag("toy", "1", "thawline.accepted", "false")
     text, served, tuned = toy_home.settings.to_json(), toy_home.folder / "served", toy_home.folder / "tuned"
     assert register(text, "again", *toy_home.digests, served, tuned, "", accepted=accepted) == "1"
     assert [facts["version"] for facts in versions.versions("toy")] == ["1"]
     assert versions.current("toy", "champion") == ("1" if accepted else "")
     assert versions.tags("toy", "1")["thawline.accepted"] == str(accepted).lower()
-    [pipeline] = tracking.find_runs("toy", "again", "pipeline")
+    [pipeline] = queries.find_runs("toy", "again", "pipeline")
     assert pipeline.data.tags["thawline.version"] == "1"
 
 
@@ -136,8 +136,8 @@ def test_the_last_verdict_against_the_same_champion_counts(toy_home: PlainRun, t
 def test_the_run_says_what_it_compared_with(toy_home: PlainRun) -> None:
     """The champion that evaluate compared with is a tag of the pipeline's run; without one there is no tag."""
     registered(toy_home, "second", toy_home.folder / "served", "1", accepted=False)
-    [second] = tracking.find_runs("toy", "second", "pipeline")
-    [first] = tracking.find_runs("toy", toy_home.run_key, "pipeline")
+    [second] = queries.find_runs("toy", "second", "pipeline")
+    [first] = queries.find_runs("toy", toy_home.run_key, "pipeline")
     assert second.data.tags[provenance.COMPARED_WITH] == "1"
     assert provenance.COMPARED_WITH not in first.data.tags
 
@@ -146,7 +146,7 @@ def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> 
     """Compare and swap: evidence against another champion promotes nothing, and the run says so."""
     registered(toy_home, "late", toy_home.folder / "served", "7", accepted=True)
     assert versions.current("toy", "champion") == "1"
-    [pipeline] = tracking.find_runs("toy", "late", "pipeline")
+    [pipeline] = queries.find_runs("toy", "late", "pipeline")
     assert pipeline.data.tags["thawline.promoted"] == "false"
     assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
 
@@ -166,7 +166,7 @@ def test_an_accepted_version_may_wait_for_approval(toy_home: PlainRun) -> None:
     """With --promote manual it becomes `pending`, the champion stays, and the result names the command."""
     version = waiting(toy_home, "waits", "1")
     assert versions.aliases("toy") == {"champion": "1", "challenger": "2", "pending": "2"}
-    assert tracking.client().get_model_version("toy", version).tags["thawline.pending"] == "true"
+    assert connection.client().get_model_version("toy", version).tags["thawline.pending"] == "true"
     result = finish(toy_home.settings.to_json(), "waits", "SUCCEEDED")
     assert (result["promoted"], result["pending"]) == (False, "thawline promote 2 --model toy")
 
@@ -193,7 +193,7 @@ def test_what_was_not_accepted_waits_for_nothing(toy_home: PlainRun) -> None:
     assert versions.aliases("toy") == {"champion": "1", "challenger": "3"}
     for key in ("lost", "late"):
         assert finish(toy_home.settings.to_json(), key, "SUCCEEDED")["pending"] == ""
-    [pipeline] = tracking.find_runs("toy", "late", "pipeline")
+    [pipeline] = queries.find_runs("toy", "late", "pipeline")
     assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
 
 
@@ -204,7 +204,7 @@ def test_a_schedule_does_not_undo_a_rollback(toy_home: PlainRun) -> None:
     promotion.rollback("toy")
     assert registered(toy_home, "second", toy_home.folder / "served", "1", accepted=True) == "2"
     assert versions.current("toy", "champion") == "1"
-    [pipeline] = tracking.find_runs("toy", "second", "pipeline")
+    [pipeline] = queries.find_runs("toy", "second", "pipeline")
     assert "version 2 was rolled back" in pipeline.data.tags["thawline.decision"]
 
 
@@ -238,7 +238,7 @@ def test_loading_a_model_by_its_name_does_no_harm(toy_home: PlainRun, tmp_path: 
     """What MLflow and Python leave in the store when a user loads the model there is dropped, not refused."""
     import mlflow
 
-    tracking.client()
+    connection.client()
     mlflow.pyfunc.load_model("models:/toy@champion")
     folder = files_of_the_version()
     assert (folder / "registered_model_meta").exists()
@@ -289,5 +289,5 @@ def test_it_serves_over_http(toy_run: PlainRun, tmp_path: Path) -> None:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    direct = tracking.load_pyfunc(path).predict(pd.DataFrame({"point": contents}))
+    direct = pyfunc.load_pyfunc(path).predict(pd.DataFrame({"point": contents}))
     assert [row["label"] for row in answered] == direct["label"].tolist()

@@ -10,6 +10,7 @@ import optuna
 import pytest
 
 from components.core.settings import Hyperparameters, Settings
+from components.core.tracking import connection, queries, tag_names
 from components.core.tracking import runs as tracking
 from components.core.training import deadlines
 from components.core.training.deadlines import Deadline
@@ -67,7 +68,7 @@ def test_both_phases_are_searched() -> None:
 
 def test_the_plan_is_kept_with_the_run(toy_run: PlainRun) -> None:
     """The run in MLflow says whether activations are kept, how large they are, and which engine computed them."""
-    step = next(r for r in tracking.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "search")
+    step = next(r for r in queries.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "search")
     [sentence] = step.data.tags["thawline.notes"].splitlines()
     assert sentence.startswith("Activations ")
     assert " MB" in sentence
@@ -76,15 +77,15 @@ def test_the_plan_is_kept_with_the_run(toy_run: PlainRun) -> None:
 
 def test_trials_are_nested_runs(toy_run: PlainRun) -> None:
     """Every trial is a run below the search step's, with its parameters, its epochs and its end."""
-    step = next(r for r in tracking.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "search")
-    trials = tracking.find_runs("toy", toy_run.run_key, "trial")
+    step = next(r for r in queries.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "search")
+    trials = queries.find_runs("toy", toy_run.run_key, "trial")
     assert sorted(t.info.run_name for t in trials) == ["trial 0", "trial 1", "trial 2"]
-    assert {t.data.tags[tracking.PARENT] for t in trials} == {step.info.run_id}
+    assert {t.data.tags[tag_names.PARENT] for t in trials} == {step.info.run_id}
     for trial in trials:
         assert trial.info.status == "FINISHED"
         assert trial.info.end_time > trial.info.start_time
         assert set(trial.data.params) == set(Hyperparameters.model_fields)
-        epochs = tracking.client().get_metric_history(trial.info.run_id, "loss")
+        epochs = connection.client().get_metric_history(trial.info.run_id, "loss")
         assert len(epochs) >= 5
 
 
@@ -117,7 +118,7 @@ def test_no_trials_no_search(tracked_home: Path, toy_dataset: Path) -> None:
     settings = SETTINGS.model_copy(update={"trials": 0})
     search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
     assert not (tracked_home / "studies").exists()
-    assert tracking.find_runs("toy", "k", "trial") == []
+    assert queries.find_runs("toy", "k", "trial") == []
 
 
 def test_bad_trials_are_pruned_by_their_epochs(tracked_home: Path, toy_dataset: Path) -> None:
@@ -178,7 +179,7 @@ def test_no_time_no_search(tracked_home: Path, toy_dataset: Path) -> None:
     trials = tracked_home / "trials.json"
     assert json.loads(select_trial(settings.to_json(), "k", [name], trials)) == settings.defaults().model_dump()
     assert open_study(name).trials == []
-    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert deadlines.cuts(pipeline.data.tags) == "The search was left out: --step-max-minutes 1e-09 was over."
 
 
@@ -191,14 +192,14 @@ def test_a_deadline_ends_the_search(tracked_home: Path, toy_dataset: Path) -> No
     assert states[-1] == "FAIL"
     done = sum(state in DONE for state in states)
     assert 0 < done < 400
-    [pipeline] = tracking.find_runs("toy", "short", "pipeline")
+    [pipeline] = queries.find_runs("toy", "short", "pipeline")
     assert f"The search stopped after {done} of 400 trials" in deadlines.cuts(pipeline.data.tags)
-    assert "RUNNING" not in {run.info.status for run in tracking.find_runs("toy", "short", "trial")}
+    assert "RUNNING" not in {run.info.status for run in queries.find_runs("toy", "short", "trial")}
 
     longer = short.model_copy(update={"trials": done + 1, "step_max_minutes": 0.0})
     assert search(longer.to_json(), "longer", toy_dataset, "d" * 64, "w" * 64, 0) == name
     assert sum(trial.state.name in DONE for trial in open_study(name).trials) == done + 1
-    [pipeline] = tracking.find_runs("toy", "longer", "pipeline")
+    [pipeline] = queries.find_runs("toy", "longer", "pipeline")
     assert deadlines.cuts(pipeline.data.tags) == ""
 
 
@@ -239,7 +240,7 @@ def test_a_deadline_while_others_run_the_last_trials_is_no_failure(tracked_home:
     study.ask()
     with tracking.step("search", "run", Settings(**TOY, trials=1).to_json()) as run:
         _check(run, study, Deadline(0.0, "--max-minutes 1"), killed=False)
-    [found] = tracking.find_runs("toy", "run", "step")
+    [found] = queries.find_runs("toy", "run", "step")
     assert found.info.status == "FINISHED"
 
 
@@ -274,7 +275,7 @@ def test_a_failing_trial_fails_the_step(
     settings = SETTINGS.model_copy(update={"task": "own.task"})
     with pytest.raises(StepError, match="no loss today"):
         search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
-    trials = tracking.find_runs("toy", "k", "trial")
+    trials = queries.find_runs("toy", "k", "trial")
     assert [t.info.status for t in trials] == ["FAILED"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import StepError
-from components.core.tracking import runs
+from components.core.tracking import connection, queries
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 from components.train_head import train_head
@@ -25,11 +25,11 @@ def test_the_head_learns(toy_run: PlainRun) -> None:
 def test_every_epoch_is_in_mlflow(toy_run: PlainRun) -> None:
     """Losses, metric, rate and time of each epoch are metrics of the step's run, step by epoch."""
     facts = read_facts(toy_run.folder / "head")
-    [run] = [r for r in runs.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "train_head"]
+    [run] = [r for r in queries.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "train_head"]
     for name in ("train_loss", "loss", "accuracy", "learning_rate", "seconds"):
-        logged = runs.client().get_metric_history(run.info.run_id, name)
+        logged = connection.client().get_metric_history(run.info.run_id, name)
         assert [m.step for m in logged] == list(range(len(facts["history"]))), name
-    losses = [m.value for m in runs.client().get_metric_history(run.info.run_id, "loss")]
+    losses = [m.value for m in connection.client().get_metric_history(run.info.run_id, "loss")]
     assert losses == [figures["loss"] for figures in facts["history"]]
 
 
@@ -49,7 +49,7 @@ def test_a_deadline_leaves_the_best_so_far(toy_home: PlainRun, tmp_path: Path) -
     chosen, dataset = json.dumps(toy_home.hyperparameters), toy_home.folder / "dataset"
     train_head(text, "late", dataset, *toy_home.digests, chosen, tmp_path / "head")
     assert len(read_facts(tmp_path / "head")["history"]) == 1
-    [pipeline] = runs.find_runs("toy", "late", "pipeline")
+    [pipeline] = queries.find_runs("toy", "late", "pipeline")
     told = "The training of the head stopped after 1 of 12 epochs: --step-max-minutes 1e-06 was over."
     assert deadlines.cuts(pipeline.data.tags) == told
 

@@ -10,7 +10,7 @@ import pytest
 from components.core import run_folder
 from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.tracking import canary
+from components.core.tracking import canary, connection, queries, tag_names
 from components.core.tracking import runs as tracking
 from pipelines.commands import doctor_cluster, submit
 from pipelines.kubeflow import pods as cluster
@@ -57,11 +57,11 @@ def _left(found: dict[str, str]) -> None:
     """Findings in MLflow as the pods leave them."""
     run = tracking.pipeline_run("k", Settings.model_validate({"model": canary.MODEL}))
     for name, text in found.items():
-        tracking.client().set_tag(run.info.run_id, canary.FOUND + name, text)
+        connection.client().set_tag(run.info.run_id, canary.FOUND + name, text)
 
 
 def _statuses(key: str) -> set[str]:
-    return {run.info.status for run in tracking.find_runs(canary.MODEL, key, "pipeline")}
+    return {run.info.status for run in queries.find_runs(canary.MODEL, key, "pipeline")}
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_the_canary_runs(retries: int, tracked_home: Path, tmp_path: Path, monke
     ended = {**ALWAYS, "exit": "SUCCEEDED"} if retries else ON_ERROR  # kfp's runner has words of its own
     assert canary.findings("canary-1") == {**ended, "secrets": "missing: ANOTHER"}
     assert _statuses("canary-1") == {"FINISHED" if retries else "FAILED"}
-    assert not [run for run in tracking.find_runs(canary.MODEL, "canary-1") if run.info.status == "RUNNING"]
+    assert not [run for run in queries.find_runs(canary.MODEL, "canary-1") if run.info.status == "RUNNING"]
 
 
 @pytest.mark.parametrize(("word", "again", "found"), [("FAILED", False, ON_ERROR), ("COMPLETE", True, ALWAYS)])
@@ -154,14 +154,14 @@ def test_what_an_inner_pipeline_loses_is_a_finding(tracked_home: Path, tmp_path:
 
 def test_runs_that_a_plugin_brings_are_taken(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Kubeflow's MLflow plugin gives a pod its run, that is the step's and its parent's run the canary's."""
-    client, experiment = tracking.client(), tracking.experiment(canary.MODEL)
+    client, experiment = connection.client(), connection.experiment(canary.MODEL)
     parent = client.create_run(experiment).info.run_id
-    child = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
+    child = client.create_run(experiment, tags={tag_names.PARENT: parent}).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", child)
     canary.look("k", "", "")
     monkeypatch.delenv("MLFLOW_RUN_ID")
     assert play("FAILED", again=False) == ON_ERROR
-    [pipeline] = tracking.find_runs(canary.MODEL, "k", "pipeline")
+    [pipeline] = queries.find_runs(canary.MODEL, "k", "pipeline")
     assert (pipeline.info.run_id, pipeline.info.status) == (parent, "RUNNING")  # the plugin ends its own
     assert client.get_run(child).info.status == "FINISHED"
 

@@ -15,8 +15,7 @@ from components.core import run_folder
 from components.core.errors import InputError, StepError
 from components.core.registry import versions
 from components.core.settings import Settings
-from components.core.tracking import provenance
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, provenance, queries
 from pipelines import changes
 from tests.conftest import TOY
 from tests.pipelines.command import TOY as COMMAND
@@ -101,7 +100,7 @@ def test_a_fault_of_the_source_ends_the_run(toy_home: PlainRun, tmp_path: Path) 
     assert result is not None
     assert (result["status"], "list.csv" in result["reason"]) == ("failed", True)
     assert run_folder.read_errors("key")["detect_changes"]["kind"] == InputError.kind
-    assert {run.info.status for run in tracking.find_runs("toy", "key")} == {"FAILED"}
+    assert {run.info.status for run in queries.find_runs("toy", "key")} == {"FAILED"}
 
 
 def test_an_interruption_closes_the_run(toy_home: PlainRun, toy_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +114,7 @@ def test_an_interruption_closes_the_run(toy_home: PlainRun, toy_source: Path, mo
     assert result is not None
     assert (result["status"], result["reason"]) == ("failed", "The run was interrupted.")
     assert json.loads((run_folder.run_folder("key") / "result.json").read_text()) == result
-    assert {run.info.status for run in tracking.find_runs("toy", "key")} == {"FAILED"}
+    assert {run.info.status for run in queries.find_runs("toy", "key")} == {"FAILED"}
 
 
 def test_what_nobody_expected_is_one_sentence(
@@ -166,7 +165,7 @@ def test_data_a_a_b_a(tmp_path: Path, home: Path) -> None:
     (source / "class0/new.txt").unlink()
     judged = ran(source, home)
     assert (judged["status"], judged["version"]) == ("succeeded", "1")
-    assert tracking.client().get_run(judged["mlflow_run_id"]).data.tags[provenance.CHANGE] == "judge"
+    assert connection.client().get_run(judged["mlflow_run_id"]).data.tags[provenance.CHANGE] == "judge"
     assert judged["dataset_digest"] == first["dataset_digest"]
     assert judged["metrics"]["accuracy"] == first["metrics"]["accuracy"]
     assert Path(judged["report"]).is_file()
@@ -188,6 +187,6 @@ def test_the_dag_skips_alone(toy_home: PlainRun, toy_source: Path) -> None:
     )
     result = json.loads((run_folder.run_folder("alone") / "result.json").read_text())
     assert (result["status"], result["same_as"]) == ("skipped", toy_home.result["mlflow_run_id"])
-    assert [run.info.run_name for run in tracking.find_runs("toy", "alone", "step")] == ["detect_changes"]
-    [pipeline] = tracking.find_runs("toy", "alone", "pipeline")
+    assert [run.info.run_name for run in queries.find_runs("toy", "alone", "step")] == ["detect_changes"]
+    [pipeline] = queries.find_runs("toy", "alone", "pipeline")
     assert (pipeline.info.status, pipeline.data.tags[provenance.CHANGE]) == ("FINISHED", "skip")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from components.core import run_folder
 from components.core.settings import Settings
+from components.core.tracking import queries
 from components.core.tracking import runs as tracking
 from components.core.training import deadlines
 from components.finish import finish
@@ -454,5 +455,5 @@ def test_a_run_that_hangs_is_ended(
     assert child.wait(10) == -(signal.SIGKILL if deaf else signal.SIGTERM)
     assert (result["status"], result["reason"]) == ("failed", told)
     assert result == json.loads((run_folder.run_folder("k") / "result.json").read_text())
-    [pipeline] = tracking.find_runs("toy", "k", "pipeline")
+    [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert (pipeline.info.status, pipeline.data.tags["thawline.failure"]) == ("FAILED", told)

@@ -10,7 +10,7 @@ import yaml
 
 from components.core.registry import versions
 from components.core.settings import Settings
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, queries, tag_names
 from components.search import study_name
 from tests.pipelines.command import ROOT, thawline
 from tests.pipelines.conftest import WholeRun
@@ -37,8 +37,8 @@ def tasks(dag: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def step_run(run: WholeRun, name: str) -> Any:
     return next(
         r
-        for r in tracking.find_runs("toy", "", "step")
-        if r.info.run_name == name and r.data.tags[tracking.PARENT] == run.result["mlflow_run_id"]
+        for r in queries.find_runs("toy", "", "step")
+        if r.info.run_name == name and r.data.tags[tag_names.PARENT] == run.result["mlflow_run_id"]
     )
 
 
@@ -87,21 +87,21 @@ def test_the_search_knows_its_data(whole: WholeRun) -> None:
 
 def test_runs_form_a_tree(whole: WholeRun) -> None:
     """One run for the pipeline, a child for each step, a grandchild for each trial, all FINISHED."""
-    found = [run for run in tracking.find_runs("toy", "") if run.data.tags[tracking.KIND] != "promotion"]
-    kinds = Counter(run.data.tags[tracking.KIND] for run in found)
+    found = [run for run in queries.find_runs("toy", "") if run.data.tags[tag_names.KIND] != "promotion"]
+    kinds = Counter(run.data.tags[tag_names.KIND] for run in found)
     assert kinds == {"pipeline": 1, "step": 8, "trial": 2}
     assert {run.info.status for run in found} == {"FINISHED"}
-    parents = {run.info.run_id: run.data.tags.get(tracking.PARENT) for run in found}
+    parents = {run.info.run_id: run.data.tags.get(tag_names.PARENT) for run in found}
     pipeline, search = whole.result["mlflow_run_id"], step_run(whole, "search").info.run_id
     for run in found:
-        wanted = {"pipeline": None, "step": pipeline, "trial": search}[run.data.tags[tracking.KIND]]
+        wanted = {"pipeline": None, "step": pipeline, "trial": search}[run.data.tags[tag_names.KIND]]
         assert parents[run.info.run_id] == wanted
     assert {run.info.run_name for run in found if parents[run.info.run_id] == pipeline} == set(STEPS) - {"finish"}
 
 
 def test_the_pipelines_run_says_what_it_was(whole: WholeRun) -> None:
     """The pipeline's run carries the settings, the data as dataset input, the metrics and the decision."""
-    run = tracking.client().get_run(whole.result["mlflow_run_id"])
+    run = connection.client().get_run(whole.result["mlflow_run_id"])
     assert run.data.params["head_learning_rate"] == "0.05"
     assert run.data.params["task"] == "tests.toy"
     assert run.data.metrics["accuracy"] == whole.result["metrics"]["accuracy"]
@@ -119,7 +119,7 @@ def test_the_first_model_is_registered_as_champion(whole: WholeRun) -> None:
     """A first version far above the trivial model carries both aliases and its origin."""
     assert versions.current("toy", "challenger") == "1"
     assert versions.current("toy", "champion") == "1"
-    tags = tracking.client().get_model_version("toy", "1").tags
+    tags = connection.client().get_model_version("toy", "1").tags
     assert tags["thawline.dataset_digest"] == whole.result["dataset_digest"]
     assert {"thawline.weights_digest", "thawline.code_revision", "thawline.settings_digest"} <= set(tags)
 
@@ -144,7 +144,7 @@ def test_kubeflows_page_gets_the_result(whole: WholeRun) -> None:
 
 def test_figures_and_report_are_kept(whole: WholeRun) -> None:
     """The figures of the search and of the evaluation and the report lie in MLflow."""
-    client = tracking.client()
+    client = connection.client()
 
     def names(run_id: str, folder: str) -> set[str]:
         return {Path(item.path).name for item in client.list_artifacts(run_id, folder)}

@@ -12,7 +12,7 @@ import pytest
 
 from components.core import run_folder
 from components.core.settings import Settings
-from components.core.tracking import runs as tracking
+from components.core.tracking import queries, tag_names
 from pipelines import local
 from tests.hook import SECRET, listening
 from tests.pipelines.command import COMMAND, ROOT, TOY, end_all, environment, processes, start, thawline, wait_for
@@ -30,11 +30,11 @@ def ended(home: Path) -> Iterator[Path]:
 
 def statuses() -> dict[str, str]:
     """The status of every run in MLflow by name; trials left out."""
-    found = tracking.find_runs("toy", "")
+    found = queries.find_runs("toy", "")
     return {
-        "pipeline" if run.data.tags[tracking.KIND] == "pipeline" else run.info.run_name: run.info.status
+        "pipeline" if run.data.tags[tag_names.KIND] == "pipeline" else run.info.run_name: run.info.status
         for run in found
-        if run.data.tags[tracking.KIND] != "trial"
+        if run.data.tags[tag_names.KIND] != "trial"
     }
 
 
@@ -139,7 +139,7 @@ def test_an_interrupted_run_closes_its_runs(number: signal.Signals, tmp_path: Pa
         "prepare_data": "FINISHED",
         "search": "FAILED",
     }
-    trials = tracking.find_runs("toy", "", "trial")
+    trials = queries.find_runs("toy", "", "trial")
     assert trials
     assert "RUNNING" not in {run.info.status for run in trials}
 
@@ -166,8 +166,8 @@ def test_the_next_run_closes_what_a_kill_left(tmp_path: Path, ended: Path) -> No
     (source / "class0/broken.txt").write_text("no point")
     answer = thawline("run", str(source), *TOY, "--max-rejected", "0", home=ended, cwd=tmp_path)  # ends soon
     assert answer.status == 2, answer.err
-    found = tracking.find_runs("toy", killed.name)
-    assert {run.info.status for run in found if run.data.tags[tracking.KIND] != "trial"} == {"FAILED", "FINISHED"}
+    found = queries.find_runs("toy", killed.name)
+    assert {run.info.status for run in found if run.data.tags[tag_names.KIND] != "trial"} == {"FAILED", "FINISHED"}
     assert "RUNNING" not in statuses().values()
     assert json.loads((killed / "result.json").read_text())["status"] == "failed"
 

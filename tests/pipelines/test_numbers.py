@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from components.core.registry import versions
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection
 from tests.pipelines.command import Answer, thawline
 from tests.toy_numbers import write_distances
 
@@ -55,7 +55,7 @@ def test_a_permutation_test_decides_between_two(results: list[dict[str, Any]]) -
     assert second["promoted"], second["reason"]
     assert "beats the champion, version 1" in second["reason"]
     assert "swap permutation test" in second["reason"]
-    evidence = json.loads(tracking.client().get_run(second["mlflow_run_id"]).data.tags["thawline.evidence"])
+    evidence = json.loads(connection.client().get_run(second["mlflow_run_id"]).data.tags["thawline.evidence"])
     assert evidence["gain"] > 0
     assert evidence["challenger"] < evidence["champion"]
 

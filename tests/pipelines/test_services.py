@@ -17,6 +17,7 @@ from components.core import run_folder
 from components.core.errors import InputError
 from components.core.registry import versions
 from components.core.settings import Settings
+from components.core.tracking import connection, queries, tag_names
 from components.core.tracking import runs as tracking
 from tests.pipelines.command import COMMAND, TOY, Answer, environment, processes, wait_for
 from tests.toy import write_points
@@ -84,14 +85,14 @@ def test_the_whole_dag_runs_on_a_server(team: Team, first: dict[str, Any], serve
     """A version is registered and champion, all runs are one tree, and every artifact came to S3 through the server."""
     assert (first["status"], first["version"], first["promoted"]) == ("succeeded", "1", True)
     assert not (team.folder / "home/mlflow.db").exists()
-    version = tracking.client().get_model_version_by_alias("toy", "champion")
+    version = connection.client().get_model_version_by_alias("toy", "champion")
     assert (version.version, version.run_id) == ("1", first["mlflow_run_id"])
-    pipeline = tracking.client().get_run(first["mlflow_run_id"])
+    pipeline = connection.client().get_run(first["mlflow_run_id"])
     assert pipeline.info.artifact_uri.startswith("mlflow-artifacts:/")
-    steps = tracking.find_runs("toy", pipeline.data.tags[tracking.RUN_KEY], "step")
-    assert {run.data.tags[tracking.PARENT] for run in steps} == {pipeline.info.run_id}
+    steps = queries.find_runs("toy", pipeline.data.tags[tag_names.RUN_KEY], "step")
+    assert {run.data.tags[tag_names.PARENT] for run in steps} == {pipeline.info.run_id}
     assert {run.info.status for run in [pipeline, *steps]} == {"FINISHED"}
-    assert len(tracking.find_runs("toy", pipeline.data.tags[tracking.RUN_KEY], "trial")) == 2
+    assert len(queries.find_runs("toy", pipeline.data.tags[tag_names.RUN_KEY], "trial")) == 2
     from tests.s3 import ACCESS_KEY, SECRET_KEY
 
     keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
@@ -155,7 +156,7 @@ def test_refusals_are_one_sentence_at_once(
     assert listed.status == 0, listed.err
     for name, value in reader.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="does not let this login write"), tracking.explained():
+    with pytest.raises(InputError, match="does not let this login write"), connection.explained():
         versions.move_alias("toy", "challenger", "")  # between two calls of a command
     assert versions.current("toy", "challenger") == "1"
 
@@ -188,7 +189,7 @@ def answers(address: str) -> bool:
 
 def elect(key: str, together: "Barrier", found: "multiprocessing.Queue[str]") -> None:
     """A step that starts at the same time as others."""
-    tracking.client()
+    connection.client()
     together.wait(120)
     found.put(tracking.pipeline_run(key, Settings(model="racers", task="tests.toy")).info.run_id)
 
@@ -206,7 +207,7 @@ def test_steps_that_start_together_agree_on_one_run(server: "Mlflow") -> None:
     for step in steps:
         step.join(60)
     assert len(ids) == 1
-    assert [run.info.run_id for run in tracking.find_runs("racers", "key")] == list(ids)
+    assert [run.info.run_id for run in queries.find_runs("racers", "key")] == list(ids)
 
 
 @slow
@@ -214,25 +215,25 @@ def test_a_candidate_whose_step_was_killed_is_passed_over(server: "Mlflow", monk
     """A run that a killed step left half made is neither waited for without end nor taken."""
     monkeypatch.setattr(tracking, "ELECTION_SECONDS", 1.0)
     monkeypatch.setattr(tracking, "SETTLE_SECONDS", 0.1)  # nobody else takes part
-    dead = [tracking.create("dead", "key", "killed", tracking.CANDIDATE, None) for _ in range(6)]
+    dead = [tracking.create("dead", "key", "killed", tag_names.CANDIDATE, None) for _ in range(6)]
     found = tracking.pipeline_run("key", Settings(model="killed", task="tests.toy"))
     assert found.info.run_id not in dead
-    assert found.data.tags[tracking.KIND] == "pipeline"
+    assert found.data.tags[tag_names.KIND] == "pipeline"
 
 
 @slow
 def test_a_run_of_the_environment_is_adopted(server: "Mlflow", monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Kubeflow's plugin made runs and an experiment, a step takes them: no other run is made."""
-    client = tracking.client()
+    client = connection.client()
     experiment = client.create_experiment("of the plugin")
     parent = client.create_run(experiment, tags={"mlflow.runName": "made by the plugin"}).info.run_id
-    child = client.create_run(experiment, tags={tracking.PARENT: parent}).info.run_id
+    child = client.create_run(experiment, tags={tag_names.PARENT: parent}).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", child)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
     with tracking.step("prepare_data", "adopted", Settings(model="adopter", task="tests.toy").to_json()) as step:
         step.params({"a": 1})
     assert (step.run_id, step.pipeline_id) == (child, parent)
-    assert {run.info.run_id for run in tracking.find_runs("adopter", "adopted")} == {parent, child}
+    assert {run.info.run_id for run in queries.find_runs("adopter", "adopted")} == {parent, child}
     assert client.get_run(child).info.status == "FINISHED"
     assert client.get_run(child).data.params == {"a": "1"}
 

@@ -11,6 +11,7 @@ from components.core import identity, run_folder
 from components.core.data.assignments import LabelChange, read_label_changes, write_label_changes
 from components.core.data.lineage import Lineage, read_lineage, write_lineage
 from components.core.errors import InputError
+from components.core.tracking import connection, queries
 from components.core.tracking import runs as tracking
 
 
@@ -66,10 +67,10 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
 
 def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:
     """Download what the last prepared dataset of the model left, or what was accepted since, with its salt."""
-    found = tracking.find_runs(model, "", "", "tags.`thawline.salt` != '' and attributes.status = 'FINISHED'")
+    found = queries.find_runs(model, "", "", "tags.`thawline.salt` != '' and attributes.status = 'FINISHED'")
     if not found:
         return None
-    path = tracking.client().download_artifacts(found[0].info.run_id, "dataset", str(folder))
+    path = connection.client().download_artifacts(found[0].info.run_id, "dataset", str(folder))
     return Path(path), found[0].data.tags["thawline.salt"]
 
 
@@ -83,6 +84,6 @@ def previous_lineage(model: str) -> Lineage:
 def log_lineage(model: str, salt: str, folder: Path, tags: Mapping[str, str]) -> None:
     """Record a change of the lineage outside of a pipeline run: the next dataset goes on from these files."""
     run_id = tracking.create("labels", run_folder.new_run_key(), model, "labels", None)
-    tracking.client().log_artifacts(run_id, str(folder), "dataset")
+    connection.client().log_artifacts(run_id, str(folder), "dataset")
     tracking.record(run_id, {}, {"thawline.salt": salt, **tags})
-    tracking.client().set_terminated(run_id, "FINISHED")
+    connection.client().set_terminated(run_id, "FINISHED")

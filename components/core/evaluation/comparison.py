@@ -15,7 +15,7 @@ from components.core.data.lineage import read_lineage
 from components.core.errors import StepError
 from components.core.evidence.gate import Contest, Figures
 from components.core.registry.serving import SERVING, agree, answers
-from components.core.tracking import runs
+from components.core.tracking import pyfunc, runs
 from components.core.training.checkpoints import TrainingRows, load_checkpoint, read_training_rows, weights_digest
 from components.core.training.phase import Data, outputs
 
@@ -37,7 +37,7 @@ class Contestant:
 def contestant(served: Path, checkpoint: Path, data: Data, run: runs.StepRun, who: str) -> Contestant:
     """Let a model answer the test rows, from the activations that models share where these answer as it is served."""
     rows = data.rows["test"]
-    model = runs.load_pyfunc(served)
+    model = pyfunc.load_pyfunc(served)
     serving = json.loads((served / SERVING).read_text())
 
     def ask(some: Sequence[int]) -> pd.DataFrame:

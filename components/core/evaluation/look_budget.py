@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from components.core import run_folder
 from components.core.evidence.alpha_spending import Budget, Look, level, next_look
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, queries, tag_names
 
 LOOK = "thawline.look"  # tag of a run that has looked at the test rows
 KIND = "looks"
@@ -39,14 +39,14 @@ def take(model: str, owner: str, alpha: float, horizon: int) -> Budget:
             budget = next_look(_taken(model), alpha, horizon)
             name = f"look.{budget.look.opening}.{budget.look.number}"
             value = json.dumps({**asdict(budget.look), "run": owner, "opened": budget.opened})
-            if all(tracking.claim(register, name, value) for register in sorted(set(registers))):
+            if all(queries.claim(register, name, value) for register in sorted(set(registers))):
                 return budget
 
 
 def _had(model: str, owner: str) -> Budget | None:
     """The look that an owner has taken already, whose number nobody else was given in any register."""
     claims: dict[str, list[dict[str, Any]]] = {}
-    for params in tracking.params_of(model, KIND, deleted=True).values():
+    for params in queries.params_of(model, KIND, deleted=True).values():
         for name, text in params.items():
             if name.startswith("look."):
                 claims.setdefault(name, []).append(json.loads(text))
@@ -58,23 +58,23 @@ def _had(model: str, owner: str) -> Budget | None:
 
 
 def _new_register(model: str) -> str:
-    tags = {"mlflow.runName": KIND, tracking.KIND: KIND, tracking.MODEL: model}
-    run = tracking.client().create_run(tracking.own_experiment(model), tags=tags)
-    tracking.client().set_terminated(run.info.run_id)
+    tags = {"mlflow.runName": KIND, tag_names.KIND: KIND, tag_names.MODEL: model}
+    run = connection.client().create_run(connection.own_experiment(model), tags=tags)
+    connection.client().set_terminated(run.info.run_id)
     return str(run.info.run_id)
 
 
 def _registers(model: str) -> list[str]:
-    return list(tracking.params_of(model, KIND))
+    return list(queries.params_of(model, KIND))
 
 
 def _taken(model: str) -> list[Look]:
     """All looks so far: those that runs are tagged with, and claims of runs that were cut off before that."""
-    tagged = [Look(**json.loads(text)) for text in tracking.recorded(model, LOOK)]
+    tagged = [Look(**json.loads(text)) for text in queries.recorded(model, LOOK)]
     known = {(look.opening, look.number) for look in tagged}
     claims = [
         json.loads(value)
-        for params in tracking.params_of(model, KIND, deleted=True).values()  # deleting a register refills nothing
+        for params in queries.params_of(model, KIND, deleted=True).values()  # deleting a register refills nothing
         for name, value in params.items()
         if name.startswith("look.")
     ]

@@ -26,7 +26,7 @@ from components.core.errors import InputError, StepError
 from components.core.identity import whoami
 from components.core.inference import archives
 from components.core.registry import versions as registry
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, tag_names
 
 KIND = "promotion"
 CHAMPION, PREVIOUS, PENDING = "champion", "previous", "pending"
@@ -144,7 +144,7 @@ def propose(model: str, version: str, expected: str) -> bool:
             return False
         _clear_pending(model, registry.current(model, PENDING))
         registry.move_alias(model, PENDING, version)
-        tracking.client().set_model_version_tag(model, version, PENDING_TAG, "true")
+        connection.client().set_model_version_tag(model, version, PENDING_TAG, "true")
         if registry.current(model, CHAMPION) != expected:  # another machine moved it, maybe before it could see us wait
             _clear_pending(model, version)
             return False
@@ -231,7 +231,7 @@ def settle(model: str) -> list[Entry]:
         InputError: There is no such model.
         StepError: A promotion is under way and does not end.
     """
-    if not tracking.client().search_registered_models(f"name = '{model}'"):
+    if not connection.client().search_registered_models(f"name = '{model}'"):
         raise InputError(f"The registry has no model {model!r}.", "See the models with `thawline models`.")
     with _lock():
         return _settle(model)
@@ -239,11 +239,11 @@ def settle(model: str) -> list[Entry]:
 
 def read(model: str) -> list[Entry]:
     """Every entry of a model, the oldest first: open, finished and failed ones."""
-    condition = f"tags.`{tracking.KIND}` = '{KIND}' and tags.`{tracking.MODEL}` = '{model}'"
+    condition = f"tags.`{tag_names.KIND}` = '{KIND}' and tags.`{tag_names.MODEL}` = '{model}'"
     found: list[Entry] = []
     token: str | None = ""
     while token is not None:
-        page = tracking.client().search_runs([tracking.own_experiment(model)], condition, page_token=token or None)
+        page = connection.client().search_runs([connection.own_experiment(model)], condition, page_token=token or None)
         found, token = [*found, *map(_entry, page)], page.token or None
     return sorted(found, key=_age)
 
@@ -251,7 +251,7 @@ def read(model: str) -> list[Entry]:
 def _entry(run: Any) -> Entry:  # noqa: ANN401 - mlflow publishes no types
     names = ("action", "from", "to", "why", "who", "evidence", "mark", "reason", "withdrawn")
     action, origin, to, why, who, evidence, mark, *end = (run.data.tags.get(f"thawline.{name}", "") for name in names)
-    model, time_, status = run.data.tags[tracking.MODEL], int(run.info.start_time), str(run.info.status)
+    model, time_, status = run.data.tags[tag_names.MODEL], int(run.info.start_time), str(run.info.status)
     return Entry(run.info.run_id, model, action, origin, to, why, who, evidence, time_, mark, status, *end)
 
 
@@ -312,15 +312,15 @@ def _open(model: str, action: str, origin: str, to: str, why: str, who: str, evi
     """Write the intent, in one call."""
     latest = max((entry.time for entry in read(model)), default=0)
     now = max(int(time.time() * 1000), latest + 1)  # clocks of machines differ: later entries come later all the same
-    why, mark = " ".join(why.split())[: tracking.TAG_LENGTH], run_folder.process_mark()
+    why, mark = " ".join(why.split())[: tag_names.TAG_LENGTH], run_folder.process_mark()
     facts = {"action": action, "from": origin, "to": to, "why": why, "who": who, "evidence": evidence, "mark": mark}
     tags = {
         "mlflow.runName": f"{action} {to or 'none'}",
-        tracking.KIND: KIND,
-        tracking.MODEL: model,
+        tag_names.KIND: KIND,
+        tag_names.MODEL: model,
         **{f"thawline.{name}": value for name, value in facts.items()},
     }
-    run = tracking.client().create_run(tracking.own_experiment(model), start_time=now, tags=tags)
+    run = connection.client().create_run(connection.own_experiment(model), start_time=now, tags=tags)
     return Entry(run.info.run_id, model, action, origin, to, why, who, evidence, now, mark)
 
 
@@ -353,10 +353,10 @@ def _complete(entry: Entry) -> Entry:
     registry.move_alias(entry.model, PREVIOUS, earlier if earlier in there else "")
     withdrawn = _stale(entry)
     if withdrawn:
-        tracking.client().set_tag(entry.run_id, "thawline.withdrawn", withdrawn)
+        connection.client().set_tag(entry.run_id, "thawline.withdrawn", withdrawn)
     for version in (entry.to, withdrawn):
         _clear_pending(entry.model, version)
-    tracking.client().set_terminated(entry.run_id, "FINISHED")
+    connection.client().set_terminated(entry.run_id, "FINISHED")
     return replace(entry, status="FINISHED", withdrawn=withdrawn or entry.withdrawn)
 
 
@@ -370,8 +370,8 @@ def _stale(entry: Entry) -> str:
 
 
 def _fail(entry: Entry, reason: str) -> Entry:
-    tracking.client().set_tag(entry.run_id, "thawline.reason", reason)
-    tracking.client().set_terminated(entry.run_id, "FAILED")
+    connection.client().set_tag(entry.run_id, "thawline.reason", reason)
+    connection.client().set_terminated(entry.run_id, "FAILED")
     return replace(entry, status="FAILED", reason=reason)
 
 
@@ -379,8 +379,8 @@ def _clear_pending(model: str, version: str) -> None:
     """A version that was promoted, replaced or withdrawn waits no longer."""
     if not version:
         return
-    if PENDING_TAG in tracking.client().get_model_version(model, version).tags:
-        tracking.client().delete_model_version_tag(model, version, PENDING_TAG)
+    if PENDING_TAG in connection.client().get_model_version(model, version).tags:
+        connection.client().delete_model_version_tag(model, version, PENDING_TAG)
     if registry.current(model, PENDING) == version:
         registry.move_alias(model, PENDING, "")
 

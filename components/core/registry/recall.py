@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from components.core.registry import versions
-from components.core.tracking import runs
+from components.core.tracking import queries
 
 NO_TRIALS = json.dumps({"trials": [], "importances": {}})
 
@@ -33,10 +33,10 @@ def served(model: str, version: str, folder: Path) -> None:
 def trials(model: str, version: str) -> str:
     """The trials of the search that led to a version, as `select_trial` writes them; none where their run is gone."""
     made_by = versions.tags(model, version).get("thawline.run_key", "")
-    for run in runs.find_runs(model, made_by, "step") if made_by else []:
-        if runs.step_name(run) == "select_trial":
+    for run in queries.find_runs(model, made_by, "step") if made_by else []:
+        if queries.step_name(run) == "select_trial":
             with tempfile.TemporaryDirectory() as temporary:
-                found = runs.download(run.info.run_id, "search", Path(temporary))
+                found = queries.download(run.info.run_id, "search", Path(temporary))
                 for path in sorted(found.iterdir()) if found else []:
                     return path.read_text()
     return NO_TRIALS

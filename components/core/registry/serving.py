@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from components.core.contract import Target, Task
 from components.core.inference import archives
 from components.core.networks.network import Network
-from components.core.tracking import runs
+from components.core.tracking import pyfunc
 
 CODE = Path(__file__).parents[1] / "inference" / "served_model.py"
 SERVING = "artifacts/served/serving.json"  # in the served model's folder: classes, preprocessing, temperature
@@ -65,7 +65,7 @@ def build_served(
         pair = (list(examples) * 2)[:2]
         export_network(network.to("cpu"), task.encode(pair, network.preprocessing), served / "network.pt2")
         shutil.rmtree(folder, ignore_errors=True)
-        runs.save_pyfunc(folder, CODE, served, task.input_name, pair[0], target.answer, task.serving_requirements)
+        pyfunc.save_pyfunc(folder, CODE, served, task.input_name, pair[0], target.answer, task.serving_requirements)
 
 
 def answers(

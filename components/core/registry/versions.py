@@ -11,7 +11,7 @@ from typing import Any
 from components.core.errors import InputError, StepError
 from components.core.inference import archives
 from components.core.inference import smoke_test as smoke
-from components.core.tracking import runs
+from components.core.tracking import connection, pyfunc, runs, tag_names
 
 DIGEST = "thawline.artifact_sha256"
 EVIDENCE_RUN = "thawline.evidence_run"  # the pipeline run that judged the version; it may not be the one that made it
@@ -25,13 +25,13 @@ def current(model: str, alias: str) -> str:
 
 def aliases(model: str) -> dict[str, str]:
     """Every alias of a model and the version it points to; empty where there is no such model."""
-    found = runs.client().search_registered_models(f"name = '{model}'")
+    found = connection.client().search_registered_models(f"name = '{model}'")
     return {str(alias): str(version) for alias, version in found[0].aliases.items()} if found else {}
 
 
 def tags(model: str, version: str) -> dict[str, str]:
     """What a version says of itself."""
-    return dict(runs.client().get_model_version(model, version).tags)
+    return dict(connection.client().get_model_version(model, version).tags)
 
 
 def mark(model: str, version: str) -> str:
@@ -50,7 +50,7 @@ def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
         StepError: Its files are not what was registered.
     """
     version = wanted if wanted.isdecimal() else current(model, wanted)
-    client = runs.client()
+    client = connection.client()
     found = client.search_model_versions(f"name = '{model}' and version_number = {version}") if version else []
     if not found:
         raise InputError(
@@ -59,7 +59,7 @@ def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
         )
     name = f"{model} version {version}"
     try:
-        path = runs.download_version(model, version, folder)
+        path = pyfunc.download_version(model, version, folder)
         drop_traces(path)
         archives.check_folder(path, found[0].tags.get(DIGEST, ""))
     except (ValueError, OSError) as error:
@@ -97,10 +97,10 @@ def smoke_test(folder: Path) -> str:
 
 def add_version(model: str, folder: Path, run: runs.StepRun, tags: Mapping[str, str]) -> str:
     """Upload a checked model folder, register it as a new version with its digest; return the version."""
-    client = runs.client()
+    client = connection.client()
     if not client.search_registered_models(f"name = '{model}'"):
         client.create_registered_model(model)
-    logged = client.create_logged_model(runs.experiment(model), model, run.run_id)
+    logged = client.create_logged_model(connection.experiment(model), model, run.run_id)
     client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
     version = client.create_model_version(
@@ -127,7 +127,7 @@ def registered(model: str, folder: Path, tags: Mapping[str, str]) -> str:
     version, against = str(same.version), "thawline.compared_with"
     if tags["thawline.accepted"] == "true" or same.tags.get(against) == tags[against]:
         for name in ("thawline.accepted", against, "thawline.decision", "thawline.evidence", EVIDENCE_RUN):
-            runs.client().set_model_version_tag(model, version, name, tags[name])
+            connection.client().set_model_version_tag(model, version, name, tags[name])
     return version
 
 
@@ -136,15 +136,15 @@ def move_alias(model: str, alias: str, version: str) -> None:
     if current(model, alias) == version:
         return
     if version:
-        runs.client().set_registered_model_alias(model, alias, version)
+        connection.client().set_registered_model_alias(model, alias, version)
     else:
-        runs.client().delete_registered_model_alias(model, alias)
+        connection.client().delete_registered_model_alias(model, alias)
 
 
 def models() -> list[dict[str, Any]]:
     """Every model that Thawline registered, by name: the versions that aliases point to, and how many there are."""
     counts = Counter(str(version.name) for version in _all_versions("") if DIGEST in version.tags)
-    found = {str(model.name): model.aliases for model in _pages(runs.client().search_registered_models)}
+    found = {str(model.name): model.aliases for model in _pages(connection.client().search_registered_models)}
     return [
         {"name": name, **{alias: str(found[name].get(alias, "")) for alias in ALIASES}, "versions": counts[name]}
         for name in sorted(counts)
@@ -178,13 +178,13 @@ def versions(model: str) -> list[dict[str, Any]]:
 
 def figure(tags: Mapping[str, str]) -> tuple[str, float | None]:
     """The metric of a version and its value on the test rows, from its tags; earlier versions knew accuracy only."""
-    metric = tags.get(runs.METRIC, "accuracy")
+    metric = tags.get(tag_names.METRIC, "accuracy")
     value = tags.get(f"thawline.{metric}")
     return metric, None if value is None else float(value)
 
 
 def _all_versions(condition: str) -> list[Any]:
-    return _pages(runs.client().search_model_versions, filter_string=condition)
+    return _pages(connection.client().search_model_versions, filter_string=condition)
 
 
 def _pages(search: Callable[..., Any], **conditions: str) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from components.core import run_folder
 from components.core.reporting import webhook
 from components.core.settings import Settings
+from components.core.tracking import connection, queries
 from components.core.tracking import runs as tracking
 from components.core.tracking.provenance import COMPARED_WITH, SAME_AS
 
@@ -52,7 +53,7 @@ def message(run_key: str, result: Mapping[str, Any]) -> dict[str, Any]:
         result: What `finish` returns.
     """
     run_id = result["mlflow_run_id"]
-    tags = dict(tracking.client().get_run(run_id).data.tags) if run_id else {}
+    tags = dict(connection.client().get_run(run_id).data.tags) if run_id else {}
     title, numbers = _title(result, tags), _figures(result)
     run = {
         "title": title,
@@ -101,10 +102,10 @@ def _interval(metrics: Mapping[str, float], name: str) -> dict[str, float] | Non
 def _links(result: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, str]:
     """Addresses where there is a tracking page; else the report's path."""
     run_id = result["mlflow_run_id"]
-    page = tracking.page(run_id) if run_id else ""
+    page = queries.page(run_id) if run_id else ""
     links = {"mlflow": page, "report": result["report"]}
     if page and result["report"]:
-        links["report"] = f"{tracking.page(tags.get(SAME_AS) or run_id)}/artifactPath/report.html"
+        links["report"] = f"{queries.page(tags.get(SAME_AS) or run_id)}/artifactPath/report.html"
     return {name: link for name, link in links.items() if link}
 
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from components.core.registry import promotion, versions
-from components.core.tracking import canary, provenance
-from components.core.tracking import runs as tracking
+from components.core.tracking import canary, provenance, queries
 from components.core.training import deadlines
 
 Status = Literal["succeeded", "skipped", "failed", "terminated", "running", "none"]
@@ -43,7 +42,7 @@ class Outcome:
 
 def models() -> list[str]:
     """Names of all models that have a version or a run; the canary of `thawline doctor --cluster` is none."""
-    named = {str(facts["name"]) for facts in versions.models()} | tracking.models_with_runs()
+    named = {str(facts["name"]) for facts in versions.models()} | queries.models_with_runs()
     return sorted(named - {canary.MODEL})
 
 
@@ -66,9 +65,9 @@ def of(model: str) -> Outcome:
     if champion:
         metric, value = versions.figure(versions.tags(model, champion))
         facts |= {"metric": metric, "value": value, "accuracy": value if metric == "accuracy" else None}
-    running = tracking.last_pipeline_run(model, "attributes.status = 'RUNNING'")
-    good = tracking.last_pipeline_run(model, "attributes.status = 'FINISHED'")
-    last = tracking.last_pipeline_run(model, "attributes.status != 'RUNNING'")
+    running = queries.last_pipeline_run(model, "attributes.status = 'RUNNING'")
+    good = queries.last_pipeline_run(model, "attributes.status = 'FINISHED'")
+    last = queries.last_pipeline_run(model, "attributes.status != 'RUNNING'")
     if good:
         facts["succeeded"] = good.info.end_time / 1000
     newest = last or running

@@ -3,20 +3,20 @@
 from typing import Any
 
 from components.core.reporting.costs import amount, money
-from components.core.tracking import runs
+from components.core.tracking import queries, runs, tag_names
 
 
 def costs(run: runs.StepRun) -> list[dict[str, Any]]:
     """Every finished step of this run in order: seconds of its own work, price, seconds saved by reuse, and notes."""
-    steps = reversed(runs.find_runs(run.settings.model, run.run_key, "step"))
+    steps = reversed(queries.find_runs(run.settings.model, run.run_key, "step"))
     return [
         {
-            "step": runs.step_name(step),
+            "step": queries.step_name(step),
             "seconds": step.data.metrics["step_seconds"],
             "amount": money(amount(step.data.metrics["step_seconds"], run.settings), run.settings.currency)
             if run.settings.price_per_hour
             else "",
-            "saved": step.data.metrics.get(runs.SAVED),
+            "saved": step.data.metrics.get(tag_names.SAVED),
             "notes": step.data.tags.get("thawline.notes", "").splitlines(),
         }
         for step in steps

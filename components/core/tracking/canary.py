@@ -9,7 +9,7 @@ from pathlib import Path
 from components.core import run_folder, s3
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
-from components.core.tracking import endings
+from components.core.tracking import connection, endings, queries, tag_names
 from components.core.tracking import runs as tracking
 
 MODEL = "thawline-canary"  # its experiment in MLflow
@@ -117,14 +117,14 @@ def tell(run_key: str, word: str) -> None:
     """The exit handler: closes the canary's runs as the shared rule reads Kubeflow's word, and keeps both."""
     failed = endings.failed(word, recorded="last" in findings(run_key))
     tracking.close_running(MODEL, run_key, failed=failed)
-    for pipeline in tracking.find_runs(MODEL, run_key, "pipeline"):
+    for pipeline in queries.find_runs(MODEL, run_key, "pipeline"):
         for promise, text in (("exit", word), ("closed", "failed" if failed else "succeeded")):
-            tracking.client().set_tag(pipeline.info.run_id, f"{FOUND}{promise}", text)
+            connection.client().set_tag(pipeline.info.run_id, f"{FOUND}{promise}", text)
 
 
 def findings(run_key: str) -> dict[str, str]:
     """What a canary found, by promise; empty where it left nothing."""
-    found = tracking.find_runs(MODEL, run_key, "pipeline")
+    found = queries.find_runs(MODEL, run_key, "pipeline")
     tags = found[0].data.tags if found else {}
     return {name.removeprefix(FOUND): text for name, text in tags.items() if name.startswith(FOUND)}
 
@@ -160,7 +160,7 @@ def _settle() -> str:
 
 
 def _found(run: tracking.StepRun, promise: str, text: str) -> None:
-    run.tags({f"{FOUND}{promise}": text[: tracking.TAG_LENGTH]}, pipeline=True)
+    run.tags({f"{FOUND}{promise}": text[: tag_names.TAG_LENGTH]}, pipeline=True)
 
 
 def _listed(source: str) -> str:

@@ -5,7 +5,7 @@ see all others who want it, gives way to the smallest id, and looks once more af
 it in the same moment the smaller id keeps it, and one whose own write was slow keeps it beside nobody. The files of one
 machine are locked instead.
 
-While a step works it shows a sign of life (`tracking.ALIVE`); between two steps nothing does, and a pod may wait for
+While a step works it shows a sign of life (`tag_names.ALIVE`); between two steps nothing does, and a pod may wait for
 hours for a node. So whether a silent run is over is asked of its process where that is on this machine, of Kubeflow's
 API where that answers, and only otherwise decided by its age. A run that is over is closed, and none of its steps
 begins any more.
@@ -20,10 +20,11 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from components.core import run_folder
-from components.core.tracking import endings, kubeflow_runs
+from components.core.tracking import endings, kubeflow_runs, queries, tag_names
 from components.core.tracking import runs as tracking
-from components.core.tracking.runs import HELD, LEASE, NONE, Open
+from components.core.tracking.queries import Open
 from components.core.tracking.server import is_server
+from components.core.tracking.tag_names import HELD, LEASE, NONE
 
 WANTED = "wanted"
 CLUSTER = "thawline.cluster"  # tag of the pipeline's run: the Kubeflow whose id of the run is its key
@@ -86,7 +87,7 @@ def _elected(run: tracking.StepRun) -> Open | None:
 
 
 def _open(run: tracking.StepRun) -> list[Open]:
-    return [other for other in tracking.open_pipeline_runs(run.settings.model) if other.id != run.pipeline_id]
+    return [other for other in queries.open_pipeline_runs(run.settings.model) if other.id != run.pipeline_id]
 
 
 def _living(run: tracking.StepRun) -> list[Open]:
@@ -96,7 +97,7 @@ def _living(run: tracking.StepRun) -> list[Open]:
         over = _over(other, run)
         if over is None:
             found.append(other)
-        elif tracking.ADOPTED not in other.tags:  # Kubeflow's plugin ends its own
+        elif tag_names.ADOPTED not in other.tags:  # Kubeflow's plugin ends its own
             failed = endings.failed(over.word, recorded=endings.is_recorded(other.tags))
             tracking.close_lost(other, over.reason, failed=failed)
             run.note(f"The run {other.name} was closed: {over.reason}")
@@ -112,8 +113,8 @@ class _Over(NamedTuple):
 
 def _over(other: Open, run: tracking.StepRun) -> _Over | None:
     """Why another run is over; None if it goes on."""
-    tags, key = other.tags, other.tags.get(tracking.RUN_KEY, "")
-    said, _, process = tags.get(tracking.ALIVE, "").partition(" ")
+    tags, key = other.tags, other.tags.get(tag_names.RUN_KEY, "")
+    said, _, process = tags.get(tag_names.ALIVE, "").partition(" ")
     silent = time.time() - (float(said) if said else other.begun)
     where = kubeflow_runs.mine(run.run_key)
     if where and tags.get(CLUSTER) == where and (known := kubeflow_runs.state(key, run.run_key)):

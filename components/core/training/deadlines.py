@@ -52,17 +52,17 @@ def of(run: "StepRun") -> Deadline:
 
 def time_to_train(run: "StepRun") -> tuple[float, float]:
     """The run's start, and when all training has to have ended: never without a budget."""
-    from components.core.tracking import runs as tracking  # mlflow costs seconds, and the command line asks `overdue`
+    from components.core.tracking import queries
 
-    begin, budget = tracking.started(run.pipeline_id), 60 * run.settings.max_minutes
+    begin, budget = queries.started(run.pipeline_id), 60 * run.settings.max_minutes
     return begin, begin + budget - _reserve(run.settings.model, budget) if budget else math.inf
 
 
 def _reserve(model: str, budget: float) -> float:
     """Seconds for what follows training: as long as it took in the last successful run, within bounds."""
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import queries
 
-    last = SPARE * tracking.seconds_from("evaluate", model)
+    last = SPARE * queries.seconds_from("evaluate", model)
     return min(max(RESERVE * budget, last), MOST_RESERVED * budget)
 
 

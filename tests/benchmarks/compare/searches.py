@@ -17,7 +17,7 @@ from components.core import run_folder
 from components.core.data.examples import Examples
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection
 from components.core.training.phase import build_network, open_data, train_phase
 from components.core.training.studies import open_study
 from components.core.training.trials import MOST_THAWED, suggest
@@ -31,7 +31,7 @@ STAGES = 9  # of EfficientNet-Lite0
 def thawline(dataset: Path, settings: Settings) -> dict[str, Any]:
     """Thawline's search with its own number of workers; the best trial is trained once more, off the clock."""
     key = run_folder.new_run_key()
-    tracking.migrate()
+    connection.migrate()
     run_folder.write_text(run_folder.run_folder(key) / "settings.json", settings.to_json())
     data = open_data(dataset, settings)
     weights = build_network(data, settings.defaults()).weights_digest

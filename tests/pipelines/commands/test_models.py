@@ -8,6 +8,7 @@ import pytest
 from components.core import identity, run_folder
 from components.core.registry import promotion as ledger
 from components.core.registry import versions as registry
+from components.core.tracking import connection
 from components.core.tracking import runs as tracking
 from tests.pipelines.command import TOY, Answer, call, is_one_sentence, loaded, thawline
 from tests.plain import PlainRun
@@ -63,11 +64,11 @@ def test_the_list_is_a_line_for_each_model(command: Command) -> None:
 
 def test_models_of_others_are_left_alone(command: Command, tmp_path: Path) -> None:
     """On a shared server, models that Thawline did not register are neither listed nor given a ledger."""
-    tracking.client().create_registered_model("it's theirs")
-    tracking.client().create_model_version("it's theirs", tmp_path.as_uri())
-    tracking.client().set_registered_model_alias("it's theirs", "champion", "1")
+    connection.client().create_registered_model("it's theirs")
+    connection.client().create_model_version("it's theirs", tmp_path.as_uri())
+    connection.client().set_registered_model_alias("it's theirs", "champion", "1")
     assert [model["name"] for model in command.json("models")["models"]] == ["toy"]  # type: ignore[index, attr-defined]  # a list
-    assert tracking.client().get_experiment_by_name("it's theirs") is None
+    assert connection.client().get_experiment_by_name("it's theirs") is None
 
 
 def test_a_model_has_versions_and_a_history(command: Command) -> None:
@@ -107,7 +108,7 @@ def test_listing_repairs(command: Command) -> None:
     registry.move_alias("toy", "champion", "2")
     answer = command("models")
     assert answer.err == "toy: promotion to version 2 completed: it had been cut off\n"
-    assert tracking.client().get_run(entry.run_id).info.status == "FINISHED"
+    assert connection.client().get_run(entry.run_id).info.status == "FINISHED"
     ledger._open("toy", "promote", "2", "3", "why", "me", "run")
     registry.move_alias("toy", "champion", "4")
     assert command("models", "toy").err.splitlines() == [

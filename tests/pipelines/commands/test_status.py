@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from components.core.tracking import connection
 from components.core.tracking import runs as tracking
 from tests.pipelines.command import Answer, call, is_one_sentence, loaded
 
@@ -29,7 +30,7 @@ def ended(days: float, state: str = "FINISHED", model: str = "toy", **tags: str)
     end = int((time.time() - days * DAY) * 1000)
     run_id = tracking.create(model, f"{model}-{days}", model, "pipeline", None, end - 60_000)
     tracking.record(run_id, {"cost_seconds": 42.0}, {name.replace("_", "."): value for name, value in tags.items()})
-    tracking.client().set_terminated(run_id, state, end)
+    connection.client().set_terminated(run_id, state, end)
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:

@@ -179,7 +179,7 @@ def test_a_result_that_can_not_be_read_any_more_is_kubeflows(
     submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where MLflow has fallen silent during the run, the command still ends as the run did, and says so."""
-    monkeypatch.setattr("components.core.tracking.runs.check_server", lambda: None)
+    monkeypatch.setattr("components.core.tracking.connection.check_server", lambda: None)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     _let_it_be(server, (("SUCCEEDED", []),))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from components.core.tracking import runs
+from components.core.tracking import connection, runs
 from pipelines.kubeflow import ended
 from tests.kubeflow import model_of, recorded
 
@@ -31,7 +31,7 @@ def test_the_result_is_read_where_the_plugin_let_the_steps_write(
     """The plugin's experiment is read, whatever this shell's is, which is put back."""
     if before:
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", before)
-    shared = runs.client().create_experiment("KFP-Default")
+    shared = connection.client().create_experiment("KFP-Default")
     key = "f9f870ec-9a7a-4cf3-8fce-e90c836c9aa0"
     with monkeypatch.context() as pods:
         pods.setenv("MLFLOW_EXPERIMENT_ID", shared)
@@ -53,4 +53,4 @@ def test_a_terminated_run_is_closed_and_called_so(tracked_home: Any, monkeypatch
     result, _ = ended.result_of("stamps", "a key", run_of("terminated"))
     assert (result["status"], result["reason"]) == ("terminated", "The run was terminated on Kubeflow.")
     assert result["mlflow_run_id"] == written
-    assert runs.client().get_run(written).info.status == "KILLED"
+    assert connection.client().get_run(written).info.status == "KILLED"

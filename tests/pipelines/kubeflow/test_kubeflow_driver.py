@@ -10,7 +10,7 @@ import pytest
 
 from components.core import run_folder
 from components.core.settings import Settings
-from components.core.tracking import runs as tracking
+from components.core.tracking import queries
 from pipelines import steps
 from pipelines.kubeflow import pods as cluster
 from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster
@@ -197,7 +197,7 @@ class Lab:
     def statuses(self, number: int) -> set[str]:
         """How MLflow's runs of one run ended, the pipeline's own and its steps'."""
         return {
-            one.info.status for kind in ("pipeline", "step") for one in tracking.find_runs("toy", run_key(number), kind)
+            one.info.status for kind in ("pipeline", "step") for one in queries.find_runs("toy", run_key(number), kind)
         }
 
 
@@ -257,7 +257,7 @@ def test_another_gate_judges_the_version_anew(three_runs: Lab) -> None:
     assert judged.state == "SUCCEEDED", judged.errors
     versions = [found.outputs[called(found, "register")[0].path] for found in (first, judged)]
     assert versions[0] == versions[1]
-    assert [len(tracking.find_runs("toy", run_key(number), "trial")) for number in (1, 3)] == [2, 0]
+    assert [len(queries.find_runs("toy", run_key(number), "trial")) for number in (1, 3)] == [2, 0]
     assert three_runs.statuses(3) == {"FINISHED"}
 
 
@@ -279,7 +279,7 @@ def test_a_step_that_fails_leaves_the_next_ones_out(lab: Lab, tmp_path: Path) ->
         (tmp_path / "bad" / name / "point.txt").write_text("no numbers")
     found = lab.run(SETTINGS, source=str(tmp_path / "bad"))
     assert (found.state, functions(found)[-2:]) == ("FAILED", ["prepare_data", "finish"])
-    [pipeline] = tracking.find_runs("toy", run_key(1), "pipeline")
+    [pipeline] = queries.find_runs("toy", run_key(1), "pipeline")
     assert pipeline.info.status == "FAILED"
     assert "rejected" in json.loads((run_folder.run_folder(run_key(1)) / "result.json").read_text())["reason"]
 
@@ -289,5 +289,5 @@ def test_a_killed_step_fails_the_run_in_mlflow(lab: Lab) -> None:
     lab.kills = "prepare_data"
     found = lab.run(SETTINGS)
     assert (found.state, found.told, functions(found)[-1]) == ("FAILED", "RUNNING", "finish")
-    [pipeline] = tracking.find_runs("toy", run_key(1), "pipeline")
+    [pipeline] = queries.find_runs("toy", run_key(1), "pipeline")
     assert pipeline.info.status == "FAILED"

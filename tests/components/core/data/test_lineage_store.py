@@ -9,7 +9,7 @@ from components.core.data import lineage_store
 from components.core.data.examples import Examples
 from components.core.errors import InputError
 from components.core.settings import Settings
-from components.core.tracking import runs
+from components.core.tracking import queries
 from components.prepare_data import prepare_data
 from tests.toy import write_points
 
@@ -41,7 +41,7 @@ def test_an_accepted_label_counts_from_the_next_dataset_on(tmp_path: Path, track
     before = Examples(tmp_path / "1")
     assert after.column("split", rows) == before.column("split", rows)
     assert lineage_store.accept("toy", []) == waiting[1:]
-    [record] = runs.recorded("toy", "thawline.accepted_labels")[-1:]
+    [record] = queries.recorded("toy", "thawline.accepted_labels")[-1:]
     assert record == "2"
 
 

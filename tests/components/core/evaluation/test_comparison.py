@@ -16,7 +16,7 @@ from components.core.evaluation.comparison import comparable, contest, contestan
 from components.core.registry.serving import agree
 from components.core.settings import Settings
 from components.core.targets import classification
-from components.core.tracking import runs
+from components.core.tracking import pyfunc
 from components.core.training.checkpoints import TrainingRows
 from components.core.training.phase import open_data
 from tests.plain import PlainRun
@@ -48,7 +48,7 @@ def test_the_served_model_has_the_last_word(checkpoint: str, toy_home: PlainRun,
         (folder / "network.safetensors").write_bytes(b"nothing")
     found, said = answered(toy_home, folder)
     examples = Examples(toy_home.folder / "dataset")
-    served = runs.load_pyfunc(toy_home.folder / "served")
+    served = pyfunc.load_pyfunc(toy_home.folder / "served")
     expected = served.predict(pd.DataFrame({"point": examples.contents(examples.rows("test"))}))
     assert agree(found, expected)
     assert [("rebuilt" in text, "otherwise" in text) for text in said] == {

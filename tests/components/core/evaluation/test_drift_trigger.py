@@ -11,6 +11,7 @@ import pytest
 from components.core import run_folder
 from components.core.activations import caching_plan
 from components.core.registry import versions
+from components.core.tracking import connection, queries
 from components.core.tracking import runs as tracking
 from components.core.training.phase import base_network, open_data, rows_at
 from components.detect_changes import Decision, look
@@ -37,7 +38,7 @@ def decided(source: Path, run: PlainRun, **changes: Any) -> tuple[Decision, dict
     rules = {"min_new": 500, "drift_trigger": 0.2, **changes}
     key, settings = run_folder.new_run_key(), run.settings.model_copy(update=rules)
     decision = look(str(source), settings, key)
-    [pipeline] = tracking.find_runs("toy", key, "pipeline")
+    [pipeline] = queries.find_runs("toy", key, "pipeline")
     tracking.close_running("toy", key, failed=True)  # the next one takes the lease
     return decision, pipeline.data.metrics
 
@@ -103,7 +104,7 @@ def test_too_few_say_nothing(toy_home: PlainRun, source: Path) -> None:
 
 def test_without_a_champion_nothing_differs_from_it(toy_home: PlainRun, source: Path) -> None:
     grow(source, 12, 0.5, offset="6")
-    tracking.client().delete_registered_model_alias("toy", "champion")
+    connection.client().delete_registered_model_alias("toy", "champion")
     assert versions.current("toy", "champion") == ""
     assert decided(source, toy_home)[0].reason.endswith("--drift-trigger needs a champion.")
 

@@ -10,7 +10,7 @@ import pytest
 
 from components.core.evaluation import look_budget
 from components.core.evidence.alpha_spending import Look
-from components.core.tracking import runs
+from components.core.tracking import connection, queries, tag_names
 from tests import moves
 
 HORIZON = 5
@@ -39,11 +39,11 @@ def test_looks_are_counted_without_a_word_from_their_runs() -> None:
 @pytest.mark.usefixtures("tracked_home")
 def test_a_look_that_its_run_is_tagged_with_counts_once() -> None:
     """The tag and the claim tell of the same look; a look of before there were claims counts by its tag."""
-    before = runs.client().create_run(runs.own_experiment("toy"), tags={runs.MODEL: "toy"}).info.run_id
+    before = connection.client().create_run(connection.own_experiment("toy"), tags={tag_names.MODEL: "toy"}).info.run_id
     first = {"horizon": HORIZON, "alpha": 0.05, "number": 1, "opening": 1}
-    runs.client().set_tag(before, look_budget.LOOK, json.dumps(first))
+    connection.client().set_tag(before, look_budget.LOOK, json.dumps(first))
     assert take().number == 2
-    runs.client().set_tag(before, look_budget.LOOK, json.dumps({**first, "number": 2}))
+    connection.client().set_tag(before, look_budget.LOOK, json.dumps({**first, "number": 2}))
     assert take().number == 3
 
 
@@ -51,19 +51,19 @@ def test_a_look_that_its_run_is_tagged_with_counts_once() -> None:
 def test_deleting_what_was_recorded_refills_nothing() -> None:
     """The register of looks may be deleted on the tracking page: its looks count, and the next run makes another."""
     assert take().number == 1
-    [register] = runs.params_of("toy", look_budget.KIND)
-    runs.client().delete_run(register)
+    [register] = queries.params_of("toy", look_budget.KIND)
+    connection.client().delete_run(register)
     assert (take().number, take().number) == (2, 3)
-    assert register not in runs.params_of("toy", look_budget.KIND)
+    assert register not in queries.params_of("toy", look_budget.KIND)
 
 
 @pytest.mark.usefixtures("tracked_home")
 def test_of_two_registers_nobody_takes_a_number_that_one_has_given() -> None:
     """Runs that started together may have made one each: who sees one of them only meets the others there."""
     first, second = sorted(look_budget._new_register("toy") for _ in range(2))
-    assert runs.claim(second, "look.1.1", json.dumps({**first_look(), "run": "saw the second only"}))
+    assert queries.claim(second, "look.1.1", json.dumps({**first_look(), "run": "saw the second only"}))
     assert take().number == 2
-    assert {"look.1.2"} <= runs.params_of("toy", look_budget.KIND)[first].keys()
+    assert {"look.1.2"} <= queries.params_of("toy", look_budget.KIND)[first].keys()
 
 
 def first_look() -> dict[str, float]:
@@ -104,8 +104,8 @@ def test_two_homes_with_one_store_never_spend_a_number_twice(
 def test_a_parameter_belongs_to_who_wrote_it_first() -> None:
     """A second value is refused, the same one again is no harm, and a run that is gone is nobody's."""
     run = look_budget._new_register("toy")
-    assert runs.claim(run, "look.1.1", "mine")
-    assert not runs.claim(run, "look.1.1", "yours")
-    assert runs.claim(run, "look.1.1", "mine")
-    runs.client().delete_run(run)
-    assert not runs.claim(run, "look.1.2", "mine")
+    assert queries.claim(run, "look.1.1", "mine")
+    assert not queries.claim(run, "look.1.1", "yours")
+    assert queries.claim(run, "look.1.1", "mine")
+    connection.client().delete_run(run)
+    assert not queries.claim(run, "look.1.2", "mine")

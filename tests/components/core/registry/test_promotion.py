@@ -21,6 +21,7 @@ from components.core.errors import InputError, StepError
 from components.core.inference import archives
 from components.core.registry import promotion as ledger
 from components.core.registry import versions as registry
+from components.core.tracking import connection, queries, tag_names
 from components.core.tracking import runs as tracking
 from tests import moves
 from tests.plain import PlainRun
@@ -73,8 +74,8 @@ def test_a_promotion_moves_the_champion_and_says_so(toy: PlainRun) -> None:
     entry = promote("2")
     assert entry.done
     assert registry.aliases("toy") == {"champion": "2", "previous": "1", "challenger": "1"}
-    run = tracking.client().get_run(entry.run_id)
-    assert run.info.experiment_id == tracking.client().get_experiment_by_name("toy").experiment_id
+    run = connection.client().get_run(entry.run_id)
+    assert run.info.experiment_id == connection.client().get_experiment_by_name("toy").experiment_id
     assert run.info.status == "FINISHED"
     facts = {
         "kind": "promotion",
@@ -116,7 +117,7 @@ def test_a_champion_that_is_not_the_expected_one_stays(toy: PlainRun, expected: 
     assert not entry.done
     assert entry.reason == f"The champion is version 1, not {f'version {expected}' if expected else 'no version'}."
     assert ledger.read("toy")[-1] == entry
-    assert tracking.client().get_run(entry.run_id).data.tags["thawline.reason"] == entry.reason
+    assert connection.client().get_run(entry.run_id).data.tags["thawline.reason"] == entry.reason
     assert registry.aliases("toy") == before
 
 
@@ -162,7 +163,7 @@ def test_a_version_that_does_not_answer_is_never_promoted(
         promote("4")
     assert registry.current("toy", "champion") == "1"
     assert len(ledger.read("toy")) == 1
-    tracking.client().set_registered_model_alias("toy", "champion", "4")  # by hand, and away again
+    connection.client().set_registered_model_alias("toy", "champion", "4")  # by hand, and away again
     assert promote("2").done
     with pytest.raises(StepError, match="broken code"):
         ledger.rollback("toy")
@@ -176,12 +177,12 @@ def test_a_missing_version_is_an_input_error(toy: PlainRun) -> None:
     for call in (ledger.rollback, ledger.settle):
         with pytest.raises(InputError, match="no model 'nobody'"):
             call("nobody")
-    assert tracking.client().get_experiment_by_name("nobody") is None
+    assert connection.client().get_experiment_by_name("nobody") is None
 
 
 def test_the_ledger_is_where_everybody_looks(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kubeflow may bring another experiment for a step's runs; the ledger stays in the model's own."""
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracking.own_experiment("shared"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", connection.own_experiment("shared"))
     promote("2")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
     assert ledger.read("toy")[-1].to == "2"
@@ -200,7 +201,7 @@ def test_a_sentence_is_one_line(toy: PlainRun) -> None:
     ledger.promote("toy", "2", why="  two\nlines " + "x" * 9000, override=True)
     why = ledger.read("toy")[-1].why
     assert why.startswith("two lines x")
-    assert len(why) == tracking.TAG_LENGTH
+    assert len(why) == tag_names.TAG_LENGTH
 
 
 def test_an_error_between_two_writes_is_repaired_at_once(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +306,7 @@ def test_a_rollback_to_changed_files_is_refused(toy: PlainRun) -> None:
 def test_a_deleted_version_is_no_previous(toy: PlainRun) -> None:
     """A former champion that was deleted can't come back; the error names it, and `previous` does not point to it."""
     promote("2")
-    tracking.client().delete_model_version("toy", "1")
+    connection.client().delete_model_version("toy", "1")
     promote("3")
     ledger.rollback("toy")
     assert "previous" not in registry.aliases("toy")
@@ -352,7 +353,7 @@ def test_the_history_tells_who_was_champion_when(toy: PlainRun) -> None:
 
 def test_an_alias_moved_by_hand_is_recorded(toy: PlainRun) -> None:
     """A champion that was moved on the tracking page enters the history with the next call, and can be undone."""
-    tracking.client().set_registered_model_alias("toy", "champion", "3")
+    connection.client().set_registered_model_alias("toy", "champion", "3")
     [found] = ledger.settle("toy")
     assert (found.action, found.origin, found.to, found.who, found.evidence) == ("found", "1", "3", "unknown", "")
     assert registry.current("toy", "previous") == "1"
@@ -362,7 +363,7 @@ def test_an_alias_moved_by_hand_is_recorded(toy: PlainRun) -> None:
 
 def test_a_promotion_comes_after_what_was_moved_by_hand(toy: PlainRun) -> None:
     """The expected version is compared with the champion of now, not with the ledger's last."""
-    tracking.client().set_registered_model_alias("toy", "champion", "3")
+    connection.client().set_registered_model_alias("toy", "champion", "3")
     assert not promote("2", expected="1").done
     assert promote("2", expected="3").done
     assert [row["action"] for row in ledger.history("toy")] == ["promote", "found", "promote"]
@@ -371,7 +372,7 @@ def test_a_promotion_comes_after_what_was_moved_by_hand(toy: PlainRun) -> None:
 def test_a_champion_that_was_removed_by_hand_can_come_back(toy: PlainRun) -> None:
     """Without the alias nobody is champion; the history has a gap there, and a rollback restores the last one."""
     promote("2")
-    tracking.client().delete_registered_model_alias("toy", "champion")
+    connection.client().delete_registered_model_alias("toy", "champion")
     ledger.settle("toy")
     assert is_settled()
     assert [row["version"] for row in ledger.history("toy")] == ["2", "1"]
@@ -383,8 +384,8 @@ def test_a_champion_that_was_removed_by_hand_can_come_back(toy: PlainRun) -> Non
 
 def test_a_champion_older_than_the_ledger_is_found(toy: PlainRun) -> None:
     """A registry that was there before the ledger begins its history with what is champion."""
-    for run in tracking.find_runs("toy", "", "promotion"):
-        tracking.client().delete_run(run.info.run_id)
+    for run in queries.find_runs("toy", "", "promotion"):
+        connection.client().delete_run(run.info.run_id)
     promote("2")
     assert [(row["version"], row["action"]) for row in ledger.history("toy")] == [("2", "promote"), ("1", "found")]
 
@@ -402,7 +403,7 @@ def prepare(move: str) -> None:
         promote("2")
         promote("3")
     elif move == "settle":
-        tracking.client().set_registered_model_alias("toy", "champion", "3")
+        connection.client().set_registered_model_alias("toy", "champion", "3")
 
 
 def kill(move: str, write: int) -> None:
@@ -441,7 +442,7 @@ def test_a_kill_at_any_write_is_repaired_by_the_next_call(toy: PlainRun, move: s
             assert after[-1].reason == ("" if moved else "It was cut off before it moved anything.")
     if move == "promote":
         assert (registry.current("toy", "pending") == "") == moved
-        assert (ledger.PENDING_TAG in tracking.client().get_model_version("toy", "2").tags) == (not moved)
+        assert (ledger.PENDING_TAG in connection.client().get_model_version("toy", "2").tags) == (not moved)
     if move == "replace":
         assert (registry.current("toy", "pending") == "") == moved
         assert [entry.withdrawn for entry in after[1:]] == ([] if write == 1 else ["3" if moved else ""])
@@ -502,7 +503,7 @@ def test_a_repair_that_is_killed_is_repaired(toy: PlainRun) -> None:
 def test_a_cut_off_entry_does_not_hide_a_hand(toy: PlainRun) -> None:
     """Where the champion is a third version, the open entry fails and the third one is recorded as found."""
     kill("promote", 2)
-    tracking.client().set_registered_model_alias("toy", "champion", "3")
+    connection.client().set_registered_model_alias("toy", "champion", "3")
     failed, found = ledger.settle("toy")
     assert (failed.status, failed.reason) == (
         "FAILED",
@@ -603,7 +604,7 @@ def test_the_oldest_waits_for_younger_ones(toy: PlainRun, monkeypatch: pytest.Mo
     def look(seconds: float) -> None:  # while we wait, they go on
         looks.append(seconds)
         registry.move_alias("toy", "champion", "3")
-        tracking.client().set_terminated(theirs.run_id, "FINISHED")
+        connection.client().set_terminated(theirs.run_id, "FINISHED")
 
     monkeypatch.setattr("time.sleep", look)
     assert ledger._claim(entry, "1") == "The champion was moved to version 3 meanwhile."
@@ -695,7 +696,7 @@ def test_a_pending_version_waits(toy: PlainRun) -> None:
     """It has the alias and a tag, the champion stays, and nothing is in the ledger yet."""
     assert ledger.propose("toy", "2", "1")
     assert registry.aliases("toy") == {"champion": "1", "challenger": "1", "pending": "2"}
-    assert tracking.client().get_model_version("toy", "2").tags[ledger.PENDING_TAG] == "true"
+    assert connection.client().get_model_version("toy", "2").tags[ledger.PENDING_TAG] == "true"
     assert len(ledger.read("toy")) == 1
 
 
@@ -704,12 +705,12 @@ def test_a_later_one_takes_its_place(toy: PlainRun) -> None:
     ledger.propose("toy", "2", "1")
     assert ledger.propose("toy", "3", "1")
     assert registry.current("toy", "pending") == "3"
-    assert ledger.PENDING_TAG not in tracking.client().get_model_version("toy", "2").tags
+    assert ledger.PENDING_TAG not in connection.client().get_model_version("toy", "2").tags
 
 
 def waits(version: str, against: str) -> None:
     """Let a version wait that was accepted against this champion."""
-    tracking.client().set_model_version_tag("toy", version, "thawline.compared_with", against)
+    connection.client().set_model_version_tag("toy", version, "thawline.compared_with", against)
     assert ledger.propose("toy", version, against)
 
 
@@ -718,18 +719,18 @@ def test_what_is_promoted_waits_no_longer(toy: PlainRun) -> None:
     waits("2", "1")
     assert promote("2").withdrawn == ""
     assert "pending" not in registry.aliases("toy")
-    assert ledger.PENDING_TAG not in tracking.client().get_model_version("toy", "2").tags
+    assert ledger.PENDING_TAG not in connection.client().get_model_version("toy", "2").tags
 
 
 BY_HAND: dict[str, Callable[[], ledger.Entry]] = {
     "promote": lambda: promote("3"),
     "rollback": lambda: ledger.rollback("toy", "1"),
     "found": lambda: (
-        tracking.client().set_registered_model_alias("toy", "champion", "3"),
+        connection.client().set_registered_model_alias("toy", "champion", "3"),
         ledger.settle("toy")[-1],
     )[-1],
     "removed": lambda: (
-        tracking.client().delete_registered_model_alias("toy", "champion"),
+        connection.client().delete_registered_model_alias("toy", "champion"),
         ledger.settle("toy")[-1],
     )[-1],
 }
@@ -747,7 +748,7 @@ def test_what_waits_is_withdrawn_when_another_version_becomes_champion(toy: Plai
     assert ledger.read("toy")[-1] == entry
     assert ledger.history("toy")[0]["withdrawn"] == waiting or way == "removed"
     assert "pending" not in registry.aliases("toy")
-    assert ledger.PENDING_TAG not in tracking.client().get_model_version("toy", waiting).tags
+    assert ledger.PENDING_TAG not in connection.client().get_model_version("toy", waiting).tags
     with pytest.raises(InputError, match="is champion now"):
         ledger.evidence_for("toy", waiting)
 
@@ -756,23 +757,23 @@ def test_what_was_judged_against_the_new_champion_goes_on_waiting(toy: PlainRun)
     """A rollback to the version that it was compared with makes its evidence good; so it does where nobody knows."""
     promote("2")
     registry.move_alias("toy", "pending", "3")
-    tracking.client().set_model_version_tag("toy", "3", "thawline.compared_with", "1")
+    connection.client().set_model_version_tag("toy", "3", "thawline.compared_with", "1")
     assert ledger.rollback("toy").withdrawn == ""
     assert registry.current("toy", "pending") == "3"
-    tracking.client().delete_model_version_tag("toy", "3", "thawline.compared_with")
+    connection.client().delete_model_version_tag("toy", "3", "thawline.compared_with")
     assert promote("2").withdrawn == ""
     assert registry.current("toy", "pending") == "3"
 
 
 def test_nothing_waits_if_another_machine_promotes_meanwhile(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that shares no lock may move the champion between our look and our write: we look again."""
-    client = type(tracking.client())
+    client = type(connection.client())
     real = client.set_model_version_tag
 
     def late(self: object, *arguments: str) -> None:
         real(self, *arguments)
         monkeypatch.setattr(client, "set_model_version_tag", real)
-        tracking.client().set_registered_model_alias("toy", "champion", "3")
+        connection.client().set_registered_model_alias("toy", "champion", "3")
 
     monkeypatch.setattr(client, "set_model_version_tag", late)
     assert not ledger.propose("toy", "2", "1")

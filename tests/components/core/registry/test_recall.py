@@ -9,7 +9,7 @@ import pytest
 from components.core.errors import InputError
 from components.core.inference import archives
 from components.core.registry import recall, versions
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, queries
 from components.core.training.checkpoints import load_checkpoint
 from tests.plain import PlainRun
 
@@ -36,8 +36,8 @@ def test_a_version_comes_back_as_it_was_registered(toy_home: PlainRun, tmp_path:
 
 def test_a_search_that_is_gone_leaves_no_trials(toy_home: PlainRun) -> None:
     """Where the runs of that search were deleted, the version comes back without its trials."""
-    for run in tracking.find_runs("toy", toy_home.run_key, "step"):
-        tracking.client().delete_run(run.info.run_id)
+    for run in queries.find_runs("toy", toy_home.run_key, "step"):
+        connection.client().delete_run(run.info.run_id)
     assert json.loads(recall.trials("toy", "1")) == {"trials": [], "importances": {}}
 
 

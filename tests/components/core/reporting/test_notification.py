@@ -20,7 +20,7 @@ from components.core.reporting.notification import (
     wanted,
 )
 from components.core.settings import Settings
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection
 from tests.hook import SECRET, listening, status
 from tests.plain import PlainRun
 
@@ -130,7 +130,7 @@ def test_links_lead_to_the_tracking_page(toy_run: PlainRun, monkeypatch: pytest.
     monkeypatch.setenv("THAWLINE_TRACKING_PAGE", f"https://me:{SECRET}@mlflow.example.com/team/")
     found = told(toy_run)
     links = found["run"]["links"]
-    experiment = tracking.experiment("toy")
+    experiment = connection.experiment("toy")
     page = f"https://mlflow.example.com/team/#/experiments/{experiment}/runs/{toy_run.result['mlflow_run_id']}"
     assert links == {"mlflow": page, "report": f"{page}/artifactPath/report.html"}
     assert f"<{page}|mlflow>" in said(found)
@@ -157,7 +157,7 @@ def test_without_an_address_nothing_happens(toy_home: PlainRun) -> None:
 
 
 def tags(run: PlainRun) -> dict[str, str]:
-    return dict(tracking.client().get_run(run.result["mlflow_run_id"]).data.tags)
+    return dict(connection.client().get_run(run.result["mlflow_run_id"]).data.tags)
 
 
 def test_a_message_that_was_taken_is_a_tag(

@@ -6,7 +6,7 @@ import pytest
 
 from components.core.reporting import status as outcomes
 from components.core.reporting.status import Outcome
-from components.core.tracking import canary
+from components.core.tracking import canary, connection
 from components.core.tracking import runs as tracking
 from components.core.training import deadlines
 from tests.plain import PlainRun
@@ -19,7 +19,7 @@ def ended(key: str, start: int, status: str, model: str = "toy", **tags: str) ->
     run_id = tracking.create(key, key, model, "pipeline", None, (START + start) * 1000)
     tracking.record(run_id, {}, {name.replace("_", "."): value for name, value in tags.items()})
     if status != "RUNNING":
-        tracking.client().set_terminated(run_id, status, (START + start + 60) * 1000)
+        connection.client().set_terminated(run_id, status, (START + start + 60) * 1000)
     return run_id
 
 
@@ -27,7 +27,7 @@ def test_nothing_yet_is_no_error(tracked_home: Path) -> None:
     """A model that nobody trained has no outcome, and asking makes no experiment."""
     assert outcomes.of("nobody") == Outcome("nobody")
     assert outcomes.models() == []
-    assert tracking.client().get_experiment_by_name("nobody") is None
+    assert connection.client().get_experiment_by_name("nobody") is None
 
 
 def test_the_last_run_and_the_last_good_one(tracked_home: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_run_that_was_cut_short_is_told(tracked_home: Path) -> None:
 
 def test_runs_in_another_experiment_count(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kubeflow's plugin brings an experiment of its own: a monitor that knows nothing of it finds the runs."""
-    shared = tracking.own_experiment("kubeflow")
+    shared = connection.own_experiment("kubeflow")
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_EXPERIMENT_ID", shared)
         ended("a", 0, "FINISHED")

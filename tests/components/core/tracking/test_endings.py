@@ -3,7 +3,7 @@
 import pytest
 
 from components.core.settings import Settings
-from components.core.tracking import endings, provenance, runs
+from components.core.tracking import connection, endings, provenance, runs
 from components.finish import finish
 
 SETTINGS = Settings(model="toy", task="tests.toy")
@@ -43,9 +43,9 @@ def test_the_exit_handler_reads_the_record(word: str, tags: dict[str, str], stat
     """The exit handler closes the pipeline's run by word and record; without a record the reason says so."""
     run = runs.pipeline_run("k", SETTINGS).info.run_id
     for name, value in tags.items():
-        runs.client().set_tag(run, name, value)
+        connection.client().set_tag(run, name, value)
     result = finish(SETTINGS.to_json(), "k", word)
     assert result["status"] == status
-    assert runs.client().get_run(run).info.status == ("FAILED" if status == "failed" else "FINISHED")
+    assert connection.client().get_run(run).info.status == ("FAILED" if status == "failed" else "FINISHED")
     if status == "failed":
         assert result["reason"] == endings.UNFINISHED

@@ -14,7 +14,7 @@ from components.core import run_folder
 from components.core.errors import StepError
 from components.core.reporting import status as outcomes
 from components.core.settings import Settings
-from components.core.tracking import kubeflow_runs, leases, provenance
+from components.core.tracking import connection, kubeflow_runs, leases, provenance, queries, tag_names
 from components.core.tracking import runs as tracking
 from components.detect_changes import detect_changes, look
 from components.finish import finish
@@ -32,19 +32,19 @@ def begin(key: str, settings: Settings = SETTINGS) -> str:
 
 
 def pipeline(key: str) -> str:
-    [run] = tracking.find_runs("toy", key, "pipeline")
+    [run] = queries.find_runs("toy", key, "pipeline")
     return str(run.info.run_id)
 
 
 def state_of(key: str) -> tuple[str, str]:
     """Status in MLflow, and why it was closed."""
-    run = tracking.client().get_run(pipeline(key))
-    return run.info.status, run.data.tags.get(tracking.LOST, "")
+    run = connection.client().get_run(pipeline(key))
+    return run.info.status, run.data.tags.get(tag_names.LOST, "")
 
 
 def silent_since(key: str, when: float) -> None:
     """The run's last sign of life, of a process of some other machine."""
-    tracking.client().set_tag(pipeline(key), tracking.ALIVE, f"{when:.0f} another machine")
+    connection.client().set_tag(pipeline(key), tag_names.ALIVE, f"{when:.0f} another machine")
 
 
 @pytest.mark.usefixtures("tracked_home")
@@ -90,7 +90,7 @@ def test_a_silent_run_is_over_after_a_day() -> None:
         assert "is in progress" in begin("second")
         silent_since("first", LONG_AGO)
         assert begin("third") == ""
-        assert {run.info.status for run in tracking.find_runs("toy", "first")} == {"FINISHED", "KILLED"}
+        assert {run.info.status for run in queries.find_runs("toy", "first")} == {"FINISHED", "KILLED"}
     assert state_of("first") == ("KILLED", "It showed no sign of life for 24 hours.")
     hour = SETTINGS.model_copy(update={"lost_after_hours": 1.0})
     silent_since("third", time.time() - 4000)
@@ -108,7 +108,7 @@ def test_a_run_whose_process_is_gone_is_over_at_once() -> None:
     silent_since("first", time.time())
     assert begin("third") == ""
     assert state_of("first") == ("KILLED", "Its process ended without closing it.")
-    tracking.client().delete_run(pipeline("second"))
+    connection.client().delete_run(pipeline("second"))
     found = outcomes.of("toy")
     assert (found.status, found.reason) == ("terminated", "Its process ended without closing it.")
 
@@ -220,7 +220,7 @@ def test_an_answer_of_no_kubeflow_ends_no_run(wrong: str, cluster: Kubeflow, mon
 def test_a_run_that_came_to_its_end_is_no_lost_one(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that registered its version, and whose exit handler was lost, ends as FINISHED and counts."""
     in_pod(cluster, "first", monkeypatch)
-    tracking.client().set_tag(pipeline("first"), provenance.VERSION, "1")
+    connection.client().set_tag(pipeline("first"), provenance.VERSION, "1")
     cluster.runs["first"] = recorded("succeeded")
     assert in_pod(cluster, "second", monkeypatch) == ""
     assert state_of("first") == ("FINISHED", "")
@@ -234,7 +234,7 @@ def test_a_run_that_was_closed_does_not_go_on(cluster: Kubeflow, monkeypatch: py
     assert in_pod(cluster, "second", monkeypatch) == ""
     with pytest.raises(StepError, match="This run was closed meanwhile: It was terminated on Kubeflow."):
         in_pod(cluster, "first", monkeypatch)
-    tracking.client().set_tag(pipeline("first"), provenance.VERSION, "1")
+    connection.client().set_tag(pipeline("first"), provenance.VERSION, "1")
     result = finish(SETTINGS.to_json(), "first", "COMPLETE")
     assert (result["status"], result["reason"]) == ("failed", "It was terminated on Kubeflow.")
     assert state_of("second")[0] == "RUNNING"
@@ -288,7 +288,7 @@ def test_what_kubeflow_can_not_know_is_decided_by_age(cluster: Kubeflow, monkeyp
 def test_a_run_of_kubeflows_plugin_is_ended_by_it(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost run that Kubeflow's plugin made has no lease any more, and its end is left to the plugin."""
     in_pod(cluster, "first", monkeypatch)
-    tracking.client().set_tag(pipeline("first"), tracking.ADOPTED, "true")
+    connection.client().set_tag(pipeline("first"), tag_names.ADOPTED, "true")
     cluster.runs["first"] = recorded("terminated")
     assert in_pod(cluster, "second", monkeypatch) == ""
     assert state_of("first") == ("RUNNING", "")
@@ -301,9 +301,9 @@ def test_a_step_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     said = []
     with tracking.step("search", "k", SETTINGS.to_json()) as run:
         for _ in range(3):
-            said.append(run.pipeline_tags()[tracking.ALIVE])
-            tracking.client().set_tag(run.pipeline_id, tracking.ALIVE, "")
-            while not run.pipeline_tags()[tracking.ALIVE]:
+            said.append(run.pipeline_tags()[tag_names.ALIVE])
+            connection.client().set_tag(run.pipeline_id, tag_names.ALIVE, "")
+            while not run.pipeline_tags()[tag_names.ALIVE]:
                 time.sleep(0.01)
     assert all(run_folder.fate(text.partition(" ")[2]) == "lives" for text in said)
     assert os.getpid() == int(said[0].split()[-2])
@@ -313,6 +313,6 @@ def test_a_step_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_skipped_run_leaves_the_lease(toy_source: Path) -> None:
     """A run that found nothing to do, and was closed, is not in the way of the next one."""
     begin("first")
-    tracking.client().set_tag(pipeline("first"), provenance.SKIPPED, "true")
+    connection.client().set_tag(pipeline("first"), provenance.SKIPPED, "true")
     finish(SETTINGS.to_json(), "first", "RUNNING")
     assert look(str(toy_source), SETTINGS, "second").change == "train"

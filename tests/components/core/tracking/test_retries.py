@@ -14,7 +14,7 @@ from components.core.compute.device import pick_device
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError, is_silence
 from components.core.networks import transformers_hub, weights
 from components.core.settings import Settings
-from components.core.tracking import retries
+from components.core.tracking import queries, retries
 from components.core.tracking import runs as tracking
 from components.core.tracking.retries import RepeatedError
 from components.finish import finish
@@ -49,7 +49,7 @@ def test_an_input_error_is_not_met_twice() -> None:
     ):
         pytest.fail("it must not work")
     assert not attempt(None)
-    assert [run.info.status for run in tracking.find_runs("toy", "k", "step")] == ["FAILED"] * 3
+    assert [run.info.status for run in queries.find_runs("toy", "k", "step")] == ["FAILED"] * 3
     result = finish(SETTINGS, "k", "FAILED")
     assert (result["status"], result["reason"]) == ("failed", "The folder is empty. Fill it.")
 
@@ -169,7 +169,7 @@ def test_a_step_waits_for_a_silent_server(
     )
     assert [event["event"] for event, _ in run_folder.events("k") if event["event"] == "note"] == ["note"] * 3
     assert run_folder.read_errors("k") == {}
-    assert sorted(run.info.status for run in tracking.find_runs("toy", "k", "step")) == ["FAILED"] * 3 + ["FINISHED"]
+    assert sorted(run.info.status for run in queries.find_runs("toy", "k", "step")) == ["FAILED"] * 3 + ["FINISHED"]
 
 
 @pytest.mark.usefixtures("tracked_home")

@@ -9,6 +9,7 @@ import pytest
 from components.core import run_folder
 from components.core.errors import InputError
 from components.core.settings import Settings
+from components.core.tracking import connection
 from components.core.tracking import runs as tracking
 from tests.hook import listening, status
 
@@ -22,7 +23,7 @@ def test_files_pass_through_the_server(home: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(way, chosen or "")
         if chosen is None:
             del os.environ[way]
-    tracking.client()
+    connection.client()
     assert {os.environ[way] for way in WAYS} == {chosen or "false"}
 
 
@@ -47,13 +48,13 @@ def test_a_server_that_fails_is_not_called_out_of_reach(home: Path, monkeypatch:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     with listening(status(500, FULL)) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address := f"http://127.0.0.1:{server.port}")
-        with pytest.raises(InputError) as error, tracking.explained():
-            tracking.client().get_run("a")
+        with pytest.raises(InputError) as error, connection.explained():
+            connection.client().get_run("a")
         assert len(server.requests) == 2
     assert error.value.sentence == f"The MLflow server {address} answers with the error 500."
     assert "log" in error.value.hint
-    with pytest.raises(InputError, match="can't be reached"), tracking.explained():
-        tracking.client().get_run("a")
+    with pytest.raises(InputError, match="can't be reached"), connection.explained():
+        connection.client().get_run("a")
 
 
 @pytest.mark.parametrize(
@@ -71,5 +72,5 @@ def test_what_a_server_answers_is_told_before_a_run(
     with listening(answer) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.port}")
         with pytest.raises(InputError) as error:
-            tracking.check_server()
+            connection.check_server()
     assert error.value.sentence.endswith(told)

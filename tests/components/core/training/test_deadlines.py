@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.core.settings import Settings
-from components.core.tracking import runs
+from components.core.tracking import queries, runs
 from components.core.training import deadlines
 from components.core.training.deadlines import CUT, Deadline
 from tests.plain import PlainRun
@@ -63,7 +63,7 @@ def test_a_step_may_have_a_limit_of_its_own(tracked_home: Path) -> None:
 
 def test_the_reserve_is_learnt_from_the_last_run(toy_home: PlainRun) -> None:
     """A run whose evaluation took long last time stops training sooner, but never before half of the budget."""
-    took = runs.seconds_from("evaluate", "toy")
+    took = queries.seconds_from("evaluate", "toy")
     assert took > toy_home.result["steps"]["evaluate"]
     for budget, reserved in ((1000 * took, 0.15 * 1000 * took), (4 * took, 1.2 * took), (took, 0.5 * took)):
         key = f"{budget}"
@@ -77,10 +77,10 @@ def test_what_was_cut_is_a_tag_and_a_note(tracked_home: Path) -> None:
     for step in ("fine_tune", "search"):
         with runs.step(step, "k", text) as run:
             deadlines.cut(run, f"The {step} stopped", Deadline(NOW, "--step-max-minutes 5"))
-    [pipeline] = runs.find_runs("toy", "k", "pipeline")
+    [pipeline] = queries.find_runs("toy", "k", "pipeline")
     told = "The search stopped: --step-max-minutes 5 was over. The fine_tune stopped: --step-max-minutes 5 was over."
     assert deadlines.cuts(pipeline.data.tags) == told
-    notes = {r.info.run_name: r.data.tags["thawline.notes"] for r in runs.find_runs("toy", "k", "step")}
+    notes = {r.info.run_name: r.data.tags["thawline.notes"] for r in queries.find_runs("toy", "k", "step")}
     assert notes["search"] == pipeline.data.tags[f"{CUT}search"]
     assert deadlines.cuts({}) == ""
 

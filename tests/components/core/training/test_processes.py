@@ -21,7 +21,7 @@ from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError, StepError, UnavailableError
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import runs
+from components.core.tracking import connection, queries
 from components.core.training import deadlines, processes
 from components.core.training.checkpoints import read_facts
 from components.core.training.phase import build_network, open_data
@@ -243,7 +243,7 @@ def test_a_step_has_one_run(tracked_home: Path, points: Path, tmp_path: Path) ->
 
 
 def assert_one_run_each(folder: Path, key: str) -> None:
-    found = runs.find_runs("toy", key, "step")
+    found = queries.find_runs("toy", key, "step")
     assert sorted(run.info.run_name for run in found) == ["fine_tune", "train_head"]
     assert {run.info.status for run in found} == {"FINISHED"}
     for name, phase, place in (("train_head", "head", "head"), ("fine_tune", "thaw", "tuned")):
@@ -253,7 +253,7 @@ def assert_one_run_each(folder: Path, key: str) -> None:
         )
         assert [f["loss"] for f in two] == pytest.approx([f["loss"] for f in one], rel=1e-5)
         [run] = [run for run in found if run.info.run_name == name]
-        logged = runs.client().get_metric_history(run.info.run_id, "loss")
+        logged = connection.client().get_metric_history(run.info.run_id, "loss")
         assert [metric.value for metric in logged] == [figures["loss"] for figures in two]
 
 
@@ -303,7 +303,7 @@ def test_a_deadline_before_the_thaw_under_torchrun(tracked_home: Path, points: P
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     with script(tmp_path, points, settings, "late", *launcher) as run:
         assert run.wait(400) == 0
-    [pipeline] = runs.find_runs("toy", "late", "pipeline")
+    [pipeline] = queries.find_runs("toy", "late", "pipeline")
     assert "after 1 of 4 epochs" in (told := deadlines.cuts(pipeline.data.tags))
     assert "The thawed training stopped after 1 of 3 epochs" in told
 
@@ -322,7 +322,7 @@ def test_no_process_outlives_the_step(number: signal.Signals, tracked_home: Path
         assert step.wait(20) != 0
         wait_for(lambda: not any(lives(worker) for worker in workers), 10)
     if number == signal.SIGTERM:
-        assert [run.info.status for run in runs.find_runs("toy", "stopped", "step")] == ["FAILED"]
+        assert [run.info.status for run in queries.find_runs("toy", "stopped", "step")] == ["FAILED"]
 
 
 def children(pid: int) -> list[int]:

@@ -14,7 +14,7 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.settings import Settings
-from components.core.tracking import runs as tracking
+from components.core.tracking import queries
 from components.core.training import studies
 from components.core.training.studies import DONE, open_study
 from components.core.training.trials import work
@@ -98,13 +98,13 @@ def test_steps_in_different_homes_share_a_study(
         settings = Settings(**TOY, trials=total, search_workers=1)
         name = search(settings.to_json(), f"run {total} {logged}", toy_dataset, *DIGESTS, 0)
         assert sum(t.state.name in DONE for t in trials_of(name)) == total
-        assert len(tracking.find_runs("toy", f"run {total} {logged}", "trial")) == logged
+        assert len(queries.find_runs("toy", f"run {total} {logged}", "trial")) == logged
     assert not (tmp_path / "home/studies").exists()
     chosen = select_trial(settings.to_json(), "run", [name, name], tmp_path / "trials.json")
     best = open_study(name).best_trial
     assert Settings(**TOY).defaults().model_validate_json(chosen).model_dump() == best.user_attrs["hyperparameters"]
-    assert "password" not in str(tracking.find_runs("toy", ""))
-    assert storage.partition("@")[0] not in str(tracking.find_runs("toy", ""))
+    assert "password" not in str(queries.find_runs("toy", ""))
+    assert storage.partition("@")[0] not in str(queries.find_runs("toy", ""))
 
 
 @needs_server

@@ -1,0 +1,67 @@
+"""Served models in MLflow's format."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+
+import mlflow
+
+from components.core.tracking.connection import client
+
+
+def save_pyfunc(
+    folder: Path, code: Path, served: Path, input_name: str, example: bytes, answer: type, requirements: Sequence[str]
+) -> None:
+    """Save a served model in MLflow's format, as code and artifacts, without a pickle.
+
+    Args:
+        folder: Where the model goes; must not exist.
+        code: The model as code, `served_model.py`.
+        served: Folder of its artifacts.
+        input_name: The column of raw records.
+        example: One raw record, kept as the input example.
+        answer: A TypedDict of the answers' columns, for the signature.
+        requirements: Libraries that the task's serving code needs.
+    """
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    mlflow.pyfunc.save_model(
+        folder,
+        python_model=str(code),
+        artifacts={"served": str(served)},
+        signature=ModelSignature(
+            Schema([ColSpec(DataType.binary, input_name)]),
+            Schema([ColSpec(_mlflow_type(hint), name) for name, hint in get_type_hints(answer).items()]),
+        ),
+        input_example=pd.DataFrame({input_name: [example]}),
+        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy", "pandas", *requirements)],
+    )
+
+
+def _mlflow_type(hint: Any) -> Any:  # noqa: ANN401 - mlflow publishes no types
+    """MLflow's type of a column of text, numbers, lists, TypedDicts, or dicts by text."""
+    from mlflow.types import DataType
+    from mlflow.types.schema import Array, Map, Object, Property
+
+    inner = get_args(hint)
+    if get_origin(hint) is dict:
+        return Map(_mlflow_type(inner[1]))
+    if get_origin(hint) is list:
+        return Array(_mlflow_type(inner[0]))
+    if is_typeddict(hint):
+        return Object([Property(name, _mlflow_type(kind)) for name, kind in get_type_hints(hint).items()])
+    return {str: DataType.string, float: DataType.double, int: DataType.long, bool: DataType.boolean}[hint]
+
+
+def load_pyfunc(folder: Path) -> Any:  # noqa: ANN401 - mlflow publishes no types
+    """A served model from a local folder that has been checked."""
+    return mlflow.pyfunc.load_model(str(folder))
+
+
+def download_version(model: str, version: str, folder: Path) -> Path:
+    """Download a registered version's files, without the marker that loading by name would add."""
+    uri = client().get_model_version_download_uri(model, version)
+    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))

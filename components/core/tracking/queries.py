@@ -1,0 +1,161 @@
+"""What MLflow knows of runs: found, read, and claimed."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from components.core import run_folder
+from components.core.tracking import provenance
+from components.core.tracking.connection import client, experiment, own_experiment
+from components.core.tracking.tag_names import KIND, MODEL, RUN_KEY, STEP
+
+
+def step_name(run: Run) -> str:
+    """The step that a run is of, whatever Kubeflow's plugin or an earlier version called the run."""
+    return str(run.data.tags.get(STEP) or run.info.run_name.replace("-", "_"))
+
+
+def find_runs(model: str, run_key: str, kind: str = "", extra: str = "", view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    """Runs of one pipeline run, newest first."""
+    conditions = [f"tags.`{MODEL}` = '{model}'"]  # Kubeflow's plugin may put several models into one experiment
+    conditions += [f"tags.`{RUN_KEY}` = '{run_key}'"] if run_key else []
+    conditions += [f"tags.`{KIND}` = '{kind}'"] if kind else []
+    conditions += [extra] if extra else []
+    return list(_search(model, conditions, view=view))
+
+
+def started(run_id: str) -> float:
+    """When a run began, in seconds since the epoch."""
+    return float(client().get_run(run_id).info.start_time) / 1000
+
+
+def seconds_from(step: str, model: str) -> float:
+    """Seconds from a step's start to the end of the model's last successful run that had this step; 0 without one."""
+    for run in successful(model, "tags.`thawline.accepted` != ''"):
+        pipeline = client().get_run(run.id)
+        for found in find_runs(model, pipeline.data.tags[RUN_KEY], "step"):
+            if step_name(found) == step:
+                return float(pipeline.info.end_time - found.info.start_time) / 1000
+        return 0.0
+    return 0.0
+
+
+class Ended(NamedTuple):
+    """A pipeline run of the past."""
+
+    id: str
+    name: str
+    tags: Mapping[str, str]
+
+
+def successful(model: str, extra: str) -> Iterator[Ended]:
+    """Pipeline runs of a model that ended well and for which `extra` holds, newest first, fetched as needed."""
+    conditions = [f"tags.`{MODEL}` = '{model}'", f"tags.`{KIND}` = 'pipeline'", "attributes.status = 'FINISHED'", extra]
+    for run in _search(model, conditions, page=20):
+        yield Ended(str(run.info.run_id), str(run.info.run_name), dict(run.data.tags))
+
+
+def last_pipeline_run(model: str, condition: str) -> Run | None:
+    """The model's newest pipeline run for which a condition holds, in whichever experiment; None without one.
+
+    One that made way for another run counts for nothing.
+    """
+    conditions = [f"tags.`{KIND}` = 'pipeline'", f"tags.`{MODEL}` = '{model}'", condition]
+    found = _across(conditions, most=100)  # a condition on a tag leaves out runs without that tag
+    return next((run for run in found if run.data.tags.get(provenance.CHANGE) != provenance.BUSY), None)
+
+
+def models_with_runs() -> set[str]:
+    """Models of the newest thousand pipeline runs."""
+    return {run.data.tags[MODEL] for run in _across([f"tags.`{KIND}` = 'pipeline'"], most=1000)}
+
+
+def _across(conditions: Sequence[str], most: int) -> list[Run]:
+    """Runs of all experiments, newest first: Kubeflow's plugin puts runs into experiments of its own."""
+    experiments: list[str] = []
+    token: str | None = ""
+    while token is not None:
+        page = client().search_experiments(page_token=token or None)
+        experiments, token = [*experiments, *(str(one.experiment_id) for one in page)], page.token or None
+    return list(client().search_runs(experiments, " and ".join(conditions), max_results=most)) if experiments else []
+
+
+def _search(model: str, conditions: Sequence[str], page: int = 1000, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
+    token: str | None = ""
+    while token is not None:
+        found = client().search_runs(
+            [experiment(model)], " and ".join(conditions), view, max_results=page, page_token=token or None
+        )
+        yield from found
+        token = found.token or None
+
+
+def download(run_id: str, name: str, folder: Path) -> Path | None:
+    """An artifact of a run as a file below `folder`; None where it is gone."""
+    try:
+        return Path(client().download_artifacts(run_id, name, str(folder)))
+    except (MlflowException, OSError):
+        return None
+
+
+class Open(NamedTuple):
+    """A pipeline run that has not ended, by what MLflow says."""
+
+    id: str
+    name: str
+    begun: float  # seconds since the epoch
+    tags: Mapping[str, str]
+
+
+def open_pipeline_runs(model: str) -> list[Open]:
+    """The model's pipeline runs that have not ended, newest first, in whichever experiment."""
+    conditions = [f"tags.`{KIND}` = 'pipeline'", f"tags.`{MODEL}` = '{model}'", "attributes.status = 'RUNNING'"]
+    return [
+        Open(str(run.info.run_id), str(run.info.run_name), run.info.start_time / 1000, dict(run.data.tags))
+        for run in _across(conditions, most=100)
+    ]
+
+
+def page(run_id: str) -> str:
+    """The address of a run on the tracking page; empty where runs are in a file, which has no page by itself.
+
+    `THAWLINE_TRACKING_PAGE` is the address that a browser uses, where the steps use another one.
+    """
+    base = os.environ.get("THAWLINE_TRACKING_PAGE") or run_folder.tracking_uri()
+    parts = urlsplit(base)
+    if parts.scheme not in ("http", "https"):
+        return ""
+    host = parts.netloc.rpartition("@")[2]  # a user and a password may stand before it
+    info = client().get_run(run_id).info
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}/#/experiments/{info.experiment_id}/runs/{run_id}"
+
+
+def recorded(model: str, tag: str) -> list[str]:
+    """Values of a tag over all runs of a model, oldest first; of runs that were deleted on the tracking page too."""
+    found = find_runs(model, "", "", f"tags.`{tag}` != ''", view=ViewType.ALL)
+    return [run.data.tags[tag] for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))]
+
+
+def params_of(model: str, kind: str, *, deleted: bool = False) -> dict[str, dict[str, str]]:
+    """Parameters of the runs of a kind in the model's own experiment, by id; of deleted runs too if asked."""
+    condition = f"tags.`{KIND}` = '{kind}' and tags.`{MODEL}` = '{model}'"
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    found = client().search_runs([own_experiment(model)], condition, view)
+    return {str(run.info.run_id): dict(run.data.params) for run in found}
+
+
+def claim(run_id: str, name: str, value: str) -> bool:
+    """Write a parameter, which MLflow takes once: whether it holds this value, of all that anyone wanted it to hold."""
+    try:
+        client().log_param(run_id, name, value)
+    except MlflowException:
+        run = client().get_run(run_id)
+        if name not in run.data.params and run.info.lifecycle_stage == "active":
+            raise
+        return bool(run.data.params.get(name) == value)
+    return True
