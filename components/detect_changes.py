@@ -78,10 +78,10 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
     from components.core.tracking import (
         leases,  # mlflow costs seconds
         queries,
+        runs,
     )
-    from components.core.tracking import runs as tracking
 
-    with tracking.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
+    with runs.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
         before = run.pipeline_tags()
         # a run that has given way stays so, when its pod is started again
         other = before["thawline.decision"] if before.get(provenance.CHANGE) == provenance.BUSY else leases.take(run)

@@ -29,8 +29,7 @@ from components.core.reporting.page import ReportData, render
 from components.core.reporting.step_costs import costs
 from components.core.settings import digest
 from components.core.targets.evaluation import Evaluation
-from components.core.tracking import retries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import load_checkpoint, weights_digest
 from components.core.training.phase import Data, open_data, outputs
@@ -72,7 +71,7 @@ def evaluate(
     Raises:
         StepError: The champion can't be loaded: without it there is no evidence, so nothing is promoted.
     """
-    with tracking.step("evaluate", run_key, settings) as run:
+    with runs.step("evaluate", run_key, settings) as run:
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
         data = open_data(dataset, run.settings)
         network, facts = load_checkpoint(checkpoint)
@@ -112,7 +111,7 @@ def evaluate(
     return decision.accepted, decision.champion
 
 
-def _calibrate(data: Data, network: Network, thawed: int, run: tracking.StepRun) -> dict[str, float]:
+def _calibrate(data: Data, network: Network, thawed: int, run: runs.StepRun) -> dict[str, float]:
     logits = outputs(network, data, thawed, "calibrate", run.note, run.progress)
     labels = data.examples.labels(data.rows["calibrate"])
     return data.target.calibrate(logits, data.target.targets(labels, data.examples.classes))
@@ -128,7 +127,7 @@ def _refuse_leak(data: Data, challenger: Contestant) -> None:
 
 
 def _decide(
-    data: Data, run: tracking.StepRun, evaluation: Evaluation, challenger: Contestant
+    data: Data, run: runs.StepRun, evaluation: Evaluation, challenger: Contestant
 ) -> tuple[Verdict, Contestant | None]:
     """The verdict, and the champion with its answers."""
     model, metric = run.settings.model, data.target.metric
@@ -155,7 +154,7 @@ def _decide(
     return replace(verdict, evidence={**verdict.evidence, **digests}), champion
 
 
-def _look(run: tracking.StepRun, challenger: str) -> Budget:
+def _look(run: runs.StepRun, challenger: str) -> Budget:
     """Take one look from the budget, and record it; this run's look at this challenger, if the step is done again."""
     settings = run.settings
     budget = look_budget.take(
@@ -166,7 +165,7 @@ def _look(run: tracking.StepRun, challenger: str) -> Budget:
 
 
 def _page(
-    run: tracking.StepRun,
+    run: runs.StepRun,
     data: Data,
     facts: dict[str, Any],
     evaluation: Evaluation,
@@ -228,7 +227,7 @@ def _shown(evaluation: Evaluation, decision: Verdict, metric: str) -> dict[str, 
     return {"decision": decision.sentence, "accepted": "yes" if decision.accepted else "no", **champion_is, **finite}
 
 
-def _log_insight(run: tracking.StepRun, data: Data, insight: Insight) -> None:
+def _log_insight(run: runs.StepRun, data: Data, insight: Insight) -> None:
     places = [insight.places[suspect.row] for suspect in insight.suspects]
     table = pd.DataFrame([asdict(suspect) for suspect in insight.suspects], columns=[f.name for f in fields(Suspect)])
     table.insert(0, "uri", data.examples.uris(places))
@@ -240,7 +239,7 @@ def _log_insight(run: tracking.StepRun, data: Data, insight: Insight) -> None:
         run.metrics({"drift": drift.share, "drift_low": drift.low, "drift_high": drift.high}, pipeline=True)
 
 
-def _log_saved(run: tracking.StepRun, spent: Sequence[Mapping[str, Any]], here: float) -> None:
+def _log_saved(run: runs.StepRun, spent: Sequence[Mapping[str, Any]], here: float) -> None:
     """What kept activations saved in each step, this one among them, and in all of them."""
     run.saved(here)
     steps = {cost["step"]: cost["saved"] for cost in spent if cost["saved"] is not None} | {run.name: here}
@@ -249,7 +248,7 @@ def _log_saved(run: tracking.StepRun, spent: Sequence[Mapping[str, Any]], here: 
 
 
 def _log(
-    run: tracking.StepRun,
+    run: runs.StepRun,
     evaluation: Evaluation,
     decision: Verdict,
     page: ReportData,

@@ -10,8 +10,7 @@ from urllib.parse import unquote, urlparse
 from components.core import run_folder
 from components.core.reporting import costs, notification
 from components.core.settings import Settings
-from components.core.tracking import connection, endings, provenance, queries, retries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, endings, provenance, queries, retries, runs, tag_names
 from components.core.training import deadlines
 
 COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after its result
@@ -64,7 +63,7 @@ def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
     tags = pipeline.data.tags if pipeline else {}
     lost = tags.get(tag_names.LOST, "") if pipeline and pipeline.info.status == "KILLED" else ""
     failed = bool(lost) or endings.failed(state, recorded=endings.is_recorded(tags))
-    tracking.close_running(model, run_key, failed=failed)
+    runs.close_running(model, run_key, failed=failed)
     steps = list(reversed(queries.find_runs(model, run_key, "step")))
     skipped = not failed and tags.get(provenance.SKIPPED) == "true"
     same_as = tags.get(provenance.SAME_AS, "") if skipped else ""
@@ -137,7 +136,7 @@ def _record(settings: Settings, run_key: str, result: dict[str, Any]) -> str:
         tags = {"thawline.cost": cost}
         if result["status"] == "failed":
             tags["thawline.failure"] = result["reason"]
-        tracking.record(result["mlflow_run_id"], found, tags)
+        runs.record(result["mlflow_run_id"], found, tags)
     return cost
 
 

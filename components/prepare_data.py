@@ -24,7 +24,7 @@ from components.core.task_options import parse_options
 from components.core.tracking import retries
 
 if TYPE_CHECKING:
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import runs
 
 
 @retries.patient
@@ -43,13 +43,15 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
     """
     from components.core.data import lineage_store
     from components.core.registry import versions
-    from components.core.tracking import provenance  # mlflow costs seconds, and `prepare` needs none of it
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import (
+        provenance,  # mlflow costs seconds, and `prepare` needs none of it
+        runs,
+    )
 
     # two runs of one lineage that split at the same time would not know of each other's newcomers
     run_folder.home().mkdir(parents=True, exist_ok=True)
     lock = FileLock(run_folder.home() / f"{Settings.from_json(settings).model}.lineage.lock")
-    with lock, tracking.step("prepare_data", run_key, settings) as run:
+    with lock, runs.step("prepare_data", run_key, settings) as run:
         start = _bring_start(run, dataset)
         weights_digest = _check_network(run.settings, dataset / START)
         lineage = _with_assignments(lineage_store.previous_lineage(run.settings.model), run.settings)
@@ -83,7 +85,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
     return info["digest"], weights_digest
 
 
-def _bring_start(run: "tracking.StepRun", dataset: Path) -> str:
+def _bring_start(run: "runs.StepRun", dataset: Path) -> str:
     """Lay the champion's checkpoint beside the data for a warm start; return its mark, empty without a warm start."""
     from components.core.registry import versions
     from components.core.tracking import provenance
@@ -138,7 +140,7 @@ def _check_network(settings: Settings, start: Path) -> str:
     return network.weights_digest
 
 
-def _note(run: "tracking.StepRun", info: Mapping[str, Any]) -> None:
+def _note(run: "runs.StepRun", info: Mapping[str, Any]) -> None:
     """Say what a reader should not miss."""
     if info["note"]:
         run.note(info["note"])

@@ -48,9 +48,9 @@ def search(
     Raises:
         StepError: A worker process died; the sentence says why.
     """
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import runs
 
-    with tracking.step("search", run_key, settings) as run:
+    with runs.step("search", run_key, settings) as run:
         if version:
             run.figure(f"nothing to search: version {version} is judged again")
             return ""
@@ -169,7 +169,7 @@ def _check(run: Any, study: "optuna.Study", deadline: Deadline, *, killed: bool)
 
 
 def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  # noqa: ANN401 - StepRun, imported late
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import runs
 
     finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     for trial in (t for t in finished if t.number not in logged):
@@ -180,7 +180,7 @@ def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  #
         attributes = trial.user_attrs
         epochs = [{k: v for k, v in e.items() if k != "phase"} for e in attributes.get("history", [])]
         params = attributes.get("hyperparameters", trial.params)
-        tracking.log_trial(run, trial.number, (times[0], times[-1]), params, epochs, trial.state.name)
+        runs.log_trial(run, trial.number, (times[0], times[-1]), params, epochs, trial.state.name)
     done = sum(t.state.name in DONE for t in finished)
     best = [t.value for t in finished if t.value is not None]
     run.progress(done, run.settings.trials, f"best validation loss {min(best):.3f}" if best else "")

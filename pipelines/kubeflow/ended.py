@@ -63,12 +63,11 @@ def _experiment(identity: str) -> Iterator[None]:
 
 def _recorded(model: str, run_key: str, state: str, terminated: str) -> tuple[dict[str, Any], str]:
     from components import finish
-    from components.core.tracking import queries, tag_names
-    from components.core.tracking import runs as tracking
+    from components.core.tracking import queries, runs, tag_names
 
     for run in queries.open_pipeline_runs(model) if terminated else []:  # no exit handler has closed it
         if run.tags[tag_names.RUN_KEY] == run_key and tag_names.ADOPTED not in run.tags:
-            tracking.close_lost(run, terminated)
+            runs.close_lost(run, terminated)
     result = finish.result_of(model, run_key, state)
     steps = finish.unmended(list(reversed(queries.find_runs(model, run_key, "step"))))
     of_input = any(step.data.tags.get(tag_names.ERROR, "").startswith("input: ") for step in steps)

@@ -19,8 +19,7 @@ from components.core.data import lineage_store, source_index
 from components.core.errors import InputError
 from components.core.registry import promotion, versions
 from components.core.settings import Settings
-from components.core.tracking import connection, provenance, queries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, provenance, queries, runs, tag_names
 from components.core.training import deadlines
 from components.detect_changes import DECISION, Decision, detect_changes, look
 from components.evaluate import evaluate
@@ -76,7 +75,7 @@ def completed(source: Path, *, failed: bool = False, **changes: Any) -> Decision
     prepare_data(str(source), text, key, folder / "dataset")
     if not failed:
         champion = versions.current("toy", "champion")
-        with tracking.step("register", key, text) as run:
+        with runs.step("register", key, text) as run:
             model = folder / "model"
             model.mkdir()
             (model / "MLmodel").write_text(key)
@@ -253,7 +252,7 @@ def test_a_champion_that_was_taken_away_undoes_no_rollback(
 ) -> None:
     """A version that somebody went back from stays challenger, and is not judged for ever."""
     monkeypatch.setattr(versions, "smoke_test", lambda _folder: "")  # its seconds are tested elsewhere
-    step = tracking.StepRun("register", "key", toy_home.settings, "", "")
+    step = runs.StepRun("register", "key", toy_home.settings, "", "")
     versions.add_version("toy", toy_home.folder / "served", step, {})
     for version in ("2", "1"):
         promotion.promote("toy", version, why="tried", override=True)
@@ -373,7 +372,7 @@ def test_unchanged_objects_are_not_downloaded(s3: str, source: Path, tracked_hom
 def cut_short(key: str) -> str:
     """Say of a run that a deadline stopped its training; return its name."""
     [pipeline] = queries.find_runs("toy", key, "pipeline")
-    tracking.record(pipeline.info.run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
+    runs.record(pipeline.info.run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
     return str(pipeline.info.run_name)
 
 
@@ -479,7 +478,7 @@ def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Pa
     def decided(settings: Settings = warm, source: Path = toy_source) -> Decision:
         key = run_folder.new_run_key()
         decision = look(str(source), settings, key)
-        tracking.close_running("toy", key, failed=True)
+        runs.close_running("toy", key, failed=True)
         return decision
 
     assert decided().reason.endswith(": settings: warm_start.")

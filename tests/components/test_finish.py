@@ -10,8 +10,7 @@ import pytest
 from components.core import run_folder
 from components.core.errors import InputError, NoAnswerError
 from components.core.settings import Settings
-from components.core.tracking import connection, provenance, queries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, provenance, queries, runs, tag_names
 from components.detect_changes import detect_changes
 from components.finish import finish
 from tests.hook import listening, status
@@ -70,7 +69,7 @@ def test_an_expected_error_is_the_reason(tracked_home: Path) -> None:
     """A step that stops for a known reason is FAILED in MLflow, and its sentence is the result's reason."""
     with (
         pytest.raises(InputError),
-        tracking.step("prepare_data", "k", SETTINGS.to_json()),
+        runs.step("prepare_data", "k", SETTINGS.to_json()),
     ):
         raise InputError("The folder is empty.", "Fill it.")
     result = finish(SETTINGS.to_json(), "k", "FAILED")
@@ -83,7 +82,7 @@ def test_an_expected_error_is_the_reason(tracked_home: Path) -> None:
 
 def test_where_files_are_gone_the_error_is_in_mlflow(tracked_home: Path) -> None:
     """On a cluster the exit handler has a disk of its own: it takes the failed step's sentence from its run."""
-    with pytest.raises(InputError), tracking.step("prepare_data", "k", SETTINGS.to_json()):
+    with pytest.raises(InputError), runs.step("prepare_data", "k", SETTINGS.to_json()):
         raise InputError("The folder is empty.", "Fill it.")
     shutil.rmtree(run_folder.run_folder("k"))
     assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "The folder is empty. Fill it."
@@ -104,7 +103,7 @@ def test_the_cost_is_in_mlflow(toy_home: PlainRun) -> None:
 
 def test_an_undefined_figure_is_missing(tracked_home: Path) -> None:
     """R2 of test rows with one number is none: the result stays JSON, which has no NaN."""
-    with tracking.step("evaluate", "k", SETTINGS.to_json()) as run:
+    with runs.step("evaluate", "k", SETTINGS.to_json()) as run:
         run.metrics({"r2": float("nan"), "mae": 2.0}, pipeline=True)
     assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["metrics"] == {"mae": 2.0}
     assert "NaN" not in (run_folder.run_folder("k") / "result.json").read_text()
@@ -112,7 +111,7 @@ def test_an_undefined_figure_is_missing(tracked_home: Path) -> None:
 
 def test_the_webhook_is_told_after_the_result_is_written(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A webhook that fails changes neither the result nor its file."""
-    tracking.pipeline_run("k", SETTINGS)
+    runs.pipeline_run("k", SETTINGS)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with listening(status(404)) as hook:
         monkeypatch.setenv("THAWLINE_WEBHOOK_URL", hook.address)
@@ -126,7 +125,7 @@ def test_the_webhook_is_told_after_the_result_is_written(tracked_home: Path, mon
 
 def test_an_unexpected_error_names_the_step(tracked_home: Path) -> None:
     """Any exception ends the step's run as FAILED, and the reason names the step."""
-    with pytest.raises(ZeroDivisionError), tracking.step("search", "k", SETTINGS.to_json()):
+    with pytest.raises(ZeroDivisionError), runs.step("search", "k", SETTINGS.to_json()):
         raise ZeroDivisionError
     assert "search" in finish(SETTINGS.to_json(), "k", "FAILED")["reason"]
 
@@ -136,7 +135,7 @@ def test_a_sigterm_ends_the_step_as_failed(tracked_home: Path) -> None:
     import os
     import signal
 
-    with pytest.raises(SystemExit), tracking.step("search", "k", SETTINGS.to_json()):
+    with pytest.raises(SystemExit), runs.step("search", "k", SETTINGS.to_json()):
         os.kill(os.getpid(), signal.SIGTERM)
     [step] = queries.find_runs("toy", "k", "step")
     assert step.info.status == "FAILED"
@@ -144,18 +143,18 @@ def test_a_sigterm_ends_the_step_as_failed(tracked_home: Path) -> None:
 
 def test_what_a_kill_left_running_is_closed(tracked_home: Path) -> None:
     """After a SIGKILL the exit handler closes the step and the pipeline as FAILED."""
-    pipeline = tracking.pipeline_run("k", SETTINGS)
-    tracking.create("search", "k", "toy", "step", pipeline.info.run_id)
+    pipeline = runs.pipeline_run("k", SETTINGS)
+    runs.create("search", "k", "toy", "step", pipeline.info.run_id)
     finish(SETTINGS.to_json(), "k", "FAILED")
     assert {r.info.status for r in queries.find_runs("toy", "k")} == {"FAILED"}
 
 
 def test_an_abandoned_run_is_closed_by_the_next(tracked_home: Path) -> None:
     """A run whose whole process group was killed is closed by the next run's exit handler."""
-    tracking.pipeline_run("dead", SETTINGS)
+    runs.pipeline_run("dead", SETTINGS)
     (run_folder.run_folder("dead") / "settings.json").write_text(SETTINGS.to_json())
     (run_folder.run_folder("dead") / "lease.json").write_text('{"pid": 999999999, "started": "1"}')
-    following = tracking.pipeline_run("next", SETTINGS)
+    following = runs.pipeline_run("next", SETTINGS)
     connection.client().set_tag(following.info.run_id, provenance.VERSION, "1")
     finish(SETTINGS.to_json(), "next", "SUCCEEDED")
     assert [r.info.status for r in queries.find_runs("toy", "dead")] == ["FAILED"]
@@ -165,10 +164,10 @@ def test_an_abandoned_run_is_closed_by_the_next(tracked_home: Path) -> None:
 
 def test_an_injected_run_is_adopted(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the environment brings a run for the step, it is used, and its parent becomes the pipeline's."""
-    parent = tracking.create("theirs", "", "toy", "", None)
-    child = tracking.create("their step", "", "toy", "", parent)
+    parent = runs.create("theirs", "", "toy", "", None)
+    child = runs.create("their step", "", "toy", "", parent)
     monkeypatch.setenv("MLFLOW_RUN_ID", child)
-    with tracking.step("prepare_data", "k", SETTINGS.to_json()) as run:
+    with runs.step("prepare_data", "k", SETTINGS.to_json()) as run:
         run.metrics({"examples": 3.0})
         run.tags({"thawline.salt": "0"})
     assert (run.run_id, run.pipeline_id) == (child, parent)
@@ -183,7 +182,7 @@ def test_a_run_without_a_parent_is_the_pipelines(tracked_home: Path, monkeypatch
     monkeypatch.setenv("MLFLOW_RUN_ID", shared)
     made = []
     for name, epochs in (("train_head", 3), ("fine_tune", 5)):
-        with tracking.step(name, "k", SETTINGS.to_json()) as run:
+        with runs.step(name, "k", SETTINGS.to_json()) as run:
             run.params({"epochs": epochs})
         made.append(run.run_id)
         assert run.pipeline_id == shared
@@ -210,12 +209,12 @@ def test_the_plugins_tree_is_climbed_to_its_root(tracked_home: Path, monkeypatch
         above = theirs(name, above)
     searched = theirs("search", above)
     monkeypatch.setenv("MLFLOW_RUN_ID", searched)
-    with tracking.step("search", "k", SETTINGS.to_json()) as run:
+    with runs.step("search", "k", SETTINGS.to_json()) as run:
         assert (run.run_id, run.pipeline_id) == (searched, root)
-    with tracking.step("select_trial", "k", SETTINGS.to_json()) as second:  # in the same pod
+    with runs.step("select_trial", "k", SETTINGS.to_json()) as second:  # in the same pod
         assert second.run_id != searched
     monkeypatch.setenv("MLFLOW_RUN_ID", theirs("register", theirs("condition-1", theirs("exit-handler-1", root))))
-    with tracking.step("register", "k", SETTINGS.to_json()) as run:
+    with runs.step("register", "k", SETTINGS.to_json()) as run:
         run.tags({provenance.VERSION: "7", "thawline.decision": "Better."}, pipeline=True)
     result = finish(SETTINGS.to_json(), "k", "COMPLETE")
     assert (result["status"], result["version"], result["reason"]) == ("succeeded", "7", "Better.")
@@ -251,10 +250,10 @@ def test_a_pod_needs_a_tracking_server(home: Path, monkeypatch: pytest.MonkeyPat
 def test_an_attempt_that_was_made_good_is_no_reason(tracked_home: Path) -> None:
     """Why a run failed is the step that failed last, not an earlier step whose second attempt ended well."""
     for name, error in (("prepare_data", InputError("It is empty.", "Fill it.")), ("prepare_data", None)):
-        with contextlib.suppress(InputError), tracking.step(name, "k", SETTINGS.to_json()):
+        with contextlib.suppress(InputError), runs.step(name, "k", SETTINGS.to_json()):
             if error:
                 raise error
-    with pytest.raises(InputError), tracking.step("evaluate", "k", SETTINGS.to_json()):
+    with pytest.raises(InputError), runs.step("evaluate", "k", SETTINGS.to_json()):
         raise InputError("It has no test rows.", "Add some.")
     assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "It has no test rows. Add some."
     shutil.rmtree(run_folder.run_folder("k"))
@@ -263,9 +262,9 @@ def test_an_attempt_that_was_made_good_is_no_reason(tracked_home: Path) -> None:
 
 def test_many_trials_do_not_hide_the_pipeline(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pipeline's run, the oldest of all, is found and closed behind any number of pages of younger runs."""
-    pipeline = tracking.pipeline_run("k", SETTINGS)
+    pipeline = runs.pipeline_run("k", SETTINGS)
     for number in range(5):
-        tracking.create(f"trial {number}", "k", "toy", "trial", pipeline.info.run_id)
+        runs.create(f"trial {number}", "k", "toy", "trial", pipeline.info.run_id)
     client, real = connection.client(), type(connection.client()).search_runs
     paged = lambda *a, **k: real(*a, **{**k, "max_results": 2})  # noqa: E731 - a wrapper of one call
     monkeypatch.setattr(type(client), "search_runs", paged)
@@ -280,7 +279,7 @@ def test_models_in_one_experiment_have_lineages_of_their_own(
     shared = connection.experiment("shared")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", shared)
     for model in ("a", "b"):
-        tracking.pipeline_run("k", Settings(model=model))
+        runs.pipeline_run("k", Settings(model=model))
     assert len(queries.find_runs("a", "k")) == len(queries.find_runs("b", "k")) == 1
 
 

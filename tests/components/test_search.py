@@ -10,8 +10,7 @@ import optuna
 import pytest
 
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import connection, queries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, queries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.deadlines import Deadline
 from components.core.training.phase import open_data
@@ -238,7 +237,7 @@ def test_a_deadline_while_others_run_the_last_trials_is_no_failure(tracked_home:
     """A worker whose time is over while the first trials still run on other machines ends well."""
     study = open_study("elsewhere")
     study.ask()
-    with tracking.step("search", "run", Settings(**TOY, trials=1).to_json()) as run:
+    with runs.step("search", "run", Settings(**TOY, trials=1).to_json()) as run:
         _check(run, study, Deadline(0.0, "--max-minutes 1"), killed=False)
     [found] = queries.find_runs("toy", "run", "step")
     assert found.info.status == "FINISHED"

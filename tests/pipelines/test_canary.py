@@ -10,8 +10,7 @@ import pytest
 from components.core import run_folder
 from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.tracking import canary, connection, queries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import canary, connection, queries, runs, tag_names
 from pipelines.commands import doctor_cluster, submit
 from pipelines.kubeflow import pods as cluster
 from pipelines.kubeflow.pods import Cluster
@@ -55,7 +54,7 @@ def play(tracked_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def _left(found: dict[str, str]) -> None:
     """Findings in MLflow as the pods leave them."""
-    run = tracking.pipeline_run("k", Settings.model_validate({"model": canary.MODEL}))
+    run = runs.pipeline_run("k", Settings.model_validate({"model": canary.MODEL}))
     for name, text in found.items():
         connection.client().set_tag(run.info.run_id, canary.FOUND + name, text)
 

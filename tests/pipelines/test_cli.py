@@ -11,8 +11,7 @@ from rich.console import Console
 
 from components.core import run_folder
 from components.core.settings import Settings
-from components.core.tracking import queries
-from components.core.tracking import runs as tracking
+from components.core.tracking import queries, runs
 from components.core.training import deadlines
 from components.finish import finish
 from pipelines import cli
@@ -449,7 +448,7 @@ def test_a_run_that_hangs_is_ended(
     monkeypatch.setattr(cli, "STOP_SECONDS", 1.0)
     settings = Settings(model="toy", **limit)
     run_folder.emit("k", "evaluate", "started")
-    tracking.pipeline_run("k", settings)
+    runs.pipeline_run("k", settings)
     child = subprocess.Popen([*deaf, "sleep", "600"], start_new_session=True)
     result = cli._watch(child, "k", settings, Console(stderr=True))
     assert child.wait(10) == -(signal.SIGKILL if deaf else signal.SIGTERM)

@@ -17,8 +17,7 @@ from components.core import run_folder
 from components.core.errors import InputError
 from components.core.registry import versions
 from components.core.settings import Settings
-from components.core.tracking import connection, queries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, queries, runs, tag_names
 from tests.pipelines.command import COMMAND, TOY, Answer, environment, processes, wait_for
 from tests.toy import write_points
 
@@ -191,7 +190,7 @@ def elect(key: str, together: "Barrier", found: "multiprocessing.Queue[str]") ->
     """A step that starts at the same time as others."""
     connection.client()
     together.wait(120)
-    found.put(tracking.pipeline_run(key, Settings(model="racers", task="tests.toy")).info.run_id)
+    found.put(runs.pipeline_run(key, Settings(model="racers", task="tests.toy")).info.run_id)
 
 
 @slow
@@ -213,10 +212,10 @@ def test_steps_that_start_together_agree_on_one_run(server: "Mlflow") -> None:
 @slow
 def test_a_candidate_whose_step_was_killed_is_passed_over(server: "Mlflow", monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that a killed step left half made is neither waited for without end nor taken."""
-    monkeypatch.setattr(tracking, "ELECTION_SECONDS", 1.0)
-    monkeypatch.setattr(tracking, "SETTLE_SECONDS", 0.1)  # nobody else takes part
-    dead = [tracking.create("dead", "key", "killed", tag_names.CANDIDATE, None) for _ in range(6)]
-    found = tracking.pipeline_run("key", Settings(model="killed", task="tests.toy"))
+    monkeypatch.setattr(runs, "ELECTION_SECONDS", 1.0)
+    monkeypatch.setattr(runs, "SETTLE_SECONDS", 0.1)  # nobody else takes part
+    dead = [runs.create("dead", "key", "killed", tag_names.CANDIDATE, None) for _ in range(6)]
+    found = runs.pipeline_run("key", Settings(model="killed", task="tests.toy"))
     assert found.info.run_id not in dead
     assert found.data.tags[tag_names.KIND] == "pipeline"
 
@@ -230,7 +229,7 @@ def test_a_run_of_the_environment_is_adopted(server: "Mlflow", monkeypatch: pyte
     child = client.create_run(experiment, tags={tag_names.PARENT: parent}).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", child)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
-    with tracking.step("prepare_data", "adopted", Settings(model="adopter", task="tests.toy").to_json()) as step:
+    with runs.step("prepare_data", "adopted", Settings(model="adopter", task="tests.toy").to_json()) as step:
         step.params({"a": 1})
     assert (step.run_id, step.pipeline_id) == (child, parent)
     assert {run.info.run_id for run in queries.find_runs("adopter", "adopted")} == {parent, child}
@@ -247,7 +246,7 @@ def test_a_server_that_goes_away_fails_the_step_with_a_sentence(
 
     def work_until_silence(proxy: Proxy) -> None:
         settings = Settings(model="silent", task="tests.toy").to_json()
-        with tracking.step("search", "k", settings) as step:
+        with runs.step("search", "k", settings) as step:
             proxy.close()
             step.params({"a": 1})
 

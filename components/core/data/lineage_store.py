@@ -11,8 +11,7 @@ from components.core import identity, run_folder
 from components.core.data.assignments import LabelChange, read_label_changes, write_label_changes
 from components.core.data.lineage import Lineage, read_lineage, write_lineage
 from components.core.errors import InputError
-from components.core.tracking import connection, queries
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, queries, runs
 
 
 def waiting(model: str) -> list[LabelChange]:
@@ -83,7 +82,7 @@ def previous_lineage(model: str) -> Lineage:
 
 def log_lineage(model: str, salt: str, folder: Path, tags: Mapping[str, str]) -> None:
     """Record a change of the lineage outside of a pipeline run: the next dataset goes on from these files."""
-    run_id = tracking.create("labels", run_folder.new_run_key(), model, "labels", None)
+    run_id = runs.create("labels", run_folder.new_run_key(), model, "labels", None)
     connection.client().log_artifacts(run_id, str(folder), "dataset")
-    tracking.record(run_id, {}, {"thawline.salt": salt, **tags})
+    runs.record(run_id, {}, {"thawline.salt": salt, **tags})
     connection.client().set_terminated(run_id, "FINISHED")

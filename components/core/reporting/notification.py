@@ -13,8 +13,7 @@ from typing import Any
 from components.core import run_folder
 from components.core.reporting import webhook
 from components.core.settings import Settings
-from components.core.tracking import connection, queries
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, queries, runs
 from components.core.tracking.provenance import COMPARED_WITH, SAME_AS
 
 WEBHOOK = "THAWLINE_WEBHOOK_URL"  # the address is a secret: it comes by the environment only
@@ -37,7 +36,7 @@ def notify(settings: Settings, run_key: str, result: Mapping[str, Any]) -> None:
         run_folder.emit(run_key, "finish", "note", text=line)
         sys.stderr.write(f"{line}\n")  # a pod's log; here it goes to the run's
     if result["mlflow_run_id"]:
-        tracking.record(result["mlflow_run_id"], {}, {"thawline.notified": text})
+        runs.record(result["mlflow_run_id"], {}, {"thawline.notified": text})
 
 
 def wanted(mode: str, status: str) -> bool:

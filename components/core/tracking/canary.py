@@ -9,8 +9,7 @@ from pathlib import Path
 from components.core import run_folder, s3
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
-from components.core.tracking import connection, endings, queries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, endings, queries, runs, tag_names
 
 MODEL = "thawline-canary"  # its experiment in MLflow
 FOUND = "canary."  # begins the tags that hold the findings
@@ -116,7 +115,7 @@ def fail_once(run_key: str) -> None:
 def tell(run_key: str, word: str) -> None:
     """The exit handler: closes the canary's runs as the shared rule reads Kubeflow's word, and keeps both."""
     failed = endings.failed(word, recorded="last" in findings(run_key))
-    tracking.close_running(MODEL, run_key, failed=failed)
+    runs.close_running(MODEL, run_key, failed=failed)
     for pipeline in queries.find_runs(MODEL, run_key, "pipeline"):
         for promise, text in (("exit", word), ("closed", "failed" if failed else "succeeded")):
             connection.client().set_tag(pipeline.info.run_id, f"{FOUND}{promise}", text)
@@ -130,8 +129,8 @@ def findings(run_key: str) -> dict[str, str]:
 
 
 @contextmanager
-def _step(name: str, run_key: str) -> Iterator[tracking.StepRun]:
-    with tracking.step(name, run_key, Settings.model_validate({"model": MODEL}).to_json()) as run:
+def _step(name: str, run_key: str) -> Iterator[runs.StepRun]:
+    with runs.step(name, run_key, Settings.model_validate({"model": MODEL}).to_json()) as run:
         yield run
 
 
@@ -159,7 +158,7 @@ def _settle() -> str:
         return f"{folder}: {error.strerror}"
 
 
-def _found(run: tracking.StepRun, promise: str, text: str) -> None:
+def _found(run: runs.StepRun, promise: str, text: str) -> None:
     run.tags({f"{FOUND}{promise}": text[: tag_names.TAG_LENGTH]}, pipeline=True)
 
 

@@ -20,8 +20,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from components.core import run_folder
-from components.core.tracking import endings, kubeflow_runs, queries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import endings, kubeflow_runs, queries, runs, tag_names
 from components.core.tracking.queries import Open
 from components.core.tracking.server import is_server
 from components.core.tracking.tag_names import HELD, LEASE, NONE
@@ -32,7 +31,7 @@ SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
 FRESH_SECONDS = 180.0  # three signs of life: younger ones say more than that Kubeflow does not know a run
 
 
-def take(run: tracking.StepRun) -> str:
+def take(run: runs.StepRun) -> str:
     """Take the lease of the run's model, and close runs of it that were lost.
 
     Returns:
@@ -65,7 +64,7 @@ def _holders(others: list[Open]) -> list[Open]:
     return [other for other in others if other.tags.get(LEASE) == HELD]
 
 
-def _elected(run: tracking.StepRun) -> Open | None:
+def _elected(run: runs.StepRun) -> Open | None:
     """The run that has the lease, by whatever came between; None where this run has it."""
     deadline = time.monotonic() + ELECTION_SECONDS
     while True:
@@ -86,11 +85,11 @@ def _elected(run: tracking.StepRun) -> Open | None:
     return next((other for other in held if slow or other.id < run.pipeline_id), None)
 
 
-def _open(run: tracking.StepRun) -> list[Open]:
+def _open(run: runs.StepRun) -> list[Open]:
     return [other for other in queries.open_pipeline_runs(run.settings.model) if other.id != run.pipeline_id]
 
 
-def _living(run: tracking.StepRun) -> list[Open]:
+def _living(run: runs.StepRun) -> list[Open]:
     """The model's other runs that go on; those that don't are closed."""
     found = []
     for other in _open(run):
@@ -99,7 +98,7 @@ def _living(run: tracking.StepRun) -> list[Open]:
             found.append(other)
         elif tag_names.ADOPTED not in other.tags:  # Kubeflow's plugin ends its own
             failed = endings.failed(over.word, recorded=endings.is_recorded(other.tags))
-            tracking.close_lost(other, over.reason, failed=failed)
+            runs.close_lost(other, over.reason, failed=failed)
             run.note(f"The run {other.name} was closed: {over.reason}")
     return found
 
@@ -111,7 +110,7 @@ class _Over(NamedTuple):
     word: str = ""  # Kubeflow's, if it knows the run
 
 
-def _over(other: Open, run: tracking.StepRun) -> _Over | None:
+def _over(other: Open, run: runs.StepRun) -> _Over | None:
     """Why another run is over; None if it goes on."""
     tags, key = other.tags, other.tags.get(tag_names.RUN_KEY, "")
     said, _, process = tags.get(tag_names.ALIVE, "").partition(" ")

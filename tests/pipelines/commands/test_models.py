@@ -8,8 +8,7 @@ import pytest
 from components.core import identity, run_folder
 from components.core.registry import promotion as ledger
 from components.core.registry import versions as registry
-from components.core.tracking import connection
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, runs
 from tests.pipelines.command import TOY, Answer, call, is_one_sentence, loaded, thawline
 from tests.plain import PlainRun
 from tests.toy import write_points
@@ -24,7 +23,7 @@ class Command:
         for accepted, compared in (("true", "1"), ("true", "2"), ("false", "1")):
             tags = {"thawline.accepted": accepted, "thawline.compared_with": compared, "thawline.accuracy": "0.875"}
             tags["thawline.decision"] = "The challenger was compared with the champion on many test rows that say so."
-            step = tracking.StepRun("register", "key", run.settings, "", run.result["mlflow_run_id"])
+            step = runs.StepRun("register", "key", run.settings, "", run.result["mlflow_run_id"])
             registry.add_version("toy", run.folder / "served", step, tags)
 
     def __call__(self, *arguments: str) -> Answer:

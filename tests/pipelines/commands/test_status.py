@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from components.core.tracking import connection
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, runs
 from tests.pipelines.command import Answer, call, is_one_sentence, loaded
 
 DAY = 86_400
@@ -28,8 +27,8 @@ def status(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
 def ended(days: float, state: str = "FINISHED", model: str = "toy", **tags: str) -> None:
     """A run of a minute that ended so many days ago."""
     end = int((time.time() - days * DAY) * 1000)
-    run_id = tracking.create(model, f"{model}-{days}", model, "pipeline", None, end - 60_000)
-    tracking.record(run_id, {"cost_seconds": 42.0}, {name.replace("_", "."): value for name, value in tags.items()})
+    run_id = runs.create(model, f"{model}-{days}", model, "pipeline", None, end - 60_000)
+    runs.record(run_id, {"cost_seconds": 42.0}, {name.replace("_", "."): value for name, value in tags.items()})
     connection.client().set_terminated(run_id, state, end)
 
 

@@ -11,8 +11,7 @@ import pytest
 from components.core import run_folder
 from components.core.activations import caching_plan
 from components.core.registry import versions
-from components.core.tracking import connection, queries
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, queries, runs
 from components.core.training.phase import base_network, open_data, rows_at
 from components.detect_changes import Decision, look
 from tests.plain import PlainRun
@@ -39,7 +38,7 @@ def decided(source: Path, run: PlainRun, **changes: Any) -> tuple[Decision, dict
     key, settings = run_folder.new_run_key(), run.settings.model_copy(update=rules)
     decision = look(str(source), settings, key)
     [pipeline] = queries.find_runs("toy", key, "pipeline")
-    tracking.close_running("toy", key, failed=True)  # the next one takes the lease
+    runs.close_running("toy", key, failed=True)  # the next one takes the lease
     return decision, pipeline.data.metrics
 
 

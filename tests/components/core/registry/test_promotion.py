@@ -21,8 +21,7 @@ from components.core.errors import InputError, StepError
 from components.core.inference import archives
 from components.core.registry import promotion as ledger
 from components.core.registry import versions as registry
-from components.core.tracking import connection, queries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, queries, runs, tag_names
 from tests import moves
 from tests.plain import PlainRun
 
@@ -33,7 +32,7 @@ SMOKE_TEST = registry.smoke_test
 def toy(toy_home: PlainRun) -> PlainRun:
     """A home whose model has three versions; version 1 is champion by a pipeline run."""
     for _ in range(2):
-        run = tracking.StepRun("register", "key", toy_home.settings, "", "")
+        run = runs.StepRun("register", "key", toy_home.settings, "", "")
         registry.add_version("toy", toy_home.folder / "served", run, {"thawline.accepted": "true"})
     return toy_home
 
@@ -158,7 +157,7 @@ def test_a_version_that_does_not_answer_is_never_promoted(
     served = tmp_path / "served"
     shutil.copytree(toy.folder / "served", served)
     (served / "artifacts/served/serving_code.py").write_text("raise RuntimeError('broken code')")
-    registry.add_version("toy", served, tracking.StepRun("register", "key", toy.settings, "", ""), {})
+    registry.add_version("toy", served, runs.StepRun("register", "key", toy.settings, "", ""), {})
     with pytest.raises(StepError, match="broken code"):
         promote("4")
     assert registry.current("toy", "champion") == "1"
@@ -799,7 +798,7 @@ def test_the_evidence_of_a_version(toy: PlainRun) -> None:
 @pytest.mark.parametrize("tags", [{}, {"thawline.accepted": "false"}])
 def test_without_an_acceptance_there_is_no_evidence(toy: PlainRun, tags: dict[str, str]) -> None:
     """A version that lost, or that no evaluation saw, is not promoted without --override."""
-    run = tracking.StepRun("register", "key", toy.settings, "", "")
+    run = runs.StepRun("register", "key", toy.settings, "", "")
     version = registry.add_version("toy", toy.folder / "served", run, tags)
     with pytest.raises(InputError, match=f"no evidence for toy version {version}") as error:
         ledger.evidence_for("toy", version)

@@ -6,8 +6,7 @@ import pytest
 
 from components.core.reporting import status as outcomes
 from components.core.reporting.status import Outcome
-from components.core.tracking import canary, connection
-from components.core.tracking import runs as tracking
+from components.core.tracking import canary, connection, runs
 from components.core.training import deadlines
 from tests.plain import PlainRun
 
@@ -16,8 +15,8 @@ START = 1_700_000_000
 
 def ended(key: str, start: int, status: str, model: str = "toy", **tags: str) -> str:
     """A pipeline run that began so many seconds after `START` and took a minute; RUNNING ones go on."""
-    run_id = tracking.create(key, key, model, "pipeline", None, (START + start) * 1000)
-    tracking.record(run_id, {}, {name.replace("_", "."): value for name, value in tags.items()})
+    run_id = runs.create(key, key, model, "pipeline", None, (START + start) * 1000)
+    runs.record(run_id, {}, {name.replace("_", "."): value for name, value in tags.items()})
     if status != "RUNNING":
         connection.client().set_terminated(run_id, status, (START + start + 60) * 1000)
     return run_id
@@ -62,7 +61,7 @@ def test_a_run_under_way_hides_no_outcome(tracked_home: Path) -> None:
 def test_a_run_that_was_cut_short_is_told(tracked_home: Path) -> None:
     """A deadline's cut is a success that says so."""
     run_id = ended("a", 0, "FINISHED")
-    tracking.record(run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
+    runs.record(run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
     assert (outcomes.of("toy").status, outcomes.of("toy").cut) == ("succeeded", True)
 
 

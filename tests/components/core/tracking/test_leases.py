@@ -14,8 +14,7 @@ from components.core import run_folder
 from components.core.errors import StepError
 from components.core.reporting import status as outcomes
 from components.core.settings import Settings
-from components.core.tracking import connection, kubeflow_runs, leases, provenance, queries, tag_names
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, kubeflow_runs, leases, provenance, queries, runs, tag_names
 from components.detect_changes import detect_changes, look
 from components.finish import finish
 from tests import kubeflow, moves
@@ -27,7 +26,7 @@ LONG_AGO = time.time() - 25 * 3600
 
 def begin(key: str, settings: Settings = SETTINGS) -> str:
     """A run that asks for the lease; what `take` answers."""
-    with tracking.step("detect_changes", key, settings.to_json()) as run:
+    with runs.step("detect_changes", key, settings.to_json()) as run:
         return leases.take(run)
 
 
@@ -85,7 +84,7 @@ def test_a_run_that_gives_way_is_skipped_and_counts_for_nothing(tracked_home: Pa
 def test_a_silent_run_is_over_after_a_day() -> None:
     """A run whose process can't be seen from here blocks for the hours of the setting, then it is closed."""
     begin("first")
-    with tracking.step("search", "first", SETTINGS.to_json()):
+    with runs.step("search", "first", SETTINGS.to_json()):
         silent_since("first", time.time() - 23 * 3600)
         assert "is in progress" in begin("second")
         silent_since("first", LONG_AGO)
@@ -244,7 +243,7 @@ def test_a_run_that_is_retried_takes_the_lease_again(cluster: Kubeflow, monkeypa
     """A failed run that somebody retries on Kubeflow has the lease while it works; it waits for one that has it."""
     in_pod(cluster, "first", monkeypatch)
     finish(SETTINGS.to_json(), "first", "FAILED")
-    with tracking.step("search", "first", SETTINGS.to_json()):
+    with runs.step("search", "first", SETTINGS.to_json()):
         assert "The run toy first is in progress" in in_pod(cluster, "second", monkeypatch)
         monkeypatch.setenv("THAWLINE_RUN_KEY", "first")
     finish(SETTINGS.to_json(), "first", "FAILED")
@@ -252,7 +251,7 @@ def test_a_run_that_is_retried_takes_the_lease_again(cluster: Kubeflow, monkeypa
     monkeypatch.setenv("THAWLINE_RUN_KEY", "first")
     with (
         pytest.raises(StepError, match="The run toy third is in progress"),
-        tracking.step("search", "first", SETTINGS.to_json()),
+        runs.step("search", "first", SETTINGS.to_json()),
     ):
         pytest.fail("it must not work")
     assert state_of("first")[0] == "FAILED"
@@ -297,9 +296,9 @@ def test_a_run_of_kubeflows_plugin_is_ended_by_it(cluster: Kubeflow, monkeypatch
 @pytest.mark.usefixtures("tracked_home")
 def test_a_step_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a step works, its pipeline's run says when it did so last, again and again."""
-    monkeypatch.setattr(tracking, "ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(runs, "ALIVE_SECONDS", 0.05)
     said = []
-    with tracking.step("search", "k", SETTINGS.to_json()) as run:
+    with runs.step("search", "k", SETTINGS.to_json()) as run:
         for _ in range(3):
             said.append(run.pipeline_tags()[tag_names.ALIVE])
             connection.client().set_tag(run.pipeline_id, tag_names.ALIVE, "")

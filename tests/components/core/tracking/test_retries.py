@@ -14,8 +14,7 @@ from components.core.compute.device import pick_device
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError, is_silence
 from components.core.networks import transformers_hub, weights
 from components.core.settings import Settings
-from components.core.tracking import queries, retries
-from components.core.tracking import runs as tracking
+from components.core.tracking import queries, retries, runs
 from components.core.tracking.retries import RepeatedError
 from components.finish import finish
 
@@ -32,7 +31,7 @@ def pod(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def attempt(error: ExpectedError | None, step: str = "prepare_data") -> bool:
     """Whether another attempt of a step came to its work, which then ends so."""
     worked = False
-    with contextlib.suppress(ExpectedError), tracking.step(step, "k", SETTINGS):
+    with contextlib.suppress(ExpectedError), runs.step(step, "k", SETTINGS):
         worked = True
         if error:
             raise error
@@ -45,7 +44,7 @@ def test_an_input_error_is_not_met_twice() -> None:
     assert attempt(EMPTY)
     with (
         pytest.raises(RepeatedError, match="^The folder is empty. Fill it. This attempt did not look"),
-        tracking.step("prepare_data", "k", SETTINGS),
+        runs.step("prepare_data", "k", SETTINGS),
     ):
         pytest.fail("it must not work")
     assert not attempt(None)
@@ -94,7 +93,7 @@ def test_other_steps_and_other_runs_work() -> None:
     """An input error stops the attempts of its own step in its own run only."""
     assert attempt(EMPTY)
     assert attempt(None, "search")
-    with tracking.step("prepare_data", "another run", SETTINGS):
+    with runs.step("prepare_data", "another run", SETTINGS):
         pass
 
 
@@ -118,8 +117,8 @@ def test_nothing_is_remembered_on_one_machine(tracked_home: Path) -> None:
 @pytest.mark.usefixtures("pod")
 def test_an_adopted_run_keeps_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all attempts of a step are one run of Kubeflow's plugin, the second one finds the error in it."""
-    parent = tracking.create("theirs", "", "toy", "", None)
-    child = tracking.create("prepare-data", "", "toy", "", parent)
+    parent = runs.create("theirs", "", "toy", "", None)
+    child = runs.create("prepare-data", "", "toy", "", parent)
     monkeypatch.setenv("MLFLOW_RUN_ID", child)
     assert attempt(EMPTY)
     assert not attempt(None)
@@ -135,7 +134,7 @@ class Silent:
         @retries.patient
         def search(settings: str, run_key: str) -> str:
             self.attempts += 1
-            with tracking.step("search", run_key, settings):
+            with runs.step("search", run_key, settings):
                 self.left -= 1
                 if self.left >= 0:
                     raise NoAnswerError("The S3 server can't be reached.", "Check the network.")

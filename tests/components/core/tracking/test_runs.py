@@ -9,8 +9,7 @@ import pytest
 from components.core import run_folder
 from components.core.errors import InputError
 from components.core.settings import Settings
-from components.core.tracking import connection
-from components.core.tracking import runs as tracking
+from components.core.tracking import connection, runs
 from tests.hook import listening, status
 
 WAYS = ("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD")
@@ -32,7 +31,7 @@ def test_an_address_with_a_password_is_not_used(home: Path, monkeypatch: pytest.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:private@127.0.0.1:9")
     with (
         pytest.raises(InputError, match="maybe a password") as error,
-        tracking.step("search", "k", Settings().to_json()),
+        runs.step("search", "k", Settings().to_json()),
     ):
         pass
     assert "private" not in str(error.value)
