@@ -1,4 +1,4 @@
-"""Changed labels of test rows: what waits, and accepting it. Until then the locked label counts."""
+"""A lineage in MLflow: its files, and changed labels of test rows, which wait until somebody accepts them."""
 
 import tempfile
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Was it worth retraining? What the run cost so far, and what earlier champions are worth on today's test rows."""
+"""Was it worth retraining? What earlier champions are worth on today's test rows."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Intervals: what a number on a finite test set can claim. Two models are compared in `paired.py`."""
+"""Intervals: what a number on a finite test set can claim. Two models are compared in `paired_tests.py`."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias

@@ -1,4 +1,4 @@
-"""What tasks decide alike about augmentation."""
+"""Augmentation that tasks share: whether records are augmented afresh, what pictures alone take, and mixup."""
 
 import numpy as np
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Classes as the target of a task: loss, mixing, validation figures, temperature; its test figures are beside it."""
+"""Classes as the target of a task: loss, validation figures, temperature; its test figures are beside it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs in MLflow: one for the pipeline, a child per step, a grandchild per trial. The only import of mlflow."""
+"""Runs in MLflow: one for the pipeline, a child per step, a grandchild per trial."""
 
 import json
 import os
