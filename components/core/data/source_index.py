@@ -93,7 +93,7 @@ def marks(entries: Sequence[Entry]) -> list[Mark]:
 
 def read(entry: Entry, mark: Mark) -> tuple[Fingerprint, bytes]:
     """The fingerprint of a record and its content, which is empty where there is a reason why it can't be read."""
-    split, content, reason = entry.split, b"", "" if entry.label else "no label"
+    split, content, reason = entry.split, b"", entry.fault or ("" if entry.label else "no label")
     try:
         if not reason:
             split = _split_name(entry.split)

@@ -4,10 +4,13 @@ import codecs
 import contextlib
 import csv
 import json
+import math
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,6 +25,8 @@ MAX_BYTES = 100 * 2**20  # of one record: dozens are in memory at once
 INLINE = ("text", "content")  # columns that may hold the record itself where there is no column uri
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+_FAULT = "\0fault"  # key of a row that is no record, with the reason; no column has that name
+_EXACT = 2**53  # whole numbers up to here are exact as floats
 _LAYOUT = (
     "Give a folder with one subfolder per class, s3://bucket/prefix of that shape, or a manifest of uri,label (or "
     "text,label)."
@@ -40,6 +45,7 @@ class Entry:
     size: int = field(default=-1, compare=False)  # bytes, where listing tells them without another request
     etag: str = field(default="", compare=False)  # of an S3 object, likewise
     content: bytes | None = field(default=None, repr=False)  # of an inline record
+    fault: str = ""  # why the table's row is no record
 
 
 def list_entries(source: str) -> Iterator[Entry]:
@@ -94,6 +100,8 @@ def content(entry: Entry) -> bytes:
     Raises:
         RejectedRecord: It can't be read; the message is the reason.
     """
+    if entry.fault:
+        raise RejectedRecord(entry.fault)
     if entry.content is None:
         return read(entry.uri)
     if len(entry.content) > MAX_BYTES:
@@ -285,6 +293,8 @@ def _check_columns(row: Mapping[str, Any], source: str) -> None:
 
 
 def _entry(row: Mapping[str, Any], base: str, place: str) -> Entry:
+    if _FAULT in row:
+        return Entry(place, "", fault=row[_FAULT])
     inline = "" if "uri" in row else next((name for name in INLINE if name in row), "")
     values = {name: printable(_text(value).strip()) for name, value in row.items() if name and name != inline}
     uri = values.pop("uri", "")
@@ -302,39 +312,68 @@ def _entry(row: Mapping[str, Any], base: str, place: str) -> Entry:
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
-    """A cell as text: nothing as none, lists and objects as canonical JSON."""
+    """A cell as text: a missing one is empty, a whole number has no decimals, lists and objects are canonical JSON.
+
+    pandas writes a column of whole numbers as floats as soon as one is missing: 1.0 and 1 are one label.
+    """
     if isinstance(value, dict | list):
         with contextlib.suppress(TypeError):  # bytes or times within
             return canonical_json(value)
+    if isinstance(value, float | Decimal):
+        if math.isnan(value):
+            return ""
+        if -_EXACT < value < _EXACT and value == int(value):
+            return str(int(value))
     return "" if value is None else str(value)
+
+
+def _distinct(columns: Iterable[str], source: str) -> None:
+    """Refuse a table in which a name stands for two columns.
+
+    Raises:
+        InputError: It does.
+    """
+    twice = [name for name, count in Counter(columns).items() if name and count > 1]
+    if twice:
+        raise InputError(f"{source} has two columns {twice[0]!r}.", "Rename one of them.")
 
 
 def _csv_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(MAX_BYTES)  # 128 kB otherwise, which a text may be longer than
-    ended = False
-
-    def lines() -> Iterator[str]:
-        nonlocal ended
-        yield from codecs.iterdecode(file, "utf-8-sig")
-        ended = True
-
+    # strict: without it a stray quotation mark joins lines into one cell, until the next one
+    reader = csv.reader(codecs.iterdecode(file, "utf-8-sig"), strict=True)
+    begin = 1
     try:
-        reader = csv.DictReader(lines())
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        begin = reader.line_num + 1
-        for row in reader:
-            if ended:  # a row is complete before the next line is asked for, unless it waits for a quotation mark
-                raise InputError(
-                    f"A quotation mark in line {begin} of {source} is never closed: what follows would be one cell.",
-                    'Close it, or write it twice ("") where it is part of a quoted text.',
-                )
+        header = [name.strip() for name in next(reader, [])]
+        _distinct(header, source)
+        while True:
             begin = reader.line_num + 1
-            row.pop(None, None)  # cells beyond the header
-            yield row
-    except (csv.Error, UnicodeDecodeError) as error:
+            cells = next(reader, None)
+            if cells is None:
+                return
+            if len(cells) == len(header):
+                yield dict(zip(header, cells, strict=True))
+            elif cells:  # an empty line is none
+                fault = f"not as many cells as columns: line {begin} has {len(cells)}, the header {len(header)}"
+                yield {**dict.fromkeys(header, ""), _FAULT: fault}
+    except csv.Error as error:
+        raise _ambiguous(str(error), source, begin, reader.line_num) from error
+    except UnicodeDecodeError as error:
         raise InputError(
             f"The manifest {source} is no CSV in UTF-8: {error}.", "Save it again as CSV, UTF-8."
         ) from error
+
+
+def _ambiguous(error: str, source: str, begin: int, line: int) -> InputError:
+    """What the csv module found where it can't tell the cells of a row."""
+    hint = 'Close it, or write it twice ("") where it is part of a quoted text.'
+    if "unexpected end of data" in error:
+        sentence = f"A quotation mark in line {begin} of {source} is never closed: what follows would be one cell."
+        return InputError(sentence, hint)
+    if "expected after" in error:
+        where = f"line {line}" if line == begin else f"lines {begin} to {line}"
+        return InputError(f"In {where} of {source} text follows on a quotation mark that ends a cell.", hint)
+    return InputError(f"The manifest {source} is no CSV in UTF-8: {error}.", "Save it again as CSV, UTF-8.")
 
 
 def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
@@ -342,7 +381,9 @@ def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_pairs)
+        except _TwiceError as error:
+            raise InputError(f"Line {number} of {source} has the key {error} twice.", "Rename one of them.") from None
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
@@ -350,12 +391,25 @@ def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
         yield row
 
 
+class _TwiceError(Exception):
+    """A key that an object has twice; its name is the message."""
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _TwiceError(repr(next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)))
+    return found
+
+
 def _parquet_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=4096):
+        table = pq.ParquetFile(file)
+        _distinct(table.schema_arrow.names, source)
+        for batch in table.iter_batches(batch_size=4096):
             yield from batch.to_pylist()
     except pa.ArrowException as error:
         raise InputError(f"The manifest {source} is no Parquet file.", "Write it again.") from error
