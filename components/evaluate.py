@@ -140,7 +140,9 @@ def _decide(
         if weights_digest(path / "checkpoint") == challenger.digest:
             sentence = f"The challenger is the champion, version {version}, itself: there is nothing to decide."
             return Verdict(accepted=False, sentence=sentence, champion=version, evidence={"rule": "none"}), challenger
-        budget = _look(run, challenger.digest)  # before the answers: a run that fails from here on has had its look
+        budget = _look(
+            run, f"{challenger.digest} {version}"
+        )  # before the answers: a run that fails from here on has had its look
         champion = contestant(path, path / "checkpoint", data, run, "champion")
     calibration = float(evaluation.metrics.get("ece", math.nan))
     rows = contest(champion, challenger, version, data, calibration)
@@ -154,12 +156,10 @@ def _decide(
     return replace(verdict, evidence={**verdict.evidence, **digests}), champion
 
 
-def _look(run: runs.StepRun, challenger: str) -> Budget:
-    """Take one look from the budget, and record it; this run's look at this challenger, if the step is done again."""
+def _look(run: runs.StepRun, models: str) -> Budget:
+    """Take one look from the budget, and record it; this run's look at these models, if the step is done again."""
     settings = run.settings
-    budget = look_budget.take(
-        settings.model, f"{run.pipeline_id} {challenger}", settings.gate_alpha, settings.gate_horizon
-    )
+    budget = look_budget.take(settings.model, f"{run.pipeline_id} {models}", settings.gate_alpha, settings.gate_horizon)
     run.tags({look_budget.LOOK: json.dumps(asdict(budget.look)), "thawline.horizon_opened": budget.opened})
     return budget
 

@@ -108,7 +108,10 @@ def _failure(run_key: str, steps: Sequence[Any]) -> str:
     broken = unmended(steps)
     if not broken:
         return endings.UNFINISHED
-    told = broken[0].data.tags.get(tag_names.ERROR, "").partition(": ")[2]  # another pod's files are gone
+    # of several attempts the last one that says why
+    told = next(
+        filter(None, (run.data.tags.get(tag_names.ERROR, "").partition(": ")[2] for run in reversed(broken))), ""
+    )  # another pod's files are gone
     return told or f"The step {queries.step_name(broken[0])} failed."
 
 

@@ -27,21 +27,21 @@ def main() -> None:
         raise SystemExit("Run as another user than root, with --read-only.")
     for library in LIBRARIES.split():
         importlib.import_module(library)
-    from components.core import run_folder as runs
+    from components.core import run_folder
     from components.core.settings import Settings
     from components.core.tracking import connection
     from components.detect_changes import detect_changes
     from components.prepare_data import prepare_data
 
     connection.migrate()
-    settings, run_key = Settings(model="smoke", weights="none").to_json(), runs.new_run_key()
+    settings, run_key = Settings(model="smoke", weights="none").to_json(), run_folder.new_run_key()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "pictures"
         _write_pictures(source)
-        train, _, _, inputs = detect_changes(str(source), settings, run_key)
+        changed, _, inputs = detect_changes(str(source), settings, run_key)
         digest, _ = prepare_data(str(source), settings, run_key, Path(folder) / "dataset", inputs)
         index = json.loads((Path(folder) / "dataset" / "dataset.json").read_text())
-    print(json.dumps({"uid": os.getuid(), "train": train, "digest": digest, "classes": index["classes"]}))
+    print(json.dumps({"uid": os.getuid(), "changed": changed, "digest": digest, "classes": index["classes"]}))
 
 
 def _write_pictures(folder: Path) -> None:

@@ -48,18 +48,21 @@ class NoAnswerError(UnavailableError):
 
 def is_silence(error: BaseException) -> bool:
     """Whether a library's error comes from a server that did not answer, or had a fault of its own."""
-    chain = list(_chain(error))
-    if any(type(one).__name__ in _FINAL for one in chain):
-        return False
-    statuses = [status for one in chain if (status := _status(one))]
-    if statuses:
-        return all(status >= _OWN_FAULT or status == _TOO_MANY for status in statuses)
-    return any(kind.__name__ in _SILENCE for one in chain for kind in type(one).__mro__)
+    for one in _chain(error):  # the outermost error that tells decides: those within it may have been dealt with
+        if type(one).__name__ in _FINAL:
+            return False
+        if status := _status(one):
+            return status >= _OWN_FAULT or status == _TOO_MANY
+        if any(kind.__name__ in _SILENCE for kind in type(one).__mro__):
+            return not any(type(inner).__name__ in _FINAL for inner in _chain(one))
+    return False
 
 
 def _status(error: BaseException) -> int:
     """The HTTP status of an answer that a library raised; 0 where the error is of another kind."""
-    found = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
+    found = getattr(getattr(error, "response", None), "status_code", None)
+    if found is None and type(error).__name__ == "HTTPError":
+        found = getattr(error, "code", None)
     return found if isinstance(found, int) else 0
 
 

@@ -164,7 +164,9 @@ def forget_error(run_key: str, step: str) -> None:
 def read_errors(run_key: str) -> dict[str, dict[str, str]]:
     """The expected errors of a run by step: kind, sentence and hint."""
     folder = home() / "runs" / run_key / "errors"
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    # a run of an earlier version wrote its hint under another name
+    return {step: {"hint": error.get("mend", ""), **error} for step, error in found.items()}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -139,7 +139,7 @@ def test_another_machine_predicts_and_skips(team: Team, first: dict[str, Any]) -
 def test_refusals_are_one_sentence_at_once(
     team: Team, first: dict[str, Any], server: "Mlflow", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong password, a login that may only read, and a silent server: before anything starts, with the mend."""
+    """A wrong password, a login that may only read, and a silent server: before anything starts, with the hint."""
     team.server.ask("users/create", {"username": "reader", "password": "reader-password"})
     reader = {"MLFLOW_TRACKING_USERNAME": "reader", "MLFLOW_TRACKING_PASSWORD": "reader-password"}
     for changes, expected in (

@@ -65,7 +65,7 @@ def row_key(example: str, view: str = "", encoding: str = "") -> bytes:
     Args:
         example: Its content's id.
         view: Which augmented view of it; empty: the example itself.
-        encoding: What else the network's input depends on beside the preprocessing, see `inputs.encoding_digest`.
+        encoding: What else the network's input depends on beside the preprocessing, see `provenance.encoding_digest`.
     """
     return sha256("\0".join([example, view, *filter(None, [encoding])]).encode()).digest()
 

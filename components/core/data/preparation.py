@@ -1,4 +1,4 @@
-"""Raw records become checked, split, content-addressed examples; no MLflow, no network."""
+"""Raw records become checked, split, content-addressed examples; no MLflow, no neural network."""
 
 import os
 import threading

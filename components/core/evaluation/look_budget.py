@@ -44,14 +44,15 @@ def take(model: str, owner: str, alpha: float, horizon: int) -> Budget:
 
 
 def _had(model: str, owner: str) -> Budget | None:
-    """The look that an owner has taken already, whose number nobody else was given in any register."""
+    """The look that an owner has taken already, whose number it has, or still gets, in all registers."""
     claims: dict[str, list[dict[str, Any]]] = {}
     for params in queries.params_of(model, KIND, deleted=True).values():
         for name, text in params.items():
             if name.startswith("look."):
                 claims.setdefault(name, []).append(json.loads(text))
-    for found in claims.values():
-        if all(claim["run"] == owner for claim in found):
+    for name, found in claims.items():
+        mine = all(claim["run"] == owner for claim in found)
+        if mine and all(queries.claim(register, name, json.dumps(found[0])) for register in _registers(model)):
             look = Look(*(found[0][name] for name in ("horizon", "alpha", "number", "opening")))
             return Budget(look, look.number * level(look.alpha, look.horizon), found[0].get("opened", ""))
     return None

@@ -1,7 +1,7 @@
 """The gate: whether a challenger replaces the champion, from their answers to the same locked test rows.
 
-A tie keeps the champion. One test decides, at the level that the budget of looks leaves (`spending.py`); every other
-check can only block, so none of them adds to the probability of a wrong promotion.
+A tie keeps the champion. One test decides, at the level that the budget of looks leaves (`alpha_spending.py`); every
+other check can only block, so none of them adds to the probability of a wrong promotion.
 """
 
 import math

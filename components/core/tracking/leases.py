@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from filelock import FileLock
 
@@ -66,9 +65,10 @@ def _holders(others: list[Open]) -> list[Open]:
 
 def _elected(run: runs.StepRun) -> Open | None:
     """The run that has the lease, by whatever came between; None where this run has it."""
-    deadline = time.monotonic() + ELECTION_SECONDS
+    waited = 0.0
     while True:
         time.sleep(SETTLE_SECONDS)
+        waited += SETTLE_SECONDS
         before_asking = {other.id for other in _open(run)}
         dead = before_asking - {other.id for other in _living(run)}  # which may ask Kubeflow, and take its time
         begin = time.monotonic()
@@ -76,13 +76,16 @@ def _elected(run: runs.StepRun) -> Open | None:
         if held := _holders(others):
             return held[0]
         before = [other for other in others if other.tags.get(LEASE) == WANTED and other.id < run.pipeline_id]
-        if not before or time.monotonic() > deadline:  # whoever wanted it was killed
+        if not before or waited > ELECTION_SECONDS:  # whoever wanted it was killed
             break
     run.tags({LEASE: HELD}, pipeline=True)
     slow = time.monotonic() - begin > SETTLE_SECONDS
-    time.sleep(SETTLE_SECONDS)
-    held = _holders([other for other in _open(run) if other.id not in dead])
-    return next((other for other in held if slow or other.id < run.pipeline_id), None)
+    for _ in range(2 if slow else 1):  # a slow one looks again: the other may give way meanwhile
+        time.sleep(SETTLE_SECONDS)
+        held = _holders([other for other in _open(run) if other.id not in dead])
+        if first := next((other for other in held if other.id < run.pipeline_id), None):
+            return first
+    return held[0] if slow and held else None
 
 
 def _open(run: runs.StepRun) -> list[Open]:
@@ -93,38 +96,31 @@ def _living(run: runs.StepRun) -> list[Open]:
     """The model's other runs that go on; those that don't are closed."""
     found = []
     for other in _open(run):
-        over = _over(other, run)
-        if over is None:
+        reason = _why_over(other, run)
+        if not reason:
             found.append(other)
         elif tag_names.ADOPTED not in other.tags:  # Kubeflow's plugin ends its own
-            failed = endings.failed(over.word, recorded=endings.is_recorded(other.tags))
-            runs.close_lost(other, over.reason, failed=failed)
-            run.note(f"The run {other.name} was closed: {over.reason}")
+            # whatever Kubeflow calls it: a run that registered its version lost its exit handler only
+            runs.close_lost(other, reason, failed=not endings.is_recorded(other.tags))
+            run.note(f"The run {other.name} was closed: {reason}")
     return found
 
 
-class _Over(NamedTuple):
-    """That a run is over though MLflow says that it goes on."""
-
-    reason: str
-    word: str = ""  # Kubeflow's, if it knows the run
-
-
-def _over(other: Open, run: runs.StepRun) -> _Over | None:
-    """Why another run is over; None if it goes on."""
+def _why_over(other: Open, run: runs.StepRun) -> str:
+    """Why another run is over though MLflow says that it goes on; empty if it does."""
     tags, key = other.tags, other.tags.get(tag_names.RUN_KEY, "")
     said, _, process = tags.get(tag_names.ALIVE, "").partition(" ")
     silent = time.time() - (float(said) if said else other.begun)
     where = kubeflow_runs.mine(run.run_key)
     if where and tags.get(CLUSTER) == where and (known := kubeflow_runs.state(key, run.run_key)):
         over = known.ended and (known.word or silent > FRESH_SECONDS)
-        return _Over(f"It {known.reason}.", known.word) if over else None
+        return f"It {known.reason}." if over else ""
     if "lives" in (driver := run_folder.driver(key), run_folder.fate(process)):
-        return None
+        return ""
     if driver == "gone":
-        return _Over("Its process ended without closing it.")
+        return "Its process ended without closing it."
     hours = run.settings.lost_after_hours
-    return _Over(f"It showed no sign of life for {hours:g} hours.") if silent > 3600 * hours else None
+    return f"It showed no sign of life for {hours:g} hours." if silent > 3600 * hours else ""
 
 
 def _sentence(holder: Open) -> str:

@@ -122,7 +122,7 @@ def _file(path: Path) -> tuple[str, str]:
 def _code(task: str) -> str:
     """The digest of Thawline's sources and of a task module of the user's own; what that imports is not seen."""
     total = hashlib.sha256()
-    ours = [*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")]
+    ours = [*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]
     for name, path in [*sorted((p.relative_to(ROOT).as_posix(), p) for p in ours), *_task_files(task)]:
         total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()

@@ -66,16 +66,16 @@ def last_pipeline_run(model: str, condition: str) -> Run | None:
     One that made way for another run counts for nothing.
     """
     conditions = [f"tags.`{KIND}` = 'pipeline'", f"tags.`{MODEL}` = '{model}'", condition]
-    found = _across(conditions, most=100)  # a condition on a tag leaves out runs without that tag
+    found = across(conditions, most=100)  # a condition on a tag leaves out runs without that tag
     return next((run for run in found if run.data.tags.get(provenance.CHANGE) != provenance.BUSY), None)
 
 
 def models_with_runs() -> set[str]:
     """Models of the newest thousand pipeline runs."""
-    return {run.data.tags[MODEL] for run in _across([f"tags.`{KIND}` = 'pipeline'"], most=1000)}
+    return {run.data.tags[MODEL] for run in across([f"tags.`{KIND}` = 'pipeline'"], most=1000)}
 
 
-def _across(conditions: Sequence[str], most: int) -> list[Run]:
+def across(conditions: Sequence[str], most: int) -> list[Run]:
     """Runs of all experiments, newest first: Kubeflow's plugin puts runs into experiments of its own."""
     experiments: list[str] = []
     token: str | None = ""
@@ -117,7 +117,7 @@ def open_pipeline_runs(model: str) -> list[Open]:
     conditions = [f"tags.`{KIND}` = 'pipeline'", f"tags.`{MODEL}` = '{model}'", "attributes.status = 'RUNNING'"]
     return [
         Open(str(run.info.run_id), str(run.info.run_name), run.info.start_time / 1000, dict(run.data.tags))
-        for run in _across(conditions, most=100)
+        for run in across(conditions, most=100)
     ]
 
 

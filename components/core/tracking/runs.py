@@ -21,7 +21,7 @@ from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
 from components.core.tracking import retries as attempts
 from components.core.tracking.connection import client, experiment, explained
-from components.core.tracking.queries import Open, _across, find_runs, step_name
+from components.core.tracking.queries import Open, across, find_runs, step_name
 from components.core.tracking.server import (
     is_server,
 )
@@ -175,8 +175,7 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
                 if os.environ.get("THAWLINE_RUN_KEY"):  # in a pod, which a cluster starts again
                     found = find_runs(run.settings.model, run_key, "step", f"tags.`{attempts.SINCE}` != ''")
                     attempts.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), ERROR)
-                    if client().get_run(run.pipeline_id).info.status == "FAILED":
-                        _reopen(run)
+                    _hold(run)
                 with _living(run.pipeline_id):
                     yield run
                 status = "FINISHED"
@@ -207,15 +206,25 @@ def _begun(name: str, run_key: str, settings: Settings) -> StepRun:
     return run
 
 
-def _reopen(run: StepRun) -> None:
-    """Let a run that ended as failed, and that somebody retries on Kubeflow, have the model's lease again.
+def _hold(run: StepRun) -> None:
+    """See that a step in a pod works under the model's lease: a run that somebody retries on Kubeflow takes it again.
 
     Raises:
         StepError: Another run has it now.
     """
     from components.core.tracking import leases  # which imports this module
 
-    client().update_run(run.pipeline_id, status="RUNNING")
+    pipeline = client().get_run(run.pipeline_id)
+    going = pipeline.info.status == "RUNNING"
+    if going and pipeline.data.tags.get(LEASE, HELD) == HELD:
+        return
+    if not going:  # alive first: whoever sees that it goes on must not take it for silent
+        run.tags({LEASE: NONE, ALIVE: sign_of_life()}, pipeline=True)
+        if LOST in pipeline.data.tags:
+            client().delete_tag(run.pipeline_id, LOST)
+        client().update_run(run.pipeline_id, status="RUNNING")
+    if run.name == "detect_changes":  # which takes the lease itself, and gives way in its own words
+        return
     if other := leases.take(run):
         client().set_terminated(run.pipeline_id, "FAILED")
         raise StepError(other, "Retry this one when that has ended.")
@@ -332,8 +341,11 @@ def close_running(model: str, run_key: str, *, failed: bool) -> None:
         is_pipeline = run.data.tags.get(KIND) == "pipeline"
         if is_pipeline and run.data.tags.get(LEASE) == HELD:
             client().set_tag(run.info.run_id, LEASE, NONE)
-        if run.info.status == "RUNNING" and not (is_pipeline and ADOPTED in run.data.tags):
-            client().set_terminated(run.info.run_id, "FINISHED" if is_pipeline and not failed else "FAILED")
+        if is_pipeline and ADOPTED in run.data.tags:
+            continue
+        good = is_pipeline and not failed  # also where an earlier exit handler had failed, and closed it so
+        if run.info.status == "RUNNING" or (good and run.info.status == "FAILED"):
+            client().set_terminated(run.info.run_id, "FINISHED" if good else "FAILED")
 
 
 def close_lost(pipeline: Open, reason: str, *, failed: bool = True) -> None:
@@ -348,9 +360,11 @@ def close_lost(pipeline: Open, reason: str, *, failed: bool = True) -> None:
         client().set_tag(pipeline.id, LOST, reason)
     client().set_tag(pipeline.id, LEASE, NONE)
     conditions = [f"tags.`{name}` = '{pipeline.tags[name]}'" for name in (RUN_KEY, MODEL)]
-    left = [str(run.info.run_id) for run in _across([*conditions, "attributes.status = 'RUNNING'"], most=1000)]
+    end = pipeline.tags.get(ALIVE, "").partition(" ")[0]  # not when somebody noticed, which may be a week later
+    ended = int(1000 * float(end)) if end else None
+    left = [str(run.info.run_id) for run in across([*conditions, "attributes.status = 'RUNNING'"], most=1000)]
     for run_id in dict.fromkeys([*left, pipeline.id]):
-        client().set_terminated(run_id, "FINISHED" if run_id == pipeline.id and not failed else "KILLED")
+        client().set_terminated(run_id, "FINISHED" if run_id == pipeline.id and not failed else "KILLED", ended)
 
 
 def record(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:

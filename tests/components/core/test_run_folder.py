@@ -52,7 +52,7 @@ def test_reading_makes_no_folder(home: Path) -> None:
 
 
 def test_a_home_that_can_not_be_written_to_is_one_sentence(home: Path) -> None:
-    """A step that may not write to its home names the folder, the user that it runs as, and the mend."""
+    """A step that may not write to its home names the folder, the user that it runs as, and the hint."""
     run_folder.emit("known", "search", "started")
     for path in (home / "runs/known/events.jsonl", home / "runs"):
         path.chmod(0o444 if path.is_file() else 0o555)

@@ -1,4 +1,4 @@
-"""What the doctor finds, and the mend it names."""
+"""What the doctor finds, and the hint it names."""
 
 import json
 import shutil

@@ -133,7 +133,7 @@ def test_a_full_disk_costs_time_only(home: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_full_disk_ends_a_run_that_has_to_keep(home: Path) -> None:
-    """With --activations keep the run stops, with the reason and the mend."""
+    """With --activations keep the run stops, with the reason and the hint."""
     with largest_file(1000), pytest.raises(StepError, match="File too large"):
         asked({1: 10.0}, "keep")
 
@@ -160,7 +160,7 @@ def test_the_budget_decides_line_by_line(home: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_keeping_what_does_not_fit_is_refused(home: Path) -> None:
-    """Keeping beyond the budget is an error that names the mend, before anything is computed."""
+    """Keeping beyond the budget is an error that names the hint, before anything is computed."""
     with pytest.raises(InputError, match="cache-budget"):
         asked({1: 10.0}, "keep", budget=1000)
 

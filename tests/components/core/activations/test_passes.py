@@ -222,7 +222,7 @@ def test_bits_count_with_deterministic(home: Path) -> None:
 
 
 def test_values_that_float16_can_not_hold_are_refused() -> None:
-    """A value beyond its range ends the step with the mend, instead of training on infinity."""
+    """A value beyond its range ends the step with the hint, instead of training on infinity."""
     assert as_kept(torch.ones(2, 3), "float16").dtype == torch.float16
     assert as_kept(torch.arange(3), "float16").dtype == torch.int64
     with pytest.raises(StepError, match="activation-precision float32"):

@@ -1,4 +1,4 @@
-"""Intervals and paired tests."""
+"""Intervals."""
 
 import numpy as np
 import pytest

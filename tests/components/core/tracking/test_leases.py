@@ -211,19 +211,22 @@ def test_an_answer_of_no_kubeflow_ends_no_run(wrong: str, cluster: Kubeflow, mon
         monkeypatch.setenv("THAWLINE_KUBEFLOW_API", f"{cluster.host}/elsewhere")
         monkeypatch.setattr(kubeflow, "CODES", {})
     else:
-        monkeypatch.setattr(leases, "kubeflow_runs", kubeflow_runs)
         cluster.trouble = lambda _method, path: (404, "Run not found") if path.startswith("/runs/") else None
     assert "is in progress" in in_pod(cluster, "second", monkeypatch)
 
 
-def test_a_run_that_came_to_its_end_is_no_lost_one(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that registered its version, and whose exit handler was lost, ends as FINISHED and counts."""
+@pytest.mark.parametrize("ended", ["succeeded", "step-failed"])
+def test_a_run_that_came_to_its_end_is_no_lost_one(
+    ended: str, cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that registered its version, and lost its exit handler, ends as FINISHED, when it last showed life."""
     in_pod(cluster, "first", monkeypatch)
+    silent_since("first", LONG_AGO)
     connection.client().set_tag(pipeline("first"), provenance.VERSION, "1")
-    cluster.runs["first"] = recorded("succeeded")
+    cluster.runs["first"] = recorded(ended)
     assert in_pod(cluster, "second", monkeypatch) == ""
     assert state_of("first") == ("FINISHED", "")
-    assert outcomes.of("toy").succeeded > 0
+    assert outcomes.of("toy").succeeded == round(LONG_AGO)
 
 
 def test_a_run_that_was_closed_does_not_go_on(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +265,24 @@ def test_a_run_that_waits_for_a_node_is_not_over(cluster: Kubeflow, monkeypatch:
     in_pod(cluster, "first", monkeypatch)
     silent_since("first", LONG_AGO)
     assert "is in progress" in in_pod(cluster, "second", monkeypatch)
+
+
+def test_a_retried_run_looks_for_others_whatever_its_tag_says(
+    cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was terminated under Kubeflow's plugin has a lease that ended with it, and takes it anew."""
+    in_pod(cluster, "first", monkeypatch)
+    first = pipeline("first")
+    connection.client().set_tag(first, tag_names.LOST, "It was terminated.")
+    connection.client().set_terminated(first, "FAILED")
+    assert in_pod(cluster, "second", monkeypatch) == ""
+    monkeypatch.setenv("THAWLINE_RUN_KEY", "first")
+    with pytest.raises(StepError, match="toy second is in progress"), runs.step("search", "first", SETTINGS.to_json()):
+        pytest.fail("it must not work")
+    finish(SETTINGS.to_json(), "second", "FAILED")
+    monkeypatch.setenv("THAWLINE_RUN_KEY", "first")
+    with runs.step("search", "first", SETTINGS.to_json()):
+        assert state_of("first") == ("RUNNING", "")
 
 
 def test_what_kubeflow_can_not_know_is_decided_by_age(cluster: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:

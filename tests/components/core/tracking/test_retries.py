@@ -162,10 +162,7 @@ def test_a_step_waits_for_a_silent_server(
     step = Silent(3)
     assert step() == "done"
     assert (step.attempts, clock) == (4, [5, 10, 20])
-    assert (
-        "test_attempts: The S3 server can't be reached. Trying again in 5 s, for 600 s at most."
-        in capfd.readouterr().err
-    )
+    assert "test_retries: The S3 server can't be reached. Trying again in 5 s, for " in capfd.readouterr().err
     assert [event["event"] for event, _ in run_folder.events("k") if event["event"] == "note"] == ["note"] * 3
     assert run_folder.read_errors("k") == {}
     assert sorted(run.info.status for run in queries.find_runs("toy", "k", "step")) == ["FAILED"] * 3 + ["FINISHED"]

@@ -197,7 +197,7 @@ def test_a_stuck_process_ends_the_step(home: Path, points: Path, monkeypatch: py
 
 @pytest.mark.slow
 def test_an_error_in_a_process_is_the_steps(home: Path, points: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said by a process with a sentence and a mend is said by the step."""
+    """What is said by a process with a sentence and a hint is said by the step."""
     (home / "activations").parent.mkdir(parents=True)
     settings = Settings(**TOY, processes=2, activations="keep", cache_budget=0)
     with pytest.raises(UnavailableError, match=r"--cache-budget"):
