@@ -83,7 +83,7 @@ def test_steps_run_with_a_read_only_root(engine: "Engine", image: str) -> None:
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["uid"] > 0
     assert result["classes"] == ["bright", "dark"]
-    assert result["train"] is True
+    assert result["changed"] is True
 
 
 def test_tasks_that_the_build_named_read_their_records(engine: "Engine", image: str) -> None:
