@@ -5,6 +5,7 @@ import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -147,9 +148,8 @@ class Silent:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses that were slept, in a clock that nobody waits for."""
     slept: list[float] = []
-    real = time.monotonic
-    monkeypatch.setattr(time, "sleep", slept.append)
-    monkeypatch.setattr(time, "monotonic", lambda: real() + sum(slept))
+    own = SimpleNamespace(sleep=slept.append, monotonic=lambda: time.monotonic() + sum(slept), time=time.time)
+    monkeypatch.setattr(retries, "time", own)  # threads of libraries sleep by the real one
     return slept
 
 
