@@ -12,7 +12,7 @@ from filelock import FileLock
 from components.core import run_folder
 from components.core.activations import store
 from components.core.contract import load_task
-from components.core.data import source_index as fingerprints
+from components.core.data import source_index
 from components.core.data.examples import (
     START,
 )
@@ -69,7 +69,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         run.artifact(dataset / "dataset.json", "dataset")
         run.artifact(dataset / "assignments.parquet", "dataset")
         run.artifact(dataset / "label_changes.parquet", "dataset")
-        run.artifact(dataset / fingerprints.INDEX, "dataset", pipeline=True)
+        run.artifact(dataset / source_index.INDEX, "dataset", pipeline=True)
         run.tags(provenance.tags_of_data(run.pipeline_tags(), info["data_digest"], start), pipeline=True)
         digests = {"thawline.dataset_digest": info["digest"], "thawline.weights_digest": weights_digest}
         run.tags(digests, pipeline=True)

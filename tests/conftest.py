@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.plain import PlainRun
+    from tests.support.plain import PlainRun
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported anywhere: tests reach no network
 os.environ["GIT_PYTHON_REFRESH"] = "quiet"
@@ -62,13 +62,19 @@ def tracked_home(home: Path, store: Path) -> Path:
     return home
 
 
-TOY = {"task": "tests.toy", "model": "toy", "head_epochs": 12, "head_learning_rate": 0.05, "thaw_learning_rate": 0.01}
+TOY = {
+    "task": "tests.fakes.toy",
+    "model": "toy",
+    "head_epochs": 12,
+    "head_learning_rate": 0.05,
+    "thaw_learning_rate": 0.01,
+}
 
 
 @pytest.fixture(scope="session")
 def toy_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 180 points in three classes."""
-    from tests.toy import write_points
+    from tests.fakes.toy import write_points
 
     return write_points(tmp_path_factory.mktemp("points"), per_class=60)
 
@@ -95,7 +101,7 @@ def copy_store(store: Path, home: Path) -> None:
 @pytest.fixture(scope="session")
 def _toy_run(toy_source: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "PlainRun"]:
     from components.core.settings import Settings
-    from tests.plain import run_steps
+    from tests.support.plain import run_steps
 
     folder = tmp_path_factory.mktemp("toy-run")
     home = folder / "home"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.benchmarks import prepare_20000, top
-from tests.benchmarks.compare import __main__ as command
+from tests.benchmarks.compare import __main__
 from tests.benchmarks.compare.data import chosen, read_idx
 from tests.benchmarks.compare.jobs import Job, Options, groups
 from tests.benchmarks.compare.picture import picture
@@ -136,20 +136,20 @@ def test_a_run_is_not_available_until_it_says_skipped() -> None:
 
 def test_every_part_brings_its_runs() -> None:
     """Without a part none of its runs is planned; a depth of Thawline's is a run of its own."""
-    options, _, _ = command.parsed(["--parts", "1,2", "--data", "fashion"])
+    options, _, _ = __main__.parsed(["--parts", "1,2", "--data", "fashion"])
     planned = [job for group in groups(options) for job in group]
     assert {job.system for job in planned} == {"thawline", "plain", "plain-kept", "fastai", "lightning"}
     assert [job.thaws for job in planned if job.system == "thawline"] == [(), (1,), (2,), (3,), ()]
     assert {job.kind for job in planned} == {"phases"}
-    everything, _, _ = command.parsed(["--data", "fashion"])
+    everything, _, _ = __main__.parsed(["--data", "fashion"])
     kinds = {job.kind for group in groups(everything) for job in group}
     assert kinds == {"phases", "defaults", "search", "week", "skip", "limit"}
 
 
 def test_systems_alternate_and_begin_in_turn() -> None:
     """No repetition starts with the system of the one before, and each has a seed of its own."""
-    options, _, _ = command.parsed(["--parts", "1", "--data", "fashion", "--head-epochs", "10", "--repetitions", "2"])
-    runs = list(command.turns(options))
+    options, _, _ = __main__.parsed(["--parts", "1", "--data", "fashion", "--head-epochs", "10", "--repetitions", "2"])
+    runs = list(__main__.turns(options))
     first = [job.system for repetition, job in runs if repetition == 0]
     second = [job.system for repetition, job in runs if repetition == 1]
     assert sorted(first) == sorted(second)
@@ -165,18 +165,18 @@ def test_an_interrupted_benchmark_runs_only_what_is_missing(tmp_path: Path, monk
         ran.append(job.system)
         return dict(record(job.system, 0, 1.0)["result"])
 
-    monkeypatch.setattr(command, "run", fake)
-    monkeypatch.setattr(command, "machine", lambda _records: dict.fromkeys(ABOUT, ""))
+    monkeypatch.setattr(__main__, "run", fake)
+    monkeypatch.setattr(__main__, "machine", lambda _records: dict.fromkeys(ABOUT, ""))
     arguments = ["compare", "--parts", "1", "--data", "fashion", "--head-epochs", "10", "--repetitions", "1"]
     monkeypatch.setattr("sys.argv", [*arguments, "--output", str(tmp_path)])
-    command.main()
+    __main__.main()
     assert sorted(ran) == ["fastai", "lightning", "plain", "plain-kept", "thawline"]
     kept = tmp_path / "compare.jsonl"
     kept.write_text("\n".join([*kept.read_text().split("\n\n")[:4], '{"key": "cut o']))
     ran.clear()
-    command.main()
+    __main__.main()
     assert len(ran) == 1
-    command.main()
+    __main__.main()
     assert len(ran) == 1
     assert len(json.loads((tmp_path / "compare.json").read_text())["runs"]) == 5
 

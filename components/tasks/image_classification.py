@@ -11,8 +11,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from components.core.errors import RejectedRecord
 from components.core.inference import images
-from components.core.modalities import augmentation
-from components.core.modalities import near_duplicate_images as near_duplicates_of_pictures
+from components.core.modalities import augmentation, near_duplicate_images
 from components.core.modalities.augmentation import mixup
 from components.core.networks.heads import new_head
 from components.core.networks.images import Backbone, build_backbone, rebuild_backbone
@@ -38,14 +37,14 @@ def check(content: bytes) -> Mapping[str, int | str]:
         picture = images.decode(content)
     except ValueError as error:
         raise RejectedRecord(str(error)) from error
-    print_ = near_duplicates_of_pictures.fingerprint(picture)
+    print_ = near_duplicate_images.fingerprint(picture)
     return {"width": picture.width, "height": picture.height, "fingerprint": print_}
 
 
 def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: Settings) -> list[tuple[int, int]]:
     """Pictures that were rescaled, compressed again, slightly cropped or, if the settings say so, mirrored."""
     bits, flipped = settings.near_duplicates, settings.near_duplicates_flipped
-    return near_duplicates_of_pictures.pairs(fingerprints, new, bits, flipped=flipped)
+    return near_duplicate_images.pairs(fingerprints, new, bits, flipped=flipped)
 
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:

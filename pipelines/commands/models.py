@@ -64,14 +64,14 @@ def promote(
     check_model(model)
     if override and not reason.strip():
         raise InputError("--override needs a --reason.", "Say in a sentence why this version needs no evidence.")
-    from components.core.registry import promotion as ledger
+    from components.core.registry import promotion
     from components.core.registry import versions as registry
     from components.core.tracking import connection
 
     connection.open_store()
-    already = registry.current(model, ledger.CHAMPION) == str(version)
-    found = None if override or already else ledger.evidence_for(model, str(version))
-    entry = ledger.promote(
+    already = registry.current(model, promotion.CHAMPION) == str(version)
+    found = None if override or already else promotion.evidence_for(model, str(version))
+    entry = promotion.promote(
         model,
         str(version),
         why=reason.strip() or (f"Approved: {found.sentence}" if found and found.sentence else "Approved"),
@@ -100,13 +100,13 @@ def rollback(
     """Make the former champion champion again; its files are checked and tried out first."""
     use_home(home, tracking_uri)
     check_model(model)
-    from components.core.registry import promotion as ledger
+    from components.core.registry import promotion
     from components.core.registry import versions as registry
     from components.core.tracking import connection
 
     connection.open_store()
-    already = to is not None and registry.current(model, ledger.CHAMPION) == str(to)
-    entry = ledger.rollback(model, str(to or ""), why=reason.strip())
+    already = to is not None and registry.current(model, promotion.CHAMPION) == str(to)
+    entry = promotion.rollback(model, str(to or ""), why=reason.strip())
     _tell(entry, as_json=as_json, already=already)
 
 
@@ -149,7 +149,7 @@ def _all() -> list[dict[str, Any]]:
 
 def _one(name: str) -> dict[str, Any]:
     check_model(name)
-    from components.core.registry import promotion as ledger
+    from components.core.registry import promotion
     from components.core.registry import versions as registry
     from components.core.tracking import connection
 
@@ -162,14 +162,14 @@ def _one(name: str) -> dict[str, Any]:
     if not found:
         raise InputError(f"The registry has no model {name!r} of Thawline.", "See the models with `thawline models`.")
     versions = [{**facts, "created": _iso(facts["created"])} for facts in registry.versions(name)]
-    return {**found[0], "versions": versions, "history": ledger.history(name)}
+    return {**found[0], "versions": versions, "history": promotion.history(name)}
 
 
 def _settle(name: str) -> None:
     """Repair what a kill left, and tell of it on stderr."""
-    from components.core.registry import promotion as ledger
+    from components.core.registry import promotion
 
-    for entry in ledger.settle(name):
+    for entry in promotion.settle(name):
         move = {"rollback": "rollback", "found": "move by hand"}.get(entry.action, "promotion")
         mended = "recorded" if entry.action == "found" else "completed: it had been cut off"
         _note(f"{name}: {move} to version {entry.to or 'none'} {mended if entry.done else f'closed: {entry.reason}'}")

@@ -14,8 +14,7 @@ from components.core.errors import InputError
 from pipelines.commands.options import JsonOption, read_config, with_settings
 from pipelines.commands.submit import ConfigOption, plan, publish, tell, warn
 from pipelines.commands.tables import table
-from pipelines.kubeflow import cron, limits
-from pipelines.kubeflow import schedules as recurring
+from pipelines.kubeflow import cron, limits, schedules
 from pipelines.kubeflow.client import (
     HostOption,
     NamespaceOption,
@@ -85,11 +84,11 @@ def create(
     console = Console(stderr=True)
     client = connect(host, namespace)
     warn(client, console)
-    if name in recurring.settle(client, namespace, lambda text: tell(console, text)):
+    if name in schedules.settle(client, namespace, lambda text: tell(console, text)):
         raise InputError(f"There is a schedule {name!r} already.", f"Change it with `thawline schedule change {name}`.")
     made = _published(client, namespace, draft, console)
     made = replace(made, experiment_id=experiment(client, named, namespace))
-    recurring.create(client, made, enabled=not paused)
+    schedules.create(client, made, enabled=not paused)
     _print(client, namespace, _found(client, namespace, name, console), as_json=as_json)
 
 
@@ -97,7 +96,7 @@ def create(
 def list_(*, host: HostOption = "", namespace: NamespaceOption = "", as_json: JsonOption = False) -> None:
     """List the schedules with their last outcome and their next time."""
     console, client = Console(stderr=True), connect(host, namespace)
-    found = recurring.settle(client, namespace, lambda text: tell(console, text))
+    found = schedules.settle(client, namespace, lambda text: tell(console, text))
     described = [_described(client, namespace, schedule) for schedule in found.values()]
     if as_json:
         sys.stdout.write(json.dumps({"schedules": described}) + "\n")
@@ -124,7 +123,7 @@ def show(
     """Show a schedule: when, what, with which options, and how its last run ended."""
     console, client = Console(stderr=True), connect(host, namespace)
     schedule = _found(client, namespace, name, console)
-    for text in recurring.waiting(client, namespace, schedule):
+    for text in schedules.waiting(client, namespace, schedule):
         tell(console, text)
     _print(client, namespace, schedule, as_json=as_json)
 
@@ -137,7 +136,7 @@ def pause(
     console, client = Console(stderr=True), connect(host, namespace)
     schedule = _found(client, namespace, name, console)
     if schedule.enabled:
-        schedule = recurring.pause(client, namespace, schedule, lambda text: tell(console, text))
+        schedule = schedules.pause(client, namespace, schedule, lambda text: tell(console, text))
     _print(client, namespace, schedule, as_json=as_json)
 
 
@@ -149,7 +148,7 @@ def resume(
     console, client = Console(stderr=True), connect(host, namespace)
     schedule = _found(client, namespace, name, console)
     if not schedule.enabled:
-        recurring.resume(client, schedule)
+        schedules.resume(client, schedule)
         schedule = _found(client, namespace, name, console)  # the clocks may have changed meanwhile
     _print(client, namespace, schedule, as_json=as_json)
 
@@ -186,7 +185,7 @@ def change(
         enabled=old.enabled,
     )
     draft = replace(_published(client, namespace, _draft(facts), console), experiment_id=old.experiment_id)
-    new = recurring.succeed(client, namespace, old, draft, lambda text: tell(console, text))
+    new = schedules.succeed(client, namespace, old, draft, lambda text: tell(console, text))
     _print(client, namespace, new, as_json=as_json)
 
 
@@ -197,8 +196,8 @@ def delete(
     """Delete a schedule that has no run in progress; its runs and models stay."""
     console, client = Console(stderr=True), connect(host, namespace)
     _found(client, namespace, name, console)
-    group = recurring.held(client, namespace)[name]
-    busy = next((one for one in group if recurring.in_progress(client, namespace, one)), None)
+    group = schedules.held(client, namespace)[name]
+    busy = next((one for one in group if schedules.in_progress(client, namespace, one)), None)
     if busy:
         raise InputError(
             f"The schedule {name!r} has a run in progress, which Kubeflow might end with it.",
@@ -237,7 +236,7 @@ def _draft(facts: Facts) -> Schedule:
         parameters=planned.parameters,
         service_account=planned.cluster.service_account,
     )
-    timed = recurring.timed(draft, now)
+    timed = schedules.timed(draft, now)
     limits.check(recurring_run=facts.title(), cron=timed.cluster_cron)
     return timed
 
@@ -254,7 +253,7 @@ def _found(client: Anything, namespace: str, name: str, console: Console) -> Sch
     Raises:
         InputError: There is none.
     """
-    found = recurring.settle(client, namespace, lambda text: tell(console, text))
+    found = schedules.settle(client, namespace, lambda text: tell(console, text))
     if name not in found:
         raise InputError(f"There is no schedule {name!r}.", f"There are: {', '.join(found) or 'none'}.")
     return found[name]
@@ -263,7 +262,7 @@ def _found(client: Anything, namespace: str, name: str, console: Console) -> Sch
 def _described(client: Anything, namespace: str, schedule: Schedule) -> dict[str, Any]:
     """A schedule as JSON: what it is, its last run and its next time."""
     due = schedule.next_due(datetime.now(UTC))
-    run = recurring.last_run(client, namespace, schedule)
+    run = schedules.last_run(client, namespace, schedule)
     local = due.astimezone(cron.zone(schedule.facts.time_zone)) if due else None
     facts = asdict(schedule.facts)
     kept = {key: facts[key] for key in ("name", "cron", "time_zone", "source", "settings", "pods", "revision")}

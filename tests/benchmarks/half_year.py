@@ -28,7 +28,7 @@ from components.core.tracking import connection
 from components.detect_changes import look
 from components.finish import finish
 from pipelines.commands.options import use_home
-from tests.plain import run_steps
+from tests.support.plain import run_steps
 
 CLASSES, SPREAD, GROWTH, DAMAGED = 3, 0.25, 0.05, 0.7
 THAWED = {"thaw_epochs": 30, "thaw_learning_rate": 2e-2, "layer_decay": 1.0}
@@ -106,7 +106,7 @@ def simulate(folder: Path, kinds: Sequence[str], start: int, where: str, **rules
         before = lineage_store.previous_lineage("half-year")
         wrong = damage(folder, round(count), before, where) if kind == "damaged" else {}
         source = write_source(folder / "points", round(count), wrong)
-        settings = Settings(task="tests.toy", model="half-year", trials=0, seed=seed, **recipe, **rules)
+        settings = Settings(task="tests.fakes.toy", model="half-year", trials=0, seed=seed, **recipe, **rules)
         found.append(_week(number, kind, source, settings, folder / f"week{number:02}", before))
         print(row(found[-1]), file=sys.stderr, flush=True)
     return found

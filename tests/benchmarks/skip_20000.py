@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.toy import write_points
+from tests.fakes.toy import write_points
 
 CLASSES, FILES = 10, 20_000
 REPEATS = 5
 OPTIONS = [
     "--task",
-    "tests.toy",
+    "tests.fakes.toy",
     "--model",
     "points",
     "--trials",

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.demo import fetch_demo
-from tests.fortunes import write_fortunes
-from tests.measured_photos import write_measured
-from tests.snippets import write_snippets
-from tests.spoken import write_spoken
+from tests.data.fortunes import write_fortunes
+from tests.data.measured_photos import write_measured
+from tests.data.snippets import write_snippets
+from tests.data.spoken import write_spoken
 
 THAWLINE = str(Path(sys.executable).with_name("thawline"))
 HEAD = "| task | trivial | simple model | head only | thawed | usual loop | head s | thawed s | loop s | head phase |"

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.core.compute import device, distributed
 from components.core.networks.images import build_backbone
 from components.core.networks.network import Network, set_thawed, set_training
-from components.core.training import loop as training
+from components.core.training import loop
 
 CASES = [("timm/tf_efficientnet_lite0", (1, 2, 3)), ("torchvision/resnet18", (1, 2))]
 CLASSES = 10
@@ -76,7 +76,7 @@ class Top:
         self.forward = distributed.parallel(self.network, self.line)
 
     def _optimizer(self, *, fast: bool) -> torch.optim.Optimizer:
-        optimizer = training.make_optimizer(self.network, self.line, "adamw", 1e-6, 0.7, 1e-2)
+        optimizer = loop.make_optimizer(self.network, self.line, "adamw", 1e-6, 0.7, 1e-2)
         for group in optimizer.param_groups:
             group["fused"] = group["fused"] and fast
         return optimizer
@@ -87,7 +87,7 @@ class Top:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _step: 1.0)
         begin = clock()
         with nullcontext() if fast else ordinary_gradients():
-            training._train_epoch(
+            loop._train_epoch(
                 self.network,
                 self.line,
                 self.forward,
@@ -123,7 +123,7 @@ def gradient_operations(  # PyTorch's own formula forgets that the channels of a
 
 def ordinary_gradients() -> AbstractContextManager[Any]:
     """Training without the faster kernels."""
-    return mock.patch.object(training, "fast_convolutions", return_value=nullcontext())
+    return mock.patch.object(loop, "fast_convolutions", return_value=nullcontext())
 
 
 def report(name: str, thaw: int, options: argparse.Namespace, peak: tuple[float, float]) -> str:

@@ -31,10 +31,10 @@ from components.search import search
 from components.select_trial import select_trial
 from components.train_head import train_head
 from tests.conftest import TOY
-from tests.plain import PlainRun, run_steps
-from tests.toy import write_points
+from tests.fakes.toy import write_points
+from tests.support.plain import PlainRun, run_steps
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.services.s3"]
 LONG_AGO = time.time() - 1000
 
 

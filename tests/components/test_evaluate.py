@@ -22,7 +22,7 @@ from components.core.tracking import connection, pyfunc, queries
 from components.core.training.checkpoints import WEIGHTS
 from components.evaluate import evaluate
 from components.register import register
-from tests.plain import PlainRun
+from tests.support.plain import PlainRun
 
 
 def again(

@@ -10,7 +10,7 @@ from components.core.tracking import queries
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 from components.fine_tune import fine_tune
-from tests.plain import PlainRun
+from tests.support.plain import PlainRun
 
 
 def tune(run: PlainRun, target: Path, key: str, **changes: float) -> float:

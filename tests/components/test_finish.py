@@ -13,10 +13,10 @@ from components.core.settings import Settings
 from components.core.tracking import connection, provenance, queries, runs, tag_names
 from components.detect_changes import detect_changes
 from components.finish import finish
-from tests.hook import listening, status
-from tests.plain import PlainRun
+from tests.fakes.webhook import listening, status
+from tests.support.plain import PlainRun
 
-SETTINGS = Settings(task="tests.toy", model="toy")
+SETTINGS = Settings(task="tests.fakes.toy", model="toy")
 KEYS = {
     "status",
     "reason",

@@ -36,7 +36,7 @@ from components.core.task_options import NoOptions
 from components.prepare_data import prepare_data, with_salt
 from tests.conftest import TOY
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.services.s3"]
 
 
 @pytest.fixture(autouse=True)
@@ -537,7 +537,7 @@ def test_activations_at_no_address_stop_the_run(
 
 def test_a_calibration_error_needs_answers_that_are_right_or_wrong(tmp_path: Path, tracked_home: Path) -> None:
     """A number has none, so no challenger would ever be below the limit: refused before any data is read."""
-    asked = Settings(**{**TOY, "task": "tests.toy_numbers"}, max_calibration_error=0.1)
+    asked = Settings(**{**TOY, "task": "tests.fakes.toy_numbers"}, max_calibration_error=0.1)
     with pytest.raises(InputError, match="--max-calibration-error is for answers that are right or wrong"):
         prepare_data(str(tmp_path / "never read"), asked.to_json(), "run1", tmp_path / "out")
 

@@ -26,7 +26,7 @@ from components.core.training import deadlines
 from components.core.training.deadlines import Deadline
 from components.finish import finish
 from components.register import register
-from tests.plain import PlainRun
+from tests.support.plain import PlainRun
 
 
 def registered(run: PlainRun, key: str, served: Path, champion: str, *, accepted: bool) -> str:

@@ -19,7 +19,7 @@ from components.core.training.trials import OutOfTimeError, objective, suggest, 
 from components.search import _check, search, study_name, worker_devices
 from components.select_trial import select_trial
 from tests.conftest import TOY
-from tests.plain import PlainRun
+from tests.support.plain import PlainRun
 
 SETTINGS = Settings(**TOY, trials=3, search_workers=1)
 

@@ -10,7 +10,7 @@ from components.core.tracking import connection, queries
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 from components.train_head import train_head
-from tests.plain import PlainRun
+from tests.support.plain import PlainRun
 
 
 def test_the_head_learns(toy_run: PlainRun) -> None:
@@ -36,7 +36,7 @@ def test_every_epoch_is_in_mlflow(toy_run: PlainRun) -> None:
 def test_the_pretrained_stages_are_untouched(toy_run: PlainRun) -> None:
     """The stages' digests of the head-only checkpoint are those of the pretrained network."""
     from components.core.networks.weights import state_digest
-    from tests import toy
+    from tests.fakes import toy
 
     pretrained = toy.build(toy_run.settings, ["a", "b", "c"], 0.0)
     expected = [state_digest(stage.state_dict()) for stage in pretrained.stages]

@@ -19,12 +19,12 @@ import pytest
 import requests
 import yaml
 
-from tests.pipelines.command import ROOT, TOY, environment, thawline
+from tests.support.command import ROOT, TOY, environment, thawline
 
 if TYPE_CHECKING:
-    from tests.engine import Engine  # pytest imports the plugin itself, to rewrite its asserts
+    from tests.services.engine import Engine  # pytest imports the plugin itself, to rewrite its asserts
 
-pytest_plugins = ["tests.engine"]
+pytest_plugins = ["tests.services.engine"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
@@ -104,7 +104,7 @@ def test_a_pipeline_records_in_the_services(login: tuple[str, str], toy_source: 
     keyless = {name: value for name, value in environment(tmp_path / "home").items() if not name.startswith("AWS_")}
     variables = keyless | {f"MLFLOW_{name}": value for name, value in server.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.pipelines.command.environment", lambda _home: variables)
+        patch.setattr("tests.support.command.environment", lambda _home: variables)
         answer = thawline("run", str(toy_source), *TOY, "--trials", "2", home=tmp_path / "home", cwd=tmp_path)
     assert answer.status == 0, answer.err
     body = {"name": "toy", "alias": "champion"}

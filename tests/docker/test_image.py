@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.pipelines.command import ROOT
+from tests.support.command import ROOT
 
 if TYPE_CHECKING:
-    from tests.engine import Engine  # pytest imports the plugin itself, to rewrite its asserts
+    from tests.services.engine import Engine  # pytest imports the plugin itself, to rewrite its asserts
 
-pytest_plugins = ["tests.engine"]
+pytest_plugins = ["tests.services.engine"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # the first build unpacks PyTorch
 READ_ONLY = ("run", "--rm", "--read-only", "--tmpfs", "/tmp", "--network", "none")  # noqa: S108 - the container's own
 

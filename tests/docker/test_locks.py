@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.pipelines.command import ROOT
+from tests.support.command import ROOT
 
 LOCKS = sorted({path.name for path in (ROOT / "docker").glob("*.txt")} - {"torch-cpu.txt"})  # not of this index
 LOGIN = {"flask-wtf", "wtforms"}  # the server's own

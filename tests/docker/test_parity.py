@@ -16,13 +16,13 @@ from components.core import run_folder
 from components.core.settings import Settings
 from tests.benchmarks.overhead import rows
 from tests.conftest import copy_store, use_home
-from tests.pipelines.command import ROOT, TOY, thawline
-from tests.plain import run_steps
+from tests.support.command import ROOT, TOY, thawline
+from tests.support.plain import run_steps
 
 if TYPE_CHECKING:
-    from tests.engine import Engine  # pytest imports the plugin itself, to rewrite its asserts
+    from tests.services.engine import Engine  # pytest imports the plugin itself, to rewrite its asserts
 
-pytest_plugins = ["tests.engine"]
+pytest_plugins = ["tests.services.engine"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # the first build unpacks PyTorch
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier", "ece", "accuracy_low", "accuracy_high")
 STEPS = ["detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register"]
@@ -62,7 +62,7 @@ def run_in_containers(
     if os.geteuid() == 0:
         os.chown(home, USER, USER)
     return subprocess.run(
-        [sys.executable, "-m", "tests.containers", str(home), str(copied), settings.to_json(), key],
+        [sys.executable, "-m", "tests.services.containers", str(home), str(copied), settings.to_json(), key],
         env={**engine.environment, "THAWLINE_IMAGE": image},
         cwd=ROOT,
         capture_output=True,
@@ -145,7 +145,7 @@ def test_a_failure_in_a_container_leaves_its_reason(
 ) -> None:
     """Where a step fails, later ones do not run, and the exit handler writes the step's own sentence."""
     (tmp_path / "empty").mkdir()
-    settings = Settings(task="tests.toy", model="toy")
+    settings = Settings(task="tests.fakes.toy", model="toy")
     run_in_containers(engine, image, tracked_home, tmp_path / "empty", settings)
     (folder,) = (tracked_home / "runs").iterdir()
     result = json.loads((folder / "result.json").read_text())

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from kubernetes import client
 
-from tests.pipelines.command import ROOT
+from tests.support.command import ROOT
 
 KUBERNETES = ROOT / "docker" / "kubernetes"
 COMPOSE = ROOT / "docker" / "compose.yaml"

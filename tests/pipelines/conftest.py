@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
-from tests.pipelines.command import TOY, Answer, thawline
-from tests.toy import write_points
+from tests.fakes.toy import write_points
+from tests.support.command import TOY, Answer, thawline
 
 if TYPE_CHECKING:
-    from tests.kubeflow import Kubeflow
+    from tests.fakes.kubeflow.server import Kubeflow
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def kubeflow_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Ku
     """A Kubeflow that commands find by their environment; the DAG is compiled once for the same options."""
     from pipelines.commands import submit
     from pipelines.kubeflow import pods
-    from tests.kubeflow import serve
+    from tests.fakes.kubeflow.server import serve
 
     def compile_once(options: pods.Cluster, dag: str) -> pods.Compiled:
         key = dag + options.model_dump_json()

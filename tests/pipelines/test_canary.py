@@ -12,11 +12,11 @@ from components.core.errors import StepError
 from components.core.settings import Settings
 from components.core.tracking import canary, connection, queries, runs, tag_names
 from pipelines.commands import doctor_cluster, submit
-from pipelines.kubeflow import pods as cluster
+from pipelines.kubeflow import pods
 from pipelines.kubeflow.pods import Cluster
-from tests import kubeflow
-from tests.kubeflow import Kubeflow
-from tests.pipelines.command import Answer, call
+from tests.fakes.kubeflow import server
+from tests.fakes.kubeflow.server import Kubeflow
+from tests.support.command import Answer, call
 
 KEPT = {
     **dict.fromkeys(("key", "secrets", "written", "condition", "skipped", "loop", "collected", "inner"), "ok"),
@@ -76,7 +76,7 @@ def test_the_canary_runs(retries: int, tracked_home: Path, tmp_path: Path, monke
         if retries:
             task.set_retry(retries, backoff_duration="0s")
 
-    dag = cluster.build("canary", retried)
+    dag = pods.build("canary", retried)
     runner = local.SubprocessRunner(use_venv=False)
     roots = {"pipeline_root": str(tmp_path), "workspace_root": str(tmp_path / "w")}
     local.init(runner, **roots, raise_on_error=retries > 0)
@@ -194,7 +194,7 @@ def test_an_s3_that_can_not_be_reached_is_a_finding(tracked_home: Path, monkeypa
 
 
 def _compiled(given: Cluster) -> tuple[dict[str, Any], dict[str, Any]]:
-    return kubeflow.parse_package(cluster.compile_dag(given.model_copy(update=doctor_cluster.CANARY), "canary").yaml)
+    return server.parse_package(pods.compile_dag(given.model_copy(update=doctor_cluster.CANARY), "canary").yaml)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def _constructs(spec: dict[str, Any]) -> set[str]:
 
 def test_the_canary_has_every_construct_of_the_dag(spec: dict[str, Any]) -> None:
     """Whatever the compiled DAG is made of, loops, conditions, ways of inputs and types, the canary has too."""
-    of_dag, _ = kubeflow.parse_package(cluster.compile_dag(Cluster()).yaml)
+    of_dag, _ = server.parse_package(pods.compile_dag(Cluster()).yaml)
     assert _constructs(of_dag) <= _constructs(spec)
 
 
@@ -252,20 +252,20 @@ def looked(
     monkeypatch.setattr(submit, "POLL", 0.01)
     monkeypatch.setattr(run_folder, "new_run_key", lambda: "k")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", run_folder.tracking_uri())
-    make, end = kubeflow.read, {"looks": ("SUCCEEDED", [])}
+    make, end = server.read, {"looks": ("SUCCEEDED", [])}
 
     def read(body: Any, kind: str) -> Any:
         made = make(body, kind)
         if kind == "V2beta1Run":
-            identity = kubeflow.new_id()
-            monkeypatch.setattr(kubeflow, "new_id", lambda: identity)
-            kubeflow_server.scripts[identity] = kubeflow.script(made, end["looks"])
+            identity = server.new_id()
+            monkeypatch.setattr(server, "new_id", lambda: identity)
+            kubeflow_server.scripts[identity] = server.script(made, end["looks"])
         return made
 
-    monkeypatch.setattr(kubeflow, "read", read)
+    monkeypatch.setattr(server, "read", read)
 
     def look(state: str, tasks: list[tuple[str, str]], *arguments: str) -> Answer:
-        end["looks"] = state, [kubeflow.task(name, of_task, WHEN, WHEN) for name, of_task in tasks]
+        end["looks"] = state, [server.task(name, of_task, WHEN, WHEN) for name, of_task in tasks]
         return call(capsys, monkeypatch, "doctor", "--cluster", *arguments)
 
     return look

@@ -18,10 +18,10 @@ from components.core.settings import Settings
 from components.core.tracking import connection, provenance, queries
 from pipelines import changes
 from tests.conftest import TOY
-from tests.pipelines.command import TOY as COMMAND
-from tests.pipelines.command import Answer, environment, thawline
-from tests.plain import PlainRun
-from tests.toy import write_points
+from tests.fakes.toy import write_points
+from tests.support.command import TOY as COMMAND
+from tests.support.command import Answer, environment, thawline
+from tests.support.plain import PlainRun
 
 CONSOLE = Console(stderr=True)
 OPTIONS = [part for name, value in TOY.items() for part in (f"--{name.replace('_', '-')}", str(value))]

@@ -16,9 +16,9 @@ from components.core.training import deadlines
 from components.finish import finish
 from pipelines import cli
 from pipelines.cli import app
-from tests.pipelines.command import TOY, Answer, call, is_one_sentence, thawline
+from tests.fakes.toy import write_points
 from tests.pipelines.conftest import WholeRun
-from tests.toy import write_points
+from tests.support.command import TOY, Answer, call, is_one_sentence, thawline
 
 KEYS = {
     "status",

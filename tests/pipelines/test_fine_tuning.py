@@ -12,8 +12,8 @@ from components.core.registry import versions
 from components.core.settings import Settings
 from components.core.tracking import connection, queries, tag_names
 from components.search import study_name
-from tests.pipelines.command import ROOT, thawline
 from tests.pipelines.conftest import WholeRun
+from tests.support.command import ROOT, thawline
 
 GOLDEN = ROOT / "tests/golden/fine_tuning.yaml"
 TRAINING = ("prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register")
@@ -103,7 +103,7 @@ def test_the_pipelines_run_says_what_it_was(whole: WholeRun) -> None:
     """The pipeline's run carries the settings, the data as dataset input, the metrics and the decision."""
     run = connection.client().get_run(whole.result["mlflow_run_id"])
     assert run.data.params["head_learning_rate"] == "0.05"
-    assert run.data.params["task"] == "tests.toy"
+    assert run.data.params["task"] == "tests.fakes.toy"
     assert run.data.metrics["accuracy"] == whole.result["metrics"]["accuracy"]
     tags = run.data.tags
     assert tags["thawline.dataset_digest"] == whole.result["dataset_digest"]

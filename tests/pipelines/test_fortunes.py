@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fortunes import write_fortunes
-from tests.pipelines.command import ROOT, on_all_cores
+from tests.data.fortunes import write_fortunes
+from tests.support.command import ROOT, on_all_cores
 
 pytestmark = pytest.mark.slow
 OPTIONS = "--task text_classification --weights package:all-minilm-l6-v2 --trials 0 --thaw-epochs 1"

@@ -14,9 +14,9 @@ from components.core import run_folder
 from components.core.settings import Settings
 from components.core.tracking import queries, tag_names
 from pipelines import local
-from tests.hook import SECRET, listening
-from tests.pipelines.command import COMMAND, ROOT, TOY, end_all, environment, processes, start, thawline, wait_for
-from tests.toy import write_points
+from tests.fakes.toy import write_points
+from tests.fakes.webhook import SECRET, listening
+from tests.support.command import COMMAND, ROOT, TOY, end_all, environment, processes, start, thawline, wait_for
 
 SEARCHING = ["--trials", "500", "--patience", "500", "--head-epochs", "500"]  # long enough to be interrupted
 

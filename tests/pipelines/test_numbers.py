@@ -9,11 +9,11 @@ import yaml
 
 from components.core.registry import versions
 from components.core.tracking import connection
-from tests.pipelines.command import Answer, thawline
-from tests.toy_numbers import write_distances
+from tests.fakes.toy_numbers import write_distances
+from tests.support.command import Answer, thawline
 
 pytestmark = pytest.mark.slow
-OPTIONS = "--task tests.toy_numbers --model far --head-learning-rate 0.03 --thaw 3 --thaw-learning-rate 0.03"
+OPTIONS = "--task tests.fakes.toy_numbers --model far --head-learning-rate 0.03 --thaw 3 --thaw-learning-rate 0.03"
 OPTIONS += " --label-smoothing 0 --trials 0 --head-epochs 30"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.demo import CLASSES, fetch_demo
-from tests.pipelines.command import ROOT, on_all_cores
+from tests.support.command import ROOT, on_all_cores
 
 pytestmark = pytest.mark.slow
 

@@ -18,15 +18,15 @@ from components.core.errors import InputError
 from components.core.registry import versions
 from components.core.settings import Settings
 from components.core.tracking import connection, queries, runs, tag_names
-from tests.pipelines.command import COMMAND, TOY, Answer, environment, processes, wait_for
-from tests.toy import write_points
+from tests.fakes.toy import write_points
+from tests.support.command import COMMAND, TOY, Answer, environment, processes, wait_for
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
-    from tests.services import Mlflow, Postgres
+    from tests.services.servers import Mlflow, Postgres
 
-pytest_plugins = ["tests.services"]
+pytest_plugins = ["tests.services.servers"]
 slow = pytest.mark.slow
 
 
@@ -92,7 +92,7 @@ def test_the_whole_dag_runs_on_a_server(team: Team, first: dict[str, Any], serve
     assert {run.data.tags[tag_names.PARENT] for run in steps} == {pipeline.info.run_id}
     assert {run.info.status for run in [pipeline, *steps]} == {"FINISHED"}
     assert len(queries.find_runs("toy", pipeline.data.tags[tag_names.RUN_KEY], "trial")) == 2
-    from tests.s3 import ACCESS_KEY, SECRET_KEY
+    from tests.services.s3 import ACCESS_KEY, SECRET_KEY
 
     keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
     bucket = boto3.client("s3", "us-east-1", endpoint_url=s3_endpoint, **keys)
@@ -163,7 +163,7 @@ def test_refusals_are_one_sentence_at_once(
 @slow
 def test_the_tracking_page_shows_no_password(postgres: "Postgres", tmp_path: Path) -> None:
     """The page of a database opens, and no process of it has the database's password among its arguments."""
-    from tests.services import free_port
+    from tests.services.servers import free_port
 
     port, home = free_port(), tmp_path / "home"
     variables = {**environment(home), "MLFLOW_TRACKING_URI": postgres.create("page")}
@@ -190,7 +190,7 @@ def elect(key: str, together: "Barrier", found: "multiprocessing.Queue[str]") ->
     """A step that starts at the same time as others."""
     connection.client()
     together.wait(120)
-    found.put(runs.pipeline_run(key, Settings(model="racers", task="tests.toy")).info.run_id)
+    found.put(runs.pipeline_run(key, Settings(model="racers", task="tests.fakes.toy")).info.run_id)
 
 
 @slow
@@ -215,7 +215,7 @@ def test_a_candidate_whose_step_was_killed_is_passed_over(server: "Mlflow", monk
     monkeypatch.setattr(runs, "ELECTION_SECONDS", 1.0)
     monkeypatch.setattr(runs, "SETTLE_SECONDS", 0.1)  # nobody else takes part
     dead = [runs.create("dead", "key", "killed", tag_names.CANDIDATE, None) for _ in range(6)]
-    found = runs.pipeline_run("key", Settings(model="killed", task="tests.toy"))
+    found = runs.pipeline_run("key", Settings(model="killed", task="tests.fakes.toy"))
     assert found.info.run_id not in dead
     assert found.data.tags[tag_names.KIND] == "pipeline"
 
@@ -229,7 +229,7 @@ def test_a_run_of_the_environment_is_adopted(server: "Mlflow", monkeypatch: pyte
     child = client.create_run(experiment, tags={tag_names.PARENT: parent}).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", child)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
-    with runs.step("prepare_data", "adopted", Settings(model="adopter", task="tests.toy").to_json()) as step:
+    with runs.step("prepare_data", "adopted", Settings(model="adopter", task="tests.fakes.toy").to_json()) as step:
         step.params({"a": 1})
     assert (step.run_id, step.pipeline_id) == (child, parent)
     assert {run.info.run_id for run in queries.find_runs("adopter", "adopted")} == {parent, child}
@@ -242,10 +242,10 @@ def test_a_server_that_goes_away_fails_the_step_with_a_sentence(
     server: "Mlflow", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step whose server falls silent in the middle of its work says so where the command line finds it."""
-    from tests.proxy import Proxy
+    from tests.fakes.proxy import Proxy
 
     def work_until_silence(proxy: Proxy) -> None:
-        settings = Settings(model="silent", task="tests.toy").to_json()
+        settings = Settings(model="silent", task="tests.fakes.toy").to_json()
         with runs.step("search", "k", settings) as step:
             proxy.close()
             step.params({"a": 1})

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.command import ROOT, on_all_cores
-from tests.spoken import write_spoken
+from tests.data.spoken import write_spoken
+from tests.support.command import ROOT, on_all_cores
 
 pytestmark = pytest.mark.slow
 VOICES = ("be", "da", "es", "fr")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pipelines.demo import fetch_demo
-from tests.measured_photos import write_measured
-from tests.pipelines.command import ROOT, Answer, on_all_cores
+from tests.data.measured_photos import write_measured
+from tests.support.command import ROOT, Answer, on_all_cores
 
 pytestmark = pytest.mark.slow
 OPTIONS = "--weights package:efficientnet-lite0 --image-size 64 --trials 0 --thaw 0 --head-epochs 150 --patience 40"

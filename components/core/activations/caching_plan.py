@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from components.core.activations import passes, segments, sharing
-from components.core.activations import store as cache
+from components.core.activations import passes, segments, sharing, store
 from components.core.activations.passes import Pass, Progress, Wanted
 from components.core.activations.rows import Counted, Reuse, Rows
 from components.core.compute.device import mixed_precision, to_device
@@ -205,7 +204,7 @@ def _carry_out(
     short = len(work.positions) <= passes.BATCH  # one batch: not worth a measurement, nor a word
     engine, reason = eager(network, work.lines, work.start), ""
     if not short:
-        exports = passes.store() / cache.ENGINES
+        exports = passes.store() / store.ENGINES
         engine, reason = choose(
             network, work.lines, sample, len(work.positions), exports, work.start, _room(policy, protected)
         )
@@ -225,11 +224,11 @@ def _carry_out(
             transfer=_transfer(rows),
             uses=lines[line],
         )
-    chosen = _affordable(costs, policy, cache.free_for(passes.store(), policy.budget, protected))
+    chosen = _affordable(costs, policy, store.free_for(passes.store(), policy.budget, protected))
     if not short or (chosen and max(losses)):  # what was rounded is told of a single example too
         reason = reason or f"eager: a pass over {len(work.positions)} examples is short"
         say(_sentence(len(network.stages), costs, chosen, reason, max(losses)))
-    cache.make_room(passes.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
+    store.make_room(passes.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
     for line in chosen:
         passes.describe(spaces[line], network, line, policy.precision)
     if chosen:
@@ -240,9 +239,9 @@ def _room(policy: Policy, protected: Sequence[Path]) -> Callable[[float], bool]:
     """Tells whether so many bytes fit into the budget, and removes what was used longest ago for them."""
 
     def room(needed: float) -> bool:
-        if needed > cache.free_for(passes.store(), policy.budget, protected):
+        if needed > store.free_for(passes.store(), policy.budget, protected):
             return False
-        cache.make_room(passes.store(), needed, policy.budget, protected)
+        store.make_room(passes.store(), needed, policy.budget, protected)
         return True
 
     return room
@@ -286,7 +285,7 @@ def _timed(run: Callable[[Pytree], list[Pytree]], sample: Pytree) -> tuple[list[
 
 def _transfer(rows: Pytree) -> float:
     """Seconds to write one row; reading it takes no longer, from memory or from the same disk."""
-    with tempfile.TemporaryDirectory(prefix=cache.MEASUREMENT, dir=passes.store()) as folder:
+    with tempfile.TemporaryDirectory(prefix=store.MEASUREMENT, dir=passes.store()) as folder:
         writer, count = segments.Writer(Path(folder), ""), len(tree_leaves(rows)[0])
         writer.append([bytes(32)] * count, rows)  # makes its folder
         begin = time.perf_counter()

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
-from components.core.activations import store as cache
+from components.core.activations import store
 from components.core.networks.network import Pytree
 
 SEGMENT_BYTES = 1 << 30  # a new segment from here on: what is evicted or copied at once
@@ -173,7 +173,7 @@ class Writer:
 
 def segments(space: Path, accepts: Callable[[str], bool] = lambda _engine: True) -> list[Segment]:
     """The readable segments of a space whose engine is accepted, oldest first; damaged ones are left out."""
-    opened = [_open(folder) for folder in cache.inside(space)]
+    opened = [_open(folder) for folder in store.inside(space)]
     readable = [segment for segment in opened if segment is not None and accepts(segment.engine)]
     return sorted(readable, key=lambda segment: segment.created)
 

@@ -22,8 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from components.core.activations import passes, segments
-from components.core.activations import store as cache
+from components.core.activations import passes, segments, store
 from components.core.activations.passes import Pass
 from components.core.errors import ExpectedError
 from components.core.networks.network import Network
@@ -104,7 +103,7 @@ def fetch(
     Raises:
         InputError: `THAWLINE_ACTIVATIONS` is an address, but none of a bucket.
     """
-    prefix = cache.shared_prefix()
+    prefix = store.shared_prefix()
     if not prefix or prefix in _given_up:
         return False
     wanted: dict[Path, set[bytes]] = {}
@@ -130,7 +129,7 @@ def send(places: Sequence[Path], say: Callable[[str], None]) -> None:
     Raises:
         InputError: `THAWLINE_ACTIVATIONS` is an address, but none of a bucket.
     """
-    prefix = cache.shared_prefix()
+    prefix = store.shared_prefix()
     if not prefix or prefix in _given_up:
         return
     try:
@@ -149,7 +148,7 @@ def _offered(prefix: str, places: Collection[Path]) -> list[_Remote]:
     found = []
     for space in places:
         for name, sizes in _listed(f"{prefix}/{space.name}/").items():
-            if "segment.json" in sizes and _rows_here(space / name) < sizes.get("index", 0) // cache.RECORD:
+            if "segment.json" in sizes and _rows_here(space / name) < sizes.get("index", 0) // store.RECORD:
                 found.append((f"{prefix}/{space.name}/{name}", space, sizes))
     from components.core import s3  # boto3 costs half a second
 
@@ -162,7 +161,7 @@ def _brought(
 ) -> Iterator[_Remote]:
     """Download segments until every row is there that can be had; a row that is damaged in one is sought in others."""
     missing = {space: set(keys) for space, keys in wanted.items()}
-    room = cache.free_for(cache.store(), budget, list(wanted))
+    room = store.free_for(store.store(), budget, list(wanted))
     left = list(offered)
     while left:
         covered: dict[Path, set[bytes]] = {space: set() for space in missing}
@@ -176,7 +175,7 @@ def _brought(
         if not chosen:
             return
         left = [remote for remote in left if remote not in chosen]
-        cache.make_room(cache.store(), sum(remote.bytes for remote in chosen), budget, list(wanted))
+        store.make_room(store.store(), sum(remote.bytes for remote in chosen), budget, list(wanted))
         sound = _in_threads(lambda remote: _bring(remote, wanted[remote.space]), chosen, TRANSFERS)
         for remote, keys in zip(chosen, sound, strict=True):
             missing[remote.space] -= keys
@@ -202,14 +201,14 @@ def _bring(remote: _Remote, wanted: set[bytes]) -> set[bytes]:
         (folder / "index").write_bytes(remote.index)
         (folder / "segment.json").write_bytes(remote.facts)
         here = _index(target)
-        before = set(cache.keys_in(here))
+        before = set(store.keys_in(here))
         keys = sorted(remote.keys & (wanted | before))
         found, _row = segments.find(segments.segments(part), keys)
         sound = {key for key, where in zip(keys, found.tolist(), strict=True) if where >= 0}
         if not sound & wanted or not remote.index.startswith(here) or before - sound:
             return set()
         if target.exists():
-            cache.remove(target)  # who reads it goes on
+            store.remove(target)  # who reads it goes on
             segments.forget(target)
         folder.rename(target)
         return sound & wanted
@@ -225,12 +224,12 @@ def _index(folder: Path) -> bytes:
         index = (folder / "index").read_bytes()
     except OSError:
         return b""
-    return index[: len(index) // cache.RECORD * cache.RECORD]
+    return index[: len(index) // store.RECORD * store.RECORD]
 
 
 def _rows_here(folder: Path) -> int:
     """Rows that a segment has in the store, as far as its index tells; -1 where there is none."""
-    return len(_index(folder)) // cache.RECORD if folder.exists() else -1
+    return len(_index(folder)) // store.RECORD if folder.exists() else -1
 
 
 def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | None:
@@ -245,7 +244,7 @@ def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | Non
         index = s3.read_bytes(f"{uri}/index", INDEX_BYTES)
     except ValueError:  # grown since it was listed, or no description
         return None
-    rows = len(index) // cache.RECORD
+    rows = len(index) // store.RECORD
     files = tuple(f"{i}.bin" for i in range(len(leaves.leaves)))
     for name, leaf in zip(files, leaves.leaves, strict=True):
         least = rows * math.prod(leaf.shape) * segments.Leaf(leaf.dtype, (), channels_last=False).bytes
@@ -253,7 +252,7 @@ def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | Non
             return None
     if not passes.accepts(leaves.engine) or leaves.created > (time.time() + CLOCKS) * 1e9:
         return None
-    keys = frozenset(cache.keys_in(index))
+    keys = frozenset(store.keys_in(index))
     size = sum(sizes[name] for name in (*files, "index", "segment.json"))
     listed = {name: sizes[name] for name in files}
     return _Remote(uri, space, facts, index, keys, listed, size, leaves.created)
@@ -294,7 +293,7 @@ def _leaves_of(structure: dict[str, Any]) -> int:
 
 def _unsent(prefix: str, space: Path) -> list[tuple[Path, str, bytes]]:
     """Segments of a space that the prefix lacks, or has with fewer rows: folder, address and index as it is now."""
-    here = sorted(cache.inside(space))
+    here = sorted(store.inside(space))
     there = _listed(f"{prefix}/{space.name}/") if here else {}
     found = []
     for folder in here:
@@ -354,8 +353,8 @@ def _in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item], thread
 
 def _one_at_a_time() -> FileLock:
     """One process of a home at a time: the next one finds what the first brought or sent."""
-    cache.store().mkdir(parents=True, exist_ok=True)
-    return FileLock(cache.store() / ".sync.lock")
+    store.store().mkdir(parents=True, exist_ok=True)
+    return FileLock(store.store() / ".sync.lock")
 
 
 def _give_up(prefix: str, error: Exception, say: Callable[[str], None]) -> None:

@@ -119,11 +119,11 @@ def read(uri: str) -> bytes:
     if not uri:
         raise RejectedRecord("no uri")
     if uri.startswith("s3://"):
-        from components.core import s3 as storage
+        from components.core import s3
 
         try:
-            return storage.read_bytes(uri, MAX_BYTES)
-        except storage.ObjectError as error:
+            return s3.read_bytes(uri, MAX_BYTES)
+        except s3.ObjectError as error:
             raise RejectedRecord(f"unreadable: {error.sentence}") from error
         except ValueError:
             raise _too_large() from None
@@ -246,28 +246,28 @@ def _s3_root(source: str) -> str:
 
 
 def _s3_folder(source: str) -> Iterator[Entry]:
-    from components.core import s3 as storage
+    from components.core import s3
 
     root = _s3_root(source)
-    for uri, size, etag in storage.list_objects(root):
+    for uri, size, etag in s3.list_objects(root):
         parts = uri.removeprefix(root).split("/")
         if parts[-1] and not any(map(_passed_over, parts)):  # a key that ends with a slash marks a folder
             yield Entry(uri, parts[0] if len(parts) > 1 else "", size=size, etag=etag)
 
 
 def _s3_classes(source: str) -> tuple[set[str], bool]:
-    from components.core import s3 as storage
+    from components.core import s3
 
     root = _s3_root(source)
-    classes = {name for name in storage.list_folders(root) if not _passed_over(name)}
+    classes = {name for name in s3.list_folders(root) if not _passed_over(name)}
     return classes, bool(classes) or next(_s3_folder(source), None) is not None
 
 
 def _manifest(source: str) -> Iterator[Entry]:
     if source.startswith("s3://"):
-        from components.core import s3 as storage
+        from components.core import s3
 
-        base, file = source.rpartition("/")[0], cast("BinaryIO", BytesIO(storage.read_bytes(source)))
+        base, file = source.rpartition("/")[0], cast("BinaryIO", BytesIO(s3.read_bytes(source)))
     else:
         path = _path(source)
         base, file = str(path.parent), path.open("rb")

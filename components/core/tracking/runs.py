@@ -19,7 +19,7 @@ from mlflow.entities.input_tag import InputTag
 from components.core import run_folder
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
-from components.core.tracking import retries as attempts
+from components.core.tracking import retries
 from components.core.tracking.connection import client, experiment, explained
 from components.core.tracking.queries import Open, across, find_runs, step_name
 from components.core.tracking.server import (
@@ -173,17 +173,17 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
             begin, status = time.monotonic(), "FAILED"
             try:
                 if os.environ.get("THAWLINE_RUN_KEY"):  # in a pod, which a cluster starts again
-                    found = find_runs(run.settings.model, run_key, "step", f"tags.`{attempts.SINCE}` != ''")
-                    attempts.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), ERROR)
+                    found = find_runs(run.settings.model, run_key, "step", f"tags.`{retries.SINCE}` != ''")
+                    retries.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), ERROR)
                     _hold(run)
                 with _living(run.pipeline_id):
                     yield run
                 status = "FINISHED"
                 run_folder.forget_error(run_key, name)
             except ExpectedError as error:
-                if not isinstance(error, attempts.RepeatedError):
+                if not isinstance(error, retries.RepeatedError):
                     run_folder.write_error(run_key, name, error)
-                    run.tags({ERROR: f"{error.kind}: {error}"[:4000], **attempts.mark(error)})
+                    run.tags({ERROR: f"{error.kind}: {error}"[:4000], **retries.mark(error)})
                 raise
             finally:
                 run.close(status, time.monotonic() - begin)

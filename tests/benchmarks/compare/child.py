@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from components.core.settings import Settings
-from components.core.training import loop as training
+from components.core.training import loop
 from components.core.training.phase import build_network, open_data, train_phase
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Tester, peer_network, pictures_of
@@ -160,7 +160,7 @@ def main() -> None:
     job, system = spec.pop("job"), spec.pop("system")
     os.environ["THAWLINE_HOME"] = spec.pop("home")
     if system not in ("thawline", "plain-kept", "machine"):
-        training.keep_freed_memory = lambda: False  # a peer's process has the allocator as it comes
+        loop.keep_freed_memory = lambda: False  # a peer's process has the allocator as it comes
     dataset, settings = Path(spec.pop("dataset")), Settings.model_validate(spec.pop("settings"))
     if job == "phases":
         result = phases(system, dataset, settings, spec["thaws"])

@@ -14,7 +14,7 @@ from components.core import s3 as storage
 from components.core.data.sources import check_source, list_entries, read
 from components.core.errors import InputError, RejectedRecord
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.services.s3"]
 needs_server = pytest.mark.slow  # it needs 4 s to start
 
 

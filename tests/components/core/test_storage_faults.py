@@ -10,9 +10,9 @@ import pytest
 from components.core import s3 as storage
 from components.core.data.sources import list_entries, read
 from components.core.errors import InputError, RejectedRecord
-from tests.proxy import Fault, Proxy
+from tests.fakes.proxy import Fault, Proxy
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.services.s3"]
 pytestmark = pytest.mark.slow  # the server needs 4 s to start
 CONTENT = bytes(range(256)) * 4_000  # 1 MB
 LARGE = bytes(range(256)) * 80_000  # 20 MB: three parts

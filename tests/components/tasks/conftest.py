@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipelines.command import call
+from tests.support.command import call
 
 Predict = Callable[..., list[dict[str, Any]]]
 

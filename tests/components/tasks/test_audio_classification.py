@@ -17,7 +17,7 @@ from components.core.settings import Settings
 from components.core.training import phase
 from components.tasks import audio_classification
 from tests.components.tasks.conftest import Predict
-from tests.sound_models import save_model, sound_file, tone
+from tests.data.sound_models import save_model, sound_file, tone
 
 OPTIONS: dict[str, Any] = {"task": "audio_classification", "model": "tones", "head_epochs": 20, "thaw_epochs": 2}
 OPTIONS |= {"thaw": 1, "head_learning_rate": 0.05, "thaw_learning_rate": 0.001, "trials": 0}
@@ -194,7 +194,7 @@ def test_the_simple_model_answers_the_test_rows(tmp_path: Path) -> None:
 def test_the_whole_way(network_of: str, whisper: Path, tracked_home: Path, tmp_path: Path, predict: Predict) -> None:
     """From files of four formats to a champion whose artifact needs only its own requirements, and answers a file."""
     from components.core.training.checkpoints import load_checkpoint
-    from tests.plain import run_steps
+    from tests.support.plain import run_steps
 
     source = write_tones(tmp_path / "tones", 120, 1.4)
     (source / "low" / "broken.wav").write_bytes(sound_file(tone(300.0))[:2000])
@@ -223,7 +223,7 @@ def test_other_targets_go_the_whole_way(
     kind: str, labels: dict[str, Any], tracked_home: Path, tmp_path: Path, predict: Predict
 ) -> None:
     """A sound may have a number, or several labels or none: learnt, judged and answered as served."""
-    from tests.plain import run_steps
+    from tests.support.plain import run_steps
 
     folder = write_tones(tmp_path / "tones", 120, 1.4)
     rows = [{"uri": str(path), "label": labels[path.parent.name]} for path in sorted(folder.glob("*/*"))]

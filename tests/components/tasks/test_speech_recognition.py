@@ -17,7 +17,7 @@ from components.core.settings import Settings
 from components.core.training import phase
 from components.tasks import speech_recognition
 from tests.components.tasks.conftest import Predict
-from tests.sound_models import save_model, sound_file, tone
+from tests.data.sound_models import save_model, sound_file, tone
 
 OPTIONS: dict[str, Any] = {"task": "speech_recognition", "model": "morse", "trials": 0, "backbone": "speaker/lstm"}
 OPTIONS |= {"weights": "none", "head_epochs": 3, "thaw_epochs": 12, "thaw": 3, "thaw_learning_rate": 0.01}
@@ -135,7 +135,7 @@ def test_the_whole_way(
     units: str, longest: int, text: str, tracked_home: Path, tmp_path: Path, predict: Predict
 ) -> None:
     """From a manifest to a champion that spells what it never heard, and a second version that the gate judges."""
-    from tests.plain import run_steps
+    from tests.support.plain import run_steps
 
     source = write_speech(tmp_path / "speech", longest=longest)
     run = run_steps(source, settings(option={"beam": "4", "units": units}), tmp_path / "artifacts")

@@ -21,7 +21,7 @@ from components.core.targets import classification
 from components.core.training import phase
 from components.tasks import text_classification
 from tests.components.tasks.conftest import Predict
-from tests.text_models import save_model
+from tests.data.text_models import save_model
 
 GOOD, BAD = ("good", "fine"), ("bad", "dull")
 OPTIONS: dict[str, Any] = {
@@ -215,7 +215,7 @@ def test_the_simple_model_answers_the_test_rows(models: Mapping[str, Path], tmp_
 def test_the_whole_way(models: Mapping[str, Path], tracked_home: Path, tmp_path: Path, predict: Predict) -> None:
     """From JSON lines to a champion whose artifact needs only its own requirements, and a report with the mistakes."""
     from components.core.training.checkpoints import load_checkpoint
-    from tests.plain import run_steps
+    from tests.support.plain import run_steps
 
     source = write_films(tmp_path / "films.jsonl")
     chosen = settings(models["bert"], trials=0, head_epochs=40, thaw=2, thaw_epochs=10, thaw_learning_rate=0.01)
@@ -247,7 +247,7 @@ def test_other_targets_go_the_whole_way(
     predict: Predict,
 ) -> None:
     """A text may have a number, or several labels or none: learnt, beside its simple model, and answered as served."""
-    from tests.plain import run_steps
+    from tests.support.plain import run_steps
 
     source = write_films(tmp_path / "films.jsonl")
     rows = [json.loads(line) for line in source.read_text().splitlines()]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.core.activations import store as cache
+from components.core.activations import store
 from components.core.activations.segments import Writer
 from pipelines.commands.cache import _age, _size
-from tests.pipelines.command import Answer, call, is_one_sentence, loaded
+from tests.support.command import Answer, call, is_one_sentence, loaded
 
 DAY = 86_400.0
 
@@ -29,7 +29,7 @@ class Cache:
             (folder / "space.json").write_text(json.dumps(facts))
             [segment] = folder.glob("*/segment.json")
             os.utime(segment, (time.time() - days * DAY - 60,) * 2)
-        export = self.store / cache.ENGINES / "abc"
+        export = self.store / store.ENGINES / "abc"
         export.mkdir(parents=True)
         (export / "model.onnx").write_bytes(bytes(5000))
         (export / "facts.json").write_text("{}")
@@ -109,19 +109,19 @@ def test_an_age(command: Cache) -> None:
     for given, left in (("8w", "abc"), ("30d", "bc"), ("24h", "c"), ("0.5h", "")):
         command("prune", "--older-than", given)
         assert command.left == left
-    assert (command.store / cache.ENGINES / "abc").exists()
+    assert (command.store / store.ENGINES / "abc").exists()
 
 
 def test_everything(command: Cache) -> None:
     """--all leaves nothing."""
     answer = command("prune", "--all")
     assert answer.out == f"Removed 3 segments, 311.4 kB; 1 export, 5.0 kB. 0 B stay in {command.store}\n"
-    assert [path.name for path in command.store.iterdir()] == [cache.ENGINES]
+    assert [path.name for path in command.store.iterdir()] == [store.ENGINES]
 
 
 def test_a_dry_run_removes_nothing(command: Cache) -> None:
     """--dry-run says the same figures and leaves everything, leftovers too."""
-    part = command.store / cache.ENGINES / f"{'0' * 32}.part"
+    part = command.store / store.ENGINES / f"{'0' * 32}.part"
     part.mkdir()
     answer = command("prune", "--older-than", "30d", "--dry-run")
     expected = "Would remove 1 segment, 103.8 kB; 1 leftover of killed processes. 212.6 kB would stay"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.commands import doctor
-from tests.pipelines.command import call
+from tests.support.command import call
 
 Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 - as shutil's own
 

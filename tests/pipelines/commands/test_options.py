@@ -14,7 +14,7 @@ from components.core.errors import InputError
 from components.core.settings import Hyperparameters, Settings
 from pipelines.cli import app, run
 from pipelines.commands.options import merge, model_name, use_home
-from tests.pipelines.command import call, is_one_sentence
+from tests.support.command import call, is_one_sentence
 
 
 def unset() -> dict[str, Any]:

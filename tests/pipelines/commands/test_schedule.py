@@ -8,10 +8,9 @@ import kfp_server_api as api
 import pytest
 
 from components.core.settings import Settings
-from pipelines.kubeflow import limits
-from pipelines.kubeflow import schedules as recurring
-from tests.kubeflow import Kubeflow, model_of, recorded
-from tests.pipelines.command import Answer, call, is_one_sentence
+from pipelines.kubeflow import limits, schedules
+from tests.fakes.kubeflow.server import Kubeflow, model_of, recorded
+from tests.support.command import Answer, call, is_one_sentence
 
 CREATE = ("create", "weekly", "s3://bucket/stamps", "--cron", "0 2 * * 1", "--time-zone", "Europe/Berlin")
 CREATE += ("--env", "MLFLOW_TRACKING_URI=http://mlflow:5000", "--trials", "8")
@@ -290,7 +289,7 @@ def test_a_wrong_option_is_named_before_anything_is_sent(
 def test_a_recurring_run_of_others_is_none_of_ours(parameters: Any) -> None:
     """A recurring run whose pipeline has no such parameter, or another meaning for it, is not read as a schedule."""
     config = None if parameters is None else api.V2beta1RuntimeConfig(parameters=parameters)
-    assert recurring.read(api.V2beta1RecurringRun(runtime_config=config)) is None
+    assert schedules.read(api.V2beta1RecurringRun(runtime_config=config)) is None
 
 
 def test_what_a_schedule_remembers_is_a_parameter(schedule: Any, server: Kubeflow) -> None:

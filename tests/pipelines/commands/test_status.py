@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from components.core.tracking import connection, runs
-from tests.pipelines.command import Answer, call, is_one_sentence, loaded
+from tests.support.command import Answer, call, is_one_sentence, loaded
 
 DAY = 86_400
 

@@ -11,10 +11,10 @@ from components.core import run_folder
 from components.core.settings import Settings
 from pipelines.commands import submit
 from pipelines.kubeflow import client as client_side
-from tests import kubeflow
-from tests.kubeflow import Kubeflow, script, task
-from tests.kubeflow_rules import Refused
-from tests.pipelines.command import Answer, call, is_one_sentence
+from tests.fakes.kubeflow import server as kubeflow
+from tests.fakes.kubeflow.rules import Refused
+from tests.fakes.kubeflow.server import Kubeflow, script, task
+from tests.support.command import Answer, call, is_one_sentence
 
 START = datetime(2026, 3, 2, 2, tzinfo=UTC)
 

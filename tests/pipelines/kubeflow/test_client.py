@@ -7,9 +7,9 @@ import pytest
 
 from components.core.errors import StepError
 from pipelines.kubeflow import client as kubeflow
-from tests.kubeflow import Kubeflow, model_of, recorded
-from tests.kubeflow_rules import Refused, check_cron, check_name
-from tests.pipelines.command import call
+from tests.fakes.kubeflow.rules import Refused, check_cron, check_name
+from tests.fakes.kubeflow.server import Kubeflow, model_of, recorded
+from tests.support.command import call
 
 
 def closed_port() -> str:

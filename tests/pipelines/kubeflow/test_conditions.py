@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.kubeflow_conditions import ConditionError, holds
+from tests.fakes.kubeflow.conditions import ConditionError, holds
 
 X = "inputs.parameter_values['x']"
 

@@ -7,7 +7,8 @@ from cronsim import CronSim
 
 from components.core.errors import InputError
 from pipelines.kubeflow import cron
-from tests import kubeflow_rules, robfig
+from tests.fakes.kubeflow import cron as robfig
+from tests.fakes.kubeflow import rules
 
 WINTER, SUMMER = datetime(2026, 1, 7, 12, tzinfo=UTC), datetime(2026, 7, 1, 12, tzinfo=UTC)
 
@@ -32,7 +33,7 @@ WINTER, SUMMER = datetime(2026, 1, 7, 12, tzinfo=UTC), datetime(2026, 7, 1, 12, 
 def test_five_fields_become_six(given: str, wanted: str) -> None:
     """An expression is written as Kubeflow takes it: six fields, seconds first, Sunday as 0."""
     assert cron.six_fields(given) == wanted
-    kubeflow_rules.check_cron(wanted)
+    rules.check_cron(wanted)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import yaml
 
 from pipelines.kubeflow import pods
 from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster
-from tests import every_kind
-from tests.kubeflow_edges import edges, mismatches
-from tests.pipelines.command import ROOT
+from tests.fakes.kubeflow.edges import edges, mismatches
+from tests.support import every_kind
+from tests.support.command import ROOT
 
 Spec = dict[str, Any]
 Path = tuple[str, ...]

@@ -7,7 +7,7 @@ import pytest
 
 from components.core.tracking import connection, runs
 from pipelines.kubeflow import ended
-from tests.kubeflow import model_of, recorded
+from tests.fakes.kubeflow.server import model_of, recorded
 
 PAGE = "http://mlflow.example:5000/#/experiments/5/runs/4c4a6a3bb8d7488182de7e25b3a5440d"
 

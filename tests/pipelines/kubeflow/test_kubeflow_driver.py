@@ -14,11 +14,11 @@ from components.core.tracking import queries
 from pipelines import steps
 from pipelines.kubeflow import pods as cluster
 from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster
-from tests import every_kind
 from tests.conftest import TOY, copy_store, use_home
-from tests.kubeflow_driver import Call, Interpreted, Killed, Perform, run, stubs
-from tests.kubeflow_inputs import Refused
-from tests.kubeflow_steps import real
+from tests.fakes.kubeflow.driver import Call, Interpreted, Killed, Perform, run, stubs
+from tests.fakes.kubeflow.inputs import Refused
+from tests.fakes.kubeflow.steps import real
+from tests.support import every_kind
 
 SETTINGS = Settings(**TOY, thaw_epochs=2, trials=2, search_workers=1)
 

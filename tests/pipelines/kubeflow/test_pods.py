@@ -11,19 +11,19 @@ from components.core import run_folder
 from components.core.errors import InputError, StepError
 from components.core.settings import Settings
 from pipelines.commands.options import read_config
-from pipelines.kubeflow import pods as cluster
+from pipelines.kubeflow import pods
 from pipelines.kubeflow.pods import Cluster, merge_cluster
-from tests import kubeflow
-from tests.pipelines.command import ROOT, call
+from tests.fakes.kubeflow import server
+from tests.support.command import ROOT, call
 
 GOLDEN = ROOT / "tests/golden"
 EVERYTHING = read_config(GOLDEN / "cluster_options.yaml")
-PODS = cluster.SEARCHING_IN_PODS  # as its search-workers has it
+PODS = pods.SEARCHING_IN_PODS  # as its search-workers has it
 
 
-def compiled(dag: str = cluster.FINE_TUNING, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def compiled(dag: str = pods.FINE_TUNING, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Executors of the DAG and their Kubernetes configuration, by step; both must be Kubeflow's own messages."""
-    spec, platform = kubeflow.parse_package(cluster.compile_dag(merge_cluster(options, {}), dag).yaml)
+    spec, platform = server.parse_package(pods.compile_dag(merge_cluster(options, {}), dag).yaml)
     executors = spec["deploymentSpec"]["executors"]
     configured = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for facts in configured.values():
@@ -42,9 +42,9 @@ def full() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def test_the_compiled_dag_is_the_golden_one() -> None:
     """With every option of the pods, the DAG changes only together with its golden copy."""
-    found = cluster.compile_dag(merge_cluster(EVERYTHING, {}), PODS).yaml
+    found = pods.compile_dag(merge_cluster(EVERYTHING, {}), PODS).yaml
     wanted = (GOLDEN / "cluster.yaml").read_text()
-    assert kubeflow.parse_package(found) == kubeflow.parse_package(wanted), "run `make golden`, look at the diff"
+    assert server.parse_package(found) == server.parse_package(wanted), "run `make golden`, look at the diff"
     assert found == wanted
 
 
@@ -68,9 +68,9 @@ def test_the_golden_copy_has_every_option() -> None:
 
 def test_the_same_options_give_the_same_version(full: Any) -> None:
     """The digest, by which a version is found again, depends on the options and on nothing else."""
-    first, again = (cluster.compile_dag(merge_cluster(EVERYTHING, {})) for _ in range(2))
+    first, again = (pods.compile_dag(merge_cluster(EVERYTHING, {})) for _ in range(2))
     assert first.digest == again.digest
-    assert first.digest != cluster.compile_dag(merge_cluster({**EVERYTHING, "retries": 1}, {})).digest
+    assert first.digest != pods.compile_dag(merge_cluster({**EVERYTHING, "retries": 1}, {})).digest
 
 
 def test_every_step_gets_its_resources(full: tuple[dict[str, Any], dict[str, Any]]) -> None:
@@ -138,7 +138,7 @@ def test_the_home_is_a_volume_or_the_pods_own(full: tuple[dict[str, Any], dict[s
 
 def test_nothing_is_served_from_kubeflows_cache() -> None:
     """No task is cached, for its part of the run in MLflow would be missing; each is retried."""
-    spec, _ = kubeflow.parse_package(cluster.compile_dag(Cluster()).yaml)
+    spec, _ = server.parse_package(pods.compile_dag(Cluster()).yaml)
     inner = [component["dag"] for component in spec["components"].values() if "dag" in component]
     tasks = {name: task for part in (spec["root"]["dag"], *inner) for name, task in part["tasks"].items()}
     steps = {

@@ -10,8 +10,8 @@ import pytest
 from pipelines.commands import submit
 from pipelines.display import STEPS
 from pipelines.kubeflow import progress
-from tests.kubeflow import RECORDED, Kubeflow, model_of, recorded, replay
-from tests.pipelines.command import Answer, call
+from tests.fakes.kubeflow.server import RECORDED, Kubeflow, model_of, recorded, replay
+from tests.support.command import Answer, call
 
 LAB = [*STEPS, "recall"]  # of the DAG that was recorded
 ZERO = "0001-01-01T00:00:00Z"  # Go's

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.kubeflow_driver import Interpreted, PodLost, run, stubs
-from tests.pipelines.command import ROOT
+from tests.fakes.kubeflow.driver import Interpreted, PodLost, run, stubs
+from tests.support.command import ROOT
 
 RECORDED = ROOT / "tests/recorded"
 WORKFLOW = re.compile(r"(fine-tuning|canary)-[a-z0-9]{5}")  # its own node, the run's state once more

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.core.activations import caching_plan, passes, segments
-from components.core.activations import store as cache
+from components.core.activations import caching_plan, passes, segments, store
 from components.core.activations.caching_plan import Cost, Policy, Recomputed, rows_at
 from components.core.activations.passes import Wanted, row_key
 from components.core.activations.segments import Rows
@@ -156,7 +155,7 @@ def test_the_budget_decides_line_by_line(home: Path, monkeypatch: pytest.MonkeyP
     assert isinstance(rows[1], Recomputed)
     assert "kept below the head: 0 MB" in sentence
     assert "recomputed below 2 thawed stages: 0 MB, there is no room" in sentence
-    assert sum(entry.bytes for entry in cache.entries(passes.store())) < size * 1.5
+    assert sum(entry.bytes for entry in store.entries(passes.store())) < size * 1.5
 
 
 def test_keeping_what_does_not_fit_is_refused(home: Path) -> None:
@@ -168,9 +167,9 @@ def test_keeping_what_does_not_fit_is_refused(home: Path) -> None:
 def test_others_make_room(home: Path) -> None:
     """Activations that nobody asks for now go when the budget needs their place."""
     asked({1: 10.0}, "keep")
-    old = cache.spaces(passes.store())
+    old = store.spaces(passes.store())
     asked({3: 10.0}, "keep", budget=COUNT * 36 * 4 + 10_000)
-    new = cache.spaces(passes.store())
+    new = store.spaces(passes.store())
     assert (old[0]["line"], [space["line"] for space in new]) == (1, [3])
 
 
@@ -247,15 +246,15 @@ def test_examples_of_different_form_are_never_kept_as_one(
 def test_an_export_has_to_fit_into_the_budget(home: Path) -> None:
     """What was used longest ago makes place for it, what is in use does not, and nothing goes if that is too little."""
     asked({1: 5.0}, "keep")
-    [space] = [entry.folder.parent for entry in cache.entries(passes.store())]
-    size = sum(entry.bytes for entry in cache.entries(passes.store()))
+    [space] = [entry.folder.parent for entry in store.entries(passes.store())]
+    size = sum(entry.bytes for entry in store.entries(passes.store()))
     policy = Policy("auto", "float32", size + 1000.0)
     assert caching_plan._room(policy, [space])(1000)
     assert not caching_plan._room(policy, [space])(1001)
     assert not caching_plan._room(policy, [])(size + 1001)
-    assert cache.entries(passes.store())
+    assert store.entries(passes.store())
     assert caching_plan._room(policy, [])(1001)
-    assert cache.entries(passes.store()) == []
+    assert store.entries(passes.store()) == []
 
 
 def test_a_damaged_store_is_mended(home: Path) -> None:
@@ -277,11 +276,11 @@ def test_a_lower_line_that_made_room_is_no_fault(home: Path, monkeypatch: pytest
             asked({line: 5.0}, "keep")
     starts = [work.start for work in passes.passes(passes.spaces(network(), "float32"), [3], KEYS)]
     assert starts == [2, 1, 0]
-    size = sum(entry.bytes for entry in cache.entries(passes.store()))
+    size = sum(entry.bytes for entry in store.entries(passes.store()))
     rows, _ = asked({3: 5.0}, "keep", budget=size + 1000.0)
     assert isinstance(rows[3], Rows)
     torch.testing.assert_close(rows[3][0:COUNT], expected(3), rtol=0, atol=1e-6)
-    assert 1 not in {space["line"] for space in cache.spaces(passes.store())}
+    assert 1 not in {space["line"] for space in store.spaces(passes.store())}
 
 
 def test_a_store_that_is_gone_is_no_fault(home: Path) -> None:

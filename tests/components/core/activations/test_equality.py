@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from components.core.activations import caching_plan, segments
-from components.core.activations import passes as activations
+from components.core.activations import caching_plan, passes, segments
 from components.core.activations.rows import Counted
 from components.core.compute import engines, onnx_exports
 from components.core.compute.device import place, to_device
@@ -209,7 +208,7 @@ def frozen_buffers(network: Network, line: int) -> list[Tensor]:
 @pytest.fixture
 def _batches_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept is computed in smaller batches than the plain loop's, whose kernels may be others."""
-    monkeypatch.setattr(activations, "BATCH", 3)
+    monkeypatch.setattr(passes, "BATCH", 3)
     monkeypatch.setattr(
         caching_plan,
         "choose",
@@ -239,7 +238,7 @@ class TestEveryFamily:
         network = copy.deepcopy(family.network).float()
         lines = range(1, len(network.stages) + 1)
         rows = rows_at(network, some(pictures, activations="keep"), dict.fromkeys(lines, 1.0), "train")
-        files = sorted(activations.store().rglob("*.bin"))
+        files = sorted(passes.store().rglob("*.bin"))
         before = [hashlib.sha256(file.read_bytes()).digest() for file in files]
         assert len(files) == len(lines)
         for line in lines:
@@ -279,7 +278,7 @@ def test_a_difference_is_seen(
 @pytest.fixture
 def _other_engines_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports cost nothing and run faster, however short the pass is."""
-    monkeypatch.setattr(activations, "BATCH", 2)  # one batch is never worth another engine
+    monkeypatch.setattr(passes, "BATCH", 2)  # one batch is never worth another engine
     monkeypatch.setattr(engines, "OVERHEAD", -math.inf)
     monkeypatch.setattr(engines, "FOLDING", -math.inf)
     monkeypatch.setattr(onnx_exports, "PREPARATION", dict.fromkeys(onnx_exports.PREPARATION, 0.0))
@@ -305,7 +304,7 @@ def test_onnxruntime(name: str, home: Path, pictures: Path) -> None:
         line = len(network.stages) - thaw
         keep, recompute = (some(pictures, activations=mode) for mode in ("keep", "recompute"))
         assert_same_training(network, keep, recompute, thaw, torch.float32, ACTIVATIONS[torch.float32])
-        space = activations.spaces(network, "float32")[line]
+        space = passes.spaces(network, "float32")[line]
         assert {segment.engine.split()[0] for segment in segments.segments(space)} == {"onnxruntime"}
         kept, recomputed = (rows_at(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute))
         assert_same_rows(kept, recomputed, torch.float32)

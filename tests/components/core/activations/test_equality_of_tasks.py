@@ -16,7 +16,6 @@ from components.core.networks.images import build_backbone
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.training import phase
-from tests import sound_models, text_models
 from tests.components.core.activations.test_equality import (
     ACTIVATIONS,
     PLAIN_STEPS,
@@ -28,6 +27,7 @@ from tests.components.core.activations.test_equality import (
 from tests.components.core.networks.test_images_transformers import saved
 from tests.components.tasks.test_audio_classification import write_tones
 from tests.components.tasks.test_text_classification import write_films
+from tests.data import sound_models, text_models
 
 __all__ = ["pictures"]
 

@@ -18,9 +18,9 @@ from components.core.activations.passes import Wanted, row_key
 from components.core.activations.segments import Rows, Writer
 from components.core.errors import InputError
 from components.core.networks.network import Network
-from tests.proxy import Fault, Proxy
+from tests.fakes.proxy import Fault, Proxy
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.services.s3"]
 needs_server = pytest.mark.slow  # it needs 4 s to start
 
 COUNT = 40

@@ -17,8 +17,8 @@ from components.core.settings import Hyperparameters, Settings
 from components.core.targets import classification
 from components.core.training import phase as phases
 from components.core.training.phase import Data, build_network, open_data, rows_at, rows_of_splits, train_phase
-from tests import toy
 from tests.conftest import TOY
+from tests.fakes import toy
 
 EPOCHS, THAWED = 6, 1
 CHOSEN = Hyperparameters(head_learning_rate=0.05, thaw_learning_rate=0.02, thaw_epochs=EPOCHS, dropout=0.2)

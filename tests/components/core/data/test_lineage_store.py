@@ -11,12 +11,12 @@ from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.tracking import queries
 from components.prepare_data import prepare_data
-from tests.toy import write_points
+from tests.fakes.toy import write_points
 
 
 def relabelled(tmp_path: Path, number: int) -> tuple[str, list[str]]:
     """A lineage whose second dataset has some test rows in another class's folder; their names."""
-    source, settings = write_points(tmp_path / "in", 30), Settings(task="tests.toy", model="toy").to_json()
+    source, settings = write_points(tmp_path / "in", 30), Settings(task="tests.fakes.toy", model="toy").to_json()
     prepare_data(str(source), settings, "run1", tmp_path / "1")
     examples = Examples(tmp_path / "1")
     tested = [uri for uri in examples.uris(examples.rows("test")) if "class0" in uri][:number]
@@ -33,7 +33,7 @@ def test_an_accepted_label_counts_from_the_next_dataset_on(tmp_path: Path, track
     assert [(change.locked, change.proposed) for change in waiting] == [("class0", "class1")] * 3
     assert lineage_store.accept("toy", [waiting[0].id[:10]]) == waiting[:1]
     assert lineage_store.waiting("toy") == waiting[1:]
-    prepare_data(source, Settings(task="tests.toy", model="toy").to_json(), "run3", tmp_path / "3")
+    prepare_data(source, Settings(task="tests.fakes.toy", model="toy").to_json(), "run3", tmp_path / "3")
     after = Examples(tmp_path / "3")
     rows = range(90)
     found = dict(zip(after.ids(rows), after.labels(rows), strict=True))

@@ -11,7 +11,7 @@ from components.core.reporting.costs import money
 from components.core.reporting.step_costs import costs
 from components.core.tracking import runs
 from components.core.training.phase import open_data
-from tests.plain import PlainRun
+from tests.support.plain import PlainRun
 
 
 def test_costs_are_those_of_the_steps_in_order(toy_run: PlainRun) -> None:

@@ -19,7 +19,7 @@ from components.core.targets import classification
 from components.core.tracking import pyfunc
 from components.core.training.checkpoints import TrainingRows
 from components.core.training.phase import open_data
-from tests.plain import PlainRun
+from tests.support.plain import PlainRun
 
 
 def quiet(run: PlainRun) -> SimpleNamespace:

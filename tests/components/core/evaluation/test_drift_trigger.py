@@ -14,8 +14,8 @@ from components.core.registry import versions
 from components.core.tracking import connection, queries, runs
 from components.core.training.phase import base_network, open_data, rows_at
 from components.detect_changes import Decision, look
-from tests.plain import PlainRun
-from tests.toy import write_points
+from tests.fakes.toy import write_points
+from tests.support.plain import PlainRun
 
 
 @pytest.fixture

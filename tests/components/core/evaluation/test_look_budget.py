@@ -11,7 +11,7 @@ import pytest
 from components.core.evaluation import look_budget
 from components.core.evidence.alpha_spending import Look
 from components.core.tracking import connection, queries, tag_names
-from tests import moves
+from tests.support import moves
 
 HORIZON = 5
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from components.core.inference import sounds
-from tests.sound_models import sound_file, tone
+from tests.data.sound_models import sound_file, tone
 
 KINDS: dict[str, dict[str, Any]] = {
     "wav": {"kind": "WAV"},

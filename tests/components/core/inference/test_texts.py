@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from components.core.inference import texts
-from tests.text_models import WORDS, word_tokenizer
+from tests.data.text_models import WORDS, word_tokenizer
 
 PREPROCESSING = {"tokenizer": word_tokenizer(), "max_length": 6, "pad": 0}
 

@@ -17,7 +17,7 @@ from components.core.networks import sounds
 from components.core.networks.network import Network
 from components.core.networks.sounds import build_encoder, rebuild_stages
 from components.core.registry.serving import export_network
-from tests.sound_models import FAMILIES, save_model, tone
+from tests.data.sound_models import FAMILIES, save_model, tone
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +166,7 @@ def test_the_package_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_kinds_are_refused(tmp_path: Path) -> None:
     """A text network, and frames of a network that has none, are told in a sentence."""
-    from tests.text_models import save_model as save_text
+    from tests.data.text_models import save_model as save_text
 
     with pytest.raises(InputError, match="is a bert, which is not known here"):
         build_encoder("hf/x", str(save_text(tmp_path / "text", "bert")))

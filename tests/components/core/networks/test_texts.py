@@ -15,7 +15,7 @@ from components.core.networks import texts, transformers_hub
 from components.core.networks.network import Network
 from components.core.networks.texts import build_encoder, pooled, rebuild_stages
 from components.core.registry.serving import export_network
-from tests.text_models import FAMILIES, SIZE, save_model
+from tests.data.text_models import FAMILIES, SIZE, save_model
 
 
 @pytest.fixture(autouse=True)

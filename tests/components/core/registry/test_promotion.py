@@ -19,13 +19,12 @@ import pytest
 from components.core import identity, run_folder
 from components.core.errors import InputError, StepError
 from components.core.inference import archives
-from components.core.registry import promotion as ledger
-from components.core.registry import versions as registry
+from components.core.registry import promotion, versions
 from components.core.tracking import connection, queries, runs, tag_names
-from tests import moves
-from tests.plain import PlainRun
+from tests.support import moves
+from tests.support.plain import PlainRun
 
-SMOKE_TEST = registry.smoke_test
+SMOKE_TEST = versions.smoke_test
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def toy(toy_home: PlainRun) -> PlainRun:
     """A home whose model has three versions; version 1 is champion by a pipeline run."""
     for _ in range(2):
         run = runs.StepRun("register", "key", toy_home.settings, "", "")
-        registry.add_version("toy", toy_home.folder / "served", run, {"thawline.accepted": "true"})
+        versions.add_version("toy", toy_home.folder / "served", run, {"thawline.accepted": "true"})
     return toy_home
 
 
@@ -41,27 +40,27 @@ def toy(toy_home: PlainRun) -> PlainRun:
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The clean process of the smoke test is taken for granted; the list tells which versions were to be tried out."""
     tried: list[str] = []
-    monkeypatch.setattr(registry, "smoke_test", lambda folder: tried.append(str(folder)))
+    monkeypatch.setattr(versions, "smoke_test", lambda folder: tried.append(str(folder)))
     return tried
 
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def promote(version: str, **options: str | None) -> ledger.Entry:
-    return ledger.promote("toy", version, why="it is better", evidence="run", **options)  # type: ignore[arg-type]  # names of text
+def promote(version: str, **options: str | None) -> promotion.Entry:
+    return promotion.promote("toy", version, why="it is better", evidence="run", **options)  # type: ignore[arg-type]  # names of text
 
 
 def is_settled() -> bool:
     """Whether no entry is open, and the last finished one and `previous` agree with the registry."""
-    entries = ledger.read("toy")
+    entries = promotion.read("toy")
     finished = [entry for entry in entries if entry.done]
-    champions = ledger.stack(finished)
-    below = champions[:-1] if champions[-1:] == [registry.current("toy", "champion")] else champions
+    champions = promotion.stack(finished)
+    below = champions[:-1] if champions[-1:] == [versions.current("toy", "champion")] else champions
     return (
         all(entry.status in ("FINISHED", "FAILED") for entry in entries)
-        and finished[-1].to == registry.current("toy", "champion")
-        and registry.current("toy", "previous") == (below or [""])[-1]
+        and finished[-1].to == versions.current("toy", "champion")
+        and versions.current("toy", "previous") == (below or [""])[-1]
     )
 
 
@@ -72,7 +71,7 @@ def test_a_promotion_moves_the_champion_and_says_so(toy: PlainRun) -> None:
     """The alias moves, the former champion is `previous`, and a run in the model's experiment tells all of it."""
     entry = promote("2")
     assert entry.done
-    assert registry.aliases("toy") == {"champion": "2", "previous": "1", "challenger": "1"}
+    assert versions.aliases("toy") == {"champion": "2", "previous": "1", "challenger": "1"}
     run = connection.client().get_run(entry.run_id)
     assert run.info.experiment_id == connection.client().get_experiment_by_name("toy").experiment_id
     assert run.info.status == "FINISHED"
@@ -92,12 +91,12 @@ def test_a_promotion_moves_the_champion_and_says_so(toy: PlainRun) -> None:
 
 def test_the_first_champion_came_by_its_pipeline_run(toy: PlainRun) -> None:
     """The step register writes to the same ledger: its run key is who, the pipeline's run is the evidence."""
-    [entry] = ledger.read("toy")
+    [entry] = promotion.read("toy")
     assert (entry.action, entry.origin, entry.to, entry.status) == ("promote", "", "1", "FINISHED")
     assert entry.who == toy.run_key
     assert entry.evidence == toy.result["mlflow_run_id"]
     assert entry.why == toy.result["reason"]
-    assert "previous" not in registry.aliases("toy")
+    assert "previous" not in versions.aliases("toy")
 
 
 def test_promoting_the_champion_does_nothing(toy: PlainRun) -> None:
@@ -105,25 +104,25 @@ def test_promoting_the_champion_does_nothing(toy: PlainRun) -> None:
     first = promote("2")
     assert promote("2") == first
     assert promote("2", expected="1") == first  # a retry of what had compared with version 1
-    assert len(ledger.read("toy")) == 2
+    assert len(promotion.read("toy")) == 2
 
 
 @pytest.mark.parametrize("expected", ["3", ""])
 def test_a_champion_that_is_not_the_expected_one_stays(toy: PlainRun, expected: str) -> None:
     """Compare and swap: the entry ends FAILED and names both versions; no alias moves."""
-    before = registry.aliases("toy")
+    before = versions.aliases("toy")
     entry = promote("2", expected=expected)
     assert not entry.done
     assert entry.reason == f"The champion is version 1, not {f'version {expected}' if expected else 'no version'}."
-    assert ledger.read("toy")[-1] == entry
+    assert promotion.read("toy")[-1] == entry
     assert connection.client().get_run(entry.run_id).data.tags["thawline.reason"] == entry.reason
-    assert registry.aliases("toy") == before
+    assert versions.aliases("toy") == before
 
 
 def test_an_override_has_no_evidence(toy: PlainRun) -> None:
     """What is promoted without evidence says so for ever."""
-    ledger.promote("toy", "2", why="the meeting said so", override=True)
-    entry = ledger.read("toy")[-1]
+    promotion.promote("toy", "2", why="the meeting said so", override=True)
+    entry = promotion.read("toy")[-1]
     assert (entry.action, entry.evidence, entry.why) == ("override", "", "the meeting said so")
 
 
@@ -133,8 +132,8 @@ def test_changed_files_are_never_promoted(toy: PlainRun) -> None:
         file.write_bytes(file.read_bytes() + b"\n")
     with pytest.raises(StepError, match="toy version 3 is refused: its files are not the ones that were registered"):
         promote("3")
-    assert registry.current("toy", "champion") == "1"
-    assert len(ledger.read("toy")) == 1
+    assert versions.current("toy", "champion") == "1"
+    assert len(promotion.read("toy")) == 1
 
 
 def test_a_version_is_tried_out_unless_it_just_answered(toy: PlainRun, quick: list[str]) -> None:
@@ -144,7 +143,7 @@ def test_a_version_is_tried_out_unless_it_just_answered(toy: PlainRun, quick: li
     assert quick == []
     promote("3", answered="0" * 64)
     assert len(quick) == 1
-    ledger.rollback("toy")
+    promotion.rollback("toy")
     assert len(quick) == 2
 
 
@@ -153,27 +152,27 @@ def test_a_version_that_does_not_answer_is_never_promoted(
     toy: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A version that breaks in a clean process moves no alias, neither forward nor back."""
-    monkeypatch.setattr(registry, "smoke_test", SMOKE_TEST)
+    monkeypatch.setattr(versions, "smoke_test", SMOKE_TEST)
     served = tmp_path / "served"
     shutil.copytree(toy.folder / "served", served)
     (served / "artifacts/served/serving_code.py").write_text("raise RuntimeError('broken code')")
-    registry.add_version("toy", served, runs.StepRun("register", "key", toy.settings, "", ""), {})
+    versions.add_version("toy", served, runs.StepRun("register", "key", toy.settings, "", ""), {})
     with pytest.raises(StepError, match="broken code"):
         promote("4")
-    assert registry.current("toy", "champion") == "1"
-    assert len(ledger.read("toy")) == 1
+    assert versions.current("toy", "champion") == "1"
+    assert len(promotion.read("toy")) == 1
     connection.client().set_registered_model_alias("toy", "champion", "4")  # by hand, and away again
     assert promote("2").done
     with pytest.raises(StepError, match="broken code"):
-        ledger.rollback("toy")
-    assert registry.current("toy", "champion") == "2"
+        promotion.rollback("toy")
+    assert versions.current("toy", "champion") == "2"
 
 
 def test_a_missing_version_is_an_input_error(toy: PlainRun) -> None:
     """A version that the registry does not have is told in one sentence, and so is a model."""
     with pytest.raises(InputError, match="no model 'toy' with the alias or version '9'"):
         promote("9")
-    for call in (ledger.rollback, ledger.settle):
+    for call in (promotion.rollback, promotion.settle):
         with pytest.raises(InputError, match="no model 'nobody'"):
             call("nobody")
     assert connection.client().get_experiment_by_name("nobody") is None
@@ -184,28 +183,28 @@ def test_the_ledger_is_where_everybody_looks(toy: PlainRun, monkeypatch: pytest.
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", connection.own_experiment("shared"))
     promote("2")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
-    assert ledger.read("toy")[-1].to == "2"
+    assert promotion.read("toy")[-1].to == "2"
 
 
 def test_later_entries_have_later_times(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose clock is behind writes behind the last entry all the same."""
     monkeypatch.setattr("time.time", lambda: 0.0)
     promote("2")
-    assert [row["version"] for row in ledger.history("toy")] == ["2", "1"]
+    assert [row["version"] for row in promotion.history("toy")] == ["2", "1"]
     assert is_settled()
 
 
 def test_a_sentence_is_one_line(toy: PlainRun) -> None:
     """Why is kept as one line that MLflow takes, however it was typed."""
-    ledger.promote("toy", "2", why="  two\nlines " + "x" * 9000, override=True)
-    why = ledger.read("toy")[-1].why
+    promotion.promote("toy", "2", why="  two\nlines " + "x" * 9000, override=True)
+    why = promotion.read("toy")[-1].why
     assert why.startswith("two lines x")
     assert len(why) == tag_names.TAG_LENGTH
 
 
 def test_an_error_between_two_writes_is_repaired_at_once(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the registry fails after the alias moved, the promotion is completed if it can be; the error is told."""
-    real, calls = registry.move_alias, []
+    real, calls = versions.move_alias, []
 
     def broken(model: str, alias: str, version: str) -> None:
         calls.append(alias)
@@ -213,10 +212,10 @@ def test_an_error_between_two_writes_is_repaired_at_once(toy: PlainRun, monkeypa
             raise OSError("the line is dead")
         real(model, alias, version)
 
-    monkeypatch.setattr(registry, "move_alias", broken)
+    monkeypatch.setattr(versions, "move_alias", broken)
     with pytest.raises(OSError, match="the line is dead"):
         promote("2")
-    assert registry.aliases("toy") == {"champion": "2", "previous": "1", "challenger": "1"}
+    assert versions.aliases("toy") == {"champion": "2", "previous": "1", "challenger": "1"}
     assert is_settled()
 
 
@@ -224,7 +223,7 @@ def test_an_error_between_two_writes_is_repaired_at_once(toy: PlainRun, monkeypa
 
 
 def digest_of_the_champion(folder: Path) -> str:
-    path, _ = registry.fetch("toy", "champion", folder)
+    path, _ = versions.fetch("toy", "champion", folder)
     return archives.folder_digest(path)
 
 
@@ -236,59 +235,59 @@ def test_rollbacks_go_back_one_by_one(toy: PlainRun, tmp_path: Path) -> None:
         digests.append(digest_of_the_champion(tmp_path / version))
     seen = []
     for number in range(2):
-        entry = ledger.rollback("toy", why="worse in production")
+        entry = promotion.rollback("toy", why="worse in production")
         assert digest_of_the_champion(tmp_path / f"back{number}") == digests[1 - number]
         assert is_settled()
-        seen.append((entry.action, entry.origin, entry.to, registry.current("toy", "previous")))
+        seen.append((entry.action, entry.origin, entry.to, versions.current("toy", "previous")))
     assert seen == [("rollback", "3", "2", "1"), ("rollback", "2", "1", "")]
     with pytest.raises(InputError, match="no earlier champion"):
-        ledger.rollback("toy")
-    assert [row["version"] for row in ledger.history("toy")] == ["1", "2", "3", "2", "1"]
+        promotion.rollback("toy")
+    assert [row["version"] for row in promotion.history("toy")] == ["1", "2", "3", "2", "1"]
 
 
 def test_what_was_rolled_back_is_withdrawn_until_it_is_promoted_again(toy: PlainRun) -> None:
     """Only the version that somebody went back from; a promotion by hand takes that back."""
     promote("2")
-    assert not ledger.withdrawn("toy", "2")
-    ledger.rollback("toy")
-    assert [ledger.withdrawn("toy", version) for version in ("1", "2", "3")] == [False, True, False]
+    assert not promotion.withdrawn("toy", "2")
+    promotion.rollback("toy")
+    assert [promotion.withdrawn("toy", version) for version in ("1", "2", "3")] == [False, True, False]
     promote("2")
-    assert not ledger.withdrawn("toy", "2")
+    assert not promotion.withdrawn("toy", "2")
 
 
 def test_a_rollback_takes_over_the_evidence(toy: PlainRun) -> None:
     """What once allowed a champion allows it again."""
     promote("2")
-    assert ledger.rollback("toy").evidence == toy.result["mlflow_run_id"]
+    assert promotion.rollback("toy").evidence == toy.result["mlflow_run_id"]
 
 
 def test_a_rollback_to_a_version(toy: PlainRun) -> None:
     """Any version that was champion can be named: one further back, and one that was rolled back from."""
     promote("2")
     promote("3")
-    assert ledger.rollback("toy", "1").done
-    assert registry.aliases("toy") == {"champion": "1", "challenger": "1"}
-    assert ledger.rollback("toy", "3").done
-    assert registry.aliases("toy") == {"champion": "3", "previous": "1", "challenger": "1"}
-    assert ledger.rollback("toy").to == "1"
+    assert promotion.rollback("toy", "1").done
+    assert versions.aliases("toy") == {"champion": "1", "challenger": "1"}
+    assert promotion.rollback("toy", "3").done
+    assert versions.aliases("toy") == {"champion": "3", "previous": "1", "challenger": "1"}
+    assert promotion.rollback("toy").to == "1"
 
 
 def test_a_rollback_to_the_champion_does_nothing(toy: PlainRun) -> None:
     """A second call finds its work done."""
     promote("2")
-    first = ledger.rollback("toy", "1")
-    assert ledger.rollback("toy", "1") == first
+    first = promotion.rollback("toy", "1")
+    assert promotion.rollback("toy", "1") == first
 
 
 def test_what_never_was_champion_is_promoted_instead(toy: PlainRun) -> None:
     """A rollback leads back only; the error names the command that leads on."""
     promote("2")
     with pytest.raises(InputError, match="toy version 3 never was champion") as error:
-        ledger.rollback("toy", "3")
+        promotion.rollback("toy", "3")
     assert "thawline promote 3 --model toy" in error.value.hint
     promote("3", expected="1")  # refused, so it is still no champion of the past
     with pytest.raises(InputError, match="never was champion"):
-        ledger.rollback("toy", "3")
+        promotion.rollback("toy", "3")
 
 
 def test_a_rollback_to_changed_files_is_refused(toy: PlainRun) -> None:
@@ -297,8 +296,8 @@ def test_a_rollback_to_changed_files_is_refused(toy: PlainRun) -> None:
     promote("2")
     first.write_bytes(first.read_bytes() + b"\n")
     with pytest.raises(StepError, match="toy version 1 is refused"):
-        ledger.rollback("toy")
-    assert registry.current("toy", "champion") == "2"
+        promotion.rollback("toy")
+    assert versions.current("toy", "champion") == "2"
     assert is_settled()
 
 
@@ -307,10 +306,10 @@ def test_a_deleted_version_is_no_previous(toy: PlainRun) -> None:
     promote("2")
     connection.client().delete_model_version("toy", "1")
     promote("3")
-    ledger.rollback("toy")
-    assert "previous" not in registry.aliases("toy")
+    promotion.rollback("toy")
+    assert "previous" not in versions.aliases("toy")
     with pytest.raises(InputError, match="version '1'"):
-        ledger.rollback("toy")
+        promotion.rollback("toy")
 
 
 @pytest.mark.parametrize(
@@ -329,9 +328,9 @@ def test_a_deleted_version_is_no_previous(toy: PlainRun) -> None:
 )
 def test_a_promotion_pushes_and_a_rollback_pops(moved: list[str], champions: list[str]) -> None:
     """The champions that a rollback goes through, for any history."""
-    blank = ledger.Entry("", "toy", "", "", "", "", "", "", 0, "")
+    blank = promotion.Entry("", "toy", "", "", "", "", "", "", 0, "")
     entries = [replace(blank, action=action, to=to) for action, _, to in (move.partition(" ") for move in moved)]
-    assert ledger.stack(entries) == champions
+    assert promotion.stack(entries) == champions
 
 
 # --- history, and what was moved by hand -----------------------------------------------------------------------------
@@ -341,8 +340,8 @@ def test_the_history_tells_who_was_champion_when(toy: PlainRun) -> None:
     """Newest first, each reign ends where the next begins, and refused moves are not among them."""
     promote("2")
     promote("3", expected="1")
-    ledger.rollback("toy", why="too slow", who="ann@office")
-    last, middle, first = ledger.history("toy")
+    promotion.rollback("toy", why="too slow", who="ann@office")
+    last, middle, first = promotion.history("toy")
     assert (last["version"], last["until"], last["action"]) == ("1", "", "rollback")
     assert (last["why"], last["who"]) == ("too slow", "ann@office")
     assert (middle["version"], middle["from"], middle["until"]) == ("2", first["until"], last["from"])
@@ -353,11 +352,11 @@ def test_the_history_tells_who_was_champion_when(toy: PlainRun) -> None:
 def test_an_alias_moved_by_hand_is_recorded(toy: PlainRun) -> None:
     """A champion that was moved on the tracking page enters the history with the next call, and can be undone."""
     connection.client().set_registered_model_alias("toy", "champion", "3")
-    [found] = ledger.settle("toy")
+    [found] = promotion.settle("toy")
     assert (found.action, found.origin, found.to, found.who, found.evidence) == ("found", "1", "3", "unknown", "")
-    assert registry.current("toy", "previous") == "1"
-    assert ledger.settle("toy") == []
-    assert ledger.rollback("toy").to == "1"
+    assert versions.current("toy", "previous") == "1"
+    assert promotion.settle("toy") == []
+    assert promotion.rollback("toy").to == "1"
 
 
 def test_a_promotion_comes_after_what_was_moved_by_hand(toy: PlainRun) -> None:
@@ -365,20 +364,20 @@ def test_a_promotion_comes_after_what_was_moved_by_hand(toy: PlainRun) -> None:
     connection.client().set_registered_model_alias("toy", "champion", "3")
     assert not promote("2", expected="1").done
     assert promote("2", expected="3").done
-    assert [row["action"] for row in ledger.history("toy")] == ["promote", "found", "promote"]
+    assert [row["action"] for row in promotion.history("toy")] == ["promote", "found", "promote"]
 
 
 def test_a_champion_that_was_removed_by_hand_can_come_back(toy: PlainRun) -> None:
     """Without the alias nobody is champion; the history has a gap there, and a rollback restores the last one."""
     promote("2")
     connection.client().delete_registered_model_alias("toy", "champion")
-    ledger.settle("toy")
+    promotion.settle("toy")
     assert is_settled()
-    assert [row["version"] for row in ledger.history("toy")] == ["2", "1"]
-    assert ledger.history("toy")[0]["until"]
-    entry = ledger.rollback("toy")
+    assert [row["version"] for row in promotion.history("toy")] == ["2", "1"]
+    assert promotion.history("toy")[0]["until"]
+    entry = promotion.rollback("toy")
     assert (entry.origin, entry.to) == ("", "2")
-    assert registry.current("toy", "previous") == "1"
+    assert versions.current("toy", "previous") == "1"
 
 
 def test_a_champion_older_than_the_ledger_is_found(toy: PlainRun) -> None:
@@ -386,7 +385,7 @@ def test_a_champion_older_than_the_ledger_is_found(toy: PlainRun) -> None:
     for run in queries.find_runs("toy", "", "promotion"):
         connection.client().delete_run(run.info.run_id)
     promote("2")
-    assert [(row["version"], row["action"]) for row in ledger.history("toy")] == [("2", "promote"), ("1", "found")]
+    assert [(row["version"], row["action"]) for row in promotion.history("toy")] == [("2", "promote"), ("1", "found")]
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------
@@ -395,7 +394,7 @@ def test_a_champion_older_than_the_ledger_is_found(toy: PlainRun) -> None:
 def prepare(move: str) -> None:
     """The state before a move: version 2 or 3 waits for approval, or 2 was promoted before 3, or 3 moved to by hand."""
     if move == "promote":
-        assert ledger.propose("toy", "2", "1")
+        assert promotion.propose("toy", "2", "1")
     elif move == "replace":
         waits("3", "1")
     elif move == "rollback":
@@ -426,28 +425,28 @@ POINTS = [
 def test_a_kill_at_any_write_is_repaired_by_the_next_call(toy: PlainRun, move: str, write: int) -> None:
     """What was killed once the alias had moved is completed; what was killed before is closed as FAILED."""
     prepare(move)
-    before, entries = registry.current("toy", "champion"), len(ledger.read("toy"))
+    before, entries = versions.current("toy", "champion"), len(promotion.read("toy"))
     kill(move, write)
-    moved = registry.current("toy", "champion") != before
-    ledger.settle("toy")
+    moved = versions.current("toy", "champion") != before
+    promotion.settle("toy")
     assert is_settled()
-    after = ledger.read("toy")
+    after = promotion.read("toy")
     assert len(after) == entries + (0 if write == 1 and move != "settle" else 1)  # the first write opens the entry
     if move in ("promote", "replace", "rollback"):
         assert moved == (write > 2)
-        assert registry.current("toy", "champion") == (before if not moved else "2")
+        assert versions.current("toy", "champion") == (before if not moved else "2")
         if write > 1:
             assert after[-1].status == ("FINISHED" if moved else "FAILED")
             assert after[-1].reason == ("" if moved else "It was cut off before it moved anything.")
     if move == "promote":
-        assert (registry.current("toy", "pending") == "") == moved
-        assert (ledger.PENDING_TAG in connection.client().get_model_version("toy", "2").tags) == (not moved)
+        assert (versions.current("toy", "pending") == "") == moved
+        assert (promotion.PENDING_TAG in connection.client().get_model_version("toy", "2").tags) == (not moved)
     if move == "replace":
-        assert (registry.current("toy", "pending") == "") == moved
+        assert (versions.current("toy", "pending") == "") == moved
         assert [entry.withdrawn for entry in after[1:]] == ([] if write == 1 else ["3" if moved else ""])
     if move == "refused":
-        assert registry.current("toy", "champion") == "1"
-    assert ledger.settle("toy") == []
+        assert versions.current("toy", "champion") == "1"
+    assert promotion.settle("toy") == []
 
 
 @pytest.mark.slow
@@ -466,8 +465,8 @@ def test_the_same_promotion_again_repairs_it(toy: PlainRun, write: int) -> None:
     prepare("promote")
     kill("promote", write)
     assert promote("2", expected="1").done
-    assert registry.aliases("toy") == {"champion": "2", "previous": "1", "challenger": "1"}
-    assert [row["version"] for row in ledger.history("toy")] == ["2", "1"]
+    assert versions.aliases("toy") == {"champion": "2", "previous": "1", "challenger": "1"}
+    assert [row["version"] for row in promotion.history("toy")] == ["2", "1"]
     assert is_settled()
 
 
@@ -476,8 +475,8 @@ def test_the_same_rollback_again_goes_back_once(toy: PlainRun, write: int) -> No
     """A rollback that was killed anywhere is done after the same call again, and does not go back twice."""
     prepare("rollback")
     kill("rollback", write)
-    assert ledger.rollback("toy").to == "2"
-    assert registry.aliases("toy") == {"champion": "2", "previous": "1", "challenger": "1"}
+    assert promotion.rollback("toy").to == "2"
+    assert versions.aliases("toy") == {"champion": "2", "previous": "1", "challenger": "1"}
     assert is_settled()
 
 
@@ -485,8 +484,8 @@ def test_another_promotion_repairs_it(toy: PlainRun) -> None:
     """The next promotion completes the one that was killed before it begins: `previous` is what it left."""
     kill("promote", 3)
     assert promote("3").done
-    assert registry.aliases("toy") == {"champion": "3", "previous": "2", "challenger": "1"}
-    assert [row["version"] for row in ledger.history("toy")] == ["3", "2", "1"]
+    assert versions.aliases("toy") == {"champion": "3", "previous": "2", "challenger": "1"}
+    assert [row["version"] for row in promotion.history("toy")] == ["3", "2", "1"]
 
 
 def test_a_repair_that_is_killed_is_repaired(toy: PlainRun) -> None:
@@ -494,16 +493,16 @@ def test_a_repair_that_is_killed_is_repaired(toy: PlainRun) -> None:
     kill("promote", 3)
     kill("settle", 1)  # `previous`
     kill("settle", 2)  # the entry's end
-    ledger.settle("toy")
+    promotion.settle("toy")
     assert is_settled()
-    assert [row["version"] for row in ledger.history("toy")] == ["2", "1"]
+    assert [row["version"] for row in promotion.history("toy")] == ["2", "1"]
 
 
 def test_a_cut_off_entry_does_not_hide_a_hand(toy: PlainRun) -> None:
     """Where the champion is a third version, the open entry fails and the third one is recorded as found."""
     kill("promote", 2)
     connection.client().set_registered_model_alias("toy", "champion", "3")
-    failed, found = ledger.settle("toy")
+    failed, found = promotion.settle("toy")
     assert (failed.status, failed.reason) == (
         "FAILED",
         "It was cut off, and the champion is version 3 by another way.",
@@ -548,7 +547,7 @@ def test_of_two_in_one_home_one_is_promoted(toy: PlainRun) -> None:
         next(reason for done, reason in found.values() if not done)
         == f"The champion is version {winner}, not version 1."
     )
-    assert registry.aliases("toy") == {"champion": winner, "previous": "1", "challenger": "1"}
+    assert versions.aliases("toy") == {"champion": winner, "previous": "1", "challenger": "1"}
     assert is_settled()
 
 
@@ -556,8 +555,8 @@ def test_two_in_one_home_without_a_condition_follow_each_other(toy: PlainRun) ->
     """Nobody expects anything: both become champion, one after the other."""
     found = race([run_folder.home()] * 2, None)
     assert all(done for done, _ in found.values())
-    last, middle, _ = ledger.history("toy")
-    assert registry.aliases("toy") == {"champion": last["version"], "previous": middle["version"], "challenger": "1"}
+    last, middle, _ = promotion.history("toy")
+    assert versions.aliases("toy") == {"champion": last["version"], "previous": middle["version"], "challenger": "1"}
     assert is_settled()
 
 
@@ -567,9 +566,9 @@ def test_of_two_machines_on_one_server_each_state_is_consistent(
 ) -> None:
     """Without a common lock, at most one replaces version 1, and the ledger agrees with the aliases."""
     found = race(shared(tmp_path, monkeypatch), expected)
-    reigns = ledger.history("toy")
+    reigns = promotion.history("toy")
     assert {row["version"] for row in reigns} == {"1", *(version for version, (done, _) in found.items() if done)}
-    assert len([entry for entry in ledger.read("toy") if entry.done and entry.origin == "1"]) <= 1
+    assert len([entry for entry in promotion.read("toy") if entry.done and entry.origin == "1"]) <= 1
     assert all(done or reason for done, reason in found.values())
     assert is_settled()
 
@@ -579,42 +578,42 @@ def elsewhere(mark: str) -> str:
     return f"other-boot/{mark.partition('/')[2]}"
 
 
-def someone(to: str, monkeypatch: pytest.MonkeyPatch, *, mark: Callable[[str], str] = elsewhere) -> ledger.Entry:
+def someone(to: str, monkeypatch: pytest.MonkeyPatch, *, mark: Callable[[str], str] = elsewhere) -> promotion.Entry:
     """An entry that somebody on another machine opened, and did not close yet."""
     real = run_folder.process_mark
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "process_mark", lambda: mark(real()))
-        return ledger._open("toy", "promote", "1", to, "theirs", "bob@elsewhere", "run")
+        return promotion._open("toy", "promote", "1", to, "theirs", "bob@elsewhere", "run")
 
 
 def test_an_older_open_entry_comes_first(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two entries that are open at once the younger one fails, and names who came first."""
     someone("3", monkeypatch)
-    entry = ledger._open("toy", "promote", "1", "2", "ours", "ann@here", "run")
-    assert ledger._claim(entry, "1") == "bob@elsewhere was moving the champion to version 3 at the same time."
+    entry = promotion._open("toy", "promote", "1", "2", "ours", "ann@here", "run")
+    assert promotion._claim(entry, "1") == "bob@elsewhere was moving the champion to version 3 at the same time."
 
 
 def test_the_oldest_waits_for_younger_ones(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """A younger entry may have passed before the older one was written: the older waits, and then compares."""
-    entry = ledger._open("toy", "promote", "1", "2", "ours", "ann@here", "run")
+    entry = promotion._open("toy", "promote", "1", "2", "ours", "ann@here", "run")
     theirs = someone("3", monkeypatch)
     looks: list[float] = []
 
     def look(seconds: float) -> None:  # while we wait, they go on
         looks.append(seconds)
-        registry.move_alias("toy", "champion", "3")
+        versions.move_alias("toy", "champion", "3")
         connection.client().set_terminated(theirs.run_id, "FINISHED")
 
     monkeypatch.setattr("time.sleep", look)
-    assert ledger._claim(entry, "1") == "The champion was moved to version 3 meanwhile."
+    assert promotion._claim(entry, "1") == "The champion was moved to version 3 meanwhile."
     assert len(looks) == 1
 
 
 def test_an_entry_that_others_closed_moves_nothing(toy: PlainRun) -> None:
     """Who was taken for cut off, for instance after its machine slept, finds its entry closed and gives up."""
-    entry = ledger._open("toy", "promote", "1", "2", "ours", "ann@here", "run")
-    ledger._fail(entry, "It was cut off before it moved anything.")
-    assert ledger._claim(entry, "1") == "Another process took it for cut off."
+    entry = promotion._open("toy", "promote", "1", "2", "ours", "ann@here", "run")
+    promotion._fail(entry, "It was cut off before it moved anything.")
+    assert promotion._claim(entry, "1") == "Another process took it for cut off."
 
 
 def test_an_open_entry_of_another_machine_is_waited_for(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -622,10 +621,10 @@ def test_an_open_entry_of_another_machine_is_waited_for(toy: PlainRun, monkeypat
     theirs = someone("3", monkeypatch)
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
-    monkeypatch.setattr(ledger, "PATIENCE", 0.05)
+    monkeypatch.setattr(promotion, "PATIENCE", 0.05)
     assert promote("2").done
     assert waits
-    [failed] = [entry for entry in ledger.read("toy") if entry.run_id == theirs.run_id]
+    [failed] = [entry for entry in promotion.read("toy") if entry.run_id == theirs.run_id]
     assert failed.reason == "It was cut off before it moved anything."
     assert is_settled()
 
@@ -638,10 +637,10 @@ def test_a_promotion_that_goes_on_is_not_repaired(
     while not (tmp_path / "opened").exists():
         assert child.is_alive()
         time.sleep(0.05)
-    monkeypatch.setattr(ledger, "PATIENCE", 0.0)
+    monkeypatch.setattr(promotion, "PATIENCE", 0.0)
     with pytest.raises(StepError, match="somebody is moving the champion of toy to version 3"):
         promote("2")
-    assert ledger.read("toy")[-1].status == "RUNNING"
+    assert promotion.read("toy")[-1].status == "RUNNING"
     (tmp_path / "end").touch()
     child.join(60)
     assert promote("2").done  # now its process is gone
@@ -658,10 +657,10 @@ def test_several_homes_on_a_server_agree(toy: PlainRun, tmp_path: Path, monkeypa
             found = race(homes, expected)
             assert all(done or reason for done, reason in found.values())
             assert is_settled()
-            if registry.current("toy", "champion") != "1":
-                ledger.rollback("toy", "1")
+            if versions.current("toy", "champion") != "1":
+                promotion.rollback("toy", "1")
             assert is_settled()
-        assert ledger.history("toy")[-1]["version"] == "1"
+        assert promotion.history("toy")[-1]["version"] == "1"
 
 
 @contextmanager
@@ -693,44 +692,44 @@ def server(home: Path) -> Iterator[str]:
 
 def test_a_pending_version_waits(toy: PlainRun) -> None:
     """It has the alias and a tag, the champion stays, and nothing is in the ledger yet."""
-    assert ledger.propose("toy", "2", "1")
-    assert registry.aliases("toy") == {"champion": "1", "challenger": "1", "pending": "2"}
-    assert connection.client().get_model_version("toy", "2").tags[ledger.PENDING_TAG] == "true"
-    assert len(ledger.read("toy")) == 1
+    assert promotion.propose("toy", "2", "1")
+    assert versions.aliases("toy") == {"champion": "1", "challenger": "1", "pending": "2"}
+    assert connection.client().get_model_version("toy", "2").tags[promotion.PENDING_TAG] == "true"
+    assert len(promotion.read("toy")) == 1
 
 
 def test_a_later_one_takes_its_place(toy: PlainRun) -> None:
     """One version waits at a time."""
-    ledger.propose("toy", "2", "1")
-    assert ledger.propose("toy", "3", "1")
-    assert registry.current("toy", "pending") == "3"
-    assert ledger.PENDING_TAG not in connection.client().get_model_version("toy", "2").tags
+    promotion.propose("toy", "2", "1")
+    assert promotion.propose("toy", "3", "1")
+    assert versions.current("toy", "pending") == "3"
+    assert promotion.PENDING_TAG not in connection.client().get_model_version("toy", "2").tags
 
 
 def waits(version: str, against: str) -> None:
     """Let a version wait that was accepted against this champion."""
     connection.client().set_model_version_tag("toy", version, "thawline.compared_with", against)
-    assert ledger.propose("toy", version, against)
+    assert promotion.propose("toy", version, against)
 
 
 def test_what_is_promoted_waits_no_longer(toy: PlainRun) -> None:
     """Promoting the pending version takes alias and tag away; nothing is withdrawn."""
     waits("2", "1")
     assert promote("2").withdrawn == ""
-    assert "pending" not in registry.aliases("toy")
-    assert ledger.PENDING_TAG not in connection.client().get_model_version("toy", "2").tags
+    assert "pending" not in versions.aliases("toy")
+    assert promotion.PENDING_TAG not in connection.client().get_model_version("toy", "2").tags
 
 
-BY_HAND: dict[str, Callable[[], ledger.Entry]] = {
+BY_HAND: dict[str, Callable[[], promotion.Entry]] = {
     "promote": lambda: promote("3"),
-    "rollback": lambda: ledger.rollback("toy", "1"),
+    "rollback": lambda: promotion.rollback("toy", "1"),
     "found": lambda: (
         connection.client().set_registered_model_alias("toy", "champion", "3"),
-        ledger.settle("toy")[-1],
+        promotion.settle("toy")[-1],
     )[-1],
     "removed": lambda: (
         connection.client().delete_registered_model_alias("toy", "champion"),
-        ledger.settle("toy")[-1],
+        promotion.settle("toy")[-1],
     )[-1],
 }
 
@@ -740,28 +739,28 @@ def test_what_waits_is_withdrawn_when_another_version_becomes_champion(toy: Plai
     """Its evidence is against the champion before; the entry of the move says so, and it can be approved no more."""
     if way == "rollback":
         promote("2")
-    waits("3" if way == "rollback" else "2", before := registry.current("toy", "champion"))
-    waiting = registry.current("toy", "pending")
+    waits("3" if way == "rollback" else "2", before := versions.current("toy", "champion"))
+    waiting = versions.current("toy", "pending")
     entry = BY_HAND[way]()
     assert (entry.done, entry.origin, entry.withdrawn) == (True, before, waiting)
-    assert ledger.read("toy")[-1] == entry
-    assert ledger.history("toy")[0]["withdrawn"] == waiting or way == "removed"
-    assert "pending" not in registry.aliases("toy")
-    assert ledger.PENDING_TAG not in connection.client().get_model_version("toy", waiting).tags
+    assert promotion.read("toy")[-1] == entry
+    assert promotion.history("toy")[0]["withdrawn"] == waiting or way == "removed"
+    assert "pending" not in versions.aliases("toy")
+    assert promotion.PENDING_TAG not in connection.client().get_model_version("toy", waiting).tags
     with pytest.raises(InputError, match="is champion now"):
-        ledger.evidence_for("toy", waiting)
+        promotion.evidence_for("toy", waiting)
 
 
 def test_what_was_judged_against_the_new_champion_goes_on_waiting(toy: PlainRun) -> None:
     """A rollback to the version that it was compared with makes its evidence good; so it does where nobody knows."""
     promote("2")
-    registry.move_alias("toy", "pending", "3")
+    versions.move_alias("toy", "pending", "3")
     connection.client().set_model_version_tag("toy", "3", "thawline.compared_with", "1")
-    assert ledger.rollback("toy").withdrawn == ""
-    assert registry.current("toy", "pending") == "3"
+    assert promotion.rollback("toy").withdrawn == ""
+    assert versions.current("toy", "pending") == "3"
     connection.client().delete_model_version_tag("toy", "3", "thawline.compared_with")
     assert promote("2").withdrawn == ""
-    assert registry.current("toy", "pending") == "3"
+    assert versions.current("toy", "pending") == "3"
 
 
 def test_nothing_waits_if_another_machine_promotes_meanwhile(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -775,14 +774,14 @@ def test_nothing_waits_if_another_machine_promotes_meanwhile(toy: PlainRun, monk
         connection.client().set_registered_model_alias("toy", "champion", "3")
 
     monkeypatch.setattr(client, "set_model_version_tag", late)
-    assert not ledger.propose("toy", "2", "1")
-    assert "pending" not in registry.aliases("toy")
+    assert not promotion.propose("toy", "2", "1")
+    assert "pending" not in versions.aliases("toy")
 
 
 def test_nothing_waits_with_old_evidence(toy: PlainRun) -> None:
     """Compare and swap here, too: evidence against another champion allows nothing."""
-    assert not ledger.propose("toy", "2", "3")
-    assert "pending" not in registry.aliases("toy")
+    assert not promotion.propose("toy", "2", "3")
+    assert "pending" not in versions.aliases("toy")
 
 
 # --- evidence --------------------------------------------------------------------------------------------------------
@@ -790,8 +789,8 @@ def test_nothing_waits_with_old_evidence(toy: PlainRun) -> None:
 
 def test_the_evidence_of_a_version(toy: PlainRun) -> None:
     """The pipeline's run, the champion it is against, and the decision as a sentence."""
-    registry.move_alias("toy", "champion", "")
-    found = ledger.evidence_for("toy", "1")
+    versions.move_alias("toy", "champion", "")
+    found = promotion.evidence_for("toy", "1")
     assert found == (toy.result["mlflow_run_id"], "", toy.result["reason"])
 
 
@@ -799,9 +798,9 @@ def test_the_evidence_of_a_version(toy: PlainRun) -> None:
 def test_without_an_acceptance_there_is_no_evidence(toy: PlainRun, tags: dict[str, str]) -> None:
     """A version that lost, or that no evaluation saw, is not promoted without --override."""
     run = runs.StepRun("register", "key", toy.settings, "", "")
-    version = registry.add_version("toy", toy.folder / "served", run, tags)
+    version = versions.add_version("toy", toy.folder / "served", run, tags)
     with pytest.raises(InputError, match=f"no evidence for toy version {version}") as error:
-        ledger.evidence_for("toy", version)
+        promotion.evidence_for("toy", version)
     assert "--override" in error.value.hint
 
 
@@ -809,9 +808,9 @@ def test_evidence_against_a_former_champion_is_none(toy: PlainRun) -> None:
     """What was accepted against another champion than today's proves nothing against this one."""
     promote("2")
     with pytest.raises(InputError, match="accepted as the first one, but version 2 is champion now"):
-        ledger.evidence_for("toy", "1")
+        promotion.evidence_for("toy", "1")
 
 
 def test_a_model_without_a_champion_has_no_history(tracked_home: Path) -> None:
     """Where no version was ever accepted, the history is empty."""
-    assert ledger.history("nobody") == []
+    assert promotion.history("nobody") == []

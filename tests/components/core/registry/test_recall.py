@@ -11,7 +11,7 @@ from components.core.inference import archives
 from components.core.registry import recall, versions
 from components.core.tracking import connection, queries
 from components.core.training.checkpoints import load_checkpoint
-from tests.plain import PlainRun
+from tests.support.plain import PlainRun
 
 
 def recalled(version: str, folder: Path) -> Path:

@@ -21,8 +21,8 @@ from components.core.reporting.notification import (
 )
 from components.core.settings import Settings
 from components.core.tracking import connection
-from tests.hook import SECRET, listening, status
-from tests.plain import PlainRun
+from tests.fakes.webhook import SECRET, listening, status
+from tests.support.plain import PlainRun
 
 
 def said(found: dict[str, Any]) -> str:

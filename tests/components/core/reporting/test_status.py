@@ -8,7 +8,7 @@ from components.core.reporting import status as outcomes
 from components.core.reporting.status import Outcome
 from components.core.tracking import canary, connection, runs
 from components.core.training import deadlines
-from tests.plain import PlainRun
+from tests.support.plain import PlainRun
 
 START = 1_700_000_000
 

@@ -9,7 +9,7 @@ import pytest
 
 from components.core.reporting import webhook
 from components.core.reporting.webhook import post
-from tests.hook import SECRET, listening, silence, status
+from tests.fakes.webhook import SECRET, listening, silence, status
 
 MESSAGE = {"text": "stamps version 3 is champion ✓", "run": {"status": "succeeded"}}
 

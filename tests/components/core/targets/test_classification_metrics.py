@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn import metrics as peer
 
-from components.core.targets import classification_metrics as c
+from components.core.targets import classification_metrics
 from components.core.targets.evaluation import Evaluation
 
 CLASSES = ["cat", "dog", "eel"]
@@ -36,7 +36,7 @@ def evaluated(logits: torch.Tensor, targets: torch.Tensor) -> Evaluation:
     classes = [f"class {number}" for number in range(logits.shape[1])]
     labels = [classes[number] for number in targets]
     answers = answers_of(logits.double().softmax(1).numpy(), classes)
-    return c.evaluate(answers, labels, classes, dict.fromkeys(classes, 10))
+    return classification_metrics.evaluate(answers, labels, classes, dict.fromkeys(classes, 10))
 
 
 @pytest.fixture
@@ -44,7 +44,9 @@ def small() -> Evaluation:
     """Five rows that can be computed by hand; right are the rows 0, 1 and 3."""
     probabilities = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.1, 0.9, 0.0], [0.0, 0.7, 0.3]])
     labels = ["cat", "cat", "dog", "dog", "eel"]
-    return c.evaluate(answers_of(probabilities, CLASSES), labels, CLASSES, {"cat": 2, "dog": 6, "eel": 2})
+    return classification_metrics.evaluate(
+        answers_of(probabilities, CLASSES), labels, CLASSES, {"cat": 2, "dog": 6, "eel": 2}
+    )
 
 
 def test_metrics_by_hand(small: Evaluation) -> None:
@@ -130,7 +132,9 @@ def test_every_metric_has_an_interval() -> None:
 def test_calibration_error_is_zero_for_calibrated_answers() -> None:
     """Answers given with confidence 3/4 that are right three times of four have no calibration error."""
     probabilities = np.array([[0.75, 0.25]] * 8)
-    result = c.evaluate(answers_of(probabilities, ["a", "b"]), ["a"] * 6 + ["b"] * 2, ["a", "b"], {"a": 1, "b": 1})
+    result = classification_metrics.evaluate(
+        answers_of(probabilities, ["a", "b"]), ["a"] * 6 + ["b"] * 2, ["a", "b"], {"a": 1, "b": 1}
+    )
     assert result.metrics["ece"] == pytest.approx(0)
     assert result.reliability is not None
     assert result.reliability[["confidence", "accuracy", "count"]].to_numpy().tolist() == [[0.75, 0.75, 8]]
@@ -158,7 +162,9 @@ def test_interval_of_the_calibration_error_excludes_zero_for_overconfident_model
 def test_a_class_absent_from_the_test_rows_does_not_count_in_balanced_accuracy() -> None:
     """Balanced accuracy is the mean over the classes that occur."""
     probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]])
-    result = c.evaluate(answers_of(probabilities, CLASSES), ["cat", "dog"], CLASSES, dict.fromkeys(CLASSES, 3))
+    result = classification_metrics.evaluate(
+        answers_of(probabilities, CLASSES), ["cat", "dog"], CLASSES, dict.fromkeys(CLASSES, 3)
+    )
     assert result.metrics["balanced_accuracy"] == 1.0
     assert result.metrics["macro_f1"] == 1.0
 
@@ -167,7 +173,7 @@ def test_a_label_that_is_no_class_counts_as_wrong() -> None:
     """A test label that the model can't answer is a mistake, not a crash."""
     probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]])
     answers = answers_of(probabilities, CLASSES)
-    result = c.evaluate(answers, ["cat", "yak"], CLASSES, dict.fromkeys(CLASSES, 3))
+    result = classification_metrics.evaluate(answers, ["cat", "yak"], CLASSES, dict.fromkeys(CLASSES, 3))
     assert result.metrics["accuracy"] == 0.5
     assert result.metrics["balanced_accuracy"] == 0.5
     assert result.metrics["brier"] == pytest.approx((0.02 + 1 + 0.04 + 0.64) / 2)
@@ -176,7 +182,7 @@ def test_a_label_that_is_no_class_counts_as_wrong() -> None:
     assert result.confusion.shape == (3, 3)
     assert result.confusion.sum() == 1
     assert result.mistakes[0].label == "yak"
-    assert c.scores(answers, ["cat", "yak"]).tolist() == [1.0, 0.0]
+    assert classification_metrics.scores(answers, ["cat", "yak"]).tolist() == [1.0, 0.0]
 
 
 def test_mistakes_are_the_most_confident_ones() -> None:
@@ -189,7 +195,7 @@ def test_mistakes_are_the_most_confident_ones() -> None:
 
 def test_evaluate_refuses_no_rows() -> None:
     with pytest.raises(ValueError, match="no test rows"):
-        c.evaluate(pd.DataFrame({"label": [], "probabilities": []}), [], CLASSES, {"cat": 1})
+        classification_metrics.evaluate(pd.DataFrame({"label": [], "probabilities": []}), [], CLASSES, {"cat": 1})
 
 
 def test_sums_of_features_give_every_metric_that_may_decide() -> None:
@@ -198,14 +204,16 @@ def test_sums_of_features_give_every_metric_that_may_decide() -> None:
     classes = [f"class {number}" for number in range(5)]
     labels = [classes[number] for number in targets]
     answers = answers_of(logits.double().softmax(1).numpy(), classes)
-    features = c.gate_features(answers, labels, classes)
-    metrics = c.evaluate(answers, labels, classes, dict.fromkeys(classes, 10)).metrics
-    for name in c.GATE_METRICS:
-        assert c.gate_figure(name, classes)(features.sum(0)[None])[0] == pytest.approx(metrics[name]), name
+    features = classification_metrics.gate_features(answers, labels, classes)
+    metrics = classification_metrics.evaluate(answers, labels, classes, dict.fromkeys(classes, 10)).metrics
+    for name in classification_metrics.GATE_METRICS:
+        assert classification_metrics.gate_figure(name, classes)(features.sum(0)[None])[0] == pytest.approx(
+            metrics[name]
+        ), name
 
 
 def test_an_answer_of_an_unknown_class_is_wrong_for_the_gate() -> None:
     """A challenger may answer with a class that the champion does not know."""
     answers = answers_of(np.array([[0.1, 0.2, 0.7], [0.9, 0.1, 0.0]]), CLASSES)
-    features = c.gate_features(answers, ["cat", "cat"], ["cat", "dog"])
-    assert c.gate_figure("accuracy", ["cat", "dog"])(features.sum(0)[None])[0] == 0.5
+    features = classification_metrics.gate_features(answers, ["cat", "cat"], ["cat", "dog"])
+    assert classification_metrics.gate_figure("accuracy", ["cat", "dog"])(features.sum(0)[None])[0] == 0.5

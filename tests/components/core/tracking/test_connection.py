@@ -10,7 +10,7 @@ from components.core import run_folder
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.tracking import connection, runs
-from tests.hook import listening, status
+from tests.fakes.webhook import listening, status
 
 WAYS = ("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD")
 

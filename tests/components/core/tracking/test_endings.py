@@ -6,7 +6,7 @@ from components.core.settings import Settings
 from components.core.tracking import connection, endings, provenance, runs
 from components.finish import finish
 
-SETTINGS = Settings(model="toy", task="tests.toy")
+SETTINGS = Settings(model="toy", task="tests.fakes.toy")
 REGISTERED, SKIPPED = {provenance.VERSION: "3"}, {provenance.SKIPPED: "true"}
 
 

@@ -17,10 +17,11 @@ from components.core.settings import Settings
 from components.core.tracking import connection, kubeflow_runs, leases, provenance, queries, runs, tag_names
 from components.detect_changes import detect_changes, look
 from components.finish import finish
-from tests import kubeflow, moves
-from tests.kubeflow import Kubeflow
+from tests.fakes.kubeflow import server as kubeflow
+from tests.fakes.kubeflow.server import Kubeflow
+from tests.support import moves
 
-SETTINGS = Settings(model="toy", task="tests.toy")
+SETTINGS = Settings(model="toy", task="tests.fakes.toy")
 LONG_AGO = time.time() - 25 * 3600
 
 
@@ -171,7 +172,7 @@ def in_pod(server: Kubeflow, key: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def recorded(name: str) -> Any:
-    return json.loads((Path(kubeflow.__file__).parent / f"recorded/run-{name}.json").read_text())
+    return json.loads((kubeflow.RECORDED / f"run-{name}.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from components.core.tracking import queries, retries, runs
 from components.core.tracking.retries import RepeatedError
 from components.finish import finish
 
-SETTINGS = Settings(model="toy", task="tests.toy").to_json()
+SETTINGS = Settings(model="toy", task="tests.fakes.toy").to_json()
 EMPTY = InputError("The folder is empty.", "Fill it.")
 
 

@@ -9,9 +9,9 @@ import torch
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.checkpoints import FACTS, WEIGHTS, load_checkpoint, read_facts, save_checkpoint
-from tests import toy
+from tests.fakes import toy
 
-SETTINGS = Settings(task="tests.toy")
+SETTINGS = Settings(task="tests.fakes.toy")
 CLASSES = ["a", "b", "c"]
 
 

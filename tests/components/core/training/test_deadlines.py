@@ -11,14 +11,14 @@ from components.core.settings import Settings
 from components.core.tracking import queries, runs
 from components.core.training import deadlines
 from components.core.training.deadlines import CUT, Deadline
-from tests.plain import PlainRun
+from tests.support.plain import PlainRun
 
 NOW = 1_700_000_000.0
 
 
 def started(key: str, ago: float, **limits: float) -> Settings:
     """Settings of a run that began so many seconds ago."""
-    settings = Settings(task="tests.toy", model="toy", **limits)
+    settings = Settings(task="tests.fakes.toy", model="toy", **limits)
     runs.create(key, key, "toy", "pipeline", None, int((time.time() - ago) * 1000))
     return settings
 
@@ -73,7 +73,7 @@ def test_the_reserve_is_learnt_from_the_last_run(toy_home: PlainRun) -> None:
 
 def test_what_was_cut_is_a_tag_and_a_note(tracked_home: Path) -> None:
     """Each step that stops early says so on its own run and on the pipeline's; they are told in the DAG's order."""
-    text = Settings(task="tests.toy", model="toy").to_json()
+    text = Settings(task="tests.fakes.toy", model="toy").to_json()
     for step in ("fine_tune", "search"):
         with runs.step(step, "k", text) as run:
             deadlines.cut(run, f"The {step} stopped", Deadline(NOW, "--step-max-minutes 5"))

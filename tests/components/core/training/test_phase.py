@@ -10,8 +10,8 @@ import torch
 from components.core.data.lineage import Lineage
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.phase import build_network, open_data, rows_at, rows_of_splits, train_phase
-from tests import toy
 from tests.conftest import TOY
+from tests.fakes import toy
 
 SETTINGS = Settings(**TOY)
 CHOSEN = Hyperparameters(head_learning_rate=0.05, thaw_learning_rate=0.02, thaw=1, thaw_epochs=3, dropout=0.0)
@@ -122,7 +122,7 @@ def test_balanced_weights_reach_the_loss(home: Path, toy_dataset: Path) -> None:
 def test_a_real_network_is_deterministic(thaw: int, home: Path, tmp_path: Path) -> None:
     """With --deterministic, a convolutional network with BatchNorm ends in the same weights, bit for bit."""
     from components.core.data.preparation import prepare
-    from tests.pictures import write_pictures
+    from tests.data.pictures import write_pictures
 
     options = {"backbone": "torchvision/resnet18", "weights": "none", "image_size": 32, "head_epochs": 3}
     settings = Settings(**options, deterministic=True, batch_size=8, augment="basic")

@@ -29,9 +29,9 @@ from components.core.training.processes import train
 from components.fine_tune import fine_tune
 from components.train_head import train_head
 from tests.conftest import TOY
-from tests.pictures import write_pictures
-from tests.pipelines.command import wait_for
-from tests.toy import write_points
+from tests.data.pictures import write_pictures
+from tests.fakes.toy import write_points
+from tests.support.command import wait_for
 
 ROOT = Path(__file__).parents[4]
 CHOSEN = Hyperparameters(

@@ -23,9 +23,9 @@ from components.select_trial import select_trial
 from tests.conftest import TOY
 
 if TYPE_CHECKING:
-    from tests.services import Postgres
+    from tests.services.servers import Postgres
 
-pytest_plugins = ["tests.services"]
+pytest_plugins = ["tests.services.servers"]
 needs_server = pytest.mark.slow  # it needs seconds to start
 DIGESTS = ("d" * 64, "w" * 64)
 

@@ -22,8 +22,8 @@ from components.core.training.checkpoints import (
 from components.core.training.phase import base_network, build_network, open_data
 from components.core.training.warm_start import start_from
 from tests.conftest import TOY
-from tests.plain import PlainRun
-from tests.toy import build
+from tests.fakes.toy import build
+from tests.support.plain import PlainRun
 
 CLASSES = ["ape", "bee", "cow"]
 

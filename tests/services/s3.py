@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on free ports of this machine, for tests: `pytest_plugins = ["tests.s3"]`."""
+"""A real S3 server (SeaweedFS) on free ports of this machine, for tests: `pytest_plugins = ["tests.services.s3"]`."""
 
 import json
 import secrets

@@ -1,4 +1,4 @@
-"""Real services on free ports of this machine, for tests: `pytest_plugins = ["tests.services"]`.
+"""Real services on free ports of this machine, for tests: `pytest_plugins = ["tests.services.servers"]`.
 
 Debian's Postgres, and an MLflow server in its own process with basic authentication, its runs in Postgres and its
 artifacts, which it proxies, on the S3 server. One of each for a whole session. Where a part is not installed the tests
@@ -25,7 +25,7 @@ import psycopg
 import pytest
 import requests
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.services.s3"]
 READY_SECONDS = 180
 ADMIN, PASSWORD = "admin", "test-admin-password"
 
@@ -105,7 +105,7 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def mlflow_server(postgres: Postgres, s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
     """MLflow with basic authentication: runs and users in Postgres, artifacts through it to the S3 server."""
-    from tests.s3 import ACCESS_KEY, SECRET_KEY
+    from tests.services.s3 import ACCESS_KEY, SECRET_KEY
 
     if find_spec("flask_wtf") is None:
         missing("The server's login needs Flask-WTF (pip install 'mlflow[auth]')")

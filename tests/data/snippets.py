@@ -1,8 +1,8 @@
 """Real rated texts: film reviews' snippets and tweets, out of the source distribution of vaderSentiment 2.5.
 
-`python -m tests.snippets FILE.csv` writes a manifest of text,label,kind: `positive` where 15 to 99 people rated a text
-0.5 or more on average, `negative` at -0.5 or less; what lies between is left out. The texts carry no sign of the review
-that they come from, so only near-duplicates are kept together.
+`python -m tests.data.snippets FILE.csv` writes a manifest of text,label,kind: `positive` where 15 to 99 people rated
+a text 0.5 or more on average, `negative` at -0.5 or less; what lies between is left out. The texts carry no sign of
+the review that they come from, so only near-duplicates are kept together.
 """
 
 import csv

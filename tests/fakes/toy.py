@@ -1,4 +1,4 @@
-"""The smallest real task: points in the plane, a network of three tiny stages. Chosen by `--task tests.toy`."""
+"""The smallest real task: points in the plane, a network of three tiny stages. Chosen by `--task tests.fakes.toy`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A root file system that stands in for the image python:3.11-slim-bookworm: Debian 12 with its Python 3.11 in the same
-# places. `tests/stand_in.sh base.tar`, as root, with mmdebstrap. What this machine trusts (certificates, also for pip)
+# places. `tests/services/stand_in.sh base.tar`, as root, with mmdebstrap. What this machine trusts (certificates, also for pip)
 # goes along, so that a build reaches the same package index.
 set -eu
 [ ! -w /dev/shm ] || export TMPDIR=/dev/shm  # in memory: only the archive needs the disk

@@ -1,6 +1,7 @@
 """Real short texts in 16 topics: the Debian packages fortunes and fortunes-min, read without being installed.
 
-`python -m tests.fortunes FILE.csv` writes a manifest of text,label: of each topic the 120 texts with the least hash.
+`python -m tests.data.fortunes FILE.csv` writes a manifest of text,label: of each topic the 120 texts with the least
+hash.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""The toy task with a number as its label, the distance from the origin: `--task tests.toy_numbers`.
+"""The toy task with a number as its label, the distance from the origin: `--task tests.fakes.toy_numbers`.
 
 It is its own target, written without any of the core's: what the contract takes where labels are no classes.
 """
@@ -18,8 +18,8 @@ from components.core.errors import RejectedRecord
 from components.core.evidence.intervals import bootstrap_sums, interval
 from components.core.settings import Settings
 from components.core.targets.evaluation import Evaluation
-from tests import toy_numbers_answers
-from tests.toy import (
+from tests.fakes import toy_numbers_answers
+from tests.fakes.toy import (
     Options,
     augment,
     augments,
@@ -37,7 +37,7 @@ from tests.toy import (
     split_by,
     thumbnails,
 )
-from tests.toy_numbers_answers import answers
+from tests.fakes.toy_numbers_answers import answers
 
 __all__ = [
     "Options",

@@ -14,7 +14,7 @@ from unittest import mock
 from kfp.dsl import executor
 from kfp.dsl.types import artifact_types
 
-from tests.kubeflow_driver import Call, Perform
+from tests.fakes.kubeflow.driver import Call, Perform
 
 
 def real(module: ModuleType, run_id: str, folder: Path) -> Perform:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.kubeflow import parse_package
-from tests.kubeflow_conditions import ConditionError, holds
-from tests.kubeflow_inputs import DriverError, Execution, Spec, find_inputs, held, items_of, plain, run_parameters
+from tests.fakes.kubeflow.conditions import ConditionError, holds
+from tests.fakes.kubeflow.inputs import DriverError, Execution, Spec, find_inputs, held, items_of, plain, run_parameters
+from tests.fakes.kubeflow.server import parse_package
 
 AT_THE_END = "ALL_UPSTREAM_TASKS_COMPLETED"
 RETRIES = 2  # of Argo's defaults, where a task has no retries of its own

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("thawline"))
 # Enough for a good model of the points, and quick.
-TOY_OPTIONS = "--task tests.toy --model toy --head-epochs 12 --thaw-epochs 2 --head-learning-rate 0.05"
+TOY_OPTIONS = "--task tests.fakes.toy --model toy --head-epochs 12 --thaw-epochs 2 --head-learning-rate 0.05"
 TOY_OPTIONS += " --thaw-learning-rate 0.01 --search-workers 1"
 TOY = TOY_OPTIONS.split()
 

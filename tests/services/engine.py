@@ -1,4 +1,4 @@
-"""A real container engine, and the image of the steps, for tests: `pytest_plugins = ["tests.engine"]`.
+"""A real container engine, and the image of the steps, for tests: `pytest_plugins = ["tests.services.engine"]`.
 
 The engine is the one that runs already, else Debian's dockerd, started for the session without a network of its own
 (THAWLINE_ENGINE_NETWORK=1: with one, for compose). Layers and the base image stay in build/engine. Where no engine
@@ -18,9 +18,9 @@ from typing import NamedTuple
 import pytest
 from filelock import FileLock
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "engine"
-STAND_IN = ROOT / "tests" / "stand_in.sh"
+STAND_IN = Path(__file__).with_name("stand_in.sh")
 READY_SECONDS = 60
 # no bridge and no rules in the machine's firewall, which would stay behind: containers have the host's network or none
 PRIVATE = ["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]

@@ -1,7 +1,7 @@
 """The demo's photos with labels that can be measured: a number, or several names, as JSON lines.
 
-`python -m tests.measured_photos .thawline/demo/stamps FOLDER` writes FOLDER/cover.jsonl, how much of its picture each
-thing covers in percent, and FOLDER/tags.jsonl: its category, its colour if it has one, and what its shape is.
+`python -m tests.data.measured_photos .thawline/demo/stamps FOLDER` writes FOLDER/cover.jsonl, how much of its picture
+each thing covers in percent, and FOLDER/tags.jsonl: its category, its colour if it has one, and what its shape is.
 """
 
 import json

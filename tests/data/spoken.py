@@ -1,8 +1,8 @@
 """Real speech: what Tux Paint's stamps are called, spoken in nine languages by one voice each (a Debian package).
 
-`python -m tests.spoken FOLDER` writes FOLDER/voices.csv (uri, label, group: whose voice it is) and FOLDER/speech.csv
-(uri, label, group: the Spanish words) with the sound files beside them, and FOLDER/speaker.pt, the weights of a real
-speaker encoder out of the package resemblyzer, which is read without being installed.
+`python -m tests.data.spoken FOLDER` writes FOLDER/voices.csv (uri, label, group: whose voice it is) and
+FOLDER/speech.csv (uri, label, group: the Spanish words) with the sound files beside them, and FOLDER/speaker.pt, the
+weights of a real speaker encoder out of the package resemblyzer, which is read without being installed.
 """
 
 import csv

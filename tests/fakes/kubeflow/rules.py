@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from tests import robfig
+from tests.fakes.kubeflow import cron
 
 CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13}  # of gRPC, by status
 
@@ -42,7 +42,7 @@ def check_parameters(kind: str, inputs: dict[str, Any], given: dict[str, Any]) -
 def check_cron(text: str) -> None:
     """Refuse what robfig's cron of version 1 does not read."""
     try:
-        robfig.parse(text)
+        cron.parse(text)
     except ValueError as error:
         place = "Failed to create a recurring run due to conversion error: Invalid input error"
         form = "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)"

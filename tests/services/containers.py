@@ -1,4 +1,4 @@
-"""The DAG with every step in a container: `python -m tests.containers HOME SOURCE SETTINGS RUN_KEY`.
+"""The DAG with every step in a container: `python -m tests.services.containers HOME SOURCE SETTINGS RUN_KEY`.
 
 kfp's DockerRunner mounts its pipeline root at the same path and nothing else, so everything lies below it: the home
 with its MLflow store, the data, and the toy task's code.
@@ -10,7 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def run(home: Path, source: str, settings: str, run_key: str) -> None:

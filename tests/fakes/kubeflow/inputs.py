@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.kubeflow_conditions import kind
+from tests.fakes.kubeflow.conditions import kind
 
 DONE = ("COMPLETE", "CACHED", "CANCELED")
 ACCEPTED = {

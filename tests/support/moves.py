@@ -37,7 +37,7 @@ MOVES: Mapping[str, Callable[[], object]] = {
 def process(target: Callable[..., None], *arguments: object) -> BaseProcess:
     """A started process that shares nothing with this one, and has mlflow imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.moves"])
+    context.set_forkserver_preload(["tests.support.moves"])
     child = context.Process(target=target, args=(_environment(), *arguments))
     child.start()
     return child
@@ -76,7 +76,7 @@ def leasing(environment: Mapping[str, str], key: str, shared: bool, barrier: Bar
     """Ask for the lease together with others; put down the answer."""
     _adopt(environment)
     leases._is_shared = lambda: shared  # type: ignore[assignment]  # this process is the test's own
-    with runs.step("detect_changes", key, Settings(model="toy", task="tests.toy").to_json()) as run:
+    with runs.step("detect_changes", key, Settings(model="toy", task="tests.fakes.toy").to_json()) as run:
         barrier.wait(60)
         results.put(leases.take(run))
 

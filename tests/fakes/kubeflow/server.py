@@ -26,7 +26,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from tests.kubeflow_rules import (
+from tests.fakes.kubeflow.rules import (
     CODES,
     Refused,
     check_cron,
@@ -38,7 +38,7 @@ from tests.kubeflow_rules import (
 )
 
 _MODELS = api.ApiClient()
-RECORDED = Path(__file__).parent / "recorded"
+RECORDED = Path(__file__).parents[2] / "recorded"
 
 
 @dataclass
