@@ -2,50 +2,35 @@
 
 import hashlib
 import json
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-# Options that change only how models are compared: with others, evaluation and registration run again.
-GATE = frozenset(
-    {
-        "gate",
-        "gate_metric",
-        "gate_alpha",
-        "gate_horizon",
-        "gate_margin",
-        "slice_margin",
-        "slice_by",
-        "max_label_shift",
-        "allow_removed_class",
-        "max_calibration_error",
-        "max_latency_ratio",
-        "test_window",
-    }
-)
-# Options that change where and how fast a run computes, never its result: they stay out of the digest.
-OPERATIONAL = frozenset(
-    {
-        "search_workers",
-        "processes",
-        "activations",
-        "cache_budget",
-        "max_rejected",
-        "promote",
-        "force",
-        "verify",
-        "min_new",
-        "max_minutes",  # a run that it cuts is told from others by a tag
-        "step_max_minutes",
-        "lost_after_hours",
-        "machine",
-        "price_per_hour",
-        "currency",
-        "notify",
-        "drift_trigger",
-        "assignments",  # only of a lineage without any run, whose splits the data's digest holds
-    }
-)
+Panel = Literal[
+    "Problem and model",
+    "Network",
+    "Training",
+    "Augmentation",
+    "Search and machine",
+    "Data",
+    "Gate",
+    "When nothing changed",
+    "Deadline, cost, notification",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Marks a field of the settings: where `--help` shows it, and what another value changes."""
+
+    panel: Panel
+    _: KW_ONLY
+    affects: Literal[
+        "model",  # what is trained: the model is trained again
+        "gate",  # how models are compared: evaluation and registration run again
+        "operation",  # when, where and how fast a run computes, never its result: it stays out of the digest
+    ]
 
 
 def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -79,155 +64,241 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     SEARCHED: ClassVar[frozenset[str]] = frozenset(Hyperparameters.model_fields)
 
-    task: str = Field("image_classification", description="The kind of problem: a module of components/tasks.")
-    option: dict[str, str] = Field(
+    task: Annotated[str, Option("Problem and model", affects="model")] = Field(
+        "image_classification", description="The kind of problem: a module of components/tasks."
+    )
+    option: Annotated[dict[str, str], Option("Problem and model", affects="model")] = Field(
         {},
         description="An option of the task's own, as NAME=VALUE; may be given several times. A wrong name lists the "
         "right ones.",
     )
-    model: str = Field(
+    model: Annotated[str, Option("Problem and model", affects="model")] = Field(
         "thawline",
         pattern=r"^\w[\w.-]{0,99}$",
         description="Name in the model registry; also the lineage of the splits.",
     )
-    promote: Literal["auto", "manual"] = Field(
+    promote: Annotated[Literal["auto", "manual"], Option("Problem and model", affects="operation")] = Field(
         "auto", description="An accepted version becomes champion at once, or waits for `thawline promote`."
     )
 
-    backbone: str = Field(
+    backbone: Annotated[str, Option("Network", affects="model")] = Field(
         "",
         description="torchvision/NAME, timm/NAME or hf/NAME for pictures, hf/NAME for text and sound, speaker/lstm for "
         "sound; empty: the task's own.",
     )
-    weights: str = Field(
+    weights: Annotated[str, Option("Network", affects="model")] = Field(
         "default",
         description="default, a weight name of the library, FILE.pth, FILE.safetensors, s3://…, "
         "package:efficientnet-lite0, or none. For networks of transformers a folder or s3://…; "
         "package:all-minilm-l6-v2 for text, package:resemblyzer for sound.",
     )
-    warm_start: bool = Field(
+    warm_start: Annotated[bool, Option("Network", affects="model")] = Field(
         default=False, description="Start from the champion's weights; from --weights where there is no champion yet."
     )
-    image_size: int = Field(0, ge=0, description="Side of the square input in pixels; 0: what the weights expect.")
-    resize: Literal["auto", "crop", "squash", "pad"] = Field(
+    image_size: Annotated[int, Option("Network", affects="model")] = Field(
+        0, ge=0, description="Side of the square input in pixels; 0: what the weights expect."
+    )
+    resize: Annotated[Literal["auto", "crop", "squash", "pad"], Option("Network", affects="model")] = Field(
         "auto",
         description="How a picture becomes square: centre crop, stretch, pad with white, or what the weights expect.",
     )
 
-    head: Literal["linear", "mlp"] = Field("linear", description="New head: Linear, or Linear-ReLU-Dropout-Linear.")
-    hidden: int = Field(512, ge=1, description="Width of the mlp head.")
-    dropout: float | None = Field(None, ge=0, lt=1, description="Dropout of the head.")
-    weight_decay: float | None = Field(None, ge=0, description="Weight decay (not on norms and biases).")
-    label_smoothing: float | None = Field(None, ge=0, lt=1, description="Label smoothing of the training loss.")
-    class_weights: Literal["none", "balanced"] = Field("none", description="Weight classes by inverse frequency.")
+    head: Annotated[Literal["linear", "mlp"], Option("Network", affects="model")] = Field(
+        "linear", description="New head: Linear, or Linear-ReLU-Dropout-Linear."
+    )
+    hidden: Annotated[int, Option("Network", affects="model")] = Field(512, ge=1, description="Width of the mlp head.")
+    dropout: Annotated[float | None, Option("Network", affects="model")] = Field(
+        None, ge=0, lt=1, description="Dropout of the head."
+    )
+    weight_decay: Annotated[float | None, Option("Network", affects="model")] = Field(
+        None, ge=0, description="Weight decay (not on norms and biases)."
+    )
+    label_smoothing: Annotated[float | None, Option("Network", affects="model")] = Field(
+        None, ge=0, lt=1, description="Label smoothing of the training loss."
+    )
+    class_weights: Annotated[Literal["none", "balanced"], Option("Network", affects="model")] = Field(
+        "none", description="Weight classes by inverse frequency."
+    )
 
-    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimizer of both phases.")
-    batch_size: int = Field(32, ge=2, description="Examples per step.")
-    head_epochs: int = Field(30, ge=1, description="Most epochs of the head phase.")
-    head_learning_rate: float | None = Field(None, gt=0, description="Peak rate of the head phase.")
-    thaw: int | None = Field(None, ge=0, description="Stages thawed in the second phase; 0: head only.")
-    thaw_epochs: int | None = Field(None, ge=1, description="Most epochs of the thawed phase.")
-    thaw_learning_rate: float | None = Field(None, gt=0, description="Peak rate of the head while thawed.")
-    layer_decay: float | None = Field(None, gt=0, le=1, description="Factor on the rate per stage below the head.")
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up before the cosine.")
-    patience: int = Field(8, ge=1, description="Epochs without a better validation loss before stopping.")
-    clip_norm: float = Field(1.0, ge=0, description="Largest gradient norm; 0: no clipping.")
+    optimizer: Annotated[Literal["adamw", "adam", "sgd"], Option("Training", affects="model")] = Field(
+        "adamw", description="Optimizer of both phases."
+    )
+    batch_size: Annotated[int, Option("Training", affects="model")] = Field(32, ge=2, description="Examples per step.")
+    head_epochs: Annotated[int, Option("Training", affects="model")] = Field(
+        30, ge=1, description="Most epochs of the head phase."
+    )
+    head_learning_rate: Annotated[float | None, Option("Training", affects="model")] = Field(
+        None, gt=0, description="Peak rate of the head phase."
+    )
+    thaw: Annotated[int | None, Option("Training", affects="model")] = Field(
+        None, ge=0, description="Stages thawed in the second phase; 0: head only."
+    )
+    thaw_epochs: Annotated[int | None, Option("Training", affects="model")] = Field(
+        None, ge=1, description="Most epochs of the thawed phase."
+    )
+    thaw_learning_rate: Annotated[float | None, Option("Training", affects="model")] = Field(
+        None, gt=0, description="Peak rate of the head while thawed."
+    )
+    layer_decay: Annotated[float | None, Option("Training", affects="model")] = Field(
+        None, gt=0, le=1, description="Factor on the rate per stage below the head."
+    )
+    warmup: Annotated[float, Option("Training", affects="model")] = Field(
+        0.1, ge=0, lt=1, description="Share of the steps that warm up before the cosine."
+    )
+    patience: Annotated[int, Option("Training", affects="model")] = Field(
+        8, ge=1, description="Epochs without a better validation loss before stopping."
+    )
+    clip_norm: Annotated[float, Option("Training", affects="model")] = Field(
+        1.0, ge=0, description="Largest gradient norm; 0: no clipping."
+    )
 
-    augment: Literal["none", "basic", "randaugment", "trivialaugment"] = Field(
+    augment: Annotated[
+        Literal["none", "basic", "randaugment", "trivialaugment"], Option("Augmentation", affects="model")
+    ] = Field(
         "none",
         description="Augmentation. Of pictures basic is random crop and flip, the others add to it; texts and sounds "
         "have basic only.",
     )
-    views: int = Field(
+    views: Annotated[int, Option("Augmentation", affects="model")] = Field(
         0, ge=0, description="Augmented views of each training example that are kept; 0: augmented afresh each epoch."
     )
-    mixup: float = Field(
+    mixup: Annotated[float, Option("Augmentation", affects="model")] = Field(
         0.0, ge=0, description="Alpha of mixup; 0: off. Mixes activations at the thaw line where these are kept."
     )
-    cutmix: float = Field(0.0, ge=0, description="Alpha of cutmix; 0: off. Mixes pictures, so nothing is kept.")
+    cutmix: Annotated[float, Option("Augmentation", affects="model")] = Field(
+        0.0, ge=0, description="Alpha of cutmix; 0: off. Mixes pictures, so nothing is kept."
+    )
 
-    trials: int = Field(20, ge=0, description="Trials of the search in total; 0: take the defaults.")
-    search_workers: int = Field(
+    trials: Annotated[int, Option("Search and machine", affects="model")] = Field(
+        20, ge=0, description="Trials of the search in total; 0: take the defaults."
+    )
+    search_workers: Annotated[int, Option("Search and machine", affects="operation")] = Field(
         0, ge=0, description="Processes of the search, on Kubeflow pods; 0: one per GPU or core, there one pod."
     )
-    processes: int = Field(
+    processes: Annotated[int, Option("Search and machine", affects="operation")] = Field(
         1, ge=0, description="Processes that divide each batch of the two training steps; 0: one per GPU."
     )
-    activations: Literal["auto", "keep", "recompute"] = Field(
-        "auto", description="Keep what lies below the thaw line, compute it again each epoch, or what is cheaper."
+    activations: Annotated[Literal["auto", "keep", "recompute"], Option("Search and machine", affects="operation")] = (
+        Field(
+            "auto", description="Keep what lies below the thaw line, compute it again each epoch, or what is cheaper."
+        )
     )
-    activation_precision: Literal["float32", "float16"] = Field(
-        "float32", description="Precision of kept activations; float16 halves the disk and rounds."
+    activation_precision: Annotated[Literal["float32", "float16"], Option("Search and machine", affects="model")] = (
+        Field("float32", description="Precision of kept activations; float16 halves the disk and rounds.")
     )
-    cache_budget: float = Field(
+    cache_budget: Annotated[float, Option("Search and machine", affects="operation")] = Field(
         50.0, ge=0, description="Gigabytes that kept activations may take; the least recently used go first."
     )
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    seed: int = Field(0, ge=0, description="Seed of weights, batches, augmentation and search; never of splits.")
-    deterministic: bool = Field(default=False, description="Bit for bit the same on the same machine; slower.")
+    device: Annotated[str, Option("Search and machine", affects="model")] = Field(
+        "auto", description="auto, cpu, cuda or cuda:N."
+    )
+    seed: Annotated[int, Option("Search and machine", affects="model")] = Field(
+        0, ge=0, description="Seed of weights, batches, augmentation and search; never of splits."
+    )
+    deterministic: Annotated[bool, Option("Search and machine", affects="model")] = Field(
+        default=False, description="Bit for bit the same on the same machine; slower."
+    )
 
-    split_salt: str = Field("0", min_length=1, description="Salt of the first split of a lineage; kept from then on.")
-    assignments: str = Field(
+    split_salt: Annotated[str, Option("Data", affects="model")] = Field(
+        "0", min_length=1, description="Salt of the first split of a lineage; kept from then on."
+    )
+    # only of a lineage without any run, whose splits the data's digest holds
+    assignments: Annotated[str, Option("Data", affects="operation")] = Field(
         "", description="assignments.parquet to go on from where MLflow has no run of the model; a file or s3://…."
     )
-    near_duplicates: int = Field(
+    near_duplicates: Annotated[int, Option("Data", affects="model")] = Field(
         32,
         ge=-1,
         le=128,
         description="Bits of 256 in which near-duplicates differ at most; they keep to one split. -1: look for none.",
     )
-    near_duplicates_flipped: bool = Field(default=False, description="Mirrored copies are near-duplicates too.")
-    max_rejected: float = Field(0.05, ge=0, le=1, description="Share of bad records above which the run stops.")
+    near_duplicates_flipped: Annotated[bool, Option("Data", affects="model")] = Field(
+        default=False, description="Mirrored copies are near-duplicates too."
+    )
+    max_rejected: Annotated[float, Option("Data", affects="operation")] = Field(
+        0.05, ge=0, le=1, description="Share of bad records above which the run stops."
+    )
 
-    gate: Literal["superiority", "non-inferiority"] = Field(
+    gate: Annotated[Literal["superiority", "non-inferiority"], Option("Gate", affects="gate")] = Field(
         "superiority", description="What a challenger has to show against the champion on the same test rows."
     )
-    gate_metric: str = Field("", description="Metric that decides; empty: the task's own.")
-    gate_alpha: float = Field(
+    gate_metric: Annotated[str, Option("Gate", affects="gate")] = Field(
+        "", description="Metric that decides; empty: the task's own."
+    )
+    gate_alpha: Annotated[float, Option("Gate", affects="gate")] = Field(
         0.05, gt=0, lt=0.5, description="Probability that an equal or worse model is promoted within the horizon."
     )
-    gate_horizon: int = Field(26, ge=1, description="Looks at the test rows that alpha is spread over.")
-    gate_margin: float = Field(0.03, gt=0, lt=1, description="Difference within which a model is not inferior.")
-    slice_margin: float = Field(0.05, ge=0, lt=1, description="Most that any slice may fall by.")
-    slice_by: str = Field("", description="Metadata columns whose values are slices too, with commas between.")
-    max_label_shift: float = Field(
+    gate_horizon: Annotated[int, Option("Gate", affects="gate")] = Field(
+        26, ge=1, description="Looks at the test rows that alpha is spread over."
+    )
+    gate_margin: Annotated[float, Option("Gate", affects="gate")] = Field(
+        0.03, gt=0, lt=1, description="Difference within which a model is not inferior."
+    )
+    slice_margin: Annotated[float, Option("Gate", affects="gate")] = Field(
+        0.05, ge=0, lt=1, description="Most that any slice may fall by."
+    )
+    slice_by: Annotated[str, Option("Gate", affects="gate")] = Field(
+        "", description="Metadata columns whose values are slices too, with commas between."
+    )
+    max_label_shift: Annotated[float, Option("Gate", affects="gate")] = Field(
         0.5, ge=0, description="Relative change of a class's share of the labels that holds a model back; 0: none does."
     )
-    allow_removed_class: bool = Field(default=False, description="Promote a model that no longer knows a class.")
-    max_calibration_error: float = Field(0.0, ge=0, le=1, description="Highest calibration error; 0: no limit.")
-    max_latency_ratio: float = Field(0.0, ge=0, description="Longest time for a row, in the champion's; 0: no limit.")
-    test_window: int = Field(
+    allow_removed_class: Annotated[bool, Option("Gate", affects="gate")] = Field(
+        default=False, description="Promote a model that no longer knows a class."
+    )
+    max_calibration_error: Annotated[float, Option("Gate", affects="gate")] = Field(
+        0.0, ge=0, le=1, description="Highest calibration error; 0: no limit."
+    )
+    max_latency_ratio: Annotated[float, Option("Gate", affects="gate")] = Field(
+        0.0, ge=0, description="Longest time for a row, in the champion's; 0: no limit."
+    )
+    test_window: Annotated[int, Option("Gate", affects="gate")] = Field(
         4, ge=1, description="Datasets back to which test rows count as recent, in the figures beside the old ones."
     )
-    min_new: int = Field(
+    min_new: Annotated[int, Option("When nothing changed", affects="operation")] = Field(
         0,
         ge=0,
         description="Examples that must be new, gone or changed since the last training to train again.",
     )
-    drift_trigger: float = Field(
+    drift_trigger: Annotated[float, Option("When nothing changed", affects="operation")] = Field(
         0.0,
         ge=0,
         lt=1,
         description="Share of new examples told from the champion's data that trains in spite of --min-new; 0: off.",
     )
-    force: bool = Field(default=False, description="Train although nothing has changed.")
-    verify: bool = Field(default=False, description="Read all data to find changes, whatever sizes and times say.")
-    max_minutes: float = Field(
+    force: Annotated[bool, Option("When nothing changed", affects="operation")] = Field(
+        default=False, description="Train although nothing has changed."
+    )
+    verify: Annotated[bool, Option("When nothing changed", affects="operation")] = Field(
+        default=False, description="Read all data to find changes, whatever sizes and times say."
+    )
+    # a run that it cuts is told from others by a tag
+    max_minutes: Annotated[float, Option("Deadline, cost, notification", affects="operation")] = Field(
         0.0,
         ge=0,
         description="Minutes from the run's start after which training stops with the best so far; 0: no limit.",
     )
-    step_max_minutes: float = Field(0.0, ge=0, description="Minutes after which each training step stops; 0: no limit.")
-    lost_after_hours: float = Field(
+    step_max_minutes: Annotated[float, Option("Deadline, cost, notification", affects="operation")] = Field(
+        0.0, ge=0, description="Minutes after which each training step stops; 0: no limit."
+    )
+    lost_after_hours: Annotated[float, Option("Deadline, cost, notification", affects="operation")] = Field(
         24.0,
         ge=0.5,
         description="Hours without a sign of life after which a run counts as lost, and the model's next one starts; "
         "on Kubeflow its API is asked first.",
     )
-    machine: str = Field("", max_length=100, description="Type of the machine, for the line that says what a run cost.")
-    price_per_hour: float = Field(0.0, ge=0, description="What an hour of the machine costs; 0: not known.")
-    currency: str = Field("", max_length=10, description="Of that price.")
-    notify: Literal["always", "changes", "failures"] = Field(
+    machine: Annotated[str, Option("Deadline, cost, notification", affects="operation")] = Field(
+        "", max_length=100, description="Type of the machine, for the line that says what a run cost."
+    )
+    price_per_hour: Annotated[float, Option("Deadline, cost, notification", affects="operation")] = Field(
+        0.0, ge=0, description="What an hour of the machine costs; 0: not known."
+    )
+    currency: Annotated[str, Option("Deadline, cost, notification", affects="operation")] = Field(
+        "", max_length=10, description="Of that price."
+    )
+    notify: Annotated[
+        Literal["always", "changes", "failures"], Option("Deadline, cost, notification", affects="operation")
+    ] = Field(
         "changes",
         description="Where THAWLINE_WEBHOOK_URL is set: tell of every run, of all but skipped ones, or of failed ones.",
     )
@@ -287,3 +358,23 @@ class Settings(BaseModel):
     def defaults(self) -> Hyperparameters:
         """Hyperparameters without a search: what is given, else the defaults."""
         return Hyperparameters.model_validate(self.fixed())
+
+
+def marks(model: type[BaseModel]) -> dict[str, Option]:
+    """The mark of each field, in their order.
+
+    Raises:
+        TypeError: A field has none, so nobody decided what it affects.
+    """
+    found = {}
+    for name, field in model.model_fields.items():
+        mark = next((one for one in field.metadata if isinstance(one, Option)), None)
+        if mark is None:
+            raise TypeError(f"The setting {name!r} needs an Option: its panel, and what it affects.")
+        found[name] = mark
+    return found
+
+
+OPTIONS = marks(Settings)
+GATE = frozenset(name for name, mark in OPTIONS.items() if mark.affects == "gate")
+OPERATIONAL = frozenset(name for name, mark in OPTIONS.items() if mark.affects == "operation")

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from components.core import run_folder
 from components.core.errors import InputError
-from components.core.settings import Settings
+from components.core.settings import OPTIONS, Settings
 from components.core.tracking.server import check_address, is_server
 from pipelines.kubeflow.pods import Cluster
 
@@ -32,29 +32,19 @@ TrackingOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-PANELS = {
-    "task": "Problem and model",
-    "backbone": "Network",
-    "optimizer": "Training",
-    "augment": "Augmentation",
-    "trials": "Search and machine",
-    "split_salt": "Data",
-    "gate": "Gate",
-    "min_new": "When nothing changed",
-    "max_minutes": "Deadline, cost, notification",
-}
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the command's `**options` by an option for every setting, unset unless given."""
     signature = inspect.signature(command)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    panel, options = "", []
+    options = []
     for name, field in Settings.model_fields.items():
-        panel = PANELS.get(name, panel)
         default = "searched" if name in Settings.SEARCHED else field.default
         option = typer.Option(
-            help=f"{field.description} (default: {default})", rich_help_panel=panel, show_default=False
+            help=f"{field.description} (default: {default})",
+            rich_help_panel=OPTIONS[name].panel,
+            show_default=False,
         )
         kind = _plain(field.annotation) | None
         options.append(

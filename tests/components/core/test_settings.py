@@ -1,9 +1,11 @@
 """Settings travel through the DAG as text and are told apart by digest."""
 
-import pytest
-from pydantic import ValidationError
+from typing import Annotated
 
-from components.core.settings import OPERATIONAL, Hyperparameters, Settings, canonical_json
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from components.core.settings import OPERATIONAL, Hyperparameters, Option, Settings, canonical_json, digest, marks
 
 
 def test_json_round_trip() -> None:
@@ -29,6 +31,26 @@ def test_digest_ignores_operation(change: dict[str, object]) -> None:
     """Where and how fast a run computes stays out of the digest."""
     assert set(change) <= OPERATIONAL
     assert Settings(**change).digest() == Settings().digest()
+
+
+def test_digests_are_those_of_earlier_versions() -> None:
+    """The digests of settings stay as they were recorded: with others, every model of every user trains once more."""
+    chosen = Settings(model="stamps", thaw=2, gate="non-inferiority", promote="manual", option={"max_length": "64"})
+    found = [text[:16] for s in (Settings(), chosen) for text in (s.digest(), s.gate_digest(), digest(s.training()))]
+    defaults, others = found[:3], found[3:]
+    assert defaults == ["c9b3bb870a193cd3", "64e2d44a06a757d6", "da68fbc2f172dcf6"]
+    assert others == ["f96c9f236542e9da", "c611da3eaa7d053c", "2a0f525b1c770101"]
+
+
+def test_an_option_without_its_mark_is_refused() -> None:
+    """A field that does not say its panel and what it affects is no option: nobody can forget to decide."""
+
+    class Forgetful(BaseModel):
+        thaw: Annotated[int, Option("Training", affects="model")] = 0
+        melt: int = 0
+
+    with pytest.raises(TypeError, match="melt"):
+        marks(Forgetful)
 
 
 def test_a_tasks_own_options_are_named_texts() -> None:

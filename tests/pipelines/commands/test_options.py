@@ -11,7 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from components.core.errors import InputError
-from components.core.settings import Hyperparameters, Settings
+from components.core.settings import OPTIONS, Hyperparameters, Settings
 from pipelines.cli import app, run
 from pipelines.commands.options import merge, model_name, use_home
 from tests.support.command import call, is_one_sentence
@@ -22,7 +22,7 @@ def unset() -> dict[str, Any]:
 
 
 def test_every_setting_is_an_option_with_help() -> None:
-    """Each field of the settings is an option of its name, with its description and its default as help."""
+    """Each field of the settings is an option of its name in its panel, with description and default as help."""
     [parameters] = [command.params for name, command in get_command(app).commands.items() if name == "run"]
     options = {parameter.name: parameter for parameter in parameters}
     for name, field in Settings.model_fields.items():
@@ -30,6 +30,7 @@ def test_every_setting_is_an_option_with_help() -> None:
         assert f"--{name.replace('_', '-')}" in option.opts
         assert str(field.description) in option.help
         assert ("searched" if name in Settings.SEARCHED else str(field.default)) in option.help
+        assert option.rich_help_panel == OPTIONS[name].panel
         assert option.default is None
 
 
