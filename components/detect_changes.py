@@ -24,7 +24,7 @@ from components.core import run_folder
 from components.core.data import source_index, sources
 from components.core.data.source_index import Fingerprint
 from components.core.settings import Settings
-from components.core.tracking import provenance, retries
+from components.core.tracking import provenance, retries, tag_names
 from components.core.training import deadlines
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
     with runs.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
         before = run.pipeline_tags()
         # a run that has given way stays so, when its pod is started again
-        other = before["thawline.decision"] if before.get(provenance.CHANGE) == provenance.BUSY else leases.take(run)
+        other = before[tag_names.DECISION] if before.get(tag_names.CHANGE) == provenance.BUSY else leases.take(run)
         if other:
             return _give_way(run, other)
 
@@ -94,7 +94,7 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
 
         history = _History(settings.model, Path(folder))
         # accepted labels of test rows change the dataset, not the source
-        accepted = queries.recorded(settings.model, "thawline.accepted_labels")
+        accepted = queries.recorded(settings.model, tag_names.ACCEPTED_LABELS)
         found = {**provenance.parts(settings), "labels": f"{len(accepted)} times accepted"}
         champion = registry.current(settings.model, "champion")
         if settings.warm_start:
@@ -104,16 +104,14 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = lam
         if decision.change == "skip" and source_index.knows_more(rows, history.index(history.newest)):
             source_index.write_index(Path(folder) / source_index.INDEX, rows)
             run.artifact(Path(folder) / source_index.INDEX, "dataset", pipeline=True)
-            run.tags({provenance.INDEXED: "true"}, pipeline=True)
+            run.tags({tag_names.INDEXED: "true"}, pipeline=True)
         run.figure(f"{decision.change}: {decision.reason}")
     return _kept(run_key, decision)
 
 
 def _give_way(run: "StepRun", other: str) -> Decision:
     """End as skipped: another run of the model is in progress, and this one stands for none."""
-    run.tags(
-        {provenance.CHANGE: provenance.BUSY, provenance.SKIPPED: "true", "thawline.decision": other}, pipeline=True
-    )
+    run.tags({tag_names.CHANGE: provenance.BUSY, tag_names.SKIPPED: "true", tag_names.DECISION: other}, pipeline=True)
     run.figure(f"busy: {other}")
     return _kept(run.run_key, Decision(provenance.BUSY, other))
 
@@ -146,15 +144,15 @@ def _decide(
         if deadlines.cuts(same.tags):  # its version is not the one that these inputs would have given
             cut = cut or same
             continue
-        if same.tags.get(provenance.VERSION) in versions:
+        if same.tags.get(tag_names.VERSION) in versions:
             return replace(_again(same, last, settings, parts, champion), input_digest=digest), rows
         gone = gone or same
     if gone:
-        reason = f"Version {gone.tags.get(provenance.VERSION)} of {_name(gone)} is gone from the registry."
+        reason = f"Version {gone.tags.get(tag_names.VERSION)} of {_name(gone)} is gone from the registry."
         return Decision("train", reason, input_digest=digest), rows
     if cut:
         return Decision("train", f"A deadline cut {_name(cut)} short.", input_digest=digest), rows
-    small = trained.tags[provenance.VERSION] in versions and not deadlines.cuts(trained.tags)
+    small = trained.tags[tag_names.VERSION] in versions and not deadlines.cuts(trained.tags)
     before, parts_now = history.index(trained), _counted_from(trained, parts, champion)
     decision = _changed(trained, before, rows, parts_now, settings.min_new if small else 0)
     if decision.change == "skip" and settings.drift_trigger and source_index.compare(before, rows).new:
@@ -166,19 +164,19 @@ def _same_inputs(model: str, parts: provenance.Parts, champion: str) -> "Iterato
     """Earlier runs with these inputs, newest first; of a warm start then the one that made the champion."""
     from components.core.tracking import queries
 
-    same = f"tags.`{provenance.INPUT_DIGEST}` = '{provenance.input_digest(parts)}'"
-    extra = f"{same} and tags.`{provenance.CHANGE}` != 'skip'"
+    same = tag_names.equals(tag_names.INPUT_DIGEST, provenance.input_digest(parts))
+    extra = f"{same} and tags.`{tag_names.CHANGE}` != 'skip'"
     yield from queries.successful(model, extra)
     if provenance.START in parts and champion:
-        extra = f"tags.`{provenance.VERSION}` = '{champion}' and tags.`{provenance.CHANGE}` = 'train'"
+        extra = f"{tag_names.equals(tag_names.VERSION, champion)} and {tag_names.equals(tag_names.CHANGE, 'train')}"
         for run in queries.successful(model, extra):
-            if run.tags.get(provenance.INPUT_DIGEST) == provenance.input_digest(_counted_from(run, parts, champion)):
+            if run.tags.get(tag_names.INPUT_DIGEST) == provenance.input_digest(_counted_from(run, parts, champion)):
                 yield run
 
 
 def _counted_from(run: "Ended", parts: provenance.Parts, champion: str) -> provenance.Parts:
     """The parts, with the start of that run where its own version is champion now: that makes no new inputs."""
-    if provenance.START not in parts or run.tags.get(provenance.VERSION) != champion:
+    if provenance.START not in parts or run.tags.get(tag_names.VERSION) != champion:
         return parts
     return {**parts, provenance.START: provenance.read(run.tags).get(provenance.START)}
 
@@ -212,12 +210,12 @@ def _despite_few(
 def _again(run: "Ended", last: "Ended", settings: Settings, parts: provenance.Parts, champion: str) -> Decision:
     """What to do with the inputs of an earlier run, whose version is in the registry."""
     tags = run.tags
-    version, reasons = tags[provenance.VERSION], []
+    version, reasons = tags[tag_names.VERSION], []
     if run.id != last.id:
         reasons.append(f"{_name(last)} came in between")
-    if tags.get(provenance.GATE_DIGEST) != settings.gate_digest():
+    if tags.get(tag_names.GATE_DIGEST) != settings.gate_digest():
         reasons += provenance.differences(provenance.read(tags), parts, "gate") or ["gate"]
-    if champion not in (version, tags.get(provenance.COMPARED_WITH, "")) or _lost(run, settings.model, champion):
+    if champion not in (version, tags.get(tag_names.COMPARED_WITH, "")) or _lost(run, settings.model, champion):
         reasons.append(f"version {champion} is champion now" if champion else "there is no champion any more")
     if not reasons:
         return Decision("skip", f"Nothing has changed since {_name(run)}.", version, run.id)
@@ -230,10 +228,10 @@ def _lost(run: "Ended", model: str, champion: str) -> bool:
     from components.core.registry import promotion
     from components.core.registry import versions as registry
 
-    if champion or run.tags.get(provenance.PROMOTED) == "true":
+    if champion or run.tags.get(tag_names.PROMOTED) == "true":
         return not champion
-    version = run.tags[provenance.VERSION]
-    approved = promotion.PENDING_TAG in run.tags and version != registry.current(model, promotion.PENDING)
+    version = run.tags[tag_names.VERSION]
+    approved = tag_names.PENDING in run.tags and version != registry.current(model, promotion.PENDING)
     return approved and any(row["version"] == version for row in promotion.history(model))
 
 
@@ -246,18 +244,18 @@ def _changed(
     if before and not others and sum(changes) < min_new:
         told = f": {changes}" if str(changes) else ""
         reason = f"{sum(changes)} of at least {min_new} changes since {_name(trained)}{told}."
-        return Decision("skip", reason, trained.tags[provenance.VERSION], trained.id)
+        return Decision("skip", reason, trained.tags[tag_names.VERSION], trained.id)
     data = str(changes) if before else ""
     differing = [data or "copies or unreadable records"] if old.get("data") != parts["data"] else []
     return Decision("train", f"Changed since {_name(trained)}: {'; '.join([*differing, *others]) or 'inputs'}.")
 
 
 def _keep(run: "StepRun", decision: Decision, parts: provenance.Parts, settings: Settings) -> None:
-    tags = {provenance.CHANGE: decision.change, "thawline.change_reason": decision.reason}
+    tags = {tag_names.CHANGE: decision.change, tag_names.CHANGE_REASON: decision.reason}
     if decision.change != "train":
-        tags[provenance.SAME_AS] = decision.same_as
+        tags[tag_names.SAME_AS] = decision.same_as
     if decision.change == "skip":
-        tags |= {provenance.SKIPPED: "true", "thawline.decision": decision.reason}
+        tags |= {tag_names.SKIPPED: "true", tag_names.DECISION: decision.reason}
     run.tags(tags | provenance.tags(parts, settings), pipeline=True)
 
 
@@ -276,10 +274,10 @@ class _History:
         self.newest: Ended | None = None  # with an index; may have been skipped
         self.last: Ended | None = None  # that was not skipped
         self.trained: Ended | None = None  # the last that trained
-        for run in queries.successful(model, f"tags.`{provenance.INDEXED}` = 'true'"):
-            change = run.tags.get(provenance.CHANGE, "")
+        for run in queries.successful(model, tag_names.equals(tag_names.INDEXED, "true")):
+            change = run.tags.get(tag_names.CHANGE, "")
             self.newest = self.newest or run
-            if change in ("train", "judge") and provenance.VERSION in run.tags:
+            if change in ("train", "judge") and tag_names.VERSION in run.tags:
                 self.last = self.last or run
                 self.trained = run
             if change == "train":

@@ -72,7 +72,7 @@ def evaluate(
         StepError: The champion can't be loaded: without it there is no evidence, so nothing is promoted.
     """
     with runs.step("evaluate", run_key, settings) as run:
-        run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
+        run.tags({tag_names.DATASET_DIGEST: dataset_digest, tag_names.WEIGHTS_DIGEST: weights_digest})
         data = open_data(dataset, run.settings)
         network, facts = load_checkpoint(checkpoint)
         calibration = _calibrate(data, network, facts["thawed"], run)
@@ -160,7 +160,7 @@ def _look(run: runs.StepRun, models: str) -> Budget:
     """Take one look from the budget, and record it; this run's look at these models, if the step is done again."""
     settings = run.settings
     budget = look_budget.take(settings.model, f"{run.pipeline_id} {models}", settings.gate_alpha, settings.gate_horizon)
-    run.tags({look_budget.LOOK: json.dumps(asdict(budget.look)), "thawline.horizon_opened": budget.opened})
+    run.tags({tag_names.LOOK: json.dumps(asdict(budget.look)), tag_names.HORIZON_OPENED: budget.opened})
     return budget
 
 
@@ -264,7 +264,7 @@ def _log(
     baseline |= {f"reference_{name}": value for name, value in evaluation.reference.items()}
     for pipeline in (False, True):
         run.metrics({**evaluation.metrics, **bounds, **baseline}, pipeline=pipeline)
-    told = {"thawline.accepted": str(decision.accepted).lower(), "thawline.decision": decision.sentence}
+    told = {tag_names.ACCEPTED: str(decision.accepted).lower(), tag_names.DECISION: decision.sentence}
     run.tags({**told, tag_names.METRIC: next(iter(evaluation.metrics))}, pipeline=True)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "report.html"
@@ -273,7 +273,7 @@ def _log(
     evidence = {"accepted": decision.accepted, "sentence": decision.sentence, **decision.evidence}
     run.text(json.dumps(evidence, indent=1), "evidence.json")
     short = {name: value for name, value in decision.evidence.items() if not isinstance(value, list | dict)}
-    run.tags({"thawline.evidence": json.dumps(short)[: tag_names.TAG_LENGTH]}, pipeline=True)
+    run.tags({tag_names.EVIDENCE: json.dumps(short)[: tag_names.TAG_LENGTH]}, pipeline=True)
     run.text(
         charts.to_svg(charts.learning_curves(page.history, next(iter(evaluation.metrics)))),
         "figures/learning_curves.svg",

@@ -8,7 +8,7 @@ from components.core.compute import distributed
 from components.core.compute.device import place
 from components.core.registry import recall
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import provenance, retries, runs
+from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import TRAINING, load_checkpoint, read_facts, save_checkpoint
 from components.core.training.phase import open_data, seed_everything
@@ -48,7 +48,7 @@ def fine_tune(
         return _help(Settings.from_json(settings), dataset, chosen, head)
     with runs.step("fine_tune", run_key, settings) as run:
         run.params(chosen.model_dump())
-        run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
+        run.tags({tag_names.DATASET_DIGEST: dataset_digest, tag_names.WEIGHTS_DIGEST: weights_digest})
         network, facts = load_checkpoint(head)
         before = min(facts["history"], key=lambda figures: figures["loss"])
         deadline = deadlines.of(run)
@@ -87,7 +87,7 @@ def fine_tune(
         save_checkpoint(checkpoint, kept, run.settings, chosen, facts["classes"], {"history": both, "thawed": thawed})
         shutil.copy(head / TRAINING, checkpoint)
         run.saved(data.reuse.seconds)
-        run.tags({"thawline.thawing_helped": str(helped).lower()})
+        run.tags({tag_names.THAWING_HELPED: str(helped).lower()})
         figure = runs.describe(data.target.metric, after if helped else before)
         run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")
     return float(min(before["loss"], after["loss"]))
@@ -97,7 +97,7 @@ def _recall(settings: str, run_key: str, version: str, checkpoint: Path) -> floa
     """Bring an earlier version back, which needs no training."""
     with runs.step("fine_tune", run_key, settings) as run:
         recall.checkpoint(run.settings.model, version, checkpoint)
-        run.tags({provenance.VERSION: version})
+        run.tags({tag_names.VERSION: version})
         run.figure(f"version {version} is judged again")
     return float(min(figures["loss"] for figures in read_facts(checkpoint)["history"]))
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlparse
 from components.core import run_folder
 from components.core.reporting import costs, notification
 from components.core.settings import Settings
-from components.core.tracking import connection, endings, provenance, queries, retries, runs, tag_names
+from components.core.tracking import connection, endings, queries, retries, runs, tag_names
 from components.core.training import deadlines
 
 COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after its result
@@ -61,27 +61,27 @@ def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
     """Close what is still open of a pipeline run, and read its result from MLflow; `finish` says what it holds."""
     pipeline = next(iter(queries.find_runs(model, run_key, "pipeline")), None)
     tags = pipeline.data.tags if pipeline else {}
-    lost = tags.get(tag_names.LOST, "") if pipeline and pipeline.info.status == "KILLED" else ""
+    lost = tags.get(tag_names.FAILURE, "") if pipeline and pipeline.info.status == "KILLED" else ""
     failed = bool(lost) or endings.failed(state, recorded=endings.is_recorded(tags))
     runs.close_running(model, run_key, failed=failed)
     steps = list(reversed(queries.find_runs(model, run_key, "step")))
-    skipped = not failed and tags.get(provenance.SKIPPED) == "true"
-    same_as = tags.get(provenance.SAME_AS, "") if skipped else ""
+    skipped = not failed and tags.get(tag_names.SKIPPED) == "true"
+    same_as = tags.get(tag_names.SAME_AS, "") if skipped else ""
     # a run that made way for another one stands for none
     made = pipeline if not skipped else connection.client().get_run(same_as) if same_as else None
     facts = made.data.tags if made else {}
     cut = deadlines.cuts(tags)
-    decision = " ".join(filter(None, [tags.get("thawline.decision", ""), cut]))
+    decision = " ".join(filter(None, [tags.get(tag_names.DECISION, ""), cut]))
     return {
         "status": "failed" if failed else "skipped" if skipped else "succeeded",
         "reason": lost or (_failure(run_key, steps) if failed else decision),
         "model": model,
-        "version": facts.get("thawline.version", ""),
-        "promoted": tags.get("thawline.promoted") == "true",
-        "pending": tags.get("thawline.pending", ""),
+        "version": facts.get(tag_names.VERSION, ""),
+        "promoted": tags.get(tag_names.PROMOTED) == "true",
+        "pending": tags.get(tag_names.PENDING, ""),
         "metric": facts.get(tag_names.METRIC, ""),
         "metrics": _figures(made.data.metrics) if made else {},
-        "dataset_digest": facts.get("thawline.dataset_digest", ""),
+        "dataset_digest": facts.get(tag_names.DATASET_DIGEST, ""),
         "mlflow_run_id": pipeline.info.run_id if pipeline else "",
         "steps": {
             queries.step_name(run): run.data.metrics["step_seconds"]
@@ -90,7 +90,7 @@ def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
         },
         "cost": "",
         "cut": cut,
-        "report": _report(made.info.artifact_uri) if made and "thawline.accepted" in facts else "",
+        "report": _report(made.info.artifact_uri) if made and tag_names.ACCEPTED in facts else "",
         "same_as": same_as,
     }
 
@@ -136,9 +136,9 @@ def _record(settings: Settings, run_key: str, result: dict[str, Any]) -> str:
         found = {"cost_seconds": seconds}
         if settings.price_per_hour:
             found["cost"] = costs.amount(seconds, settings)
-        tags = {"thawline.cost": cost}
+        tags = {tag_names.COST: cost}
         if result["status"] == "failed":
-            tags["thawline.failure"] = result["reason"]
+            tags[tag_names.FAILURE] = result["reason"]
         runs.record(result["mlflow_run_id"], found, tags)
     return cost
 

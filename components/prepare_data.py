@@ -21,7 +21,7 @@ from components.core.data.preparation import prepare
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.task_options import parse_options
-from components.core.tracking import retries
+from components.core.tracking import retries, tag_names
 
 if TYPE_CHECKING:
     from components.core.tracking import runs
@@ -71,10 +71,10 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         run.artifact(dataset / "label_changes.parquet", "dataset")
         run.artifact(dataset / source_index.INDEX, "dataset", pipeline=True)
         run.tags(provenance.tags_of_data(run.pipeline_tags(), info["data_digest"], start), pipeline=True)
-        digests = {"thawline.dataset_digest": info["digest"], "thawline.weights_digest": weights_digest}
+        digests = {tag_names.DATASET_DIGEST: info["digest"], tag_names.WEIGHTS_DIGEST: weights_digest}
         run.tags(digests, pipeline=True)
-        digests["thawline.detected_inputs"] = input_digest
-        run.tags({"thawline.salt": info["salt"], **digests})  # the next run of the lineage finds the assignments by it
+        digests[tag_names.DETECTED_INPUTS] = input_digest
+        run.tags({tag_names.SALT: info["salt"], **digests})  # the next run of the lineage finds the assignments by it
         run.dataset(run.settings.model, info["digest"], source)
         bad = sum(info["rejected"].values())
         figures = ("examples", "duplicates", "near_duplicates", "set_aside", "label_changes")
@@ -88,11 +88,10 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
 def _bring_start(run: "runs.StepRun", dataset: Path) -> str:
     """Lay the champion's checkpoint beside the data for a warm start; return its mark, empty without a warm start."""
     from components.core.registry import versions
-    from components.core.tracking import provenance
 
     model, folder = run.settings.model, dataset / START
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
-    if not run.settings.warm_start or run.pipeline_tags().get(provenance.CHANGE) == "judge":
+    if not run.settings.warm_start or run.pipeline_tags().get(tag_names.CHANGE) == "judge":
         return ""
     version = versions.current(model, "champion")
     if version:
@@ -100,7 +99,7 @@ def _bring_start(run: "runs.StepRun", dataset: Path) -> str:
             path, _ = versions.fetch(model, version, Path(temporary))
             shutil.copytree(path / "checkpoint", folder)
         run.note(f"Training starts from the weights of the champion, version {version}")
-        run.tags({provenance.WARM_START: version}, pipeline=True)
+        run.tags({tag_names.WARM_START: version}, pipeline=True)
     else:
         run.note("There is no champion to start from: training starts from the pretrained weights")
     return versions.mark(model, version)

@@ -8,7 +8,7 @@ from components.core import revision
 from components.core.contract import load_task
 from components.core.inference import archives
 from components.core.registry import promotion, versions
-from components.core.tracking import connection, provenance, retries, runs, tag_names
+from components.core.tracking import connection, retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 
@@ -50,12 +50,12 @@ def register(
         archives.check_folder(folder)
         answer = versions.smoke_test(folder)
         tags = {
-            "thawline.dataset_digest": dataset_digest,
-            "thawline.weights_digest": weights_digest,
-            "thawline.thawed": str(read_facts(checkpoint)["thawed"]),
-            "thawline.accepted": str(accepted).lower(),
-            "thawline.compared_with": champion,
-            versions.EVIDENCE_RUN: run.pipeline_id,
+            tag_names.DATASET_DIGEST: dataset_digest,
+            tag_names.WEIGHTS_DIGEST: weights_digest,
+            tag_names.THAWED: str(read_facts(checkpoint)["thawed"]),
+            tag_names.ACCEPTED: str(accepted).lower(),
+            tag_names.COMPARED_WITH: champion,
+            tag_names.EVIDENCE_RUN: run.pipeline_id,
             **_origin(run),
         }
         model = run.settings.model
@@ -64,16 +64,16 @@ def register(
         versions.move_alias(model, "challenger", version)
         became = "challenger"
         if accepted:
-            digest, why = archives.folder_digest(folder), tags["thawline.decision"] or "Accepted"
+            digest, why = archives.folder_digest(folder), tags[tag_names.DECISION] or "Accepted"
             became = _carry_out(run, version, champion, why, digest)
         run.text(answer, "smoke_test.json")
-        outcome = {provenance.VERSION: version, provenance.PROMOTED: str(became == "champion").lower()}
+        outcome = {tag_names.VERSION: version, tag_names.PROMOTED: str(became == "champion").lower()}
         if champion:
-            outcome[provenance.COMPARED_WITH] = champion
+            outcome[tag_names.COMPARED_WITH] = champion
         if became == "pending":
-            outcome[promotion.PENDING_TAG] = promotion.approval(model, version)
+            outcome[tag_names.PENDING] = promotion.approval(model, version)
         elif accepted and became == "challenger":
-            outcome["thawline.decision"] = _obstacle(model, version)
+            outcome[tag_names.DECISION] = _obstacle(model, version)
         run.tags(outcome, pipeline=True)
         run.figure(f"version {version}, {'champion' if version == champion else became}")
     return version
@@ -84,15 +84,15 @@ def _origin(run: runs.StepRun) -> dict[str, str]:
     evaluated = connection.client().get_run(run.pipeline_id).data
     metric = evaluated.tags.get(tag_names.METRIC, "")
     return {
-        "thawline.backbone": run.settings.backbone or load_task(run.settings.task).backbone,
-        "thawline.code_revision": revision.code_revision(),
-        "thawline.settings_digest": run.settings.digest(),
-        "thawline.run_key": run.run_key,
-        "thawline.decision": evaluated.tags.get("thawline.decision", ""),
-        "thawline.evidence": evaluated.tags.get("thawline.evidence", ""),
-        **{name: value for name, value in evaluated.tags.items() if name == provenance.WARM_START},
+        tag_names.BACKBONE: run.settings.backbone or load_task(run.settings.task).backbone,
+        tag_names.CODE_REVISION: revision.code_revision(),
+        tag_names.SETTINGS_DIGEST: run.settings.digest(),
+        tag_names.RUN_KEY: run.run_key,
+        tag_names.DECISION: evaluated.tags.get(tag_names.DECISION, ""),
+        tag_names.EVIDENCE: evaluated.tags.get(tag_names.EVIDENCE, ""),
+        **{name: value for name, value in evaluated.tags.items() if name == tag_names.WARM_START},
         tag_names.METRIC: metric,
-        **{f"thawline.{name}": str(value) for name, value in evaluated.metrics.items() if name == metric},
+        **{tag_names.figure(name): str(value) for name, value in evaluated.metrics.items() if name == metric},
     }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from components.core.errors import NoAnswerError, StepError
 from components.core.revision import libraries
 from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings, digest
-from components.core.tracking import retries
+from components.core.tracking import retries, tag_names
 from components.core.training import deadlines, studies
 from components.core.training.deadlines import Deadline
 from components.core.training.studies import DONE, open_study
@@ -55,7 +55,7 @@ def search(
             run.figure(f"nothing to search: version {version} is judged again")
             return ""
         name = study_name(run.settings, dataset_digest, weights_digest)
-        run.tags({"thawline.study": name, "thawline.worker": str(worker)})
+        run.tags({tag_names.STUDY: name, tag_names.WORKER: str(worker)})
         if run.settings.trials == 0:
             run.figure("skipped: the defaults are taken")
             return name

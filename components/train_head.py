@@ -7,7 +7,7 @@ from pathlib import Path
 from components.core.compute import distributed
 from components.core.errors import StepError
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import retries, runs
+from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import save_checkpoint, save_training_rows
 from components.core.training.phase import build_network, open_data
@@ -47,7 +47,7 @@ def train_head(
         return _help(Settings.from_json(settings), dataset, chosen)
     with runs.step("train_head", run_key, settings) as run:
         run.params(chosen.model_dump())
-        run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
+        run.tags({tag_names.DATASET_DIGEST: dataset_digest, tag_names.WEIGHTS_DIGEST: weights_digest})
         deadline = deadlines.of(run)
         data = open_data(dataset, run.settings)
         network = build_network(data, chosen, run.note)

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import packages_distributions
@@ -50,6 +51,21 @@ def test_a_service_has_one_owner(package: str, owner: str) -> None:
     found = importers("components", package) | importers("pipelines", package)
     assert found - set(SERVED)
     assert all(path.startswith(owner) for path in found - set(SERVED))
+
+
+def test_tags_are_spelled_once() -> None:
+    """Names of MLflow's tags stand in tag_names.py alone; docstrings may mention them."""
+    found = set()
+    for path in [*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]:
+        tree = ast.parse(path.read_text())
+        docs = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        found |= {
+            str(path.relative_to(ROOT))
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docs
+            if re.search(r"(?<![\w/])thawline\.(?!prom)|mlflow\.[a-z]+[A-Z]", node.value)
+        }
+    assert found == {"components/core/tracking/tag_names.py"}
 
 
 def test_tasks_and_core_import_no_step() -> None:

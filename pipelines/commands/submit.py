@@ -16,6 +16,7 @@ from rich.console import Console
 from components.core import run_folder
 from components.core.errors import ExpectedError, InputError, StepError
 from components.core.settings import Settings
+from components.core.tracking import tag_names
 from pipelines.commands.options import JsonOption, merge, model_name, read_config, use_home, with_settings
 from pipelines.kubeflow import limits
 from pipelines.kubeflow.client import (
@@ -266,7 +267,7 @@ def _report(console: Console, result: dict[str, Any], kind: str, *, as_json: boo
 
 def _print(console: Console, result: dict[str, Any]) -> None:
     if result["status"] == "submitted":
-        tell(console, f"Run key     {result['run_key']} (tag thawline.run_key in MLflow)")
+        tell(console, f"Run key     {result['run_key']} (tag {tag_names.RUN_KEY} in MLflow)")
         return
     lines = {"Status": result["status"], "Why": result["reason"], "Tracking": result["mlflow"]}
     if result["version"]:

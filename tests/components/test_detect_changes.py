@@ -20,7 +20,6 @@ from components.core.errors import InputError
 from components.core.registry import promotion, versions
 from components.core.settings import Settings
 from components.core.tracking import connection, provenance, queries, runs, tag_names
-from components.core.training import deadlines
 from components.detect_changes import DECISION, Decision, detect_changes, look
 from components.evaluate import evaluate
 from components.fine_tune import fine_tune
@@ -80,8 +79,8 @@ def completed(source: Path, *, failed: bool = False, **changes: Any) -> Decision
             model.mkdir()
             (model / "MLmodel").write_text(key)
             version = decision.version or versions.add_version("toy", model, run, {})
-            run.tags({provenance.VERSION: version}, pipeline=True)
-            run.tags({provenance.COMPARED_WITH: champion} if champion else {}, pipeline=True)
+            run.tags({tag_names.VERSION: version}, pipeline=True)
+            run.tags({tag_names.COMPARED_WITH: champion} if champion else {}, pipeline=True)
         if not champion:
             versions.move_alias("toy", "champion", version)
     assert finish(text, key, "FAILED" if failed else "SUCCEEDED")["status"] == ("failed" if failed else "succeeded")
@@ -108,28 +107,28 @@ def test_the_first_run_trains(source: Path, tracked_home: Path) -> None:
     key, decision = seen(source)
     assert (decision.change, decision.input_digest) == ("train", "")
     assert decision.reason == "There is no earlier successful run of 'toy'."
-    assert provenance.INPUT_DIGEST not in tags_of(key)
+    assert tag_names.INPUT_DIGEST not in tags_of(key)
     prepare_data(str(source), settings().to_json(), key, run_folder.run_folder(key) / "dataset")
     tags = tags_of(key)
-    assert tags[provenance.DATA_DIGEST] == source_index.data_digest(source_index.take(str(source), []))
-    assert tags[provenance.INPUT_DIGEST] == provenance.input_digest(provenance.read(tags))
-    assert (tags[provenance.CHANGE], tags[provenance.INDEXED]) == ("train", "true")
+    assert tags[tag_names.DATA_DIGEST] == source_index.data_digest(source_index.take(str(source), []))
+    assert tags[tag_names.INPUT_DIGEST] == provenance.input_digest(provenance.read(tags))
+    assert (tags[tag_names.CHANGE], tags[tag_names.INDEXED]) == ("train", "true")
 
 
 def test_the_same_inputs_are_skipped(earlier: Path) -> None:
     """The second run on the same data stands for the first: reason, run, version, metrics and report are its."""
     key, decision = seen(earlier)
-    [first] = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    [first] = queries.successful("toy", f"tags.`{tag_names.CHANGE}` = 'train'")
     assert decision == Decision(
-        "skip", f"Nothing has changed since the run {first.name}.", "1", first.id, first.tags[provenance.INPUT_DIGEST]
+        "skip", f"Nothing has changed since the run {first.name}.", "1", first.id, first.tags[tag_names.INPUT_DIGEST]
     )
     result = json.loads((run_folder.run_folder(key) / "result.json").read_text())
     assert (result["status"], result["same_as"], result["version"]) == ("skipped", first.id, "1")
     assert result["reason"] == decision.reason
     assert result["dataset_digest"] == first.tags["thawline.dataset_digest"]
     [pipeline] = queries.find_runs("toy", key, "pipeline")
-    assert (pipeline.info.status, pipeline.data.tags[provenance.SKIPPED]) == ("FINISHED", "true")
-    assert pipeline.data.tags[provenance.CHANGE] == "skip"
+    assert (pipeline.info.status, pipeline.data.tags[tag_names.SKIPPED]) == ("FINISHED", "true")
+    assert pipeline.data.tags[tag_names.CHANGE] == "skip"
 
 
 def test_data_that_were_trained_before_are_judged_again(earlier: Path) -> None:
@@ -266,8 +265,8 @@ def test_a_champion_that_was_taken_away_undoes_no_rollback(
 @pytest.mark.parametrize("approved", [True, False])
 def test_only_what_was_approved_can_be_taken_away(earlier: Path, *, approved: bool) -> None:
     """A version that waits for approval, or was not accepted, is the reason that there is no champion: a skip."""
-    [run] = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
-    connection.client().set_tag(run.id, promotion.PENDING_TAG, "thawline promote 1 --model toy")
+    [run] = queries.successful("toy", f"tags.`{tag_names.CHANGE}` = 'train'")
+    connection.client().set_tag(run.id, tag_names.PENDING, "thawline promote 1 --model toy")
     if approved:
         promotion.settle("toy")  # records that version 1 is champion
     connection.client().delete_registered_model_alias("toy", "champion")
@@ -320,7 +319,7 @@ def test_few_changes_are_collected(earlier: Path) -> None:
         write(earlier / f"class0/new{number}.txt", f"2.0,0.{number}")
         key, decision = seen(earlier, min_new=3)
         assert decision.change == "skip"
-        assert tags_of(key)[provenance.SKIPPED] == "true"
+        assert tags_of(key)[tag_names.SKIPPED] == "true"
     assert decision.reason.startswith("2 of at least 3 changes since the run toy ")
     assert decision.reason.endswith(": 2 new examples.")
     assert seen(earlier)[1].change == "train"
@@ -351,7 +350,7 @@ def test_touched_files_are_read_once(earlier: Path) -> None:
         assert look(str(earlier), settings(), key, lambda _done, total, _text: read.append(total)).change == "skip"
         finish(settings().to_json(), key, "SUCCEEDED")
     assert len(read) == 45
-    assert provenance.INDEXED not in tags_of(key)
+    assert tag_names.INDEXED not in tags_of(key)
 
 
 @pytest.mark.slow
@@ -372,14 +371,14 @@ def test_unchanged_objects_are_not_downloaded(s3: str, source: Path, tracked_hom
 def cut_short(key: str) -> str:
     """Say of a run that a deadline stopped its training; return its name."""
     [pipeline] = queries.find_runs("toy", key, "pipeline")
-    runs.record(pipeline.info.run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
+    runs.record(pipeline.info.run_id, {}, {f"{tag_names.CUT}search": "The search stopped."})
     return str(pipeline.info.run_name)
 
 
 def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) -> None:
     """A run that was cut short stands for no other, however few changes --min-new lets pass."""
     completed(source)
-    [first] = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    [first] = queries.successful("toy", f"tags.`{tag_names.CHANGE}` = 'train'")
     name = cut_short(first.tags[tag_names.RUN_KEY])
     _, decision = seen(source, max_minutes=60)
     assert (decision.change, decision.reason) == ("train", f"A deadline cut the run {name} short.")
@@ -390,10 +389,10 @@ def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) 
 def test_after_a_run_with_time_enough_nothing_is_to_be_done(source: Path, tracked_home: Path) -> None:
     """Once the same inputs were trained to the end, the next run is skipped, and stands for that one."""
     completed(source)
-    [first] = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    [first] = queries.successful("toy", f"tags.`{tag_names.CHANGE}` = 'train'")
     cut_short(first.tags[tag_names.RUN_KEY])
     assert completed(source).change == "train"
-    whole, _ = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    whole, _ = queries.successful("toy", f"tags.`{tag_names.CHANGE}` = 'train'")
     _, decision = seen(source)
     assert (decision.change, decision.same_as) == ("skip", whole.id)
 
@@ -424,7 +423,7 @@ def test_the_dag_decides_alone_too(earlier: Path) -> None:
     """Where no command line was, the step decides, and says in MLflow what it did."""
     changed, version, digest = detect_changes(str(earlier), settings().to_json(), "alone")
     assert (changed, version) == (False, "")
-    assert digest == tags_of("alone")[provenance.INPUT_DIGEST]
+    assert digest == tags_of("alone")[tag_names.INPUT_DIGEST]
     [step] = queries.find_runs("toy", "alone", "step")
     assert (step.info.run_name, step.info.status) == ("detect_changes", "FINISHED")
     finish(settings().to_json(), "alone", "SUCCEEDED")
@@ -485,8 +484,8 @@ def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Pa
     second = run_steps(toy_source, warm, tmp_path / "second")
     assert second.version == "2"
     tags = tags_of(second.run_key)
-    assert (tags[provenance.WARM_START], provenance.read(tags)[provenance.START][:2]) == ("1", "1 ")
-    assert versions.tags("toy", "2")[provenance.WARM_START] == "1"
+    assert (tags[tag_names.WARM_START], provenance.read(tags)[provenance.START][:2]) == ("1", "1 ")
+    assert versions.tags("toy", "2")[tag_names.WARM_START] == "1"
     assert decided().change == "skip"  # the champion that it started from
     versions.move_alias("toy", "champion", "2")
     assert decided().change == "skip"  # its own version
@@ -508,7 +507,7 @@ def test_a_warm_start_without_a_champion_says_so(source: Path, tracked_home: Pat
     """The first run starts from the pretrained weights, and its inputs say so; then its own version is no news."""
     first = completed(source, warm_start=True)
     assert first.change == "train"
-    [run] = queries.successful("toy", f"tags.`{provenance.CHANGE}` = 'train'")
+    [run] = queries.successful("toy", f"tags.`{tag_names.CHANGE}` = 'train'")
     [step] = [s for s in queries.find_runs("toy", "", "step") if s.info.run_name == "prepare_data"]
     assert "There is no champion to start from" in step.data.tags["thawline.notes"]
     assert provenance.read(run.tags)[provenance.START] == "none"

@@ -10,7 +10,7 @@ import pytest
 from components.core import run_folder
 from components.core.errors import InputError, NoAnswerError
 from components.core.settings import Settings
-from components.core.tracking import connection, provenance, queries, runs, tag_names
+from components.core.tracking import connection, queries, runs, tag_names
 from components.detect_changes import detect_changes
 from components.finish import finish
 from tests.fakes.webhook import listening, status
@@ -155,7 +155,7 @@ def test_an_abandoned_run_is_closed_by_the_next(tracked_home: Path) -> None:
     (run_folder.run_folder("dead") / "settings.json").write_text(SETTINGS.to_json())
     (run_folder.run_folder("dead") / "lease.json").write_text('{"pid": 999999999, "started": "1"}')
     following = runs.pipeline_run("next", SETTINGS)
-    connection.client().set_tag(following.info.run_id, provenance.VERSION, "1")
+    connection.client().set_tag(following.info.run_id, tag_names.VERSION, "1")
     finish(SETTINGS.to_json(), "next", "SUCCEEDED")
     assert [r.info.status for r in queries.find_runs("toy", "dead")] == ["FAILED"]
     assert [r.info.status for r in queries.find_runs("toy", "next")] == ["FINISHED"]
@@ -190,7 +190,7 @@ def test_a_run_without_a_parent_is_the_pipelines(tracked_home: Path, monkeypatch
     assert len({shared, *made}) == 3
     assert [client.get_run(one).data.params for one in (shared, *made)] == [{}, {"epochs": "3"}, {"epochs": "5"}]
     assert {client.get_run(one).data.tags[tag_names.PARENT] for one in made} == {shared}
-    client.set_tag(shared, provenance.VERSION, "1")
+    client.set_tag(shared, tag_names.VERSION, "1")
     assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["mlflow_run_id"] == shared
     assert client.get_run(shared).info.status == "FINISHED"
 
@@ -215,7 +215,7 @@ def test_the_plugins_tree_is_climbed_to_its_root(tracked_home: Path, monkeypatch
         assert second.run_id != searched
     monkeypatch.setenv("MLFLOW_RUN_ID", theirs("register", theirs("condition-1", theirs("exit-handler-1", root))))
     with runs.step("register", "k", SETTINGS.to_json()) as run:
-        run.tags({provenance.VERSION: "7", "thawline.decision": "Better."}, pipeline=True)
+        run.tags({tag_names.VERSION: "7", "thawline.decision": "Better."}, pipeline=True)
     result = finish(SETTINGS.to_json(), "k", "COMPLETE")
     assert (result["status"], result["version"], result["reason"]) == ("succeeded", "7", "Better.")
     assert result["mlflow_run_id"] == root

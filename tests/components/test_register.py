@@ -21,7 +21,7 @@ from components.core import run_folder
 from components.core.data.examples import Examples
 from components.core.errors import StepError
 from components.core.registry import promotion, versions
-from components.core.tracking import connection, provenance, pyfunc, queries, runs
+from components.core.tracking import connection, pyfunc, queries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.deadlines import Deadline
 from components.finish import finish
@@ -47,7 +47,7 @@ def test_the_version_says_what_it_is_made_of(toy_run: PlainRun) -> None:
     assert tags["thawline.weights_digest"] == toy_run.digests[1]
     assert tags["thawline.settings_digest"] == toy_run.settings.digest()
     assert tags["thawline.backbone"] == "tanh"  # the task's own, since none was given
-    assert len(tags[versions.DIGEST]) == 64
+    assert len(tags[tag_names.ARTIFACT_DIGEST]) == 64
     assert tags["thawline.code_revision"]
     assert set(version.aliases) == {"challenger", "champion"}
 
@@ -125,11 +125,11 @@ def test_the_last_verdict_against_the_same_champion_counts(toy_home: PlainRun, t
     """What lost the second time is not promoted by the first; a verdict against another champion changes nothing."""
     path, _ = versions.fetch("toy", "1", tmp_path)
     names = ("thawline.decision", "thawline.evidence")
-    verdict = {"thawline.accepted": "false", versions.EVIDENCE_RUN: "later", **dict.fromkeys(names, "lost")}
+    verdict = {"thawline.accepted": "false", tag_names.EVIDENCE_RUN: "later", **dict.fromkeys(names, "lost")}
     for champion, accepted, judged_by in (("7", "true", toy_home.result["mlflow_run_id"]), ("", "false", "later")):
         assert versions.registered("toy", path, {**verdict, "thawline.compared_with": champion}) == "1"
         found = versions.tags("toy", "1")
-        assert (found["thawline.accepted"], found[versions.EVIDENCE_RUN]) == (accepted, judged_by)
+        assert (found["thawline.accepted"], found[tag_names.EVIDENCE_RUN]) == (accepted, judged_by)
 
 
 def test_the_run_says_what_it_compared_with(toy_home: PlainRun) -> None:
@@ -137,8 +137,8 @@ def test_the_run_says_what_it_compared_with(toy_home: PlainRun) -> None:
     registered(toy_home, "second", toy_home.folder / "served", "1", accepted=False)
     [second] = queries.find_runs("toy", "second", "pipeline")
     [first] = queries.find_runs("toy", toy_home.run_key, "pipeline")
-    assert second.data.tags[provenance.COMPARED_WITH] == "1"
-    assert provenance.COMPARED_WITH not in first.data.tags
+    assert second.data.tags[tag_names.COMPARED_WITH] == "1"
+    assert tag_names.COMPARED_WITH not in first.data.tags
 
 
 def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> None:

@@ -15,7 +15,7 @@ from components.core import run_folder
 from components.core.errors import InputError, StepError
 from components.core.registry import versions
 from components.core.settings import Settings
-from components.core.tracking import connection, provenance, queries
+from components.core.tracking import connection, queries, tag_names
 from pipelines import changes
 from tests.conftest import TOY
 from tests.fakes.toy import write_points
@@ -165,7 +165,7 @@ def test_data_a_a_b_a(tmp_path: Path, home: Path) -> None:
     (source / "class0/new.txt").unlink()
     judged = ran(source, home)
     assert (judged["status"], judged["version"]) == ("succeeded", "1")
-    assert connection.client().get_run(judged["mlflow_run_id"]).data.tags[provenance.CHANGE] == "judge"
+    assert connection.client().get_run(judged["mlflow_run_id"]).data.tags[tag_names.CHANGE] == "judge"
     assert judged["dataset_digest"] == first["dataset_digest"]
     assert judged["metrics"]["accuracy"] == first["metrics"]["accuracy"]
     assert Path(judged["report"]).is_file()
@@ -189,4 +189,4 @@ def test_the_dag_skips_alone(toy_home: PlainRun, toy_source: Path) -> None:
     assert (result["status"], result["same_as"]) == ("skipped", toy_home.result["mlflow_run_id"])
     assert [run.info.run_name for run in queries.find_runs("toy", "alone", "step")] == ["detect_changes"]
     [pipeline] = queries.find_runs("toy", "alone", "pipeline")
-    assert (pipeline.info.status, pipeline.data.tags[provenance.CHANGE]) == ("FINISHED", "skip")
+    assert (pipeline.info.status, pipeline.data.tags[tag_names.CHANGE]) == ("FINISHED", "skip")

@@ -11,7 +11,7 @@ from components.core import identity, run_folder
 from components.core.data.assignments import LabelChange, read_label_changes, write_label_changes
 from components.core.data.lineage import Lineage, read_lineage, write_lineage
 from components.core.errors import InputError
-from components.core.tracking import connection, queries, runs
+from components.core.tracking import connection, queries, runs, tag_names
 
 
 def waiting(model: str) -> list[LabelChange]:
@@ -59,18 +59,18 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
             model,
             lineage.salt,
             Path(folder),
-            {"thawline.accepted_labels": str(len(taken)), "thawline.who": identity.whoami()},
+            {tag_names.ACCEPTED_LABELS: str(len(taken)), tag_names.WHO: identity.whoami()},
         )
     return taken
 
 
 def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:
     """Download what the last prepared dataset of the model left, or what was accepted since, with its salt."""
-    found = queries.find_runs(model, "", "", "tags.`thawline.salt` != '' and attributes.status = 'FINISHED'")
+    found = queries.find_runs(model, "", "", f"{tag_names.is_set(tag_names.SALT)} and {queries.FINISHED}")
     if not found:
         return None
     path = connection.client().download_artifacts(found[0].info.run_id, "dataset", str(folder))
-    return Path(path), found[0].data.tags["thawline.salt"]
+    return Path(path), found[0].data.tags[tag_names.SALT]
 
 
 def previous_lineage(model: str) -> Lineage:
@@ -84,5 +84,5 @@ def log_lineage(model: str, salt: str, folder: Path, tags: Mapping[str, str]) ->
     """Record a change of the lineage outside of a pipeline run: the next dataset goes on from these files."""
     run_id = runs.create("labels", run_folder.new_run_key(), model, "labels", None)
     connection.client().log_artifacts(run_id, str(folder), "dataset")
-    runs.record(run_id, {}, {"thawline.salt": salt, **tags})
+    runs.record(run_id, {}, {tag_names.SALT: salt, **tags})
     connection.client().set_terminated(run_id, "FINISHED")

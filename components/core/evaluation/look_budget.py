@@ -17,7 +17,6 @@ from components.core import run_folder
 from components.core.evidence.alpha_spending import Budget, Look, level, next_look
 from components.core.tracking import connection, queries, tag_names
 
-LOOK = "thawline.look"  # tag of a run that has looked at the test rows
 KIND = "looks"
 
 
@@ -59,7 +58,7 @@ def _had(model: str, owner: str) -> Budget | None:
 
 
 def _new_register(model: str) -> str:
-    tags = {"mlflow.runName": KIND, tag_names.KIND: KIND, tag_names.MODEL: model}
+    tags = {tag_names.RUN_NAME: KIND, tag_names.KIND: KIND, tag_names.MODEL: model}
     run = connection.client().create_run(connection.own_experiment(model), tags=tags)
     connection.client().set_terminated(run.info.run_id)
     return str(run.info.run_id)
@@ -71,7 +70,7 @@ def _registers(model: str) -> list[str]:
 
 def _taken(model: str) -> list[Look]:
     """All looks so far: those that runs are tagged with, and claims of runs that were cut off before that."""
-    tagged = [Look(**json.loads(text)) for text in queries.recorded(model, LOOK)]
+    tagged = [Look(**json.loads(text)) for text in queries.recorded(model, tag_names.LOOK)]
     known = {(look.opening, look.number) for look in tagged}
     claims = [
         json.loads(value)

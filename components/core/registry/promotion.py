@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from filelock import FileLock
 
@@ -30,9 +30,18 @@ from components.core.tracking import connection, tag_names
 
 KIND = "promotion"
 CHAMPION, PREVIOUS, PENDING = "champion", "previous", "pending"
-PENDING_TAG = "thawline.pending"
 PATIENCE = 20.0  # seconds that an open entry of another machine may take; its writes take well under one
 POLL = 0.2  # seconds between two looks
+OPENED = {  # fields of an entry and their tags, written when it is opened
+    "action": tag_names.ACTION,
+    "origin": tag_names.FROM,
+    "to": tag_names.TO,
+    "why": tag_names.WHY,
+    "who": tag_names.WHO,
+    "evidence": tag_names.EVIDENCE,
+    "mark": tag_names.MARK,
+}
+CLOSED = {"reason": tag_names.REASON, "withdrawn": tag_names.WITHDRAWN}  # as above, when it is closed
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,18 @@ class Entry:
     status: str = "RUNNING"
     reason: str = ""  # why it FAILED
     withdrawn: str = ""  # the version that waited for approval on evidence against another champion
+
+    @classmethod
+    def from_run(cls, run: Any) -> Self:  # noqa: ANN401 - mlflow publishes no types
+        """The entry that a run of the ledger is."""
+        tags = run.data.tags
+        return cls(
+            run_id=str(run.info.run_id),
+            model=tags[tag_names.MODEL],
+            time=int(run.info.start_time),
+            status=str(run.info.status),
+            **{name: tags.get(tag, "") for name, tag in (OPENED | CLOSED).items()},
+        )
 
     @property
     def done(self) -> bool:
@@ -144,7 +165,7 @@ def propose(model: str, version: str, expected: str) -> bool:
             return False
         _clear_pending(model, registry.current(model, PENDING))
         registry.move_alias(model, PENDING, version)
-        connection.client().set_model_version_tag(model, version, PENDING_TAG, "true")
+        connection.client().set_model_version_tag(model, version, tag_names.PENDING, "true")
         if registry.current(model, CHAMPION) != expected:  # another machine moved it, maybe before it could see us wait
             _clear_pending(model, version)
             return False
@@ -174,7 +195,7 @@ def evidence_for(model: str, version: str) -> Evidence:
         against = f"against version {compared}" if compared else "as the first one"
         sentence = f"{model} version {version} was accepted {against}, but {_named(champion)} is champion now."
         raise InputError(sentence, f"Run the pipeline again. {hint}")
-    judged = registry.tags(model, version).get(registry.EVIDENCE_RUN, facts["run"])
+    judged = registry.tags(model, version).get(tag_names.EVIDENCE_RUN, facts["run"])
     return Evidence(judged, compared, facts["decision"])
 
 
@@ -239,20 +260,10 @@ def settle(model: str) -> list[Entry]:
 
 def read(model: str) -> list[Entry]:
     """Every entry of a model, the oldest first: open, finished and failed ones."""
-    condition = f"tags.`{tag_names.KIND}` = '{KIND}' and tags.`{tag_names.MODEL}` = '{model}'"
-    found: list[Entry] = []
-    token: str | None = ""
-    while token is not None:
-        page = connection.client().search_runs([connection.own_experiment(model)], condition, page_token=token or None)
-        found, token = [*found, *map(_entry, page)], page.token or None
-    return sorted(found, key=_age)
-
-
-def _entry(run: Any) -> Entry:  # noqa: ANN401 - mlflow publishes no types
-    names = ("action", "from", "to", "why", "who", "evidence", "mark", "reason", "withdrawn")
-    action, origin, to, why, who, evidence, mark, *end = (run.data.tags.get(f"thawline.{name}", "") for name in names)
-    model, time_, status = run.data.tags[tag_names.MODEL], int(run.info.start_time), str(run.info.status)
-    return Entry(run.info.run_id, model, action, origin, to, why, who, evidence, time_, mark, status, *end)
+    condition = f"{tag_names.equals(tag_names.KIND, KIND)} and {tag_names.equals(tag_names.MODEL, model)}"
+    where = [connection.own_experiment(model)]
+    found = connection.every(connection.client().search_runs, experiment_ids=where, filter_string=condition)
+    return sorted(map(Entry.from_run, found), key=_age)
 
 
 def _age(entry: Entry) -> tuple[int, str]:
@@ -313,15 +324,11 @@ def _open(model: str, action: str, origin: str, to: str, why: str, who: str, evi
     latest = max((entry.time for entry in read(model)), default=0)
     now = max(int(time.time() * 1000), latest + 1)  # clocks of machines differ: later entries come later all the same
     why, mark = " ".join(why.split())[: tag_names.TAG_LENGTH], run_folder.process_mark()
-    facts = {"action": action, "from": origin, "to": to, "why": why, "who": who, "evidence": evidence, "mark": mark}
-    tags = {
-        "mlflow.runName": f"{action} {to or 'none'}",
-        tag_names.KIND: KIND,
-        tag_names.MODEL: model,
-        **{f"thawline.{name}": value for name, value in facts.items()},
-    }
+    entry = Entry("", model, action, origin, to, why, who, evidence, now, mark)
+    tags = {tag_names.RUN_NAME: f"{action} {to or 'none'}", tag_names.KIND: KIND, tag_names.MODEL: model}
+    tags |= {tag: str(getattr(entry, name)) for name, tag in OPENED.items()}
     run = connection.client().create_run(connection.own_experiment(model), start_time=now, tags=tags)
-    return Entry(run.info.run_id, model, action, origin, to, why, who, evidence, now, mark)
+    return replace(entry, run_id=run.info.run_id)
 
 
 def _claim(entry: Entry, champion: str) -> str:
@@ -353,7 +360,7 @@ def _complete(entry: Entry) -> Entry:
     registry.move_alias(entry.model, PREVIOUS, earlier if earlier in there else "")
     withdrawn = _stale(entry)
     if withdrawn:
-        connection.client().set_tag(entry.run_id, "thawline.withdrawn", withdrawn)
+        connection.client().set_tag(entry.run_id, tag_names.WITHDRAWN, withdrawn)
     for version in (entry.to, withdrawn):
         _clear_pending(entry.model, version)
     connection.client().set_terminated(entry.run_id, "FINISHED")
@@ -365,12 +372,12 @@ def _stale(entry: Entry) -> str:
     version = registry.current(entry.model, PENDING)
     if version in ("", entry.to):
         return ""
-    against = registry.tags(entry.model, version).get("thawline.compared_with")
+    against = registry.tags(entry.model, version).get(tag_names.COMPARED_WITH)
     return "" if against in (None, entry.to) else version
 
 
 def _fail(entry: Entry, reason: str) -> Entry:
-    connection.client().set_tag(entry.run_id, "thawline.reason", reason)
+    connection.client().set_tag(entry.run_id, tag_names.REASON, reason)
     connection.client().set_terminated(entry.run_id, "FAILED")
     return replace(entry, status="FAILED", reason=reason)
 
@@ -379,8 +386,8 @@ def _clear_pending(model: str, version: str) -> None:
     """A version that was promoted, replaced or withdrawn waits no longer."""
     if not version:
         return
-    if PENDING_TAG in connection.client().get_model_version(model, version).tags:
-        connection.client().delete_model_version_tag(model, version, PENDING_TAG)
+    if tag_names.PENDING in connection.client().get_model_version(model, version).tags:
+        connection.client().delete_model_version_tag(model, version, tag_names.PENDING)
     if registry.current(model, PENDING) == version:
         registry.move_alias(model, PENDING, "")
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from components.core.registry import versions
-from components.core.tracking import queries
+from components.core.tracking import queries, tag_names
 
 NO_TRIALS = json.dumps({"trials": [], "importances": {}})
 
@@ -32,7 +32,7 @@ def served(model: str, version: str, folder: Path) -> None:
 
 def trials(model: str, version: str) -> str:
     """The trials of the search that led to a version, as `select_trial` writes them; none where their run is gone."""
-    made_by = versions.tags(model, version).get("thawline.run_key", "")
+    made_by = versions.tags(model, version).get(tag_names.RUN_KEY, "")
     for run in queries.find_runs(model, made_by, "step") if made_by else []:
         if queries.step_name(run) == "select_trial":
             with tempfile.TemporaryDirectory() as temporary:

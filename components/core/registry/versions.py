@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ from components.core.inference import archives
 from components.core.inference import smoke_test as smoke
 from components.core.tracking import connection, pyfunc, runs, tag_names
 
-DIGEST = "thawline.artifact_sha256"
-EVIDENCE_RUN = "thawline.evidence_run"  # the pipeline run that judged the version; it may not be the one that made it
 ALIASES = ("champion", "previous", "challenger", "pending")
 
 
@@ -36,7 +34,7 @@ def tags(model: str, version: str) -> dict[str, str]:
 
 def mark(model: str, version: str) -> str:
     """The version with the beginning of its files' digest, which tells it from another registry's."""
-    return f"{version} {tags(model, version).get(DIGEST, '')[:12]}" if version else "none"
+    return f"{version} {tags(model, version).get(tag_names.ARTIFACT_DIGEST, '')[:12]}" if version else "none"
 
 
 def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
@@ -61,7 +59,7 @@ def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
     try:
         path = pyfunc.download_version(model, version, folder)
         drop_traces(path)
-        archives.check_folder(path, found[0].tags.get(DIGEST, ""))
+        archives.check_folder(path, found[0].tags.get(tag_names.ARTIFACT_DIGEST, ""))
     except (ValueError, OSError) as error:
         raise StepError(f"{name} is refused: {error}.", "Restore its files, or promote another version.") from error
     return path, version
@@ -107,7 +105,7 @@ def add_version(model: str, folder: Path, run: runs.StepRun, tags: Mapping[str, 
         model,
         f"models:/{logged.model_id}",
         run_id=run.pipeline_id,
-        tags={DIGEST: archives.folder_digest(folder), **tags},
+        tags={tag_names.ARTIFACT_DIGEST: archives.folder_digest(folder), **tags},
         model_id=logged.model_id,
     )
     return str(version.version)
@@ -121,12 +119,12 @@ def registered(model: str, folder: Path, tags: Mapping[str, str]) -> str:
     """
     digest = archives.folder_digest(folder)
     found = _all_versions(f"name = '{model}'")
-    same = next((version for version in found if version.tags.get(DIGEST) == digest), None)
+    same = next((version for version in found if version.tags.get(tag_names.ARTIFACT_DIGEST) == digest), None)
     if same is None:
         return ""
-    version, against = str(same.version), "thawline.compared_with"
-    if tags["thawline.accepted"] == "true" or same.tags.get(against) == tags[against]:
-        for name in ("thawline.accepted", against, "thawline.decision", "thawline.evidence", EVIDENCE_RUN):
+    version, against = str(same.version), tag_names.COMPARED_WITH
+    if tags[tag_names.ACCEPTED] == "true" or same.tags.get(against) == tags[against]:
+        for name in (tag_names.ACCEPTED, against, tag_names.DECISION, tag_names.EVIDENCE, tag_names.EVIDENCE_RUN):
             connection.client().set_model_version_tag(model, version, name, tags[name])
     return version
 
@@ -143,8 +141,8 @@ def move_alias(model: str, alias: str, version: str) -> None:
 
 def models() -> list[dict[str, Any]]:
     """Every model that Thawline registered, by name: the versions that aliases point to, and how many there are."""
-    counts = Counter(str(version.name) for version in _all_versions("") if DIGEST in version.tags)
-    found = {str(model.name): model.aliases for model in _pages(connection.client().search_registered_models)}
+    counts = Counter(str(version.name) for version in _all_versions("") if tag_names.ARTIFACT_DIGEST in version.tags)
+    found = {str(model.name): model.aliases for model in connection.every(connection.client().search_registered_models)}
     return [
         {"name": name, **{alias: str(found[name].get(alias, "")) for alias in ALIASES}, "versions": counts[name]}
         for name in sorted(counts)
@@ -165,10 +163,10 @@ def versions(model: str) -> list[dict[str, Any]]:
             "version": str(version.version),
             "created": version.creation_timestamp / 1000,
             "aliases": sorted(alias for alias, target in pointing.items() if target == str(version.version)),
-            "accepted": {"true": True, "false": False}.get(version.tags.get("thawline.accepted", "")),
-            "compared_with": version.tags.get("thawline.compared_with"),
-            "decision": version.tags.get("thawline.decision", ""),
-            "accuracy": float(version.tags["thawline.accuracy"]) if "thawline.accuracy" in version.tags else None,
+            "accepted": {"true": True, "false": False}.get(version.tags.get(tag_names.ACCEPTED, "")),
+            "compared_with": version.tags.get(tag_names.COMPARED_WITH),
+            "decision": version.tags.get(tag_names.DECISION, ""),
+            "accuracy": _value(version.tags, "accuracy"),
             **dict(zip(("metric", "value"), figure(version.tags), strict=True)),
             "run": version.run_id or "",
         }
@@ -179,18 +177,13 @@ def versions(model: str) -> list[dict[str, Any]]:
 def figure(tags: Mapping[str, str]) -> tuple[str, float | None]:
     """The metric of a version and its value on the test rows, from its tags; earlier versions knew accuracy only."""
     metric = tags.get(tag_names.METRIC, "accuracy")
-    value = tags.get(f"thawline.{metric}")
-    return metric, None if value is None else float(value)
+    return metric, _value(tags, metric)
+
+
+def _value(tags: Mapping[str, str], metric: str) -> float | None:
+    value = tags.get(tag_names.figure(metric))
+    return None if value is None else float(value)
 
 
 def _all_versions(condition: str) -> list[Any]:
-    return _pages(connection.client().search_model_versions, filter_string=condition)
-
-
-def _pages(search: Callable[..., Any], **conditions: str) -> list[Any]:
-    found: list[Any] = []
-    token: str | None = ""
-    while token is not None:
-        page = search(**conditions, page_token=token or None)
-        found, token = [*found, *page], page.token or None
-    return found
+    return list(connection.every(connection.client().search_model_versions, filter_string=condition))

@@ -13,8 +13,7 @@ from typing import Any
 from components.core import run_folder
 from components.core.reporting import webhook
 from components.core.settings import Settings
-from components.core.tracking import connection, queries, runs
-from components.core.tracking.provenance import COMPARED_WITH, SAME_AS
+from components.core.tracking import connection, queries, runs, tag_names
 
 WEBHOOK = "THAWLINE_WEBHOOK_URL"  # the address is a secret: it comes by the environment only
 MOST_HEADER, MOST_FIELD, MOST_SECTION = 150, 2000, 3000  # characters that Slack takes
@@ -36,7 +35,7 @@ def notify(settings: Settings, run_key: str, result: Mapping[str, Any]) -> None:
         run_folder.emit(run_key, "finish", "note", text=line)
         sys.stderr.write(f"{line}\n")  # a pod's log; here it goes to the run's
     if result["mlflow_run_id"]:
-        runs.record(result["mlflow_run_id"], {}, {"thawline.notified": text})
+        runs.record(result["mlflow_run_id"], {}, {tag_names.NOTIFIED: text})
 
 
 def wanted(mode: str, status: str) -> bool:
@@ -59,7 +58,7 @@ def message(run_key: str, result: Mapping[str, Any]) -> dict[str, Any]:
         **{name: result[name] for name in ("status", "reason", "model", "version", "promoted", "pending")},
         "figures": numbers,
         "drift": _interval(result["metrics"], "drift") if result["status"] == "succeeded" else None,
-        "changes": tags.get("thawline.change_reason", ""),
+        "changes": tags.get(tag_names.CHANGE_REASON, ""),
         **{name: result[name] for name in ("cost", "cut", "steps", "dataset_digest", "mlflow_run_id")},
         "run_key": run_key,
         "links": _links(result, tags),
@@ -77,7 +76,7 @@ def _title(result: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         return f"✓ {name} is champion"
     if result["pending"]:
         return f"▸ {name} waits for approval"
-    stays = result["version"] == tags.get(COMPARED_WITH)
+    stays = result["version"] == tags.get(tag_names.COMPARED_WITH)
     return f"✓ {name} stays champion" if stays else f"· {name} is challenger, not promoted"
 
 
@@ -104,7 +103,7 @@ def _links(result: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, str]
     page = queries.page(run_id) if run_id else ""
     links = {"mlflow": page, "report": result["report"]}
     if page and result["report"]:
-        links["report"] = f"{queries.page(tags.get(SAME_AS) or run_id)}/artifactPath/report.html"
+        links["report"] = f"{queries.page(tags.get(tag_names.SAME_AS) or run_id)}/artifactPath/report.html"
     return {name: link for name, link in links.items() if link}
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from components.core.registry import promotion, versions
-from components.core.tracking import canary, provenance, queries
+from components.core.tracking import canary, queries, tag_names
 from components.core.training import deadlines
 
 Status = Literal["succeeded", "skipped", "failed", "terminated", "running", "none"]
@@ -51,7 +51,7 @@ def _status(run: Any) -> Status:  # noqa: ANN401 - mlflow publishes no types
         return "terminated"
     if run.info.status != "FINISHED":
         return "failed"
-    return "skipped" if run.data.tags.get(provenance.SKIPPED) == "true" else "succeeded"
+    return "skipped" if run.data.tags.get(tag_names.SKIPPED) == "true" else "succeeded"
 
 
 def of(model: str) -> Outcome:
@@ -79,7 +79,7 @@ def of(model: str) -> Outcome:
     return Outcome(
         model,
         status=status,
-        reason=tags.get("thawline.failure" if failed else "thawline.decision", ""),
+        reason=tags.get(tag_names.FAILURE if failed else tag_names.DECISION, ""),
         run_id=newest.info.run_id,
         started=newest.info.start_time / 1000,
         ended=(newest.info.end_time or 0) / 1000,

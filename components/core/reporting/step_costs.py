@@ -17,7 +17,7 @@ def costs(run: runs.StepRun) -> list[dict[str, Any]]:
             if run.settings.price_per_hour
             else "",
             "saved": step.data.metrics.get(tag_names.SAVED),
-            "notes": step.data.tags.get("thawline.notes", "").splitlines(),
+            "notes": step.data.tags.get(tag_names.NOTES, "").splitlines(),
         }
         for step in steps
         if "step_seconds" in step.data.metrics

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,15 @@ def client() -> mlflow.MlflowClient:
         )
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
+
+
+def every(search: Callable[..., Any], **conditions: Any) -> Iterator[Any]:  # noqa: ANN401 - mlflow publishes no types
+    """All that a search of the client's finds, fetched page by page as it is asked for."""
+    token: str | None = ""
+    while token is not None:
+        page = search(**conditions, page_token=token or None)
+        yield from page
+        token = page.token or None
 
 
 def open_store() -> None:

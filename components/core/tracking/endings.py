@@ -7,7 +7,7 @@ for a failure.
 
 from collections.abc import Iterable, Mapping
 
-from components.core.tracking import provenance
+from components.core.tracking import tag_names
 
 SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
 BROKEN = frozenset({FAILED, "CANCELED"})
@@ -31,4 +31,4 @@ def is_terminated(state: str, history: Iterable[str]) -> bool:
 
 def is_recorded(tags: Mapping[str, str]) -> bool:
     """Whether the tags of a pipeline's run hold a registration, or a decision to skip."""
-    return provenance.VERSION in tags or tags.get(provenance.SKIPPED) == "true"
+    return tag_names.VERSION in tags or tags.get(tag_names.SKIPPED) == "true"

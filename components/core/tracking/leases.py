@@ -22,10 +22,8 @@ from components.core import run_folder
 from components.core.tracking import endings, kubeflow_runs, queries, runs, tag_names
 from components.core.tracking.queries import Open
 from components.core.tracking.server import is_server
-from components.core.tracking.tag_names import HELD, LEASE, NONE
 
 WANTED = "wanted"
-CLUSTER = "thawline.cluster"  # tag of the pipeline's run: the Kubeflow whose id of the run is its key
 SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
 FRESH_SECONDS = 180.0  # three signs of life: younger ones say more than that Kubeflow does not know a run
 
@@ -36,13 +34,13 @@ def take(run: runs.StepRun) -> str:
     Returns:
         Empty if this run has the lease now, else which run has it and since when.
     """
-    if run.pipeline_tags().get(LEASE) == HELD:  # this step was started again
+    if run.pipeline_tags().get(tag_names.LEASE) == tag_names.HELD:  # this step was started again
         return ""
     where = kubeflow_runs.mine(run.run_key)
-    run.tags({LEASE: WANTED, **({CLUSTER: where} if where else {})}, pipeline=True)
+    run.tags({tag_names.LEASE: WANTED, **({tag_names.CLUSTER: where} if where else {})}, pipeline=True)
     with _alone(run.settings.model):
         holder = _elected(run) if _is_shared() else next(iter(_holders(_living(run))), None)
-        run.tags({LEASE: NONE if holder else HELD}, pipeline=True)
+        run.tags({tag_names.LEASE: tag_names.NONE if holder else tag_names.HELD}, pipeline=True)
     return _sentence(holder) if holder else ""
 
 
@@ -60,7 +58,7 @@ def _is_shared() -> bool:
 
 
 def _holders(others: list[Open]) -> list[Open]:
-    return [other for other in others if other.tags.get(LEASE) == HELD]
+    return [other for other in others if other.tags.get(tag_names.LEASE) == tag_names.HELD]
 
 
 def _elected(run: runs.StepRun) -> Open | None:
@@ -75,10 +73,10 @@ def _elected(run: runs.StepRun) -> Open | None:
         others = [other for other in _open(run) if other.id not in dead]
         if held := _holders(others):
             return held[0]
-        before = [other for other in others if other.tags.get(LEASE) == WANTED and other.id < run.pipeline_id]
+        before = [other for other in others if other.tags.get(tag_names.LEASE) == WANTED and other.id < run.pipeline_id]
         if not before or waited > ELECTION_SECONDS:  # whoever wanted it was killed
             break
-    run.tags({LEASE: HELD}, pipeline=True)
+    run.tags({tag_names.LEASE: tag_names.HELD}, pipeline=True)
     slow = time.monotonic() - begin > SETTLE_SECONDS
     for _ in range(2 if slow else 1):  # a slow one looks again: the other may give way meanwhile
         time.sleep(SETTLE_SECONDS)
@@ -112,7 +110,7 @@ def _why_over(other: Open, run: runs.StepRun) -> str:
     said, _, process = tags.get(tag_names.ALIVE, "").partition(" ")
     silent = time.time() - (float(said) if said else other.begun)
     where = kubeflow_runs.mine(run.run_key)
-    if where and tags.get(CLUSTER) == where and (known := kubeflow_runs.state(key, run.run_key)):
+    if where and tags.get(tag_names.CLUSTER) == where and (known := kubeflow_runs.state(key, run.run_key)):
         over = known.ended and (known.word or silent > FRESH_SECONDS)
         return f"It {known.reason}." if over else ""
     if "lives" in (driver := run_folder.driver(key), run_folder.fate(process)):

@@ -14,21 +14,10 @@ from typing import Any, Final
 
 from components.core.revision import libraries
 from components.core.settings import Settings, canonical_json, digest
+from components.core.tracking import tag_names
 from components.core.weight_sources import PACKAGES, is_model
 
-PARTS = "thawline.inputs"
-INPUT_DIGEST = "thawline.input_digest"
-DATA_DIGEST = "thawline.data_digest"
-GATE_DIGEST = "thawline.gate_digest"
-INDEXED = "thawline.index"  # "true": the run has an index of its source
-CHANGE = "thawline.change"  # what was decided: train, judge, skip or busy
 BUSY: Final = "busy"  # the run made way for another one of its model
-SKIPPED = "thawline.skipped"  # "true"
-SAME_AS = "thawline.same_as"  # the earlier run that a skipped run stands for, or whose version is judged again
-VERSION = "thawline.version"  # what `register` registered
-PROMOTED = "thawline.promoted"  # "true": it became champion at once
-COMPARED_WITH = "thawline.compared_with"  # the champion then; no tag where there was none
-WARM_START = "thawline.warm_start"  # the version that training started from
 START = "champion"  # the part of a warm start: the version that training starts from
 ROOT = Path(__file__).parents[3]
 Parts = dict[str, Any]
@@ -56,8 +45,10 @@ def input_digest(parts: Parts) -> str:
 
 def tags(parts: Parts, settings: Settings) -> dict[str, str]:
     """The parts as tags of the pipeline's run; the digests of data and inputs only where the data was looked at."""
-    found = {PARTS: canonical_json(parts), GATE_DIGEST: settings.gate_digest()}
-    return found | ({DATA_DIGEST: parts["data"], INPUT_DIGEST: input_digest(parts)} if "data" in parts else {})
+    found = {tag_names.PARTS: canonical_json(parts), tag_names.GATE_DIGEST: settings.gate_digest()}
+    return found | (
+        {tag_names.DATA_DIGEST: parts["data"], tag_names.INPUT_DIGEST: input_digest(parts)} if "data" in parts else {}
+    )
 
 
 def tags_of_data(known: Mapping[str, str], data_digest: str, start: str = "") -> dict[str, str]:
@@ -66,16 +57,16 @@ def tags_of_data(known: Mapping[str, str], data_digest: str, start: str = "") ->
     So may the champion: `start` is the mark of the one that a warm start took. A version that is judged again keeps
     the inputs that it was made of.
     """
-    found = {DATA_DIGEST: data_digest, INDEXED: "true"}
-    if PARTS not in known or known.get(CHANGE) == "judge":
+    found = {tag_names.DATA_DIGEST: data_digest, tag_names.INDEXED: "true"}
+    if tag_names.PARTS not in known or known.get(tag_names.CHANGE) == "judge":
         return found
     whole = {**read(known), "data": data_digest, **({START: start} if start else {})}
-    return found | {PARTS: canonical_json(whole), INPUT_DIGEST: input_digest(whole)}
+    return found | {tag_names.PARTS: canonical_json(whole), tag_names.INPUT_DIGEST: input_digest(whole)}
 
 
 def read(tags: Mapping[str, str]) -> Parts:
     """The parts that a pipeline's run was tagged with."""
-    return dict(json.loads(tags.get(PARTS, "{}")))
+    return dict(json.loads(tags.get(tag_names.PARTS, "{}")))
 
 
 def differences(before: Parts, now: Parts, *names: str) -> list[str]:

@@ -10,23 +10,22 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from components.core import run_folder
-from components.core.tracking import provenance
-from components.core.tracking.connection import client, experiment, own_experiment
-from components.core.tracking.tag_names import KIND, MODEL, RUN_KEY, STEP
+from components.core.tracking import provenance, tag_names
+from components.core.tracking.connection import client, every, experiment, own_experiment
+
+FINISHED, RUNNING = "attributes.status = 'FINISHED'", "attributes.status = 'RUNNING'"  # conditions of a search
 
 
 def step_name(run: Run) -> str:
     """The step that a run is of, whatever Kubeflow's plugin or an earlier version called the run."""
-    return str(run.data.tags.get(STEP) or run.info.run_name.replace("-", "_"))
+    return str(run.data.tags.get(tag_names.STEP) or run.info.run_name.replace("-", "_"))
 
 
 def find_runs(model: str, run_key: str, kind: str = "", extra: str = "", view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
     """Runs of one pipeline run, newest first."""
-    conditions = [f"tags.`{MODEL}` = '{model}'"]  # Kubeflow's plugin may put several models into one experiment
-    conditions += [f"tags.`{RUN_KEY}` = '{run_key}'"] if run_key else []
-    conditions += [f"tags.`{KIND}` = '{kind}'"] if kind else []
-    conditions += [extra] if extra else []
-    return list(_search(model, conditions, view=view))
+    wanted = {tag_names.MODEL: model, tag_names.RUN_KEY: run_key, tag_names.KIND: kind}  # an experiment may have others
+    conditions = [tag_names.equals(tag, value) for tag, value in wanted.items() if value]
+    return list(_search(model, [*conditions, *filter(None, [extra])], view=view))
 
 
 def started(run_id: str) -> float:
@@ -36,9 +35,9 @@ def started(run_id: str) -> float:
 
 def seconds_from(step: str, model: str) -> float:
     """Seconds from a step's start to the end of the model's last successful run that had this step; 0 without one."""
-    for run in successful(model, "tags.`thawline.accepted` != ''"):
+    for run in successful(model, tag_names.is_set(tag_names.ACCEPTED)):
         pipeline = client().get_run(run.id)
-        for found in find_runs(model, pipeline.data.tags[RUN_KEY], "step"):
+        for found in find_runs(model, pipeline.data.tags[tag_names.RUN_KEY], "step"):
             if step_name(found) == step:
                 return float(pipeline.info.end_time - found.info.start_time) / 1000
         return 0.0
@@ -55,8 +54,7 @@ class Ended(NamedTuple):
 
 def successful(model: str, extra: str) -> Iterator[Ended]:
     """Pipeline runs of a model that ended well and for which `extra` holds, newest first, fetched as needed."""
-    conditions = [f"tags.`{MODEL}` = '{model}'", f"tags.`{KIND}` = 'pipeline'", "attributes.status = 'FINISHED'", extra]
-    for run in _search(model, conditions, page=20):
+    for run in _search(model, [*_of(model), FINISHED, extra], page=20):
         yield Ended(str(run.info.run_id), str(run.info.run_name), dict(run.data.tags))
 
 
@@ -65,34 +63,31 @@ def last_pipeline_run(model: str, condition: str) -> Run | None:
 
     One that made way for another run counts for nothing.
     """
-    conditions = [f"tags.`{KIND}` = 'pipeline'", f"tags.`{MODEL}` = '{model}'", condition]
-    found = across(conditions, most=100)  # a condition on a tag leaves out runs without that tag
-    return next((run for run in found if run.data.tags.get(provenance.CHANGE) != provenance.BUSY), None)
+    found = across([*_of(model), condition], most=100)  # a condition on a tag leaves out runs without that tag
+    return next((run for run in found if run.data.tags.get(tag_names.CHANGE) != provenance.BUSY), None)
 
 
 def models_with_runs() -> set[str]:
     """Models of the newest thousand pipeline runs."""
-    return {run.data.tags[MODEL] for run in across([f"tags.`{KIND}` = 'pipeline'"], most=1000)}
+    return {run.data.tags[tag_names.MODEL] for run in across([tag_names.equals(tag_names.KIND, "pipeline")], most=1000)}
 
 
 def across(conditions: Sequence[str], most: int) -> list[Run]:
     """Runs of all experiments, newest first: Kubeflow's plugin puts runs into experiments of its own."""
-    experiments: list[str] = []
-    token: str | None = ""
-    while token is not None:
-        page = client().search_experiments(page_token=token or None)
-        experiments, token = [*experiments, *(str(one.experiment_id) for one in page)], page.token or None
+    experiments = [str(one.experiment_id) for one in every(client().search_experiments)]
     return list(client().search_runs(experiments, " and ".join(conditions), max_results=most)) if experiments else []
 
 
 def _search(model: str, conditions: Sequence[str], page: int = 1000, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
-    token: str | None = ""
-    while token is not None:
-        found = client().search_runs(
-            [experiment(model)], " and ".join(conditions), view, max_results=page, page_token=token or None
-        )
-        yield from found
-        token = found.token or None
+    where, condition = [experiment(model)], " and ".join(conditions)
+    return every(
+        client().search_runs, experiment_ids=where, filter_string=condition, run_view_type=view, max_results=page
+    )
+
+
+def _of(model: str, kind: str = "pipeline") -> list[str]:
+    """The conditions that a run is of a kind, and of a model."""
+    return [tag_names.equals(tag_names.KIND, kind), tag_names.equals(tag_names.MODEL, model)]
 
 
 def download(run_id: str, name: str, folder: Path) -> Path | None:
@@ -114,10 +109,9 @@ class Open(NamedTuple):
 
 def open_pipeline_runs(model: str) -> list[Open]:
     """The model's pipeline runs that have not ended, newest first, in whichever experiment."""
-    conditions = [f"tags.`{KIND}` = 'pipeline'", f"tags.`{MODEL}` = '{model}'", "attributes.status = 'RUNNING'"]
     return [
         Open(str(run.info.run_id), str(run.info.run_name), run.info.start_time / 1000, dict(run.data.tags))
-        for run in across(conditions, most=100)
+        for run in across([*_of(model), RUNNING], most=100)
     ]
 
 
@@ -137,15 +131,14 @@ def page(run_id: str) -> str:
 
 def recorded(model: str, tag: str) -> list[str]:
     """Values of a tag over all runs of a model, oldest first; of runs that were deleted on the tracking page too."""
-    found = find_runs(model, "", "", f"tags.`{tag}` != ''", view=ViewType.ALL)
+    found = find_runs(model, "", "", tag_names.is_set(tag), view=ViewType.ALL)
     return [run.data.tags[tag] for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))]
 
 
 def params_of(model: str, kind: str, *, deleted: bool = False) -> dict[str, dict[str, str]]:
     """Parameters of the runs of a kind in the model's own experiment, by id; of deleted runs too if asked."""
-    condition = f"tags.`{KIND}` = '{kind}' and tags.`{MODEL}` = '{model}'"
     view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
-    found = client().search_runs([own_experiment(model)], condition, view)
+    found = client().search_runs([own_experiment(model)], " and ".join(_of(model, kind)), view)
     return {str(run.info.run_id): dict(run.data.params) for run in found}
 
 

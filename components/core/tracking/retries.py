@@ -18,12 +18,12 @@ from typing import ParamSpec, TypeVar
 
 from components.core import run_folder
 from components.core.errors import ExpectedError, InputError, NoAnswerError, UnavailableError
+from components.core.tracking import tag_names
 
 P = ParamSpec("P")
 R = TypeVar("R")
 MINUTES = "THAWLINE_RETRY_MINUTES"  # that a step waits for servers in all; not set: it does not
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds; doubled from attempt to attempt
-SINCE = "thawline.input_error_at"  # tag of a step's run: seconds since the epoch, of an error that lasts
 LASTS_SECONDS = 600.0  # more than the pauses between three attempts; who retries a run later may have mended the data
 
 
@@ -82,7 +82,7 @@ class RepeatedError(InputError):
 def mark(error: ExpectedError) -> dict[str, str]:
     """Tags of a step's run that stop its next attempts; none for what may be over then."""
     lasts = isinstance(error, InputError) and not isinstance(error, UnavailableError | RepeatedError)
-    return {SINCE: str(time.time())} if lasts else {}
+    return {tag_names.INPUT_ERROR_AT: str(time.time())} if lasts else {}
 
 
 def refuse_repeated(step: str, earlier: Iterable[tuple[str, Mapping[str, str]]], error_tag: str) -> None:
@@ -90,14 +90,14 @@ def refuse_repeated(step: str, earlier: Iterable[tuple[str, Mapping[str, str]]],
 
     Args:
         step: Its name.
-        earlier: Names and tags of this pipeline run's steps that carry the tag `SINCE`.
+        earlier: Names and tags of this pipeline run's steps that carry the tag `INPUT_ERROR_AT`.
         error_tag: The tag that holds their error's kind and sentences.
 
     Raises:
         RepeatedError: With that attempt's sentence.
     """
     for name, tags in earlier:
-        passed = time.time() - float(tags[SINCE])
+        passed = time.time() - float(tags[tag_names.INPUT_ERROR_AT])
         if name == step and passed < LASTS_SECONDS:
             told = tags.get(error_tag, "").partition(": ")[2]
             hint = f"This attempt did not look again, for that was {passed:.0f} s ago."

@@ -19,29 +19,10 @@ from mlflow.entities.input_tag import InputTag
 from components.core import run_folder
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
-from components.core.tracking import retries
+from components.core.tracking import retries, tag_names
 from components.core.tracking.connection import client, experiment, explained
-from components.core.tracking.queries import Open, across, find_runs, step_name
-from components.core.tracking.server import (
-    is_server,
-)
-from components.core.tracking.tag_names import (
-    ADOPTED,
-    ALIVE,
-    CANDIDATE,
-    ERROR,
-    HELD,
-    KIND,
-    LEASE,
-    LOST,
-    MODEL,
-    NONE,
-    PARENT,
-    RUN_KEY,
-    SAVED,
-    STEP,
-    TAG_LENGTH,
-)
+from components.core.tracking.queries import RUNNING, Open, across, find_runs, step_name
+from components.core.tracking.server import is_server
 
 ALIVE_SECONDS = 60.0  # between two signs of life
 BATCH = 900  # MLflow takes 1,000 entities in one call
@@ -75,7 +56,7 @@ class StepRun:
         """Show a decision of the step in a line of its own, and keep it as the tag `thawline.notes`."""
         self._notes.append(text)
         run_folder.emit(self.run_key, self.name, "note", text=text)
-        self.tags({"thawline.notes": "\n".join(self._notes)[:TAG_LENGTH]})
+        self.tags({tag_names.NOTES: "\n".join(self._notes)[: tag_names.TAG_LENGTH]})
 
     def figure(self, text: str) -> None:
         """The one figure that the terminal shows beside the finished step."""
@@ -91,7 +72,7 @@ class StepRun:
 
     def saved(self, seconds: float) -> None:
         """Log what reading kept activations saved in this step."""
-        self.metrics({SAVED: seconds})
+        self.metrics({tag_names.SAVED: seconds})
 
     def tags(self, values: Mapping[str, str], *, pipeline: bool = False) -> None:
         """Tag the step's run, or the pipeline's."""
@@ -173,8 +154,8 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
             begin, status = time.monotonic(), "FAILED"
             try:
                 if os.environ.get("THAWLINE_RUN_KEY"):  # in a pod, which a cluster starts again
-                    found = find_runs(run.settings.model, run_key, "step", f"tags.`{retries.SINCE}` != ''")
-                    retries.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), ERROR)
+                    found = find_runs(run.settings.model, run_key, "step", tag_names.is_set(tag_names.INPUT_ERROR_AT))
+                    retries.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), tag_names.ERROR)
                     _hold(run)
                 with _living(run.pipeline_id):
                     yield run
@@ -183,7 +164,7 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
             except ExpectedError as error:
                 if not isinstance(error, retries.RepeatedError):
                     run_folder.write_error(run_key, name, error)
-                    run.tags({ERROR: f"{error.kind}: {error}"[:4000], **retries.mark(error)})
+                    run.tags({tag_names.ERROR: f"{error.kind}: {error}"[:4000], **retries.mark(error)})
                 raise
             finally:
                 run.close(status, time.monotonic() - begin)
@@ -198,7 +179,7 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
 def _begun(name: str, run_key: str, settings: Settings) -> StepRun:
     pipeline = pipeline_run(run_key, settings)
     if pipeline.info.status == "KILLED":  # the model's next run took this one for lost, and works
-        reason = pipeline.data.tags.get(LOST, "")
+        reason = pipeline.data.tags.get(tag_names.FAILURE, "")
         raise StepError(f"This run was closed meanwhile: {reason or 'it was lost.'}", "Start another one.")
     run_id = _step_run(name, run_key, settings.model, pipeline.info.run_id)
     run = StepRun(name, run_key, settings, run_id, pipeline.info.run_id)
@@ -216,12 +197,12 @@ def _hold(run: StepRun) -> None:
 
     pipeline = client().get_run(run.pipeline_id)
     going = pipeline.info.status == "RUNNING"
-    if going and pipeline.data.tags.get(LEASE, HELD) == HELD:
+    if going and pipeline.data.tags.get(tag_names.LEASE, tag_names.HELD) == tag_names.HELD:
         return
     if not going:  # alive first: whoever sees that it goes on must not take it for silent
-        run.tags({LEASE: NONE, ALIVE: sign_of_life()}, pipeline=True)
-        if LOST in pipeline.data.tags:
-            client().delete_tag(run.pipeline_id, LOST)
+        run.tags({tag_names.LEASE: tag_names.NONE, tag_names.ALIVE: sign_of_life()}, pipeline=True)
+        if tag_names.FAILURE in pipeline.data.tags:
+            client().delete_tag(run.pipeline_id, tag_names.FAILURE)
         client().update_run(run.pipeline_id, status="RUNNING")
     if run.name == "detect_changes":  # which takes the lease itself, and gives way in its own words
         return
@@ -239,15 +220,15 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
     if adopted:
         root = _root(adopted)
         # a run that all steps were given is nobody else's to end
-        _tag(root, run_key, settings.model, "pipeline", {ADOPTED: "true"} if root != adopted else {})
+        _tag(root, run_key, settings.model, "pipeline", {tag_names.ADOPTED: "true"} if root != adopted else {})
         return client().get_run(root)
     alone = not is_server(run_folder.tracking_uri())  # on one machine the first step has ended when the others start
-    name, kind = f"{settings.model} {run_key}", "pipeline" if alone else CANDIDATE
+    name, kind = f"{settings.model} {run_key}", "pipeline" if alone else tag_names.CANDIDATE
     run_id = create(name, run_key, settings.model, kind, None)
     if not alone and (elected := _elect(run_id, run_key, settings.model)) != run_id:
         return client().get_run(elected)
     params = [Param(k, str(v)) for k, v in settings.model_dump().items() if v is not None]
-    client().log_batch(run_id, params=params, tags=[RunTag("thawline.settings_digest", settings.digest())])
+    client().log_batch(run_id, params=params, tags=[RunTag(tag_names.SETTINGS_DIGEST, settings.digest())])
     return client().get_run(run_id)
 
 
@@ -261,14 +242,14 @@ def _elect(mine: str, run_key: str, model: str) -> str:
     client_, deadline = client(), time.monotonic() + ELECTION_SECONDS
     while True:
         time.sleep(SETTLE_SECONDS)
-        smallest = min((run.info.run_id for run in find_runs(model, run_key, CANDIDATE)), default=mine)
+        smallest = min((run.info.run_id for run in find_runs(model, run_key, tag_names.CANDIDATE)), default=mine)
         # in this order: a winner that is no candidate any more is found here
         elected = [run.info.run_id for run in find_runs(model, run_key, "pipeline")]
         if elected:
             client_.delete_run(mine)
             return str(elected[0])
         if smallest == mine:
-            client_.set_tag(mine, KIND, "pipeline")
+            client_.set_tag(mine, tag_names.KIND, "pipeline")
             return mine
         if time.monotonic() > deadline:  # whoever made it was killed
             client_.delete_run(smallest)
@@ -277,7 +258,7 @@ def _elect(mine: str, run_key: str, model: str) -> str:
 def _root(run_id: str) -> str:
     """The run at the top of the tree: Kubeflow's plugin puts one between for each loop, condition and handler."""
     seen = {run_id}
-    while (parent := client().get_run(run_id).data.tags.get(PARENT, "")) and parent not in seen:
+    while (parent := client().get_run(run_id).data.tags.get(tag_names.PARENT, "")) and parent not in seen:
         seen.add(run_id := parent)
     return run_id
 
@@ -285,14 +266,15 @@ def _root(run_id: str) -> str:
 def _step_run(name: str, run_key: str, model: str, pipeline_id: str) -> str:
     adopted = os.environ.get("MLFLOW_RUN_ID")
     # a run without a parent is the pipeline's, which no step may end; the second step in a pod needs another run
-    if not adopted or adopted == pipeline_id or client().get_run(adopted).data.tags.get(STEP, name) != name:
-        return create(name, run_key, model, "step", pipeline_id, more={STEP: name})
-    _tag(adopted, run_key, model, "step", {STEP: name})  # by these tags the lineage and the exit handler find it
+    if not adopted or adopted == pipeline_id or client().get_run(adopted).data.tags.get(tag_names.STEP, name) != name:
+        return create(name, run_key, model, "step", pipeline_id, more={tag_names.STEP: name})
+    # by these tags the lineage and the exit handler find it
+    _tag(adopted, run_key, model, "step", {tag_names.STEP: name})
     return adopted
 
 
 def _tag(run_id: str, run_key: str, model: str, kind: str, more: Mapping[str, str]) -> None:
-    tags = {RUN_KEY: run_key, MODEL: model, KIND: kind, **more}
+    tags = {tag_names.RUN_KEY: run_key, tag_names.MODEL: model, tag_names.KIND: kind, **more}
     client().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
@@ -300,12 +282,12 @@ def _tag(run_id: str, run_key: str, model: str, kind: str, more: Mapping[str, st
 def _living(pipeline_id: str) -> Iterator[None]:
     """Show in the pipeline's run that this step works, until it ends."""
     over, client_ = threading.Event(), client()
-    client_.set_tag(pipeline_id, ALIVE, sign_of_life())
+    client_.set_tag(pipeline_id, tag_names.ALIVE, sign_of_life())
 
     def beat() -> None:
         while not over.wait(ALIVE_SECONDS):
             with suppress(Exception):  # a server that is away now may be there the next time
-                client_.set_tag(pipeline_id, ALIVE, sign_of_life())
+                client_.set_tag(pipeline_id, tag_names.ALIVE, sign_of_life())
 
     threading.Thread(target=beat, daemon=True).start()
     try:
@@ -329,7 +311,7 @@ def log_trial(
 ) -> None:
     """A finished trial as a run below the search step's, with its own start and end (milliseconds)."""
     run_id = create(f"trial {number}", search.run_key, search.settings.model, "trial", search.run_id, times[0])
-    tags = [RunTag("thawline.trial_state", state)]
+    tags = [RunTag(tag_names.TRIAL_STATE, state)]
     client().log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()], tags=tags)
     log_epochs(run_id, epochs)
     client().set_terminated(run_id, "FAILED" if state == "FAIL" else "FINISHED", times[1])
@@ -338,10 +320,10 @@ def log_trial(
 def close_running(model: str, run_key: str, *, failed: bool) -> None:
     """End every run of this pipeline run that a kill left RUNNING; that of Kubeflow's plugin is the plugin's to end."""
     for run in find_runs(model, run_key):
-        is_pipeline = run.data.tags.get(KIND) == "pipeline"
-        if is_pipeline and run.data.tags.get(LEASE) == HELD:
-            client().set_tag(run.info.run_id, LEASE, NONE)
-        if is_pipeline and ADOPTED in run.data.tags:
+        is_pipeline = run.data.tags.get(tag_names.KIND) == "pipeline"
+        if is_pipeline and run.data.tags.get(tag_names.LEASE) == tag_names.HELD:
+            client().set_tag(run.info.run_id, tag_names.LEASE, tag_names.NONE)
+        if is_pipeline and tag_names.ADOPTED in run.data.tags:
             continue
         good = is_pipeline and not failed  # also where an earlier exit handler had failed, and closed it so
         if run.info.status == "RUNNING" or (good and run.info.status == "FAILED"):
@@ -357,12 +339,14 @@ def close_lost(pipeline: Open, reason: str, *, failed: bool = True) -> None:
         failed: Whether it came to no end of its own; else only its exit handler was lost, and it counts as FINISHED.
     """
     if failed:
-        client().set_tag(pipeline.id, LOST, reason)
-    client().set_tag(pipeline.id, LEASE, NONE)
-    conditions = [f"tags.`{name}` = '{pipeline.tags[name]}'" for name in (RUN_KEY, MODEL)]
-    end = pipeline.tags.get(ALIVE, "").partition(" ")[0]  # not when somebody noticed, which may be a week later
+        client().set_tag(pipeline.id, tag_names.FAILURE, reason)
+    client().set_tag(pipeline.id, tag_names.LEASE, tag_names.NONE)
+    conditions = [tag_names.equals(name, pipeline.tags[name]) for name in (tag_names.RUN_KEY, tag_names.MODEL)]
+    end = pipeline.tags.get(tag_names.ALIVE, "").partition(" ")[
+        0
+    ]  # not when somebody noticed, which may be a week later
     ended = int(1000 * float(end)) if end else None
-    left = [str(run.info.run_id) for run in across([*conditions, "attributes.status = 'RUNNING'"], most=1000)]
+    left = [str(run.info.run_id) for run in across([*conditions, RUNNING], most=1000)]
     for run_id in dict.fromkeys([*left, pipeline.id]):
         client().set_terminated(run_id, "FINISHED" if run_id == pipeline.id and not failed else "KILLED", ended)
 
@@ -370,7 +354,7 @@ def close_lost(pipeline: Open, reason: str, *, failed: bool = True) -> None:
 def record(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
     """Log figures and tags of a run that may have ended already."""
     log_epochs(run_id, [metrics] if metrics else [])
-    client().log_batch(run_id, tags=[RunTag(name, value[:TAG_LENGTH]) for name, value in tags.items()])
+    client().log_batch(run_id, tags=[RunTag(name, value[: tag_names.TAG_LENGTH]) for name, value in tags.items()])
 
 
 def create(
@@ -383,8 +367,14 @@ def create(
     more: Mapping[str, str] | None = None,
 ) -> str:
     """Make a run of a kind, below another one if there is a parent; its id."""
-    tags = {"mlflow.runName": name, RUN_KEY: run_key, MODEL: model, KIND: kind, **(more or {})}
-    tags |= {PARENT: parent} if parent else {}
+    tags = {
+        tag_names.RUN_NAME: name,
+        tag_names.RUN_KEY: run_key,
+        tag_names.MODEL: model,
+        tag_names.KIND: kind,
+        **(more or {}),
+    }
+    tags |= {tag_names.PARENT: parent} if parent else {}
     run = client().create_run(experiment(model), start_time=start or int(time.time() * 1000), tags=tags)
     return str(run.info.run_id)
 

@@ -1,17 +1,92 @@
-"""Names of tags and metrics in MLflow, each spelled once."""
+"""Names of tags and metrics in MLflow, each spelled once. What one version writes, later ones read: a name stays."""
 
-RUN_KEY = "thawline.run_key"
+TAG_LENGTH = 5000  # characters that every store of MLflow takes
+
+# Of every run.
+RUN_NAME, PARENT = "mlflow.runName", "mlflow.parentRunId"
+RUN_KEY = "thawline.run_key"  # of a version too: of the pipeline run that made it
 KIND = "thawline.kind"
 MODEL = "thawline.model"
-PARENT = "mlflow.parentRunId"
-STEP = "thawline.step"  # of a step's run: its name here, where Kubeflow's plugin gave the run another one
+CANDIDATE = "candidate"  # a kind
+
+# Of the pipeline's run: its life.
 ADOPTED = "thawline.adopted"  # "true": Kubeflow's plugin made the pipeline's run, and ends it
-ALIVE = "thawline.alive"  # of the pipeline's run: seconds since the epoch and the process, while a step works
-LEASE = "thawline.lease"  # of the pipeline's run; see leases.py
+ALIVE = "thawline.alive"  # seconds since the epoch and the process, while a step works
+LEASE = "thawline.lease"  # see leases.py
 HELD, NONE = "held", "none"  # its values, beside one that leases.py alone knows
-LOST = "thawline.failure"  # why a run failed, or was lost
-ERROR = "thawline.error"  # of a step: kind and sentences of an expected error
-SAVED = "saved_seconds"  # metric of a step, and of the pipeline
-METRIC = "thawline.metric"  # of the pipeline and of a version: what the target names first
-CANDIDATE = "candidate"
-TAG_LENGTH = 5000  # characters that every store of MLflow takes
+CLUSTER = "thawline.cluster"  # the Kubeflow whose id of the run is its key
+FAILURE = "thawline.failure"  # why the run failed, or was lost
+CUT = "thawline.cut."  # with the step that stopped early behind it
+COST = "thawline.cost"  # in words
+NOTIFIED = "thawline.notified"
+
+# Of the pipeline's run: what it started from, and what was decided about it.
+SETTINGS_DIGEST = "thawline.settings_digest"  # of a version too
+PARTS = "thawline.inputs"
+INPUT_DIGEST = "thawline.input_digest"
+DATA_DIGEST = "thawline.data_digest"
+GATE_DIGEST = "thawline.gate_digest"
+DATASET_DIGEST = "thawline.dataset_digest"  # of steps and of a version too
+WEIGHTS_DIGEST = "thawline.weights_digest"  # as above
+INDEXED = "thawline.index"  # "true": the run has an index of its source
+CHANGE = "thawline.change"  # what was decided: train, judge, skip or busy
+CHANGE_REASON = "thawline.change_reason"
+SKIPPED = "thawline.skipped"  # "true"
+SAME_AS = "thawline.same_as"  # the earlier run that a skipped run stands for, or whose version is judged again
+WARM_START = "thawline.warm_start"  # the version that training started from; of a version too
+VERSION = "thawline.version"  # what `register` registered; of `fine_tune`, the version that it gave back
+PROMOTED = "thawline.promoted"  # "true": it became champion at once
+PENDING = "thawline.pending"  # how to approve the version; of a version that waits "true"
+
+# Of steps and trials.
+STEP = "thawline.step"  # its name here, where Kubeflow's plugin gave the run another one
+ERROR = "thawline.error"  # kind and sentences of an expected error
+INPUT_ERROR_AT = "thawline.input_error_at"  # seconds since the epoch, of an error that lasts
+NOTES = "thawline.notes"
+DETECTED_INPUTS = "thawline.detected_inputs"
+SALT = "thawline.salt"  # of the lineage; the run has its files
+ACCEPTED_LABELS = "thawline.accepted_labels"  # how many, of a run that is no step
+STUDY, WORKER = "thawline.study", "thawline.worker"
+TRIAL_STATE = "thawline.trial_state"
+THAWING_HELPED = "thawline.thawing_helped"
+LOOK = "thawline.look"  # of a run that has looked at the test rows
+HORIZON_OPENED = "thawline.horizon_opened"
+
+# Of the pipeline's run and of a version: how it was judged.
+ACCEPTED = "thawline.accepted"  # "true" or "false"
+DECISION = "thawline.decision"
+EVIDENCE = "thawline.evidence"  # a JSON object; of an entry of the ledger, the id of the pipeline run that has it
+METRIC = "thawline.metric"  # what the target names first
+COMPARED_WITH = "thawline.compared_with"  # the champion then; of a run no tag where there was none
+EVIDENCE_RUN = "thawline.evidence_run"  # the pipeline run that judged a version; it may not be the one that made it
+
+# Of a version alone.
+ARTIFACT_DIGEST = "thawline.artifact_sha256"
+BACKBONE = "thawline.backbone"
+CODE_REVISION = "thawline.code_revision"
+THAWED = "thawline.thawed"
+
+# Of an entry of the ledger; see ledger.py.
+ACTION, FROM, TO = "thawline.action", "thawline.from", "thawline.to"
+WHY, WHO = "thawline.why", "thawline.who"
+MARK = "thawline.mark"
+REASON = "thawline.reason"
+WITHDRAWN = "thawline.withdrawn"
+
+# Metrics.
+SAVED = "saved_seconds"  # of a step, and of the pipeline
+
+
+def figure(metric: str) -> str:
+    """The tag of a version that holds the value of a metric on the test rows."""
+    return f"thawline.{metric}"
+
+
+def equals(tag: str, value: str) -> str:
+    """The condition of a search that a tag has a value."""
+    return f"tags.`{tag}` = '{value}'"
+
+
+def is_set(tag: str) -> str:
+    """The condition of a search that a tag is there, and not empty."""
+    return f"tags.`{tag}` != ''"

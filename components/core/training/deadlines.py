@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.core.settings import Settings
+from components.core.tracking import tag_names
 
 if TYPE_CHECKING:
     from components.core.tracking.runs import StepRun
@@ -20,7 +21,6 @@ RESERVE = 0.15  # of the budget, that evaluation and registration have at least
 MOST_RESERVED = 0.5  # however long they took the last time
 SPARE = 1.2  # their time of the last run, and some more: data grow
 GRACE = 300.0  # seconds beyond a limit after which one machine takes a step for hung
-CUT = "thawline.cut."  # tag of the pipeline's run, with the step that stopped early behind it
 
 
 @dataclass
@@ -76,12 +76,12 @@ def cut(run: "StepRun", what: str, deadline: Deadline) -> None:
     """
     sentence = f"{what}: {deadline.name} was over."
     run.note(sentence)
-    run.tags({f"{CUT}{run.name}": sentence}, pipeline=True)
+    run.tags({f"{tag_names.CUT}{run.name}": sentence}, pipeline=True)
 
 
 def cuts(tags: Mapping[str, str]) -> str:
     """What stopped early in a pipeline's run, by its tags, in sentences; empty where all was done."""
-    return " ".join(tags[f"{CUT}{step}"] for step in SHARES if f"{CUT}{step}" in tags)
+    return " ".join(tags[f"{tag_names.CUT}{step}"] for step in SHARES if f"{tag_names.CUT}{step}" in tags)
 
 
 def patience(limit: float) -> float:

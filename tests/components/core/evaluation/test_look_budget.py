@@ -41,9 +41,9 @@ def test_a_look_that_its_run_is_tagged_with_counts_once() -> None:
     """The tag and the claim tell of the same look; a look of before there were claims counts by its tag."""
     before = connection.client().create_run(connection.own_experiment("toy"), tags={tag_names.MODEL: "toy"}).info.run_id
     first = {"horizon": HORIZON, "alpha": 0.05, "number": 1, "opening": 1}
-    connection.client().set_tag(before, look_budget.LOOK, json.dumps(first))
+    connection.client().set_tag(before, tag_names.LOOK, json.dumps(first))
     assert take().number == 2
-    connection.client().set_tag(before, look_budget.LOOK, json.dumps({**first, "number": 2}))
+    connection.client().set_tag(before, tag_names.LOOK, json.dumps({**first, "number": 2}))
     assert take().number == 3
 
 

@@ -440,7 +440,7 @@ def test_a_kill_at_any_write_is_repaired_by_the_next_call(toy: PlainRun, move: s
             assert after[-1].reason == ("" if moved else "It was cut off before it moved anything.")
     if move == "promote":
         assert (versions.current("toy", "pending") == "") == moved
-        assert (promotion.PENDING_TAG in connection.client().get_model_version("toy", "2").tags) == (not moved)
+        assert (tag_names.PENDING in connection.client().get_model_version("toy", "2").tags) == (not moved)
     if move == "replace":
         assert (versions.current("toy", "pending") == "") == moved
         assert [entry.withdrawn for entry in after[1:]] == ([] if write == 1 else ["3" if moved else ""])
@@ -694,7 +694,7 @@ def test_a_pending_version_waits(toy: PlainRun) -> None:
     """It has the alias and a tag, the champion stays, and nothing is in the ledger yet."""
     assert promotion.propose("toy", "2", "1")
     assert versions.aliases("toy") == {"champion": "1", "challenger": "1", "pending": "2"}
-    assert connection.client().get_model_version("toy", "2").tags[promotion.PENDING_TAG] == "true"
+    assert connection.client().get_model_version("toy", "2").tags[tag_names.PENDING] == "true"
     assert len(promotion.read("toy")) == 1
 
 
@@ -703,7 +703,7 @@ def test_a_later_one_takes_its_place(toy: PlainRun) -> None:
     promotion.propose("toy", "2", "1")
     assert promotion.propose("toy", "3", "1")
     assert versions.current("toy", "pending") == "3"
-    assert promotion.PENDING_TAG not in connection.client().get_model_version("toy", "2").tags
+    assert tag_names.PENDING not in connection.client().get_model_version("toy", "2").tags
 
 
 def waits(version: str, against: str) -> None:
@@ -717,7 +717,7 @@ def test_what_is_promoted_waits_no_longer(toy: PlainRun) -> None:
     waits("2", "1")
     assert promote("2").withdrawn == ""
     assert "pending" not in versions.aliases("toy")
-    assert promotion.PENDING_TAG not in connection.client().get_model_version("toy", "2").tags
+    assert tag_names.PENDING not in connection.client().get_model_version("toy", "2").tags
 
 
 BY_HAND: dict[str, Callable[[], promotion.Entry]] = {
@@ -746,7 +746,7 @@ def test_what_waits_is_withdrawn_when_another_version_becomes_champion(toy: Plai
     assert promotion.read("toy")[-1] == entry
     assert promotion.history("toy")[0]["withdrawn"] == waiting or way == "removed"
     assert "pending" not in versions.aliases("toy")
-    assert promotion.PENDING_TAG not in connection.client().get_model_version("toy", waiting).tags
+    assert tag_names.PENDING not in connection.client().get_model_version("toy", waiting).tags
     with pytest.raises(InputError, match="is champion now"):
         promotion.evidence_for("toy", waiting)
 

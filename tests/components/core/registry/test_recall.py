@@ -9,7 +9,7 @@ import pytest
 from components.core.errors import InputError
 from components.core.inference import archives
 from components.core.registry import recall, versions
-from components.core.tracking import connection, queries
+from components.core.tracking import connection, queries, tag_names
 from components.core.training.checkpoints import load_checkpoint
 from tests.support.plain import PlainRun
 
@@ -31,7 +31,7 @@ def test_a_version_comes_back_as_it_was_registered(toy_home: PlainRun, tmp_path:
     assert len(trials["trials"]) == 3
     whole = shutil.copytree(folder / "served", tmp_path / "whole")
     shutil.copytree(folder / "checkpoint", whole / "checkpoint")
-    assert archives.folder_digest(whole) == versions.tags("toy", "1")[versions.DIGEST]
+    assert archives.folder_digest(whole) == versions.tags("toy", "1")[tag_names.ARTIFACT_DIGEST]
 
 
 def test_a_search_that_is_gone_leaves_no_trials(toy_home: PlainRun) -> None:

@@ -6,8 +6,7 @@ import pytest
 
 from components.core.reporting import status as outcomes
 from components.core.reporting.status import Outcome
-from components.core.tracking import canary, connection, runs
-from components.core.training import deadlines
+from components.core.tracking import canary, connection, runs, tag_names
 from tests.support.plain import PlainRun
 
 START = 1_700_000_000
@@ -61,7 +60,7 @@ def test_a_run_under_way_hides_no_outcome(tracked_home: Path) -> None:
 def test_a_run_that_was_cut_short_is_told(tracked_home: Path) -> None:
     """A deadline's cut is a success that says so."""
     run_id = ended("a", 0, "FINISHED")
-    runs.record(run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
+    runs.record(run_id, {}, {f"{tag_names.CUT}search": "The search stopped."})
     assert (outcomes.of("toy").status, outcomes.of("toy").cut) == ("succeeded", True)
 
 

@@ -3,11 +3,11 @@
 import pytest
 
 from components.core.settings import Settings
-from components.core.tracking import connection, endings, provenance, runs
+from components.core.tracking import connection, endings, runs, tag_names
 from components.finish import finish
 
 SETTINGS = Settings(model="toy", task="tests.fakes.toy")
-REGISTERED, SKIPPED = {provenance.VERSION: "3"}, {provenance.SKIPPED: "true"}
+REGISTERED, SKIPPED = {tag_names.VERSION: "3"}, {tag_names.SKIPPED: "true"}
 
 
 @pytest.mark.parametrize(

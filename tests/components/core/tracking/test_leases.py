@@ -14,7 +14,7 @@ from components.core import run_folder
 from components.core.errors import StepError
 from components.core.reporting import status as outcomes
 from components.core.settings import Settings
-from components.core.tracking import connection, kubeflow_runs, leases, provenance, queries, runs, tag_names
+from components.core.tracking import connection, kubeflow_runs, leases, queries, runs, tag_names
 from components.detect_changes import detect_changes, look
 from components.finish import finish
 from tests.fakes.kubeflow import server as kubeflow
@@ -39,7 +39,7 @@ def pipeline(key: str) -> str:
 def state_of(key: str) -> tuple[str, str]:
     """Status in MLflow, and why it was closed."""
     run = connection.client().get_run(pipeline(key))
-    return run.info.status, run.data.tags.get(tag_names.LOST, "")
+    return run.info.status, run.data.tags.get(tag_names.FAILURE, "")
 
 
 def silent_since(key: str, when: float) -> None:
@@ -223,7 +223,7 @@ def test_a_run_that_came_to_its_end_is_no_lost_one(
     """A run that registered its version, and lost its exit handler, ends as FINISHED, when it last showed life."""
     in_pod(cluster, "first", monkeypatch)
     silent_since("first", LONG_AGO)
-    connection.client().set_tag(pipeline("first"), provenance.VERSION, "1")
+    connection.client().set_tag(pipeline("first"), tag_names.VERSION, "1")
     cluster.runs["first"] = recorded(ended)
     assert in_pod(cluster, "second", monkeypatch) == ""
     assert state_of("first") == ("FINISHED", "")
@@ -237,7 +237,7 @@ def test_a_run_that_was_closed_does_not_go_on(cluster: Kubeflow, monkeypatch: py
     assert in_pod(cluster, "second", monkeypatch) == ""
     with pytest.raises(StepError, match="This run was closed meanwhile: It was terminated on Kubeflow."):
         in_pod(cluster, "first", monkeypatch)
-    connection.client().set_tag(pipeline("first"), provenance.VERSION, "1")
+    connection.client().set_tag(pipeline("first"), tag_names.VERSION, "1")
     result = finish(SETTINGS.to_json(), "first", "COMPLETE")
     assert (result["status"], result["reason"]) == ("failed", "It was terminated on Kubeflow.")
     assert state_of("second")[0] == "RUNNING"
@@ -274,7 +274,7 @@ def test_a_retried_run_looks_for_others_whatever_its_tag_says(
     """A run that was terminated under Kubeflow's plugin has a lease that ended with it, and takes it anew."""
     in_pod(cluster, "first", monkeypatch)
     first = pipeline("first")
-    connection.client().set_tag(first, tag_names.LOST, "It was terminated.")
+    connection.client().set_tag(first, tag_names.FAILURE, "It was terminated.")
     connection.client().set_terminated(first, "FAILED")
     assert in_pod(cluster, "second", monkeypatch) == ""
     monkeypatch.setenv("THAWLINE_RUN_KEY", "first")
@@ -334,6 +334,6 @@ def test_a_step_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_skipped_run_leaves_the_lease(toy_source: Path) -> None:
     """A run that found nothing to do, and was closed, is not in the way of the next one."""
     begin("first")
-    connection.client().set_tag(pipeline("first"), provenance.SKIPPED, "true")
+    connection.client().set_tag(pipeline("first"), tag_names.SKIPPED, "true")
     finish(SETTINGS.to_json(), "first", "RUNNING")
     assert look(str(toy_source), SETTINGS, "second").change == "train"

@@ -8,7 +8,7 @@ import pytest
 from components.core import s3
 from components.core import settings as settings_module
 from components.core.settings import OPERATIONAL, Settings
-from components.core.tracking import provenance
+from components.core.tracking import provenance, tag_names
 
 
 def digest(**changes: object) -> str:
@@ -118,7 +118,7 @@ def test_the_parts_fit_into_a_tag() -> None:
     """MLflow takes 5,000 characters; the parts of long settings are far below."""
     settings = Settings(model="m" * 100, backbone="timm/" + "b" * 500, weights="s" * 500)
     parts = {**provenance.parts(settings), "data": "0" * 64}
-    assert len(provenance.tags(parts, settings)[provenance.PARTS]) < 3500
+    assert len(provenance.tags(parts, settings)[tag_names.PARTS]) < 3500
 
 
 def test_the_data_that_was_read_is_what_counts() -> None:
@@ -126,13 +126,13 @@ def test_the_data_that_was_read_is_what_counts() -> None:
     settings = Settings()
     seen = {**provenance.parts(settings), "data": "1" * 64}
     tags = provenance.tags(seen, settings)
-    trained = tags | provenance.tags_of_data({**tags, provenance.CHANGE: "train"}, "2" * 64)
-    judged = tags | provenance.tags_of_data({**tags, provenance.CHANGE: "judge"}, "2" * 64)
-    assert trained[provenance.INPUT_DIGEST] == provenance.input_digest({**seen, "data": "2" * 64})
+    trained = tags | provenance.tags_of_data({**tags, tag_names.CHANGE: "train"}, "2" * 64)
+    judged = tags | provenance.tags_of_data({**tags, tag_names.CHANGE: "judge"}, "2" * 64)
+    assert trained[tag_names.INPUT_DIGEST] == provenance.input_digest({**seen, "data": "2" * 64})
     assert provenance.read(trained)["data"] == "2" * 64
-    assert judged[provenance.INPUT_DIGEST] == tags[provenance.INPUT_DIGEST]
-    assert {trained[provenance.DATA_DIGEST], judged[provenance.DATA_DIGEST]} == {"2" * 64}
-    assert provenance.tags_of_data({}, "2" * 64) == {provenance.DATA_DIGEST: "2" * 64, provenance.INDEXED: "true"}
+    assert judged[tag_names.INPUT_DIGEST] == tags[tag_names.INPUT_DIGEST]
+    assert {trained[tag_names.DATA_DIGEST], judged[tag_names.DATA_DIGEST]} == {"2" * 64}
+    assert provenance.tags_of_data({}, "2" * 64) == {tag_names.DATA_DIGEST: "2" * 64, tag_names.INDEXED: "true"}
 
 
 def test_an_encoding_is_that_of_its_code_and_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

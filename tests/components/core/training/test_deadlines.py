@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from components.core.settings import Settings
-from components.core.tracking import queries, runs
+from components.core.tracking import queries, runs, tag_names
 from components.core.training import deadlines
-from components.core.training.deadlines import CUT, Deadline
+from components.core.training.deadlines import Deadline
 from tests.support.plain import PlainRun
 
 NOW = 1_700_000_000.0
@@ -81,7 +81,7 @@ def test_what_was_cut_is_a_tag_and_a_note(tracked_home: Path) -> None:
     told = "The search stopped: --step-max-minutes 5 was over. The fine_tune stopped: --step-max-minutes 5 was over."
     assert deadlines.cuts(pipeline.data.tags) == told
     notes = {r.info.run_name: r.data.tags["thawline.notes"] for r in queries.find_runs("toy", "k", "step")}
-    assert notes["search"] == pipeline.data.tags[f"{CUT}search"]
+    assert notes["search"] == pipeline.data.tags[f"{tag_names.CUT}search"]
     assert deadlines.cuts({}) == ""
 
 
