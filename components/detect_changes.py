@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.data import source_index, sources
 from components.core.data.source_index import Fingerprint
 from components.core.settings import Settings
@@ -117,7 +117,7 @@ def _give_way(run: "StepRun", other: str) -> Decision:
 
 
 def _kept(run_key: str, decision: Decision) -> Decision:
-    run_folder.write_text(run_folder.run_folder(run_key) / DECISION, json.dumps(asdict(decision)))
+    home_folder.write_text(run_folder.run_folder(run_key) / DECISION, json.dumps(asdict(decision)))
     return decision
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from components.core import revision
+from components.core.digests import digest
 from components.core.errors import StepError
 from components.core.evaluation import look_budget
 from components.core.evaluation.champion_timeline import timeline
@@ -27,7 +28,6 @@ from components.core.reporting import charts
 from components.core.reporting.costs import sentence
 from components.core.reporting.page import ReportData, render
 from components.core.reporting.step_costs import costs
-from components.core.settings import digest
 from components.core.targets.evaluation import Evaluation
 from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines

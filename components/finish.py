@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.reporting import costs, notification
 from components.core.settings import Settings
 from components.core.tracking import connection, endings, queries, retries, runs, tag_names
@@ -44,7 +44,7 @@ def end(settings: Settings, run_key: str, state: str, reason: str = "") -> dict[
         if result["status"] == "failed" and reason:
             result["reason"] = reason
         result["cost"] = _record(settings, run_key, result)
-    run_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+    home_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
     notification.notify(settings, run_key, result)
     run_folder.emit(run_key, "finish", "finished", figure=result["status"])
     return result
@@ -54,7 +54,7 @@ def _close(run_key: str) -> None:
     # only the model's name is needed, and settings of an older version may have other names
     model = json.loads((run_folder.run_folder(run_key) / "settings.json").read_text())["model"]
     result = result_of(model, run_key, endings.FAILED)
-    run_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+    home_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
 
 
 def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.activations import store
 from components.core.contract import load_task
 from components.core.data import source_index
@@ -49,8 +49,8 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
     )
 
     # two runs of one lineage that split at the same time would not know of each other's newcomers
-    run_folder.home().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run_folder.home() / f"{Settings.from_json(settings).model}.lineage.lock")
+    home_folder.home().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home_folder.home() / f"{Settings.from_json(settings).model}.lineage.lock")
     with lock, runs.step("prepare_data", run_key, settings) as run:
         start = _bring_start(run, dataset)
         weights_digest = _check_network(run.settings, dataset / START)

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
 from components.core.revision import libraries
-from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings, digest
+from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings
 from components.core.tracking import retries, tag_names
 from components.core.training import deadlines, studies
 from components.core.training.deadlines import Deadline

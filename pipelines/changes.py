@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
 from components.core.tracking import endings
@@ -25,15 +25,15 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
         InputError: The MLflow server can't be reached, or does not let this login write.
         StepError: Something unexpected stopped the search for changes; the traceback is in the run's log.
     """
-    if not run_folder.store_is_ready():
+    if not home_folder.store_is_ready():
         return None
-    if is_server(run_folder.tracking_uri()):
+    if is_server(home_folder.tracking_uri()):
         from components.core.tracking import connection
 
         connection.check_server(settings.model)
     os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some other run
     folder, reason, state = run_folder.run_folder(run_key), "", endings.FAILED
-    run_folder.write_text(folder / "settings.json", settings.to_json())
+    home_folder.write_text(folder / "settings.json", settings.to_json())
     run_folder.take_lease(run_key)  # killed from here on, the next run closes it
     try:
         with console.status("Looking for changes") as status:
@@ -72,5 +72,5 @@ def ended(settings: Settings, run_key: str, reason: str) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(path.read_text())
     if reason and result["status"] == "failed" and result["reason"] != reason:
         result["reason"] = reason
-        run_folder.write_text(path, json.dumps(result, indent=1))
+        home_folder.write_text(path, json.dumps(result, indent=1))
     return result

@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.errors import ExpectedError, InputError
 from components.core.settings import Settings
 from components.core.tracking.server import is_server
@@ -196,7 +196,7 @@ def ui(
     use_home(home, tracking_uri)
     from pipelines.local import environment
 
-    uri = run_folder.tracking_uri()
+    uri = home_folder.tracking_uri()
     if is_server(uri):
         Console(stderr=True).print(f"The tracking page is at {uri}", highlight=False, soft_wrap=True)
         return
@@ -204,7 +204,7 @@ def ui(
         f"The tracking page is at http://127.0.0.1:{port} (stop it with Ctrl-C)", highlight=False
     )
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--default-artifact-root", str(run_folder.home() / "artifacts")]
+    command += ["--default-artifact-root", str(home_folder.home() / "artifacts")]
     # not among the arguments: everyone on this machine may read those, and a database's address has a password
     store = {"MLFLOW_BACKEND_STORE_URI": uri}
     os.execve(sys.executable, command, environment() | store)  # noqa: S606 - becomes the server, so that Ctrl-C ends it
@@ -335,8 +335,8 @@ def _print_settings(console: Console, source: str, settings: Settings) -> None:
 def _print_summary(console: Console, result: dict[str, Any], settings: Settings) -> None:
     if result["status"] == "failed":
         return
-    uri = run_folder.tracking_uri()
-    tracking = uri if is_server(uri) else shlex.join([sys.argv[0], "ui", "--home", str(run_folder.home())])
+    uri = home_folder.tracking_uri()
+    tracking = uri if is_server(uri) else shlex.join([sys.argv[0], "ui", "--home", str(home_folder.home())])
     if result["status"] == "skipped":
         from pipelines.display import print_skipped
 

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import IO, Any, Never
 from urllib.parse import urlsplit
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.settings import Settings
 
 
@@ -24,7 +24,7 @@ def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[b
     """Start the DAG in a process group of its own; its steps inherit the environment."""
     folder = run_folder.run_folder(run_key)
     if not (folder / "settings.json").exists():  # looking for changes wrote it; its time is the run's begin
-        run_folder.write_text(folder / "settings.json", settings.to_json())
+        home_folder.write_text(folder / "settings.json", settings.to_json())
     arguments = json.dumps({"source": source, "settings": settings.to_json(), "run_key": run_key})
     log: IO[bytes]
     with (folder / "log.txt").open("wb") as log:
@@ -46,7 +46,7 @@ def fetch_report(result: dict[str, Any], run_key: str) -> None:
     path = queries.download(result["same_as"] or result["mlflow_run_id"], "report.html", run_folder.run_folder(run_key))
     if path is not None:
         result["report"] = str(path)
-        run_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+        home_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
 
 
 def lives(child: "subprocess.Popen[bytes]", *, group: bool) -> bool:
@@ -74,7 +74,7 @@ def environment() -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}  # of one step, not all
     return {
         **inherited,
-        "THAWLINE_HOME": str(run_folder.home()),
+        "THAWLINE_HOME": str(home_folder.home()),
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
@@ -90,7 +90,7 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     Raises:
         RuntimeError: A step failed; kfp passes no reason on, the step wrote it to the run's folder.
     """
-    if not run_folder.store_is_ready():
+    if not home_folder.store_is_ready():
         from components.core.tracking import connection
 
         connection.migrate()

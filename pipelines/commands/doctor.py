@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.errors import InputError
 from components.core.tracking.server import is_server
 from pipelines.commands.doctor_cluster import Check, examine_cluster
@@ -48,7 +48,7 @@ def _packages() -> Check:
 
 
 def _home() -> Check:
-    home = run_folder.home()
+    home = home_folder.home()
     parent = next(p for p in (home, *home.parents) if p.exists())
     ok = parent.is_dir() and os.access(parent, os.W_OK)
     hint = "" if ok else f"Make {parent} writable, or choose another folder with --home."
@@ -56,14 +56,14 @@ def _home() -> Check:
 
 
 def _store() -> Check:
-    uri, database = run_folder.tracking_uri(), run_folder.home() / "mlflow.db"
+    uri, database = home_folder.tracking_uri(), home_folder.home() / "mlflow.db"
     if is_server(uri):
         return _server(uri)
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return Check("Tracking store", ok=True, found="MLFLOW_TRACKING_URI", hint="")
     if not database.exists():
         return Check("Tracking store", ok=True, found="none yet; the first run makes it", hint="")
-    ok = run_folder.store_is_current(database)
+    ok = home_folder.store_is_current(database)
     found = "ready" if ok else "of another version of MLflow; the next run migrates it"
     return Check("Tracking store", ok, found, "" if ok else f"cp {database} {database}.backup", needed=False)
 
@@ -79,7 +79,7 @@ def _server(uri: str) -> Check:
 
 
 def _disk() -> Check:
-    parent = next(p for p in (run_folder.home(), *run_folder.home().parents) if p.exists())
+    parent = next(p for p in (home_folder.home(), *home_folder.home().parents) if p.exists())
     free = shutil.disk_usage(parent).free
     ok = free >= LEAST_DISK
     return Check("Disk", ok, f"{free / 1024**3:.0f} GiB free", "" if ok else f"Free space on the disk of {parent}.")

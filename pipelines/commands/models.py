@@ -6,13 +6,13 @@ Nothing here imports torch; a version that is to become champion is tried out in
 import json
 import sys
 import textwrap
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from components.core.errors import ExpectedError, InputError, StepError
+from components.core.times import iso, minute
 from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, check_model, has_store, use_home
 from pipelines.commands.tables import table
 
@@ -161,7 +161,7 @@ def _one(name: str) -> dict[str, Any]:
     found = [model for model in registry.models() if model["name"] == name]
     if not found:
         raise InputError(f"The registry has no model {name!r} of Thawline.", "See the models with `thawline models`.")
-    versions = [{**facts, "created": _iso(facts["created"])} for facts in registry.versions(name)]
+    versions = [{**facts, "created": iso(facts["created"])} for facts in registry.versions(name)]
     return {**found[0], "versions": versions, "history": promotion.history(name)}
 
 
@@ -188,7 +188,7 @@ def _page(model: dict[str, Any]) -> list[str]:
     versions = [
         (
             facts["version"],
-            _minute(facts["created"]),
+            minute(facts["created"]),
             ", ".join(facts["aliases"]),
             {True: "yes", False: "no", None: ""}[facts["accepted"]],
             "" if facts["value"] is None else f"{facts['metric'].replace('_', ' ')} {facts['value']:.3f}",
@@ -197,7 +197,7 @@ def _page(model: dict[str, Any]) -> list[str]:
         for facts in model["versions"]
     ]
     champions = [
-        (row["version"], _minute(row["from"]), _minute(row["until"]), row["action"], row["who"], _short(row["why"]))
+        (row["version"], minute(row["from"]), minute(row["until"]), row["action"], row["who"], _short(row["why"]))
         for row in model["history"]
     ]
     history = table(_HISTORY, champions, ("champion",)) or ["No version was champion yet."]
@@ -206,11 +206,3 @@ def _page(model: dict[str, Any]) -> list[str]:
 
 def _short(sentence: str) -> str:
     return textwrap.shorten(sentence, SHORT, placeholder=" …")
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _minute(moment: str) -> str:
-    return moment[:16].replace("T", " ")

@@ -14,7 +14,7 @@ import typer
 import yaml
 from pydantic import ValidationError
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.errors import InputError
 from components.core.settings import OPTIONS, Settings
 from components.core.tracking.server import check_address, is_server
@@ -112,7 +112,7 @@ def use_home(home: Path | None, tracking_uri: str | None = None) -> None:
 
 def has_store() -> bool:
     """Whether there is a registry to ask: a server, or the file that the first run makes in the home folder."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (run_folder.home() / "mlflow.db").exists()
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (home_folder.home() / "mlflow.db").exists()
 
 
 def check_model(name: str) -> None:
@@ -124,7 +124,7 @@ def check_model(name: str) -> None:
     merge({"model": name}, None, name)
     if not has_store():
         raise InputError(
-            f"There are no models in {run_folder.home()}.", "Train one with `thawline run`, or give --home."
+            f"There are no models in {home_folder.home()}.", "Train one with `thawline run`, or give --home."
         )
 
 

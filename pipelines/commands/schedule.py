@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from components.core.errors import InputError
+from components.core.times import minute
 from pipelines.commands.options import JsonOption, read_config, with_settings
 from pipelines.commands.submit import ConfigOption, plan, publish, tell, warn
 from pipelines.commands.tables import table
@@ -108,8 +109,8 @@ def list_(*, host: HostOption = "", namespace: NamespaceOption = "", as_json: Js
             one["time_zone"],
             "on" if one["enabled"] else "paused",
             one["last"]["state"] if one["last"] else "none yet",
-            _minute(one["last"]["finished"] if one["last"] else ""),
-            _minute(one["next_local"]),
+            minute(one["last"]["finished"] if one["last"] else ""),
+            minute(one["next_local"]),
         )
         for one in described
     ]
@@ -304,7 +305,3 @@ def _print(client: Anything, namespace: str, schedule: Schedule, *, as_json: boo
         "Kubeflow": described["kubeflow"],
     }
     sys.stdout.write("".join(f"{name:<9} {text}\n" for name, text in lines.items() if text))
-
-
-def _minute(moment: str) -> str:
-    return moment[:16].replace("T", " ")

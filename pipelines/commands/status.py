@@ -10,15 +10,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.errors import InputError
 from components.core.reporting.costs import duration
+from components.core.times import iso, minute
 from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, has_store, merge, use_home
 from pipelines.commands.tables import table
 
@@ -96,7 +96,7 @@ def _outcomes(name: str) -> list["Outcome"]:
 
 
 def _facts(outcome: "Outcome", now: float, stale: bool) -> dict[str, Any]:  # noqa: FBT001 - a fact among others
-    times = {name: _iso(getattr(outcome, name)) for name in ("started", "ended", "succeeded")}
+    times = {name: iso(getattr(outcome, name)) for name in ("started", "ended", "succeeded")}
     return {**asdict(outcome), **times, "age_seconds": outcome.age(now), "stale": stale}
 
 
@@ -105,7 +105,7 @@ def _page(found: Sequence["Outcome"], now: float, name: str) -> list[str]:
         (
             one.model,
             "none yet" if one.status == "none" else one.status,
-            _iso(one.ended)[:16].replace("T", " "),
+            minute(iso(one.ended)),
             f"{_ago(one, now)} ago" if one.succeeded else "never",
             one.champion or "none",
             "" if one.value is None else f"{one.metric.replace('_', ' ')} {one.value:.3f}",
@@ -116,7 +116,7 @@ def _page(found: Sequence["Outcome"], now: float, name: str) -> list[str]:
     lines = table(_COLUMNS, rows, ("champion",))
     if name and found and found[0].reason:
         lines += ["", found[0].reason]
-    return lines or [f"There are no runs in {run_folder.home()} yet: start one with `thawline run SOURCE`."]
+    return lines or [f"There are no runs in {home_folder.home()} yet: start one with `thawline run SOURCE`."]
 
 
 def _remarks(outcome: "Outcome") -> list[str]:
@@ -134,10 +134,6 @@ def _staleness(outcome: "Outcome", now: float) -> str:
 def _ago(outcome: "Outcome", now: float) -> str:
     days, rest = divmod(outcome.age(now) or 0.0, UNITS["d"])
     return f"{days:.0f} d {rest // UNITS['h']:.0f} h" if days else duration(rest)
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds else ""
 
 
 def _expose(found: Sequence["Outcome"], path: Path | None, *, printed: bool) -> None:

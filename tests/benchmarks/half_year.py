@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.data import lineage_store
 from components.core.data.lineage import Lineage
 from components.core.registry import versions
@@ -95,7 +95,7 @@ def damage(folder: Path, count: int, lineage: Lineage, where: str) -> dict[int, 
 def simulate(folder: Path, kinds: Sequence[str], start: int, where: str, **rules: Any) -> list[Week]:
     """Live through the weeks; THAWLINE_HOME becomes a folder below `folder`."""
     use_home(folder / "home")
-    run_folder.home().mkdir(parents=True, exist_ok=True)
+    home_folder.home().mkdir(parents=True, exist_ok=True)
     connection.migrate()
     found: list[Week] = []
     count, recipe, seed = float(start), WEAK, 0
@@ -114,7 +114,7 @@ def simulate(folder: Path, kinds: Sequence[str], start: int, where: str, **rules
 
 def _week(number: int, kind: str, source: Path, settings: Settings, folder: Path, before: Lineage) -> Week:
     begin, key = time.perf_counter(), run_folder.new_run_key()
-    run_folder.write_text(run_folder.run_folder(key) / "settings.json", settings.to_json())
+    home_folder.write_text(run_folder.run_folder(key) / "settings.json", settings.to_json())
     decision = look(str(source), settings, key)
     if decision.change == "skip":
         result = finish(settings.to_json(), key, "SUCCEEDED")

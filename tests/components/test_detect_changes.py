@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core import s3 as storage
 from components.core import settings as settings_module
 from components.core.data import lineage_store, source_index
@@ -405,7 +405,7 @@ def test_an_option_of_operation_changes_nothing(earlier: Path) -> None:
 
 def test_a_lost_index_is_read_anew(earlier: Path) -> None:
     """Without the index of the last run everything is read, and the decision is the same."""
-    for path in (run_folder.home() / "artifacts").rglob(source_index.INDEX):
+    for path in (home_folder.home() / "artifacts").rglob(source_index.INDEX):
         path.unlink()
     assert seen(earlier)[1].change == "skip"
 

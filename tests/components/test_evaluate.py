@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.activations.passes import store
 from components.core.data.examples import Examples
 from components.core.errors import StepError
@@ -152,7 +152,7 @@ def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) 
     """A run that fails after it looked, and one that was deleted, have had their looks too."""
     other = touched(toy_home, tmp_path / "touched")
     again(toy_home, tmp_path / "first", "first", other)
-    [file] = (run_folder.home() / "artifacts").rglob("MLmodel")
+    [file] = (home_folder.home() / "artifacts").rglob("MLmodel")
     content = file.read_bytes()
     file.write_bytes(content + b"\n")
     with pytest.raises(StepError, match="version 1 is refused"):
@@ -178,7 +178,7 @@ def test_a_challenger_that_saw_the_test_rows_stops_the_run(toy_home: PlainRun, t
 
 def test_a_champion_that_can_not_be_loaded_stops_the_run(toy_home: PlainRun, tmp_path: Path) -> None:
     """A damaged champion fails the step: without evidence nothing is promoted."""
-    [file] = (run_folder.home() / "artifacts").rglob("MLmodel")
+    [file] = (home_folder.home() / "artifacts").rglob("MLmodel")
     file.write_bytes(file.read_bytes() + b"\n")
     with pytest.raises(StepError, match="version 1 is refused"):
         again(toy_home, tmp_path / "again", "damaged")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.data.examples import Examples
 from components.core.errors import StepError
 from components.core.registry import promotion, versions
@@ -218,7 +218,7 @@ def test_a_version_carries_its_evidence(toy_run: PlainRun) -> None:
 
 def files_of_the_version() -> Path:
     """The folder in the store that holds version 1."""
-    [folder] = [path.parent for path in (run_folder.home() / "artifacts").rglob("MLmodel")]
+    [folder] = [path.parent for path in (home_folder.home() / "artifacts").rglob("MLmodel")]
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.settings import Settings
 from tests.benchmarks.overhead import rows
 from tests.conftest import copy_store, use_home
@@ -55,7 +55,7 @@ def run_in_containers(
 ) -> "subprocess.CompletedProcess[str]":
     """The DAG by DockerRunner, in a process of its own: it knows the image when it imports the steps."""
     key = run_folder.new_run_key()
-    run_folder.write_text(home / "settings.json", settings.to_json())
+    home_folder.write_text(home / "settings.json", settings.to_json())
     (home / "runs" / key).mkdir(parents=True)
     (home / "settings.json").rename(home / "runs" / key / "settings.json")
     copied = shutil.copytree(source, home / "points")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.errors import StepError
 from components.core.settings import Settings
 from components.core.tracking import canary, connection, queries, runs, tag_names
@@ -34,7 +34,7 @@ FAILED_LAST = [("root", "FAILED"), ("exit-handler-1", "FAILED"), ("fail-once", "
 def play(tracked_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The steps one after another as a cluster starts them, up to the exit handler, which is told a word."""
     monkeypatch.setenv("THAWLINE_RUN_KEY", "k")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", run_folder.tracking_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", home_folder.tracking_uri())
 
     def played(word: str, *, again: bool) -> dict[str, str]:
         note, other = tmp_path / "note", tmp_path / "other"
@@ -120,7 +120,7 @@ def test_the_word_of_the_end_is_read_by_the_shared_rule(
 def test_a_volume_of_one_pod_is_a_finding(tracked_home: Path, tmp_path: Path) -> None:
     """Where the second step does not find the file of the first one, the volume is not shared."""
     canary.look("k", "", "")
-    (run_folder.home() / "canary" / "k").unlink()
+    (home_folder.home() / "canary" / "k").unlink()
     canary.look_again("k", tmp_path / "note")
     assert canary.findings("k")["shared"] == "the file of the first step is not there"
 
@@ -169,7 +169,7 @@ def test_a_volume_that_can_not_be_written_is_a_finding(
     tracked_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the home refuses to be written to, that is found, and so is all the rest."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", run_folder.tracking_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", home_folder.tracking_uri())
     (tracked_home / "canary").write_text("not a folder")
     canary.look("k", "A_SECRET", "")
     canary.look_again("k", tmp_path / "note")
@@ -251,7 +251,7 @@ def looked(
     """The doctor looking at a cluster whose run `k` ends at once, in a state and with tasks in theirs."""
     monkeypatch.setattr(submit, "POLL", 0.01)
     monkeypatch.setattr(run_folder, "new_run_key", lambda: "k")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", run_folder.tracking_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", home_folder.tracking_uri())
     make, end = server.read, {"looks": ("SUCCEEDED", [])}
 
     def read(body: Any, kind: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.errors import InputError, StepError
 from components.core.registry import versions
 from components.core.settings import Settings
@@ -30,7 +30,7 @@ OPTIONS += ["--trials", "3"]
 
 def command(source: Path, *options: str) -> Answer:
     """`thawline run` with the settings of the plain run."""
-    return thawline("run", str(source), *OPTIONS, *options, home=run_folder.home(), cwd=run_folder.home())
+    return thawline("run", str(source), *OPTIONS, *options, home=home_folder.home(), cwd=home_folder.home())
 
 
 def test_a_run_without_changes_is_skipped(toy_home: PlainRun, toy_source: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_run_without_changes_is_skipped(toy_home: PlainRun, toy_source: Path) 
     assert result["reason"] == f"Nothing has changed since the run toy {toy_home.run_key}."
     assert result["metrics"] == toy_home.result["metrics"]
     assert list(result["steps"]) == ["detect_changes"]
-    [folder] = [path for path in (run_folder.home() / "runs").iterdir() if path.name != toy_home.run_key]
+    [folder] = [path for path in (home_folder.home() / "runs").iterdir() if path.name != toy_home.run_key]
     assert not (folder / "log.txt").exists()
     assert json.loads((folder / "result.json").read_text()) == result
 
@@ -71,7 +71,7 @@ except SystemExit as end:
     print(end.code or 0, [name for name in ("torch", "kfp", "optuna", "boto3", "timm") if name in sys.modules])
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(run_folder.home())
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(home_folder.home())
     )
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
@@ -183,7 +183,7 @@ def test_the_dag_skips_alone(toy_home: PlainRun, toy_source: Path) -> None:
         [sys.executable, "-m", "pipelines.local", json.dumps(arguments)],
         check=True,
         capture_output=True,
-        env=environment(run_folder.home()),
+        env=environment(home_folder.home()),
     )
     result = json.loads((run_folder.run_folder("alone") / "result.json").read_text())
     assert (result["status"], result["same_as"]) == ("skipped", toy_home.result["mlflow_run_id"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.settings import Settings
 from components.detect_changes import detect_changes
 from components.evaluate import evaluate
@@ -41,7 +41,7 @@ def run_steps(source: Path, settings: Settings, folder: Path, run_key: str = "")
     text, key = settings.to_json(), run.run_key
     dataset, head, tuned, trials = (folder / name for name in ("dataset", "head", "tuned", "trials.json"))
     folder.mkdir(parents=True, exist_ok=True)
-    run_folder.write_text(run_folder.run_folder(key) / "settings.json", text)
+    home_folder.write_text(run_folder.run_folder(key) / "settings.json", text)
     *_, inputs = detect_changes(str(source), text, key)
     run.digests = prepare_data(str(source), text, key, dataset, inputs)
     study = search(text, key, dataset, *run.digests, 0)

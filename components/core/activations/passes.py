@@ -21,15 +21,15 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.activations import segments
 from components.core.activations import store as cache
 from components.core.compute.device import computed_in, rows_of
 from components.core.compute.engines import Engine
+from components.core.digests import digest
 from components.core.errors import StepError
 from components.core.networks.network import Network, Pytree
 from components.core.networks.weights import state_digest
-from components.core.settings import digest
 
 FIXED = "eager in fixed batches"  # the engine of rows whose bits count
 LIBRARIES = ("thawline", "torch", "torchvision", "timm", "pillow")  # that any row may depend on
@@ -99,7 +99,7 @@ def describe(space: Path, network: Network, line: int, precision: str, row_secon
         **({"row_seconds": row_seconds} if row_seconds else {}),
     }
     if row_seconds or not (space / "space.json").exists():
-        run_folder.write_text(space / "space.json", json.dumps(facts, indent=1))
+        home_folder.write_text(space / "space.json", json.dumps(facts, indent=1))
 
 
 def row_seconds(space: Path) -> float:

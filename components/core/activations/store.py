@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.errors import InputError
 
 ENGINES = "engines"  # folder of exported stages, beside the spaces
@@ -47,7 +47,7 @@ class Entry:
 def store() -> Path:
     """The folder of all activations: `THAWLINE_ACTIVATIONS` if it names a folder, else one in the home."""
     given = os.environ.get("THAWLINE_ACTIVATIONS", "")
-    return Path(given).expanduser() if given and "://" not in given else run_folder.home() / "activations"
+    return Path(given).expanduser() if given and "://" not in given else home_folder.home() / "activations"
 
 
 def shared_prefix() -> str:

@@ -5,7 +5,6 @@ deprecated: the newer one, `dynamo`, steps in for what it can't do, and when it 
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 import statistics
@@ -22,9 +21,10 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from components.core import digests
+from components.core.digests import digest
 from components.core.networks.network import Network, Pytree
 from components.core.networks.weights import state_digest
-from components.core.settings import digest
 
 LARGEST = 1_900_000_000  # bytes of weights in one export; protobuf ends at 2 GB
 GRAPH_BYTES = 2_000  # of the graph for each leaf module, at most in the networks that were measured
@@ -110,7 +110,7 @@ def _facts(place: Path, *, whole: bool = True) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((place / "facts.json").read_text())
         facts = {key: facts[key] for key in ("way", "seconds", "modules", "error", "sha256")}
-        sound = not whole or facts["error"] or facts["sha256"] == _sha256(place / "model.onnx")
+        sound = not whole or facts["error"] or facts["sha256"] == digests.of_file(place / "model.onnx")
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return facts if sound else {}
@@ -123,7 +123,7 @@ def _export(prefix: Prefix, way: str, place: Path) -> dict[str, Any]:
     begin, error, sha256 = time.monotonic(), "", ""
     try:
         _write(prefix, way, part / "model.onnx")
-        sha256 = _sha256(part / "model.onnx")
+        sha256 = digests.of_file(part / "model.onnx")
     except (OSError, MemoryError):  # of this moment, not of these stages
         raise
     except Exception as found:  # noqa: BLE001 - exporters raise almost anything
@@ -166,8 +166,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,8 +13,9 @@ from components.core.data.examples import Example, Location, Rejected
 from components.core.data.groups import Record, group_examples
 from components.core.data.lineage import Lineage, Member
 from components.core.data.sources import Entry, printable
+from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
-from components.core.settings import Settings, canonical_json
+from components.core.settings import Settings
 
 TIME = "time"  # the metadata column that tasks which split by time read
 

@@ -9,7 +9,6 @@
 - `dataset.json`: written last; classes, digest, salt, counts by split and class, and the rejected by kind of reason.
 """
 
-import hashlib
 import json
 import threading
 from collections import Counter, OrderedDict
@@ -23,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.core.settings import canonical_json
+from components.core import digests
+from components.core.digests import canonical_json
 
 START = "warm_start"  # in a dataset's folder: the checkpoint that training starts from, if it does
 GROUP_ROWS, GROUP_BYTES = 16, 2**18  # a row group ends at either: what one random read costs at most
@@ -146,10 +146,7 @@ def write_rejected(folder: Path, rejected: Sequence[Rejected]) -> None:
 
 def dataset_digest(examples: Sequence[Example]) -> str:
     """The sha256 over ids, labels and splits, sorted by id; 64 hexadecimal digits."""
-    total = hashlib.sha256()
-    for row in sorted((example.id, example.label, example.split) for example in examples):
-        total.update(canonical_json(row).encode() + b"\n")
-    return total.hexdigest()
+    return digests.of_rows(sorted((example.id, example.label, example.split) for example in examples))
 
 
 def kinds(rejected: Sequence[Rejected]) -> dict[str, int]:

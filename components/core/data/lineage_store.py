@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from components.core import identity, run_folder
+from components.core import home_folder, identity, run_folder
 from components.core.data.assignments import LabelChange, read_label_changes, write_label_changes
 from components.core.data.lineage import Lineage, read_lineage, write_lineage
 from components.core.errors import InputError
@@ -40,7 +40,7 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
     Raises:
         InputError: An id is none that waits, or nothing waits.
     """
-    with FileLock(run_folder.home() / f"{model}.lineage.lock"), tempfile.TemporaryDirectory() as folder:
+    with FileLock(home_folder.home() / f"{model}.lineage.lock"), tempfile.TemporaryDirectory() as folder:
         changes = waiting(model)
         unknown = [text for text in ids if not any(change.id.startswith(text) for change in changes)]
         if unknown or not changes:

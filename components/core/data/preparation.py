@@ -27,9 +27,10 @@ from components.core.data.examples import (
 )
 from components.core.data.lineage import Lineage, write_lineage
 from components.core.data.source_index import Fingerprint, Mark
+from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
-from components.core.run_folder import write_text
-from components.core.settings import Settings, canonical_json
+from components.core.home_folder import write_text
+from components.core.settings import Settings
 
 DOWNLOADS = 32  # objects in flight; the connections of the S3 client
 Progress = Callable[[int, int, str], None]

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.core import digests
 from components.core.data import sources, splits
 from components.core.data.sources import Entry
+from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
-from components.core.settings import canonical_json
 
 INDEX = "index_of_source.parquet"
 REQUESTS = 32  # to S3 in flight
@@ -138,10 +139,7 @@ def data_digest(rows: Iterable[Fingerprint]) -> str:
 
     A record that can't be read counts with the kind of its reason.
     """
-    total = hashlib.sha256()
-    for row in sorted(row.described() for row in rows):
-        total.update(canonical_json(row).encode() + b"\n")
-    return total.hexdigest()
+    return digests.of_rows(sorted(row.described() for row in rows))
 
 
 def compare(before: Iterable[Fingerprint], now: Iterable[Fingerprint]) -> Changes:

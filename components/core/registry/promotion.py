@@ -15,17 +15,17 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from filelock import FileLock
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.errors import InputError, StepError
 from components.core.identity import whoami
 from components.core.inference import archives
 from components.core.registry import versions as registry
+from components.core.times import iso
 from components.core.tracking import connection, tag_names
 
 KIND = "promotion"
@@ -213,11 +213,11 @@ def history(model: str) -> list[dict[str, Any]]:
         `who`, `evidence`, `withdrawn` (the version that no longer waited for approval) and `entry` (the id of its run).
     """
     entries = _finished(model)
-    ends = [*(_iso(entry.time) for entry in entries[1:]), ""][: len(entries)]
+    ends = [*(iso(entry.time / 1000) for entry in entries[1:]), ""][: len(entries)]
     return [
         {
             "version": entry.to,
-            "from": _iso(entry.time),
+            "from": iso(entry.time / 1000),
             "until": until,
             "action": entry.action,
             "why": entry.why,
@@ -293,8 +293,8 @@ def _try_out(model: str, version: str, answered: str) -> None:
 
 def _lock() -> FileLock:
     """One at a time within this home; a kill frees it."""
-    run_folder.home().mkdir(parents=True, exist_ok=True)
-    return FileLock(run_folder.home() / "registry.lock")
+    home_folder.home().mkdir(parents=True, exist_ok=True)
+    return FileLock(home_folder.home() / "registry.lock")
 
 
 def _move(model: str, version: str, action: str, why: str, who: str, evidence: str, expected: str | None) -> Entry:
@@ -457,7 +457,3 @@ def _champion(finished: Sequence[Entry]) -> str:
 
 def _named(version: str) -> str:
     return f"version {version}" if version else "no version"
-
-
-def _iso(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 from components.core.evidence.intervals import bootstrap_interval, bootstrap_sums, interval
 from components.core.inference import multilabel
 from components.core.inference.multilabel import Answer
-from components.core.settings import canonical_json
 from components.core.targets.classification import best_temperature
 from components.core.targets.evaluation import Evaluation, Mistake
 

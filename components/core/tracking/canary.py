@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.core import run_folder, s3
+from components.core import home_folder, s3
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
 from components.core.tracking import connection, endings, queries, runs, tag_names
@@ -135,7 +135,7 @@ def _step(name: str, run_key: str) -> Iterator[runs.StepRun]:
 
 
 def _marker(run_key: str) -> Path:
-    return run_folder.home() / "canary" / run_key
+    return home_folder.home() / "canary" / run_key
 
 
 def _is_there(note: Path) -> bool:
@@ -147,14 +147,14 @@ def _settle() -> str:
 
     A step writes there before anything else, so all other findings would be lost.
     """
-    folder = run_folder.home() / "canary"
+    folder = home_folder.home() / "canary"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return ""
     except OSError as error:
         os.environ["THAWLINE_HOME"] = tempfile.mkdtemp()
-        (run_folder.home() / "canary").mkdir()
+        (home_folder.home() / "canary").mkdir()
         return f"{folder}: {error.strerror}"
 
 

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from components.core import run_folder
+from components.core import home_folder, identity
 from components.core.errors import InputError
 from components.core.tracking.server import (
     CHECK_SECONDS,
@@ -44,10 +44,10 @@ def client() -> mlflow.MlflowClient:
     """
     for way in ("UPLOAD", "DOWNLOAD"):  # past the server, to an S3 address that often only the server reaches
         os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", "false")
-    uri = run_folder.tracking_uri()
+    uri = home_folder.tracking_uri()
     if is_server(uri):  # in a pod no command line has looked at it
         check_address(uri)
-    elif run_folder.is_pod() and not os.environ.get("MLFLOW_TRACKING_URI"):
+    elif identity.is_pod() and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise InputError(
             "This pod has no MLFLOW_TRACKING_URI, so nothing that the run finds would outlive it.",
             "Give --env MLFLOW_TRACKING_URI=http://…, or let Kubeflow's MLflow plugin set it (injectUserEnvVars).",
@@ -71,7 +71,7 @@ def open_store() -> None:
     Raises:
         InputError: The server can't be reached, or refuses.
     """
-    if is_server(run_folder.tracking_uri()):
+    if is_server(home_folder.tracking_uri()):
         check_server()
     else:
         migrate()
@@ -87,7 +87,7 @@ def check_server(model: str = "") -> None:
     Raises:
         InputError: It can't be reached, refuses the login, or lets it read only.
     """
-    uri = run_folder.tracking_uri()
+    uri = home_folder.tracking_uri()
     answer = _asked("/api/2.0/mlflow/experiments/search", max_results=1)
     if answer.status_code != OK:
         raise refusal(uri, answer.status_code, answer.text) or failing(uri, answer.status_code, answer.text)
@@ -104,7 +104,7 @@ def check_server(model: str = "") -> None:
 
 
 def _asked(path: str, **question: Any) -> Any:  # noqa: ANN401 - any JSON value; mlflow publishes no types
-    uri = run_folder.tracking_uri()
+    uri = home_folder.tracking_uri()
     login = get_default_host_creds(uri)  # type: ignore[no-untyped-call]  # as above
     once = {"max_retries": 0, "timeout": CHECK_SECONDS, "raise_on_status": False}
     try:
@@ -115,7 +115,7 @@ def _asked(path: str, **question: Any) -> Any:  # noqa: ANN401 - any JSON value;
 
 def explanation(error: Exception) -> InputError | None:
     """A server's silence or refusal as one sentence; None for every other error."""
-    uri = run_folder.tracking_uri()
+    uri = home_folder.tracking_uri()
     if not isinstance(error, MlflowException) or not is_server(uri):
         return None
     status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # as above
@@ -139,18 +139,18 @@ def explained() -> Iterator[None]:
 
 def migrate() -> None:
     """Bring the local store to this version's schema, once: steps that start together would race for it."""
-    uri = run_folder.tracking_uri()
+    uri = home_folder.tracking_uri()
     if not uri.startswith("sqlite:///"):
         return
     database = Path(uri.removeprefix("sqlite:///"))
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_suffix(".lock")):
-        if run_folder.store_is_current(database):
+        if home_folder.store_is_current(database):
             return
         if database.exists():
             subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
         client().search_experiments(max_results=1)  # creates the tables of a new store
-        run_folder.mark_store_current(database)
+        home_folder.mark_store_current(database)
 
 
 def experiment(model: str) -> str:
@@ -176,8 +176,8 @@ def own_experiment(model: str) -> str:
         raise InputError(f"The experiment {model!r} was deleted on the tracking page.", hint)
     if found is not None:
         return str(found.experiment_id)
-    local = run_folder.tracking_uri().startswith("sqlite:///")  # a server knows its own place for artifacts
-    location = (run_folder.home() / "artifacts" / model).as_uri() if local else None
+    local = home_folder.tracking_uri().startswith("sqlite:///")  # a server knows its own place for artifacts
+    location = (home_folder.home() / "artifacts" / model).as_uri() if local else None
     try:
         return str(client().create_experiment(model, artifact_location=location))
     except MlflowException as error:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 from filelock import FileLock
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.tracking import endings, kubeflow_runs, queries, runs, tag_names
 from components.core.tracking.queries import Open
 from components.core.tracking.server import is_server
@@ -49,12 +49,12 @@ def _alone(model: str) -> Iterator[None]:
     if _is_shared():
         yield
         return
-    with FileLock(run_folder.home() / f"{model}.lease.lock"):
+    with FileLock(home_folder.home() / f"{model}.lease.lock"):
         yield
 
 
 def _is_shared() -> bool:
-    return is_server(run_folder.tracking_uri())
+    return is_server(home_folder.tracking_uri())
 
 
 def _holders(others: list[Open]) -> list[Open]:

@@ -12,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from components.core.digests import canonical_json, digest, of_file
 from components.core.revision import libraries
-from components.core.settings import Settings, canonical_json, digest
+from components.core.settings import Settings
 from components.core.tracking import tag_names
 from components.core.weight_sources import PACKAGES, is_model
 
@@ -99,15 +100,10 @@ def _weights(spec: str) -> str:
     if spec.startswith("package:"):
         return digest([spec, _version(PACKAGES[spec]) if spec in PACKAGES else ""])
     if is_model(spec):
-        return digest([spec, *(_file(path) for path in sorted(Path(spec).iterdir()) if path.is_file())])
+        return digest([spec, *((file.name, of_file(file)) for file in sorted(Path(spec).iterdir()) if file.is_file())])
     if not ("/" in spec or "." in spec) or not Path(spec).is_file():  # a library's name, or missing: building it tells
         return digest([spec])
-    return digest([spec, _file(Path(spec))[1]])
-
-
-def _file(path: Path) -> tuple[str, str]:
-    with path.open("rb") as file:
-        return path.name, hashlib.file_digest(file, "sha256").hexdigest()
+    return digest([spec, of_file(Path(spec))])
 
 
 def _code(task: str) -> str:
@@ -115,7 +111,7 @@ def _code(task: str) -> str:
     total = hashlib.sha256()
     ours = [*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]
     for name, path in [*sorted((p.relative_to(ROOT).as_posix(), p) for p in ours), *_task_files(task)]:
-        total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        total.update(f"{name}\0{of_file(path)}\n".encode())
     return total.hexdigest()
 
 
@@ -127,8 +123,8 @@ def encoding_digest(task: str, serving_code: Path, requirements: Sequence[str]) 
         serving_code: The module that encodes.
         requirements: Distributions that it needs; their versions count.
     """
-    code = [(name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in _task_files(task)]
-    code.append(("serving_code", _file(serving_code)[1]))
+    code = [(name, of_file(path)) for name, path in _task_files(task)]
+    code.append(("serving_code", of_file(serving_code)))
     return digest([sorted(code), {name: _version(name) for name in requirements}])
 
 

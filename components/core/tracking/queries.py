@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.tracking import provenance, tag_names
 from components.core.tracking.connection import client, every, experiment, own_experiment
 
@@ -120,7 +120,7 @@ def page(run_id: str) -> str:
 
     `THAWLINE_TRACKING_PAGE` is the address that a browser uses, where the steps use another one.
     """
-    base = os.environ.get("THAWLINE_TRACKING_PAGE") or run_folder.tracking_uri()
+    base = os.environ.get("THAWLINE_TRACKING_PAGE") or home_folder.tracking_uri()
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https"):
         return ""

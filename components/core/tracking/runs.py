@@ -16,7 +16,7 @@ from mlflow.entities import Dataset, Metric, Param, Run, RunTag
 from mlflow.entities.dataset_input import DatasetInput
 from mlflow.entities.input_tag import InputTag
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
 from components.core.tracking import retries, tag_names
@@ -222,7 +222,7 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
         # a run that all steps were given is nobody else's to end
         _tag(root, run_key, settings.model, "pipeline", {tag_names.ADOPTED: "true"} if root != adopted else {})
         return client().get_run(root)
-    alone = not is_server(run_folder.tracking_uri())  # on one machine the first step has ended when the others start
+    alone = not is_server(home_folder.tracking_uri())  # on one machine the first step has ended when the others start
     name, kind = f"{settings.model} {run_key}", "pipeline" if alone else tag_names.CANDIDATE
     run_id = create(name, run_key, settings.model, kind, None)
     if not alone and (elected := _elect(run_id, run_key, settings.model)) != run_id:

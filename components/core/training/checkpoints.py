@@ -1,6 +1,5 @@
 """Checkpoints: weights as safetensors, and the JSON that rebuilds the network and tells how it came to be."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
+from components.core import digests
 from components.core.contract import Target, load_task
 from components.core.data.examples import START, Examples
 from components.core.networks.network import Network
@@ -91,10 +91,7 @@ def read_training_rows(folder: Path) -> TrainingRows:
 def weights_digest(folder: Path) -> str:
     """The sha256 of a checkpoint's weights; empty where there are none."""
     path = folder / WEIGHTS
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digests.of_file(path) if path.exists() else ""
 
 
 def load_checkpoint(folder: Path) -> tuple[Network, dict[str, Any]]:

@@ -18,8 +18,9 @@ from components.core.compute import distributed
 from components.core.compute.device import mixed_precision, place, rows_of, to_device
 from components.core.contract import Target, Task, load_task
 from components.core.data.examples import START, Examples
+from components.core.digests import digest
 from components.core.networks.network import Network, Pytree, set_thawed
-from components.core.settings import Hyperparameters, Settings, digest
+from components.core.settings import Hyperparameters, Settings
 from components.core.task_options import with_measured
 from components.core.tracking.provenance import encoding_digest
 from components.core.training.loop import Batches, fit, make_optimizer, outputs_of, warmup_cosine

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
-from components.core import run_folder
+from components.core import home_folder
 from components.core.errors import InputError, NoAnswerError, UnavailableError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _journal(name: str) -> "optuna.storages.JournalStorage":
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
-    folder = run_folder.home() / "studies"
+    folder = home_folder.home() / "studies"
     folder.mkdir(parents=True, exist_ok=True)
     return optuna.storages.JournalStorage(JournalFileBackend(str(folder / f"{name}.journal")))
 
@@ -95,7 +95,7 @@ def _postgres(url: str, seconds: int) -> "optuna.storages.RDBStorage":
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[None]:
     """One search of a study at a time where it is a file; on Postgres they work together."""
-    with contextlib.nullcontext() if shared() else FileLock(run_folder.home() / "studies" / f"{name}.lock"):
+    with contextlib.nullcontext() if shared() else FileLock(home_folder.home() / "studies" / f"{name}.lock"):
         yield
 
 
@@ -103,7 +103,7 @@ def alone(name: str) -> Iterator[None]:
 def locked(name: str) -> Iterator["psycopg.Connection | None"]:
     """Hold a study for as long as it takes to count its trials and take one; a killed holder lets go."""
     if not shared():
-        with FileLock(run_folder.home() / "studies" / f"{name}.ask.lock"):
+        with FileLock(home_folder.home() / "studies" / f"{name}.ask.lock"):
             yield None
         return
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from components.core.digests import digest
 from components.core.errors import InputError
 from components.core.networks.network import Network
-from components.core.settings import digest
 from components.core.training.checkpoints import WEIGHTS, read_facts, weights_digest
 
 

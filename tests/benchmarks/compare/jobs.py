@@ -12,7 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from components.core.settings import Settings, digest
+from components.core.digests import digest
+from components.core.settings import Settings
 from tests.benchmarks.compare.data import dataset_of
 from tests.benchmarks.compare.recipe import searched, settings_of
 

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import torch
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.data.examples import Examples
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
@@ -32,7 +32,7 @@ def thawline(dataset: Path, settings: Settings) -> dict[str, Any]:
     """Thawline's search with its own number of workers; the best trial is trained once more, off the clock."""
     key = run_folder.new_run_key()
     connection.migrate()
-    run_folder.write_text(run_folder.run_folder(key) / "settings.json", settings.to_json())
+    home_folder.write_text(run_folder.run_folder(key) / "settings.json", settings.to_json())
     data = open_data(dataset, settings)
     weights = build_network(data, settings.defaults()).weights_digest
     clock = Clock()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import run_folder
+from components.core import run_folder, weight_sources
 from components.core.errors import InputError
 
 
@@ -102,10 +102,11 @@ def test_a_run_whose_process_is_gone_is_abandoned(home: Path) -> None:
 def test_a_pod_is_told_to_get_weights_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is installed into a pod goes with it, so there the hint is the image, or S3."""
     assert (
-        run_folder.install_hint("resemblyzer==0.1.4", "--no-deps ") == "Run: pip install --no-deps resemblyzer==0.1.4."
+        weight_sources.install_hint("resemblyzer==0.1.4", "--no-deps ")
+        == "Run: pip install --no-deps resemblyzer==0.1.4."
     )
     monkeypatch.setenv("KFP_POD_NAME", "fine-tuning-7v4gg-1")
-    hint = run_folder.install_hint("resemblyzer==0.1.4", "--no-deps ")
+    hint = weight_sources.install_hint("resemblyzer==0.1.4", "--no-deps ")
     assert "into the image" in hint
     assert "--weights s3://" in hint
     assert "pip install" not in hint

@@ -5,7 +5,8 @@ from typing import Annotated
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from components.core.settings import OPERATIONAL, Hyperparameters, Option, Settings, canonical_json, digest, marks
+from components.core.digests import canonical_json, digest
+from components.core.settings import OPERATIONAL, Hyperparameters, Option, Settings, marks
 
 
 def test_json_round_trip() -> None:

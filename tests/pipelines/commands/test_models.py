@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import identity, run_folder
+from components.core import home_folder, identity, run_folder
 from components.core.registry import promotion
 from components.core.registry import versions as registry
 from components.core.tracking import connection, runs
@@ -226,7 +226,7 @@ def test_a_lost_race_is_status_1(command: Command, monkeypatch: pytest.MonkeyPat
 
 def test_changed_files_are_status_1(command: Command) -> None:
     """A version whose files are not what was registered is refused."""
-    for path in (run_folder.home() / "artifacts").rglob("MLmodel"):
+    for path in (home_folder.home() / "artifacts").rglob("MLmodel"):
         path.write_bytes(path.read_bytes() + b"\n")
     answer = command("promote", "2", "--model", "toy")
     assert answer.status == 1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import identity, run_folder
+from components.core import home_folder, identity, run_folder
 from components.core.errors import InputError, StepError
 from components.core.inference import archives
 from components.core.registry import promotion, versions
@@ -128,7 +128,7 @@ def test_an_override_has_no_evidence(toy: PlainRun) -> None:
 
 def test_changed_files_are_never_promoted(toy: PlainRun) -> None:
     """A version whose files are not the registered ones is refused before anything is written."""
-    for file in (run_folder.home() / "artifacts").rglob("MLmodel"):
+    for file in (home_folder.home() / "artifacts").rglob("MLmodel"):
         file.write_bytes(file.read_bytes() + b"\n")
     with pytest.raises(StepError, match="toy version 3 is refused: its files are not the ones that were registered"):
         promote("3")
@@ -292,7 +292,7 @@ def test_what_never_was_champion_is_promoted_instead(toy: PlainRun) -> None:
 
 def test_a_rollback_to_changed_files_is_refused(toy: PlainRun) -> None:
     """The former champion's files are checked as any other's: the current one stays."""
-    [first] = [p for p in (run_folder.home() / "artifacts").rglob("MLmodel") if (p.parent / "checkpoint").exists()]
+    [first] = [p for p in (home_folder.home() / "artifacts").rglob("MLmodel") if (p.parent / "checkpoint").exists()]
     promote("2")
     first.write_bytes(first.read_bytes() + b"\n")
     with pytest.raises(StepError, match="toy version 1 is refused"):
@@ -534,13 +534,13 @@ def race(homes: list[Path], expected: str | None) -> dict[str, tuple[bool, str]]
 
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Two homes on one server (here: its database), which share no lock."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{run_folder.home() / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home_folder.home() / 'mlflow.db'}")
     return [tmp_path / "one", tmp_path / "two"]
 
 
 def test_of_two_in_one_home_one_is_promoted(toy: PlainRun) -> None:
     """Of two processes whose evidence is against the same champion one moves it; the other is told no."""
-    found = race([run_folder.home()] * 2, "1")
+    found = race([home_folder.home()] * 2, "1")
     assert sorted(done for done, _ in found.values()) == [False, True]
     [winner] = [version for version, (done, _) in found.items() if done]
     assert (
@@ -553,7 +553,7 @@ def test_of_two_in_one_home_one_is_promoted(toy: PlainRun) -> None:
 
 def test_two_in_one_home_without_a_condition_follow_each_other(toy: PlainRun) -> None:
     """Nobody expects anything: both become champion, one after the other."""
-    found = race([run_folder.home()] * 2, None)
+    found = race([home_folder.home()] * 2, None)
     assert all(done for done, _ in found.values())
     last, middle, _ = promotion.history("toy")
     assert versions.aliases("toy") == {"champion": last["version"], "previous": middle["version"], "challenger": "1"}
@@ -650,7 +650,7 @@ def test_a_promotion_that_goes_on_is_not_repaired(
 @pytest.mark.slow
 def test_several_homes_on_a_server_agree(toy: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real MLflow server, over HTTP, promotions and rollbacks that race leave one consistent history."""
-    with server(run_folder.home()) as address:
+    with server(home_folder.home()) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         homes = [tmp_path / "one", tmp_path / "two"]
         for expected in ("1", None):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.reporting import notification, webhook
 from components.core.reporting.notification import (
     MOST_FIELD,
@@ -197,9 +197,11 @@ def test_a_failure_is_one_line_without_the_secret(
     assert [
         e["text"] for e, _ in run_folder.events(toy_home.run_key) if e["step"] == "finish" and e["event"] == "note"
     ] == [line]
-    with closing(sqlite3.connect(run_folder.home() / "mlflow.db")) as database:
+    with closing(sqlite3.connect(home_folder.home() / "mlflow.db")) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    holding = [path for path in run_folder.home().rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    holding = [
+        path for path in home_folder.home().rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
     assert holding == []
     assert SECRET not in printed.out
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.core import run_folder
+from components.core import home_folder, run_folder
 from components.core.activations.caching_plan import Cost, Policy, _affordable
 from components.core.compute.device import pick_device
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError, is_silence
@@ -75,7 +75,7 @@ def no_hub() -> None:
 
 
 def no_home() -> None:
-    with run_folder._writable():
+    with home_folder.writable():
         raise OSError(errno.ENOSPC, "No space left on device")
 
 

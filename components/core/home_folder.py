@@ -1,0 +1,56 @@
+"""The home folder, which holds everything that Thawline writes, and the local MLflow store in it."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from components.core.errors import UnavailableError
+
+
+def home() -> Path:
+    """The folder that holds everything Thawline writes: `THAWLINE_HOME`, else `.thawline` here."""
+    return Path(os.environ.get("THAWLINE_HOME", ".thawline")).resolve()
+
+
+def tracking_uri() -> str:
+    """Where runs are logged: `MLFLOW_TRACKING_URI`, else the SQLite store in the home folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+@contextmanager
+def writable() -> Iterator[None]:
+    """Say in one sentence that the home can't be written to; it is what a step writes to first."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        first = "Free space there" if full else f"Give {home()} to this process's user, {os.geteuid()}"
+        hint = f"{first}, or choose another folder by --home or THAWLINE_HOME."
+        raise UnavailableError(f"{error.filename or home()} can't be written to: {error.strerror}.", hint) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader or a kill never sees half of it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text)
+    part.replace(path)
+
+
+def store_is_current(database: Path) -> bool:
+    """Whether the local MLflow store was made by the installed version (read without importing it)."""
+    stamp = database.with_suffix(".version")
+    return database.exists() and stamp.exists() and stamp.read_text() == version("mlflow")
+
+
+def store_is_ready() -> bool:
+    """Whether steps can log at once: the local store is current, or some other server keeps its own."""
+    uri = tracking_uri()
+    return not uri.startswith("sqlite:///") or store_is_current(Path(uri.removeprefix("sqlite:///")))
+
+
+def mark_store_current(database: Path) -> None:
+    """Remember that the local MLflow store has the installed version's schema."""
+    write_text(database.with_suffix(".version"), version("mlflow"))
