@@ -187,7 +187,7 @@ def _page(
         history=facts["history"],
         trials=search["trials"],
         importances=search["importances"],
-        dataset=data.examples.info,
+        dataset=data.examples.info.model_dump(),
         rejected=data.examples.rejected(),
         thumbnails=data.task.thumbnails(data.examples.contents(wrong)),
         drift=insight.drift,

@@ -2,17 +2,17 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from components.core import home_folder
 from components.core.activations import store
 from components.core.contract import load_task
-from components.core.data import source_index
+from components.core.data import dataset_info, source_index
+from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import (
     START,
 )
@@ -66,23 +66,23 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         finally:
             if (dataset / "rejected.parquet").exists():
                 run.artifact(dataset / "rejected.parquet", "dataset")
-        run.artifact(dataset / "dataset.json", "dataset")
+        run.artifact(dataset / dataset_info.FILE, "dataset")
         run.artifact(dataset / "assignments.parquet", "dataset")
         run.artifact(dataset / "label_changes.parquet", "dataset")
         run.artifact(dataset / source_index.INDEX, "dataset", pipeline=True)
-        run.tags(provenance.tags_of_data(run.pipeline_tags(), info["data_digest"], start), pipeline=True)
-        digests = {tag_names.DATASET_DIGEST: info["digest"], tag_names.WEIGHTS_DIGEST: weights_digest}
+        run.tags(provenance.tags_of_data(run.pipeline_tags(), info.data_digest, start), pipeline=True)
+        digests = {tag_names.DATASET_DIGEST: info.digest, tag_names.WEIGHTS_DIGEST: weights_digest}
         run.tags(digests, pipeline=True)
         digests[tag_names.DETECTED_INPUTS] = input_digest
-        run.tags({tag_names.SALT: info["salt"], **digests})  # the next run of the lineage finds the assignments by it
-        run.dataset(run.settings.model, info["digest"], source)
-        bad = sum(info["rejected"].values())
-        figures = ("examples", "duplicates", "near_duplicates", "set_aside", "label_changes")
-        run.metrics({**{name: info[name] for name in figures}, "rejected": bad, **info["changes"]})
+        run.tags({tag_names.SALT: info.salt, **digests})  # the next run of the lineage finds the assignments by it
+        run.dataset(run.settings.model, info.digest, source)
+        bad = sum(info.rejected.values())
+        figures = {"examples", "duplicates", "near_duplicates", "set_aside", "label_changes"}
+        run.metrics({**info.model_dump(include=figures), "rejected": bad, **info.changes})
         _note(run, info)
-        sorted_by = f" in {len(info['classes'])} classes" if any(info["counts"]["train"]) else ""
-        run.figure(f"{info['examples']} examples{sorted_by}, {bad} rejected")
-    return info["digest"], weights_digest
+        sorted_by = f" in {len(info.classes)} classes" if any(info.counts["train"]) else ""
+        run.figure(f"{info.examples} examples{sorted_by}, {bad} rejected")
+    return info.digest, weights_digest
 
 
 def _bring_start(run: "runs.StepRun", dataset: Path) -> str:
@@ -139,15 +139,15 @@ def _check_network(settings: Settings, start: Path) -> str:
     return network.weights_digest
 
 
-def _note(run: "runs.StepRun", info: Mapping[str, Any]) -> None:
+def _note(run: "runs.StepRun", info: DatasetInfo) -> None:
     """Say what a reader should not miss."""
-    if info["note"]:
-        run.note(info["note"])
-    if info["set_aside"]:
-        run.note(f"{info['set_aside']} examples set aside: they belong to examples of two splits")
-    if info["label_changes"]:
+    if info.note:
+        run.note(info.note)
+    if info.set_aside:
+        run.note(f"{info.set_aside} examples set aside: they belong to examples of two splits")
+    if info.label_changes:
         run.note(
-            f"{info['label_changes']} test rows have another label than they were locked with, which counts until "
+            f"{info.label_changes} test rows have another label than they were locked with, which counts until "
             f"`thawline labels accept --model {run.settings.model}`"
         )
 

@@ -5,7 +5,7 @@ are prepared: every later step then sees the same values.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -42,12 +42,11 @@ def parse_options(settings: Settings, model: type[_Options]) -> _Options:
         ) from None
 
 
-def with_measured(settings: Settings, dataset: Mapping[str, Any]) -> Settings:
+def with_measured(settings: Settings, measured: Mapping[str, str]) -> Settings:
     """The settings with the options that the data decided; what the user gave wins.
 
     Args:
         settings: Of the run.
-        dataset: What `dataset.json` holds.
+        measured: Options that the data decided, of the dataset's facts.
     """
-    measured: Mapping[str, str] = dataset.get("options", {})
     return settings.model_copy(update={"option": {**measured, **settings.option}}) if measured else settings

@@ -79,7 +79,7 @@ def timed(source: Path, number: int, out: Path) -> dict[str, float]:
     info = prepare(str(manifest), settings, out, Lineage("0"), lambda *_: None)
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"examples": info["examples"], "rate": info["examples"] / seconds, "peak": peak}
+    return {"examples": info.examples, "rate": info.examples / seconds, "peak": peak}
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def assignments(out: Path) -> dict[str, str]:
 def splits_of(out: Path) -> dict[str, str]:
     """The split of each present example by the name of its file."""
     examples = Examples(out)
-    rows = range(examples.info["examples"])
+    rows = range(examples.info.examples)
     return {Path(u).name: s for u, s in zip(examples.uris(rows), examples.column("split", rows), strict=True)}
 
 
@@ -115,11 +115,11 @@ def test_pictures_become_examples(tmp_path: Path) -> None:
     info = run(source, tmp_path / "out")
     examples = Examples(tmp_path / "out")
     everything = range(60)
-    assert examples.info == json.loads(json.dumps(info))
+    assert examples.info == info
     assert examples.classes == ["cat", "dog"]
-    assert (info["examples"], info["duplicates"], info["rejected"], info["salt"]) == (60, 0, {}, "0")
-    assert info["counts"]["train"] == {"cat": 28, "dog": 14}
-    assert info["counts"]["test"] == {"cat": 6, "dog": 3}
+    assert (info.examples, info.duplicates, info.rejected, info.salt) == (60, 0, {}, "0")
+    assert info.counts["train"] == {"cat": 28, "dog": 14}
+    assert info.counts["test"] == {"cat": 6, "dog": 3}
     for id_, uri, content in zip(
         examples.ids(everything), examples.uris(everything), examples.contents(everything), strict=True
     ):
@@ -173,9 +173,9 @@ def test_bad_records_never_stop_the_run(tmp_path: Path) -> None:
     info = run(tmp_path / "in", tmp_path / "out", max_rejected=0.2)
     rejected = Examples(tmp_path / "out").rejected()
     assert {str(Path(r["uri"]).relative_to(tmp_path / "in")): r["reason"] for r in rejected} == reasons
-    assert info["examples"] == 80
-    assert sum(info["rejected"].values()) == len(reasons)
-    assert info["rejected"]["identical bytes under two labels"] == 3
+    assert info.examples == 80
+    assert sum(info.rejected.values()) == len(reasons)
+    assert info.rejected["identical bytes under two labels"] == 3
     assert next(r["label"] for r in rejected if r["uri"].endswith("loose.png")) == ""
 
 
@@ -187,7 +187,7 @@ def test_the_index_is_what_looking_for_changes_finds(tmp_path: Path) -> None:
     assert [row[3:] for row in source_index.read_index(tmp_path / "out" / source_index.INDEX)] == [
         row[3:] for row in sorted(found)
     ]
-    assert info["data_digest"] == source_index.data_digest(found)
+    assert info.data_digest == source_index.data_digest(found)
 
 
 def test_too_many_bad_records_fail_with_one_sentence(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_copies_under_one_label_count_once(tmp_path: Path) -> None:
     for name in ("x", "y"):
         shutil.copy(source / "cat/000.png", source / f"cat/{name}.png")
     info = run(source, tmp_path / "out", max_rejected=0)
-    assert (info["examples"], info["duplicates"], info["rejected"]) == (20, 2, {})
+    assert (info.examples, info.duplicates, info.rejected) == (20, 2, {})
 
 
 def test_no_example_moves_when_the_data_change(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_no_example_moves_when_the_data_change(tmp_path: Path) -> None:
     (source / "cat/003.png").write_bytes(kept)
     run(source, tmp_path / "3", tmp_path / "2")
     examples = Examples(tmp_path / "3")
-    rows = range(examples.info["examples"])
+    rows = range(examples.info.examples)
     splits = dict(zip(examples.ids(rows), examples.column("split", rows), strict=True))
     assert {id_: splits[id_] for id_ in first} == first
 
@@ -258,7 +258,7 @@ def test_a_manifest_brings_splits_groups_and_metadata(tmp_path: Path) -> None:
     assert [splits[f"{source}/cat/{i:03d}.png"] for i in range(8)] == ["test"] * 8
     assert len({splits[f"{source}/{name}/{i:03d}.png"] for name in ("cat", "dog") for i in range(20, 24)}) == 1
     assert set(examples.column("metadata", everything)) == {'{"camera":"old"}'}
-    assert info["rejected"] == {"unknown split": 1}
+    assert info.rejected == {"unknown split": 1}
 
 
 def scene(seed: int) -> Image.Image:
@@ -296,7 +296,7 @@ def test_near_duplicates_keep_to_one_split(tmp_path: Path) -> None:
     found = splits_of(tmp_path / "2")
     assert all(len({split for name, split in found.items() if name.startswith(f"{i:02}")}) == 1 for i in range(40))
     assert {name: found[name] for name in splits_of(tmp_path / "1")} == splits_of(tmp_path / "1")
-    assert (info["examples"], info["near_duplicates"], info["set_aside"]) == (200, 200, 0)
+    assert (info.examples, info.near_duplicates, info.set_aside) == (200, 200, 0)
     alone = run(later, tmp_path / "3", near_duplicates=-1)
     assert alone["near_duplicates"] == 0
 
@@ -322,7 +322,7 @@ def test_a_new_example_between_two_splits_is_set_aside(tmp_path: Path) -> None:
     rows += [f"{path},{path.parent.name},{'g' if path.name in (trained, 'new.jpg') else ''}" for path in paths]
     (source / "list.csv").write_text("\n".join(rows))
     info = run(source / "list.csv", tmp_path / "2", tmp_path / "1")
-    assert (info["examples"], info["set_aside"], info["rejected"]) == (40, 1, {})
+    assert (info.examples, info.set_aside, info.rejected) == (40, 1, {})
     [row] = Examples(tmp_path / "2").rejected()
     assert row["reason"] == "set aside: it belongs to examples of test and of train"
     assert splits_of(tmp_path / "2") == known
@@ -343,7 +343,7 @@ def test_a_changed_label_of_a_test_row_waits(tmp_path: Path) -> None:
     assert [labels[name] for name in moved] == ["dog", "cat"]
     [change] = read_label_changes(tmp_path / "2" / "label_changes.parquet")
     assert (Path(change.uri).name, change.locked, change.proposed) == (moved[1], "cat", "dog")
-    assert (info["label_changes"], info["changes"]) == (1, {"new": 0, "gone": 0, "relabelled": 2})
+    assert (info.label_changes, info.changes) == (1, {"new": 0, "gone": 0, "relabelled": 2})
 
 
 def test_a_copy_under_another_label_takes_no_row_out_of_the_test_set(tmp_path: Path) -> None:
@@ -361,8 +361,8 @@ def test_a_copy_under_another_label_takes_no_row_out_of_the_test_set(tmp_path: P
     after = assignments(tmp_path / "2")
     assert {id_ for id_, split in before.items() if split == "test"} <= after.keys()
     assert after[copied["test"]] == "test"
-    assert info["rejected"] == {"identical bytes under two labels": 4, "identical bytes as a locked test row": 1}
-    assert info["examples"] == 79
+    assert info.rejected == {"identical bytes under two labels": 4, "identical bytes as a locked test row": 1}
+    assert info.examples == 79
     [row] = [row for row in Examples(tmp_path / "2").rejected() if "locked" in row["reason"]]
     assert (Path(row["uri"]).name, row["label"]) == ("copy of test.png", "dog")
     examples = Examples(tmp_path / "2")
@@ -409,7 +409,7 @@ def test_what_changed_is_counted(tmp_path: Path) -> None:
     scenes(tmp_path / "more", 43)
     shutil.copy(tmp_path / "more" / "cat" / "41.png", source / "cat")
     info = run(source, tmp_path / "2", tmp_path / "1")
-    assert info["changes"] == {"new": 1, "gone": 2, "relabelled": 0}
+    assert info.changes == {"new": 1, "gone": 2, "relabelled": 0}
     assert run(source, tmp_path / "3", tmp_path / "2")["changes"] == {"new": 0, "gone": 0, "relabelled": 0}
 
 
@@ -483,7 +483,7 @@ def test_the_lineage_keeps_salt_and_splits_from_run_to_run(tmp_path: Path, track
     for path in (source / "cat").glob("01*.png"):
         path.unlink()
     prepare_data(str(source), settings().to_json(), "run2", tmp_path / "2")
-    assert Examples(tmp_path / "2").info["salt"] == "7"
+    assert Examples(tmp_path / "2").info.salt == "7"
     assert assignments(tmp_path / "2") == assignments(tmp_path / "1")
     again, _ = prepare_data(str(photos(source, cat=20)), settings().to_json(), "run3", tmp_path / "3")
     assert again == digest
@@ -517,7 +517,7 @@ def test_s3_gives_the_dataset_of_the_same_folder(s3: str, tmp_path: Path, monkey
 
     monkeypatch.setattr(storage, "read_bytes", lost)
     info = run(f"{s3}/data", tmp_path / "lost")
-    assert (info["examples"], info["rejected"]) == (119, {"unreadable": 1})
+    assert (info.examples, info.rejected) == (119, {"unreadable": 1})
 
 
 def test_more_thawed_stages_than_there_are(tmp_path: Path, tracked_home: Path) -> None:

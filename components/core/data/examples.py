@@ -6,10 +6,9 @@
 - `rejected.parquet`: uri, label and reason of each record that can't be used.
 - `assignments.parquet`: every example that the lineage has ever had, see `components/core/data/lineage.py`.
 - `label_changes.parquet`: test rows whose label the source changed, which counts only when it is accepted.
-- `dataset.json`: written last; classes, digest, salt, counts by split and class, and the rejected by kind of reason.
+- `dataset.json`: written last, see `components/core/data/dataset_info.py`.
 """
 
-import json
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.core import digests
+from components.core.data.dataset_info import DatasetInfo
 from components.core.digests import canonical_json
 
 START = "warm_start"  # in a dataset's folder: the checkpoint that training starts from, if it does
@@ -157,21 +157,30 @@ def kinds(rejected: Sequence[Rejected]) -> dict[str, int]:
 class Examples:
     """Reads prepared examples. A row is a position in the index, which is sorted by id.
 
-    Threads may share a reader; processes make their own (it pickles as its folder).
+    Threads may share a reader; processes make their own (it pickles as its folder). While the dataset is being made,
+    its facts are given: `dataset.json` comes last.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, info: DatasetInfo | None = None) -> None:
         self.folder = folder
-        self.info: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
-        self.classes: list[str] = self.info["classes"]
-        self.digest: str = self.info["digest"]
+        self.info = info or DatasetInfo.read(folder)
         self.index = pq.read_table(folder / "index.parquet")
         self._lock = threading.Lock()
         self._shards: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
 
-    def __reduce__(self) -> tuple[type["Examples"], tuple[Path]]:
-        return Examples, (self.folder,)
+    def __reduce__(self) -> tuple[type["Examples"], tuple[Path, DatasetInfo]]:
+        return Examples, (self.folder, self.info)
+
+    @property
+    def classes(self) -> list[str]:
+        """What the network learns to answer, in the order of its outputs."""
+        return self.info.classes
+
+    @property
+    def digest(self) -> str:
+        """Of the examples' ids, labels and splits."""
+        return self.info.digest
 
     def rows(self, split: str) -> list[int]:
         """Positions of a split's examples, in the order of their ids."""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from components.core.contract import Target, Task, load_task
+from components.core.data import dataset_info, sources, splits
 from components.core.data import source_index as fingerprints
-from components.core.data import sources, splits
 from components.core.data.assignments import Checked, assign_examples, check_slices, write_label_changes
+from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import (
     Examples,
     Location,
@@ -27,9 +28,7 @@ from components.core.data.examples import (
 )
 from components.core.data.lineage import Lineage, write_lineage
 from components.core.data.source_index import Fingerprint, Mark
-from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
-from components.core.home_folder import write_text
 from components.core.settings import Settings
 
 DOWNLOADS = 32  # objects in flight; the connections of the S3 client
@@ -39,8 +38,8 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, progress: Progress) -> dict[str, Any]:
-    """The step without tracking: write the folder `dataset` and return what its `dataset.json` holds.
+def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, progress: Progress) -> DatasetInfo:
+    """The step without tracking: write the folder `dataset` and return its facts.
 
     Args:
         source: A folder, an S3 prefix or a manifest.
@@ -53,7 +52,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
         InputError: Too many records are bad (the rejected table is written), or a class has too few examples.
     """
     dataset.mkdir(parents=True, exist_ok=True)
-    (dataset / "dataset.json").unlink(missing_ok=True)
+    (dataset / dataset_info.FILE).unlink(missing_ok=True)
     entries, task = list(sources.list_entries(source)), load_task(settings.task)
     target = task.target(settings)
     checked = _check_all(entries, task, target, dataset, progress)
@@ -70,26 +69,26 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     write_label_changes(dataset / "label_changes.parquet", assigned.label_changes)
     names = [example.label for example in assigned.examples]
     strata = dict(zip((example.id for example in assigned.examples), target.strata(names), strict=True))
-    info = {
-        "classes": target.class_names(names),
-        "digest": dataset_digest(assigned.examples),
-        "data_digest": fingerprints.data_digest(checked.fingerprints),
-        "salt": lineage.salt,
-        "number": lineage.datasets,
-        "counts": splits.count({example.id: example.split for example in assigned.examples}, strata),
-        "examples": len(assigned.examples),
-        "duplicates": sum(len(some.copies) - 1 for some in usable.values()),
-        "near_duplicates": sum(example.group.startswith("near ") for example in assigned.examples),
-        "rejected": kinds(checked.rejected),
-        "set_aside": len(assigned.set_aside),
-        "label_changes": len(assigned.label_changes),
-        "changes": assigned.changes,
-        "source": source,
-        "lineage": settings.model,
-    }
-    write_text(dataset / "dataset.json", canonical_json(info))
-    info["options"], info["note"] = task.measure(settings, Examples(dataset))
-    write_text(dataset / "dataset.json", canonical_json(info))
+    info = DatasetInfo(
+        classes=target.class_names(names),
+        digest=dataset_digest(assigned.examples),
+        data_digest=fingerprints.data_digest(checked.fingerprints),
+        salt=lineage.salt,
+        number=lineage.datasets,
+        counts=splits.count({example.id: example.split for example in assigned.examples}, strata),
+        examples=len(assigned.examples),
+        duplicates=sum(len(some.copies) - 1 for some in usable.values()),
+        near_duplicates=sum(example.group.startswith("near ") for example in assigned.examples),
+        rejected=kinds(checked.rejected),
+        set_aside=len(assigned.set_aside),
+        label_changes=len(assigned.label_changes),
+        changes=assigned.changes,
+        source=source,
+        lineage=settings.model,
+    )
+    options, note = task.measure(settings, Examples(dataset, info))
+    info = info.model_copy(update={"options": dict(options), "note": note})
+    info.write(dataset)
     return info
 
 

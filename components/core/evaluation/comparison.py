@@ -104,7 +104,7 @@ def contest(champion: Contestant, challenger: Contestant, version: str, data: Da
         groups=np.asarray(examples.column("group", places), dtype=object),
         slices=_slices(data, places, some),
         locked=since <= number if number >= 0 else np.ones(len(kept), dtype=bool),  # -1: nobody knows any more
-        recent=since > examples.info["number"] - settings.test_window,
+        recent=since > examples.info.number - settings.test_window,
         passed_over=sum(_knows(data, both)) - len(kept),
         new_classes=sorted(set(known[1]) - set(known[0])),
         removed_classes=sorted(set(known[0]) - set(known[1])),

@@ -74,7 +74,7 @@ def save_training_rows(folder: Path, examples: Examples, target: Target) -> None
     known = {**before, **dict(zip(seen["id"].to_pylist(), prints, strict=True))}
     table = pa.table({"id": pa.array(known.keys(), pa.string()), "fingerprint": pa.array(known.values(), pa.string())})
     counts = Counter(name for names in target.names(examples.labels(examples.rows("train"))) for name in names)
-    facts = {"labels": json.dumps(counts), "number": str(examples.info["number"])}
+    facts = {"labels": json.dumps(counts), "number": str(examples.info.number)}
     pq.write_table(table.replace_schema_metadata(facts), folder / TRAINING)
 
 

@@ -46,7 +46,7 @@ class Data:
 def open_data(dataset: Path, settings: Settings) -> Data:
     """Open a prepared dataset; nothing is decoded yet."""
     task, examples = load_task(settings.task), Examples(dataset)
-    settings = with_measured(settings, examples.info)
+    settings = with_measured(settings, examples.info.options)
     target = task.target(settings)
     rows = {split: examples.rows(split) for split in ("train", "validation", "calibrate", "test")}
     targets = {
@@ -192,7 +192,7 @@ def _encoding(data: Data, views: int) -> str:
     found = encoding_digest(settings.task, task.serving_code, task.serving_requirements)
     if not views:
         return found
-    measured = data.examples.info.get("options", {})
+    measured = data.examples.info.options
     return digest([found, settings.task, {k: v for k, v in settings.option.items() if measured.get(k) != v}])
 
 

@@ -36,7 +36,7 @@ def thawline(dataset: Path, settings: Settings) -> dict[str, Any]:
     data = open_data(dataset, settings)
     weights = build_network(data, settings.defaults()).weights_digest
     clock = Clock()
-    name = search(settings.to_json(), key, dataset, Examples(dataset).info["digest"], weights, 0)
+    name = search(settings.to_json(), key, dataset, Examples(dataset).info.digest, weights, 0)
     seconds = clock.now()
     trials = [trial for trial in open_study(name).get_trials(deepcopy=False) if "history" in trial.user_attrs]
     best = min((t for t in trials if t.state.name == "COMPLETE"), key=lambda trial: trial.value)

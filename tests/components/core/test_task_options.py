@@ -43,6 +43,6 @@ def test_a_task_without_options_takes_none() -> None:
 
 def test_what_the_data_decided_gives_way_to_the_user() -> None:
     """Measured options fill in what nobody gave."""
-    dataset = {"options": {"seconds": "3", "mono": "false"}}
-    assert with_measured(Settings(option=["seconds=1"]), dataset).option == {"seconds": "1", "mono": "false"}
+    measured = {"seconds": "3", "mono": "false"}
+    assert with_measured(Settings(option=["seconds=1"]), measured).option == {"seconds": "1", "mono": "false"}
     assert with_measured(Settings(), {}) == Settings()

@@ -80,7 +80,7 @@ def test_the_data_choose_the_length(tmp_path: Path) -> None:
     """The length is the least half second that holds nearly all sounds, and every later step sees it."""
     data = prepared(tmp_path, settings())
     assert data.settings.option == {"seconds": "0.5"}
-    assert "cut at 0.5 s, chosen from 42 training sounds: 0.0% of them are longer" in data.examples.info["note"]
+    assert "cut at 0.5 s, chosen from 42 training sounds: 0.0% of them are longer" in data.examples.info.note
     network = phase.build_network(data, data.settings.defaults())
     assert network.preprocessing["samples"] == 8_000
 
@@ -89,15 +89,15 @@ def test_a_length_that_was_asked_for_stays(tmp_path: Path) -> None:
     """The user's own length wins over the data, and what it cuts is told."""
     data = prepared(tmp_path, settings(option=["seconds=0.25"]))
     assert data.settings.option == {"seconds": "0.25"}
-    assert "cut at 0.25 s, as asked" in data.examples.info["note"]
-    assert "0.0% of all sound" not in data.examples.info["note"]
+    assert "cut at 0.25 s, as asked" in data.examples.info.note
+    assert "0.0% of all sound" not in data.examples.info.note
 
 
 def test_a_network_may_have_its_own_length(whisper: Path, tmp_path: Path) -> None:
     """Whisper is given what it was trained on, unless less is asked for."""
     data = prepared(tmp_path, settings(backbone="hf/x", weights=str(whisper)))
     assert data.settings.option == {"seconds": "1.0"}
-    assert "as the network was trained" in data.examples.info["note"]
+    assert "as the network was trained" in data.examples.info.note
 
 
 @pytest.mark.parametrize(

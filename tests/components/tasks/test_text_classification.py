@@ -100,7 +100,7 @@ def test_the_data_choose_the_length(models: Mapping[str, Path], tmp_path: Path) 
     """The length is the least step that holds nearly all texts, and every later step sees it."""
     data = prepared(tmp_path, settings(models["bert"]))
     assert data.settings.option == {"max_length": "16"}
-    assert "chosen from 84 training texts: 0.0% of them are longer" in data.examples.info["note"]
+    assert "chosen from 84 training texts: 0.0% of them are longer" in data.examples.info.note
     network = phase.build_network(data, data.settings.defaults())
     assert network.preprocessing["max_length"] == 16
 
@@ -117,15 +117,15 @@ def test_a_folder_of_files_is_a_source(models: Mapping[str, Path], tmp_path: Pat
     (tmp_path / "films/up/latin.txt").write_bytes("très bon".encode("latin-1"))
     chosen = settings(models["bert"], max_rejected=0.1)
     info = prepare(str(tmp_path / "films"), chosen, tmp_path / "dataset", Lineage("0"), lambda *_: None)
-    assert (info["examples"], info["classes"]) == (40, ["down", "up"])
-    assert info["rejected"] == {"no text": 1, "not a text in UTF-8": 1}
+    assert (info.examples, info.classes) == (40, ["down", "up"])
+    assert info.rejected == {"no text": 1, "not a text in UTF-8": 1}
 
 
 def test_a_length_that_was_asked_for_stays(models: Mapping[str, Path], tmp_path: Path) -> None:
     """The user's own length wins over the data, and what it cuts is told."""
     data = prepared(tmp_path, settings(models["bert"], option=["max_length=4"]))
     assert data.settings.option == {"max_length": "4"}
-    assert "cut at 4 tokens, as asked: 100.0% of them are longer" in data.examples.info["note"]
+    assert "cut at 4 tokens, as asked: 100.0% of them are longer" in data.examples.info.note
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ class TestViews:
         data = open_data(toy_dataset, Settings(**TOY))
 
         def encoding(mean: str, **given: str) -> str:
-            data.examples.info["options"] = {"label_mean": mean}
+            data.examples.info = data.examples.info.model_copy(update={"options": {"label_mean": mean}})
             settings = Settings(**TOY, option={"label_mean": mean, **given})
             return phases._encoding(replace(data, settings=settings), 3)
 

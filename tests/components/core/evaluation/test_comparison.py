@@ -119,7 +119,7 @@ def test_rows_are_told_apart_by_when_they_came(toy_home: PlainRun) -> None:
     found = contest(one, one, "1", data, 0.0)
     assert found.locked.all()
     assert found.recent.all()
-    data.examples.info["number"] = 3
+    data.examples.info = data.examples.info.model_copy(update={"number": 3})
     assert not contest(one, one, "1", data, 0.0).recent.any()
     later = replace(one, trained_on=replace(one.trained_on, number=-1))
     assert contest(later, one, "1", data, 0.0).locked.all()  # nobody knows which were there
