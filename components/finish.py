@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
 from components.core.reporting import costs, notification
+from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import connection, endings, queries, retries, runs, tag_names
 from components.core.training import deadlines
@@ -17,48 +18,41 @@ COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after i
 
 
 @retries.patient
-def finish(settings: str, run_key: str, state: str) -> dict[str, Any]:
+def finish(settings: str, run_key: str, state: str) -> RunResult:
     """Close the runs of this pipeline run, and of runs whose process is gone; write and return the result.
 
     Args:
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
         state: What Kubeflow calls the pipeline's state; it decides only together with what MLflow knows (`endings`).
-
-    Returns:
-        `status`, `reason`, `model`, `version`, `promoted`, `pending` (the command that approves it), `metrics`,
-        `dataset_digest`, `mlflow_run_id`, `steps` (seconds of each step's own work), `cost` (in words), `cut` (what a
-        deadline stopped early), `report` and `same_as`, all read from MLflow. A run that was skipped has version,
-        metrics, digest and report of the run `same_as`.
     """
     return end(Settings.from_json(settings), run_key, state)
 
 
-def end(settings: Settings, run_key: str, state: str, reason: str = "") -> dict[str, Any]:
+def end(settings: Settings, run_key: str, state: str, reason: str = "") -> RunResult:
     """`finish`, also of a run that was ended from outside for a `reason` that its steps don't know."""
     with connection.explained():
         for abandoned in run_folder.abandoned_runs():
             _close(abandoned)
         run_folder.delete_old()
         result = result_of(settings.model, run_key, state)
-        if result["status"] == "failed" and reason:
-            result["reason"] = reason
-        result["cost"] = _record(settings, run_key, result)
-    home_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+        if result.status == "failed" and reason:
+            result = result.but(reason=reason)
+        result = result.but(cost=_record(settings, run_key, result))
+    result.write(run_key)
     notification.notify(settings, run_key, result)
-    run_folder.emit(run_key, "finish", "finished", figure=result["status"])
+    run_folder.emit(run_key, "finish", "finished", figure=result.status)
     return result
 
 
 def _close(run_key: str) -> None:
     # only the model's name is needed, and settings of an older version may have other names
     model = json.loads((run_folder.run_folder(run_key) / "settings.json").read_text())["model"]
-    result = result_of(model, run_key, endings.FAILED)
-    home_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+    result_of(model, run_key, endings.FAILED).write(run_key)
 
 
-def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
-    """Close what is still open of a pipeline run, and read its result from MLflow; `finish` says what it holds."""
+def result_of(model: str, run_key: str, state: str) -> RunResult:
+    """Close what is still open of a pipeline run, and read its result from MLflow; what the run cost is not known."""
     pipeline = next(iter(queries.find_runs(model, run_key, "pipeline")), None)
     tags = pipeline.data.tags if pipeline else {}
     lost = tags.get(tag_names.FAILURE, "") if pipeline and pipeline.info.status == "KILLED" else ""
@@ -72,27 +66,26 @@ def result_of(model: str, run_key: str, state: str) -> dict[str, Any]:
     facts = made.data.tags if made else {}
     cut = deadlines.cuts(tags)
     decision = " ".join(filter(None, [tags.get(tag_names.DECISION, ""), cut]))
-    return {
-        "status": "failed" if failed else "skipped" if skipped else "succeeded",
-        "reason": lost or (_failure(run_key, steps) if failed else decision),
-        "model": model,
-        "version": facts.get(tag_names.VERSION, ""),
-        "promoted": tags.get(tag_names.PROMOTED) == "true",
-        "pending": tags.get(tag_names.PENDING, ""),
-        "metric": facts.get(tag_names.METRIC, ""),
-        "metrics": _figures(made.data.metrics) if made else {},
-        "dataset_digest": facts.get(tag_names.DATASET_DIGEST, ""),
-        "mlflow_run_id": pipeline.info.run_id if pipeline else "",
-        "steps": {
+    return RunResult(
+        status="failed" if failed else "skipped" if skipped else "succeeded",
+        reason=lost or (_failure(run_key, steps) if failed else decision),
+        model=model,
+        version=facts.get(tag_names.VERSION, ""),
+        promoted=tags.get(tag_names.PROMOTED) == "true",
+        pending=tags.get(tag_names.PENDING, ""),
+        metric=facts.get(tag_names.METRIC, ""),
+        metrics=_figures(made.data.metrics) if made else {},
+        dataset_digest=facts.get(tag_names.DATASET_DIGEST, ""),
+        mlflow_run_id=pipeline.info.run_id if pipeline else "",
+        steps={
             queries.step_name(run): run.data.metrics["step_seconds"]
             for run in steps
             if "step_seconds" in run.data.metrics
         },
-        "cost": "",
-        "cut": cut,
-        "report": _report(made.info.artifact_uri) if made and tag_names.ACCEPTED in facts else "",
-        "same_as": same_as,
-    }
+        cut=cut,
+        report=_report(made.info.artifact_uri) if made and tag_names.ACCEPTED in facts else "",
+        same_as=same_as,
+    )
 
 
 def _figures(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -127,19 +120,19 @@ def unmended(steps: Sequence[Any]) -> list[Any]:
     return left or failed  # one of several search workers has the same name
 
 
-def _record(settings: Settings, run_key: str, result: dict[str, Any]) -> str:
+def _record(settings: Settings, run_key: str, result: RunResult) -> str:
     """Keep in MLflow what the run cost, and why it failed; return the cost in words."""
     steps = queries.find_runs(settings.model, run_key, "step")  # several workers of the search are several steps
     seconds = sum(run.data.metrics.get("step_seconds", 0.0) for run in steps)
     cost = costs.sentence(seconds, settings)
-    if result["mlflow_run_id"]:
+    if result.mlflow_run_id:
         found = {"cost_seconds": seconds}
         if settings.price_per_hour:
             found["cost"] = costs.amount(seconds, settings)
         tags = {tag_names.COST: cost}
-        if result["status"] == "failed":
-            tags[tag_names.FAILURE] = result["reason"]
-        runs.record(result["mlflow_run_id"], found, tags)
+        if result.status == "failed":
+            tags[tag_names.FAILURE] = result.reason
+        runs.record(result.mlflow_run_id, found, tags)
     return cost
 
 

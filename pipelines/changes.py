@@ -1,21 +1,20 @@
 """Look for changes before the DAG starts: a run without any ends here, in seconds."""
 
-import json
 import os
 import traceback
-from typing import Any
 
 from rich.console import Console
 
 from components.core import home_folder, run_folder
 from components.core.errors import ExpectedError, StepError
+from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import endings
 from components.core.tracking.server import is_server
 from components.detect_changes import look
 
 
-def settled(source: str, settings: Settings, run_key: str, console: Console) -> dict[str, Any] | None:
+def settled(source: str, settings: Settings, run_key: str, console: Console) -> RunResult | None:
     """The result of a run that ends before its DAG starts: nothing has changed, or looking for changes failed.
 
     None if there is something to do: the decision is where the DAG's own step finds it. None too on a store that the
@@ -53,24 +52,24 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     return end(settings, run_key, state, reason)
 
 
-def ended(settings: Settings, run_key: str, reason: str) -> dict[str, Any]:
+def ended(settings: Settings, run_key: str, reason: str) -> RunResult:
     """The result of a run whose processes are gone; `reason` says why it was ended before its time, else it is empty.
 
     A run that was killed before its exit handler came to it is closed here.
     """
-    path = run_folder.run_folder(run_key) / "result.json"
-    if not path.exists():
+    result = RunResult.read(run_key)
+    if result is None:
         from components.core.tracking import connection
         from components.finish import end
 
         connection.open_store()  # a server that went away is not waited for once more
         try:
-            end(settings, run_key, endings.FAILED, reason)
+            result = end(settings, run_key, endings.FAILED, reason)
         except KeyboardInterrupt:  # the result is there before the notification, which may take a minute
-            if not path.exists():
+            result = RunResult.read(run_key)
+            if result is None:
                 raise
-    result: dict[str, Any] = json.loads(path.read_text())
-    if reason and result["status"] == "failed" and result["reason"] != reason:
-        result["reason"] = reason
-        home_folder.write_text(path, json.dumps(result, indent=1))
+    if reason and result.status == "failed" and result.reason != reason:
+        result = result.but(reason=reason)
+        result.write(run_key)
     return result

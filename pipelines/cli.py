@@ -22,6 +22,7 @@ from rich.markup import escape
 
 from components.core import home_folder, run_folder
 from components.core.errors import ExpectedError, InputError
+from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking.server import is_server
 from components.core.training import deadlines, studies
@@ -92,21 +93,21 @@ def run(
         result = settled(source, settings, run_key, console)
         if result is None:
             result = _watch(launch(source, settings, run_key), run_key, settings, console)
-        fetch_report(result, run_key)
+        result = fetch_report(result, run_key)
     except ExpectedError as error:
         if as_json:
             model = str(options.get("model") or model_name(source))
-            sys.stdout.write(json.dumps({**run_folder.NOTHING, "reason": str(error), "model": model}) + "\n")
+            sys.stdout.write(json.dumps(RunResult(reason=str(error), model=model).model_dump()) + "\n")
         raise
     if as_json:
-        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.write(json.dumps(result.model_dump()) + "\n")
     else:
         _print_summary(console, result, settings)
-    if result["status"] == "failed":
+    if result.status == "failed":
         errors = run_folder.read_errors(run_key)
         known = any(errors)
         where = "" if known else f" Its log is {run_folder.run_folder(run_key) / 'log.txt'}."
-        _fail(f"{result['reason']}{where}", 2 if any(e["kind"] == "input" for e in errors.values()) else 1)
+        _fail(f"{result.reason}{where}", 2 if any(e["kind"] == "input" for e in errors.values()) else 1)
 
 
 @app.command(
@@ -286,7 +287,7 @@ def _answers(served: Any, records: Sequence[Path | str]) -> list[dict[str, Any]]
         raise
 
 
-def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> dict[str, Any]:
+def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> RunResult:
     """Show a run until its processes are gone; end it where the user, a signal or a limit says so."""
     from pipelines.changes import ended
     from pipelines.display import shown
@@ -332,28 +333,28 @@ def _print_settings(console: Console, source: str, settings: Settings) -> None:
         console.print(_folded(f"  {line}", console, 2), style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_summary(console: Console, result: dict[str, Any], settings: Settings) -> None:
-    if result["status"] == "failed":
+def _print_summary(console: Console, result: RunResult, settings: Settings) -> None:
+    if result.status == "failed":
         return
     uri = home_folder.tracking_uri()
     tracking = uri if is_server(uri) else shlex.join([sys.argv[0], "ui", "--home", str(home_folder.home())])
-    if result["status"] == "skipped":
+    if result.status == "skipped":
         from pipelines.display import print_skipped
 
         print_skipped(console, result, tracking)
         return
-    metrics, metric = result["metrics"], result["metric"]
+    metrics, metric = result.metrics, result.metric
     name = metric.replace("_", " ")
     interval = f"[{metrics.get(f'{metric}_low', math.nan):.3f}, {metrics.get(f'{metric}_high', math.nan):.3f}]"
-    state = "champion" if result["promoted"] else "challenger, not promoted"
-    state = f"waits for approval: {result['pending']}" if result["pending"] else state
+    state = "champion" if result.promoted else "challenger, not promoted"
+    state = f"waits for approval: {result.pending}" if result.pending else state
     lines = {
         name[:1].upper() + name[1:]: f"{metrics.get(metric, math.nan):.3f}  95 % interval {interval}, trivial model "
         f"{metrics.get(f'baseline_{metric}', math.nan):.3f}",
-        "Registered": f"{settings.model} version {result['version']}, {state}",
-        "Why": _folded(result["reason"], console, 12),
-        **({"Cost": result["cost"]} if settings.machine or settings.price_per_hour else {}),
-        "Report": result["report"],
+        "Registered": f"{settings.model} version {result.version}, {state}",
+        "Why": _folded(result.reason, console, 12),
+        **({"Cost": result.cost} if settings.machine or settings.price_per_hour else {}),
+        "Report": result.report,
         "Tracking": tracking,
     }
     console.print()
@@ -386,7 +387,7 @@ def main() -> None:
             raise SystemExit(error.exit_code) from None
         message = f"{message}. See `thawline --help`."
         if sys.argv[1:2] in (["run"], ["submit"]) and "--json" in sys.argv:
-            sys.stdout.write(json.dumps({**run_folder.NOTHING, "reason": message}) + "\n")
+            sys.stdout.write(json.dumps(RunResult(reason=message).model_dump()) + "\n")
         _fail(message, error.exit_code)
     except Exception as error:
         if "components.core.tracking.runs" not in sys.modules:

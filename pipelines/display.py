@@ -12,6 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from components.core.run_result import RunResult
+
 GATE = ("evaluate", "register", "finish")
 STEPS = ("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", *GATE)
 MARKS = {"waiting": ("·", "dim"), "running": ("▸", "cyan"), "finished": ("✓", "green"), "failed": ("✗", "red")}
@@ -96,13 +98,13 @@ class Display:
         return Group(table)
 
 
-def print_skipped(console: Console, result: dict[str, Any], tracking: str) -> None:
+def print_skipped(console: Console, result: RunResult, tracking: str) -> None:
     """The end of a run that was skipped: why, and what stands instead."""
     console.print()
     lines = {
-        "Skipped": result["reason"],
-        "Registered": f"{result['model']} version {result['version']}, as before" if result["version"] else "",
-        "Report": result["report"],
+        "Skipped": result.reason,
+        "Registered": f"{result.model} version {result.version}, as before" if result.version else "",
+        "Report": result.report,
         "Tracking": tracking,
     }
     for name, text in lines.items():

@@ -13,10 +13,11 @@ import sys
 import warnings
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Never
+from typing import IO, Never
 from urllib.parse import urlsplit
 
 from components.core import home_folder, run_folder
+from components.core.run_result import RunResult
 from components.core.settings import Settings
 
 
@@ -37,16 +38,18 @@ def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[b
         )
 
 
-def fetch_report(result: dict[str, Any], run_key: str) -> None:
-    """Where a server keeps the report, bring it into the run's folder, and let the result name it there."""
-    if not urlsplit(result["report"]).scheme:
-        return
+def fetch_report(result: RunResult, run_key: str) -> RunResult:
+    """Where a server keeps the report, bring it into the run's folder; return the result that names it there."""
+    if not urlsplit(result.report).scheme:
+        return result
     from components.core.tracking import queries
 
-    path = queries.download(result["same_as"] or result["mlflow_run_id"], "report.html", run_folder.run_folder(run_key))
-    if path is not None:
-        result["report"] = str(path)
-        home_folder.write_text(run_folder.run_folder(run_key) / "result.json", json.dumps(result, indent=1))
+    path = queries.download(result.same_as or result.mlflow_run_id, "report.html", run_folder.run_folder(run_key))
+    if path is None:
+        return result
+    result = result.but(report=str(path))
+    result.write(run_key)
+    return result
 
 
 def lives(child: "subprocess.Popen[bytes]", *, group: bool) -> bool:

@@ -21,23 +21,7 @@ from components.core.errors import ExpectedError, StepError
 from components.core.home_folder import home, writable, write_text
 
 KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
-NOTHING: dict[str, Any] = {  # the result of a run that did not start; the keys are those of components/finish.py
-    "status": "failed",
-    "reason": "",
-    "model": "",
-    "version": "",
-    "promoted": False,
-    "pending": "",
-    "metric": "",
-    "metrics": {},
-    "dataset_digest": "",
-    "mlflow_run_id": "",
-    "steps": {},
-    "cost": "",
-    "cut": "",
-    "report": "",
-    "same_as": "",
-}
+RESULT = "result.json"  # in a run's folder, written last
 
 
 def new_run_key() -> str:
@@ -146,7 +130,7 @@ def abandoned_runs() -> list[str]:
     return [
         folder.name
         for folder in sorted((home() / "runs").glob("*/"))
-        if not (folder / "result.json").exists() and not _alive(folder / "lease.json")
+        if not (folder / RESULT).exists() and not _alive(folder / "lease.json")
     ]
 
 

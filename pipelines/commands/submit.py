@@ -13,8 +13,8 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 
-from components.core import run_folder
 from components.core.errors import ExpectedError, InputError, StepError
+from components.core.run_result import RunResult, Status
 from components.core.settings import Settings
 from components.core.tracking import tag_names
 from pipelines.commands.options import JsonOption, merge, model_name, read_config, use_home, with_settings
@@ -30,7 +30,7 @@ from pipelines.kubeflow.client import (
     too_old,
     upload,
 )
-from pipelines.kubeflow.ended import result_of
+from pipelines.kubeflow.ended import Ended, result_of
 from pipelines.kubeflow.parameters import dag_of, parameters
 from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster, compile_dag, merge_cluster, with_cluster
 from pipelines.kubeflow.progress import Progress
@@ -121,7 +121,7 @@ def submit(
     """Run the whole pipeline on Kubeflow; uploads it first if it has changed."""
     console = Console(stderr=True)
     facts: dict[str, Any] = {}
-    result, kind = {**run_folder.NOTHING, "status": "submitted", "mlflow": ""}, ""
+    ended = Ended(RunResult(status="submitted"))
     try:
         planned = plan(source, options, config)
         named = _named(planned.settings.model, experiment_name)
@@ -135,18 +135,18 @@ def submit(
         run_key = _start(client, planned, namespace, named, ids)
         facts = {"run_key": run_key, "kubeflow_run_id": run_key, "kubeflow": page_of(client, "runs", run_key), **ids}
         tell(console, f"Run         {facts['kubeflow']}")
-        result["model"] = planned.settings.model
+        ended = Ended(RunResult(status="submitted", model=planned.settings.model))
         if wait:
             watched = (client, run_key, facts["kubeflow"], console, steps_of(planned.parameters))
             run = follow(*watched, namespace=namespace, minutes=wait_minutes)
-            result, kind = result_of(planned.settings.model, run_key, run)
+            ended = result_of(planned.settings.model, run_key, run)
     except ExpectedError as error:
         if as_json:
-            status = "running" if isinstance(error, GoesOnError) else "failed"
-            known = {"status": status, "reason": str(error), "model": str(options.get("model") or model_name(source))}
-            sys.stdout.write(json.dumps({**run_folder.NOTHING, **known, **facts}) + "\n")
+            status: Status = "running" if isinstance(error, GoesOnError) else "failed"
+            known = RunResult(status=status, reason=str(error), model=str(options.get("model") or model_name(source)))
+            sys.stdout.write(json.dumps({**known.model_dump(), **facts}) + "\n")
         raise
-    _report(console, {**result, **facts}, kind, as_json=as_json)
+    _report(console, ended, facts, as_json=as_json)
 
 
 def _named(model: str, experiment_name: str) -> tuple[str, str]:
@@ -248,30 +248,32 @@ def follow(
         raise GoesOnError("Waiting was interrupted.", f"{GOES_ON} {link}") from None
 
 
-def _report(console: Console, result: dict[str, Any], kind: str, *, as_json: bool) -> None:
+def _report(console: Console, ended: Ended, facts: dict[str, Any], *, as_json: bool) -> None:
     """Print the result; a bad one ends the command with its reason.
 
     Raises:
         InputError: The input is at fault.
         StepError: The run failed otherwise, or was terminated.
     """
-    bad = result["status"] in ("failed", "terminated")
+    result = ended.result
+    bad = result.status in ("failed", "terminated")
     if as_json:
-        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.write(json.dumps({**result.model_dump(), "mlflow": ended.page, **facts}) + "\n")
     elif not bad:
-        _print(console, result)
+        _print(console, ended, facts)
     if bad:
-        page = result["mlflow"] or result["kubeflow"]
-        raise (InputError if kind == "input" else StepError)(result["reason"], f"See {page} .")
+        error = InputError if ended.kind == "input" else StepError
+        raise error(result.reason, f"See {ended.page or facts['kubeflow']} .")
 
 
-def _print(console: Console, result: dict[str, Any]) -> None:
-    if result["status"] == "submitted":
-        tell(console, f"Run key     {result['run_key']} (tag {tag_names.RUN_KEY} in MLflow)")
+def _print(console: Console, ended: Ended, facts: dict[str, Any]) -> None:
+    result = ended.result
+    if result.status == "submitted":
+        tell(console, f"Run key     {facts['run_key']} (tag {tag_names.RUN_KEY} in MLflow)")
         return
-    lines = {"Status": result["status"], "Why": result["reason"], "Tracking": result["mlflow"]}
-    if result["version"]:
-        lines["Registered"] = f"{result['model']} version {result['version']}"
+    lines = {"Status": result.status, "Why": result.reason, "Tracking": ended.page}
+    if result.version:
+        lines["Registered"] = f"{result.model} version {result.version}"
     for name, text in lines.items():
         if text:
             tell(console, f"{name:<11} {text}")

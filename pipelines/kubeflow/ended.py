@@ -3,41 +3,47 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-from components.core import run_folder
 from components.core.errors import InputError
+from components.core.run_result import RunResult, Status
 from components.core.tracking import endings
 from pipelines.kubeflow.client import TERMINATED, word_of
 
-SAID = {TERMINATED: "The run was terminated on Kubeflow."}
+
+class Ended(NamedTuple):
+    """How a run ended, as far as that is known from here."""
+
+    result: RunResult
+    page: str = ""  # in MLflow
+    kind: str = "failure"  # of its error; `input` where the input is at fault
 
 
-def result_of(model: str, run_key: str, run: Any) -> tuple[dict[str, Any], str]:  # noqa: ANN401 - kfp_server_api's run
-    """The run's result, as `thawline run` gives it, with its page in MLflow; and the kind of its error.
+def result_of(model: str, run_key: str, run: Any) -> Ended:  # noqa: ANN401 - kfp_server_api's run
+    """The run's result, as `thawline run` gives it.
 
     It is read from MLflow where MLFLOW_TRACKING_URI says here where that is, and it answers; otherwise only Kubeflow's
     word is known, and the run and the page that Kubeflow's plugin for MLflow names.
     """
     word, plugin = word_of(run), _plugin(run)
     failed = endings.failed(str(run.state), recorded=True)
-    status = word.lower() if word in SAID else "failed" if failed else "succeeded"
-    reason = SAID.get(word, f"Kubeflow says that the run ended as {word.lower()}.")
+    status: Status = "terminated" if word == TERMINATED else "failed" if failed else "succeeded"
+    reason = f"Kubeflow says that the run ended as {word.lower()}."
+    reason = "The run was terminated on Kubeflow." if word == TERMINATED else reason
     page = plugin.get("run_url", "")
-    known = {**run_folder.NOTHING, "status": status, "model": model, "reason": reason, "mlflow": page}
-    known["mlflow_run_id"] = plugin.get("root_run_id", "")
+    known = RunResult(status=status, reason=reason, model=model, mlflow_run_id=plugin.get("root_run_id", ""))
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        return known, "failure"
+        return Ended(known, page)
     from components.core.tracking import connection, queries
 
     try:
         with connection.explained(), _experiment(plugin.get("experiment_id", "")):
             result, kind = _recorded(model, run_key, str(run.state), reason if word == TERMINATED else "")
-            said = {"status": status, "reason": reason} if word in SAID else {}
-            found = queries.page(result["mlflow_run_id"]) if result["mlflow_run_id"] else ""
-            return {**result, **said, "mlflow": found or page}, kind
+            result = result.but(status=status, reason=reason) if word == TERMINATED else result
+            found = queries.page(result.mlflow_run_id) if result.mlflow_run_id else ""
+            return Ended(result, found or page, kind)
     except InputError as error:  # the run has ended, whatever has become of the server meanwhile
-        return {**known, "reason": f"{reason} {error}"}, "failure"
+        return Ended(known.but(reason=f"{reason} {error}"), page)
 
 
 def _plugin(run: Any) -> dict[str, str]:  # noqa: ANN401 - as above
@@ -61,7 +67,7 @@ def _experiment(identity: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _recorded(model: str, run_key: str, state: str, terminated: str) -> tuple[dict[str, Any], str]:
+def _recorded(model: str, run_key: str, state: str, terminated: str) -> tuple[RunResult, str]:
     from components import finish
     from components.core.tracking import queries, runs, tag_names
 

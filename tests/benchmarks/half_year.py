@@ -117,7 +117,7 @@ def _week(number: int, kind: str, source: Path, settings: Settings, folder: Path
     home_folder.write_text(run_folder.run_folder(key) / "settings.json", settings.to_json())
     decision = look(str(source), settings, key)
     if decision.change == "skip":
-        result = finish(settings.to_json(), key, "SUCCEEDED")
+        result = finish(settings.to_json(), key, "SUCCEEDED").model_dump()
     else:
         result = run_steps(source, settings, folder, key).result
     after = lineage_store.previous_lineage("half-year")

@@ -83,7 +83,7 @@ def completed(source: Path, *, failed: bool = False, **changes: Any) -> Decision
             run.tags({tag_names.COMPARED_WITH: champion} if champion else {}, pipeline=True)
         if not champion:
             versions.move_alias("toy", "champion", version)
-    assert finish(text, key, "FAILED" if failed else "SUCCEEDED")["status"] == ("failed" if failed else "succeeded")
+    assert finish(text, key, "FAILED" if failed else "SUCCEEDED").status == ("failed" if failed else "succeeded")
     return decision
 
 
@@ -448,8 +448,8 @@ def test_a_source_that_can_not_be_listed_ends_the_run(earlier: Path) -> None:
     with pytest.raises(InputError):
         look(str(manifest), settings(), "broken")
     result = finish(settings().to_json(), "broken", "FAILED")
-    assert result["status"] == "failed"
-    assert "list.csv" in result["reason"]
+    assert result.status == "failed"
+    assert "list.csv" in result.reason
 
 
 def test_looking_imports_neither_torch_nor_kfp(earlier: Path) -> None:
@@ -460,7 +460,7 @@ from components.core.settings import Settings
 from components.detect_changes import look
 from components.finish import finish
 text = {settings().to_json()!r}
-print(look({str(earlier)!r}, Settings.from_json(text), "key").change, finish(text, "key", "SUCCEEDED")["status"])
+print(look({str(earlier)!r}, Settings.from_json(text), "key").change, finish(text, "key", "SUCCEEDED").status)
 print([name for name in ("torch", "kfp", "optuna", "boto3", "timm") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,6 +9,7 @@ import pytest
 
 from components.core import run_folder
 from components.core.errors import InputError, NoAnswerError
+from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import connection, queries, runs, tag_names
 from components.detect_changes import detect_changes
@@ -17,29 +18,12 @@ from tests.fakes.webhook import listening, status
 from tests.support.plain import PlainRun
 
 SETTINGS = Settings(task="tests.fakes.toy", model="toy")
-KEYS = {
-    "status",
-    "reason",
-    "model",
-    "version",
-    "promoted",
-    "pending",
-    "metric",
-    "metrics",
-    "dataset_digest",
-    "mlflow_run_id",
-    "steps",
-    "cost",
-    "cut",
-    "report",
-    "same_as",
-}
 
 
 def test_the_result_has_the_contracts_keys(toy_run: PlainRun) -> None:
     """The result holds exactly what scripts rely on, read from MLflow."""
     result = toy_run.result
-    assert set(result) == KEYS
+    assert result.keys() == RunResult.model_fields.keys()
     assert (result["status"], result["model"], result["version"], result["promoted"]) == ("succeeded", "toy", "1", True)
     assert result["dataset_digest"] == toy_run.digests[0]
     assert result == json.loads((run_folder.run_folder(toy_run.run_key) / "result.json").read_text())
@@ -73,7 +57,7 @@ def test_an_expected_error_is_the_reason(tracked_home: Path) -> None:
     ):
         raise InputError("The folder is empty.", "Fill it.")
     result = finish(SETTINGS.to_json(), "k", "FAILED")
-    assert (result["status"], result["reason"]) == ("failed", "The folder is empty. Fill it.")
+    assert (result.status, result.reason) == ("failed", "The folder is empty. Fill it.")
     [step] = queries.find_runs("toy", "k", "step")
     [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert step.info.status == pipeline.info.status == "FAILED"
@@ -85,7 +69,7 @@ def test_where_files_are_gone_the_error_is_in_mlflow(tracked_home: Path) -> None
     with pytest.raises(InputError), runs.step("prepare_data", "k", SETTINGS.to_json()):
         raise InputError("The folder is empty.", "Fill it.")
     shutil.rmtree(run_folder.run_folder("k"))
-    assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "The folder is empty. Fill it."
+    assert finish(SETTINGS.to_json(), "k", "FAILED").reason == "The folder is empty. Fill it."
     [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert pipeline.data.tags["thawline.failure"] == "The folder is empty. Fill it."
 
@@ -94,18 +78,18 @@ def test_the_cost_is_in_mlflow(toy_home: PlainRun) -> None:
     """Seconds of all steps, their price and both in words, for the machine that was named."""
     priced = toy_home.settings.model_copy(update={"machine": "n2-standard-8", "price_per_hour": 36.0})
     result = finish(priced.to_json(), toy_home.run_key, "SUCCEEDED")
-    data = connection.client().get_run(result["mlflow_run_id"]).data
-    assert data.metrics["cost_seconds"] == pytest.approx(sum(result["steps"].values()))
+    data = connection.client().get_run(result.mlflow_run_id).data
+    assert data.metrics["cost_seconds"] == pytest.approx(sum(result.steps.values()))
     assert data.metrics["cost"] == pytest.approx(data.metrics["cost_seconds"] / 100)
-    assert " on n2-standard-8, about 0." in result["cost"]
-    assert data.tags["thawline.cost"] == result["cost"]
+    assert " on n2-standard-8, about 0." in result.cost
+    assert data.tags["thawline.cost"] == result.cost
 
 
 def test_an_undefined_figure_is_missing(tracked_home: Path) -> None:
     """R2 of test rows with one number is none: the result stays JSON, which has no NaN."""
     with runs.step("evaluate", "k", SETTINGS.to_json()) as run:
         run.metrics({"r2": float("nan"), "mae": 2.0}, pipeline=True)
-    assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["metrics"] == {"mae": 2.0}
+    assert finish(SETTINGS.to_json(), "k", "SUCCEEDED").metrics == {"mae": 2.0}
     assert "NaN" not in (run_folder.run_folder("k") / "result.json").read_text()
 
 
@@ -117,8 +101,8 @@ def test_the_webhook_is_told_after_the_result_is_written(tracked_home: Path, mon
         monkeypatch.setenv("THAWLINE_WEBHOOK_URL", hook.address)
         result = finish(SETTINGS.to_json(), "k", "FAILED")
     [message] = hook.messages
-    assert message["run"]["reason"] == result["reason"] == "The run ended before its last step."
-    assert result == json.loads((run_folder.run_folder("k") / "result.json").read_text())
+    assert message["run"]["reason"] == result.reason == "The run ended before its last step."
+    assert result == RunResult.read("k")
     [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert pipeline.data.tags["thawline.notified"] == "not sent: 127.0.0.1 answered 404"
 
@@ -127,7 +111,7 @@ def test_an_unexpected_error_names_the_step(tracked_home: Path) -> None:
     """Any exception ends the step's run as FAILED, and the reason names the step."""
     with pytest.raises(ZeroDivisionError), runs.step("search", "k", SETTINGS.to_json()):
         raise ZeroDivisionError
-    assert "search" in finish(SETTINGS.to_json(), "k", "FAILED")["reason"]
+    assert "search" in finish(SETTINGS.to_json(), "k", "FAILED").reason
 
 
 def test_a_sigterm_ends_the_step_as_failed(tracked_home: Path) -> None:
@@ -191,7 +175,7 @@ def test_a_run_without_a_parent_is_the_pipelines(tracked_home: Path, monkeypatch
     assert [client.get_run(one).data.params for one in (shared, *made)] == [{}, {"epochs": "3"}, {"epochs": "5"}]
     assert {client.get_run(one).data.tags[tag_names.PARENT] for one in made} == {shared}
     client.set_tag(shared, tag_names.VERSION, "1")
-    assert finish(SETTINGS.to_json(), "k", "SUCCEEDED")["mlflow_run_id"] == shared
+    assert finish(SETTINGS.to_json(), "k", "SUCCEEDED").mlflow_run_id == shared
     assert client.get_run(shared).info.status == "FINISHED"
 
 
@@ -217,9 +201,9 @@ def test_the_plugins_tree_is_climbed_to_its_root(tracked_home: Path, monkeypatch
     with runs.step("register", "k", SETTINGS.to_json()) as run:
         run.tags({tag_names.VERSION: "7", "thawline.decision": "Better."}, pipeline=True)
     result = finish(SETTINGS.to_json(), "k", "COMPLETE")
-    assert (result["status"], result["version"], result["reason"]) == ("succeeded", "7", "Better.")
-    assert result["mlflow_run_id"] == root
-    assert list(result["steps"]) == ["search", "select_trial", "register"]
+    assert (result.status, result.version, result.reason) == ("succeeded", "7", "Better.")
+    assert result.mlflow_run_id == root
+    assert list(result.steps) == ["search", "select_trial", "register"]
     assert client.get_run(root).info.status == "RUNNING"
     assert client.get_run(root).data.metrics["cost_seconds"] > 0
 
@@ -255,9 +239,9 @@ def test_an_attempt_that_was_made_good_is_no_reason(tracked_home: Path) -> None:
                 raise error
     with pytest.raises(InputError), runs.step("evaluate", "k", SETTINGS.to_json()):
         raise InputError("It has no test rows.", "Add some.")
-    assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "It has no test rows. Add some."
+    assert finish(SETTINGS.to_json(), "k", "FAILED").reason == "It has no test rows. Add some."
     shutil.rmtree(run_folder.run_folder("k"))
-    assert finish(SETTINGS.to_json(), "k", "FAILED")["reason"] == "It has no test rows. Add some."
+    assert finish(SETTINGS.to_json(), "k", "FAILED").reason == "It has no test rows. Add some."
 
 
 def test_many_trials_do_not_hide_the_pipeline(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +253,7 @@ def test_many_trials_do_not_hide_the_pipeline(tracked_home: Path, monkeypatch: p
     paged = lambda *a, **k: real(*a, **{**k, "max_results": 2})  # noqa: E731 - a wrapper of one call
     monkeypatch.setattr(type(client), "search_runs", paged)
     assert len(queries.find_runs("toy", "k")) == 6
-    assert finish(SETTINGS.to_json(), "k", "FAILED")["mlflow_run_id"] == pipeline.info.run_id
+    assert finish(SETTINGS.to_json(), "k", "FAILED").mlflow_run_id == pipeline.info.run_id
 
 
 def test_models_in_one_experiment_have_lineages_of_their_own(

@@ -167,7 +167,7 @@ def test_an_accepted_version_may_wait_for_approval(toy_home: PlainRun) -> None:
     assert versions.aliases("toy") == {"champion": "1", "challenger": "2", "pending": "2"}
     assert connection.client().get_model_version("toy", version).tags["thawline.pending"] == "true"
     result = finish(toy_home.settings.to_json(), "waits", "SUCCEEDED")
-    assert (result["promoted"], result["pending"]) == (False, "thawline promote 2 --model toy")
+    assert (result.promoted, result.pending) == (False, "thawline promote 2 --model toy")
 
 
 def test_what_a_deadline_cut_is_not_promoted_by_itself(toy_home: PlainRun) -> None:
@@ -179,9 +179,9 @@ def test_what_a_deadline_cut_is_not_promoted_by_itself(toy_home: PlainRun) -> No
     assert versions.aliases("toy") == {"champion": "1", "challenger": version, "pending": version}
     result = finish(text, "short", "SUCCEEDED")
     told = "The thawed training stopped after 1 of 6 epochs: --step-max-minutes 5 was over."
-    assert result["cut"] == told
-    assert told in result["reason"]
-    assert (result["promoted"], result["pending"]) == (False, f"thawline promote {version} --model toy")
+    assert result.cut == told
+    assert told in result.reason
+    assert (result.promoted, result.pending) == (False, f"thawline promote {version} --model toy")
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_what_was_not_accepted_waits_for_nothing(toy_home: PlainRun) -> None:
     waiting(toy_home, "late", "7")
     assert versions.aliases("toy") == {"champion": "1", "challenger": "3"}
     for key in ("lost", "late"):
-        assert finish(toy_home.settings.to_json(), key, "SUCCEEDED")["pending"] == ""
+        assert finish(toy_home.settings.to_json(), key, "SUCCEEDED").pending == ""
     [pipeline] = queries.find_runs("toy", "late", "pipeline")
     assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
 

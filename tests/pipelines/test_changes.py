@@ -14,6 +14,7 @@ from rich.console import Console
 from components.core import home_folder, run_folder
 from components.core.errors import InputError, StepError
 from components.core.registry import versions
+from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import connection, queries, tag_names
 from pipelines import changes
@@ -98,7 +99,7 @@ def test_a_fault_of_the_source_ends_the_run(toy_home: PlainRun, tmp_path: Path) 
     manifest.write_text("path,name\na.txt,cat\n")
     result = changes.settled(str(manifest), Settings(**TOY), "key", CONSOLE)
     assert result is not None
-    assert (result["status"], "list.csv" in result["reason"]) == ("failed", True)
+    assert (result.status, "list.csv" in result.reason) == ("failed", True)
     assert run_folder.read_errors("key")["detect_changes"]["kind"] == InputError.kind
     assert {run.info.status for run in queries.find_runs("toy", "key")} == {"FAILED"}
 
@@ -112,8 +113,8 @@ def test_an_interruption_closes_the_run(toy_home: PlainRun, toy_source: Path, mo
     monkeypatch.setattr("components.core.data.source_index.take", interrupted)
     result = changes.settled(str(toy_source), Settings(**TOY), "key", CONSOLE)
     assert result is not None
-    assert (result["status"], result["reason"]) == ("failed", "The run was interrupted.")
-    assert json.loads((run_folder.run_folder("key") / "result.json").read_text()) == result
+    assert (result.status, result.reason) == ("failed", "The run was interrupted.")
+    assert RunResult.read("key") == result
     assert {run.info.status for run in queries.find_runs("toy", "key")} == {"FAILED"}
 
 

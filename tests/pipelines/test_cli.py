@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from components.core import run_folder
+from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import queries, runs
 from components.core.training import deadlines
@@ -279,10 +280,9 @@ def test_json_tells_of_a_run_that_did_not_start(
 
 def test_a_result_has_the_same_keys_always(tracked_home: Path) -> None:
     """A run that did not start has the keys of one that did."""
-    from components.core.settings import Settings
-
     key = run_folder.new_run_key()
-    assert set(finish(Settings(model="toy").to_json(), key, "FAILED")) == set(run_folder.NOTHING) == KEYS
+    assert RunResult(reason="There is no such folder.").model_dump().keys() == KEYS
+    assert finish(Settings(model="toy").to_json(), key, "FAILED").model_dump().keys() == KEYS
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def test_a_run_that_hangs_is_ended(
     child = subprocess.Popen([*deaf, "sleep", "600"], start_new_session=True)
     result = cli._watch(child, "k", settings, Console(stderr=True))
     assert child.wait(10) == -(signal.SIGKILL if deaf else signal.SIGTERM)
-    assert (result["status"], result["reason"]) == ("failed", told)
-    assert result == json.loads((run_folder.run_folder("k") / "result.json").read_text())
+    assert (result.status, result.reason) == ("failed", told)
+    assert result == RunResult.read("k")
     [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert (pipeline.info.status, pipeline.data.tags["thawline.failure"]) == ("FAILED", told)

@@ -66,5 +66,5 @@ def run_steps(source: Path, settings: Settings, folder: Path, run_key: str = "")
         log_confusion,
     )
     run.version = register(text, key, *run.digests, folder / "served", tuned, run.champion, accepted=run.accepted)
-    run.result = finish(text, key, "SUCCEEDED")
+    run.result = finish(text, key, "SUCCEEDED").model_dump()
     return run

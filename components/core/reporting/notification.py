@@ -12,6 +12,7 @@ from typing import Any
 
 from components.core import run_folder
 from components.core.reporting import webhook
+from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import connection, queries, runs, tag_names
 
@@ -20,10 +21,10 @@ MOST_HEADER, MOST_FIELD, MOST_SECTION = 150, 2000, 3000  # characters that Slack
 LINES = 12  # of figures
 
 
-def notify(settings: Settings, run_key: str, result: Mapping[str, Any]) -> None:
+def notify(settings: Settings, run_key: str, result: RunResult) -> None:
     """Tell the webhook of a run that has ended, where there is one; a failure is told in one line and fails nothing."""
     address = os.environ.get(WEBHOOK, "").strip()
-    if not address or not wanted(settings.notify, str(result["status"])):
+    if not address or not wanted(settings.notify, result.status):
         return
     try:
         delivery = webhook.post(address, message(run_key, result))
@@ -34,8 +35,8 @@ def notify(settings: Settings, run_key: str, result: Mapping[str, Any]) -> None:
         line = f"The notification was {text}"
         run_folder.emit(run_key, "finish", "note", text=line)
         sys.stderr.write(f"{line}\n")  # a pod's log; here it goes to the run's
-    if result["mlflow_run_id"]:
-        runs.record(result["mlflow_run_id"], {}, {tag_names.NOTIFIED: text})
+    if result.mlflow_run_id:
+        runs.record(result.mlflow_run_id, {}, {tag_names.NOTIFIED: text})
 
 
 def wanted(mode: str, status: str) -> bool:
@@ -43,46 +44,46 @@ def wanted(mode: str, status: str) -> bool:
     return mode == "always" or status == "failed" or (mode == "changes" and status == "succeeded")
 
 
-def message(run_key: str, result: Mapping[str, Any]) -> dict[str, Any]:
+def message(run_key: str, result: RunResult) -> dict[str, Any]:
     """The message about a run.
 
     Args:
         run_key: The run's.
         result: What `finish` returns.
     """
-    run_id = result["mlflow_run_id"]
+    run_id = result.mlflow_run_id
     tags = dict(connection.client().get_run(run_id).data.tags) if run_id else {}
     title, numbers = _title(result, tags), _figures(result)
     run = {
         "title": title,
-        **{name: result[name] for name in ("status", "reason", "model", "version", "promoted", "pending")},
+        **{name: getattr(result, name) for name in ("status", "reason", "model", "version", "promoted", "pending")},
         "figures": numbers,
-        "drift": _interval(result["metrics"], "drift") if result["status"] == "succeeded" else None,
+        "drift": _interval(result.metrics, "drift") if result.status == "succeeded" else None,
         "changes": tags.get(tag_names.CHANGE_REASON, ""),
-        **{name: result[name] for name in ("cost", "cut", "steps", "dataset_digest", "mlflow_run_id")},
+        **{name: getattr(result, name) for name in ("cost", "cut", "steps", "dataset_digest", "mlflow_run_id")},
         "run_key": run_key,
         "links": _links(result, tags),
     }
     return {"text": _mrkdwn(f"{title}: {run['reason']}", MOST_SECTION), "blocks": _blocks(run), "run": run}
 
 
-def _title(result: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-    name = f"{result['model']} version {result['version']}"
-    if result["status"] == "failed":
-        return f"✗ The run of {result['model']} failed"
-    if result["status"] == "skipped":
-        return f"· {result['model']} was skipped"
-    if result["promoted"]:
+def _title(result: RunResult, tags: Mapping[str, str]) -> str:
+    name = f"{result.model} version {result.version}"
+    if result.status == "failed":
+        return f"✗ The run of {result.model} failed"
+    if result.status == "skipped":
+        return f"· {result.model} was skipped"
+    if result.promoted:
         return f"✓ {name} is champion"
-    if result["pending"]:
+    if result.pending:
         return f"▸ {name} waits for approval"
-    stays = result["version"] == tags.get(tag_names.COMPARED_WITH)
+    stays = result.version == tags.get(tag_names.COMPARED_WITH)
     return f"✓ {name} stays champion" if stays else f"· {name} is challenger, not promoted"
 
 
-def _figures(result: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(result: RunResult) -> dict[str, Any]:
     """The test figures that have an interval, by name; none of a run that did not test anything."""
-    metrics = result["metrics"] if result["status"] == "succeeded" else {}
+    metrics = result.metrics if result.status == "succeeded" else {}
     named = {name: _interval(metrics, name) for name in metrics if name != "drift"}
     return {name: figure for name, figure in named.items() if figure}
 
@@ -97,12 +98,12 @@ def _interval(metrics: Mapping[str, float], name: str) -> dict[str, float] | Non
     return {**found, "baseline": baseline} if math.isfinite(baseline) else found
 
 
-def _links(result: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, str]:
+def _links(result: RunResult, tags: Mapping[str, str]) -> dict[str, str]:
     """Addresses where there is a tracking page; else the report's path."""
-    run_id = result["mlflow_run_id"]
+    run_id = result.mlflow_run_id
     page = queries.page(run_id) if run_id else ""
-    links = {"mlflow": page, "report": result["report"]}
-    if page and result["report"]:
+    links = {"mlflow": page, "report": result.report}
+    if page and result.report:
         links["report"] = f"{queries.page(tags.get(tag_names.SAME_AS) or run_id)}/artifactPath/report.html"
     return {name: link for name, link in links.items() if link}
 

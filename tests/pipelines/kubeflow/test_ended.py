@@ -18,10 +18,10 @@ def run_of(name: str, **changes: Any) -> Any:
 
 def test_the_plugins_page_is_shown_where_mlflow_is_not_reached_from_here(home: Any) -> None:
     """Without an address of MLflow here, its run there is the one that Kubeflow's plugin names."""
-    result, kind = ended.result_of("stamps", "a key", run_of("plugin"))
-    assert (result["status"], kind) == ("succeeded", "failure")
-    assert (result["mlflow"], result["mlflow_run_id"]) == (PAGE, PAGE.rpartition("/")[2])
-    assert ended.result_of("stamps", "a key", run_of("succeeded"))[0]["mlflow"] == ""
+    result, page, kind = ended.result_of("stamps", "a key", run_of("plugin"))
+    assert (result.status, kind) == ("succeeded", "failure")
+    assert (page, result.mlflow_run_id) == (PAGE, PAGE.rpartition("/")[2])
+    assert ended.result_of("stamps", "a key", run_of("succeeded")).page == ""
 
 
 @pytest.mark.parametrize("before", ["", "of this shell"])
@@ -40,9 +40,9 @@ def test_the_result_is_read_where_the_plugin_let_the_steps_write(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked_home / 'mlflow.db'}")
     output = recorded("plugin")["plugins_output"]
     output["mlflow"]["entries"]["experiment_id"]["value"] = shared
-    result, _ = ended.result_of("stamps", key, run_of("plugin", plugins_output=output))
-    assert (result["mlflow_run_id"], result["version"], result["reason"]) == (written, "3", "It is better.")
-    assert result["mlflow"] == PAGE  # the store of this test has no page of its own
+    result, page, _ = ended.result_of("stamps", key, run_of("plugin", plugins_output=output))
+    assert (result.mlflow_run_id, result.version, result.reason) == (written, "3", "It is better.")
+    assert page == PAGE  # the store of this test has no page of its own
     assert os.environ.get("MLFLOW_EXPERIMENT_ID", "") == before
 
 
@@ -50,7 +50,7 @@ def test_a_terminated_run_is_closed_and_called_so(tracked_home: Any, monkeypatch
     """A run that was terminated, whose exit handler did not run, is no run that failed; MLflow's is open no more."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked_home / 'mlflow.db'}")
     written = runs.create("stamps", "a key", "stamps", "pipeline", None, 0)
-    result, _ = ended.result_of("stamps", "a key", run_of("terminated"))
-    assert (result["status"], result["reason"]) == ("terminated", "The run was terminated on Kubeflow.")
-    assert result["mlflow_run_id"] == written
+    result, *_ = ended.result_of("stamps", "a key", run_of("terminated"))
+    assert (result.status, result.reason) == ("terminated", "The run was terminated on Kubeflow.")
+    assert result.mlflow_run_id == written
     assert connection.client().get_run(written).info.status == "KILLED"

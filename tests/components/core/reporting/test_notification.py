@@ -19,6 +19,7 @@ from components.core.reporting.notification import (
     notify,
     wanted,
 )
+from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import connection
 from tests.fakes.webhook import SECRET, listening, status
@@ -31,7 +32,7 @@ def said(found: dict[str, Any]) -> str:
 
 
 def told(run: PlainRun, **changes: Any) -> dict[str, Any]:
-    return message(run.run_key, {**run.result, **changes})
+    return message(run.run_key, RunResult(**{**run.result, **changes}))
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +153,7 @@ def test_who_is_told_of_what(mode: str, expected: set[str]) -> None:
 
 def test_without_an_address_nothing_happens(toy_home: PlainRun) -> None:
     """No webhook, no message, no tag."""
-    notify(toy_home.settings, toy_home.run_key, toy_home.result)
+    notify(toy_home.settings, toy_home.run_key, RunResult(**toy_home.result))
     assert "thawline.notified" not in tags(toy_home)
 
 
@@ -166,8 +167,8 @@ def test_a_message_that_was_taken_is_a_tag(
     """The server gets the message, and the run says which host took it."""
     with listening() as hook:
         monkeypatch.setenv(WEBHOOK, hook.address)
-        notify(toy_home.settings, toy_home.run_key, toy_home.result)
-    assert hook.messages == [json.loads(json.dumps(message(toy_home.run_key, toy_home.result)))]
+        notify(toy_home.settings, toy_home.run_key, RunResult(**toy_home.result))
+    assert hook.messages == [json.loads(json.dumps(message(toy_home.run_key, RunResult(**toy_home.result))))]
     assert tags(toy_home)["thawline.notified"] == "127.0.0.1 took it"
     assert capfd.readouterr().err == ""
 
@@ -176,7 +177,7 @@ def test_a_skipped_run_is_quiet(toy_home: PlainRun, monkeypatch: pytest.MonkeyPa
     """By default a run that had nothing to do sends nothing."""
     with listening() as hook:
         monkeypatch.setenv(WEBHOOK, hook.address)
-        skipped = {**toy_home.result, "status": "skipped", "same_as": toy_home.result["mlflow_run_id"]}
+        skipped = RunResult(**toy_home.result).but(status="skipped", same_as=toy_home.result["mlflow_run_id"])
         notify(toy_home.settings, toy_home.run_key, skipped)
         assert hook.requests == []
         notify(toy_home.settings.model_copy(update={"notify": "always"}), toy_home.run_key, skipped)
@@ -189,7 +190,7 @@ def test_a_failure_is_one_line_without_the_secret(
     """A webhook that fails is told by host and status; its address is in no file below the home, nor printed."""
     with listening(status(500)) as hook:
         monkeypatch.setenv(WEBHOOK, hook.address)
-        notify(toy_home.settings, toy_home.run_key, toy_home.result)
+        notify(toy_home.settings, toy_home.run_key, RunResult(**toy_home.result))
     printed = capfd.readouterr()
     line = "The notification was not sent: 127.0.0.1 answered 500"
     assert printed.err == f"{line}\n"
@@ -211,9 +212,8 @@ def test_a_message_that_can_not_be_made_fails_nothing(
 ) -> None:
     """Whatever goes wrong on the way, the run has ended and its result stands."""
     monkeypatch.setenv(WEBHOOK, f"http://127.0.0.1:1/{SECRET}")
-    result = {"status": "failed", "mlflow_run_id": ""}
-    notify(Settings(model="toy"), "k", result)
-    assert capfd.readouterr().err == "The notification was not sent: the message could not be made (KeyError)\n"
+    notify(Settings(model="toy"), "k", RunResult(model="toy").but(reason=None))
+    assert capfd.readouterr().err == "The notification was not sent: the message could not be made (AttributeError)\n"
 
 
 def test_the_webhook_is_no_setting() -> None:

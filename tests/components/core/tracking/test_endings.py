@@ -45,7 +45,7 @@ def test_the_exit_handler_reads_the_record(word: str, tags: dict[str, str], stat
     for name, value in tags.items():
         connection.client().set_tag(run, name, value)
     result = finish(SETTINGS.to_json(), "k", word)
-    assert result["status"] == status
+    assert result.status == status
     assert connection.client().get_run(run).info.status == ("FAILED" if status == "failed" else "FINISHED")
     if status == "failed":
-        assert result["reason"] == endings.UNFINISHED
+        assert result.reason == endings.UNFINISHED

@@ -71,9 +71,9 @@ def test_a_run_that_gives_way_is_skipped_and_counts_for_nothing(tracked_home: Pa
     forced = SETTINGS.model_copy(update={"force": True})
     assert detect_changes(str(toy_source), forced.to_json(), "second") == (False, "", "second")
     result = finish(forced.to_json(), "second", "RUNNING")
-    assert result["status"] == "skipped"
-    assert result["reason"].startswith("The run toy first is in progress since")
-    assert (result["version"], result["metrics"], result["report"], result["same_as"]) == ("", {}, "", "")
+    assert result.status == "skipped"
+    assert result.reason.startswith("The run toy first is in progress since")
+    assert (result.version, result.metrics, result.report, result.same_as) == ("", {}, "", "")
     found = outcomes.of("toy")
     assert (found.status, found.running, found.succeeded) == ("running", True, 0.0)
     finish(SETTINGS.to_json(), "first", "FAILED")
@@ -239,7 +239,7 @@ def test_a_run_that_was_closed_does_not_go_on(cluster: Kubeflow, monkeypatch: py
         in_pod(cluster, "first", monkeypatch)
     connection.client().set_tag(pipeline("first"), tag_names.VERSION, "1")
     result = finish(SETTINGS.to_json(), "first", "COMPLETE")
-    assert (result["status"], result["reason"]) == ("failed", "It was terminated on Kubeflow.")
+    assert (result.status, result.reason) == ("failed", "It was terminated on Kubeflow.")
     assert state_of("second")[0] == "RUNNING"
 
 

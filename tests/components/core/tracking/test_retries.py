@@ -51,7 +51,7 @@ def test_an_input_error_is_not_met_twice() -> None:
     assert not attempt(None)
     assert [run.info.status for run in queries.find_runs("toy", "k", "step")] == ["FAILED"] * 3
     result = finish(SETTINGS, "k", "FAILED")
-    assert (result["status"], result["reason"]) == ("failed", "The folder is empty. Fill it.")
+    assert (result.status, result.reason) == ("failed", "The folder is empty. Fill it.")
 
 
 @pytest.mark.usefixtures("pod")

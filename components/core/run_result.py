@@ -1,0 +1,51 @@
+"""The result of a run: what `thawline run --json` prints, and what `result.json` in the run's folder holds."""
+
+import json
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from components.core import home_folder, run_folder
+
+Status = Literal["succeeded", "skipped", "failed", "terminated", "submitted", "running"]
+
+
+class RunResult(BaseModel):
+    """How a run ended, read from MLflow; with nothing but a reason, of a run that did not start.
+
+    A run that was skipped has the version, metrics, digest and report of the run `same_as`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Status = "failed"
+    reason: str = ""
+    model: str = ""
+    version: str = ""
+    promoted: bool = False
+    pending: str = ""  # the command that approves the version
+    metric: str = ""  # what the target names first
+    metrics: Mapping[str, float] = {}
+    dataset_digest: str = ""
+    mlflow_run_id: str = ""
+    steps: Mapping[str, float] = {}  # seconds of each step's own work
+    cost: str = ""  # in words
+    cut: str = ""  # what a deadline stopped early
+    report: str = ""
+    same_as: str = ""  # the earlier run, in MLflow, that a skipped run stands for
+
+    @classmethod
+    def read(cls, run_key: str) -> Self | None:
+        """The result in a run's folder; None where it has none yet."""
+        path = run_folder.run_folder(run_key) / run_folder.RESULT
+        return cls.model_validate_json(path.read_text()) if path.exists() else None
+
+    def write(self, run_key: str) -> None:
+        """Write the result into the run's folder, whole or not at all."""
+        path = run_folder.run_folder(run_key) / run_folder.RESULT
+        home_folder.write_text(path, json.dumps(self.model_dump(), indent=1))
+
+    def but(self, **facts: object) -> Self:
+        """The same result with other facts."""
+        return self.model_copy(update=facts)
