@@ -225,14 +225,14 @@ def _again(run: "Ended", last: "Ended", settings: Settings, parts: provenance.Pa
 
 def _lost(run: "Ended", model: str, champion: str) -> bool:
     """Whether a run made a champion, at once or by approval, and somebody has taken the alias away since then."""
-    from components.core.registry import promotion
+    from components.core.registry import ledger
     from components.core.registry import versions as registry
 
     if champion or run.tags.get(tag_names.PROMOTED) == "true":
         return not champion
     version = run.tags[tag_names.VERSION]
-    approved = tag_names.PENDING in run.tags and version != registry.current(model, promotion.PENDING)
-    return approved and any(row["version"] == version for row in promotion.history(model))
+    approved = tag_names.PENDING in run.tags and version != registry.current(model, ledger.PENDING)
+    return approved and any(row["version"] == version for row in ledger.history(model))
 
 
 def _changed(

@@ -17,7 +17,7 @@ from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, c
 from pipelines.commands.tables import table
 
 if TYPE_CHECKING:
-    from components.core.registry.promotion import Entry
+    from components.core.registry.ledger import Entry
 
 app = typer.Typer()
 SHORT = 40  # characters of a sentence in a table
@@ -64,12 +64,12 @@ def promote(
     check_model(model)
     if override and not reason.strip():
         raise InputError("--override needs a --reason.", "Say in a sentence why this version needs no evidence.")
-    from components.core.registry import promotion
+    from components.core.registry import ledger, promotion
     from components.core.registry import versions as registry
     from components.core.tracking import connection
 
     connection.open_store()
-    already = registry.current(model, promotion.CHAMPION) == str(version)
+    already = registry.current(model, ledger.CHAMPION) == str(version)
     found = None if override or already else promotion.evidence_for(model, str(version))
     entry = promotion.promote(
         model,
@@ -100,12 +100,12 @@ def rollback(
     """Make the former champion champion again; its files are checked and tried out first."""
     use_home(home, tracking_uri)
     check_model(model)
-    from components.core.registry import promotion
+    from components.core.registry import ledger, promotion
     from components.core.registry import versions as registry
     from components.core.tracking import connection
 
     connection.open_store()
-    already = to is not None and registry.current(model, promotion.CHAMPION) == str(to)
+    already = to is not None and registry.current(model, ledger.CHAMPION) == str(to)
     entry = promotion.rollback(model, str(to or ""), why=reason.strip())
     _tell(entry, as_json=as_json, already=already)
 
@@ -149,7 +149,7 @@ def _all() -> list[dict[str, Any]]:
 
 def _one(name: str) -> dict[str, Any]:
     check_model(name)
-    from components.core.registry import promotion
+    from components.core.registry import ledger
     from components.core.registry import versions as registry
     from components.core.tracking import connection
 
@@ -162,7 +162,7 @@ def _one(name: str) -> dict[str, Any]:
     if not found:
         raise InputError(f"The registry has no model {name!r} of Thawline.", "See the models with `thawline models`.")
     versions = [{**facts, "created": iso(facts["created"])} for facts in registry.versions(name)]
-    return {**found[0], "versions": versions, "history": promotion.history(name)}
+    return {**found[0], "versions": versions, "history": ledger.history(name)}
 
 
 def _settle(name: str) -> None:

@@ -17,7 +17,7 @@ from components.core import s3 as storage
 from components.core import settings as settings_module
 from components.core.data import lineage_store, source_index
 from components.core.errors import InputError
-from components.core.registry import promotion, versions
+from components.core.registry import ledger, promotion, versions
 from components.core.settings import Settings
 from components.core.tracking import connection, provenance, queries, runs, tag_names
 from components.detect_changes import DECISION, Decision, detect_changes, look
@@ -242,7 +242,7 @@ def test_a_champion_that_was_taken_away_comes_back(toy_home: PlainRun, toy_sourc
     assert (decision.change, decision.version) == ("judge", "1")
     assert decision.reason.endswith("is judged again: there is no champion any more.")
     assert versions.current("toy", "champion") == "1"
-    assert [row["action"] for row in promotion.history("toy")] == ["promote", "promote"]
+    assert [row["action"] for row in ledger.history("toy")] == ["promote", "promote"]
     assert judged_again(toy_home, toy_source, tmp_path / "third").change == "skip"
 
 

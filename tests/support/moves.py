@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.evaluation import look_budget
-from components.core.registry import promotion, versions
+from components.core.registry import ledger, promotion, versions
 from components.core.settings import Settings
 from components.core.tracking import connection, leases, runs
 
@@ -66,7 +66,7 @@ def at_once(
 ) -> None:
     """Promote a version together with others; put down whether it became champion, and why not."""
     _adopt({**environment, "THAWLINE_HOME": home})
-    promotion.read("toy")  # whatever opens a store the first time is not part of the race
+    ledger.read("toy")  # whatever opens a store the first time is not part of the race
     barrier.wait(60)
     entry = promotion.promote("toy", version, why="first", evidence="run", expected=expected)
     results.put((version, entry.done, entry.reason))
@@ -98,7 +98,7 @@ def opened(environment: Mapping[str, str], to: str, folder: str) -> None:
     import time
 
     _adopt(environment)
-    promotion._open("toy", "promote", versions.current("toy", "champion"), to, "slow", "somebody", "run")
+    ledger.open_entry("toy", "promote", versions.current("toy", "champion"), to, "slow", "somebody", "run")
     (Path(folder) / "opened").touch()
     while not (Path(folder) / "end").exists():
         time.sleep(0.05)

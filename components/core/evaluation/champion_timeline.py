@@ -6,7 +6,7 @@ from typing import Any
 
 from components.core.errors import ExpectedError
 from components.core.evaluation.comparison import Contestant, comparable, contestant
-from components.core.registry import promotion, versions
+from components.core.registry import ledger, versions
 from components.core.tracking import runs
 from components.core.training.phase import Data
 
@@ -24,7 +24,7 @@ def timeline(data: Data, run: runs.StepRun, champion: tuple[str, Contestant] | N
     if champion is None:
         return []
     known, rows = {champion[0]: champion[1]}, []
-    for reign in promotion.history(run.settings.model)[:REIGNS]:
+    for reign in ledger.history(run.settings.model)[:REIGNS]:
         version = reign["version"]
         if version not in known:
             answers = _recalled(data, run, version)

@@ -1,9 +1,7 @@
-"""Who is champion, and how it came to that: an append-only ledger in MLflow, written ahead of every move.
+"""Move the champion: every move is written into the ledger ahead, so that a kill leaves nothing in doubt.
 
-An entry is a run in the experiment of the model's name with the tag `thawline.kind = promotion`. It is opened
-(RUNNING) before any alias moves and closed after: FINISHED, or FAILED with a reason where the alias did not move. The
-last FINISHED entry agrees with the alias `champion`; `_settle`, with which every call begins, sees to it: it completes
-or closes entries that a kill left open, and records an alias that was moved by hand.
+`_settle`, with which every call begins, completes or closes entries that a kill left open, and records an alias that
+was moved by hand.
 
 The registry has no compare and swap. Within one home a lock orders what moves the champion. On a shared server the
 entries themselves do, as tickets in Lamport's bakery algorithm (1974): everyone opens an entry and then looks for
@@ -12,11 +10,9 @@ others'; the oldest waits until the younger ones are closed, and these fail.
 
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 from filelock import FileLock
 
@@ -25,59 +21,26 @@ from components.core.errors import InputError, StepError
 from components.core.identity import whoami
 from components.core.inference import archives
 from components.core.registry import versions as registry
-from components.core.times import iso
+from components.core.registry.ledger import (
+    CHAMPION,
+    PENDING,
+    PREVIOUS,
+    Entry,
+    age,
+    champion_of,
+    complete,
+    earlier,
+    fail,
+    finished,
+    named,
+    open_entry,
+    read,
+    withdraw,
+)
 from components.core.tracking import connection, tag_names
 
-KIND = "promotion"
-CHAMPION, PREVIOUS, PENDING = "champion", "previous", "pending"
 PATIENCE = 20.0  # seconds that an open entry of another machine may take; its writes take well under one
 POLL = 0.2  # seconds between two looks
-OPENED = {  # fields of an entry and their tags, written when it is opened
-    "action": tag_names.ACTION,
-    "origin": tag_names.FROM,
-    "to": tag_names.TO,
-    "why": tag_names.WHY,
-    "who": tag_names.WHO,
-    "evidence": tag_names.EVIDENCE,
-    "mark": tag_names.MARK,
-}
-CLOSED = {"reason": tag_names.REASON, "withdrawn": tag_names.WITHDRAWN}  # as above, when it is closed
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry: the champion's move from a version to another (empty: none), why, by whom, on which evidence."""
-
-    run_id: str
-    model: str
-    action: str  # promote, rollback, override (without evidence) or found (moved outside of the ledger)
-    origin: str
-    to: str
-    why: str
-    who: str  # user@host, or the key of a pipeline run
-    evidence: str  # id of the pipeline run whose evidence allows it; empty with override and found
-    time: int  # milliseconds since the epoch; later entries have later times, whatever the clocks say
-    mark: str  # the process that opened it
-    status: str = "RUNNING"
-    reason: str = ""  # why it FAILED
-    withdrawn: str = ""  # the version that waited for approval on evidence against another champion
-
-    @classmethod
-    def from_run(cls, run: Any) -> Self:  # noqa: ANN401 - mlflow publishes no types
-        """The entry that a run of the ledger is."""
-        tags = run.data.tags
-        return cls(
-            run_id=str(run.info.run_id),
-            model=tags[tag_names.MODEL],
-            time=int(run.info.start_time),
-            status=str(run.info.status),
-            **{name: tags.get(tag, "") for name, tag in (OPENED | CLOSED).items()},
-        )
-
-    @property
-    def done(self) -> bool:
-        """Whether the champion moved."""
-        return self.status == "FINISHED"
 
 
 class Evidence(NamedTuple):
@@ -137,9 +100,9 @@ def rollback(model: str, to: str = "", *, why: str = "", who: str = "") -> Entry
     completed = [entry for entry in closed if entry.done and entry.action == "rollback"]
     if completed and not to:
         return completed[-1]
-    entries = _finished(model)
-    champion = _champion(entries)
-    target = to or _earlier(entries)
+    entries = finished(model)
+    champion = champion_of(entries)
+    target = to or earlier(entries)
     if not target:
         hint = f"See `thawline models {model}`; `thawline promote` makes another version champion."
         raise InputError(f"{model} has no earlier champion to go back to.", hint)
@@ -193,7 +156,7 @@ def evidence_for(model: str, version: str) -> Evidence:
     compared, champion = facts["compared_with"], registry.current(model, CHAMPION)
     if compared is not None and compared != champion:
         against = f"against version {compared}" if compared else "as the first one"
-        sentence = f"{model} version {version} was accepted {against}, but {_named(champion)} is champion now."
+        sentence = f"{model} version {version} was accepted {against}, but {named(champion)} is champion now."
         raise InputError(sentence, f"Run the pipeline again. {hint}")
     judged = registry.tags(model, version).get(tag_names.EVIDENCE_RUN, facts["run"])
     return Evidence(judged, compared, facts["decision"])
@@ -201,48 +164,8 @@ def evidence_for(model: str, version: str) -> Evidence:
 
 def withdrawn(model: str, version: str) -> bool:
     """Whether somebody went back from this version and nobody has made it champion again since."""
-    told = [entry for entry in _finished(model) if version in (entry.origin, entry.to)]
+    told = [entry for entry in finished(model) if version in (entry.origin, entry.to)]
     return bool(told) and told[-1].action == "rollback" and told[-1].origin == version
-
-
-def history(model: str) -> list[dict[str, Any]]:
-    """Who was champion when, newest first.
-
-    Returns:
-        Dicts of `version`, `from` and `until` (UTC, ISO 8601; `until` is empty for the champion), `action`, `why`,
-        `who`, `evidence`, `withdrawn` (the version that no longer waited for approval) and `entry` (the id of its run).
-    """
-    entries = _finished(model)
-    ends = [*(iso(entry.time / 1000) for entry in entries[1:]), ""][: len(entries)]
-    return [
-        {
-            "version": entry.to,
-            "from": iso(entry.time / 1000),
-            "until": until,
-            "action": entry.action,
-            "why": entry.why,
-            "who": entry.who,
-            "evidence": entry.evidence,
-            "withdrawn": entry.withdrawn,
-            "entry": entry.run_id,
-        }
-        for entry, until in reversed(list(zip(entries, ends, strict=True)))
-        if entry.to  # nobody is champion after the alias was removed by hand
-    ]
-
-
-def stack(entries: Sequence[Entry]) -> list[str]:
-    """The champions that a rollback goes through, the latest last: a promotion pushes, a rollback pops.
-
-    A version that was popped is pushed when a rollback names it; so is one that was moved to by hand.
-    """
-    versions: list[str] = []
-    for entry in entries:
-        if entry.action == "rollback" and entry.to in versions:
-            del versions[len(versions) - versions[::-1].index(entry.to) :]
-        elif entry.to and versions[-1:] != [entry.to]:
-            versions.append(entry.to)
-    return versions
 
 
 def settle(model: str) -> list[Entry]:
@@ -256,31 +179,6 @@ def settle(model: str) -> list[Entry]:
         raise InputError(f"The registry has no model {model!r}.", "See the models with `thawline models`.")
     with _lock():
         return _settle(model)
-
-
-def read(model: str) -> list[Entry]:
-    """Every entry of a model, the oldest first: open, finished and failed ones."""
-    condition = f"{tag_names.equals(tag_names.KIND, KIND)} and {tag_names.equals(tag_names.MODEL, model)}"
-    where = [connection.own_experiment(model)]
-    found = connection.every(connection.client().search_runs, experiment_ids=where, filter_string=condition)
-    return sorted(map(Entry.from_run, found), key=_age)
-
-
-def _age(entry: Entry) -> tuple[int, str]:
-    """A total order: by time, and by id where times are equal."""
-    return entry.time, entry.run_id
-
-
-def _finished(model: str) -> list[Entry]:
-    return [entry for entry in read(model) if entry.done]
-
-
-def _earlier(entries: Sequence[Entry]) -> str:
-    """The champion before the current one; empty where there was none."""
-    versions = stack(entries)
-    if versions and versions[-1] == entries[-1].to:
-        versions.pop()
-    return versions[-1] if versions else ""
 
 
 def _try_out(model: str, version: str, answered: str) -> None:
@@ -300,35 +198,23 @@ def _lock() -> FileLock:
 def _move(model: str, version: str, action: str, why: str, who: str, evidence: str, expected: str | None) -> Entry:
     with _lock():
         _settle(model)
-        entries = _finished(model)
-        champion = _champion(entries)
+        entries = finished(model)
+        champion = champion_of(entries)
         if champion == version:
             return entries[-1]
-        entry = _open(model, action, champion, version, why, who or whoami(), evidence)
+        entry = open_entry(model, action, champion, version, why, who or whoami(), evidence)
         if expected not in (None, champion):
-            return _fail(entry, f"The champion is {_named(champion)}, not {_named(str(expected))}.")
+            return fail(entry, f"The champion is {named(champion)}, not {named(str(expected))}.")
         try:
             obstacle = _claim(entry, champion)
             if obstacle:
-                return _fail(entry, obstacle)
+                return fail(entry, obstacle)
             registry.move_alias(model, CHAMPION, version)
             return _complete(entry)
         except BaseException:
             with suppress(Exception):  # the next call repairs it otherwise
                 _repair(entry)
             raise
-
-
-def _open(model: str, action: str, origin: str, to: str, why: str, who: str, evidence: str) -> Entry:
-    """Write the intent, in one call."""
-    latest = max((entry.time for entry in read(model)), default=0)
-    now = max(int(time.time() * 1000), latest + 1)  # clocks of machines differ: later entries come later all the same
-    why, mark = " ".join(why.split())[: tag_names.TAG_LENGTH], run_folder.process_mark()
-    entry = Entry("", model, action, origin, to, why, who, evidence, now, mark)
-    tags = {tag_names.RUN_NAME: f"{action} {to or 'none'}", tag_names.KIND: KIND, tag_names.MODEL: model}
-    tags |= {tag: str(getattr(entry, name)) for name, tag in OPENED.items()}
-    run = connection.client().create_run(connection.own_experiment(model), start_time=now, tags=tags)
-    return replace(entry, run_id=run.info.run_id)
 
 
 def _claim(entry: Entry, champion: str) -> str:
@@ -345,26 +231,24 @@ def _claim(entry: Entry, champion: str) -> str:
         others = [other for other in others if other.run_id != entry.run_id]
         if not others:
             break
-        first = min(others, key=_age)
-        if _age(first) < _age(entry) or time.monotonic() > deadline:
-            return f"{first.who} was moving the champion to {_named(first.to)} at the same time."
+        first = min(others, key=age)
+        if age(first) < age(entry) or time.monotonic() > deadline:
+            return f"{first.who} was moving the champion to {named(first.to)} at the same time."
         time.sleep(POLL)
-    now, before = registry.current(entry.model, CHAMPION), _champion(_finished(entry.model))
-    return "" if (now, before) == (champion, entry.origin) else f"The champion was moved to {_named(now)} meanwhile."
+    now, before = registry.current(entry.model, CHAMPION), champion_of(finished(entry.model))
+    return "" if (now, before) == (champion, entry.origin) else f"The champion was moved to {named(now)} meanwhile."
 
 
 def _complete(entry: Entry) -> Entry:
     """What follows once the alias `champion` points where the entry says; doing it twice does no harm."""
-    earlier = _earlier([*_finished(entry.model), entry])
+    before = earlier([*finished(entry.model), entry])
     there = {facts["version"] for facts in registry.versions(entry.model)}
-    registry.move_alias(entry.model, PREVIOUS, earlier if earlier in there else "")
-    withdrawn = _stale(entry)
-    if withdrawn:
-        connection.client().set_tag(entry.run_id, tag_names.WITHDRAWN, withdrawn)
-    for version in (entry.to, withdrawn):
+    registry.move_alias(entry.model, PREVIOUS, before if before in there else "")
+    if stale := _stale(entry):
+        entry = withdraw(entry, stale)
+    for version in (entry.to, stale):
         _clear_pending(entry.model, version)
-    connection.client().set_terminated(entry.run_id, "FINISHED")
-    return replace(entry, status="FINISHED", withdrawn=withdrawn or entry.withdrawn)
+    return complete(entry)
 
 
 def _stale(entry: Entry) -> str:
@@ -374,12 +258,6 @@ def _stale(entry: Entry) -> str:
         return ""
     against = registry.tags(entry.model, version).get(tag_names.COMPARED_WITH)
     return "" if against in (None, entry.to) else version
-
-
-def _fail(entry: Entry, reason: str) -> Entry:
-    connection.client().set_tag(entry.run_id, tag_names.REASON, reason)
-    connection.client().set_terminated(entry.run_id, "FAILED")
-    return replace(entry, status="FAILED", reason=reason)
 
 
 def _clear_pending(model: str, version: str) -> None:
@@ -400,7 +278,7 @@ def _settle(model: str) -> list[Entry]:
         left = [entry for entry in entries if entry.status == "RUNNING"]
         busy = [entry for entry in left if not _cut_off(entry, late=late)]
         if busy and late:
-            sentence = f"{busy[0].who} is moving the champion of {model} to {_named(busy[0].to)}."
+            sentence = f"{busy[0].who} is moving the champion of {model} to {named(busy[0].to)}."
             raise StepError(sentence, "Wait until that has ended, and try again.")
         if not busy:
             closed += [_repair(entry) for entry in left]
@@ -428,12 +306,12 @@ def _repair(entry: Entry) -> Entry:
     [now] = [other for other in entries if other.run_id == entry.run_id]
     if now.status != "RUNNING":
         return now
-    before = _champion([other for other in entries if other.done])
+    before = champion_of([other for other in entries if other.done])
     if champion == entry.to and before == entry.origin:
         return _complete(entry)
     if champion == entry.origin:
-        return _fail(entry, "It was cut off before it moved anything.")
-    return _fail(entry, f"It was cut off, and the champion is {_named(champion)} by another way.")
+        return fail(entry, "It was cut off before it moved anything.")
+    return fail(entry, f"It was cut off, and the champion is {named(champion)} by another way.")
 
 
 def _record_found(model: str) -> Entry | None:
@@ -441,19 +319,10 @@ def _record_found(model: str) -> Entry | None:
 
     The entry fails where another machine's promotion came between: then all is to be looked at again.
     """
-    before, champion = _champion(_finished(model)), registry.current(model, CHAMPION)
+    before, champion = champion_of(finished(model)), registry.current(model, CHAMPION)
     if champion == before:
         return None
     why = "Moved outside of Thawline's ledger, for instance on the tracking page"
-    entry = _open(model, "found", before, champion, why, "unknown", "")
+    entry = open_entry(model, "found", before, champion, why, "unknown", "")
     obstacle = _claim(entry, champion)
-    return _fail(entry, obstacle) if obstacle else _complete(entry)
-
-
-def _champion(finished: Sequence[Entry]) -> str:
-    """Who is champion by the ledger."""
-    return finished[-1].to if finished else ""
-
-
-def _named(version: str) -> str:
-    return f"version {version}" if version else "no version"
+    return fail(entry, obstacle) if obstacle else _complete(entry)

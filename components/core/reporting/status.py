@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.core.registry import promotion, versions
+from components.core.registry import ledger, versions
 from components.core.tracking import canary, queries, tag_names
 from components.core.training import deadlines
 
@@ -60,8 +60,8 @@ def of(model: str) -> Outcome:
     Runs that made way for another one are left out: that one says how the model fares.
     """
     aliases = versions.aliases(model)
-    champion = aliases.get(promotion.CHAMPION, "")
-    facts: dict[str, Any] = {"champion": champion, "pending": aliases.get(promotion.PENDING, "")}
+    champion = aliases.get(ledger.CHAMPION, "")
+    facts: dict[str, Any] = {"champion": champion, "pending": aliases.get(ledger.PENDING, "")}
     if champion:
         metric, value = versions.figure(versions.tags(model, champion))
         facts |= {"metric": metric, "value": value, "accuracy": value if metric == "accuracy" else None}

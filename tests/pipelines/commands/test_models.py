@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.core import home_folder, identity, run_folder
-from components.core.registry import promotion
+from components.core.registry import ledger, promotion
 from components.core.registry import versions as registry
 from components.core.tracking import connection, runs
 from tests.fakes.toy import write_points
@@ -103,12 +103,12 @@ def test_a_model_for_scripts(command: Command) -> None:
 
 def test_listing_repairs(command: Command) -> None:
     """What a kill left open is closed, what was moved by hand is recorded, and stderr tells of it."""
-    entry = promotion._open("toy", "promote", "1", "2", "why", "me", "run")
+    entry = ledger.open_entry("toy", "promote", "1", "2", "why", "me", "run")
     registry.move_alias("toy", "champion", "2")
     answer = command("models")
     assert answer.err == "toy: promotion to version 2 completed: it had been cut off\n"
     assert connection.client().get_run(entry.run_id).info.status == "FINISHED"
-    promotion._open("toy", "promote", "2", "3", "why", "me", "run")
+    ledger.open_entry("toy", "promote", "2", "3", "why", "me", "run")
     registry.move_alias("toy", "champion", "4")
     assert command("models", "toy").err.splitlines() == [
         "toy: promotion to version 3 closed: It was cut off, and the champion is version 4 by another way.",
@@ -123,7 +123,7 @@ def test_a_promotion_under_way_hides_nothing(command: Command, monkeypatch: pyte
     monkeypatch.setattr(run_folder, "fate", lambda _mark: "lives")
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "process_mark", lambda: "another process")
-        promotion._open("toy", "promote", "1", "2", "why", "me", "run")
+        ledger.open_entry("toy", "promote", "1", "2", "why", "me", "run")
     for arguments in (("models",), ("models", "toy")):
         answer = command(*arguments)
         assert answer.status == 0
@@ -152,10 +152,10 @@ def test_a_promotion_and_the_way_back(command: Command) -> None:
     answer = command("promote", "2", "--model", "toy")
     assert (answer.status, answer.err) == (0, "")
     assert answer.out == "toy version 2 is champion now (before: version 1)\n"
-    assert promotion.history("toy")[0]["why"].startswith("Approved: The challenger was compared")
+    assert ledger.history("toy")[0]["why"].startswith("Approved: The challenger was compared")
     answer = command("rollback", "--model", "toy", "--reason", "worse in production")
     assert answer.out == "toy version 1 is champion now (before: version 2)\n"
-    assert promotion.history("toy")[0]["why"] == "worse in production"
+    assert ledger.history("toy")[0]["why"] == "worse in production"
     assert command("promote", "2", "--model", "toy").status == 0  # its evidence is against version 1
     answer = command("rollback", "--model", "toy", "--to", "1")
     assert answer.out == "toy version 1 is champion now (before: version 2)\n"
@@ -164,7 +164,7 @@ def test_a_promotion_and_the_way_back(command: Command) -> None:
 def test_moves_for_scripts(command: Command) -> None:
     """With --json the entry is one object."""
     answer = command.json("promote", "2", "--model", "toy", "--reason", "good")
-    entry = promotion.read("toy")[-1]
+    entry = ledger.read("toy")[-1]
     assert answer == {
         "model": "toy",
         "version": "2",
@@ -185,7 +185,7 @@ def test_what_is_done_is_done(command: Command) -> None:
     for arguments in (("promote", "1", "--model", "toy"), ("rollback", "--to", "1", "--model", "toy")):
         assert command(*arguments).out == "toy version 1 was champion already\n"
         assert command.json(*arguments)["moved"] is False
-    assert len(promotion.read("toy")) == 1
+    assert len(ledger.read("toy")) == 1
 
 
 def test_without_evidence_only_by_override(command: Command) -> None:
@@ -200,7 +200,7 @@ def test_without_evidence_only_by_override(command: Command) -> None:
     assert "--override needs a --reason" in answer.err
     answer = command("promote", "4", "--model", "toy", "--override", "--reason", "I like it")
     assert answer.status == 0
-    reign = promotion.history("toy")[0]
+    reign = ledger.history("toy")[0]
     assert (reign["version"], reign["action"], reign["why"], reign["evidence"]) == ("4", "override", "I like it", "")
 
 

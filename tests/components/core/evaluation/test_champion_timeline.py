@@ -6,7 +6,7 @@ import pytest
 
 from components.core.evaluation.champion_timeline import timeline
 from components.core.evaluation.comparison import contestant
-from components.core.registry import promotion
+from components.core.registry import ledger
 from components.core.reporting.costs import money
 from components.core.reporting.step_costs import costs
 from components.core.tracking import runs
@@ -44,4 +44,4 @@ def test_champions_are_measured_on_todays_rows(toy_home: PlainRun) -> None:
         knowing = replace(one, trained_on=replace(one.trained_on, fingerprints={first[0]: ""}))
         assert timeline(data, run, ("1", knowing))[0]["rows"] == len(data.rows["test"]) - 1
         assert timeline(data, run, None) == []
-    assert [reign["version"] for reign in promotion.history("toy")] == ["1"]
+    assert [reign["version"] for reign in ledger.history("toy")] == ["1"]

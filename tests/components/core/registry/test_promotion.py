@@ -1,4 +1,4 @@
-"""The ledger of promotions: what moves the champion, what goes back, and what a kill leaves."""
+"""Promotions and their ledger: what moves the champion, what goes back, and what a kill leaves."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ import pytest
 from components.core import home_folder, identity, run_folder
 from components.core.errors import InputError, StepError
 from components.core.inference import archives
-from components.core.registry import promotion, versions
+from components.core.registry import ledger, promotion, versions
 from components.core.tracking import connection, queries, runs, tag_names
 from tests.support import moves
 from tests.support.plain import PlainRun
@@ -47,15 +47,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def promote(version: str, **options: str | None) -> promotion.Entry:
+def promote(version: str, **options: str | None) -> ledger.Entry:
     return promotion.promote("toy", version, why="it is better", evidence="run", **options)  # type: ignore[arg-type]  # names of text
 
 
 def is_settled() -> bool:
     """Whether no entry is open, and the last finished one and `previous` agree with the registry."""
-    entries = promotion.read("toy")
+    entries = ledger.read("toy")
     finished = [entry for entry in entries if entry.done]
-    champions = promotion.stack(finished)
+    champions = ledger.stack(finished)
     below = champions[:-1] if champions[-1:] == [versions.current("toy", "champion")] else champions
     return (
         all(entry.status in ("FINISHED", "FAILED") for entry in entries)
@@ -91,7 +91,7 @@ def test_a_promotion_moves_the_champion_and_says_so(toy: PlainRun) -> None:
 
 def test_the_first_champion_came_by_its_pipeline_run(toy: PlainRun) -> None:
     """The step register writes to the same ledger: its run key is who, the pipeline's run is the evidence."""
-    [entry] = promotion.read("toy")
+    [entry] = ledger.read("toy")
     assert (entry.action, entry.origin, entry.to, entry.status) == ("promote", "", "1", "FINISHED")
     assert entry.who == toy.run_key
     assert entry.evidence == toy.result["mlflow_run_id"]
@@ -104,7 +104,7 @@ def test_promoting_the_champion_does_nothing(toy: PlainRun) -> None:
     first = promote("2")
     assert promote("2") == first
     assert promote("2", expected="1") == first  # a retry of what had compared with version 1
-    assert len(promotion.read("toy")) == 2
+    assert len(ledger.read("toy")) == 2
 
 
 @pytest.mark.parametrize("expected", ["3", ""])
@@ -114,7 +114,7 @@ def test_a_champion_that_is_not_the_expected_one_stays(toy: PlainRun, expected: 
     entry = promote("2", expected=expected)
     assert not entry.done
     assert entry.reason == f"The champion is version 1, not {f'version {expected}' if expected else 'no version'}."
-    assert promotion.read("toy")[-1] == entry
+    assert ledger.read("toy")[-1] == entry
     assert connection.client().get_run(entry.run_id).data.tags["thawline.reason"] == entry.reason
     assert versions.aliases("toy") == before
 
@@ -122,7 +122,7 @@ def test_a_champion_that_is_not_the_expected_one_stays(toy: PlainRun, expected: 
 def test_an_override_has_no_evidence(toy: PlainRun) -> None:
     """What is promoted without evidence says so for ever."""
     promotion.promote("toy", "2", why="the meeting said so", override=True)
-    entry = promotion.read("toy")[-1]
+    entry = ledger.read("toy")[-1]
     assert (entry.action, entry.evidence, entry.why) == ("override", "", "the meeting said so")
 
 
@@ -133,7 +133,7 @@ def test_changed_files_are_never_promoted(toy: PlainRun) -> None:
     with pytest.raises(StepError, match="toy version 3 is refused: its files are not the ones that were registered"):
         promote("3")
     assert versions.current("toy", "champion") == "1"
-    assert len(promotion.read("toy")) == 1
+    assert len(ledger.read("toy")) == 1
 
 
 def test_a_version_is_tried_out_unless_it_just_answered(toy: PlainRun, quick: list[str]) -> None:
@@ -160,7 +160,7 @@ def test_a_version_that_does_not_answer_is_never_promoted(
     with pytest.raises(StepError, match="broken code"):
         promote("4")
     assert versions.current("toy", "champion") == "1"
-    assert len(promotion.read("toy")) == 1
+    assert len(ledger.read("toy")) == 1
     connection.client().set_registered_model_alias("toy", "champion", "4")  # by hand, and away again
     assert promote("2").done
     with pytest.raises(StepError, match="broken code"):
@@ -183,21 +183,21 @@ def test_the_ledger_is_where_everybody_looks(toy: PlainRun, monkeypatch: pytest.
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", connection.own_experiment("shared"))
     promote("2")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
-    assert promotion.read("toy")[-1].to == "2"
+    assert ledger.read("toy")[-1].to == "2"
 
 
 def test_later_entries_have_later_times(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose clock is behind writes behind the last entry all the same."""
     monkeypatch.setattr("time.time", lambda: 0.0)
     promote("2")
-    assert [row["version"] for row in promotion.history("toy")] == ["2", "1"]
+    assert [row["version"] for row in ledger.history("toy")] == ["2", "1"]
     assert is_settled()
 
 
 def test_a_sentence_is_one_line(toy: PlainRun) -> None:
     """Why is kept as one line that MLflow takes, however it was typed."""
     promotion.promote("toy", "2", why="  two\nlines " + "x" * 9000, override=True)
-    why = promotion.read("toy")[-1].why
+    why = ledger.read("toy")[-1].why
     assert why.startswith("two lines x")
     assert len(why) == tag_names.TAG_LENGTH
 
@@ -242,7 +242,7 @@ def test_rollbacks_go_back_one_by_one(toy: PlainRun, tmp_path: Path) -> None:
     assert seen == [("rollback", "3", "2", "1"), ("rollback", "2", "1", "")]
     with pytest.raises(InputError, match="no earlier champion"):
         promotion.rollback("toy")
-    assert [row["version"] for row in promotion.history("toy")] == ["1", "2", "3", "2", "1"]
+    assert [row["version"] for row in ledger.history("toy")] == ["1", "2", "3", "2", "1"]
 
 
 def test_what_was_rolled_back_is_withdrawn_until_it_is_promoted_again(toy: PlainRun) -> None:
@@ -328,9 +328,9 @@ def test_a_deleted_version_is_no_previous(toy: PlainRun) -> None:
 )
 def test_a_promotion_pushes_and_a_rollback_pops(moved: list[str], champions: list[str]) -> None:
     """The champions that a rollback goes through, for any history."""
-    blank = promotion.Entry("", "toy", "", "", "", "", "", "", 0, "")
+    blank = ledger.Entry("", "toy", "", "", "", "", "", "", 0, "")
     entries = [replace(blank, action=action, to=to) for action, _, to in (move.partition(" ") for move in moved)]
-    assert promotion.stack(entries) == champions
+    assert ledger.stack(entries) == champions
 
 
 # --- history, and what was moved by hand -----------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_the_history_tells_who_was_champion_when(toy: PlainRun) -> None:
     promote("2")
     promote("3", expected="1")
     promotion.rollback("toy", why="too slow", who="ann@office")
-    last, middle, first = promotion.history("toy")
+    last, middle, first = ledger.history("toy")
     assert (last["version"], last["until"], last["action"]) == ("1", "", "rollback")
     assert (last["why"], last["who"]) == ("too slow", "ann@office")
     assert (middle["version"], middle["from"], middle["until"]) == ("2", first["until"], last["from"])
@@ -364,7 +364,7 @@ def test_a_promotion_comes_after_what_was_moved_by_hand(toy: PlainRun) -> None:
     connection.client().set_registered_model_alias("toy", "champion", "3")
     assert not promote("2", expected="1").done
     assert promote("2", expected="3").done
-    assert [row["action"] for row in promotion.history("toy")] == ["promote", "found", "promote"]
+    assert [row["action"] for row in ledger.history("toy")] == ["promote", "found", "promote"]
 
 
 def test_a_champion_that_was_removed_by_hand_can_come_back(toy: PlainRun) -> None:
@@ -373,8 +373,8 @@ def test_a_champion_that_was_removed_by_hand_can_come_back(toy: PlainRun) -> Non
     connection.client().delete_registered_model_alias("toy", "champion")
     promotion.settle("toy")
     assert is_settled()
-    assert [row["version"] for row in promotion.history("toy")] == ["2", "1"]
-    assert promotion.history("toy")[0]["until"]
+    assert [row["version"] for row in ledger.history("toy")] == ["2", "1"]
+    assert ledger.history("toy")[0]["until"]
     entry = promotion.rollback("toy")
     assert (entry.origin, entry.to) == ("", "2")
     assert versions.current("toy", "previous") == "1"
@@ -385,7 +385,7 @@ def test_a_champion_older_than_the_ledger_is_found(toy: PlainRun) -> None:
     for run in queries.find_runs("toy", "", "promotion"):
         connection.client().delete_run(run.info.run_id)
     promote("2")
-    assert [(row["version"], row["action"]) for row in promotion.history("toy")] == [("2", "promote"), ("1", "found")]
+    assert [(row["version"], row["action"]) for row in ledger.history("toy")] == [("2", "promote"), ("1", "found")]
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------
@@ -425,12 +425,12 @@ POINTS = [
 def test_a_kill_at_any_write_is_repaired_by_the_next_call(toy: PlainRun, move: str, write: int) -> None:
     """What was killed once the alias had moved is completed; what was killed before is closed as FAILED."""
     prepare(move)
-    before, entries = versions.current("toy", "champion"), len(promotion.read("toy"))
+    before, entries = versions.current("toy", "champion"), len(ledger.read("toy"))
     kill(move, write)
     moved = versions.current("toy", "champion") != before
     promotion.settle("toy")
     assert is_settled()
-    after = promotion.read("toy")
+    after = ledger.read("toy")
     assert len(after) == entries + (0 if write == 1 and move != "settle" else 1)  # the first write opens the entry
     if move in ("promote", "replace", "rollback"):
         assert moved == (write > 2)
@@ -466,7 +466,7 @@ def test_the_same_promotion_again_repairs_it(toy: PlainRun, write: int) -> None:
     kill("promote", write)
     assert promote("2", expected="1").done
     assert versions.aliases("toy") == {"champion": "2", "previous": "1", "challenger": "1"}
-    assert [row["version"] for row in promotion.history("toy")] == ["2", "1"]
+    assert [row["version"] for row in ledger.history("toy")] == ["2", "1"]
     assert is_settled()
 
 
@@ -485,7 +485,7 @@ def test_another_promotion_repairs_it(toy: PlainRun) -> None:
     kill("promote", 3)
     assert promote("3").done
     assert versions.aliases("toy") == {"champion": "3", "previous": "2", "challenger": "1"}
-    assert [row["version"] for row in promotion.history("toy")] == ["3", "2", "1"]
+    assert [row["version"] for row in ledger.history("toy")] == ["3", "2", "1"]
 
 
 def test_a_repair_that_is_killed_is_repaired(toy: PlainRun) -> None:
@@ -495,7 +495,7 @@ def test_a_repair_that_is_killed_is_repaired(toy: PlainRun) -> None:
     kill("settle", 2)  # the entry's end
     promotion.settle("toy")
     assert is_settled()
-    assert [row["version"] for row in promotion.history("toy")] == ["2", "1"]
+    assert [row["version"] for row in ledger.history("toy")] == ["2", "1"]
 
 
 def test_a_cut_off_entry_does_not_hide_a_hand(toy: PlainRun) -> None:
@@ -555,7 +555,7 @@ def test_two_in_one_home_without_a_condition_follow_each_other(toy: PlainRun) ->
     """Nobody expects anything: both become champion, one after the other."""
     found = race([home_folder.home()] * 2, None)
     assert all(done for done, _ in found.values())
-    last, middle, _ = promotion.history("toy")
+    last, middle, _ = ledger.history("toy")
     assert versions.aliases("toy") == {"champion": last["version"], "previous": middle["version"], "challenger": "1"}
     assert is_settled()
 
@@ -566,9 +566,9 @@ def test_of_two_machines_on_one_server_each_state_is_consistent(
 ) -> None:
     """Without a common lock, at most one replaces version 1, and the ledger agrees with the aliases."""
     found = race(shared(tmp_path, monkeypatch), expected)
-    reigns = promotion.history("toy")
+    reigns = ledger.history("toy")
     assert {row["version"] for row in reigns} == {"1", *(version for version, (done, _) in found.items() if done)}
-    assert len([entry for entry in promotion.read("toy") if entry.done and entry.origin == "1"]) <= 1
+    assert len([entry for entry in ledger.read("toy") if entry.done and entry.origin == "1"]) <= 1
     assert all(done or reason for done, reason in found.values())
     assert is_settled()
 
@@ -578,24 +578,24 @@ def elsewhere(mark: str) -> str:
     return f"other-boot/{mark.partition('/')[2]}"
 
 
-def someone(to: str, monkeypatch: pytest.MonkeyPatch, *, mark: Callable[[str], str] = elsewhere) -> promotion.Entry:
+def someone(to: str, monkeypatch: pytest.MonkeyPatch, *, mark: Callable[[str], str] = elsewhere) -> ledger.Entry:
     """An entry that somebody on another machine opened, and did not close yet."""
     real = run_folder.process_mark
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "process_mark", lambda: mark(real()))
-        return promotion._open("toy", "promote", "1", to, "theirs", "bob@elsewhere", "run")
+        return ledger.open_entry("toy", "promote", "1", to, "theirs", "bob@elsewhere", "run")
 
 
 def test_an_older_open_entry_comes_first(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two entries that are open at once the younger one fails, and names who came first."""
     someone("3", monkeypatch)
-    entry = promotion._open("toy", "promote", "1", "2", "ours", "ann@here", "run")
+    entry = ledger.open_entry("toy", "promote", "1", "2", "ours", "ann@here", "run")
     assert promotion._claim(entry, "1") == "bob@elsewhere was moving the champion to version 3 at the same time."
 
 
 def test_the_oldest_waits_for_younger_ones(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """A younger entry may have passed before the older one was written: the older waits, and then compares."""
-    entry = promotion._open("toy", "promote", "1", "2", "ours", "ann@here", "run")
+    entry = ledger.open_entry("toy", "promote", "1", "2", "ours", "ann@here", "run")
     theirs = someone("3", monkeypatch)
     looks: list[float] = []
 
@@ -611,8 +611,8 @@ def test_the_oldest_waits_for_younger_ones(toy: PlainRun, monkeypatch: pytest.Mo
 
 def test_an_entry_that_others_closed_moves_nothing(toy: PlainRun) -> None:
     """Who was taken for cut off, for instance after its machine slept, finds its entry closed and gives up."""
-    entry = promotion._open("toy", "promote", "1", "2", "ours", "ann@here", "run")
-    promotion._fail(entry, "It was cut off before it moved anything.")
+    entry = ledger.open_entry("toy", "promote", "1", "2", "ours", "ann@here", "run")
+    ledger.fail(entry, "It was cut off before it moved anything.")
     assert promotion._claim(entry, "1") == "Another process took it for cut off."
 
 
@@ -624,7 +624,7 @@ def test_an_open_entry_of_another_machine_is_waited_for(toy: PlainRun, monkeypat
     monkeypatch.setattr(promotion, "PATIENCE", 0.05)
     assert promote("2").done
     assert waits
-    [failed] = [entry for entry in promotion.read("toy") if entry.run_id == theirs.run_id]
+    [failed] = [entry for entry in ledger.read("toy") if entry.run_id == theirs.run_id]
     assert failed.reason == "It was cut off before it moved anything."
     assert is_settled()
 
@@ -640,7 +640,7 @@ def test_a_promotion_that_goes_on_is_not_repaired(
     monkeypatch.setattr(promotion, "PATIENCE", 0.0)
     with pytest.raises(StepError, match="somebody is moving the champion of toy to version 3"):
         promote("2")
-    assert promotion.read("toy")[-1].status == "RUNNING"
+    assert ledger.read("toy")[-1].status == "RUNNING"
     (tmp_path / "end").touch()
     child.join(60)
     assert promote("2").done  # now its process is gone
@@ -660,7 +660,7 @@ def test_several_homes_on_a_server_agree(toy: PlainRun, tmp_path: Path, monkeypa
             if versions.current("toy", "champion") != "1":
                 promotion.rollback("toy", "1")
             assert is_settled()
-        assert promotion.history("toy")[-1]["version"] == "1"
+        assert ledger.history("toy")[-1]["version"] == "1"
 
 
 @contextmanager
@@ -695,7 +695,7 @@ def test_a_pending_version_waits(toy: PlainRun) -> None:
     assert promotion.propose("toy", "2", "1")
     assert versions.aliases("toy") == {"champion": "1", "challenger": "1", "pending": "2"}
     assert connection.client().get_model_version("toy", "2").tags[tag_names.PENDING] == "true"
-    assert len(promotion.read("toy")) == 1
+    assert len(ledger.read("toy")) == 1
 
 
 def test_a_later_one_takes_its_place(toy: PlainRun) -> None:
@@ -720,7 +720,7 @@ def test_what_is_promoted_waits_no_longer(toy: PlainRun) -> None:
     assert tag_names.PENDING not in connection.client().get_model_version("toy", "2").tags
 
 
-BY_HAND: dict[str, Callable[[], promotion.Entry]] = {
+BY_HAND: dict[str, Callable[[], ledger.Entry]] = {
     "promote": lambda: promote("3"),
     "rollback": lambda: promotion.rollback("toy", "1"),
     "found": lambda: (
@@ -743,8 +743,8 @@ def test_what_waits_is_withdrawn_when_another_version_becomes_champion(toy: Plai
     waiting = versions.current("toy", "pending")
     entry = BY_HAND[way]()
     assert (entry.done, entry.origin, entry.withdrawn) == (True, before, waiting)
-    assert promotion.read("toy")[-1] == entry
-    assert promotion.history("toy")[0]["withdrawn"] == waiting or way == "removed"
+    assert ledger.read("toy")[-1] == entry
+    assert ledger.history("toy")[0]["withdrawn"] == waiting or way == "removed"
     assert "pending" not in versions.aliases("toy")
     assert tag_names.PENDING not in connection.client().get_model_version("toy", waiting).tags
     with pytest.raises(InputError, match="is champion now"):
@@ -813,4 +813,4 @@ def test_evidence_against_a_former_champion_is_none(toy: PlainRun) -> None:
 
 def test_a_model_without_a_champion_has_no_history(tracked_home: Path) -> None:
     """Where no version was ever accepted, the history is empty."""
-    assert promotion.history("nobody") == []
+    assert ledger.history("nobody") == []
