@@ -26,7 +26,7 @@ class ExpectedError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.sentence} {self.hint}"
+        return f"{self.sentence} {self.hint}".rstrip()
 
 
 class InputError(ExpectedError):

@@ -1,22 +1,77 @@
-"""What `thawline doctor` looks at."""
+"""`thawline doctor`: what is missing on this machine, or on a cluster, and what fixes it."""
 
+import json
 import os
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from packaging.requirements import Requirement
+from rich.console import Console
+from rich.markup import escape
 
 from components.core import home_folder
 from components.core.errors import InputError
 from components.core.tracking.server import is_server
 from pipelines.commands.doctor_cluster import Check, examine_cluster
+from pipelines.commands.options import (
+    HomeOption,
+    HostOption,
+    JsonOption,
+    NamespaceOption,
+    TrackingOption,
+    merge_cluster,
+    read_config,
+    use_home,
+    with_cluster,
+)
 
-__all__ = ["Check", "examine", "examine_cluster"]
-
+app = typer.Typer()
 LEAST_PYTHON = (3, 11)
 LEAST_DISK = 2 * 1024**3  # bytes: room for a run on a few hundred pictures
+
+
+@app.command(
+    epilog="Examples: thawline doctor; thawline doctor --cluster --volume thawline-activations "
+    "--env MLFLOW_TRACKING_URI=http://mlflow.kubeflow:5000 --secret-env mlflow:password=MLFLOW_TRACKING_PASSWORD"
+)
+@with_cluster
+def doctor(
+    *,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Try a Kubeflow out instead, by a canary run of about five minutes.")
+    ] = False,
+    source: Annotated[str, typer.Option(help="With --cluster: an s3:// address that the pods have to reach.")] = "",
+    host: HostOption = "",
+    namespace: NamespaceOption = "",
+    config: Annotated[Path | None, typer.Option(help="YAML file with the pods' options.")] = None,
+    **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
+) -> None:
+    """Tell what is missing on this machine, or on a cluster, and what mends it."""
+    use_home(home, tracking_uri)
+    if cluster:
+        pods = merge_cluster(options, read_config(config) if config else {})
+        checks = examine_cluster(pods, host, namespace, source, Console(stderr=True))
+    else:
+        checks = examine()
+    if as_json:
+        sys.stdout.write(json.dumps([check._asdict() for check in checks]) + "\n")
+    else:
+        console = Console()
+        for check in checks:
+            mark = "[green]✓[/]" if check.ok else "[red]✗[/]" if check.needed else "[yellow]-[/]"
+            console.print(f"{mark} {check.name}: {escape(check.found)}", highlight=False, soft_wrap=True)
+            if check.hint:
+                console.print(f"    {check.hint}", style="dim", highlight=False, markup=False, soft_wrap=True)
+    if not all(check.ok for check in checks if check.needed):
+        raise typer.Exit(1)
 
 
 def examine() -> list[Check]:

@@ -73,8 +73,8 @@ def examine_cluster(cluster: "Cluster", host: str, namespace: str, source: str, 
         InputError: The token or the rights are missing.
         StepError: Kubeflow can't be reached or refused.
     """
-    from pipelines.commands.submit import follow, publish, tell
     from pipelines.kubeflow.client import call, connect, experiment, page_of
+    from pipelines.kubeflow.submission import follow, publish, tell
 
     client, run_key = connect(host, namespace), run_folder.new_run_key()
     release = _release(client)

@@ -18,7 +18,7 @@ from components.core import home_folder
 from components.core.errors import InputError
 from components.core.settings import OPTIONS, Settings
 from components.core.tracking.server import check_address, is_server
-from pipelines.kubeflow.pods import Cluster
+from pipelines.kubeflow.pods import LIGHT, REST, Cluster
 
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
@@ -32,6 +32,16 @@ TrackingOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+HostOption = Annotated[
+    str,
+    typer.Option(
+        envvar="KF_PIPELINES_ENDPOINT", help="Address of Kubeflow Pipelines; in a pod of the cluster none is needed."
+    ),
+]
+NamespaceOption = Annotated[
+    str, typer.Option(envvar="KFP_NAMESPACE", help="Your namespace, where Kubeflow has several users.")
+]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -144,3 +154,62 @@ def read_config(config: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"The config file {config} is no mapping of options.", "Write one `name: value` a line.")
     return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of `Cluster`, beside those that its signature shows."""
+    signature = inspect.signature(command)
+    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = []
+    for name, field in Cluster.model_fields.items():
+        repeated = field.annotation not in (str, int, float) and "Literal" not in str(field.annotation)
+        kind: Any = list[str] if repeated else field.annotation if field.annotation in (int, float) else str
+        default = _shown(field.default)
+        text = f"{field.description}{' Repeatable.' if repeated else ''}{default and f' (default: {default})'}"
+        option = typer.Option(help=text, rich_help_panel="Pods", show_default=False)
+        annotation = Annotated[kind | None, option]
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    # typer reads the signature, and the annotations for their types
+    command.__signature__ = signature.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]  # set on purpose
+    command.__annotations__ |= {option.name: option.annotation for option in options}
+    return command
+
+
+def _shown(default: Any) -> str:  # noqa: ANN401 - a field's
+    """A default as the help shows it; empty where there is none to speak of."""
+    if isinstance(default, dict) and default:
+        return f"{default[REST]}; light steps {default[LIGHT[0]]}" if LIGHT[0] in default else str(default[REST])
+    return str(default) if isinstance(default, str | int | float) and default != "" else ""
+
+
+def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any]) -> Cluster:
+    """The pods' options from a config file's values and the command line, which wins.
+
+    Raises:
+        InputError: A value is not allowed.
+    """
+    names = Cluster.model_fields.keys()
+    given = {name: value for name, value in config.items() if name in names}
+    given |= {name: value for name, value in options.items() if name in names and value not in (None, [])}
+    try:
+        return Cluster.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if first["loc"]:
+            name = str(first["loc"][0]).replace("_", "-")
+            value = "given so" if name == "env" else repr(first["input"])  # others' values stand beside the wrong one
+            message = f"--{name} can't be {value}: {message}"
+        raise InputError(f"{message}.", "See `thawline submit --help`.") from None
+
+
+def merge_run(options: Mapping[str, Any], config: Path | None, source: str) -> tuple[Settings, Cluster]:
+    """The settings of a run on a cluster and the options of its pods, from a config file and the command line.
+
+    Raises:
+        InputError: A name or value is not allowed.
+    """
+    cluster = merge_cluster(options, read_config(config) if config else {})
+    return merge(
+        {name: value for name, value in options.items() if name in Settings.model_fields}, config, source
+    ), cluster

@@ -12,22 +12,23 @@ from rich.console import Console
 
 from components.core.errors import InputError
 from components.core.times import minute
-from pipelines.commands.options import JsonOption, read_config, with_settings
-from pipelines.commands.submit import ConfigOption, plan, publish, tell, warn
+from pipelines.commands.options import (
+    HostOption,
+    JsonOption,
+    NamespaceOption,
+    merge_run,
+    read_config,
+    with_cluster,
+    with_settings,
+)
+from pipelines.commands.submit import ConfigOption
 from pipelines.commands.tables import table
 from pipelines.kubeflow import cron, limits, schedules
-from pipelines.kubeflow.client import (
-    HostOption,
-    NamespaceOption,
-    connect,
-    delete_recurring_run,
-    experiment,
-    page_of,
-    word_of,
-)
+from pipelines.kubeflow.client import connect, delete_recurring_run, experiment, page_of, word_of
 from pipelines.kubeflow.parameters import dag_of
-from pipelines.kubeflow.pods import Cluster, with_cluster
+from pipelines.kubeflow.pods import Cluster
 from pipelines.kubeflow.schedules import Facts, Schedule
+from pipelines.kubeflow.submission import plan, publish, tell, warn
 
 app = typer.Typer(
     help="Run the pipeline on Kubeflow every week, or whenever a cron expression says.", no_args_is_help=True
@@ -222,7 +223,7 @@ def _draft(facts: Facts) -> Schedule:
     Raises:
         InputError: Something in it is not allowed.
     """
-    planned = plan(facts.source, {**facts.settings, **facts.pods}, None)
+    planned = plan(facts.source, *merge_run({**facts.settings, **facts.pods}, None, facts.source))
     kept = {"model": planned.settings.model}, {"image": planned.cluster.image}  # whatever a later change's shell has
     now = datetime.now(UTC)
     draft = Schedule(

@@ -10,9 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from components.core.errors import InputError, StepError
 from components.core.tracking import endings
@@ -20,15 +18,6 @@ from components.core.tracking import endings
 if TYPE_CHECKING:
     from pipelines.kubeflow.pods import Compiled
 
-HostOption = Annotated[
-    str,
-    typer.Option(
-        envvar="KF_PIPELINES_ENDPOINT", help="Address of Kubeflow Pipelines; in a pod of the cluster none is needed."
-    ),
-]
-NamespaceOption = Annotated[
-    str, typer.Option(envvar="KFP_NAMESPACE", help="Your namespace, where Kubeflow has several users.")
-]
 TIMEOUT = (10, 30)  # seconds to connect, and to answer
 PAGE = 100
 HEALTH = "/apis/v2beta1/healthz"

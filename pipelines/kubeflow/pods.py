@@ -4,20 +4,16 @@ The tasks are those of pipelines/fine_tuning.py; `configured` gives each of them
 """
 
 import hashlib
-import inspect
 import os
 import re
 import runpy
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
-import typer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-
-from components.core.errors import InputError
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 LIGHT = ("detect_changes", "select_trial", "register", "finish")
 HEAVY = ("prepare_data", "search", "train_head", "fine_tune", "evaluate")
@@ -149,53 +145,6 @@ def _pairs(texts: list[Any], rest: str) -> dict[str, str]:
             raise ValueError(f"{text!r} is no NAME=VALUE")
         found |= {name: value} if equals else {rest: text}
     return found
-
-
-def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each field of `Cluster`, beside those that its signature shows."""
-    signature = inspect.signature(command)
-    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    options = []
-    for name, field in Cluster.model_fields.items():
-        repeated = field.annotation not in (str, int, float) and "Literal" not in str(field.annotation)
-        kind: Any = list[str] if repeated else field.annotation if field.annotation in (int, float) else str
-        default = _shown(field.default)
-        text = f"{field.description}{' Repeatable.' if repeated else ''}{default and f' (default: {default})'}"
-        option = typer.Option(help=text, rich_help_panel="Pods", show_default=False)
-        annotation = Annotated[kind | None, option]
-        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-    # typer reads the signature, and the annotations for their types
-    command.__signature__ = signature.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]  # set on purpose
-    command.__annotations__ |= {option.name: option.annotation for option in options}
-    return command
-
-
-def _shown(default: Any) -> str:  # noqa: ANN401 - a field's
-    """A default as the help shows it; empty where there is none to speak of."""
-    if isinstance(default, dict) and default:
-        return f"{default[REST]}; light steps {default[LIGHT[0]]}" if LIGHT[0] in default else str(default[REST])
-    return str(default) if isinstance(default, str | int | float) and default != "" else ""
-
-
-def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any]) -> Cluster:
-    """The pods' options from a config file's values and the command line, which wins.
-
-    Raises:
-        InputError: A value is not allowed.
-    """
-    names = Cluster.model_fields.keys()
-    given = {name: value for name, value in config.items() if name in names}
-    given |= {name: value for name, value in options.items() if name in names and value not in (None, [])}
-    try:
-        return Cluster.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = str(first["msg"]).removeprefix("Value error, ")
-        if first["loc"]:
-            name = str(first["loc"][0]).replace("_", "-")
-            value = "given so" if name == "env" else repr(first["input"])  # others' values stand beside the wrong one
-            message = f"--{name} can't be {value}: {message}"
-        raise InputError(f"{message}.", "See `thawline submit --help`.") from None
 
 
 def configure(cluster: Cluster, step: str, task: Any) -> None:  # noqa: ANN401 - kfp is untyped

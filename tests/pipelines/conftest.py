@@ -66,8 +66,7 @@ _COMPILED: dict[str, Any] = {}
 @pytest.fixture
 def kubeflow_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Kubeflow"]:
     """A Kubeflow that commands find by their environment; the DAG is compiled once for the same options."""
-    from pipelines.commands import submit
-    from pipelines.kubeflow import pods
+    from pipelines.kubeflow import pods, submission
     from tests.fakes.kubeflow.server import serve
 
     def compile_once(options: pods.Cluster, dag: str) -> pods.Compiled:
@@ -76,7 +75,7 @@ def kubeflow_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Ku
             _COMPILED[key] = pods.compile_dag(options, dag)
         return _COMPILED[key]  # type: ignore[no-any-return]  # what was put in
 
-    monkeypatch.setattr(submit, "compile_dag", compile_once)
+    monkeypatch.setattr(submission, "compile_dag", compile_once)
     for name in ("KFP_EXISTING_TOKEN", "KFP_NAMESPACE", "KF_PIPELINES_UI_ENDPOINT", "THAWLINE_IMAGE"):
         monkeypatch.delenv(name, raising=False)
     with serve() as state:

@@ -11,8 +11,8 @@ from components.core import home_folder, run_folder
 from components.core.errors import StepError
 from components.core.settings import Settings
 from components.core.tracking import canary, connection, queries, runs, tag_names
-from pipelines.commands import doctor_cluster, submit
-from pipelines.kubeflow import pods
+from pipelines.commands import doctor_cluster
+from pipelines.kubeflow import pods, submission
 from pipelines.kubeflow.pods import Cluster
 from tests.fakes.kubeflow import server
 from tests.fakes.kubeflow.server import Kubeflow
@@ -249,7 +249,7 @@ def looked(
     kubeflow_server: Kubeflow,
 ) -> Any:
     """The doctor looking at a cluster whose run `k` ends at once, in a state and with tasks in theirs."""
-    monkeypatch.setattr(submit, "POLL", 0.01)
+    monkeypatch.setattr(submission, "POLL", 0.01)
     monkeypatch.setattr(run_folder, "new_run_key", lambda: "k")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", home_folder.tracking_uri())
     make, end = server.read, {"looks": ("SUCCEEDED", [])}

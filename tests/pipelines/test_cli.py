@@ -15,8 +15,8 @@ from components.core.settings import Settings
 from components.core.tracking import queries, runs
 from components.core.training import deadlines
 from components.finish import finish
-from pipelines import cli
 from pipelines.cli import app
+from pipelines.commands import run
 from tests.fakes.toy import write_points
 from tests.pipelines.conftest import WholeRun
 from tests.support.command import TOY, Answer, call, is_one_sentence, thawline
@@ -445,12 +445,12 @@ def test_a_run_that_hangs_is_ended(
 ) -> None:
     """Beyond its limit and grace a run is ended, whether it hears a SIGTERM or not; its runs in MLflow are closed."""
     monkeypatch.setattr(deadlines, "GRACE", 0.0)
-    monkeypatch.setattr(cli, "STOP_SECONDS", 1.0)
+    monkeypatch.setattr(run, "STOP_SECONDS", 1.0)
     settings = Settings(model="toy", **limit)
     run_folder.emit("k", "evaluate", "started")
     runs.pipeline_run("k", settings)
     child = subprocess.Popen([*deaf, "sleep", "600"], start_new_session=True)
-    result = cli._watch(child, "k", settings, Console(stderr=True))
+    result = run._watch(child, "k", settings, Console(stderr=True))
     assert child.wait(10) == -(signal.SIGKILL if deaf else signal.SIGTERM)
     assert (result.status, result.reason) == ("failed", told)
     assert result == RunResult.read("k")

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from components.core.errors import InputError
 from components.core.settings import OPTIONS, Hyperparameters, Settings
-from pipelines.cli import app, run
+from pipelines.cli import app
 from pipelines.commands.options import merge, model_name, use_home
+from pipelines.commands.run import run
 from tests.support.command import call, is_one_sentence
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from components.core import run_folder
 from components.core.settings import Settings
-from pipelines.commands import submit
 from pipelines.kubeflow import client as client_side
+from pipelines.kubeflow import submission
 from tests.fakes.kubeflow import server as kubeflow
 from tests.fakes.kubeflow.rules import Refused
 from tests.fakes.kubeflow.server import Kubeflow, script, task
@@ -26,7 +26,7 @@ def at(seconds: int) -> datetime:
 @pytest.fixture
 def server(kubeflow_server: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> Kubeflow:
     """A Kubeflow that the command finds by its environment; nothing is waited for."""
-    monkeypatch.setattr(submit, "POLL", 0.01)
+    monkeypatch.setattr(submission, "POLL", 0.01)
     return kubeflow_server
 
 
@@ -318,7 +318,7 @@ def test_a_server_that_is_gone_for_good_ends_the_waiting(
     submitted: Any, server: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After so many looks without an answer the command says why, and that the run goes on."""
-    monkeypatch.setattr(submit, "PATIENCE", 3)
+    monkeypatch.setattr(submission, "PATIENCE", 3)
     _let_it_be(server, (("RUNNING", []),))
     server.trouble = lambda method, path: (500, "upstream") if method == "GET" and path.startswith("/runs/") else None
     answer = submitted("--wait")

@@ -159,10 +159,10 @@ def test_parameters_are_refused_with_the_servers_words(kubeflow_server: Kubeflow
 
 
 def _upload(client: Any) -> tuple[str, str]:
-    from pipelines.commands import submit
+    from pipelines.kubeflow import submission
     from pipelines.kubeflow.pods import Cluster
 
-    compiled = submit.compile_dag(Cluster(), "fine_tuning")
+    compiled = submission.compile_dag(Cluster(), "fine_tuning")
     pipeline, version, _ = kubeflow.upload(client, "thawline", "", compiled)
     return pipeline, version
 

@@ -3,8 +3,8 @@
 import pytest
 
 from components.core.errors import InputError
-from pipelines.commands.submit import PIPELINE
 from pipelines.kubeflow import limits
+from pipelines.kubeflow.submission import PIPELINE
 
 
 @pytest.mark.parametrize(

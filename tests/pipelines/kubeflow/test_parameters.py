@@ -4,8 +4,9 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.settings import Settings
+from pipelines.commands.options import merge_cluster
 from pipelines.kubeflow.parameters import dag_of, parameters
-from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster, merge_cluster
+from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster
 
 
 def test_a_folder_of_this_machine_is_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.commands import submit
 from pipelines.display import STEPS
-from pipelines.kubeflow import progress
+from pipelines.kubeflow import progress, submission
 from tests.fakes.kubeflow.server import RECORDED, Kubeflow, model_of, recorded, replay
 from tests.support.command import Answer, call
 
@@ -22,7 +22,7 @@ PENDING = "describe pods -l pipeline/runid={run},workflows.argoproj.io/completed
 @pytest.fixture
 def waited(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kubeflow_server: Kubeflow) -> Any:
     """Submit a run that looks as these answers say, and wait for it."""
-    monkeypatch.setattr(submit, "POLL", 0.01)
+    monkeypatch.setattr(submission, "POLL", 0.01)
     monkeypatch.setattr(submit, "steps_of", lambda _given: LAB)
 
     def run(*answers: dict[str, Any], more: tuple[str, ...] = ()) -> Answer:

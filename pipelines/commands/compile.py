@@ -1,0 +1,45 @@
+"""`thawline compile`: the DAG as YAML."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from components.core.errors import InputError
+from pipelines.commands.options import (
+    merge_cluster,
+    read_config,
+    with_cluster,
+)
+from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, compile_dag
+
+app = typer.Typer()
+
+
+@app.command(
+    "compile", epilog="Example: thawline compile -o stamps.yaml --accelerators 1 --volume thawline-activations"
+)
+@with_cluster
+def compile_(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),
+    search_workers: Annotated[
+        int | None, typer.Option(min=1, help="Pods that search, over a study on a database (default: 1).")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
+    **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
+) -> None:
+    """Write the DAG as YAML for Kubeflow Pipelines; with options of the pods, as `thawline submit` uploads it."""
+    if output.suffix not in (".yaml", ".yml") or not output.absolute().parent.is_dir():
+        raise InputError(f"The DAG can't be written to {output}.", "Give a .yaml file in a folder that is there.")
+    given = read_config(config) if config else {}
+    dag = SEARCHING_IN_PODS if (search_workers or given.get("search_workers") or 1) > 1 else FINE_TUNING
+    if given or any(options.values()) or dag != FINE_TUNING:
+        output.write_text(compile_dag(merge_cluster(options, given), dag).yaml)
+    else:
+        from kfp import compiler
+
+        from pipelines.fine_tuning import fine_tuning
+
+        compiler.Compiler().compile(fine_tuning, str(output))
+    Console(stderr=True).print(f"Wrote {output}", highlight=False)

@@ -1,0 +1,172 @@
+"""`thawline run`: the whole pipeline on this machine."""
+
+import json
+import math
+import shlex
+import signal
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from components.core import home_folder, run_folder
+from components.core.errors import ExpectedError, InputError, StepError
+from components.core.run_result import RunResult
+from components.core.settings import Settings
+from components.core.tracking.server import is_server
+from components.core.training import deadlines, studies
+from pipelines.commands.options import (
+    HomeOption,
+    JsonOption,
+    TrackingOption,
+    merge,
+    model_name,
+    use_home,
+    with_settings,
+)
+
+if TYPE_CHECKING:
+    import subprocess
+
+
+app = typer.Typer()
+INTERRUPTED = "The run was interrupted."
+STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
+
+
+@app.command(epilog="Example: thawline run photos/ --trials 8 --thaw 2")
+@with_settings
+def run(
+    source: Annotated[str, typer.Argument(help="Folder with a subfolder per class, s3://bucket/prefix, or manifest.")],
+    *,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
+    as_json: JsonOption = False,
+    **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
+) -> None:
+    """Run the whole pipeline on this machine, to a registered model."""
+    use_home(home, tracking_uri)
+    from pipelines.changes import settled
+    from pipelines.local import fetch_report, launch
+
+    run_key, console = run_folder.new_run_key(), Console(stderr=as_json)
+    try:
+        settings = _checked(options, config, source, run_key)
+        source = source if "://" in source else str(Path(source).expanduser().resolve())
+        _print_settings(console, source, settings)
+        _catch_signals()
+        result = settled(source, settings, run_key, console)
+        if result is None:
+            result = _watch(launch(source, settings, run_key), run_key, settings, console)
+        result = fetch_report(result, run_key)
+    except ExpectedError as error:
+        if as_json:
+            model = str(options.get("model") or model_name(source))
+            sys.stdout.write(json.dumps(RunResult(reason=str(error), model=model).model_dump()) + "\n")
+        raise
+    if as_json:
+        sys.stdout.write(json.dumps(result.model_dump()) + "\n")
+    else:
+        _print_summary(console, result, settings)
+    if result.status == "failed":
+        errors = run_folder.read_errors(run_key)
+        kind = InputError if any(one["kind"] == "input" for one in errors.values()) else StepError
+        raise kind(result.reason, "" if errors else f"Its log is {run_folder.run_folder(run_key) / 'log.txt'}.")
+
+
+def _checked(options: dict[str, Any], config: Path | None, source: str, run_key: str) -> Settings:
+    from components.core.data.sources import check_source
+
+    settings = merge(options, config, source)
+    check_source(source)
+    studies.check_storage()
+    run_folder.run_folder(run_key)
+    return settings
+
+
+def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> RunResult:
+    """Show a run until its processes are gone; end it where the user, a signal or a limit says so."""
+    from pipelines.changes import ended
+    from pipelines.display import shown
+    from pipelines.local import lives, stop
+
+    offset, deadline, begin, reason = 0, 0.0, time.monotonic(), ""
+    with shown(console) as display:
+        while True:
+            try:
+                alive = lives(child, group=deadline > 0)
+                for event, offset in run_folder.events(run_key, offset):  # noqa: B007, B020 - the offset is kept
+                    display.take(event)
+                if not alive or 0 < deadline < time.monotonic():
+                    break
+                late = deadlines.overdue(settings, time.monotonic() - begin, display.running())
+                if late and not deadline:
+                    reason, deadline = late, time.monotonic() + STOP_SECONDS
+                    stop(child, signal.SIGTERM)
+                time.sleep(0.1)
+            except KeyboardInterrupt:  # at first the steps may close their runs; a second one waits for nothing
+                stop(child, signal.SIGKILL if deadline else signal.SIGTERM)
+                reason, deadline = reason or INTERRUPTED, time.monotonic() + STOP_SECONDS
+    if deadline:
+        stop(child, signal.SIGKILL)
+    return ended(settings, run_key, reason)
+
+
+def _catch_signals() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _print_settings(console: Console, source: str, settings: Settings) -> None:
+    chosen = {k: v for k, v in settings.model_dump().items() if v is not None and v != Settings.model_fields[k].default}
+    console.print(f"Fine-tuning on {source}", highlight=False, markup=False, soft_wrap=True)
+    searched = sorted(Settings.SEARCHED - settings.fixed().keys()) if settings.trials else []
+    for line in ("  ".join(f"{k}={v}" for k, v in chosen.items()), f"searched: {', '.join(searched) or 'nothing'}"):
+        console.print(_folded(f"  {line}", console, 2), style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_summary(console: Console, result: RunResult, settings: Settings) -> None:
+    if result.status == "failed":
+        return
+    uri = home_folder.tracking_uri()
+    tracking = uri if is_server(uri) else shlex.join([sys.argv[0], "ui", "--home", str(home_folder.home())])
+    if result.status == "skipped":
+        from pipelines.display import print_skipped
+
+        print_skipped(console, result, tracking)
+        return
+    metrics, metric = result.metrics, result.metric
+    name = metric.replace("_", " ")
+    interval = f"[{metrics.get(f'{metric}_low', math.nan):.3f}, {metrics.get(f'{metric}_high', math.nan):.3f}]"
+    state = "champion" if result.promoted else "challenger, not promoted"
+    state = f"waits for approval: {result.pending}" if result.pending else state
+    lines = {
+        name[:1].upper() + name[1:]: f"{metrics.get(metric, math.nan):.3f}  95 % interval {interval}, trivial model "
+        f"{metrics.get(f'baseline_{metric}', math.nan):.3f}",
+        "Registered": f"{settings.model} version {result.version}, {state}",
+        "Why": _folded(result.reason, console, 12),
+        **({"Cost": result.cost} if settings.machine or settings.price_per_hour else {}),
+        "Report": result.report,
+        "Tracking": tracking,
+    }
+    console.print()
+    for name, text in lines.items():
+        console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _folded(text: str, console: Console, indent: int) -> str:
+    """Text broken between words on a terminal, `indent` columns from its edge; elsewhere one line."""
+    if not console.is_terminal:
+        return text
+    lines = textwrap.wrap(text, console.width - indent, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * indent}".join(lines)
