@@ -136,10 +136,14 @@ def test_changed_files_are_never_promoted(toy: PlainRun) -> None:
     assert len(ledger.read("toy")) == 1
 
 
-def test_a_version_is_tried_out_unless_it_just_answered(toy: PlainRun, quick: list[str]) -> None:
-    """Every version answers in a clean process first; only files that the caller saw answering need not again."""
+def test_a_version_is_tried_out_unless_it_just_answered(
+    toy: PlainRun, quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every version answers in a clean process first; only files that the caller saw answering are not even fetched."""
     digest = archives.folder_digest(toy.folder / "served")
-    promote("2", answered=digest)
+    with monkeypatch.context() as away:
+        away.setattr(versions, "fetch", lambda *_: pytest.fail("they were downloaded again"))
+        promote("2", answered=digest)
     assert quick == []
     promote("3", answered="0" * 64)
     assert len(quick) == 1
