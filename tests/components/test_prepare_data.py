@@ -24,6 +24,7 @@ from PIL import Image
 from components.core import s3 as storage
 from components.core.data import lineage_store, source_index
 from components.core.data.assignments import read_label_changes
+from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import Examples
 from components.core.data.lineage import Lineage, Member, read_lineage, write_lineage
 from components.core.data.preparation import _Checked, _in_order, _reject_conflicts, prepare
@@ -92,7 +93,7 @@ def photos(root: Path, **classes: int) -> Path:
     return root
 
 
-def run(source: Path | str, out: Path, before: Path | None = None, **changes: Any) -> dict[str, Any]:
+def run(source: Path | str, out: Path, before: Path | None = None, **changes: Any) -> DatasetInfo:
     """Prepare, going on from the dataset in the folder `before`."""
     lineage = read_lineage(before / "assignments.parquet") if before else Lineage("0")
     return prepare(str(source), settings(**changes), out, lineage, lambda *_: None)
@@ -135,9 +136,9 @@ def test_the_same_data_give_the_same_digest(tmp_path: Path) -> None:
     shutil.move(tmp_path / "in" / "cat", tmp_path / "in" / "tmp")
     (tmp_path / "in" / "cat").mkdir()
     shutil.move(tmp_path / "in" / "tmp", tmp_path / "in" / "cat" / "deeper")
-    assert run(tmp_path / "in", tmp_path / "again")["digest"] == first["digest"]
+    assert run(tmp_path / "in", tmp_path / "again").digest == first.digest
     more = run(photos(tmp_path / "in", dog=21), tmp_path / "more", tmp_path / "out")
-    assert more["digest"] != first["digest"]
+    assert more.digest != first.digest
 
 
 def bad_records(root: Path) -> dict[str, str]:
@@ -233,7 +234,7 @@ def test_no_example_moves_when_the_data_change(tmp_path: Path) -> None:
 def test_the_seed_never_moves_an_example(tmp_path: Path) -> None:
     """Runs that differ in their seed have the same dataset."""
     source = photos(tmp_path / "in", cat=20, dog=20)
-    assert run(source, tmp_path / "1", seed=1)["digest"] == run(source, tmp_path / "2", seed=2)["digest"]
+    assert run(source, tmp_path / "1", seed=1).digest == run(source, tmp_path / "2", seed=2).digest
 
 
 def test_small_classes_are_named(tmp_path: Path) -> None:
@@ -298,7 +299,7 @@ def test_near_duplicates_keep_to_one_split(tmp_path: Path) -> None:
     assert {name: found[name] for name in splits_of(tmp_path / "1")} == splits_of(tmp_path / "1")
     assert (info.examples, info.near_duplicates, info.set_aside) == (200, 200, 0)
     alone = run(later, tmp_path / "3", near_duplicates=-1)
-    assert alone["near_duplicates"] == 0
+    assert alone.near_duplicates == 0
 
 
 def scenes(root: Path, number: int) -> Path:
@@ -403,14 +404,14 @@ def test_of_contradicting_copies_only_a_locked_label_stays(
 def test_what_changed_is_counted(tmp_path: Path) -> None:
     """New and gone examples are those that only one of the two datasets has."""
     source = scenes(tmp_path / "in", 40)
-    assert run(source, tmp_path / "1")["changes"] == {"new": 40, "gone": 0, "relabelled": 0}
+    assert run(source, tmp_path / "1").changes == {"new": 40, "gone": 0, "relabelled": 0}
     (source / "cat" / "01.png").unlink()
     (source / "dog" / "00.png").unlink()
     scenes(tmp_path / "more", 43)
     shutil.copy(tmp_path / "more" / "cat" / "41.png", source / "cat")
     info = run(source, tmp_path / "2", tmp_path / "1")
     assert info.changes == {"new": 1, "gone": 2, "relabelled": 0}
-    assert run(source, tmp_path / "3", tmp_path / "2")["changes"] == {"new": 0, "gone": 0, "relabelled": 0}
+    assert run(source, tmp_path / "3", tmp_path / "2").changes == {"new": 0, "gone": 0, "relabelled": 0}
 
 
 def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
@@ -507,7 +508,7 @@ def test_s3_gives_the_dataset_of_the_same_folder(s3: str, tmp_path: Path, monkey
     for path in source.rglob("*.png"):
         storage.upload(path, f"{s3}/data/{path.relative_to(source)}")
     local = run(source, tmp_path / "local")
-    assert run(f"{s3}/data", tmp_path / "remote")["digest"] == local["digest"]
+    assert run(f"{s3}/data", tmp_path / "remote").digest == local.digest
     real = storage.read_bytes
 
     def lost(uri: str, limit: int | None = None) -> bytes:

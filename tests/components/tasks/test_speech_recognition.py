@@ -124,7 +124,7 @@ def test_what_is_too_long_for_its_sound_is_told(tmp_path: Path) -> None:
         chosen = settings(max_rejected=0.5, option={"seconds": seconds})
         if seconds == "0.1":
             source.write_text(source.read_text().replace(".wav,", ".wav,it says more than 11 frames hold "))
-        notes.append(prepare(str(source), chosen, folder, Lineage("0"), lambda *_: None)["note"])
+        notes.append(prepare(str(source), chosen, folder, Lineage("0"), lambda *_: None).note)
     assert "transcripts" not in notes[0]
     assert re.search(r"; (\d+) of \1 transcripts need more frames than their sounds have", notes[1])
 
