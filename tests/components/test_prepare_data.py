@@ -8,7 +8,6 @@ import shutil
 import sys
 import threading
 import types
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +24,10 @@ from components.core import s3 as storage
 from components.core.data import lineage_store, source_index
 from components.core.data.assignments import read_label_changes
 from components.core.data.dataset_info import DatasetInfo
-from components.core.data.examples import Examples
+from components.core.data.examples import Examples, Location
 from components.core.data.lineage import Lineage, Member, read_lineage, write_lineage
-from components.core.data.preparation import _Checked, _in_order, _reject_conflicts, prepare
+from components.core.data.preparation import _in_order, _reject_conflicts, _Source, prepare
+from components.core.data.records import CheckedRecord
 from components.core.data.sources import Entry
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import images
@@ -388,15 +388,17 @@ def test_of_contradicting_copies_only_a_locked_label_stays(
 ) -> None:
     """Whatever copies there are: agreeing ones stay, a locked test row keeps its label, all else is reported once."""
     copies = {id_: [Entry(f"{id_}{i}", label) for i, label in enumerate(labels)] for id_, labels in found.items()}
-    checked = _Checked(copies=defaultdict(list, {id_: list(entries) for id_, entries in copies.items()}))
+    place = Location(0, 0, 0)
+    checked = _Source({id_: CheckedRecord(id_, {}, place, list(entries)) for id_, entries in copies.items()})
     _reject_conflicts(checked, Lineage(members=members))
     for id_, entries in copies.items():
         labels = {entry.label for entry in entries}
         member = members.get(id_, Member(""))
         locked = {member.label} & labels if member.split == "test" else set()
         kept = labels if len(labels) == 1 else locked
-        assert checked.copies.get(id_, []) == [entry for entry in entries if entry.label in kept]
-    kept_uris = [entry.uri for entries in checked.copies.values() for entry in entries]
+        left = checked.records[id_].copies if id_ in checked.records else []
+        assert left == [entry for entry in entries if entry.label in kept]
+    kept_uris = [entry.uri for record in checked.records.values() for entry in record.copies]
     every = sorted(entry.uri for entries in copies.values() for entry in entries)
     assert sorted([*kept_uris, *(row.uri for row in checked.rejected)]) == every
 

@@ -9,24 +9,15 @@ import pyarrow.parquet as pq
 
 from components.core.contract import Target, Task
 from components.core.data import splits
-from components.core.data.examples import Example, Location, Rejected
+from components.core.data.examples import Example, Rejected
 from components.core.data.groups import Record, group_examples
 from components.core.data.lineage import Lineage, Member
-from components.core.data.sources import Entry, printable
+from components.core.data.records import CheckedRecord
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 from components.core.settings import Settings
 
 TIME = "time"  # the metadata column that tasks which split by time read
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """One usable content: the records that hold it, what the task found, and where it lies."""
-
-    copies: Sequence[Entry]
-    facts: Mapping[str, int | str]
-    location: Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +41,7 @@ class Assigned:
     changes: Mapping[str, int]  # new, gone, relabelled
 
 
-def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: Settings, task: Task) -> Assigned:
+def assign_examples(checked: Mapping[str, CheckedRecord], lineage: Lineage, settings: Settings, task: Task) -> Assigned:
     """Give every example its group and split, and lock the labels of test rows.
 
     Args:
@@ -63,17 +54,17 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
         InputError: What belongs together is in two splits, or a class has too few examples.
     """
     records = [
-        Record(id_, _uri(some), _told(some, "group"), _told(some, "split"), _fingerprint(some.facts))
-        for id_, some in checked.items()
+        Record(some.id, some.uri, some.named("group"), some.named("split"), some.fingerprint)
+        for some in checked.values()
     ]
     near = _near(records, lineage, settings, task)
     target, by_time = task.target(settings), task.split_by == "time"
     # what the times decide may part what belongs together, and moves: no earlier split binds anyone
     grouped = group_examples(*(_unbound(records, lineage) if by_time else (records, lineage)), near)
     usable = [record for record in records if record.id not in grouped.set_aside]
-    labels = {record.id: checked[record.id].copies[0].label for record in usable}
+    labels = {record.id: checked[record.id].label for record in usable}
     if by_time:
-        times = {record.id: checked[record.id].copies[0].metadata.get(TIME, "") for record in usable}
+        times = {record.id: checked[record.id].first.metadata.get(TIME, "") for record in usable}
         assigned = splits.assign_by_time(times)
     else:
         known = {id_: member.split for id_, member in lineage.members.items()}
@@ -92,21 +83,9 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
         if counted[record.id] != labels[record.id]
     ]
     _check(assigned, dict(zip(counted, target.strata([*counted.values()]), strict=True)), waiting)
-    examples = [
-        Example(
-            id_,
-            counted[id_],
-            assigned[id_],
-            grouped.groups[id_],
-            printable(checked[id_].copies[0].uri),
-            checked[id_].copies[0].metadata,
-            checked[id_].facts,
-            checked[id_].location,
-        )
-        for id_ in labels
-    ]
+    examples = [checked[id_].example(counted[id_], assigned[id_], grouped.groups[id_]) for id_ in labels]
     set_aside = [
-        Rejected(record.uri, checked[record.id].copies[0].label, grouped.set_aside[record.id])
+        Rejected(record.uri, checked[record.id].label, grouped.set_aside[record.id])
         for record in records
         if record.id in grouped.set_aside
     ]
@@ -139,19 +118,6 @@ def write_label_changes(path: Path, changes: Sequence[LabelChange]) -> None:
 def read_label_changes(path: Path) -> list[LabelChange]:
     """The inverse of `write_label_changes`."""
     return [LabelChange(**row) for row in pq.read_table(path).to_pylist()]
-
-
-def _uri(checked: Checked) -> str:
-    return printable(checked.copies[0].uri)
-
-
-def _fingerprint(facts: Mapping[str, int | str]) -> str:
-    return str(facts.get("fingerprint", ""))
-
-
-def _told(checked: Checked, name: str) -> list[str]:
-    """All that the records of one content say of it."""
-    return sorted({value for entry in checked.copies if (value := getattr(entry, name))})
 
 
 def _unbound(records: Sequence[Record], lineage: Lineage) -> tuple[list[Record], Lineage]:
@@ -218,7 +184,7 @@ def _extended(lineage: Lineage, examples: Sequence[Example], named: Mapping[str,
     for example in examples:
         known = lineage.members.get(example.id)
         since = known.since if known else lineage.datasets
-        print_ = _fingerprint(example.facts)
+        print_ = str(example.facts.get("fingerprint", ""))
         members[example.id] = Member(example.split, example.label, print_, example.group, since)
     groups = {**lineage.groups, **{example.group: example.split for example in examples if example.group}, **named}
     return Lineage(lineage.salt, lineage.datasets + 1, members, groups, sought)

@@ -3,21 +3,20 @@
 import os
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from components.core.contract import Target, Task, load_task
 from components.core.data import dataset_info, sources, splits
 from components.core.data import source_index as fingerprints
-from components.core.data.assignments import Checked, assign_examples, check_slices, write_label_changes
+from components.core.data.assignments import assign_examples, check_slices, write_label_changes
 from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import (
     Examples,
-    Location,
     Rejected,
     ShardWriter,
     dataset_digest,
@@ -27,13 +26,13 @@ from components.core.data.examples import (
     write_rejected,
 )
 from components.core.data.lineage import Lineage, write_lineage
+from components.core.data.records import CheckedRecord
 from components.core.data.source_index import Fingerprint, Mark
 from components.core.errors import InputError, RejectedRecord
 from components.core.settings import Settings
 
 DOWNLOADS = 32  # objects in flight; the connections of the S3 client
 Progress = Callable[[int, int, str], None]
-Facts = Mapping[str, int | str]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -56,12 +55,11 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     entries, task = list(sources.list_entries(source)), load_task(settings.task)
     target = task.target(settings)
     checked = _check_all(entries, task, target, dataset, progress)
-    fingerprints.write_index(dataset / fingerprints.INDEX, checked.fingerprints)
+    fingerprints.write_index(dataset / fingerprints.INDEX, checked.index)
     _reject_conflicts(checked, lineage)
     write_rejected(dataset, checked.rejected)
     _check_share(checked.rejected, len(entries), settings.max_rejected, source, dataset)
-    usable = {id_: Checked(copies, *checked.stored[id_]) for id_, copies in checked.copies.items()}
-    assigned = assign_examples(usable, lineage, settings, task)
+    assigned = assign_examples(checked.records, lineage, settings, task)
     check_slices(assigned.examples, settings)
     write_rejected(dataset, [*checked.rejected, *assigned.set_aside])
     write_index(dataset, assigned.examples)
@@ -72,12 +70,12 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     info = DatasetInfo(
         classes=target.class_names(names),
         digest=dataset_digest(assigned.examples),
-        data_digest=fingerprints.data_digest(checked.fingerprints),
+        data_digest=fingerprints.data_digest(checked.index),
         salt=lineage.salt,
         number=lineage.datasets,
         counts=splits.count({example.id: example.split for example in assigned.examples}, strata),
         examples=len(assigned.examples),
-        duplicates=sum(len(some.copies) - 1 for some in usable.values()),
+        duplicates=sum(len(some.copies) - 1 for some in checked.records.values()),
         near_duplicates=sum(example.group.startswith("near ") for example in assigned.examples),
         rejected=kinds(checked.rejected),
         set_aside=len(assigned.set_aside),
@@ -92,63 +90,63 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     return info
 
 
-@dataclass(frozen=True)
-class _Usable:
-    entry: sources.Entry
-    id: str
-    content: bytes
-    facts: Facts
+class _Read(NamedTuple):
+    """One listed record, read and checked."""
+
+    row: Fingerprint
+    record: sources.Entry | Rejected
+    content: bytes = b""
+    facts: Mapping[str, int | str] = {}
 
 
 @dataclass
-class _Checked:
-    copies: dict[str, list[sources.Entry]] = field(default_factory=lambda: defaultdict(list))  # by id
-    stored: dict[str, tuple[Facts, Location]] = field(default_factory=dict)
-    rejected: list[Rejected] = field(default_factory=list)
-    fingerprints: list[Fingerprint] = field(default_factory=list)  # of all records, in the order of the source
+class _Source:
+    """What a source holds."""
 
-    def add(self, record: "_Usable | Rejected", writer: ShardWriter) -> None:
-        if isinstance(record, Rejected):
-            self.rejected.append(record)
+    records: dict[str, CheckedRecord] = field(default_factory=dict)  # by id
+    rejected: list[Rejected] = field(default_factory=list)
+    index: list[Fingerprint] = field(default_factory=list)  # of all records, in the order of the source
+
+    def add(self, read: _Read, writer: ShardWriter) -> None:
+        self.index.append(read.row)
+        if isinstance(read.record, Rejected):
+            self.rejected.append(read.record)
             return
-        if record.id not in self.stored:
-            self.stored[record.id] = (record.facts, writer.add(record.id, record.content))
-        self.copies[record.id].append(record.entry)
+        id_ = read.row.sha256
+        if id_ not in self.records:
+            self.records[id_] = CheckedRecord(id_, read.facts, writer.add(id_, read.content))
+        self.records[id_].copies.append(read.record)
 
 
 def _check_all(
     entries: Sequence[sources.Entry], task: Task, target: Target, dataset: Path, progress: Progress
-) -> _Checked:
+) -> _Source:
     """Read and check every record; memory holds what is in flight, not the data."""
     cores = os.cpu_count() or 1
     remote = any(entry.uri.startswith("s3://") for entry in entries)
     checking = threading.BoundedSemaphore(cores)  # decoded records are large: only downloads may be many
-    checked, shown = _Checked(), time.monotonic()
+    checked, shown = _Source(), time.monotonic()
     with shard_writer(dataset) as writer:
         marked = zip(entries, fingerprints.marks(entries), strict=True)
         records = _in_order(lambda pair: _check(*pair, task, target, checking), marked, DOWNLOADS if remote else cores)
-        for done, (fingerprint, record) in enumerate(records, start=1):
-            checked.fingerprints.append(fingerprint)
-            checked.add(record, writer)
+        for done, read in enumerate(records, start=1):
+            checked.add(read, writer)
             if time.monotonic() - shown > 0.25 or done == len(entries):  # noqa: PLR2004 - seconds
                 shown = time.monotonic()
                 progress(done, len(entries), "records checked")
     return checked
 
 
-def _check(
-    entry: sources.Entry, mark: Mark, task: Task, target: Target, checking: threading.BoundedSemaphore
-) -> tuple[Fingerprint, _Usable | Rejected]:
-    found, content = fingerprints.read(entry, mark)
-    if found.reason:
-        return found, _rejected(entry, found.reason)
+def _check(entry: sources.Entry, mark: Mark, task: Task, target: Target, checking: threading.BoundedSemaphore) -> _Read:
+    row, content = fingerprints.read(entry, mark)
+    if row.reason:
+        return _Read(row, _rejected(entry, row.reason))
     try:
         with checking:
             facts = task.check(content)
-        entry = replace(entry, split=found.split, label=target.check_label(entry.label))
-        return found, _Usable(entry, found.sha256, content, facts)
+        return _Read(row, replace(entry, split=row.split, label=target.check_label(entry.label)), content, facts)
     except RejectedRecord as error:
-        return found, _rejected(entry, str(error))
+        return _Read(row, _rejected(entry, str(error)))
 
 
 def _rejected(entry: sources.Entry, reason: str) -> Rejected:
@@ -170,21 +168,22 @@ def _in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], work
         pool.shutdown(cancel_futures=True)
 
 
-def _reject_conflicts(checked: _Checked, lineage: Lineage) -> None:
+def _reject_conflicts(checked: _Source, lineage: Lineage) -> None:
     """Identical bytes under two labels: nobody knows which is right, so every copy goes.
 
     But a test row that the lineage has locked stays with its locked label, if one copy has that: a copy elsewhere must
     not take rows out of the test set. The others go.
     """
-    for id_, copies in list(checked.copies.items()):
+    for id_, record in list(checked.records.items()):
+        copies = record.copies
         labels = {entry.label for entry in copies}
         if len(labels) == 1:
             continue
         member = lineage.members.get(id_)
         locked = member.label if member and member.split == "test" else ""
-        checked.copies[id_] = [entry for entry in copies if entry.label == locked]
-        if not checked.copies[id_]:
-            del checked.copies[id_]
+        record.copies = [entry for entry in copies if entry.label == locked]
+        if not record.copies:
+            del checked.records[id_]
             locked = ""
         for entry in copies:
             others = ", ".join(sorted(labels - {entry.label}))

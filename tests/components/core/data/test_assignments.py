@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from components.core.data.assignments import (
-    Checked,
     assign_examples,
     check_slices,
     read_label_changes,
@@ -18,6 +17,7 @@ from components.core.data.assignments import (
 )
 from components.core.data.examples import Location
 from components.core.data.lineage import Lineage
+from components.core.data.records import CheckedRecord
 from components.core.data.sources import Entry
 from components.core.errors import InputError
 from components.core.settings import Settings
@@ -29,13 +29,13 @@ TASK: Any = SimpleNamespace(split_by="hash", near_duplicates=lambda *_: [], targ
 BY_TIME: Any = SimpleNamespace(split_by="time", near_duplicates=lambda *_: [], target=lambda _settings: CLASSES)
 
 
-def checked(numbers: list[int], label: str = "", **times: str) -> dict[str, Checked]:
+def checked(numbers: list[int], label: str = "", **times: str) -> dict[str, CheckedRecord]:
     """Records of three classes by turns, or of one; in the order of the numbers."""
     found = {}
     for i in numbers:
         id_ = hashlib.sha256(str(i).encode()).hexdigest()
         entry = Entry(f"{i}.png", label or f"class{i % 3}", metadata={"time": times.get(f"t{i}", "")})
-        found[id_] = Checked([entry], {}, PLACE)
+        found[id_] = CheckedRecord(id_, {}, PLACE, [entry])
     return found
 
 
@@ -64,7 +64,7 @@ def test_another_distance_finds_leaks_among_known_examples() -> None:
         return [(i, i + 1) for i in range(len(prints) - 1) if new[i]]
 
     known = checked(list(range(60))).items()
-    records = {id_: Checked(some.copies, {"fingerprint": id_}, PLACE) for id_, some in known}
+    records = {id_: replace(some, facts={"fingerprint": id_}) for id_, some in known}
     wide: Any = SimpleNamespace(split_by="hash", near_duplicates=pairs, target=lambda _settings: CLASSES)
     lineage = assign_examples(records, Lineage("s"), Settings(near_duplicates=8), TASK).lineage
     assert assign_examples(records, lineage, Settings(near_duplicates=8), wide).changes["new"] == 0
@@ -138,7 +138,7 @@ def test_a_group_that_another_took_in_keeps_its_split() -> None:
     first = checked(list(range(60)))
     shared = next(iter(first))
     copies = [replace(first[shared].copies[0], group=f"g{i}") for i in range(8)]
-    assigned = assign_examples(first | {shared: Checked(copies, {}, PLACE)}, Lineage("s"), Settings(), TASK)
+    assigned = assign_examples(first | {shared: replace(first[shared], copies=copies)}, Lineage("s"), Settings(), TASK)
     rest = {id_: some for id_, some in first.items() if id_ != shared}
     newcomers = checked(list(range(100, 108)))
     for i, (id_, some) in enumerate(newcomers.items()):
@@ -159,7 +159,7 @@ def test_labels_that_are_no_classes_are_one_stratum() -> None:
         near_duplicates=lambda *_: [],
         target=lambda _settings: SimpleNamespace(strata=lambda labels: [""] * len(labels), check_label=str),
     )
-    records = {id_: Checked([Entry("x", id_)], {}, PLACE) for id_ in checked(list(range(40)))}
+    records = {id_: CheckedRecord(id_, {}, PLACE, [Entry("x", id_)]) for id_ in checked(list(range(40)))}
     splits = [example.split for example in assign_examples(records, Lineage("s"), Settings(), task).examples]
     assert {split: splits.count(split) for split in set(splits)} == {
         "train": 28,

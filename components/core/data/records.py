@@ -1,0 +1,45 @@
+"""A record that was read and checked: what the listing, the task and the shards say of one content."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from components.core.data.examples import Example, Location
+from components.core.data.sources import Entry, printable
+
+
+@dataclass(slots=True)
+class CheckedRecord:
+    """One usable content: the listed records that hold it, what the task found, and where it lies."""
+
+    id: str  # the sha256 of the content
+    facts: Mapping[str, int | str]
+    location: Location
+    copies: list[Entry] = field(default_factory=list)  # in the order of the source, labels as the target reads them
+
+    @property
+    def first(self) -> Entry:
+        """The copy that stands for all."""
+        return self.copies[0]
+
+    @property
+    def uri(self) -> str:
+        """Where the first copy lies, as text that tables can hold."""
+        return printable(self.first.uri)
+
+    @property
+    def label(self) -> str:
+        """The label; all copies have the same."""
+        return self.first.label
+
+    @property
+    def fingerprint(self) -> str:
+        """By which near-duplicates are found; empty where the task makes none."""
+        return str(self.facts.get("fingerprint", ""))
+
+    def named(self, column: str) -> list[str]:
+        """All groups, or all splits, that the copies name."""
+        return sorted({value for copy in self.copies if (value := getattr(copy, column))})
+
+    def example(self, label: str, split: str, group: str) -> Example:
+        """The record as an example, by the label that counts, in a split and in a group."""
+        return Example(self.id, label, split, group, self.uri, self.first.metadata, self.facts, self.location)
