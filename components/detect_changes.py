@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from components.core import home_folder, run_folder
 from components.core.data import source_index, sources
-from components.core.data.source_index import Fingerprint
+from components.core.data.source_index import IndexRow
 from components.core.settings import Settings
 from components.core.tracking import provenance, retries, tag_names
 from components.core.training import deadlines
@@ -123,7 +123,7 @@ def _kept(run_key: str, decision: Decision) -> Decision:
 
 def _decide(
     source: str, run: "StepRun", parts: provenance.Parts, history: "_History", champion: str, report: Progress
-) -> tuple[Decision, list[Fingerprint]]:
+) -> tuple[Decision, list[IndexRow]]:
     """The decision, and the index of the source as it is now; `parts` get the data's digest if it is looked at."""
     from components.core.registry import versions as registry
 
@@ -185,8 +185,8 @@ def _despite_few(
     held: Decision,
     run: "StepRun",
     champion: str,
-    before: list[Fingerprint],
-    now: list[Fingerprint],
+    before: list[IndexRow],
+    now: list[IndexRow],
     report: Progress,
 ) -> Decision:
     """Train in spite of few changes if the new data differ by more than the user allows."""
@@ -236,7 +236,7 @@ def _lost(run: "Ended", model: str, champion: str) -> bool:
 
 
 def _changed(
-    trained: "Ended", before: list[Fingerprint], now: list[Fingerprint], parts: provenance.Parts, min_new: int
+    trained: "Ended", before: list[IndexRow], now: list[IndexRow], parts: provenance.Parts, min_new: int
 ) -> Decision:
     """What to do with inputs that no earlier run had; `before` is the index of the last one that trained."""
     old, changes = provenance.read(trained.tags), source_index.compare(before, now)
@@ -270,7 +270,7 @@ class _History:
         from components.core.tracking import queries
 
         self._folder = folder
-        self._indexes: dict[str, list[Fingerprint]] = {}
+        self._indexes: dict[str, list[IndexRow]] = {}
         self.newest: Ended | None = None  # with an index; may have been skipped
         self.last: Ended | None = None  # that was not skipped
         self.trained: Ended | None = None  # the last that trained
@@ -283,7 +283,7 @@ class _History:
             if change == "train":
                 break
 
-    def index(self, run: "Ended | None") -> list[Fingerprint]:
+    def index(self, run: "Ended | None") -> list[IndexRow]:
         """The index of a run's source; empty where it is gone."""
         from components.core.tracking import queries
 

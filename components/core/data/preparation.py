@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from components.core.contract import Target, Task, load_task
-from components.core.data import dataset_info, sources, splits
-from components.core.data import source_index as fingerprints
+from components.core.data import dataset_info, source_index, sources, splits
 from components.core.data.assignments import assign_examples, check_slices, write_label_changes
 from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import (
@@ -27,7 +26,7 @@ from components.core.data.examples import (
 )
 from components.core.data.lineage import Lineage, write_lineage
 from components.core.data.records import CheckedRecord
-from components.core.data.source_index import Fingerprint, Mark
+from components.core.data.source_index import IndexRow, Mark
 from components.core.errors import InputError, RejectedRecord
 from components.core.settings import Settings
 
@@ -55,7 +54,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     entries, task = list(sources.list_entries(source)), load_task(settings.task)
     target = task.target(settings)
     checked = _check_all(entries, task, target, dataset, progress)
-    fingerprints.write_index(dataset / fingerprints.INDEX, checked.index)
+    source_index.write_index(dataset / source_index.INDEX, checked.index)
     _reject_conflicts(checked, lineage)
     write_rejected(dataset, checked.rejected)
     _check_share(checked.rejected, len(entries), settings.max_rejected, source, dataset)
@@ -70,7 +69,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     info = DatasetInfo(
         classes=target.class_names(names),
         digest=dataset_digest(assigned.examples),
-        data_digest=fingerprints.data_digest(checked.index),
+        data_digest=source_index.data_digest(checked.index),
         salt=lineage.salt,
         number=lineage.datasets,
         counts=splits.count({example.id: example.split for example in assigned.examples}, strata),
@@ -93,7 +92,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
 class _Read(NamedTuple):
     """One listed record, read and checked."""
 
-    row: Fingerprint
+    row: IndexRow
     record: sources.Entry | Rejected
     content: bytes = b""
     facts: Mapping[str, int | str] = {}
@@ -105,7 +104,7 @@ class _Source:
 
     records: dict[str, CheckedRecord] = field(default_factory=dict)  # by id
     rejected: list[Rejected] = field(default_factory=list)
-    index: list[Fingerprint] = field(default_factory=list)  # of all records, in the order of the source
+    index: list[IndexRow] = field(default_factory=list)  # of all records, in the order of the source
 
     def add(self, read: _Read, writer: ShardWriter) -> None:
         self.index.append(read.row)
@@ -127,7 +126,7 @@ def _check_all(
     checking = threading.BoundedSemaphore(cores)  # decoded records are large: only downloads may be many
     checked, shown = _Source(), time.monotonic()
     with shard_writer(dataset) as writer:
-        marked = zip(entries, fingerprints.marks(entries), strict=True)
+        marked = zip(entries, source_index.marks(entries), strict=True)
         records = _in_order(lambda pair: _check(*pair, task, target, checking), marked, DOWNLOADS if remote else cores)
         for done, read in enumerate(records, start=1):
             checked.add(read, writer)
@@ -138,7 +137,7 @@ def _check_all(
 
 
 def _check(entry: sources.Entry, mark: Mark, task: Task, target: Target, checking: threading.BoundedSemaphore) -> _Read:
-    row, content = fingerprints.read(entry, mark)
+    row, content = source_index.read(entry, mark)
     if row.reason:
         return _Read(row, _rejected(entry, row.reason))
     try:

@@ -37,7 +37,7 @@ class Mark(NamedTuple):
     mark: str  # modification time or ETag; empty: not known
 
 
-class Fingerprint(NamedTuple):
+class IndexRow(NamedTuple):
     """One listed record: a row of the index."""
 
     uri: str
@@ -69,7 +69,7 @@ class Changes(NamedTuple):
         return f"{counts} example{'' if sum(self) == 1 else 's'}" if counts else ""
 
 
-_SCHEMA = pa.schema([(name, pa.int64() if name == "size" else pa.string()) for name in Fingerprint._fields])
+_SCHEMA = pa.schema([(name, pa.int64() if name == "size" else pa.string()) for name in IndexRow._fields])
 UNKNOWN = Mark(-1, "")
 
 
@@ -92,8 +92,8 @@ def marks(entries: Sequence[Entry]) -> list[Mark]:
     return [mark(entry) for entry in entries]
 
 
-def read(entry: Entry, mark: Mark) -> tuple[Fingerprint, bytes]:
-    """The fingerprint of a record and its content, which is empty where there is a reason why it can't be read."""
+def read(entry: Entry, mark: Mark) -> tuple[IndexRow, bytes]:
+    """The row of a record, and its content, which is empty where there is a reason why it can't be read."""
     split, content, reason = entry.split, b"", entry.fault or ("" if entry.label else "no label")
     try:
         if not reason:
@@ -102,12 +102,12 @@ def read(entry: Entry, mark: Mark) -> tuple[Fingerprint, bytes]:
     except RejectedRecord as error:
         reason = sources.printable(str(error))
     sha256 = "" if reason else hashlib.sha256(content).hexdigest()
-    return _fingerprint(entry, mark, sha256, reason, split), content
+    return _row(entry, mark, sha256, reason, split), content
 
 
 def take(
-    source: str, known: Iterable[Fingerprint], progress: Progress = lambda *_: None, *, verify: bool = False
-) -> list[Fingerprint]:
+    source: str, known: Iterable[IndexRow], progress: Progress = lambda *_: None, *, verify: bool = False
+) -> list[IndexRow]:
     """The index of a source as it is now.
 
     Args:
@@ -121,7 +121,7 @@ def take(
     """
     entries = list(sources.list_entries(source))
     before = {} if verify else {(row.uri, row.size, row.mark): row for row in known if row.mark and row.sha256}
-    found: list[Fingerprint | None] = []
+    found: list[IndexRow | None] = []
     for entry, mark in zip(entries, taken := marks(entries), strict=True):
         row = before.get((sources.printable(entry.uri), *mark)) if entry.label else None
         found.append(_known(entry, mark, row) if row else None)
@@ -134,7 +134,7 @@ def take(
     return [row for row in found if row is not None]
 
 
-def data_digest(rows: Iterable[Fingerprint]) -> str:
+def data_digest(rows: Iterable[IndexRow]) -> str:
     """The sha256 over content, label, split, group and metadata of all records, sorted; 64 hexadecimal digits.
 
     A record that can't be read counts with the kind of its reason.
@@ -142,7 +142,7 @@ def data_digest(rows: Iterable[Fingerprint]) -> str:
     return digests.of_rows(sorted(row.described() for row in rows))
 
 
-def compare(before: Iterable[Fingerprint], now: Iterable[Fingerprint]) -> Changes:
+def compare(before: Iterable[IndexRow], now: Iterable[IndexRow]) -> Changes:
     """How the examples of two indexes differ; an example is a content, however many copies of it there are."""
     old, new = _by_content(before), _by_content(now)
     relabelled = described = 0
@@ -154,19 +154,19 @@ def compare(before: Iterable[Fingerprint], now: Iterable[Fingerprint]) -> Change
     return Changes(len(new.keys() - old.keys()), len(old.keys() - new.keys()), relabelled, described)
 
 
-def knows_more(rows: Iterable[Fingerprint], known: Iterable[Fingerprint]) -> bool:
+def knows_more(rows: Iterable[IndexRow], known: Iterable[IndexRow]) -> bool:
     """Whether an index has marks that another lacks, so that keeping it saves reading."""
     seen = {row[:4] for row in known}
     return any(row.mark and row.sha256 and row[:4] not in seen for row in rows)
 
 
-def write_index(path: Path, rows: Iterable[Fingerprint]) -> None:
+def write_index(path: Path, rows: Iterable[IndexRow]) -> None:
     """Write an index as Parquet, sorted by uri."""
-    columns = list(zip(*sorted(rows), strict=True)) or [()] * len(Fingerprint._fields)
+    columns = list(zip(*sorted(rows), strict=True)) or [()] * len(IndexRow._fields)
     pq.write_table(pa.table([list(column) for column in columns], schema=_SCHEMA), path)
 
 
-def read_index(path: Path) -> list[Fingerprint]:
+def read_index(path: Path) -> list[IndexRow]:
     """The rows of an index; none if it was written otherwise than this version does."""
     try:
         table = pq.read_table(path)
@@ -174,10 +174,10 @@ def read_index(path: Path) -> list[Fingerprint]:
         return []
     if not table.schema.equals(_SCHEMA):
         return []
-    return list(map(Fingerprint._make, zip(*(column.to_pylist() for column in table.columns), strict=True)))
+    return list(map(IndexRow._make, zip(*(column.to_pylist() for column in table.columns), strict=True)))
 
 
-def _by_content(rows: Iterable[Fingerprint]) -> dict[str, set[tuple[str, ...]]]:
+def _by_content(rows: Iterable[IndexRow]) -> dict[str, set[tuple[str, ...]]]:
     found: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for row in rows:
         if row.sha256:
@@ -185,15 +185,15 @@ def _by_content(rows: Iterable[Fingerprint]) -> dict[str, set[tuple[str, ...]]]:
     return found
 
 
-def _fingerprint(entry: Entry, mark: Mark, sha256: str, reason: str, split: str) -> Fingerprint:
+def _row(entry: Entry, mark: Mark, sha256: str, reason: str, split: str) -> IndexRow:
     uri, label, split, group = map(sources.printable, (entry.uri, entry.label, split, entry.group))
     metadata = canonical_json(dict(entry.metadata)) if entry.metadata else "{}"
-    return Fingerprint(uri, mark.size, mark.mark, sha256, reason, label, split, group, metadata)
+    return IndexRow(uri, mark.size, mark.mark, sha256, reason, label, split, group, metadata)
 
 
-def _known(entry: Entry, mark: Mark, row: Fingerprint) -> Fingerprint | None:
+def _known(entry: Entry, mark: Mark, row: IndexRow) -> IndexRow | None:
     try:
-        return _fingerprint(entry, mark, row.sha256, "", _split_name(entry.split))
+        return _row(entry, mark, row.sha256, "", _split_name(entry.split))
     except RejectedRecord:
         return None
 

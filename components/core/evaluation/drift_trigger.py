@@ -17,7 +17,7 @@ from components.core.activations.passes import Progress, Wanted, row_key
 from components.core.compute.device import place
 from components.core.contract import Task, load_task
 from components.core.data import sources
-from components.core.data.source_index import Fingerprint
+from components.core.data.source_index import IndexRow
 from components.core.errors import RejectedRecord
 from components.core.evaluation.frozen_features import LEAST, Array, Drift, drift, flattened
 from components.core.networks.network import Pytree
@@ -33,8 +33,8 @@ MOST = 2000  # rows of either side: the interval is narrow enough, and more cost
 def drift_of_new(
     settings: Settings,
     champion: str,
-    before: Sequence[Fingerprint],
-    now: Sequence[Fingerprint],
+    before: Sequence[IndexRow],
+    now: Sequence[IndexRow],
     say: Callable[[str], None],
     progress: Progress,
 ) -> Drift | None:
@@ -70,7 +70,7 @@ def drift_of_new(
     return drift(features[: len(old)], features[len(old) :], groups, settings.seed)
 
 
-def _usable(rows: Sequence[Fingerprint], task: Task, read: Callable[[str], bytes]) -> dict[str, str]:
+def _usable(rows: Sequence[IndexRow], task: Task, read: Callable[[str], bytes]) -> dict[str, str]:
     """Fingerprints of the records that the task can use, by id."""
     found = {}
     for row in rows:
@@ -104,7 +104,7 @@ def _features(
 
 def _groups(
     ids: Sequence[str],
-    rows: Mapping[str, Fingerprint],
+    rows: Mapping[str, IndexRow],
     prints: Mapping[str, str],
     settings: Settings,
     task: Task,

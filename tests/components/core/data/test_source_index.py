@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def index(source: Path | str) -> list[source_index.Fingerprint]:
+def index(source: Path | str) -> list[source_index.IndexRow]:
     return take(str(source), [])
 
 
