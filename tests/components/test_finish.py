@@ -76,11 +76,11 @@ def test_where_files_are_gone_the_error_is_in_mlflow(tracked_home: Path) -> None
 
 def test_the_cost_is_in_mlflow(toy_home: PlainRun) -> None:
     """Seconds of all steps, their price and both in words, for the machine that was named."""
-    priced = toy_home.settings.model_copy(update={"machine": "n2-standard-8", "price_per_hour": 36.0})
+    priced = toy_home.settings.model_copy(update={"machine": "n2-standard-8", "price_per_hour": 3.6})
     result = finish(priced.to_json(), toy_home.run_key, "SUCCEEDED")
     data = connection.client().get_run(result.mlflow_run_id).data
     assert data.metrics["cost_seconds"] == pytest.approx(sum(result.steps.values()))
-    assert data.metrics["cost"] == pytest.approx(data.metrics["cost_seconds"] / 100)
+    assert data.metrics["cost"] == pytest.approx(data.metrics["cost_seconds"] / 1000)
     assert " on n2-standard-8, about 0." in result.cost
     assert data.tags["thawline.cost"] == result.cost
 
