@@ -28,7 +28,7 @@ from components.core.data.examples import Examples, Location
 from components.core.data.lineage import Lineage, Member, read_lineage, write_lineage
 from components.core.data.preparation import _in_order, _reject_conflicts, _Source, prepare
 from components.core.data.records import CheckedRecord
-from components.core.data.sources import Entry
+from components.core.data.sources import RawRecord
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import images
 from components.core.modalities import near_duplicate_images
@@ -387,7 +387,7 @@ def test_of_contradicting_copies_only_a_locked_label_stays(
     found: dict[str, list[str]], members: dict[str, Member]
 ) -> None:
     """Whatever copies there are: agreeing ones stay, a locked test row keeps its label, all else is reported once."""
-    copies = {id_: [Entry(f"{id_}{i}", label) for i, label in enumerate(labels)] for id_, labels in found.items()}
+    copies = {id_: [RawRecord(f"{id_}{i}", label) for i, label in enumerate(labels)] for id_, labels in found.items()}
     place = Location(0, 0, 0)
     checked = _Source({id_: CheckedRecord(id_, {}, place, list(entries)) for id_, entries in copies.items()})
     _reject_conflicts(checked, Lineage(members=members))

@@ -93,7 +93,7 @@ class _Read(NamedTuple):
     """One listed record, read and checked."""
 
     row: IndexRow
-    record: sources.Entry | Rejected
+    record: sources.RawRecord | Rejected
     content: bytes = b""
     facts: Mapping[str, int | str] = {}
 
@@ -118,7 +118,7 @@ class _Source:
 
 
 def _check_all(
-    entries: Sequence[sources.Entry], task: Task, target: Target, dataset: Path, progress: Progress
+    entries: Sequence[sources.RawRecord], task: Task, target: Target, dataset: Path, progress: Progress
 ) -> _Source:
     """Read and check every record; memory holds what is in flight, not the data."""
     cores = os.cpu_count() or 1
@@ -136,7 +136,9 @@ def _check_all(
     return checked
 
 
-def _check(entry: sources.Entry, mark: Mark, task: Task, target: Target, checking: threading.BoundedSemaphore) -> _Read:
+def _check(
+    entry: sources.RawRecord, mark: Mark, task: Task, target: Target, checking: threading.BoundedSemaphore
+) -> _Read:
     row, content = source_index.read(entry, mark)
     if row.reason:
         return _Read(row, _rejected(entry, row.reason))
@@ -148,7 +150,7 @@ def _check(entry: sources.Entry, mark: Mark, task: Task, target: Target, checkin
         return _Read(row, _rejected(entry, str(error)))
 
 
-def _rejected(entry: sources.Entry, reason: str) -> Rejected:
+def _rejected(entry: sources.RawRecord, reason: str) -> Rejected:
     return Rejected(sources.printable(entry.uri), entry.label, sources.printable(reason))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from components.core.data.examples import Example, Location
-from components.core.data.sources import Entry, printable
+from components.core.data.sources import RawRecord, printable
 
 
 @dataclass(slots=True)
@@ -14,10 +14,10 @@ class CheckedRecord:
     id: str  # the sha256 of the content
     facts: Mapping[str, int | str]
     location: Location
-    copies: list[Entry] = field(default_factory=list)  # in the order of the source, labels as the target reads them
+    copies: list[RawRecord] = field(default_factory=list)  # in the order of the source, labels as the target reads them
 
     @property
-    def first(self) -> Entry:
+    def first(self) -> RawRecord:
         """The copy that stands for all."""
         return self.copies[0]
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from components.core import digests
 from components.core.data import sources, splits
-from components.core.data.sources import Entry
+from components.core.data.sources import RawRecord
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 
@@ -73,7 +73,7 @@ _SCHEMA = pa.schema([(name, pa.int64() if name == "size" else pa.string()) for n
 UNKNOWN = Mark(-1, "")
 
 
-def marks(entries: Sequence[Entry]) -> list[Mark]:
+def marks(entries: Sequence[RawRecord]) -> list[Mark]:
     """Size and mark of every record, in the order of the entries; no content is read or downloaded.
 
     They are taken before the contents, so that what changes in between is read again by the next run.
@@ -82,7 +82,7 @@ def marks(entries: Sequence[Entry]) -> list[Mark]:
     remote = _of_objects(named) if named else {}
     now = time.time_ns()
 
-    def mark(e: Entry) -> Mark:
+    def mark(e: RawRecord) -> Mark:
         if e.content is not None:  # it was read with the manifest, so its hash is at hand
             return UNKNOWN
         if e.etag:
@@ -92,7 +92,7 @@ def marks(entries: Sequence[Entry]) -> list[Mark]:
     return [mark(entry) for entry in entries]
 
 
-def read(entry: Entry, mark: Mark) -> tuple[IndexRow, bytes]:
+def read(entry: RawRecord, mark: Mark) -> tuple[IndexRow, bytes]:
     """The row of a record, and its content, which is empty where there is a reason why it can't be read."""
     split, content, reason = entry.split, b"", entry.fault or ("" if entry.label else "no label")
     try:
@@ -185,13 +185,13 @@ def _by_content(rows: Iterable[IndexRow]) -> dict[str, set[tuple[str, ...]]]:
     return found
 
 
-def _row(entry: Entry, mark: Mark, sha256: str, reason: str, split: str) -> IndexRow:
+def _row(entry: RawRecord, mark: Mark, sha256: str, reason: str, split: str) -> IndexRow:
     uri, label, split, group = map(sources.printable, (entry.uri, entry.label, split, entry.group))
     metadata = canonical_json(dict(entry.metadata)) if entry.metadata else "{}"
     return IndexRow(uri, mark.size, mark.mark, sha256, reason, label, split, group, metadata)
 
 
-def _known(entry: Entry, mark: Mark, row: IndexRow) -> IndexRow | None:
+def _known(entry: RawRecord, mark: Mark, row: IndexRow) -> IndexRow | None:
     try:
         return _row(entry, mark, row.sha256, "", _split_name(entry.split))
     except RejectedRecord:

@@ -34,7 +34,7 @@ _LAYOUT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RawRecord:
     """One raw record as the source lists it, not read yet."""
 
     uri: str  # of an inline record, the manifest's with #row=N behind it
@@ -48,7 +48,7 @@ class Entry:
     fault: str = ""  # why the table's row is no record
 
 
-def list_entries(source: str) -> Iterator[Entry]:
+def list_entries(source: str) -> Iterator[RawRecord]:
     """Every record of a source, always in the same order.
 
     Hidden files and what operating systems leave behind are passed over. A file outside a class folder has no label.
@@ -64,7 +64,7 @@ def list_entries(source: str) -> Iterator[Entry]:
         root = _path(source)
         for path in _walk(root):
             folders = path.relative_to(root).parts[:-1]
-            yield Entry(str(path), printable(folders[0]) if folders else "")
+            yield RawRecord(str(path), printable(folders[0]) if folders else "")
 
 
 def check_source(source: str) -> None:
@@ -94,7 +94,7 @@ def check_source(source: str) -> None:
         )
 
 
-def content(entry: Entry) -> bytes:
+def content(entry: RawRecord) -> bytes:
     """The content of one record, wherever it lies.
 
     Raises:
@@ -157,7 +157,7 @@ def reader(uris: Collection[str]) -> Callable[[str], bytes]:
         for entry in list_entries(manifest)
         if entry.content is not None and entry.uri in uris
     }
-    return lambda uri: content(inline.get(uri, Entry(uri, "")))
+    return lambda uri: content(inline.get(uri, RawRecord(uri, "")))
 
 
 def _too_large() -> RejectedRecord:
@@ -245,14 +245,14 @@ def _s3_root(source: str) -> str:
     return source.rstrip("/") + "/"
 
 
-def _s3_folder(source: str) -> Iterator[Entry]:
+def _s3_folder(source: str) -> Iterator[RawRecord]:
     from components.core import s3
 
     root = _s3_root(source)
     for uri, size, etag in s3.list_objects(root):
         parts = uri.removeprefix(root).split("/")
         if parts[-1] and not any(map(_passed_over, parts)):  # a key that ends with a slash marks a folder
-            yield Entry(uri, parts[0] if len(parts) > 1 else "", size=size, etag=etag)
+            yield RawRecord(uri, parts[0] if len(parts) > 1 else "", size=size, etag=etag)
 
 
 def _s3_classes(source: str) -> tuple[set[str], bool]:
@@ -263,7 +263,7 @@ def _s3_classes(source: str) -> tuple[set[str], bool]:
     return classes, bool(classes) or next(_s3_folder(source), None) is not None
 
 
-def _manifest(source: str) -> Iterator[Entry]:
+def _manifest(source: str) -> Iterator[RawRecord]:
     if source.startswith("s3://"):
         from components.core import s3
 
@@ -292,9 +292,9 @@ def _check_columns(row: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _entry(row: Mapping[str, Any], base: str, place: str) -> Entry:
+def _entry(row: Mapping[str, Any], base: str, place: str) -> RawRecord:
     if _FAULT in row:
-        return Entry(place, "", fault=row[_FAULT])
+        return RawRecord(place, "", fault=row[_FAULT])
     inline = "" if "uri" in row else next((name for name in INLINE if name in row), "")
     values = {name: printable(_text(value).strip()) for name, value in row.items() if name and name != inline}
     uri = values.pop("uri", "")
@@ -307,8 +307,8 @@ def _entry(row: Mapping[str, Any], base: str, place: str) -> Entry:
     if inline:
         value = row[inline]
         own = value if isinstance(value, bytes) else printable(_text(value)).encode()
-        return Entry(place, label, split, group, metadata, content=own)
-    return Entry(uri, label, split, group, metadata)
+        return RawRecord(place, label, split, group, metadata, content=own)
+    return RawRecord(uri, label, split, group, metadata)
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds

@@ -18,7 +18,7 @@ from components.core.data.assignments import (
 from components.core.data.examples import Location
 from components.core.data.lineage import Lineage
 from components.core.data.records import CheckedRecord
-from components.core.data.sources import Entry
+from components.core.data.sources import RawRecord
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.targets.regression import Regression
@@ -34,7 +34,7 @@ def checked(numbers: list[int], label: str = "", **times: str) -> dict[str, Chec
     found = {}
     for i in numbers:
         id_ = hashlib.sha256(str(i).encode()).hexdigest()
-        entry = Entry(f"{i}.png", label or f"class{i % 3}", metadata={"time": times.get(f"t{i}", "")})
+        entry = RawRecord(f"{i}.png", label or f"class{i % 3}", metadata={"time": times.get(f"t{i}", "")})
         found[id_] = CheckedRecord(id_, {}, PLACE, [entry])
     return found
 
@@ -159,7 +159,7 @@ def test_labels_that_are_no_classes_are_one_stratum() -> None:
         near_duplicates=lambda *_: [],
         target=lambda _settings: SimpleNamespace(strata=lambda labels: [""] * len(labels), check_label=str),
     )
-    records = {id_: CheckedRecord(id_, {}, PLACE, [Entry("x", id_)]) for id_ in checked(list(range(40)))}
+    records = {id_: CheckedRecord(id_, {}, PLACE, [RawRecord("x", id_)]) for id_ in checked(list(range(40)))}
     splits = [example.split for example in assign_examples(records, Lineage("s"), Settings(), task).examples]
     assert {split: splits.count(split) for split in set(splits)} == {
         "train": 28,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.core.data import sources
-from components.core.data.sources import Entry, check_source, content, list_entries, read
+from components.core.data.sources import RawRecord, check_source, content, list_entries, read
 from components.core.errors import InputError, RejectedRecord
 
 
@@ -93,9 +93,9 @@ def test_manifests_of_every_kind_say_the_same(kind: str, tmp_path: Path) -> None
     """CSV (with a byte order mark), JSON lines and Parquet give the same entries, relative to the manifest."""
     entries = list(list_entries(str(manifest(tmp_path, kind))))
     assert entries == [
-        Entry(f"{tmp_path}/a/1.png", "cat", "test", "g1", {"camera": "old"}),
-        Entry("/abs/2.png", "dog"),
-        Entry("s3://bucket/3.png", ""),
+        RawRecord(f"{tmp_path}/a/1.png", "cat", "test", "g1", {"camera": "old"}),
+        RawRecord("/abs/2.png", "dog"),
+        RawRecord("s3://bucket/3.png", ""),
     ]
 
 
@@ -119,7 +119,7 @@ def test_a_manifest_may_hold_the_records_themselves(kind: str, tmp_path: Path) -
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in INLINE_ROWS))
     first, second = list_entries(str(path))
-    assert first == Entry(f"{path}#row=1", "up", "", "g1", {"stars": "5"}, content=b"Fine, really,\n two lines ")
+    assert first == RawRecord(f"{path}#row=1", "up", "", "g1", {"stars": "5"}, content=b"Fine, really,\n two lines ")
     assert (second.uri, second.content, content(second)) == (f"{path}#row=2", b"dull", b"dull")
     check_source(str(path))
 
@@ -148,7 +148,7 @@ def test_a_column_uri_wins(tmp_path: Path) -> None:
     """Where rows name files, a column text is a fact about them."""
     path = tmp_path / "m.csv"
     path.write_text("uri,label,text\n1.png,cat,a caption\n")
-    assert list(list_entries(str(path))) == [Entry(f"{tmp_path}/1.png", "cat", metadata={"text": "a caption"})]
+    assert list(list_entries(str(path))) == [RawRecord(f"{tmp_path}/1.png", "cat", metadata={"text": "a caption"})]
 
 
 def test_a_long_text_fits_into_a_cell(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_long_text_fits_into_a_cell(tmp_path: Path) -> None:
     [entry] = list_entries(str(path))
     assert len(content(entry)) == 200_000
     with pytest.raises(RejectedRecord, match="larger than 100 MB"):
-        content(Entry("m", "a", content=bytes(sources.MAX_BYTES + 1)))
+        content(RawRecord("m", "a", content=bytes(sources.MAX_BYTES + 1)))
 
 
 def test_a_time_that_python_has_not_is_one_sentence(tmp_path: Path) -> None:
