@@ -138,7 +138,7 @@ def _decide(
         sources.check_source(source)
     parts["data"] = source_index.data_digest(rows)
     digest = provenance.input_digest(parts)
-    versions = {facts["version"] for facts in registry.versions(settings.model)}
+    versions = {known.version for known in registry.versions(settings.model)}
     gone = cut = None
     for same in _same_inputs(settings.model, parts, champion):
         if deadlines.cuts(same.tags):  # its version is not the one that these inputs would have given

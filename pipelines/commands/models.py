@@ -6,6 +6,7 @@ Nothing here imports torch; a version that is to become champion is tried out in
 import json
 import sys
 import textwrap
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -161,7 +162,7 @@ def _one(name: str) -> dict[str, Any]:
     found = [model for model in registry.models() if model["name"] == name]
     if not found:
         raise InputError(f"The registry has no model {name!r} of Thawline.", "See the models with `thawline models`.")
-    versions = [{**facts, "created": iso(facts["created"])} for facts in registry.versions(name)]
+    versions = [{**asdict(one), "created": iso(one.created)} for one in registry.versions(name)]
     return {**found[0], "versions": versions, "history": ledger.history(name)}
 
 

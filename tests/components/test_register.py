@@ -114,7 +114,7 @@ def test_registered_files_get_no_second_version(accepted: bool, toy_home: PlainR
     connection.client().set_model_version_tag("toy", "1", "thawline.accepted", "false")
     text, served, tuned = toy_home.settings.to_json(), toy_home.folder / "served", toy_home.folder / "tuned"
     assert register(text, "again", *toy_home.digests, served, tuned, "", accepted=accepted) == "1"
-    assert [facts["version"] for facts in versions.versions("toy")] == ["1"]
+    assert [facts.version for facts in versions.versions("toy")] == ["1"]
     assert versions.current("toy", "champion") == ("1" if accepted else "")
     assert versions.tags("toy", "1")["thawline.accepted"] == str(accepted).lower()
     [pipeline] = queries.find_runs("toy", "again", "pipeline")
@@ -210,10 +210,10 @@ def test_a_schedule_does_not_undo_a_rollback(toy_home: PlainRun) -> None:
 def test_a_version_carries_its_evidence(toy_run: PlainRun) -> None:
     """Tags say how it was decided, against which champion, and how accurate it is."""
     [facts] = versions.versions("toy")
-    assert facts["aliases"] == ["challenger", "champion"]
-    assert (facts["accepted"], facts["compared_with"]) == (True, "")
-    assert (facts["decision"], facts["run"]) == (toy_run.result["reason"], toy_run.result["mlflow_run_id"])
-    assert facts["accuracy"] == toy_run.result["metrics"]["accuracy"]
+    assert facts.aliases == ["challenger", "champion"]
+    assert (facts.accepted, facts.compared_with) == (True, "")
+    assert (facts.decision, facts.run) == (toy_run.result["reason"], toy_run.result["mlflow_run_id"])
+    assert facts.accuracy == toy_run.result["metrics"]["accuracy"]
 
 
 def files_of_the_version() -> Path:

@@ -170,7 +170,7 @@ def test_data_a_a_b_a(tmp_path: Path, home: Path) -> None:
     assert judged["dataset_digest"] == first["dataset_digest"]
     assert judged["metrics"]["accuracy"] == first["metrics"]["accuracy"]
     assert Path(judged["report"]).is_file()
-    assert {facts["version"] for facts in versions.versions("toy")} == {"1", "2"}
+    assert {known.version for known in versions.versions("toy")} == {"1", "2"}
     assert ran(source, home)["same_as"] == judged["mlflow_run_id"]
     forced = ran(source, home, "--force")
     assert (forced["version"], list(forced["steps"])[2]) == ("3", "search")

@@ -147,19 +147,19 @@ def evidence_for(model: str, version: str) -> Evidence:
         InputError: There is no such version, it was not accepted, or against another champion than today's.
     """
     hint = "To do it all the same, add --override with a --reason."
-    found = [facts for facts in registry.versions(model) if facts["version"] == version]
+    found = [facts for facts in registry.versions(model) if facts.version == version]
     if not found:
         raise InputError(f"{model} has no version {version}.", f"See `thawline models {model}`.")
     [facts] = found
-    if not facts["accepted"]:
+    if not facts.accepted:
         raise InputError(f"There is no evidence for {model} version {version}: no evaluation accepted it.", hint)
-    compared, champion = facts["compared_with"], registry.current(model, CHAMPION)
+    compared, champion = facts.compared_with, registry.current(model, CHAMPION)
     if compared is not None and compared != champion:
         against = f"against version {compared}" if compared else "as the first one"
         sentence = f"{model} version {version} was accepted {against}, but {named(champion)} is champion now."
         raise InputError(sentence, f"Run the pipeline again. {hint}")
-    judged = registry.tags(model, version).get(tag_names.EVIDENCE_RUN, facts["run"])
-    return Evidence(judged, compared, facts["decision"])
+    judged = registry.tags(model, version).get(tag_names.EVIDENCE_RUN, facts.run)
+    return Evidence(judged, compared, facts.decision)
 
 
 def withdrawn(model: str, version: str) -> bool:
@@ -243,7 +243,7 @@ def _claim(entry: Entry, champion: str) -> str:
 def _complete(entry: Entry) -> Entry:
     """What follows once the alias `champion` points where the entry says; doing it twice does no harm."""
     before = earlier([*finished(entry.model), entry])
-    there = {facts["version"] for facts in registry.versions(entry.model)}
+    there = {known.version for known in registry.versions(entry.model)}
     registry.move_alias(entry.model, PREVIOUS, before if before in there else "")
     if stale := _stale(entry):
         entry = withdraw(entry, stale)

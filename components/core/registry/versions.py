@@ -5,8 +5,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from components.core.errors import InputError, StepError
 from components.core.inference import archives
@@ -14,6 +15,39 @@ from components.core.inference import smoke_test as smoke
 from components.core.tracking import connection, pyfunc, runs, tag_names
 
 ALIASES = ("champion", "previous", "challenger", "pending")
+
+
+@dataclass(frozen=True)
+class Version:
+    """What the registry says of a version; None or empty where its tags say nothing."""
+
+    version: str
+    created: float  # seconds since the epoch
+    aliases: list[str]
+    accepted: bool | None
+    compared_with: str | None  # the champion that the evidence is against
+    decision: str
+    accuracy: float | None
+    metric: str  # what its target names first
+    value: float | None  # of the metric on the test rows
+    run: str  # the pipeline's, in MLflow
+
+    @classmethod
+    def read(cls, found: Any, pointing: Mapping[str, str]) -> Self:  # noqa: ANN401 - mlflow publishes no types
+        """The version by its tags; `pointing` are the model's aliases, which a search for versions does not tell."""
+        metric, value = figure(found.tags)
+        return cls(
+            version=str(found.version),
+            created=found.creation_timestamp / 1000,
+            aliases=sorted(alias for alias, target in pointing.items() if target == str(found.version)),
+            accepted={"true": True, "false": False}.get(found.tags.get(tag_names.ACCEPTED, "")),
+            compared_with=found.tags.get(tag_names.COMPARED_WITH),
+            decision=found.tags.get(tag_names.DECISION, ""),
+            accuracy=_value(found.tags, "accuracy"),
+            metric=metric,
+            value=value,
+            run=found.run_id or "",
+        )
 
 
 def current(model: str, alias: str) -> str:
@@ -149,29 +183,11 @@ def models() -> list[dict[str, Any]]:
     ]
 
 
-def versions(model: str) -> list[dict[str, Any]]:
-    """The versions of a model, newest first: what its tags say of each, None or empty where they say nothing.
-
-    Returns:
-        Dicts of `version`, `created` (seconds since the epoch), `aliases`, `accepted`, `compared_with` (the champion
-        that the evidence is against), `decision`, `accuracy`, `metric` (what its target names first), `value` (of
-        the metric on the test rows) and `run` (the pipeline's).
-    """
-    pointing = aliases(model)  # a search for versions does not tell
-    return [
-        {
-            "version": str(version.version),
-            "created": version.creation_timestamp / 1000,
-            "aliases": sorted(alias for alias, target in pointing.items() if target == str(version.version)),
-            "accepted": {"true": True, "false": False}.get(version.tags.get(tag_names.ACCEPTED, "")),
-            "compared_with": version.tags.get(tag_names.COMPARED_WITH),
-            "decision": version.tags.get(tag_names.DECISION, ""),
-            "accuracy": _value(version.tags, "accuracy"),
-            **dict(zip(("metric", "value"), figure(version.tags), strict=True)),
-            "run": version.run_id or "",
-        }
-        for version in sorted(_all_versions(f"name = '{model}'"), key=lambda version: -int(version.version))
-    ]
+def versions(model: str) -> list[Version]:
+    """The versions of a model, newest first."""
+    pointing = aliases(model)
+    found = sorted(_all_versions(f"name = '{model}'"), key=lambda version: -int(version.version))
+    return [Version.read(version, pointing) for version in found]
 
 
 def figure(tags: Mapping[str, str]) -> tuple[str, float | None]:
