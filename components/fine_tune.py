@@ -51,35 +51,19 @@ def fine_tune(
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
         network, facts = load_checkpoint(head)
         before = min(facts["history"], key=lambda figures: figures["loss"])
-        deadline = deadlines.of(run)
+        run.deadline = deadlines.of(run)
         # those of torchrun can't know the deadline and are under way: there one epoch is trained
-        if chosen.thaw == 0 or (not distributed.launched() and deadline.reached()):
+        if chosen.thaw == 0 or (not distributed.launched() and run.deadline.reached()):
             shutil.copytree(head, checkpoint, dirs_exist_ok=True)
             run.figure("head only, as asked" if chosen.thaw == 0 else "head only: no time was left")
-            if deadline.hit:
-                deadlines.cut(run, "No stage was thawed, so the head-only model goes on", deadline)
+            if run.deadline.hit:
+                deadlines.cut(run, "No stage was thawed, so the head-only model goes on")
             return float(before["loss"])
         data = open_data(dataset, run.settings)
         seed_everything(run.settings)
         place(network, run.settings.device)
-
-        def report(figures: dict[str, float]) -> None:
-            run.epoch(figures)
-            run.progress(int(figures["epoch"]) + 1, chosen.thaw_epochs, f"validation loss {figures['loss']:.3f}")
-
-        history = train(
-            network,
-            data,
-            chosen,
-            thaw=chosen.thaw,
-            report=report,
-            say=run.note,
-            progress=run.progress,
-            stop=deadline.reached,
-        )
-        if deadline.hit:
-            what = f"The thawed training stopped after {len(history)} of {chosen.thaw_epochs} epochs"
-            deadlines.cut(run, what, deadline)
+        history = train(network, data, chosen, thaw=chosen.thaw, listener=run)
+        deadlines.note(run, "The thawed training", len(history), chosen.thaw_epochs)
         after = min(history, key=lambda figures: figures["loss"], default=before)  # none where it diverged at once
         both = [*facts["history"], *({"phase": "thaw", **figures} for figures in history)]
         helped = after["loss"] < before["loss"]

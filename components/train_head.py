@@ -48,22 +48,13 @@ def train_head(
     with runs.step("train_head", run_key, settings) as run:
         run.params(chosen.model_dump())
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
-        deadline = deadlines.of(run)
+        run.deadline = deadlines.of(run)
         data = open_data(dataset, run.settings)
-        network = build_network(data, chosen, run.note)
-        epochs = run.settings.head_epochs
-
-        def report(figures: dict[str, float]) -> None:
-            run.epoch(figures)
-            run.progress(int(figures["epoch"]) + 1, epochs, f"validation loss {figures['loss']:.3f}")
-
-        history = train(
-            network, data, chosen, thaw=0, report=report, say=run.note, progress=run.progress, stop=deadline.reached
-        )
+        network = build_network(data, chosen, run)
+        history = train(network, data, chosen, thaw=0, listener=run)
         if not history:
             raise StepError("The training of the head diverged.", "Lower --head-learning-rate.")
-        if deadline.hit:
-            deadlines.cut(run, f"The training of the head stopped after {len(history)} of {epochs} epochs", deadline)
+        deadlines.note(run, "The training of the head", len(history), run.settings.head_epochs)
         best = min(history, key=lambda figures: figures["loss"])
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)

@@ -270,7 +270,7 @@ def test_the_plain_loop_and_thawline_train_the_same(tiny: Path) -> None:
     tester, pictures = Tester(data, own.preprocessing, keep=False), pictures_of(data, own.preprocessing)
     before = own.head[1].weight.detach().clone()
     for thaw in (0, 2):
-        ours = train_phase(own, data, chosen, thaw=thaw, report=lambda _figures: None)
+        ours = train_phase(own, data, chosen, thaw=thaw)
         theirs = plain.train_phase(peer, pictures, settings, chosen, thaw)
         assert [epoch["loss"] for epoch in ours] == pytest.approx([epoch["loss"] for epoch in theirs], rel=1e-3)
         line = len(own.stages) - thaw

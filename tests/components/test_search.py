@@ -9,10 +9,10 @@ from typing import Any
 import optuna
 import pytest
 
+from components.core.listener import Deadline
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import connection, queries, runs, tag_names
 from components.core.training import deadlines
-from components.core.training.deadlines import Deadline
 from components.core.training.phase import open_data
 from components.core.training.studies import DONE, open_study
 from components.core.training.trials import OutOfTimeError, objective, suggest, work
@@ -238,7 +238,8 @@ def test_a_deadline_while_others_run_the_last_trials_is_no_failure(tracked_home:
     study = open_study("elsewhere")
     study.ask()
     with runs.step("search", "run", Settings(**TOY, trials=1).to_json()) as run:
-        _check(run, study, Deadline(0.0, "--max-minutes 1"), killed=False)
+        run.deadline = Deadline(0.0, "--max-minutes 1")
+        _check(run, study, killed=False)
     [found] = queries.find_runs("toy", "run", "step")
     assert found.info.status == "FINISHED"
 
@@ -262,7 +263,7 @@ def test_a_failing_trial_fails_the_step(
     (tmp_path / "own").mkdir()
     (tmp_path / "own/__init__.py").write_text("")
     (tmp_path / "own/task.py").write_text(
-        "from tests import toy\n"
+        "from tests.fakes import toy\n"
         "globals().update({name: value for name, value in vars(toy).items() if not name.startswith('__')})\n"
         "from types import SimpleNamespace\n"
         "from components.core.targets import classification\n"

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,9 +23,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from components.core import run_folder
 from components.core.activations import segments
 from components.core.activations import store as cache
+from components.core.activations.requests import RowRequest
 from components.core.compute.device import computed_in, rows_of
 from components.core.compute.engines import Engine
 from components.core.errors import StepError
+from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network, Pytree
 from components.core.networks.weights import state_digest
 from components.core.settings import digest
@@ -34,19 +35,10 @@ from components.core.settings import digest
 FIXED = "eager in fixed batches"  # the engine of rows whose bits count
 LIBRARIES = ("thawline", "torch", "torchvision", "timm", "pillow")  # that any row may depend on
 BATCH = 64  # examples of one pass at a time; results are on disk after every batch
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Examples, or views of them, whose activations are asked for."""
-
-    keys: Sequence[bytes]  # of their rows, see `row_key`
-    encode: Callable[[Sequence[int]], Pytree]  # the network's input for these positions in `keys`
-
-
-@dataclass(frozen=True)
-class Pass:
+class ComputePass:
     """Positions whose rows are missing at the same lines, and where to start from."""
 
     start: int  # a lower line that holds them all; 0: from the encoded examples
@@ -57,17 +49,6 @@ class Pass:
 def store() -> Path:
     """The folder of all activations, see `cache.store`."""
     return cache.store()
-
-
-def row_key(example: str, view: str = "", encoding: str = "") -> bytes:
-    """The 32 bytes that stand for an example, or for one augmented view of it, within a space.
-
-    Args:
-        example: Its content's id.
-        view: Which augmented view of it; empty: the example itself.
-        encoding: What else the network's input depends on beside the preprocessing, see `provenance.encoding_digest`.
-    """
-    return sha256("\0".join([example, view, *filter(None, [encoding])]).encode()).digest()
 
 
 def spaces(network: Network, precision: str) -> list[Path]:
@@ -131,7 +112,7 @@ def stored(space: Path, keys: Sequence[bytes]) -> segments.Rows | None:
 
 def passes(
     of_lines: Sequence[Path], lines: Sequence[int], keys: Sequence[bytes], precision: str = "float32"
-) -> list[Pass]:
+) -> list[ComputePass]:
     """What has to be computed so that every line holds all rows; empty if nothing is missing."""
     absent: dict[int, list[int]] = defaultdict(list)
     for line in sorted(lines):
@@ -147,38 +128,37 @@ def passes(
         for start in (line for line in lower if positions and of_lines[line].exists()):
             lacking = {positions[i] for i in _missing(of_lines[start], [keys[position] for position in positions])}
             if held := [position for position in positions if position not in lacking]:
-                found.append(Pass(start, missing_at, held))
+                found.append(ComputePass(start, missing_at, held))
             positions = sorted(lacking)  # noqa: PLW2901 - what is left for lines further down
         if positions:
-            found.append(Pass(0, missing_at, positions))
+            found.append(ComputePass(0, missing_at, positions))
     return found
 
 
-def fill(
+def compute_and_store(
+    request: RowRequest,
     of_lines: Sequence[Path],
-    work: Pass,
+    work: ComputePass,
     chosen: Collection[int],
-    keys: Sequence[bytes],
     encode: Callable[[Sequence[int]], Pytree],
     engine: Engine,
-    precision: str,
-    progress: Progress,
+    listener: Listener = SILENT,
 ) -> None:
     """Compute the rows of a pass and add them to the spaces of the chosen lines; a kill keeps what was computed.
 
     Args:
+        request: All rows asked for.
         of_lines: The space of every line.
         work: Rows that are missing; `engine` gives the activations at all its lines.
         chosen: Those of its lines that are kept.
-        keys: Of all rows asked for.
         encode: Gives batches at the line where the pass starts, see `source`.
         engine: Runs the frozen stages.
-        precision: float32 or float16.
-        progress: Called with examples done, in total, and what is done.
+        listener: Takes the progress.
 
     Raises:
         StepError: The activations don't fit the precision.
     """
+    keys = request.keys
     lock = of_lines[min(chosen)].with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
@@ -193,21 +173,23 @@ def fill(
             some = [keys[position] for position in positions]
             for line, rows in zip(work.lines, in_fixed_batches(engine.run, batch), strict=True):
                 if line in writers:
-                    writers[line].append(some, as_kept(rows, precision))
+                    writers[line].append(some, as_kept(rows, request.policy.precision))
             done += len(positions)
-            progress(done, len(left), f"activations by {engine.name}")
+            listener.progress(done, len(left), f"activations by {engine.name}")
 
 
-def source(of_lines: Sequence[Path], work: Pass, wanted: Wanted) -> tuple[Pass, Callable[[Sequence[int]], Pytree]]:
+def source(
+    request: RowRequest, of_lines: Sequence[Path], work: ComputePass
+) -> tuple[ComputePass, Callable[[Sequence[int]], Pytree]]:
     """The pass and what gives batches where it starts: from the examples, if the rows of the lower line are gone.
 
     Room for an earlier pass, or another process, may have evicted them. Once opened they stay readable.
     """
     if not work.start:
-        return work, wanted.encode
-    lower = stored(of_lines[work.start], [wanted.keys[position] for position in work.positions])
+        return work, request.encode
+    lower = stored(of_lines[work.start], [request.keys[position] for position in work.positions])
     if lower is None:
-        return replace(work, start=0), wanted.encode
+        return replace(work, start=0), request.encode
     place = {position: i for i, position in enumerate(work.positions)}
     return work, lambda positions: lower[torch.tensor([place[position] for position in positions])]
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 from components.core.data import sources, splits
 from components.core.data.sources import Entry
 from components.core.errors import InputError, RejectedRecord
+from components.core.listener import SILENT, Progress
 from components.core.settings import canonical_json
 
 INDEX = "index_of_source.parquet"
 REQUESTS = 32  # to S3 in flight
 TICK = 2 * 10**9  # nanoseconds: the coarsest clock of a common file system
 SPARSE = 20  # objects that are listed for one that is wanted, before asking for each is the cheaper way
-Progress = Callable[[int, int, str], None]
 
 
 class Mark(NamedTuple):
@@ -105,7 +105,7 @@ def read(entry: Entry, mark: Mark) -> tuple[Fingerprint, bytes]:
 
 
 def take(
-    source: str, known: Iterable[Fingerprint], progress: Progress = lambda *_: None, *, verify: bool = False
+    source: str, known: Iterable[Fingerprint], progress: Progress = SILENT.progress, *, verify: bool = False
 ) -> list[Fingerprint]:
     """The index of a source as it is now.
 

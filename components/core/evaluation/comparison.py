@@ -122,7 +122,7 @@ def _computed(
     """The answers by the network of the checkpoint; None where it can't be rebuilt here."""
     try:
         network, facts = load_checkpoint(checkpoint)
-        logits = outputs(network, data, facts["thawed"], "test", run.note, run.progress)
+        logits = outputs(network, data, facts["thawed"], "test", run)
         return pd.DataFrame(data.target.answers(logits, serving))
     except Exception as error:  # noqa: BLE001 - a model of another version may fail anyhow; it is served all the same
         run.note(f"The {who} can't be rebuilt here, so its served model answers all rows: {type(error).__name__}")

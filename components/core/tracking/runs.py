@@ -18,6 +18,7 @@ from mlflow.entities.input_tag import InputTag
 
 from components.core import run_folder
 from components.core.errors import ExpectedError, StepError
+from components.core.listener import Deadline
 from components.core.settings import Settings
 from components.core.tracking import retries
 from components.core.tracking.connection import client, experiment, explained
@@ -57,6 +58,7 @@ class StepRun:
         self.settings = settings
         self.run_id = run_id
         self.pipeline_id = pipeline_id
+        self.deadline = Deadline()  # of the step's training: never, unless the step sets one
         self._client = client()
         self._shown = 0.0
         self._figure = ""
@@ -76,6 +78,10 @@ class StepRun:
         self._notes.append(text)
         run_folder.emit(self.run_key, self.name, "note", text=text)
         self.tags({"thawline.notes": "\n".join(self._notes)[:TAG_LENGTH]})
+
+    def should_stop(self, seconds: float) -> bool:
+        """Whether the step's deadline will have come in so many seconds."""
+        return self.deadline.reached(seconds)
 
     def figure(self, text: str) -> None:
         """The one figure that the terminal shows beside the finished step."""

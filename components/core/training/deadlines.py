@@ -7,9 +7,9 @@ of it and the head phase at 85 %; a step that ends early leaves its time to the 
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from components.core.listener import Deadline
 from components.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,20 +21,6 @@ MOST_RESERVED = 0.5  # however long they took the last time
 SPARE = 1.2  # their time of the last run, and some more: data grow
 GRACE = 300.0  # seconds beyond a limit after which one machine takes a step for hung
 CUT = "thawline.cut."  # tag of the pipeline's run, with the step that stopped early behind it
-
-
-@dataclass
-class Deadline:
-    """A moment in seconds since the epoch, and what a user calls it."""
-
-    at: float = math.inf
-    name: str = ""
-    hit: bool = False  # whether anything was told to stop
-
-    def reached(self, ahead: float = 0.0) -> bool:
-        """Whether it has come, or will have in `ahead` seconds; from then on it stays so."""
-        self.hit = self.hit or time.time() + ahead >= self.at
-        return self.hit
 
 
 def of(run: "StepRun") -> Deadline:
@@ -66,17 +52,22 @@ def _reserve(model: str, budget: float) -> float:
     return min(max(RESERVE * budget, last), MOST_RESERVED * budget)
 
 
-def cut(run: "StepRun", what: str, deadline: Deadline) -> None:
+def cut(run: "StepRun", what: str) -> None:
     """Record that a step stopped early, as a note and as a tag of the pipeline's run.
 
     Args:
-        run: The step.
+        run: The step, whose deadline was reached.
         what: What ended where, as `The search stopped after 3 of 20 trials`.
-        deadline: The one that was reached.
     """
-    sentence = f"{what}: {deadline.name} was over."
+    sentence = f"{what}: {run.deadline.name} was over."
     run.note(sentence)
     run.tags({f"{CUT}{run.name}": sentence}, pipeline=True)
+
+
+def note(run: "StepRun", work: str, done: int, total: int) -> None:
+    """Record after a training that it stopped early, if the step's deadline was reached; see `cut`."""
+    if run.deadline.hit:
+        cut(run, f"{work} stopped after {done} of {total} epochs")
 
 
 def cuts(tags: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from components.core.activations.rows import Rows
 from components.core.compute import distributed
 from components.core.compute.depthwise import fast_convolutions
 from components.core.compute.device import half_precision, mixed_precision, to_device
+from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network, Pytree, set_training
 
 # epoch -> batches at the thaw line, each as this process's share of its rows, and the targets of all rows
@@ -84,8 +85,7 @@ def fit(
     epochs: int,
     patience: int,
     clip_norm: float,
-    report: Callable[[dict[str, float]], None],
-    stop: Callable[[float], bool] = lambda _seconds: False,
+    listener: Listener = SILENT,
 ) -> list[dict[str, float]]:
     """Train what lies above the line, stop early, and leave the best epoch's weights in the network.
 
@@ -101,8 +101,8 @@ def fit(
         epochs: Most epochs to run.
         patience: Epochs without a better validation loss before stopping.
         clip_norm: Largest gradient norm; 0 switches clipping off.
-        report: Called with every epoch's figures; what it raises ends the training.
-        stop: Asked before each further epoch, with the seconds of the one before, whether to stop with the best so far.
+        listener: Takes every epoch's figures; asked before each further epoch, with the seconds of the one before,
+            whether to stop with the best so far.
 
     Returns:
         Figures of every epoch: `epoch`, `train_loss`, `loss`, what `validate` gives, `learning_rate`,
@@ -126,11 +126,12 @@ def fit(
             break  # diverged: no later epoch can be better
         seconds = time.monotonic() - begin
         history.append({"epoch": epoch, **figures, "learning_rate": rate, "seconds": seconds})
-        report(history[-1])
+        listener.epoch(history[-1])
+        listener.progress(epoch + 1, epochs, f"validation loss {figures['loss']:.3f}")
         if epoch - best_epoch >= patience or epoch + 1 == epochs:
             break
         # the first process's clock decides for all
-        if distributed.agreed({"stop": float(stop(history[-1]["seconds"]))}, device)["stop"]:
+        if distributed.agreed({"stop": float(listener.should_stop(seconds))}, device)["stop"]:
             break
     trained.load_state_dict(kept)
     return [{**figures, "best": float(figures["epoch"] == best_epoch)} for figures in history]

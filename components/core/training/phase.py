@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,21 +11,20 @@ import torch
 from torch import Tensor
 
 from components.core.activations import caching_plan
-from components.core.activations.caching_plan import GIGABYTE, Policy
-from components.core.activations.passes import Progress, Wanted, row_key
+from components.core.activations.caching_plan import GIGABYTE
+from components.core.activations.requests import CachePolicy, RowRequest, row_key
 from components.core.activations.rows import Reuse, Rows
 from components.core.compute import distributed
 from components.core.compute.device import mixed_precision, place, rows_of, to_device
 from components.core.contract import Target, Task, load_task
 from components.core.data.examples import START, Examples
+from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network, Pytree, set_thawed
 from components.core.settings import Hyperparameters, Settings, digest
 from components.core.task_options import with_measured
 from components.core.tracking.provenance import encoding_digest
 from components.core.training.loop import Batches, fit, make_optimizer, outputs_of, warmup_cosine
 from components.core.training.warm_start import start_from
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -74,25 +73,20 @@ def base_network(data: Data, hyperparameters: Hyperparameters) -> Network:
     return place(network, data.settings.device)
 
 
-def build_network(data: Data, hyperparameters: Hyperparameters, say: Say = lambda _text: None) -> Network:
+def build_network(data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT) -> Network:
     """The network that training starts from: pretrained with a new head, or with a warm start the champion's."""
     network = base_network(data, hyperparameters)
     if (data.examples.folder / START).exists():
-        say(f"The champion lends {start_from(network, data.examples.folder / START, data.examples.classes)}")
+        lent = start_from(network, data.examples.folder / START, data.examples.classes)
+        listener.note(f"The champion lends {lent}")
     return network
 
 
-def rows_at(
-    network: Network,
-    data: Data,
-    lines: Mapping[int, float],
-    split: str,
-    say: Say = lambda _text: None,
-    progress: Progress = lambda _done, _total, _text: None,
-    views: int = 0,
+def rows_of_split(
+    network: Network, data: Data, lines: Mapping[int, float], split: str, listener: Listener = SILENT
 ) -> dict[int, Rows]:
-    """Activations of one split at each thaw line, see `rows_of_splits`."""
-    return rows_of_splits(network, data, lines, {split: views}, say, progress)[split]
+    """Activations of one split at each thaw line, without views; see `rows_of_splits`."""
+    return rows_of_splits(network, data, lines, {split: 0}, listener)[split]
 
 
 def rows_of_splits(
@@ -100,8 +94,7 @@ def rows_of_splits(
     data: Data,
     lines: Mapping[int, float],
     splits: Mapping[str, int],
-    say: Say = lambda _text: None,
-    progress: Progress = lambda _done, _total, _text: None,
+    listener: Listener = SILENT,
 ) -> dict[str, dict[int, Rows]]:
     """Activations of splits at each thaw line; with V views, view v of example i is row `v * examples + i`.
 
@@ -112,14 +105,15 @@ def rows_of_splits(
         data: The prepared data.
         lines: Thaw lines, and how often every example will be asked for there.
         splits: Names of splits, and how many augmented views of each example; 0: the examples as they are.
-        say: Takes one line for each decision to keep or recompute.
-        progress: Called with examples done, in total, and what is done.
+        listener: Takes a note on each decision to keep or recompute, and the progress of computing.
     """
-    found = {
-        name: _rows_at(network, data, lines, [name], views, say, progress) for name, views in splits.items() if views
-    }
+
+    def rows(names: Sequence[str], views: int) -> dict[int, Rows]:
+        return caching_plan.rows_at(_request(network, data, lines, names, views), listener, data.reuse)
+
+    found = {name: rows([name], views) for name, views in splits.items() if views}
     plain = [name for name, views in splits.items() if not views]
-    whole, begin = _rows_at(network, data, lines, plain, 0, say, progress) if plain else {}, 0
+    whole, begin = rows(plain, 0) if plain else {}, 0
     for name in plain:
         count = len(data.rows[name])
         found[name] = {line: Part(rows, begin, count) for line, rows in whole.items()}
@@ -146,15 +140,8 @@ class Part:
         return self.rows[rows + self.begin]
 
 
-def _rows_at(
-    network: Network,
-    data: Data,
-    lines: Mapping[int, float],
-    splits: Sequence[str],
-    views: int,
-    say: Say,
-    progress: Progress,
-) -> dict[int, Rows]:
+def _request(network: Network, data: Data, lines: Mapping[int, float], splits: Sequence[str], views: int) -> RowRequest:
+    """Ask for the rows of splits, one behind the other, or for `views` augmented views of each."""
     settings, rows = data.settings, [row for split in splits for row in data.rows[split]]
     ids = data.examples.ids(rows)
 
@@ -168,17 +155,17 @@ def _rows_at(
         return data.task.augment(contents, network.preprocessing, settings, seeds)
 
     names, encoding = [_view(data, view) for view in range(views)] or [""], _encoding(data, views)
-    wanted = Wanted([row_key(example, name, encoding) for name in names for example in ids], encode)
+    keys = [row_key(example, name, encoding) for name in names for example in ids]
     uses = {line: count / max(1, views) for line, count in lines.items()}  # an epoch draws one view of each example
     policy = policy_of(settings)
     if settings.activations != "recompute" and not distributed.leads():
         policy = replace(policy, mode="stored")  # what the leader left; its decision holds for all
-    return caching_plan.rows_at(network, uses, wanted, policy, say, progress, data.reuse)
+    return RowRequest(network, uses, keys, encode, policy)
 
 
-def policy_of(settings: Settings) -> Policy:
+def policy_of(settings: Settings) -> CachePolicy:
     """What the user decided about activations."""
-    return Policy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
+    return CachePolicy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
 
 
 def _encoding(data: Data, views: int) -> str:
@@ -204,12 +191,12 @@ def _seed(example: str, view: str) -> int:
     return int.from_bytes(row_key(example, view)[:7])
 
 
-def outputs(network: Network, data: Data, thawed: int, split: str, say: Say, progress: Progress) -> Pytree:
+def outputs(network: Network, data: Data, thawed: int, split: str, listener: Listener = SILENT) -> Pytree:
     """Outputs [N, ...] of a trained network for a split; networks with the same frozen stages share these."""
     place(network, data.settings.device)
     line = len(network.stages) - thawed
     uses = 2.0  # by this run and by the next one, whose champion or challenger shares the frozen stages
-    rows = rows_at(network, data, {line: uses}, split, say, progress)[line]
+    rows = rows_of_split(network, data, {line: uses}, split, listener)[line]
     return outputs_of(network, line, rows, next(network.parameters()).device)
 
 
@@ -219,10 +206,7 @@ def train_phase(
     hyperparameters: Hyperparameters,
     *,
     thaw: int,
-    report: Callable[[dict[str, float]], None],
-    say: Say = lambda _text: None,
-    progress: Progress = lambda _done, _total, _text: None,
-    stop: Callable[[float], bool] = lambda _seconds: False,
+    listener: Listener = SILENT,
 ) -> list[dict[str, float]]:
     """Train the head and the last `thaw` stages; `thaw=0` is the head phase.
 
@@ -231,10 +215,7 @@ def train_phase(
         data: The prepared data.
         hyperparameters: Rates, decays and epochs of both phases.
         thaw: Stages to thaw.
-        report: Called with each epoch's figures.
-        say: Takes one line for each decision to keep or recompute activations.
-        progress: Called with examples done, in total, and what is done while activations are computed.
-        stop: Asked before each further epoch, see `fit`.
+        listener: Takes notes on activations, their progress, and each epoch's figures; see `fit`.
 
     Returns:
         Every epoch's figures, see `fit`.
@@ -253,9 +234,7 @@ def train_phase(
         lines[line - hyperparameters.thaw] = float(hyperparameters.thaw_epochs)
     with distributed.leader_first():
         splits = {"validation": 0} if _is_fresh(data, line) else {"validation": 0, "train": settings.views}
-        rows = {
-            name: found[line] for name, found in rows_of_splits(network, data, lines, splits, say, progress).items()
-        }
+        rows = {name: found[line] for name, found in rows_of_splits(network, data, lines, splits, listener).items()}
     batches = _kept_batches(data, rows["train"]) if "train" in rows else _fresh_batches(network, data, line)
     return fit(
         network,
@@ -269,8 +248,7 @@ def train_phase(
         epochs=epochs,
         patience=settings.patience,
         clip_norm=settings.clip_norm,
-        report=report,
-        stop=stop,
+        listener=listener,
     )
 
 

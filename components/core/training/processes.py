@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.core.activations.passes import Progress
 from components.core.compute import distributed
 from components.core.compute.device import pick_device, place
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError
+from components.core.listener import SILENT, Callbacks, Listener
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.checkpoints import load_checkpoint, save_checkpoint
-from components.core.training.phase import Data, Say, open_data, seed_everything, train_phase
+from components.core.training.phase import Data, open_data, seed_everything, train_phase
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -46,10 +46,7 @@ def train(
     hyperparameters: Hyperparameters,
     *,
     thaw: int,
-    report: Callable[[dict[str, float]], None] = lambda _figures: None,
-    say: Say = lambda _text: None,
-    progress: Progress = lambda _done, _total, _text: None,
-    stop: Callable[[float], bool] = lambda _seconds: False,
+    listener: Listener = SILENT,
 ) -> History:
     """`train_phase` in as many processes as the settings ask for, or as one of those that torchrun started.
 
@@ -60,21 +57,25 @@ def train(
         StepError: A process failed or was killed; the others have ended too.
     """
     settings = data.settings
-    phase = partial(train_phase, thaw=thaw, report=report, say=say, progress=progress, stop=stop)
+    phase = partial(train_phase, network, data, hyperparameters, thaw=thaw, listener=listener)
     if distributed.launched():
         with distributed.joined(next(network.parameters()).device):
-            return phase(network, data, hyperparameters)
+            return phase()
     count = processes(settings)
     if count == 1:
-        return phase(network, data, hyperparameters)
+        return phase()
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder), network, settings, hyperparameters, data.examples.classes, {})
         given = (settings.to_json(), hyperparameters.model_dump_json(), thaw, torch.get_rng_state().numpy().tobytes())
         history: History = []
-        receive: dict[str, Callable[..., object]] = {"epoch": report, "note": say, "progress": progress}
-        receive["history"] = history.extend
+        receive: dict[str, Callable[..., object]] = {
+            "epoch": listener.epoch,
+            "note": listener.note,
+            "progress": listener.progress,
+            "history": history.extend,
+        }
         job = (distributed.STUCK, folder, str(data.examples.folder), *given)
-        with contextlib.closing(_run(count, job, stop)) as messages:  # whatever `report` raises, the processes end
+        with contextlib.closing(_run(count, job, listener)) as messages:  # whatever `epoch` raises, the processes end
             for kind, *content in messages:
                 receive[kind](*content)
         network.load_state_dict(load_file(Path(folder) / TRAINED))
@@ -99,7 +100,7 @@ def processes(settings: Settings) -> int:
     return count
 
 
-def _run(count: int, job: tuple[Any, ...], stop: Callable[[float], bool]) -> Generator[tuple[Any, ...]]:
+def _run(count: int, job: tuple[Any, ...], listener: Listener) -> Generator[tuple[Any, ...]]:
     """Messages of the processes until all have ended; whatever happens here, none of them is left."""
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     pipes = [context.Pipe() for _ in range(count)]
@@ -112,7 +113,7 @@ def _run(count: int, job: tuple[Any, ...], stop: Callable[[float], bool]) -> Gen
                 worker.start()
                 workers.append(worker)
                 theirs.close()  # so that our end sees the end of its process
-            yield from _messages(workers, [ours for ours, _ in pipes], stop)
+            yield from _messages(workers, [ours for ours, _ in pipes], listener)
         finally:
             for worker in workers:
                 worker.kill()  # they write nothing that half of could be seen
@@ -121,7 +122,7 @@ def _run(count: int, job: tuple[Any, ...], stop: Callable[[float], bool]) -> Gen
 
 
 def _messages(
-    workers: Sequence[BaseProcess], readers: list[Connection], stop: Callable[[float], bool]
+    workers: Sequence[BaseProcess], readers: list[Connection], listener: Listener
 ) -> Iterator[tuple[Any, ...]]:
     """What the processes tell; whether to stop is answered here, where the step's deadline is kept."""
     failures: list[tuple[float, str, str, str]] = []
@@ -137,7 +138,7 @@ def _messages(
                 failures.append(tuple(content))
             elif kind == "stop":
                 with contextlib.suppress(OSError):  # it has ended; its exit status says how
-                    reader.send(stop(*content))
+                    reader.send(listener.should_stop(*content))
             else:
                 yield kind, *content
     wait([worker.sentinel for worker in workers], CASCADE)
@@ -179,10 +180,11 @@ def _work(
         if rank == 0:
             step.send((kind, *content))
 
-    def stop(seconds: float) -> bool:
+    def should_stop(seconds: float) -> bool:
         tell("stop", seconds)
         return rank == 0 and bool(step.recv())  # what the first process is told holds for all
 
+    told = Callbacks(partial(tell, "epoch"), partial(tell, "note"), partial(tell, "progress"), should_stop)
     try:
         network, _ = load_checkpoint(Path(folder))
         place(network, settings.device)
@@ -194,10 +196,7 @@ def _work(
                 open_data(Path(dataset), settings),
                 Hyperparameters.model_validate_json(hyperparameters_json),
                 thaw=thaw,
-                report=partial(tell, "epoch"),
-                say=partial(tell, "note"),
-                progress=partial(tell, "progress"),
-                stop=stop,
+                listener=told,
             )
             if rank == 0:
                 state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}

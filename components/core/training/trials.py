@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.core.errors import NoAnswerError
+from components.core.listener import Callbacks, Deadline
 from components.core.settings import Hyperparameters, Settings
 from components.core.training import deadlines, studies
-from components.core.training.deadlines import Deadline
 from components.core.training.studies import open_study
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
             if phase == "head" or thaw:
                 if deadline.reached():
                     raise OutOfTimeError
-                epochs = train_phase(network, data, hyperparameters, thaw=thaw, report=report, stop=deadline.reached)
+                listener = Callbacks(epoch=report, should_stop=deadline.reached)
+                epochs = train_phase(network, data, hyperparameters, thaw=thaw, listener=listener)
                 if deadline.hit:
                     raise OutOfTimeError
                 best = min([best, *(e["loss"] for e in epochs)])

@@ -44,7 +44,7 @@ def thawline(dataset: Path, settings: Settings) -> dict[str, Any]:
     network = build_network(data, chosen)
     tester, found = Tester(data, network.preprocessing, keep=False), list[tuple[float, float]]()
     for thaw in (0, chosen.thaw):
-        history = train_phase(network, data, chosen, thaw=thaw, report=lambda _figures: None)
+        history = train_phase(network, data, chosen, thaw=thaw)
         loss = min(figures["loss"] for figures in history)
         found.append((loss, tester.accuracy(network, len(network.stages) - thaw)))
     return {

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from components.core.activations import caching_plan, passes, segments, store
-from components.core.activations.caching_plan import Cost, Policy, Recomputed, rows_at
-from components.core.activations.passes import Wanted, row_key
+from components.core.activations.caching_plan import Cost, Recomputed, rows_at
+from components.core.activations.requests import CachePolicy, RowRequest, row_key
 from components.core.activations.segments import Rows
 from components.core.errors import InputError, StepError
+from components.core.listener import Callbacks
 from components.core.networks.network import Network
 
 COUNT = 90
@@ -35,9 +36,8 @@ def encode(positions: Sequence[int]) -> Tensor:
 
 def asked(lines: dict[int, float], mode: str = "auto", precision: str = "float32", budget: float = 1e9) -> tuple:
     said: list[str] = []
-    wanted = Wanted(KEYS, encode)
-    rows = rows_at(network(), lines, wanted, Policy(mode, precision, budget), said.append, lambda *_: None)
-    return rows, said
+    request = RowRequest(network(), lines, KEYS, encode, CachePolicy(mode, precision, budget))
+    return rows_at(request, Callbacks(note=said.append)), said
 
 
 def expected(line: int) -> Tensor:
@@ -102,8 +102,7 @@ def test_recomputing_starts_from_the_records(home: Path, monkeypatch: pytest.Mon
         time.sleep(0.02 * len(positions))
         return encode(positions)
 
-    policy = Policy("auto", "float32", 1e9)
-    rows = rows_at(network(), {3: 10.0}, Wanted(KEYS, slow), policy, lambda _text: None, lambda *_: None)
+    rows = rows_at(RowRequest(network(), {3: 10.0}, KEYS, slow, CachePolicy("auto", "float32", 1e9)))
     assert isinstance(rows[3], Rows)
 
 
@@ -205,8 +204,8 @@ def test_the_error_of_float16_is_told(home: Path) -> None:
 def test_the_error_of_float16_is_told_of_a_single_example(home: Path) -> None:
     """A pass that is too short to be measured rounds as well."""
     said: list[str] = []
-    policy = Policy("keep", "float16", 1e9)
-    rows_at(network(), {3: 5.0}, Wanted(KEYS[:1], encode), policy, said.append, lambda *_: None)
+    request = RowRequest(network(), {3: 5.0}, KEYS[:1], encode, CachePolicy("keep", "float16", 1e9))
+    rows_at(request, Callbacks(note=said.append))
     [sentence] = said
     assert "1 new of 1 examples, rounded to float16 with an error of 4.9e-04 of the largest at most" in sentence
 
@@ -218,9 +217,8 @@ def of_two_widths(positions: Sequence[int]) -> Tensor:
 
 def widths(count: int, mode: str) -> tuple[object, list[str]]:
     said: list[str] = []
-    policy, wanted = Policy(mode, "float32", 1e9), Wanted(KEYS[:count], of_two_widths)
-    rows = rows_at(network(), {1: 1e6}, wanted, policy, said.append, lambda *_: None)
-    return rows[1], said
+    request = RowRequest(network(), {1: 1e6}, KEYS[:count], of_two_widths, CachePolicy(mode, "float32", 1e9))
+    return rows_at(request, Callbacks(note=said.append))[1], said
 
 
 @pytest.mark.parametrize("first", [COUNT, 40])
@@ -248,7 +246,7 @@ def test_an_export_has_to_fit_into_the_budget(home: Path) -> None:
     asked({1: 5.0}, "keep")
     [space] = [entry.folder.parent for entry in store.entries(passes.store())]
     size = sum(entry.bytes for entry in store.entries(passes.store()))
-    policy = Policy("auto", "float32", size + 1000.0)
+    policy = CachePolicy("auto", "float32", size + 1000.0)
     assert caching_plan._room(policy, [space])(1000)
     assert not caching_plan._room(policy, [space])(1001)
     assert not caching_plan._room(policy, [])(size + 1001)

@@ -20,11 +20,12 @@ from components.core.compute import engines, onnx_exports
 from components.core.compute.device import place, to_device
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
+from components.core.listener import Callbacks
 from components.core.networks.images import build_backbone
 from components.core.networks.network import Network, set_thawed, set_training
 from components.core.settings import Hyperparameters, Settings
 from components.core.training import phase as phases
-from components.core.training.phase import Data, open_data, rows_at, seed_everything, train_phase
+from components.core.training.phase import Data, open_data, rows_of_split, seed_everything, train_phase
 from components.tasks import image_classification
 from tests.components.core.networks.test_images import QUICK, SLOW, images, randomise
 from tests.conftest import TOY
@@ -115,7 +116,13 @@ def trained(network: Network, data: Data, thaw: int) -> list[dict[str, Tensor]]:
     before = copy.deepcopy(nn.ModuleList([*network.stages[line:], network.head]).state_dict())
     states = [thawed_state(network, line)]
     seed_everything(data.settings)  # as `build_network` does; dropout draws from here on
-    train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: states.append(thawed_state(network, line)))
+    train_phase(
+        network,
+        data,
+        CHOSEN,
+        thaw=thaw,
+        listener=Callbacks(epoch=lambda _figures: states.append(thawed_state(network, line))),
+    )
     states.append(thawed_state(network, line))
     nn.ModuleList([*network.stages[line:], network.head]).load_state_dict(before)
     return states
@@ -230,14 +237,16 @@ class TestEveryFamily:
             assert_same_training(network, keep, recompute, thaw, dtype)
             assert all(map(torch.equal, frozen, frozen_buffers(network, line))), "statistics below the line moved"
             for split in ("train", "validation"):
-                kept, recomputed = (rows_at(network, data, {line: 1.0}, split)[line] for data in (keep, recompute))
+                kept, recomputed = (
+                    rows_of_split(network, data, {line: 1.0}, split)[line] for data in (keep, recompute)
+                )
                 assert_same_rows(kept, recomputed, dtype)
 
     def test_nothing_writes_into_the_store(self, family: Family, pictures: Path) -> None:
         """At every line, forward and backward passes leave the batch, the files and a second read as they were."""
         network = copy.deepcopy(family.network).float()
         lines = range(1, len(network.stages) + 1)
-        rows = rows_at(network, some(pictures, activations="keep"), dict.fromkeys(lines, 1.0), "train")
+        rows = rows_of_split(network, some(pictures, activations="keep"), dict.fromkeys(lines, 1.0), "train")
         files = sorted(passes.store().rglob("*.bin"))
         before = [hashlib.sha256(file.read_bytes()).digest() for file in files]
         assert len(files) == len(lines)
@@ -306,7 +315,7 @@ def test_onnxruntime(name: str, home: Path, pictures: Path) -> None:
         assert_same_training(network, keep, recompute, thaw, torch.float32, ACTIVATIONS[torch.float32])
         space = passes.spaces(network, "float32")[line]
         assert {segment.engine.split()[0] for segment in segments.segments(space)} == {"onnxruntime"}
-        kept, recomputed = (rows_at(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute))
+        kept, recomputed = (rows_of_split(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute))
         assert_same_rows(kept, recomputed, torch.float32)
 
 
@@ -343,7 +352,11 @@ class TestFrozen:
         states: list[dict[str, Tensor]] = []
         line = len(network.stages) - thaw
         train_phase(
-            network, data, CHOSEN, thaw=thaw, report=lambda _figures: states.append(thawed_state(network, line))
+            network,
+            data,
+            CHOSEN,
+            thaw=thaw,
+            listener=Callbacks(epoch=lambda _figures: states.append(thawed_state(network, line))),
         )
         return network, states, data
 
@@ -371,4 +384,4 @@ class TestFrozen:
         expected = network.below(keep.task.encode(keep.examples.contents(keep.rows["train"]), {"scale": 1.0}), line)
         for data in (keep, recompute):
             set_training(network, line)
-            torch.testing.assert_close(rows_at(network, data, {line: 1.0}, "train")[line][:], expected)
+            torch.testing.assert_close(rows_of_split(network, data, {line: 1.0}, "train")[line][:], expected)

@@ -66,7 +66,7 @@ def test_texts_and_sounds(case: str, home: Path, tmp_path: Path) -> None:
     for thaw in (2, 0):
         line = len(network.stages) - thaw
         assert_same_training(network, keep, recompute, thaw, torch.float32)
-        kept, again = (phase.rows_at(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute))
+        kept, again = (phase.rows_of_split(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute))
         picks = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))[:8]
         for ours, theirs in zip(tree_leaves(kept[picks]), tree_leaves(again[picks]), strict=True):
             assert ours.dtype == theirs.dtype
@@ -86,5 +86,5 @@ def test_pictures_by_transformers(kind: str, home: Path, tmp_path: Path, picture
         line = len(network.stages) - thaw
         keep, recompute = (some(pictures, activations=mode) for mode in ("keep", "recompute"))
         assert_same_training(network, keep, recompute, thaw, torch.float32)
-        rows = [phase.rows_at(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute)]
+        rows = [phase.rows_of_split(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute)]
         assert_same_rows(*rows, torch.float32)

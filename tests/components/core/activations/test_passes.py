@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from components.core.activations import passes as activations
 from components.core.activations import segments
-from components.core.activations.passes import Wanted, as_kept, fill, passes, row_key, spaces, stored
+from components.core.activations.passes import as_kept, compute_and_store, passes, spaces, stored
+from components.core.activations.requests import CachePolicy, RowRequest, row_key
 from components.core.compute.engines import eager
 from components.core.errors import StepError
 from components.core.networks.network import Network
@@ -48,10 +49,11 @@ def compute(network: Network, lines: list[int], keys: list[bytes] = KEYS) -> lis
 
     network.eval()
     of_lines = spaces(network, "float32")
+    request = RowRequest(network, dict.fromkeys(lines, 1.0), keys, encode, CachePolicy("keep", "float32", 1e9))
     for work in passes(of_lines, lines, keys):
-        work, source = activations.source(of_lines, work, Wanted(keys, encode))  # noqa: PLW2901 - where it starts now
+        work, source = activations.source(request, of_lines, work)  # noqa: PLW2901 - where it starts now
         engine = eager(network, work.lines, work.start)
-        fill(of_lines, work, work.lines, keys, source, engine, "float32", lambda *_: None)
+        compute_and_store(request, of_lines, work, work.lines, source, engine)
     return sorted(encoded)
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from components.core import s3 as storage
 from components.core.activations import caching_plan, passes, segments, sharing
 from components.core.activations import store as cache
-from components.core.activations.caching_plan import Policy
-from components.core.activations.passes import Wanted, row_key
+from components.core.activations.requests import CachePolicy, RowRequest, row_key
 from components.core.activations.segments import Rows, Writer
 from components.core.errors import InputError
+from components.core.listener import Callbacks
 from components.core.networks.network import Network
 from tests.fakes.proxy import Fault, Proxy
 
@@ -47,11 +47,10 @@ class Home:
             self.computed.extend(positions)
             return INPUTS[list(positions)]
 
-        wanted = Wanted([row_key(str(i)) for i in range(count)], encode)
-        policy = Policy("keep" if budget == GIGABYTE else "auto", "float32", budget)
-        return caching_plan.rows_at(
-            network(), dict.fromkeys(lines, 5.0), wanted, policy, self.said.append, lambda *_: None
-        )
+        keys = [row_key(str(i)) for i in range(count)]
+        policy = CachePolicy("keep" if budget == GIGABYTE else "auto", "float32", budget)
+        request = RowRequest(network(), dict.fromkeys(lines, 5.0), keys, encode, policy)
+        return caching_plan.rows_at(request, Callbacks(note=self.said.append))
 
     @property
     def store(self) -> Path:
@@ -291,7 +290,7 @@ def test_half_a_record_stays_at_home(prefix: str, homes: tuple[Home, Home], monk
         one.rows(lines=[2])
     [index] = one.store.glob("*/*/index")
     index.write_bytes(index.read_bytes()[:-5])
-    sharing.send([index.parent.parent], one.said.append)
+    sharing.send([index.parent.parent], Callbacks(note=one.said.append))
     [uri] = objects(prefix, "index")
     assert len(storage.read_bytes(uri)) == (COUNT - 1) * cache.RECORD
 

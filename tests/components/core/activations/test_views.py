@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from components.core.activations import caching_plan, passes, store
+from components.core.activations.requests import RowRequest
+from components.core.listener import Callbacks
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets import classification
 from components.core.training import phase as phases
-from components.core.training.phase import Data, build_network, open_data, rows_at, rows_of_splits, train_phase
+from components.core.training.phase import Data, build_network, open_data, rows_of_split, rows_of_splits, train_phase
 from tests.conftest import TOY
 from tests.fakes import toy
 
@@ -91,7 +93,7 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
     data = replace(data, task=SimpleNamespace(**vars(toy) | own), target=target)
     with monkeypatch.context() as patch:
         patch.setattr(phases, "rows_of_splits", noted)
-        seen.figures = train_phase(seen.network, data, CHOSEN, thaw=thaw, report=lambda _figures: None)
+        seen.figures = train_phase(seen.network, data, CHOSEN, thaw=thaw)
     return seen
 
 
@@ -195,9 +197,9 @@ class TestViews:
         """An epoch draws one view of each example, so the plan counts with each view in a third of the epochs."""
         asked, real = list[tuple[int, dict[int, float]]](), caching_plan.rows_at
 
-        def noted(network: Network, lines: dict[int, float], wanted: Any, *rest: Any) -> Any:
-            asked.append((len(wanted.keys), lines))
-            return real(network, lines, wanted, *rest)
+        def noted(request: RowRequest, *rest: Any) -> Any:
+            asked.append((len(request.keys), request.lines))
+            return real(request, *rest)
 
         monkeypatch.setattr(caching_plan, "rows_at", noted)
         data = open_data(toy_dataset, Settings(**TOY, **VIEWS))
@@ -257,8 +259,8 @@ class TestHalfPrecision:
         network = build_network(exact, CHOSEN)
         for line in lines:
             said: list[str] = []
-            rounded = rows_at(network, half, {line: 1.0}, "train", said.append)[line][:]
-            expected = rows_at(network, exact, {line: 1.0}, "train")[line][:]
+            rounded = rows_of_split(network, half, {line: 1.0}, "train", Callbacks(note=said.append))[line][:]
+            expected = rows_of_split(network, exact, {line: 1.0}, "train")[line][:]
             told = re.findall(r"error of (\S+) of the largest at most", said[0])
             assert rounded.dtype == torch.float32
             assert 0 < float((rounded - expected).abs().max() / expected.abs().max()) <= float(told[0])
