@@ -1,12 +1,11 @@
 """Train a new head on the frozen network: fine-tuning with the thaw line right below the head."""
 
-import json
 import math
 from pathlib import Path
 
-from components.core.compute import distributed
+from components.core import torchrun
 from components.core.errors import StepError
-from components.core.settings import Hyperparameters, Settings
+from components.core.settings import Hyperparameters
 from components.core.tracking import retries, runs
 from components.core.training import deadlines
 from components.core.training.checkpoints import save_checkpoint, save_training_rows
@@ -37,35 +36,27 @@ def train_head(
         checkpoint: Folder to write.
         version: An earlier version that is judged again, so no head is trained and the folder stays empty; else empty.
     """
-    if version:
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        with runs.step("train_head", run_key, settings) as run:
-            run.figure(f"nothing to train: version {version} is judged again")
-        return 0.0
-    chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
-    if distributed.helps():
-        return _help(Settings.from_json(settings), dataset, chosen)
     with runs.step("train_head", run_key, settings) as run:
+        if version:
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            run.figure(f"nothing to train: version {version} is judged again")
+            return 0.0
+        chosen = Hyperparameters.model_validate_json(hyperparameters)
         run.params(chosen.model_dump())
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
         run.deadline = deadlines.of(run)
         data = open_data(dataset, run.settings)
         network = build_network(data, chosen, run)
         history = train(network, data, chosen, thaw=0, listener=run)
+        best = min(history, key=lambda figures: figures["loss"], default={"loss": math.inf})
+        if torchrun.is_helper():
+            return best["loss"]
         if not history:
             raise StepError("The training of the head diverged.", "Lower --head-learning-rate.")
         deadlines.note(run, "The training of the head", len(history), run.settings.head_epochs)
-        best = min(history, key=lambda figures: figures["loss"])
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)
         save_training_rows(checkpoint, data.examples, data.target)
         run.saved(data.reuse.seconds)
         run.figure(runs.describe(data.target.metric, best))
     return best["loss"]
-
-
-def _help(settings: Settings, dataset: Path, chosen: Hyperparameters) -> float:
-    """Train along with the first process, which records and writes."""
-    data = open_data(dataset, settings)
-    history = train(build_network(data, chosen), data, chosen, thaw=0)
-    return min((figures["loss"] for figures in history), default=math.inf)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from components.core import torchrun
 from components.core.listener import Deadline
 from components.core.settings import Settings
 
@@ -24,7 +25,12 @@ CUT = "thawline.cut."  # tag of the pipeline's run, with the step that stopped e
 
 
 def of(run: "StepRun") -> Deadline:
-    """When this step has to stop training: by the run's budget or by its own, whichever comes first."""
+    """When this step has to stop training: by the run's budget or by its own, whichever comes first.
+
+    A helper has none: the first process's deadline holds for all.
+    """
+    if torchrun.is_helper():
+        return Deadline()
     settings, found = run.settings, [Deadline()]
     if settings.max_minutes:
         begin, end = time_to_train(run)

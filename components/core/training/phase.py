@@ -158,7 +158,7 @@ def _request(network: Network, data: Data, lines: Mapping[int, float], splits: S
     keys = [row_key(example, name, encoding) for name in names for example in ids]
     uses = {line: count / max(1, views) for line, count in lines.items()}  # an epoch draws one view of each example
     policy = policy_of(settings)
-    if settings.activations != "recompute" and not distributed.leads():
+    if settings.activations != "recompute" and not distributed.is_local_leader():
         policy = replace(policy, mode="stored")  # what the leader left; its decision holds for all
     return RowRequest(network, uses, keys, encode, policy)
 

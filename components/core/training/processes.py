@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from components.core import torchrun
 from components.core.compute import distributed
 from components.core.compute.device import pick_device, place
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError
@@ -58,7 +59,7 @@ def train(
     """
     settings = data.settings
     phase = partial(train_phase, network, data, hyperparameters, thaw=thaw, listener=listener)
-    if distributed.launched():
+    if torchrun.launched():
         with distributed.joined(next(network.parameters()).device):
             return phase()
     count = processes(settings)

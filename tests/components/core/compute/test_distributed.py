@@ -41,7 +41,6 @@ def test_one_process_changes_nothing() -> None:
     outputs, figures = torch.randn(3, 2), {"loss": 0.1}
     assert distributed.whole(outputs, 3) is outputs
     assert distributed.agreed(figures, torch.device("cpu")) == figures
-    assert not distributed.helps()
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 4), (6, 3, 4, 5)])
