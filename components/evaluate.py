@@ -32,7 +32,8 @@ from components.core.targets.evaluation import Evaluation
 from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import load_checkpoint, weights_digest
-from components.core.training.phase import Data, open_data, outputs
+from components.core.training.data import Data, open_data
+from components.core.training.phase import outputs
 
 SHOWN = 24  # labels that look wrong, in the report; all are in the table
 

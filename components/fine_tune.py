@@ -6,13 +6,14 @@ from pathlib import Path
 
 from components.core import torchrun
 from components.core.compute import distributed
+from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
 from components.core.registry import recall
 from components.core.settings import Hyperparameters
 from components.core.tracking import provenance, retries, runs
 from components.core.training import deadlines
 from components.core.training.checkpoints import TRAINING, load_checkpoint, read_facts, save_checkpoint
-from components.core.training.phase import open_data, seed_everything
+from components.core.training.data import open_data
 from components.core.training.processes import train
 
 

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.core.errors import NoAnswerError, StepError
 from components.core.revision import libraries
@@ -21,6 +21,8 @@ from components.core.training.trials import MOST_THAW_EPOCHS, MOST_THAWED, NO_AN
 
 if TYPE_CHECKING:
     import optuna
+
+    from components.core.tracking.runs import StepRun
 
 
 @retries.patient
@@ -62,7 +64,9 @@ def search(
         if run.deadline.reached():
             deadlines.cut(run, "The search was left out")
             return name
-        from components.core.training.phase import build_network, open_data, rows_of_splits  # torch costs seconds
+        from components.core.training.data import open_data  # torch costs seconds
+        from components.core.training.phase import build_network
+        from components.core.training.thaw_line import rows_of_splits
 
         data = open_data(dataset, run.settings)
         network = build_network(data, run.settings.defaults())
@@ -109,13 +113,13 @@ def worker_devices(settings: Settings, cores: int, gpus: int) -> list[str]:
     return [f"cuda:{number % gpus}" if spread else settings.device for number in range(count)]
 
 
-def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> float:  # noqa: ANN401 - StepRun, imported late
+def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float:
     """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
     import torch
 
     from components.core.compute.device import pick_device
 
-    settings: Settings = run.settings
+    settings = run.settings
     cores = len(os.sched_getaffinity(0))
     gpus = torch.cuda.device_count() if pick_device(settings.device).type == "cuda" else 0
     devices = worker_devices(settings, cores, gpus)
@@ -147,7 +151,7 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int) -> float:  # n
     return float(sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in ours))
 
 
-def _check(run: Any, study: "optuna.Study", *, killed: bool) -> None:  # noqa: ANN401 - as above
+def _check(run: "StepRun", study: "optuna.Study", *, killed: bool) -> None:
     trials = study.get_trials(deepcopy=False)
     states = [trial.state.name for trial in trials]
     done = sum(state in DONE for state in states)
@@ -167,7 +171,7 @@ def _check(run: Any, study: "optuna.Study", *, killed: bool) -> None:  # noqa: A
         raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")
 
 
-def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  # noqa: ANN401 - StepRun, imported late
+def _log_finished(run: "StepRun", study: "optuna.Study", logged: set[int]) -> None:
     from components.core.tracking import runs
 
     finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]

@@ -9,7 +9,8 @@ from components.core.settings import Hyperparameters
 from components.core.tracking import retries, runs
 from components.core.training import deadlines
 from components.core.training.checkpoints import save_checkpoint, save_training_rows
-from components.core.training.phase import build_network, open_data
+from components.core.training.data import open_data
+from components.core.training.phase import build_network
 from components.core.training.processes import train
 
 

@@ -260,7 +260,8 @@ def test_the_plain_loop_and_thawline_train_the_same(tiny: Path) -> None:
     """Same recipe, same batches: head phase and thawed phase end with the same weights up to rounding."""
     import torch
 
-    from components.core.training.phase import build_network, open_data, train_phase
+    from components.core.training.data import open_data
+    from components.core.training.phase import build_network, train_phase
     from tests.benchmarks.compare import plain
     from tests.benchmarks.compare.recipe import Tester, peer_network, pictures_of, settings_of
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from components.core.activations import passes, segments, sharing, store
+from components.core.activations import passes, rows, segments, sharing, spaces, store
 from components.core.activations.passes import ComputePass
 from components.core.activations.requests import CachePolicy, RowRequest
-from components.core.activations.rows import Counted, Reuse, Rows
-from components.core.compute.device import mixed_precision, to_device
+from components.core.activations.rows import Counted, Recomputed, Reuse, Rows
+from components.core.compute import determinism
 from components.core.compute.engines import choose, eager
 from components.core.errors import InputError, StepError, UnavailableError
 from components.core.listener import SILENT, Listener
@@ -58,30 +57,6 @@ class Cost:
         return self.uses * self.examples * self.again
 
 
-class Recomputed:
-    """Rows that are computed each time they are asked for."""
-
-    def __init__(self, request: RowRequest, line: int) -> None:
-        self._request, self._line = request, line
-
-    def __len__(self) -> int:
-        return len(self._request.keys)
-
-    def __getitem__(self, rows: slice | Tensor) -> Pytree:
-        """These rows of every tensor, [B, ...], on the network's device."""
-        positions = torch.arange(len(self))[rows].tolist()
-        return passes.in_fixed_batches(self._below, self._request.encode(positions))[0]
-
-    def _below(self, inputs: Pytree) -> list[Pytree]:
-        network = self._request.network
-        device = next(network.parameters()).device
-        modules = network.stages[: self._line]
-        if any(module.training for module in modules):
-            raise RuntimeError("a frozen stage is in training mode")
-        with torch.no_grad(), mixed_precision(device):
-            return [network.below(to_device(inputs, device), self._line)]
-
-
 def rows_at(request: RowRequest, listener: Listener = SILENT, reuse: Reuse | None = None) -> dict[int, Rows]:
     """Activations of these examples at each line, kept or recomputed, whichever is cheaper within the budget.
 
@@ -100,58 +75,58 @@ def rows_at(request: RowRequest, listener: Listener = SILENT, reuse: Reuse | Non
     kept = [line for line in sorted(request.lines, reverse=True) if line > 0]  # at the bottom there is nothing to keep
     if policy.mode == "recompute" or not kept:
         return recomputed
-    begin, spaces = time.perf_counter(), passes.spaces(network, policy.precision)
+    begin, of_lines = time.perf_counter(), spaces.spaces(network, policy.precision)
     try:
-        found = _completed(request, spaces, kept, listener)
+        found = _completed(request, of_lines, kept, listener)
     except segments.FormError as error:
         if policy.mode == "keep":
             raise InputError(f"Activations can't be kept: {error}.", FORMS) from error
         if policy.mode != "stored":  # there the leader has said so
             listener.note(f"Activations recomputed: {error}. {FORMS}")
         return recomputed
-    read: dict[int, Rows] = {line: rows for line, rows in found.items() if rows is not None}
+    read: dict[int, Rows] = {line: kept_rows for line, kept_rows in found.items() if kept_rows is not None}
     if reuse is not None:
-        costs = {line: _row_seconds(request, spaces[line], line) for line in read}
+        costs = {line: _row_seconds(request, of_lines[line], line) for line in read}
         reuse.seconds -= time.perf_counter() - begin
         read = {line: Counted(rows, costs[line], reuse) for line, rows in read.items()}
     return recomputed | read
 
 
 def _completed(
-    request: RowRequest, spaces: Sequence[Path], kept: Sequence[int], listener: Listener
-) -> dict[int, segments.Rows | None]:
+    request: RowRequest, of_lines: Sequence[Path], kept: Sequence[int], listener: Listener
+) -> dict[int, rows.StoredRows | None]:
     """Rows from the store, once what is missing there was fetched or computed; None where they are not all there.
 
     Raises:
         FormError: The examples' activations have different forms.
     """
     keys, policy = request.keys, request.policy
-    missing = [] if policy.mode == "stored" else passes.passes(spaces, kept, keys, policy.precision)
-    if missing and sharing.fetch(request, spaces, missing, listener):
-        missing = passes.passes(spaces, kept, keys, policy.precision)
+    missing = [] if policy.mode == "stored" else passes.passes(of_lines, kept, keys, policy.precision)
+    if missing and sharing.fetch(request, of_lines, missing, listener):
+        missing = passes.passes(of_lines, kept, keys, policy.precision)
     try:
         for work in missing:
-            _carry_out(request, spaces, work, listener)
+            _carry_out(request, of_lines, work, listener)
     except OSError as error:  # the disk is full, or may not be written
         if policy.mode == "keep":
             raise StepError(
-                f"Activations can't be kept in {passes.store()} ({error.strerror or error}).",
+                f"Activations can't be kept in {store.store()} ({error.strerror or error}).",
                 "Free the disk, name another folder in THAWLINE_ACTIVATIONS, or use --activations auto.",
             ) from error
-        listener.note(f"Activations recomputed: {passes.store()} can't be written ({error.strerror or error})")
+        listener.note(f"Activations recomputed: {store.store()} can't be written ({error.strerror or error})")
     if missing:
-        sharing.send([spaces[line] for line in kept], listener)
-    return {line: passes.stored(spaces[line], keys) for line in kept}
+        sharing.send([of_lines[line] for line in kept], listener)
+    return {line: rows.stored(of_lines[line], keys) for line in kept}
 
 
 def _row_seconds(request: RowRequest, space: Path, line: int) -> float:
     """What the usual loop takes for a row: encoded, and computed by PyTorch; measured once for each space."""
-    known = passes.row_seconds(space)
+    known = spaces.row_seconds(space)
     if known or not request.keys:
         return known
     seconds = _again(request, line)
     with contextlib.suppress(OSError):  # a store that is read-only can be read
-        passes.describe(space, request.network, line, request.policy.precision, seconds)
+        spaces.describe(space, request.network, line, request.policy.precision, seconds)
     return seconds
 
 
@@ -163,17 +138,17 @@ def _again(request: RowRequest, line: int) -> float:
     return (time.perf_counter() - begin) / len(positions)
 
 
-def _carry_out(request: RowRequest, spaces: Sequence[Path], work: ComputePass, listener: Listener) -> None:
+def _carry_out(request: RowRequest, of_lines: Sequence[Path], work: ComputePass, listener: Listener) -> None:
     network, policy = request.network, request.policy
-    passes.store().mkdir(parents=True, exist_ok=True)
-    work, source = passes.source(request, spaces, work)
+    store.store().mkdir(parents=True, exist_ok=True)
+    work, source = passes.source(request, of_lines, work)
     sample, encode = _timed_sample(source, work.positions[:SAMPLE])
-    protected = [spaces[line] for line in request.lines]
+    protected = [of_lines[line] for line in request.lines]
 
-    short = len(work.positions) <= passes.BATCH  # one batch: not worth a measurement, nor a word
+    short = len(work.positions) <= determinism.BATCH  # one batch: not worth a measurement, nor a word
     engine, reason = eager(network, work.lines, work.start), ""
     if not short:
-        exports = passes.store() / store.ENGINES
+        exports = store.store() / store.ENGINES
         engine, reason = choose(
             network, work.lines, sample, len(work.positions), exports, work.start, _room(policy, protected)
         )
@@ -193,24 +168,24 @@ def _carry_out(request: RowRequest, spaces: Sequence[Path], work: ComputePass, l
             transfer=_transfer(rows),
             uses=request.lines[line],
         )
-    chosen = _affordable(costs, policy, store.free_for(passes.store(), policy.budget, protected))
+    chosen = _affordable(costs, policy, store.free_for(store.store(), policy.budget, protected))
     if not short or (chosen and max(losses)):  # what was rounded is told of a single example too
         reason = reason or f"eager: a pass over {len(work.positions)} examples is short"
         listener.note(_sentence(len(network.stages), costs, chosen, reason, max(losses)))
-    store.make_room(passes.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
+    store.make_room(store.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
     for line in chosen:
-        passes.describe(spaces[line], network, line, policy.precision)
+        spaces.describe(of_lines[line], network, line, policy.precision)
     if chosen:
-        passes.compute_and_store(request, spaces, work, chosen, source, engine, listener)
+        passes.compute_and_store(request, of_lines, work, chosen, source, engine, listener)
 
 
 def _room(policy: CachePolicy, protected: Sequence[Path]) -> Callable[[float], bool]:
     """Tells whether so many bytes fit into the budget, and removes what was used longest ago for them."""
 
     def room(needed: float) -> bool:
-        if needed > store.free_for(passes.store(), policy.budget, protected):
+        if needed > store.free_for(store.store(), policy.budget, protected):
             return False
-        store.make_room(passes.store(), needed, policy.budget, protected)
+        store.make_room(store.store(), needed, policy.budget, protected)
         return True
 
     return room
@@ -254,7 +229,7 @@ def _timed(run: Callable[[Pytree], list[Pytree]], sample: Pytree) -> tuple[list[
 
 def _transfer(rows: Pytree) -> float:
     """Seconds to write one row; reading it takes no longer, from memory or from the same disk."""
-    with tempfile.TemporaryDirectory(prefix=store.MEASUREMENT, dir=passes.store()) as folder:
+    with tempfile.TemporaryDirectory(prefix=store.MEASUREMENT, dir=store.store()) as folder:
         writer, count = segments.Writer(Path(folder), ""), len(tree_leaves(rows)[0])
         writer.append([bytes(32)] * count, rows)  # makes its folder
         begin = time.perf_counter()

@@ -6,35 +6,27 @@ libraries; the key of a row for the example and its view; the segment that holds
 examples are added to a space, and those that are there are never computed again.
 """
 
-import contextlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from components.core import run_folder
 from components.core.activations import segments
-from components.core.activations import store as cache
 from components.core.activations.requests import RowRequest
-from components.core.compute.device import computed_in, rows_of
+from components.core.activations.rows import stored
+from components.core.activations.spaces import FIXED, accepts
+from components.core.compute import determinism
+from components.core.compute.determinism import in_fixed_batches
 from components.core.compute.engines import Engine
 from components.core.errors import StepError
 from components.core.listener import SILENT, Listener
-from components.core.networks.network import Network, Pytree
-from components.core.networks.weights import state_digest
-from components.core.settings import digest
-
-FIXED = "eager in fixed batches"  # the engine of rows whose bits count
-LIBRARIES = ("thawline", "torch", "torchvision", "timm", "pillow")  # that any row may depend on
-BATCH = 64  # examples of one pass at a time; results are on disk after every batch
+from components.core.networks.network import Pytree
 
 
 @dataclass(frozen=True)
@@ -44,70 +36,6 @@ class ComputePass:
     start: int  # a lower line that holds them all; 0: from the encoded examples
     lines: tuple[int, ...]
     positions: list[int]
-
-
-def store() -> Path:
-    """The folder of all activations, see `cache.store`."""
-    return cache.store()
-
-
-def spaces(network: Network, precision: str) -> list[Path]:
-    """The space of every line, the network's own folder in the store; index 0 is the input, which is never kept."""
-    stages = [state_digest(stage.state_dict()) for stage in network.stages]
-    texts = [str(stage) for stage in network.stages]
-    first = next(network.parameters())
-    common = {
-        "preprocessing": network.preprocessing,
-        "precision": precision,
-        "computed": str(computed_in(first.device, first.dtype)),
-        "device": first.device.type,
-        "libraries": _libraries(network),
-        **({"config": network.config} if network.config else {}),
-    }
-    keys = [digest([common, texts[:line], stages[:line]])[:32] for line in range(len(stages) + 1)]
-    return [store() / key for key in keys]
-
-
-def describe(space: Path, network: Network, line: int, precision: str, row_seconds: float = 0.0) -> None:
-    """Note what a space holds, and the seconds that computing a row of it takes, where they were measured."""
-    space.mkdir(parents=True, exist_ok=True)
-    facts = {
-        "weights_digest": network.weights_digest,
-        "line": line,
-        "stages": len(network.stages),
-        "preprocessing": network.preprocessing,
-        "precision": precision,
-        **({"row_seconds": row_seconds} if row_seconds else {}),
-    }
-    if row_seconds or not (space / "space.json").exists():
-        run_folder.write_text(space / "space.json", json.dumps(facts, indent=1))
-
-
-def row_seconds(space: Path) -> float:
-    """What computing a row of a space takes; 0 where nobody has measured it."""
-    try:
-        return float(json.loads((space / "space.json").read_text()).get("row_seconds", 0.0))
-    except (OSError, ValueError, TypeError, AttributeError):  # gone, or damaged
-        return 0.0
-
-
-def accepts(engine: str) -> bool:
-    """Whether rows of that engine may be used: all engines are equal within rounding, `deterministic` asks for bits."""
-    return engine == FIXED or not torch.are_deterministic_algorithms_enabled()
-
-
-def stored(space: Path, keys: Sequence[bytes]) -> segments.Rows | None:
-    """All these rows from the store; None if one of them is missing."""
-    for _attempt in range(3):
-        opened = segments.segments(space, accepts)
-        part, row = segments.find(opened, keys)
-        if len(part) == 0 or bool((part < 0).any()):
-            return None
-        try:
-            return segments.open_rows(opened, part, row)
-        except (OSError, RuntimeError):  # another process evicted a segment between the two calls
-            continue
-    return None
 
 
 def passes(
@@ -196,7 +124,7 @@ def source(
 
 def batches(encode: Callable[[Sequence[int]], Pytree], positions: Sequence[int]) -> Iterator[tuple[list[int], Pytree]]:
     """Batches of these positions; the next one is made while one is used."""
-    some = [list(positions[i : i + BATCH]) for i in range(0, len(positions), BATCH)]
+    some = [list(positions[i : i + determinism.BATCH]) for i in range(0, len(positions), determinism.BATCH)]
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(encode, some[0])
         for i, batch in enumerate(some):
@@ -204,19 +132,6 @@ def batches(encode: Callable[[Sequence[int]], Pytree], positions: Sequence[int])
             if i + 1 < len(some):
                 following = pool.submit(encode, some[i + 1])
             yield batch, ready
-
-
-def in_fixed_batches(run: Callable[[Pytree], list[Pytree]], batch: Pytree) -> list[Pytree]:
-    """Run a batch; where bits count, in batches of one size only, since kernels differ by the size of the batch."""
-    if not torch.are_deterministic_algorithms_enabled():
-        return run(batch)
-    count = len(tree_leaves(batch)[0])
-    parts = []
-    for start in range(0, count, BATCH):
-        padded = torch.arange(start, start + BATCH).clamp(max=count - 1)
-        used = slice(0, min(BATCH, count - start))
-        parts.append([rows_of(rows, used) for rows in run(rows_of(batch, padded))])
-    return [_joined(some) for some in zip(*parts, strict=True)]
 
 
 def as_kept(rows: Pytree, precision: str) -> Pytree:
@@ -241,22 +156,7 @@ def as_kept(rows: Pytree, precision: str) -> Pytree:
     return tree_map_only(Tensor, kept, rows)
 
 
-def _libraries(network: Network) -> dict[str, str]:
-    """Versions of the libraries that compute, and of those that the stages' modules come from."""
-    found = {name: version(name) for name in LIBRARIES}
-    for name in sorted({type(module).__module__.partition(".")[0] for module in network.stages.modules()}):
-        with contextlib.suppress(PackageNotFoundError):  # a user's own module
-            found[name] = version(name)
-    return found
-
-
 def _missing(space: Path, keys: Sequence[bytes]) -> list[int]:
     part, _ = segments.find(segments.segments(space, accepts), keys)
     missing: list[int] = (part < 0).nonzero().squeeze(1).tolist()
     return missing
-
-
-def _joined(parts: Sequence[Pytree]) -> Pytree:
-    leaves = [tree_leaves(part) for part in parts]
-    whole = iter([torch.cat(list(some)) for some in zip(*leaves, strict=True)])
-    return tree_map_only(Tensor, lambda _: next(whole), parts[0])

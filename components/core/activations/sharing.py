@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from components.core.activations import passes, segments, store
+from components.core.activations import segments, spaces, store
 from components.core.activations.passes import ComputePass
 from components.core.activations.requests import RowRequest
 from components.core.errors import ExpectedError
@@ -112,7 +112,7 @@ def fetch(
         _give_up(prefix, error, listener)
     for line, space in enumerate(of_lines):
         if space in wanted and any(space.glob("[!.]*/segment.json")):
-            passes.describe(space, request.network, line, request.policy.precision)
+            spaces.describe(space, request.network, line, request.policy.precision)
     return True
 
 
@@ -243,7 +243,7 @@ def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | Non
         least = rows * math.prod(leaf.shape) * segments.Leaf(leaf.dtype, (), channels_last=False).bytes
         if not 0 < least <= sizes.get(name, 0) <= least + segments.SEGMENT_BYTES:  # it may have grown since
             return None
-    if not passes.accepts(leaves.engine) or leaves.created > (time.time() + CLOCKS) * 1e9:
+    if not spaces.accepts(leaves.engine) or leaves.created > (time.time() + CLOCKS) * 1e9:
         return None
     keys = frozenset(store.keys_in(index))
     size = sum(sizes[name] for name in (*files, "index", "segment.json"))

@@ -17,7 +17,8 @@ from components.core.evidence.gate import Contest, Figures
 from components.core.registry.serving import SERVING, agree, answers
 from components.core.tracking import pyfunc, runs
 from components.core.training.checkpoints import TrainingRows, load_checkpoint, read_training_rows, weights_digest
-from components.core.training.phase import Data, outputs
+from components.core.training.data import Data
+from components.core.training.phase import outputs
 
 AGREEING = 32  # test rows that the served model itself answers, to compare
 TIMED = 3  # times that these are answered to measure its latency

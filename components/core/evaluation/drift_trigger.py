@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from components.core.activations import caching_plan
 from components.core.activations.requests import RowRequest, row_key
+from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
 from components.core.contract import Task, load_task
 from components.core.data import sources
@@ -26,7 +27,7 @@ from components.core.registry import versions
 from components.core.settings import Settings
 from components.core.tracking.provenance import encoding_digest
 from components.core.training.checkpoints import read_training_rows
-from components.core.training.phase import policy_of, seed_everything
+from components.core.training.thaw_line import policy_of
 
 MOST = 2000  # rows of either side: the interval is narrow enough, and more cost minutes
 

@@ -23,7 +23,9 @@ from components.core.evidence.paired_tests import units_of
 from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network
 from components.core.training.checkpoints import TrainingRows
-from components.core.training.phase import Data, base_network, rows_of_split
+from components.core.training.data import Data
+from components.core.training.phase import base_network
+from components.core.training.thaw_line import rows_of_split
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

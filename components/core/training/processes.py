@@ -22,13 +22,15 @@ from safetensors.torch import load_file, save_file
 
 from components.core import torchrun
 from components.core.compute import distributed
+from components.core.compute.determinism import seed_everything
 from components.core.compute.device import pick_device, place
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError
 from components.core.listener import SILENT, Callbacks, Listener
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.checkpoints import load_checkpoint, save_checkpoint
-from components.core.training.phase import Data, open_data, seed_everything, train_phase
+from components.core.training.data import Data, open_data
+from components.core.training.phase import train_phase
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess

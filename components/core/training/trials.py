@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import optuna
 
-    from components.core.training.phase import Data
+    from components.core.training.data import Data
 
 MOST_THAW_EPOCHS = 8
 NO_ANSWER = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
@@ -117,7 +117,7 @@ def work(
     import torch
 
     from components.core.compute.device import pick_device
-    from components.core.training.phase import open_data
+    from components.core.training.data import open_data
 
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS still holds
     settings = Settings.from_json(settings_json)

@@ -25,7 +25,8 @@ from torch import nn
 from components.core.listener import Callbacks
 from components.core.settings import Settings
 from components.core.training import loop
-from components.core.training.phase import build_network, open_data, train_phase
+from components.core.training.data import open_data
+from components.core.training.phase import build_network, train_phase
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Tester, peer_network, pictures_of
 

@@ -18,7 +18,8 @@ from components.core.data.examples import Examples
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import connection
-from components.core.training.phase import build_network, open_data, train_phase
+from components.core.training.data import open_data
+from components.core.training.phase import build_network, train_phase
 from components.core.training.studies import open_study
 from components.core.training.trials import MOST_THAWED, suggest
 from components.search import search

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.core.activations import caching_plan, passes
+from components.core.activations import caching_plan, spaces
 from components.core.activations.caching_plan import rows_at
 from components.core.activations.requests import CachePolicy, RowRequest
 from components.core.activations.rows import Counted, Reuse
@@ -45,13 +45,13 @@ def test_what_is_computed_once_is_read_often(home: Path, monkeypatch: pytest.Mon
         assert rows[:].shape == (COUNT, 36)
         assert reuse.seconds - before == pytest.approx(COUNT * 0.5, abs=0.5)
         assert gain is None or reuse.seconds > 0.9 * gain
-    space = passes.spaces(network(), "float32")[3]
-    assert passes.row_seconds(space) > 0
-    assert passes.row_seconds(space / "none") == 0.0
+    space = spaces.spaces(network(), "float32")[3]
+    assert spaces.row_seconds(space) > 0
+    assert spaces.row_seconds(space / "none") == 0.0
 
 
 def test_seconds_of_a_row_are_kept_with_its_space(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process takes what the first one measured."""
     rows_at(request(), reuse=Reuse())
-    monkeypatch.setattr(passes, "describe", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(spaces, "describe", lambda *_: pytest.fail("measured again"))
     rows_at(request(), reuse=Reuse())

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from components.core import s3 as storage
-from components.core.activations import caching_plan, passes, segments, sharing
+from components.core.activations import caching_plan, segments, sharing
 from components.core.activations import store as cache
 from components.core.activations.requests import CachePolicy, RowRequest, row_key
-from components.core.activations.segments import Rows, Writer
+from components.core.activations.rows import StoredRows
+from components.core.activations.segments import Writer
 from components.core.errors import InputError
 from components.core.listener import Callbacks
 from components.core.networks.network import Network
@@ -69,7 +70,8 @@ def right(rows: dict[int, Any], count: int = COUNT) -> bool:
     """Whether these are kept rows, and those that the network gives."""
     with torch.no_grad():
         return all(
-            isinstance(found, Rows) and torch.allclose(found[0:count], network().below(INPUTS[:count], line), atol=1e-6)
+            isinstance(found, StoredRows)
+            and torch.allclose(found[0:count], network().below(INPUTS[:count], line), atol=1e-6)
             for line, found in rows.items()
         )
 
@@ -508,4 +510,4 @@ def test_an_implausible_segment_is_not_downloaded(
     put(uri, json.dumps(facts).encode())
     assert right(two.rows(lines=[2]))
     assert set(two.computed) == set(range(COUNT))
-    assert passes.store() == two.store
+    assert cache.store() == two.store

@@ -11,14 +11,17 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from components.core.activations import caching_plan, passes, store
+from components.core.activations import caching_plan, store
 from components.core.activations.requests import RowRequest
 from components.core.listener import Callbacks
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets import classification
-from components.core.training import phase as phases
-from components.core.training.phase import Data, build_network, open_data, rows_of_split, rows_of_splits, train_phase
+from components.core.training import phase as phase_module
+from components.core.training import thaw_line
+from components.core.training.data import Data, open_data
+from components.core.training.phase import build_network, train_phase
+from components.core.training.thaw_line import rows_of_split, rows_of_splits
 from tests.conftest import TOY
 from tests.fakes import toy
 
@@ -92,7 +95,7 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
     target = SimpleNamespace(**vars(classification) | {"loss": loss})
     data = replace(data, task=SimpleNamespace(**vars(toy) | own), target=target)
     with monkeypatch.context() as patch:
-        patch.setattr(phases, "rows_of_splits", noted)
+        patch.setattr(phase_module, "rows_of_splits", noted)
         seen.figures = train_phase(seen.network, data, CHOSEN, thaw=thaw)
     return seen
 
@@ -111,7 +114,7 @@ class TestViews:
     def test_rows(self, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each training example has as many rows as views, a validation example has one."""
         seen = phase(toy_dataset, monkeypatch, activations="keep", **VIEWS)
-        [space] = store.spaces(passes.store())
+        [space] = store.spaces(store.store())
         assert space["examples"] == 3 * len(seen.data.rows["train"]) + len(seen.data.rows["validation"])
 
     def test_draws(self, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +163,7 @@ class TestViews:
     def test_everything_thawed(self, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """With the line at the bottom nothing is stored, and each epoch augments afresh."""
         seen = phase(toy_dataset, monkeypatch, 3, activations="keep", **VIEWS)
-        assert not passes.store().exists() or not store.entries(passes.store())
+        assert not store.store().exists() or not store.entries(store.store())
         count = len(seen.data.rows["train"])
         assert len(seen.augmented) == EPOCHS * count
         assert len({seed for _, seed in seen.augmented}) == EPOCHS * count
@@ -170,7 +173,7 @@ class TestViews:
         phase(toy_dataset, monkeypatch, activations="keep", **VIEWS)
         seen = phase(toy_dataset, monkeypatch, activations="keep", augment="basic", views=4)
         assert {seed for _, seed in seen.augmented} == {
-            phases._seed(id_, "basic/0/3") for id_ in seen.data.examples.ids(seen.data.rows["train"])
+            thaw_line.view_seed(id_, "basic/0/3") for id_ in seen.data.examples.ids(seen.data.rows["train"])
         }
 
     def test_options(self, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +191,7 @@ class TestViews:
         def encoding(mean: str, **given: str) -> str:
             data.examples.info["options"] = {"label_mean": mean}
             settings = Settings(**TOY, option={"label_mean": mean, **given})
-            return phases._encoding(replace(data, settings=settings), 3)
+            return thaw_line._encoding(replace(data, settings=settings), 3)
 
         assert encoding("1.0") == encoding("2.0")
         assert encoding("1.0", noise="1") != encoding("1.0")
@@ -273,7 +276,7 @@ class TestHalfPrecision:
             phase(toy_dataset, monkeypatch, activations="keep", activation_precision=precision)
             for precision in ("float32", "float16")
         )
-        small, large = sorted(space["bytes"] for space in store.spaces(passes.store()))
+        small, large = sorted(space["bytes"] for space in store.spaces(store.store()))
         assert small < 0.8 * large
         states = zip(exact.network.state_dict().values(), half.network.state_dict().values(), strict=True)
         assert 0 < max(float((one - other).abs().max()) for one, other in states) < 1e-2

@@ -13,7 +13,9 @@ from components.core.activations import caching_plan
 from components.core.activations.requests import RowRequest
 from components.core.registry import versions
 from components.core.tracking import connection, queries, runs
-from components.core.training.phase import base_network, open_data, rows_of_split
+from components.core.training.data import open_data
+from components.core.training.phase import base_network
+from components.core.training.thaw_line import rows_of_split
 from components.detect_changes import Decision, look
 from tests.fakes.toy import write_points
 from tests.support.plain import PlainRun

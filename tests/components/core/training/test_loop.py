@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.core.compute.device import computed_in, pick_device
-from components.core.errors import InputError
 from components.core.listener import Callbacks
 from components.core.networks.network import Network, set_thawed
 from components.core.training.loop import fit, make_optimizer, outputs_of, warmup_cosine
@@ -193,28 +191,3 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
     assert rates[55] == pytest.approx(0.5)
     assert rates[-1] < 0.01
     assert not math.isnan(sum(rates))
-
-
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_a_gpu_computes_in_its_half_precision(half: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kinds of GPU have different ones, whose activations differ by more than rounding; a CPU keeps the type."""
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: half == torch.bfloat16)
-    assert computed_in(torch.device("cuda"), torch.float32) == half
-    assert computed_in(torch.device("cpu"), torch.float64) == torch.float64
-
-
-def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device is chosen when the program runs."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto").type == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert pick_device("auto").type == "cuda"
-
-
-@pytest.mark.parametrize("name", ["banana", "cuda:7"])
-def test_a_device_that_is_not_there_is_an_input_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong device is told by its name."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match=name):
-        pick_device(name)

@@ -25,7 +25,8 @@ from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import connection, queries
 from components.core.training import deadlines, processes
 from components.core.training.checkpoints import read_facts
-from components.core.training.phase import build_network, open_data
+from components.core.training.data import open_data
+from components.core.training.phase import build_network
 from components.core.training.processes import train
 from components.fine_tune import fine_tune
 from components.train_head import train_head

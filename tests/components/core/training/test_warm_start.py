@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.core.activations.passes import spaces
+from components.core.activations.spaces import spaces
 from components.core.data.examples import START, Examples
 from components.core.errors import InputError
 from components.core.listener import Callbacks
@@ -20,7 +20,8 @@ from components.core.training.checkpoints import (
     save_checkpoint,
     save_training_rows,
 )
-from components.core.training.phase import base_network, build_network, open_data
+from components.core.training.data import open_data
+from components.core.training.phase import base_network, build_network
 from components.core.training.warm_start import start_from
 from tests.conftest import TOY
 from tests.fakes.toy import build
