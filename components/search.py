@@ -17,7 +17,7 @@ from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Setting
 from components.core.tracking import retries
 from components.core.training import deadlines, studies
 from components.core.training.studies import DONE, open_study
-from components.core.training.trials import MOST_THAW_EPOCHS, MOST_THAWED, NO_ANSWER, WAIT_SECONDS, work
+from components.core.training.trials import MAX_THAW_EPOCHS, MAX_THAWED_STAGES, NO_ANSWER_STATUS, WAIT_SECONDS, work
 
 if TYPE_CHECKING:
     import optuna
@@ -82,9 +82,9 @@ def search(
 
 def _lines(settings: Settings, stages: int) -> dict[int, float]:
     """Thaw lines whose activations the trials share, and the epochs that all trials together train there."""
-    thawed = range(1, min(MOST_THAWED, stages) + 1) if settings.thaw is None else [settings.thaw]
+    thawed = range(1, min(MAX_THAWED_STAGES, stages) + 1) if settings.thaw is None else [settings.thaw]
     depths = [depth for depth in thawed if 0 < depth < stages]
-    epochs = settings.thaw_epochs or MOST_THAW_EPOCHS
+    epochs = settings.thaw_epochs or MAX_THAW_EPOCHS
     return {stages: float(settings.trials * settings.head_epochs)} | {
         stages - depth: settings.trials * epochs / len(depths) for depth in depths
     }
@@ -144,7 +144,7 @@ def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float
         finally:  # the step may go on, and try again
             for process in filter(lambda one: one.pid, workers):
                 process.terminate()
-    if any(process.exitcode == NO_ANSWER for process in workers):
+    if any(process.exitcode == NO_ANSWER_STATUS for process in workers):
         raise NoAnswerError("The search's database does not answer any more.", "Look at its log, and run again.")
     _check(run, study, killed=any(process.exitcode for process in workers))
     ours = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("step") == run.run_id]

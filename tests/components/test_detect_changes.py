@@ -372,7 +372,7 @@ def test_unchanged_objects_are_not_downloaded(s3: str, source: Path, tracked_hom
 def cut_short(key: str) -> str:
     """Say of a run that a deadline stopped its training; return its name."""
     [pipeline] = queries.find_runs("toy", key, "pipeline")
-    runs.record(pipeline.info.run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
+    runs.record(pipeline.info.run_id, {}, {f"{deadlines.CUT_TAG}search": "The search stopped."})
     return str(pipeline.info.run_name)
 
 

@@ -21,10 +21,10 @@ from components.core.errors import InputError, StepError, UnavailableError
 from components.core.listener import SILENT, Listener
 from components.core.networks.network import Pytree
 
-SAMPLE = 16  # examples that are measured; a pass of fewer is not worth a measurement
-TIMED = 8  # examples by which the seconds of a row are measured
+SAMPLE_SIZE = 16  # examples that are measured; a pass of fewer is not worth a measurement
+TIMED_ROWS = 8  # examples by which the seconds of a row are measured
 GIGABYTE = 1e9
-FORMS = "Let the task give every example one shape (padded to a fixed length), or use --activations recompute."
+FORMS_HINT = "Let the task give every example one shape (padded to a fixed length), or use --activations recompute."
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def rows_at(request: RowRequest, listener: Listener = SILENT, reuse: Reuse | Non
         found = _completed(request, of_lines, kept, listener)
     except segments.FormError as error:
         if policy.mode == "keep":
-            raise InputError(f"Activations can't be kept: {error}.", FORMS) from error
+            raise InputError(f"Activations can't be kept: {error}.", FORMS_HINT) from error
         if policy.mode != "stored":  # there the leader has said so
-            listener.note(f"Activations recomputed: {error}. {FORMS}")
+            listener.note(f"Activations recomputed: {error}. {FORMS_HINT}")
         return recomputed
     read: dict[int, Rows] = {line: kept_rows for line, kept_rows in found.items() if kept_rows is not None}
     if reuse is not None:
@@ -131,7 +131,7 @@ def _row_seconds(request: RowRequest, space: Path, line: int) -> float:
 
 
 def _again(request: RowRequest, line: int) -> float:
-    positions, run = range(min(TIMED, len(request.keys))), eager(request.network, [line]).run
+    positions, run = range(min(TIMED_ROWS, len(request.keys))), eager(request.network, [line]).run
     run(request.encode(positions))  # the first call prepares what later ones use
     begin = time.perf_counter()
     run(request.encode(positions))
@@ -142,7 +142,7 @@ def _carry_out(request: RowRequest, of_lines: Sequence[Path], work: ComputePass,
     network, policy = request.network, request.policy
     store.store().mkdir(parents=True, exist_ok=True)
     work, source = passes.source(request, of_lines, work)
-    sample, encode = _timed_sample(source, work.positions[:SAMPLE])
+    sample, encode = _timed_sample(source, work.positions[:SAMPLE_SIZE])
     protected = [of_lines[line] for line in request.lines]
 
     short = len(work.positions) <= determinism.BATCH  # one batch: not worth a measurement, nor a word
@@ -229,7 +229,7 @@ def _timed(run: Callable[[Pytree], list[Pytree]], sample: Pytree) -> tuple[list[
 
 def _transfer(rows: Pytree) -> float:
     """Seconds to write one row; reading it takes no longer, from memory or from the same disk."""
-    with tempfile.TemporaryDirectory(prefix=store.MEASUREMENT, dir=store.store()) as folder:
+    with tempfile.TemporaryDirectory(prefix=store.MEASUREMENT_PREFIX, dir=store.store()) as folder:
         writer, count = segments.Writer(Path(folder), ""), len(tree_leaves(rows)[0])
         writer.append([bytes(32)] * count, rows)  # makes its folder
         begin = time.perf_counter()

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from components.core.activations import segments
 from components.core.activations.requests import RowRequest
 from components.core.activations.rows import stored
-from components.core.activations.spaces import FIXED, accepts
+from components.core.activations.spaces import FIXED_BATCHES_ENGINE, accepts
 from components.core.compute import determinism
 from components.core.compute.determinism import in_fixed_batches
 from components.core.compute.engines import Engine
@@ -94,7 +94,7 @@ def compute_and_store(
         left = [position for i, position in enumerate(work.positions) if i in absent]  # while this process waited
         if not left:
             return
-        name = FIXED if torch.are_deterministic_algorithms_enabled() else engine.name
+        name = FIXED_BATCHES_ENGINE if torch.are_deterministic_algorithms_enabled() else engine.name
         writers = {line: segments.Writer(of_lines[line], name) for line in chosen}
         done = 0
         for positions, batch in batches(encode, left):

@@ -28,10 +28,10 @@ from components.core.activations.requests import RowRequest
 from components.core.errors import ExpectedError
 from components.core.listener import SILENT, Listener
 
-FACTS_BYTES = 1 << 16  # most of a segment.json
-INDEX_BYTES = 1 << 28  # most of an index: 7 million rows
+MAX_FACTS_BYTES = 1 << 16  # most of a segment.json
+MAX_INDEX_BYTES = 1 << 28  # most of an index: 7 million rows
 TRANSFERS = 8  # segments in flight: storage cuts a large file into parts, which have threads of their own
-CLOCKS = 3600.0  # seconds by which the clocks of two machines may differ
+CLOCK_SKEW_SECONDS = 3600.0  # seconds by which the clocks of two machines may differ
 _SEGMENT = re.compile(r"[0-9a-f]{16}")
 _FILE = re.compile(r"segment\.json|index|(?:0|[1-9]\d?)\.bin")
 _STRUCTURES = {"builtins.list", "builtins.tuple", "builtins.dict"}
@@ -229,12 +229,12 @@ def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | Non
     """A segment of the prefix by its description and index; None if it is not one that can be used."""
     from components.core import s3
 
-    if sizes["segment.json"] > FACTS_BYTES or not 0 < sizes.get("index", 0) <= INDEX_BYTES:
+    if sizes["segment.json"] > MAX_FACTS_BYTES or not 0 < sizes.get("index", 0) <= MAX_INDEX_BYTES:
         return None
     try:
-        facts = s3.read_bytes(f"{uri}/segment.json", FACTS_BYTES)
+        facts = s3.read_bytes(f"{uri}/segment.json", MAX_FACTS_BYTES)
         leaves = _checked(facts)
-        index = s3.read_bytes(f"{uri}/index", INDEX_BYTES)
+        index = s3.read_bytes(f"{uri}/index", MAX_INDEX_BYTES)
     except ValueError:  # grown since it was listed, or no description
         return None
     rows = len(index) // store.RECORD
@@ -243,7 +243,7 @@ def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | Non
         least = rows * math.prod(leaf.shape) * segments.Leaf(leaf.dtype, (), channels_last=False).bytes
         if not 0 < least <= sizes.get(name, 0) <= least + segments.SEGMENT_BYTES:  # it may have grown since
             return None
-    if not spaces.accepts(leaves.engine) or leaves.created > (time.time() + CLOCKS) * 1e9:
+    if not spaces.accepts(leaves.engine) or leaves.created > (time.time() + CLOCK_SKEW_SECONDS) * 1e9:
         return None
     keys = frozenset(store.keys_in(index))
     size = sum(sizes[name] for name in (*files, "index", "segment.json"))

@@ -14,7 +14,7 @@ from components.core.networks.network import Network
 from components.core.networks.weights import state_digest
 from components.core.settings import digest
 
-FIXED = "eager in fixed batches"  # the engine of rows whose bits count
+FIXED_BATCHES_ENGINE = "eager in fixed batches"  # the engine of rows whose bits count
 LIBRARIES = ("thawline", "torch", "torchvision", "timm", "pillow")  # that any row may depend on
 
 
@@ -60,7 +60,7 @@ def row_seconds(space: Path) -> float:
 
 def accepts(engine: str) -> bool:
     """Whether rows of that engine may be used: all engines are equal within rounding, `deterministic` asks for bits."""
-    return engine == FIXED or not torch.are_deterministic_algorithms_enabled()
+    return engine == FIXED_BATCHES_ENGINE or not torch.are_deterministic_algorithms_enabled()
 
 
 def _libraries(network: Network) -> dict[str, str]:

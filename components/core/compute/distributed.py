@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map_only
 from components.core import torchrun
 from components.core.networks.network import Network, Pytree
 
-STUCK = timedelta(minutes=10)  # without a step of the others: one of them has stopped
+PEER_TIMEOUT = timedelta(minutes=10)  # without a step of the others: one of them has stopped
 _meetings = itertools.count()  # of this process with the others: of both training steps, say
 PASS_TIMEOUT = timedelta(days=2)  # that the others wait for, below the thaw line
 
@@ -47,7 +47,7 @@ def is_local_leader() -> bool:
 
 
 @contextmanager
-def joined(device: torch.device, address: str = "env://", stuck: timedelta = STUCK) -> Iterator[None]:
+def joined(device: torch.device, address: str = "env://", stuck: timedelta = PEER_TIMEOUT) -> Iterator[None]:
     """Be one of the processes that the environment describes: RANK and WORLD_SIZE, as torchrun sets them.
 
     Args:
@@ -83,7 +83,7 @@ def rendezvous() -> None:
         place = f"meeting {next(_meetings)}"
         if store.add(place, 1) == total:
             store.set(f"{place}: all", "")
-        store.wait([f"{place}: all"], STUCK)
+        store.wait([f"{place}: all"], PEER_TIMEOUT)
 
 
 @contextmanager

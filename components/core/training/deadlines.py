@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from components.core.tracking.runs import StepRun
 
 SHARES = {"search": 0.7, "train_head": 0.85, "fine_tune": 1.0}  # of the time to train, by whose end a step stops
-RESERVE = 0.15  # of the budget, that evaluation and registration have at least
-MOST_RESERVED = 0.5  # however long they took the last time
-SPARE = 1.2  # their time of the last run, and some more: data grow
-GRACE = 300.0  # seconds beyond a limit after which one machine takes a step for hung
-CUT = "thawline.cut."  # tag of the pipeline's run, with the step that stopped early behind it
+RESERVED_SHARE = 0.15  # of the budget, that evaluation and registration have at least
+MAX_RESERVED_SHARE = 0.5  # however long they took the last time
+SPARE_FACTOR = 1.2  # their time of the last run, and some more: data grow
+GRACE_SECONDS = 300.0  # seconds beyond a limit after which one machine takes a step for hung
+CUT_TAG = "thawline.cut."  # tag of the pipeline's run, with the step that stopped early behind it
 
 
 def of(run: "StepRun") -> Deadline:
@@ -54,8 +54,8 @@ def _reserve(model: str, budget: float) -> float:
     """Seconds for what follows training: as long as it took in the last successful run, within bounds."""
     from components.core.tracking import queries
 
-    last = SPARE * queries.seconds_from("evaluate", model)
-    return min(max(RESERVE * budget, last), MOST_RESERVED * budget)
+    last = SPARE_FACTOR * queries.seconds_from("evaluate", model)
+    return min(max(RESERVED_SHARE * budget, last), MAX_RESERVED_SHARE * budget)
 
 
 def cut(run: "StepRun", what: str) -> None:
@@ -67,7 +67,7 @@ def cut(run: "StepRun", what: str) -> None:
     """
     sentence = f"{what}: {run.deadline.name} was over."
     run.note(sentence)
-    run.tags({f"{CUT}{run.name}": sentence}, pipeline=True)
+    run.tags({f"{CUT_TAG}{run.name}": sentence}, pipeline=True)
 
 
 def note(run: "StepRun", work: str, done: int, total: int) -> None:
@@ -78,12 +78,12 @@ def note(run: "StepRun", work: str, done: int, total: int) -> None:
 
 def cuts(tags: Mapping[str, str]) -> str:
     """What stopped early in a pipeline's run, by its tags, in sentences; empty where all was done."""
-    return " ".join(tags[f"{CUT}{step}"] for step in SHARES if f"{CUT}{step}" in tags)
+    return " ".join(tags[f"{CUT_TAG}{step}"] for step in SHARES if f"{CUT_TAG}{step}" in tags)
 
 
 def patience(limit: float) -> float:
     """Seconds after which a limit of so many seconds was not kept, so that what runs hangs."""
-    return limit + max(GRACE, limit / 4)
+    return limit + max(GRACE_SECONDS, limit / 4)
 
 
 def overdue(settings: Settings, seconds: float, running: Mapping[str, float]) -> str:

@@ -35,9 +35,9 @@ from components.core.training.phase import train_phase
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-TRAINED = "trained.safetensors"
-KINDS = {"input": InputError, "unavailable": UnavailableError, "silent": NoAnswerError, "failure": StepError}
-CASCADE = 2.0  # seconds in which a process that failed, or whose peer did, ends
+TRAINED_WEIGHTS = "trained.safetensors"
+ERRORS_BY_KIND = {"input": InputError, "unavailable": UnavailableError, "silent": NoAnswerError, "failure": StepError}
+CASCADE_SECONDS = 2.0  # seconds in which a process that failed, or whose peer did, ends
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
 History = list[dict[str, float]]
@@ -77,11 +77,11 @@ def train(
             "progress": listener.progress,
             "history": history.extend,
         }
-        job = (distributed.STUCK, folder, str(data.examples.folder), *given)
+        job = (distributed.PEER_TIMEOUT, folder, str(data.examples.folder), *given)
         with contextlib.closing(_run(count, job, listener)) as messages:  # whatever `epoch` raises, the processes end
             for kind, *content in messages:
                 receive[kind](*content)
-        network.load_state_dict(load_file(Path(folder) / TRAINED))
+        network.load_state_dict(load_file(Path(folder) / TRAINED_WEIGHTS))
     return history
 
 
@@ -144,8 +144,8 @@ def _messages(
                     reader.send(listener.should_stop(*content))
             else:
                 yield kind, *content
-    wait([worker.sentinel for worker in workers], CASCADE)
-    time.sleep(CASCADE / 10)  # one that a signal ended may have left its peers before it has left the system
+    wait([worker.sentinel for worker in workers], CASCADE_SECONDS)
+    time.sleep(CASCADE_SECONDS / 10)  # one that a signal ended may have left its peers before it has left the system
     for rank, worker in enumerate(workers):
         if worker.exitcode is not None and worker.exitcode < 0:
             name = signal.Signals(-worker.exitcode).name
@@ -153,7 +153,7 @@ def _messages(
             raise StepError(sentence, "Look for a lack of memory, and run again; --processes 1 needs the least.")
     if failures:
         _, kind, sentence, hint = min(failures)  # the first one; those of its peers follow from it
-        raise KINDS[kind](sentence, hint)
+        raise ERRORS_BY_KIND[kind](sentence, hint)
     if any(worker.exitcode for worker in workers):
         raise StepError("A training process exited without an error message.", "See the step's log, and run again.")
 
@@ -203,7 +203,7 @@ def _work(
             )
             if rank == 0:
                 state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-                save_file(state, Path(folder) / TRAINED)
+                save_file(state, Path(folder) / TRAINED_WEIGHTS)
             tell("history", history)
     except Exception as error:
         step.send(("failure", time.monotonic(), *_told(error)))
@@ -214,7 +214,7 @@ def _work(
 
 def _told(error: Exception) -> tuple[str, str, str]:
     if isinstance(error, ExpectedError):
-        kinds = (name for name in ("silent", "unavailable") if isinstance(error, KINDS[name]))
+        kinds = (name for name in ("silent", "unavailable") if isinstance(error, ERRORS_BY_KIND[name]))
         return next(kinds, error.kind), error.sentence, error.hint
     reason = traceback.format_exception_only(error)[-1].strip()
     return "failure", f"A training process failed: {reason}.", "See the step's log, and run again."

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
     from components.core.training.data import Data
 
-MOST_THAW_EPOCHS = 8
-NO_ANSWER = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
+MAX_THAW_EPOCHS = 8
+NO_ANSWER_STATUS = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
 WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
-MOST_THAWED = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
+MAX_THAWED_STAGES = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
 
 
 def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperparameters:
     """Hyperparameters of one trial: what the user gave is fixed, the rest is searched."""
     fast = settings.optimizer == "sgd"  # without adaptive steps the useful rates lie an order higher
-    deepest = min(MOST_THAWED, stages)
+    deepest = min(MAX_THAWED_STAGES, stages)
     space: dict[str, Callable[[str], float]] = {
         "head_learning_rate": lambda n: trial.suggest_float(n, 1e-2 if fast else 3e-4, 1.0 if fast else 3e-2, log=True),
         "weight_decay": lambda n: trial.suggest_float(n, 1e-5, 1e-1, log=True),
@@ -39,7 +39,7 @@ def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperpara
             n, 1e-4 if fast else 1e-5, 1e-1 if fast else 1e-3, log=True
         ),
         "layer_decay": lambda n: trial.suggest_float(n, 0.3, 1.0),
-        "thaw_epochs": lambda n: trial.suggest_int(n, 2, MOST_THAW_EPOCHS),
+        "thaw_epochs": lambda n: trial.suggest_int(n, 2, MAX_THAW_EPOCHS),
     }
     fixed = settings.fixed()
     return Hyperparameters.model_validate({n: fixed[n] if n in fixed else ask(n) for n, ask in space.items()})
@@ -128,7 +128,7 @@ def work(
         with studies.explained():
             _take_trials(name, data, stages, step, Deadline(until), end)
     except NoAnswerError:
-        raise SystemExit(NO_ANSWER) from None  # the step says it
+        raise SystemExit(NO_ANSWER_STATUS) from None  # the step says it
 
 
 def _take_trials(name: str, data: "Data", stages: int, step: str, deadline: Deadline, end: float) -> None:
@@ -137,7 +137,7 @@ def _take_trials(name: str, data: "Data", stages: int, step: str, deadline: Dead
     study, settings, until = open_study(name), data.settings, deadline.at
     while True:
         best = _seconds_of_best(study.get_trials(deepcopy=False))
-        deadline.at = min(until, end - deadlines.SPARE * best)
+        deadline.at = min(until, end - deadlines.SPARE_FACTOR * best)
         trial = None if deadline.reached() else studies.take(study, settings.trials, settings.seed)
         if trial is None:
             return

@@ -21,7 +21,7 @@ from components.core.tracking import connection
 from components.core.training.data import open_data
 from components.core.training.phase import build_network, train_phase
 from components.core.training.studies import open_study
-from components.core.training.trials import MOST_THAWED, suggest
+from components.core.training.trials import MAX_THAWED_STAGES, suggest
 from components.search import search
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Pictures, Tester, peer_network, pictures_of
@@ -126,7 +126,7 @@ class Study:
         """Seconds of an epoch by depth; what no trial has reached is run for one epoch, off the clock."""
         with self.clock.pause():
             chosen = self.settings.defaults()
-            for thaw in range(MOST_THAWED + 1):
+            for thaw in range(MAX_THAWED_STAGES + 1):
                 if thaw not in self.costs:
                     network = peer_network(self.data, chosen)
                     once = chosen.model_copy(update={"thaw_epochs": 1})

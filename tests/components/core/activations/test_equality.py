@@ -292,8 +292,8 @@ def test_a_difference_is_seen(
 def _other_engines_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports cost nothing and run faster, however short the pass is."""
     monkeypatch.setattr(determinism, "BATCH", 2)  # one batch is never worth another engine
-    monkeypatch.setattr(engines, "OVERHEAD", -math.inf)
-    monkeypatch.setattr(engines, "FOLDING", -math.inf)
+    monkeypatch.setattr(engines, "OVERHEAD_SECONDS", -math.inf)
+    monkeypatch.setattr(engines, "FOLDING_SECONDS", -math.inf)
     monkeypatch.setattr(onnx_exports, "PREPARATION", dict.fromkeys(onnx_exports.PREPARATION, 0.0))
     speeds = {"eager": 1.0, "folded": 0.75}  # seconds an example
     monkeypatch.setattr(engines, "_seconds", lambda engine, _sample: speeds.get(engine.name.partition(" ")[0], 0.5))

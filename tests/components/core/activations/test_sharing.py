@@ -495,7 +495,7 @@ def test_a_hostile_description_is_refused(change: Callable[[dict[str, Any]], Non
     [
         lambda facts: facts.update(created=time.time_ns() + 10**15),
         lambda facts: facts["leaves"][0].update(shape=[1 << 29, 1 << 29]),
-        lambda facts: facts.update(spec="x" * sharing.FACTS_BYTES),
+        lambda facts: facts.update(spec="x" * sharing.MAX_FACTS_BYTES),
     ],
 )
 def test_an_implausible_segment_is_not_downloaded(

@@ -61,7 +61,7 @@ def test_a_run_under_way_hides_no_outcome(tracked_home: Path) -> None:
 def test_a_run_that_was_cut_short_is_told(tracked_home: Path) -> None:
     """A deadline's cut is a success that says so."""
     run_id = ended("a", 0, "FINISHED")
-    runs.record(run_id, {}, {f"{deadlines.CUT}search": "The search stopped."})
+    runs.record(run_id, {}, {f"{deadlines.CUT_TAG}search": "The search stopped."})
     assert (outcomes.of("toy").status, outcomes.of("toy").cut) == ("succeeded", True)
 
 

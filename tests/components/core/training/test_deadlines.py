@@ -11,7 +11,7 @@ from components.core.listener import Deadline
 from components.core.settings import Settings
 from components.core.tracking import queries, runs
 from components.core.training import deadlines
-from components.core.training.deadlines import CUT
+from components.core.training.deadlines import CUT_TAG
 from tests.support.plain import PlainRun
 
 NOW = 1_700_000_000.0
@@ -73,7 +73,7 @@ def test_what_was_cut_is_a_tag_and_a_note(tracked_home: Path) -> None:
     told = "The search stopped: --step-max-minutes 5 was over. The fine_tune stopped: --step-max-minutes 5 was over."
     assert deadlines.cuts(pipeline.data.tags) == told
     notes = {r.info.run_name: r.data.tags["thawline.notes"] for r in queries.find_runs("toy", "k", "step")}
-    assert notes["search"] == pipeline.data.tags[f"{CUT}search"]
+    assert notes["search"] == pipeline.data.tags[f"{CUT_TAG}search"]
     assert deadlines.cuts({}) == ""
 
 

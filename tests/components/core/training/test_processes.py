@@ -185,7 +185,7 @@ def test_a_killed_process_ends_the_step(rank: int, home: Path, points: Path) -> 
 @pytest.mark.slow
 def test_a_stuck_process_ends_the_step(home: Path, points: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one process does nothing any more, the others wait for a limited time."""
-    monkeypatch.setattr(distributed, "STUCK", timedelta(seconds=5))
+    monkeypatch.setattr(distributed, "PEER_TIMEOUT", timedelta(seconds=5))
 
     def report(_figures: dict[str, float]) -> None:
         workers = sorted(multiprocessing.active_children(), key=lambda worker: worker.pid or 0)
