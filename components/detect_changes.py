@@ -15,7 +15,6 @@ Before all that it takes the model's lease: while another run of the model is in
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,16 +22,18 @@ from typing import TYPE_CHECKING, Literal
 from components.core import home_folder, run_folder
 from components.core.data import source_index, sources
 from components.core.data.source_index import IndexRow
+from components.core.listener import SILENT, Callbacks, Progress
 from components.core.settings import Settings
 from components.core.tracking import provenance, retries, tag_names
 from components.core.training import deadlines
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from components.core.tracking.queries import Ended
     from components.core.tracking.runs import StepRun
 
 DECISION = "decision.json"  # in the run's folder: what the command line decided before it started the DAG
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
 
 
 @retries.patient
-def look(source: str, settings: Settings, run_key: str, progress: Progress = lambda *_: None) -> Decision:
+def look(source: str, settings: Settings, run_key: str, progress: Progress = SILENT.progress) -> Decision:
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
     run_folder.start("detect_changes", run_key)
     from components.core.registry import versions as registry
@@ -194,7 +195,7 @@ def _despite_few(
         return replace(held, reason=f"{held.reason} --drift-trigger needs a champion.")
     from components.core.evaluation.drift_trigger import drift_of_new  # torch costs seconds
 
-    found = drift_of_new(run.settings, champion, before, now, run.note, report)
+    found = drift_of_new(run.settings, champion, before, now, Callbacks(note=run.note, progress=report))
     if found is None:
         return replace(held, reason=f"{held.reason} They are too few for --drift-trigger, which takes 20.")
     run.metrics({"drift": found.share, "drift_low": found.low, "drift_high": found.high}, pipeline=True)

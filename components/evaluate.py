@@ -32,7 +32,8 @@ from components.core.targets.evaluation import Evaluation
 from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import load_checkpoint, weights_digest
-from components.core.training.phase import Data, open_data, outputs
+from components.core.training.data import Data, open_data
+from components.core.training.phase import outputs
 
 SHOWN = 24  # labels that look wrong, in the report; all are in the table
 
@@ -91,7 +92,7 @@ def evaluate(
             figures_ = data.target.evaluate(answers, labels, facts["classes"], training).metrics
             evaluation = replace(evaluation, reference_name=name, reference=figures_)
         decision, champion = _decide(data, run, evaluation, challenger)
-        insight = examine(data, champion.trained_on if champion else None, run.note, run.progress)
+        insight = examine(data, champion.trained_on if champion else None, run)
         page = _page(run, data, facts, evaluation, decision, calibration, trials, insight)
         known = (decision.champion, champion) if champion else None
         spent = costs(run)
@@ -112,7 +113,7 @@ def evaluate(
 
 
 def _calibrate(data: Data, network: Network, thawed: int, run: runs.StepRun) -> dict[str, float]:
-    logits = outputs(network, data, thawed, "calibrate", run.note, run.progress)
+    logits = outputs(network, data, thawed, "calibrate", run)
     labels = data.examples.labels(data.rows["calibrate"])
     return data.target.calibrate(logits, data.target.targets(labels, data.examples.classes))
 

@@ -1,17 +1,19 @@
 """Thaw the last stages and train on with lower rates; where that does not help, the head-only model goes on."""
 
-import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from components.core import torchrun
 from components.core.compute import distributed
+from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
 from components.core.registry import recall
-from components.core.settings import Hyperparameters, Settings
+from components.core.settings import Hyperparameters
 from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import TRAINING, load_checkpoint, read_facts, save_checkpoint
-from components.core.training.phase import open_data, seed_everything
+from components.core.training.data import open_data
 from components.core.training.processes import train
 
 
@@ -40,74 +42,59 @@ def fine_tune(
         checkpoint: Folder to write.
         version: An earlier version that is judged again: its checkpoint is written instead; else empty.
     """
-    if version:
-        return _recall(settings, run_key, version, checkpoint)
-    chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
-    distributed.meet()  # the first process may still be writing the head
-    if distributed.helps():
-        return _help(Settings.from_json(settings), dataset, chosen, head)
     with runs.step("fine_tune", run_key, settings) as run:
+        if version:
+            return _recall(run, version, checkpoint)
+        chosen = Hyperparameters.model_validate_json(hyperparameters)
         run.params(chosen.model_dump())
         run.tags({tag_names.DATASET_DIGEST: dataset_digest, tag_names.WEIGHTS_DIGEST: weights_digest})
+        run.deadline = deadlines.of(run)
+        distributed.rendezvous()  # the first process may still be writing the head
         network, facts = load_checkpoint(head)
-        before = min(facts["history"], key=lambda figures: figures["loss"])
-        deadline = deadlines.of(run)
-        # those of torchrun can't know the deadline and are under way: there one epoch is trained
-        if chosen.thaw == 0 or (not distributed.launched() and deadline.reached()):
-            shutil.copytree(head, checkpoint, dirs_exist_ok=True)
-            run.figure("head only, as asked" if chosen.thaw == 0 else "head only: no time was left")
-            if deadline.hit:
-                deadlines.cut(run, "No stage was thawed, so the head-only model goes on", deadline)
-            return float(before["loss"])
+        before = _best(facts["history"])
+        # processes of torchrun can't know the deadline and are under way: there one epoch is trained
+        if chosen.thaw == 0 or (not torchrun.launched() and run.deadline.reached()):
+            return _hand_on(run, chosen, head, checkpoint, before["loss"])
         data = open_data(dataset, run.settings)
         seed_everything(run.settings)
-        place(network, run.settings.device)
-
-        def report(figures: dict[str, float]) -> None:
-            run.epoch(figures)
-            run.progress(int(figures["epoch"]) + 1, chosen.thaw_epochs, f"validation loss {figures['loss']:.3f}")
-
-        history = train(
-            network,
-            data,
-            chosen,
-            thaw=chosen.thaw,
-            report=report,
-            say=run.note,
-            progress=run.progress,
-            stop=deadline.reached,
-        )
-        if deadline.hit:
-            what = f"The thawed training stopped after {len(history)} of {chosen.thaw_epochs} epochs"
-            deadlines.cut(run, what, deadline)
-        after = min(history, key=lambda figures: figures["loss"], default=before)  # none where it diverged at once
-        both = [*facts["history"], *({"phase": "thaw", **figures} for figures in history)]
-        helped = after["loss"] < before["loss"]
-        kept, thawed = (network, chosen.thaw) if helped else (load_checkpoint(head)[0], 0)
-        save_checkpoint(checkpoint, kept, run.settings, chosen, facts["classes"], {"history": both, "thawed": thawed})
+        history = train(place(network, run.settings.device), data, chosen, thaw=chosen.thaw, listener=run)
+        after = _best([before, *history])
+        if torchrun.is_helper():
+            return after["loss"]
+        deadlines.note(run, "The thawed training", len(history), chosen.thaw_epochs)
+        helped = after is not before
+        kept = network if helped else load_checkpoint(head)[0]
+        epochs = [*facts["history"], *({"phase": "thaw", **figures} for figures in history)]
+        known = {"history": epochs, "thawed": chosen.thaw if helped else 0}
+        save_checkpoint(checkpoint, kept, run.settings, chosen, facts["classes"], known)
         shutil.copy(head / TRAINING, checkpoint)
         run.saved(data.reuse.seconds)
         run.tags({tag_names.THAWING_HELPED: str(helped).lower()})
-        figure = runs.describe(data.target.metric, after if helped else before)
+        figure = runs.describe(data.target.metric, after)
         run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")
-    return float(min(before["loss"], after["loss"]))
+    return after["loss"]
 
 
-def _recall(settings: str, run_key: str, version: str, checkpoint: Path) -> float:
-    """Bring an earlier version back, which needs no training."""
-    with runs.step("fine_tune", run_key, settings) as run:
-        recall.checkpoint(run.settings.model, version, checkpoint)
-        run.tags({tag_names.VERSION: version})
-        run.figure(f"version {version} is judged again")
-    return float(min(figures["loss"] for figures in read_facts(checkpoint)["history"]))
+def _best(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    return min(history, key=lambda figures: figures["loss"])
 
 
-def _help(settings: Settings, dataset: Path, chosen: Hyperparameters, head: Path) -> float:
-    """Train along with the first process, which records and writes."""
-    network, facts = load_checkpoint(head)
-    losses = [figures["loss"] for figures in facts["history"]]
-    if chosen.thaw:
-        seed_everything(settings)
-        history = train(place(network, settings.device), open_data(dataset, settings), chosen, thaw=chosen.thaw)
-        losses += [figures["loss"] for figures in history]
-    return float(min(losses))
+def _recall(run: runs.StepRun, version: str, checkpoint: Path) -> float:
+    """Bring an earlier version back, which needs no training; return its validation loss."""
+    if torchrun.is_helper():
+        return 0.0
+    recall.checkpoint(run.settings.model, version, checkpoint)
+    run.tags({tag_names.VERSION: version})
+    run.figure(f"version {version} is judged again")
+    return _best(read_facts(checkpoint)["history"])["loss"]
+
+
+def _hand_on(run: runs.StepRun, chosen: Hyperparameters, head: Path, checkpoint: Path, loss: float) -> float:
+    """Write the head-only model, because nothing is to be thawed or no time is left; return its validation loss."""
+    if torchrun.is_helper():
+        return loss
+    shutil.copytree(head, checkpoint, dirs_exist_ok=True)
+    run.figure("head only, as asked" if chosen.thaw == 0 else "head only: no time was left")
+    if run.deadline.hit:
+        deadlines.cut(run, "No stage was thawed, so the head-only model goes on")
+    return loss

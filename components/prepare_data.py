@@ -107,8 +107,8 @@ def _bring_start(run: "runs.StepRun", dataset: Path) -> str:
 
 def _check_network(settings: Settings, start: Path) -> str:
     """Build the network once: what does not fit shall stop the run before an hour of downloads."""
+    from components.core.compute.determinism import seed_everything
     from components.core.compute.device import pick_device
-    from components.core.training.phase import seed_everything
     from components.core.training.warm_start import start_from
 
     pick_device(settings.device)

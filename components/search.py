@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
@@ -17,12 +17,13 @@ from components.core.revision import libraries
 from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings
 from components.core.tracking import retries, tag_names
 from components.core.training import deadlines, studies
-from components.core.training.deadlines import Deadline
 from components.core.training.studies import DONE, open_study
-from components.core.training.trials import MOST_THAW_EPOCHS, MOST_THAWED, NO_ANSWER, WAIT_SECONDS, work
+from components.core.training.trials import MAX_THAW_EPOCHS, MAX_THAWED_STAGES, NO_ANSWER_STATUS, WAIT_SECONDS, work
 
 if TYPE_CHECKING:
     import optuna
+
+    from components.core.tracking.runs import StepRun
 
 
 @retries.patient
@@ -60,29 +61,31 @@ def search(
         if run.settings.trials == 0:
             run.figure("skipped: the defaults are taken")
             return name
-        deadline = deadlines.of(run)
-        if deadline.reached():
-            deadlines.cut(run, "The search was left out", deadline)
+        run.deadline = deadlines.of(run)
+        if run.deadline.reached():
+            deadlines.cut(run, "The search was left out")
             return name
-        from components.core.training.phase import build_network, open_data, rows_of_splits  # torch costs seconds
+        from components.core.training.data import open_data  # torch costs seconds
+        from components.core.training.phase import build_network
+        from components.core.training.thaw_line import rows_of_splits
 
         data = open_data(dataset, run.settings)
         network = build_network(data, run.settings.defaults())
         if not data.task.augments(run.settings) and run.settings.activations != "recompute":
             lines = _lines(run.settings, len(network.stages))
             splits = {"train": run.settings.views, "validation": 0}
-            rows_of_splits(network, data, lines, splits, run.note, run.progress)
+            rows_of_splits(network, data, lines, splits, run)
         with studies.explained():
-            saved = _run_workers(run, name, dataset, len(network.stages), deadline)
+            saved = _run_workers(run, name, dataset, len(network.stages))
         run.saved(data.reuse.seconds + saved)
     return name
 
 
 def _lines(settings: Settings, stages: int) -> dict[int, float]:
     """Thaw lines whose activations the trials share, and the epochs that all trials together train there."""
-    thawed = range(1, min(MOST_THAWED, stages) + 1) if settings.thaw is None else [settings.thaw]
+    thawed = range(1, min(MAX_THAWED_STAGES, stages) + 1) if settings.thaw is None else [settings.thaw]
     depths = [depth for depth in thawed if 0 < depth < stages]
-    epochs = settings.thaw_epochs or MOST_THAW_EPOCHS
+    epochs = settings.thaw_epochs or MAX_THAW_EPOCHS
     return {stages: float(settings.trials * settings.head_epochs)} | {
         stages - depth: settings.trials * epochs / len(depths) for depth in depths
     }
@@ -111,13 +114,13 @@ def worker_devices(settings: Settings, cores: int, gpus: int) -> list[str]:
     return [f"cuda:{number % gpus}" if spread else settings.device for number in range(count)]
 
 
-def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Deadline) -> float:  # noqa: ANN401 - StepRun, imported late
+def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float:
     """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
     import torch
 
     from components.core.compute.device import pick_device
 
-    settings: Settings = run.settings
+    settings = run.settings
     cores = len(os.sched_getaffinity(0))
     gpus = torch.cuda.device_count() if pick_device(settings.device).type == "cuda" else 0
     devices = worker_devices(settings, cores, gpus)
@@ -128,7 +131,7 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Dead
         studies.begin(study, settings.defaults().model_dump(include=set(searched)))
         logged = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
         end = deadlines.time_to_train(run)[1]
-        common = (stages, max(1, cores // len(devices)), run.run_id, deadline.at, end)
+        common = (stages, max(1, cores // len(devices)), run.run_id, run.deadline.at, end)
         places = [settings.model_copy(update={"device": device}).to_json() for device in devices]
         jobs = [(name, str(dataset), place, *common) for place in places]
         workers = [context.Process(target=work, args=job, daemon=True) for job in jobs]
@@ -142,14 +145,14 @@ def _run_workers(run: Any, name: str, dataset: Path, stages: int, deadline: Dead
         finally:  # the step may go on, and try again
             for process in filter(lambda one: one.pid, workers):
                 process.terminate()
-    if any(process.exitcode == NO_ANSWER for process in workers):
+    if any(process.exitcode == NO_ANSWER_STATUS for process in workers):
         raise NoAnswerError("The search's database does not answer any more.", "Look at its log, and run again.")
-    _check(run, study, deadline, killed=any(process.exitcode for process in workers))
+    _check(run, study, killed=any(process.exitcode for process in workers))
     ours = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("step") == run.run_id]
-    return float(sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in ours))
+    return float(sum(trial.user_attrs.get(tag_names.SAVED, 0.0) for trial in ours))
 
 
-def _check(run: Any, study: "optuna.Study", deadline: Deadline, *, killed: bool) -> None:  # noqa: ANN401 - as above
+def _check(run: "StepRun", study: "optuna.Study", *, killed: bool) -> None:
     trials = study.get_trials(deepcopy=False)
     states = [trial.state.name for trial in trials]
     done = sum(state in DONE for state in states)
@@ -158,9 +161,9 @@ def _check(run: Any, study: "optuna.Study", deadline: Deadline, *, killed: bool)
         reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
         raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")
     left = run.settings.trials - done - states.count("RUNNING")  # workers of other machines may still run some
-    late = done < run.settings.trials and deadline.at < math.inf
+    late = done < run.settings.trials and run.deadline.at < math.inf
     if late and left > 0:
-        deadlines.cut(run, f"The search stopped after {done} of {run.settings.trials} trials", deadline)
+        deadlines.cut(run, f"The search stopped after {done} of {run.settings.trials} trials")
     if "COMPLETE" in states:
         run.figure(f"validation loss {study.best_value:.3f} in {done} trials")
     elif late:  # where workers of other machines still run the rest, theirs may come to an end
@@ -169,7 +172,7 @@ def _check(run: Any, study: "optuna.Study", deadline: Deadline, *, killed: bool)
         raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")
 
 
-def _log_finished(run: Any, study: "optuna.Study", logged: set[int]) -> None:  # noqa: ANN401 - StepRun, imported late
+def _log_finished(run: "StepRun", study: "optuna.Study", logged: set[int]) -> None:
     from components.core.tracking import runs
 
     finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]

@@ -1,16 +1,16 @@
 """Train a new head on the frozen network: fine-tuning with the thaw line right below the head."""
 
-import json
 import math
 from pathlib import Path
 
-from components.core.compute import distributed
+from components.core import torchrun
 from components.core.errors import StepError
-from components.core.settings import Hyperparameters, Settings
+from components.core.settings import Hyperparameters
 from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import save_checkpoint, save_training_rows
-from components.core.training.phase import build_network, open_data
+from components.core.training.data import open_data
+from components.core.training.phase import build_network
 from components.core.training.processes import train
 
 
@@ -37,44 +37,27 @@ def train_head(
         checkpoint: Folder to write.
         version: An earlier version that is judged again, so no head is trained and the folder stays empty; else empty.
     """
-    if version:
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        with runs.step("train_head", run_key, settings) as run:
-            run.figure(f"nothing to train: version {version} is judged again")
-        return 0.0
-    chosen = Hyperparameters.model_validate(json.loads(hyperparameters))
-    if distributed.helps():
-        return _help(Settings.from_json(settings), dataset, chosen)
     with runs.step("train_head", run_key, settings) as run:
+        if version:
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            run.figure(f"nothing to train: version {version} is judged again")
+            return 0.0
+        chosen = Hyperparameters.model_validate_json(hyperparameters)
         run.params(chosen.model_dump())
         run.tags({tag_names.DATASET_DIGEST: dataset_digest, tag_names.WEIGHTS_DIGEST: weights_digest})
-        deadline = deadlines.of(run)
+        run.deadline = deadlines.of(run)
         data = open_data(dataset, run.settings)
-        network = build_network(data, chosen, run.note)
-        epochs = run.settings.head_epochs
-
-        def report(figures: dict[str, float]) -> None:
-            run.epoch(figures)
-            run.progress(int(figures["epoch"]) + 1, epochs, f"validation loss {figures['loss']:.3f}")
-
-        history = train(
-            network, data, chosen, thaw=0, report=report, say=run.note, progress=run.progress, stop=deadline.reached
-        )
+        network = build_network(data, chosen, run)
+        history = train(network, data, chosen, thaw=0, listener=run)
+        best = min(history, key=lambda figures: figures["loss"], default={"loss": math.inf})
+        if torchrun.is_helper():
+            return best["loss"]
         if not history:
             raise StepError("The training of the head diverged.", "Lower --head-learning-rate.")
-        if deadline.hit:
-            deadlines.cut(run, f"The training of the head stopped after {len(history)} of {epochs} epochs", deadline)
-        best = min(history, key=lambda figures: figures["loss"])
+        deadlines.note(run, "The training of the head", len(history), run.settings.head_epochs)
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)
         save_training_rows(checkpoint, data.examples, data.target)
         run.saved(data.reuse.seconds)
         run.figure(runs.describe(data.target.metric, best))
     return best["loss"]
-
-
-def _help(settings: Settings, dataset: Path, chosen: Hyperparameters) -> float:
-    """Train along with the first process, which records and writes."""
-    data = open_data(dataset, settings)
-    history = train(build_network(data, chosen), data, chosen, thaw=0)
-    return min((figures["loss"] for figures in history), default=math.inf)

@@ -260,7 +260,8 @@ def test_the_plain_loop_and_thawline_train_the_same(tiny: Path) -> None:
     """Same recipe, same batches: head phase and thawed phase end with the same weights up to rounding."""
     import torch
 
-    from components.core.training.phase import build_network, open_data, train_phase
+    from components.core.training.data import open_data
+    from components.core.training.phase import build_network, train_phase
     from tests.benchmarks.compare import plain
     from tests.benchmarks.compare.recipe import Tester, peer_network, pictures_of, settings_of
 
@@ -270,7 +271,7 @@ def test_the_plain_loop_and_thawline_train_the_same(tiny: Path) -> None:
     tester, pictures = Tester(data, own.preprocessing, keep=False), pictures_of(data, own.preprocessing)
     before = own.head[1].weight.detach().clone()
     for thaw in (0, 2):
-        ours = train_phase(own, data, chosen, thaw=thaw, report=lambda _figures: None)
+        ours = train_phase(own, data, chosen, thaw=thaw)
         theirs = plain.train_phase(peer, pictures, settings, chosen, thaw)
         assert [epoch["loss"] for epoch in ours] == pytest.approx([epoch["loss"] for epoch in theirs], rel=1e-3)
         line = len(own.stages) - thaw

@@ -85,24 +85,32 @@ class Top:
         """A training step, the mean of several; by the loop that training uses."""
         optimizer = self.optimizers[fast]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _step: 1.0)
-        begin = clock()
-        with nullcontext() if fast else ordinary_gradients():
-            loop._train_epoch(
+        taken: list[float] = []
+
+        def batches(_epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            begin = clock()  # what precedes and follows the steps, copies of the weights and validation, is left out
+            for _ in range(steps):
+                yield self.batch
+            taken.append(clock() - begin)
+
+        with nullcontext() if fast else ordinary_gradients(), self._given_forward():
+            loop.fit(
                 self.network,
                 self.line,
-                self.forward,
-                self._batches(steps),
+                batches,
+                (self.batch[0][:1], self.batch[1][:1]),
                 functional.cross_entropy,
+                lambda _outputs, _targets: {"loss": 0.0},
                 optimizer,
                 schedule,
-                torch.amp.GradScaler("cpu", enabled=False),
-                1.0,
+                epochs=1,
+                patience=1,
+                clip_norm=1.0,
             )
-        return (clock() - begin) / steps * 1e3
+        return taken[0] / steps * 1e3
 
-    def _batches(self, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for _ in range(steps):
-            yield self.batch
+    def _given_forward(self) -> AbstractContextManager[Any]:
+        return mock.patch.object(distributed, "parallel", return_value=self.forward)
 
     def operations(self) -> int:
         """Floating-point operations of a forward and a backward pass, by PyTorch's own count."""

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from components.core import home_folder
-from components.core.activations.passes import store
+from components.core.activations.store import store
 from components.core.data.examples import Examples
 from components.core.errors import StepError
 from components.core.registry import versions

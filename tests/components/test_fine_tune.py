@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.core.listener import Deadline
 from components.core.tracking import queries
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
@@ -57,9 +58,7 @@ def test_a_deadline_within_the_thaw_leaves_the_best_so_far(
 ) -> None:
     """Stopped after an epoch, the better of head and thawed model goes on."""
     times = iter([False, True])
-    monkeypatch.setattr(
-        deadlines.Deadline, "reached", lambda self, _ahead=0.0: setattr(self, "hit", h := next(times)) or h
-    )
+    monkeypatch.setattr(Deadline, "reached", lambda self, _ahead=0.0: setattr(self, "hit", h := next(times)) or h)
     tune(toy_home, tmp_path / "tuned", "late", thaw=2, thaw_epochs=5)
     history = read_facts(tmp_path / "tuned")["history"]
     assert [figures["phase"] for figures in history].count("thaw") == 1

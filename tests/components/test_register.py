@@ -20,10 +20,10 @@ import pytest
 from components.core import home_folder
 from components.core.data.examples import Examples
 from components.core.errors import StepError
+from components.core.listener import Deadline
 from components.core.registry import promotion, versions
 from components.core.tracking import connection, pyfunc, queries, runs, tag_names
 from components.core.training import deadlines
-from components.core.training.deadlines import Deadline
 from components.finish import finish
 from components.register import register
 from tests.support.plain import PlainRun
@@ -174,7 +174,8 @@ def test_what_a_deadline_cut_is_not_promoted_by_itself(toy_home: PlainRun) -> No
     """An accepted version of a run that was cut short waits for a person; result and reason say why."""
     text = toy_home.settings.to_json()
     with runs.step("fine_tune", "short", text) as run:
-        deadlines.cut(run, "The thawed training stopped after 1 of 6 epochs", Deadline(0.0, "--step-max-minutes 5"))
+        run.deadline = Deadline(0.0, "--step-max-minutes 5")
+        deadlines.cut(run, "The thawed training stopped after 1 of 6 epochs")
     version = registered(toy_home, "short", toy_home.folder / "served", "1", accepted=True)
     assert versions.aliases("toy") == {"champion": "1", "challenger": version, "pending": version}
     result = finish(text, "short", "SUCCEEDED")

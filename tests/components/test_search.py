@@ -9,24 +9,19 @@ from typing import Any
 import optuna
 import pytest
 
+from components.core.listener import Deadline
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import connection, queries, runs, tag_names
 from components.core.training import deadlines
-from components.core.training.deadlines import Deadline
-from components.core.training.phase import open_data
+from components.core.training.data import open_data
 from components.core.training.studies import DONE, open_study
-from components.core.training.trials import OutOfTimeError, objective, suggest, work
+from components.core.training.trials import OutOfTimeError, objective, work
 from components.search import _check, search, study_name, worker_devices
 from components.select_trial import select_trial
 from tests.conftest import TOY
 from tests.support.plain import PlainRun
 
 SETTINGS = Settings(**TOY, trials=3, search_workers=1)
-
-
-def asked(settings: Settings, count: int = 30) -> list[Hyperparameters]:
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return [suggest(study.ask(), settings, stages=3) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -48,21 +43,6 @@ def asked(settings: Settings, count: int = 30) -> list[Hyperparameters]:
 def test_a_gpu_has_one_worker_and_a_core_another(changes: dict[str, Any], gpus: int, expected: list[str]) -> None:
     """Left alone, there is one for each GPU, or for each core without; asked for, they are spread over the GPUs."""
     assert worker_devices(Settings(**{**TOY, **changes}), 8, gpus) == expected
-
-
-def test_given_options_are_fixed_and_the_rest_is_searched() -> None:
-    """An option that is given has one value in all trials; the others vary."""
-    found = asked(Settings(dropout=0.25, thaw=2))
-    assert {h.dropout for h in found} == {0.25}
-    assert {h.thaw for h in found} == {2}
-    assert len({h.weight_decay for h in found}) == len(found)
-
-
-def test_both_phases_are_searched() -> None:
-    """Rate, decay, dropout and smoothing of the head, and depth, rate, decay and epochs of the thaw all vary."""
-    found = asked(Settings())
-    assert all(len({getattr(h, name) for h in found}) > 1 for name in Hyperparameters.model_fields)
-    assert {h.thaw for h in found} == {1, 2, 3}
 
 
 def test_the_plan_is_kept_with_the_run(toy_run: PlainRun) -> None:
@@ -92,13 +72,6 @@ def test_the_defaults_are_the_first_trial(toy_run: PlainRun) -> None:
     """The search starts from the defaults, so on validation it never ends worse than without."""
     study = open_study(study_name(toy_run.settings, *toy_run.digests))
     assert study.trials[0].user_attrs["hyperparameters"] == toy_run.settings.defaults().model_dump()
-
-
-def test_the_winner_has_the_lowest_loss(toy_run: PlainRun) -> None:
-    """select_trial takes the hyperparameters of the best complete trial."""
-    study = open_study(study_name(toy_run.settings, *toy_run.digests))
-    assert toy_run.hyperparameters == study.best_trial.user_attrs["hyperparameters"]
-    assert study.best_value == min(t.value for t in study.trials if t.value is not None)
 
 
 def test_trials_count_in_total(toy_home: PlainRun) -> None:
@@ -202,21 +175,6 @@ def test_a_deadline_ends_the_search(tracked_home: Path, toy_dataset: Path) -> No
     assert deadlines.cuts(pipeline.data.tags) == ""
 
 
-def test_the_best_trial_is_left_its_time(tracked_home: Path, toy_dataset: Path) -> None:
-    """No trial starts when the best one so far could not be trained once more before all training has to end."""
-    settings = SETTINGS.model_copy(update={"trials": 3})
-    name, text = study_name(settings, "d" * 64, "w" * 64), settings.to_json()
-    study = open_study(name)
-    for value, seconds in ((0.5, 600.0), (0.9, 1.0)):
-        trial = study.ask()
-        trial.set_user_attr("seconds", seconds)
-        study.tell(trial, value)
-    work(name, str(toy_dataset), text, 3, 1, "step", end=time.time() + 700)
-    assert len(open_study(name).trials) == 2
-    work(name, str(toy_dataset), text, 3, 1, "step", end=time.time() + 800)
-    assert [trial.state.name for trial in open_study(name).trials] == ["COMPLETE"] * 3
-
-
 def test_a_first_trial_that_was_cut_is_repeated(tracked_home: Path, toy_dataset: Path) -> None:
     """The defaults are the first trial that counts, also where a deadline cut the first one."""
     settings = SETTINGS.model_copy(update={"trials": 1})
@@ -238,7 +196,8 @@ def test_a_deadline_while_others_run_the_last_trials_is_no_failure(tracked_home:
     study = open_study("elsewhere")
     study.ask()
     with runs.step("search", "run", Settings(**TOY, trials=1).to_json()) as run:
-        _check(run, study, Deadline(0.0, "--max-minutes 1"), killed=False)
+        run.deadline = Deadline(0.0, "--max-minutes 1")
+        _check(run, study, killed=False)
     [found] = queries.find_runs("toy", "run", "step")
     assert found.info.status == "FINISHED"
 
@@ -262,7 +221,7 @@ def test_a_failing_trial_fails_the_step(
     (tmp_path / "own").mkdir()
     (tmp_path / "own/__init__.py").write_text("")
     (tmp_path / "own/task.py").write_text(
-        "from tests import toy\n"
+        "from tests.fakes import toy\n"
         "globals().update({name: value for name, value in vars(toy).items() if not name.startswith('__')})\n"
         "from types import SimpleNamespace\n"
         "from components.core.targets import classification\n"
@@ -287,11 +246,3 @@ def test_trials_that_diverge_end(tracked_home: Path, toy_dataset: Path) -> None:
     with pytest.raises(StepError, match="No trial of the search came to its end"):
         search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
     assert [t.state.name for t in open_study(study_name(settings, "d" * 64, "w" * 64)).trials] == ["PRUNED"] * 2
-
-
-def test_calibration_rows_are_never_seen(toy_dataset: Path) -> None:
-    """Search and early stopping look at train and validation; calibrate and test share no row with them."""
-    data = open_data(toy_dataset, SETTINGS)
-    seen = set(data.rows["train"]) | set(data.rows["validation"])
-    assert set(data.targets) == {"train", "validation"}
-    assert not seen & (set(data.rows["calibrate"]) | set(data.rows["test"]))

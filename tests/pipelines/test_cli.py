@@ -444,7 +444,7 @@ def test_a_run_that_hangs_is_ended(
     limit: dict[str, float], told: str, deaf: list[str], tracked_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond its limit and grace a run is ended, whether it hears a SIGTERM or not; its runs in MLflow are closed."""
-    monkeypatch.setattr(deadlines, "GRACE", 0.0)
+    monkeypatch.setattr(deadlines, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr(run, "STOP_SECONDS", 1.0)
     settings = Settings(model="toy", **limit)
     run_folder.emit("k", "evaluate", "started")

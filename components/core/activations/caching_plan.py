@@ -9,30 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from components.core.activations import passes, segments, sharing, store
-from components.core.activations.passes import Pass, Progress, Wanted
-from components.core.activations.rows import Counted, Reuse, Rows
-from components.core.compute.device import mixed_precision, to_device
+from components.core.activations import passes, rows, segments, sharing, spaces, store
+from components.core.activations.passes import ComputePass
+from components.core.activations.requests import CachePolicy, RowRequest
+from components.core.activations.rows import Counted, Recomputed, Reuse, Rows
+from components.core.compute import determinism
 from components.core.compute.engines import choose, eager
 from components.core.errors import InputError, StepError, UnavailableError
-from components.core.networks.network import Network, Pytree
+from components.core.listener import SILENT, Listener
+from components.core.networks.network import Pytree
 
-SAMPLE = 16  # examples that are measured; a pass of fewer is not worth a measurement
-TIMED = 8  # examples by which the seconds of a row are measured
+SAMPLE_SIZE = 16  # examples that are measured; a pass of fewer is not worth a measurement
+TIMED_ROWS = 8  # examples by which the seconds of a row are measured
 GIGABYTE = 1e9
-FORMS = "Let the task give every example one shape (padded to a fixed length), or use --activations recompute."
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What the user decided about activations."""
-
-    mode: str  # auto, keep, recompute, or stored: what is kept already, and nothing more
-    precision: str  # float32 or float16
-    budget: float  # bytes that the store may take
+FORMS_HINT = "Let the task give every example one shape (padded to a fixed length), or use --activations recompute."
 
 
 @dataclass(frozen=True)
@@ -65,146 +57,98 @@ class Cost:
         return self.uses * self.examples * self.again
 
 
-class Recomputed:
-    """Rows that are computed each time they are asked for."""
-
-    def __init__(self, network: Network, line: int, wanted: Wanted) -> None:
-        self._network, self._line, self._wanted = network, line, wanted
-
-    def __len__(self) -> int:
-        return len(self._wanted.keys)
-
-    def __getitem__(self, rows: slice | Tensor) -> Pytree:
-        """These rows of every tensor, [B, ...], on the network's device."""
-        positions = torch.arange(len(self))[rows].tolist()
-        return passes.in_fixed_batches(self._below, self._wanted.encode(positions))[0]
-
-    def _below(self, inputs: Pytree) -> list[Pytree]:
-        device = next(self._network.parameters()).device
-        modules = self._network.stages[: self._line]
-        if any(module.training for module in modules):
-            raise RuntimeError("a frozen stage is in training mode")
-        with torch.no_grad(), mixed_precision(device):
-            return [self._network.below(to_device(inputs, device), self._line)]
-
-
-def rows_at(
-    network: Network,
-    lines: Mapping[int, float],
-    wanted: Wanted,
-    policy: Policy,
-    say: Callable[[str], None],
-    progress: Progress,
-    reuse: Reuse | None = None,
-) -> dict[int, Rows]:
+def rows_at(request: RowRequest, listener: Listener = SILENT, reuse: Reuse | None = None) -> dict[int, Rows]:
     """Activations of these examples at each line, kept or recomputed, whichever is cheaper within the budget.
 
     Args:
-        network: On its device; put into evaluation mode.
-        lines: Thaw lines, and how often every example will be asked for there.
-        wanted: The examples.
-        policy: Mode, precision and budget.
-        say: Takes the decision, one line for each pass.
-        progress: Called with examples done, in total, and what is done.
+        request: The examples, the lines and the policy.
+        listener: Takes the decision, a note for each pass, and its progress.
         reuse: Is told what keeping costs here, and what every reading saves.
 
     Raises:
         InputError: Activations have to be kept and don't fit on the disk, or differ in their form.
         StepError: Activations have to be kept and can't be written.
     """
+    network, policy = request.network, request.policy
     network.eval()
-    recomputed: dict[int, Rows] = {line: Recomputed(network, line, wanted) for line in lines}
-    kept = [line for line in sorted(lines, reverse=True) if line > 0]  # at the bottom there is nothing to keep
+    recomputed: dict[int, Rows] = {line: Recomputed(request, line) for line in request.lines}
+    kept = [line for line in sorted(request.lines, reverse=True) if line > 0]  # at the bottom there is nothing to keep
     if policy.mode == "recompute" or not kept:
         return recomputed
-    begin, spaces = time.perf_counter(), passes.spaces(network, policy.precision)
+    begin, of_lines = time.perf_counter(), spaces.spaces(network, policy.precision)
     try:
-        found = _completed(network, spaces, kept, lines, wanted, policy, say, progress)
+        found = _completed(request, of_lines, kept, listener)
     except segments.FormError as error:
         if policy.mode == "keep":
-            raise InputError(f"Activations can't be kept: {error}.", FORMS) from error
+            raise InputError(f"Activations can't be kept: {error}.", FORMS_HINT) from error
         if policy.mode != "stored":  # there the leader has said so
-            say(f"Activations recomputed: {error}. {FORMS}")
+            listener.note(f"Activations recomputed: {error}. {FORMS_HINT}")
         return recomputed
-    read: dict[int, Rows] = {line: rows for line, rows in found.items() if rows is not None}
+    read: dict[int, Rows] = {line: kept_rows for line, kept_rows in found.items() if kept_rows is not None}
     if reuse is not None:
-        costs = {line: _row_seconds(network, spaces[line], line, wanted, policy.precision) for line in read}
+        costs = {line: _row_seconds(request, of_lines[line], line) for line in read}
         reuse.seconds -= time.perf_counter() - begin
         read = {line: Counted(rows, costs[line], reuse) for line, rows in read.items()}
     return recomputed | read
 
 
 def _completed(
-    network: Network,
-    spaces: Sequence[Path],
-    kept: Sequence[int],
-    lines: Mapping[int, float],
-    wanted: Wanted,
-    policy: Policy,
-    say: Callable[[str], None],
-    progress: Progress,
-) -> dict[int, segments.Rows | None]:
+    request: RowRequest, of_lines: Sequence[Path], kept: Sequence[int], listener: Listener
+) -> dict[int, rows.StoredRows | None]:
     """Rows from the store, once what is missing there was fetched or computed; None where they are not all there.
 
     Raises:
         FormError: The examples' activations have different forms.
     """
-    missing = [] if policy.mode == "stored" else passes.passes(spaces, kept, wanted.keys, policy.precision)
-    if missing and sharing.fetch(network, spaces, missing, wanted.keys, policy.precision, policy.budget, say):
-        missing = passes.passes(spaces, kept, wanted.keys, policy.precision)
+    keys, policy = request.keys, request.policy
+    missing = [] if policy.mode == "stored" else passes.passes(of_lines, kept, keys, policy.precision)
+    if missing and sharing.fetch(request, of_lines, missing, listener):
+        missing = passes.passes(of_lines, kept, keys, policy.precision)
     try:
         for work in missing:
-            _carry_out(network, spaces, work, lines, wanted, policy, say, progress)
+            _carry_out(request, of_lines, work, listener)
     except OSError as error:  # the disk is full, or may not be written
         if policy.mode == "keep":
             raise StepError(
-                f"Activations can't be kept in {passes.store()} ({error.strerror or error}).",
+                f"Activations can't be kept in {store.store()} ({error.strerror or error}).",
                 "Free the disk, name another folder in THAWLINE_ACTIVATIONS, or use --activations auto.",
             ) from error
-        say(f"Activations recomputed: {passes.store()} can't be written ({error.strerror or error})")
+        listener.note(f"Activations recomputed: {store.store()} can't be written ({error.strerror or error})")
     if missing:
-        sharing.send([spaces[line] for line in kept], say)
-    return {line: passes.stored(spaces[line], wanted.keys) for line in kept}
+        sharing.send([of_lines[line] for line in kept], listener)
+    return {line: rows.stored(of_lines[line], keys) for line in kept}
 
 
-def _row_seconds(network: Network, space: Path, line: int, wanted: Wanted, precision: str) -> float:
+def _row_seconds(request: RowRequest, space: Path, line: int) -> float:
     """What the usual loop takes for a row: encoded, and computed by PyTorch; measured once for each space."""
-    known = passes.row_seconds(space)
-    if known or not wanted.keys:
+    known = spaces.row_seconds(space)
+    if known or not request.keys:
         return known
-    seconds = _again(network, line, wanted)
+    seconds = _again(request, line)
     with contextlib.suppress(OSError):  # a store that is read-only can be read
-        passes.describe(space, network, line, precision, seconds)
+        spaces.describe(space, request.network, line, request.policy.precision, seconds)
     return seconds
 
 
-def _again(network: Network, line: int, wanted: Wanted) -> float:
-    positions, run = range(min(TIMED, len(wanted.keys))), eager(network, [line]).run
-    run(wanted.encode(positions))  # the first call prepares what later ones use
+def _again(request: RowRequest, line: int) -> float:
+    positions, run = range(min(TIMED_ROWS, len(request.keys))), eager(request.network, [line]).run
+    run(request.encode(positions))  # the first call prepares what later ones use
     begin = time.perf_counter()
-    run(wanted.encode(positions))
+    run(request.encode(positions))
     return (time.perf_counter() - begin) / len(positions)
 
 
-def _carry_out(
-    network: Network,
-    spaces: Sequence[Path],
-    work: Pass,
-    lines: Mapping[int, float],
-    wanted: Wanted,
-    policy: Policy,
-    say: Callable[[str], None],
-    progress: Progress,
-) -> None:
-    passes.store().mkdir(parents=True, exist_ok=True)
-    work, source = passes.source(spaces, work, wanted)
-    sample, encode = _timed_sample(source, work.positions[:SAMPLE])
-    protected = [spaces[line] for line in lines]
+def _carry_out(request: RowRequest, of_lines: Sequence[Path], work: ComputePass, listener: Listener) -> None:
+    network, policy = request.network, request.policy
+    store.store().mkdir(parents=True, exist_ok=True)
+    work, source = passes.source(request, of_lines, work)
+    sample, encode = _timed_sample(source, work.positions[:SAMPLE_SIZE])
+    protected = [of_lines[line] for line in request.lines]
 
-    short = len(work.positions) <= passes.BATCH  # one batch: not worth a measurement, nor a word
+    short = len(work.positions) <= determinism.BATCH  # one batch: not worth a measurement, nor a word
     engine, reason = eager(network, work.lines, work.start), ""
     if not short:
-        exports = passes.store() / store.ENGINES
+        exports = store.store() / store.ENGINES
         engine, reason = choose(
             network, work.lines, sample, len(work.positions), exports, work.start, _room(policy, protected)
         )
@@ -215,39 +159,39 @@ def _carry_out(
         rows = passes.as_kept(exact, policy.precision)
         losses.append(_precision_loss(exact, rows))
         costs[line] = Cost(
-            examples=len(wanted.keys),
+            examples=len(request.keys),
             missing=len(work.positions),
             row_bytes=_row_bytes(rows),
             encode=encode,
             engine=seconds,
-            again=_again(network, line, wanted) if work.start and policy.mode == "auto" else encode + by_eager,
+            again=_again(request, line) if work.start and policy.mode == "auto" else encode + by_eager,
             transfer=_transfer(rows),
-            uses=lines[line],
+            uses=request.lines[line],
         )
-    chosen = _affordable(costs, policy, store.free_for(passes.store(), policy.budget, protected))
+    chosen = _affordable(costs, policy, store.free_for(store.store(), policy.budget, protected))
     if not short or (chosen and max(losses)):  # what was rounded is told of a single example too
         reason = reason or f"eager: a pass over {len(work.positions)} examples is short"
-        say(_sentence(len(network.stages), costs, chosen, reason, max(losses)))
-    store.make_room(passes.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
+        listener.note(_sentence(len(network.stages), costs, chosen, reason, max(losses)))
+    store.make_room(store.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
     for line in chosen:
-        passes.describe(spaces[line], network, line, policy.precision)
+        spaces.describe(of_lines[line], network, line, policy.precision)
     if chosen:
-        passes.fill(spaces, work, chosen, wanted.keys, source, engine, policy.precision, progress)
+        passes.compute_and_store(request, of_lines, work, chosen, source, engine, listener)
 
 
-def _room(policy: Policy, protected: Sequence[Path]) -> Callable[[float], bool]:
+def _room(policy: CachePolicy, protected: Sequence[Path]) -> Callable[[float], bool]:
     """Tells whether so many bytes fit into the budget, and removes what was used longest ago for them."""
 
     def room(needed: float) -> bool:
-        if needed > store.free_for(passes.store(), policy.budget, protected):
+        if needed > store.free_for(store.store(), policy.budget, protected):
             return False
-        store.make_room(passes.store(), needed, policy.budget, protected)
+        store.make_room(store.store(), needed, policy.budget, protected)
         return True
 
     return room
 
 
-def _affordable(costs: Mapping[int, Cost], policy: Policy, room: float) -> list[int]:
+def _affordable(costs: Mapping[int, Cost], policy: CachePolicy, room: float) -> list[int]:
     """The lines to keep: all that are asked to be, or those that pay off and for which there is room.
 
     Raises:
@@ -285,7 +229,7 @@ def _timed(run: Callable[[Pytree], list[Pytree]], sample: Pytree) -> tuple[list[
 
 def _transfer(rows: Pytree) -> float:
     """Seconds to write one row; reading it takes no longer, from memory or from the same disk."""
-    with tempfile.TemporaryDirectory(prefix=store.MEASUREMENT, dir=passes.store()) as folder:
+    with tempfile.TemporaryDirectory(prefix=store.MEASUREMENT_PREFIX, dir=store.store()) as folder:
         writer, count = segments.Writer(Path(folder), ""), len(tree_leaves(rows)[0])
         writer.append([bytes(32)] * count, rows)  # makes its folder
         begin = time.perf_counter()

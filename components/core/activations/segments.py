@@ -24,16 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
+from torch.utils._pytree import tree_flatten, treespec_dumps, treespec_loads
 
 from components.core.activations import store
 from components.core.networks.network import Pytree
 
 SEGMENT_BYTES = 1 << 30  # a new segment from here on: what is evicted or copied at once
-IN_MEMORY = 256 << 20  # rows out of several segments that are gathered into memory for good
 _RECORD = np.dtype([("key", "V32"), ("crc", "<u4")])
 _CHANNELS_LAST = (0, 2, 3, 1)
-_CHANNELS_FIRST = (0, 3, 1, 2)
 
 
 class FormError(ValueError):
@@ -86,44 +84,6 @@ class Segment:
         ]
 
 
-class Rows:
-    """Rows of a space in the order asked for; indexing copies, so that nothing done to a batch reaches the store."""
-
-    def __init__(self, parts: list[list[Tensor]], part: Tensor, row: Tensor, segment: Segment) -> None:
-        self._parts, self._part, self._row = parts, part, row
-        self._spec: TreeSpec = treespec_loads(segment.spec)
-        self._leaves = segment.leaves
-        self.bytes = len(row) * segment.row_bytes
-        if len(parts) > 1 and self.bytes <= IN_MEMORY:
-            everything = torch.arange(len(row))
-            self._parts = [[self._gather(leaf, everything) for leaf in range(len(self._leaves))]]
-            self._part, self._row = torch.zeros_like(part), everything
-
-    def __len__(self) -> int:
-        return len(self._row)
-
-    def __getitem__(self, rows: slice | Tensor) -> Pytree:
-        """These rows of every tensor, each [B, ...] in the layout that it was computed in; float16 comes as float32."""
-        wanted = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows
-        batch = [self._gather(i, wanted) for i in range(len(self._leaves))]
-        turned = [
-            _widened(tensor.permute(_CHANNELS_FIRST) if leaf.channels_last else tensor)
-            for tensor, leaf in zip(batch, self._leaves, strict=True)
-        ]
-        return tree_unflatten(turned, self._spec)
-
-    def _gather(self, leaf: int, wanted: Tensor) -> Tensor:
-        part, row = self._part[wanted], self._row[wanted]
-        if len(self._parts) == 1:
-            return self._parts[0][leaf].index_select(0, row)
-        first = self._parts[0][leaf]
-        batch = first.new_empty((len(wanted), *first.shape[1:]))
-        for number in part.bincount().nonzero().squeeze(1).tolist():
-            places = (part == number).nonzero().squeeze(1)
-            batch[places] = self._parts[number][leaf].index_select(0, row[places])
-        return batch
-
-
 class Writer:
     """Appends rows to a space; what `append` returned from is there for every process, and survives a kill."""
 
@@ -142,7 +102,7 @@ class Writer:
         tensors, spec = tree_flatten(rows)
         leaves = [_leaf(tensor) for tensor in tensors]
         form = (treespec_dumps(spec), leaves)
-        _refuse_forms([self._form or form, form])
+        refuse_forms([self._form or form, form])
         if self._folder is None or self._written >= SEGMENT_BYTES:
             self._begin(form)
         arrays = [_bytes(tensor, leaf) for tensor, leaf in zip(tensors, leaves, strict=True)]
@@ -199,22 +159,12 @@ def find(opened: Sequence[Segment], keys: Sequence[bytes]) -> tuple[Tensor, Tens
     return part, row
 
 
-def open_rows(opened: Sequence[Segment], part: Tensor, row: Tensor) -> Rows:
-    """The rows at these places, none of them -1, as `find` gives them.
+def refuse_forms(forms: Sequence[tuple[str, Sequence[Leaf]]]) -> None:
+    """Check that rows of these forms, a treespec and its leaves each, can be read as one.
 
     Raises:
-        FormError: They have different forms.
+        FormError: They differ.
     """
-    used = part.bincount().nonzero().squeeze(1).tolist()
-    _refuse_forms([(opened[i].spec, opened[i].leaves) for i in used])
-    number = torch.full((len(opened),), -1)
-    number[used] = torch.arange(len(used))
-    for i in used:
-        touch(opened[i].folder)
-    return Rows([opened[i].tensors() for i in used], number[part], row, opened[used[0]])
-
-
-def _refuse_forms(forms: Sequence[tuple[str, Sequence[Leaf]]]) -> None:
     first = forms[0]
     for spec, leaves in forms[1:]:
         if (spec, list(leaves)) != (first[0], list(first[1])):
@@ -291,10 +241,6 @@ def _bytes(tensor: Tensor, leaf: Leaf) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     ordered = tensor.detach().permute(_CHANNELS_LAST) if leaf.channels_last else tensor.detach()
     array: np.ndarray[Any, np.dtype[np.uint8]] = ordered.contiguous().view(len(tensor), -1).view(torch.uint8).numpy()
     return array
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.float16 else tensor  # half precision is for the disk
 
 
 def _form_checksum(spec: str, leaves: Sequence[Leaf]) -> int:

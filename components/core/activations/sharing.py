@@ -22,15 +22,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from components.core.activations import passes, segments, store
-from components.core.activations.passes import Pass
+from components.core.activations import segments, spaces, store
+from components.core.activations.passes import ComputePass
+from components.core.activations.requests import RowRequest
 from components.core.errors import ExpectedError
-from components.core.networks.network import Network
+from components.core.listener import SILENT, Listener
 
-FACTS_BYTES = 1 << 16  # most of a segment.json
-INDEX_BYTES = 1 << 28  # most of an index: 7 million rows
+MAX_FACTS_BYTES = 1 << 16  # most of a segment.json
+MAX_INDEX_BYTES = 1 << 28  # most of an index: 7 million rows
 TRANSFERS = 8  # segments in flight: storage cuts a large file into parts, which have threads of their own
-CLOCKS = 3600.0  # seconds by which the clocks of two machines may differ
+CLOCK_SKEW_SECONDS = 3600.0  # seconds by which the clocks of two machines may differ
 _SEGMENT = re.compile(r"[0-9a-f]{16}")
 _FILE = re.compile(r"segment\.json|index|(?:0|[1-9]\d?)\.bin")
 _STRUCTURES = {"builtins.list", "builtins.tuple", "builtins.dict"}
@@ -76,26 +77,17 @@ class _Remote:
 
 
 def fetch(
-    network: Network,
-    of_lines: Sequence[Path],
-    missing: Sequence[Pass],
-    keys: Sequence[bytes],
-    precision: str,
-    budget: float,
-    say: Callable[[str], None],
+    request: RowRequest, of_lines: Sequence[Path], missing: Sequence[ComputePass], listener: Listener = SILENT
 ) -> bool:
     """Bring the segments that hold missing rows from the shared prefix into the store, as far as there is room.
 
     A failure is told and costs no more than computing what could have been fetched.
 
     Args:
-        network: Whose activations these are.
+        request: All rows asked for.
         of_lines: The space of every line.
         missing: What would have to be computed.
-        keys: Of all rows asked for.
-        precision: float32 or float16.
-        budget: Bytes that the store may take.
-        say: Takes one line about what was fetched, or about what failed.
+        listener: Takes a note on what was fetched, or on what failed.
 
     Returns:
         Whether there may be more rows in the store than before.
@@ -109,21 +101,22 @@ def fetch(
     wanted: dict[Path, set[bytes]] = {}
     for work in missing:
         for line in work.lines:
-            wanted.setdefault(of_lines[line], set()).update(keys[position] for position in work.positions)
+            wanted.setdefault(of_lines[line], set()).update(request.keys[i] for i in work.positions)
     try:
         with _one_at_a_time():
-            sizes = [remote.bytes for remote in _brought(_offered(prefix, wanted), wanted, budget, say)]
+            offered = _offered(prefix, wanted)
+            sizes = [remote.bytes for remote in _brought(offered, wanted, request.policy.budget, listener)]
         if sizes:
-            say(f"Activations: {_sizes(sizes)} fetched from {prefix}")
+            listener.note(f"Activations: {_sizes(sizes)} fetched from {prefix}")
     except (ExpectedError, OSError) as error:
-        _give_up(prefix, error, say)
+        _give_up(prefix, error, listener)
     for line, space in enumerate(of_lines):
         if space in wanted and any(space.glob("[!.]*/segment.json")):
-            passes.describe(space, network, line, precision)
+            spaces.describe(space, request.network, line, request.policy.precision)
     return True
 
 
-def send(places: Sequence[Path], say: Callable[[str], None]) -> None:
+def send(places: Sequence[Path], listener: Listener = SILENT) -> None:
     """Copy to the shared prefix what these spaces hold and the prefix does not; a failure is told, and no more.
 
     Raises:
@@ -137,10 +130,10 @@ def send(places: Sequence[Path], say: Callable[[str], None]) -> None:
             unsent = [item for space in places for item in _unsent(prefix, space)]
             sizes = [size for size in _in_threads(lambda item: _put(*item), unsent, TRANSFERS) if size]
     except (ExpectedError, OSError) as error:
-        _give_up(prefix, error, say)
+        _give_up(prefix, error, listener)
         return
     if sizes:
-        say(f"Activations: {_sizes(sizes)} copied to {prefix}")
+        listener.note(f"Activations: {_sizes(sizes)} copied to {prefix}")
 
 
 def _offered(prefix: str, places: Collection[Path]) -> list[_Remote]:
@@ -157,7 +150,7 @@ def _offered(prefix: str, places: Collection[Path]) -> list[_Remote]:
 
 
 def _brought(
-    offered: Sequence[_Remote], wanted: Mapping[Path, set[bytes]], budget: float, say: Callable[[str], None]
+    offered: Sequence[_Remote], wanted: Mapping[Path, set[bytes]], budget: float, listener: Listener
 ) -> Iterator[_Remote]:
     """Download segments until every row is there that can be had; a row that is damaged in one is sought in others."""
     missing = {space: set(keys) for space, keys in wanted.items()}
@@ -182,7 +175,7 @@ def _brought(
             if keys:
                 yield remote
             else:
-                say(f"Activations: {remote.uri} is damaged, or was changed meanwhile, and was not taken")
+                listener.note(f"Activations: {remote.uri} is damaged, or was changed meanwhile, and was not taken")
 
 
 def _bring(remote: _Remote, wanted: set[bytes]) -> set[bytes]:
@@ -236,12 +229,12 @@ def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | Non
     """A segment of the prefix by its description and index; None if it is not one that can be used."""
     from components.core import s3
 
-    if sizes["segment.json"] > FACTS_BYTES or not 0 < sizes.get("index", 0) <= INDEX_BYTES:
+    if sizes["segment.json"] > MAX_FACTS_BYTES or not 0 < sizes.get("index", 0) <= MAX_INDEX_BYTES:
         return None
     try:
-        facts = s3.read_bytes(f"{uri}/segment.json", FACTS_BYTES)
+        facts = s3.read_bytes(f"{uri}/segment.json", MAX_FACTS_BYTES)
         leaves = _checked(facts)
-        index = s3.read_bytes(f"{uri}/index", INDEX_BYTES)
+        index = s3.read_bytes(f"{uri}/index", MAX_INDEX_BYTES)
     except ValueError:  # grown since it was listed, or no description
         return None
     rows = len(index) // store.RECORD
@@ -250,7 +243,7 @@ def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | Non
         least = rows * math.prod(leaf.shape) * segments.Leaf(leaf.dtype, (), channels_last=False).bytes
         if not 0 < least <= sizes.get(name, 0) <= least + segments.SEGMENT_BYTES:  # it may have grown since
             return None
-    if not passes.accepts(leaves.engine) or leaves.created > (time.time() + CLOCKS) * 1e9:
+    if not spaces.accepts(leaves.engine) or leaves.created > (time.time() + CLOCK_SKEW_SECONDS) * 1e9:
         return None
     keys = frozenset(store.keys_in(index))
     size = sum(sizes[name] for name in (*files, "index", "segment.json"))
@@ -357,9 +350,9 @@ def _one_at_a_time() -> FileLock:
     return FileLock(store.store() / ".sync.lock")
 
 
-def _give_up(prefix: str, error: Exception, say: Callable[[str], None]) -> None:
+def _give_up(prefix: str, error: Exception, listener: Listener) -> None:
     _given_up.add(prefix)
-    say(f"Activations are not shared through {prefix}: {error} This step goes on with those that are here.")
+    listener.note(f"Activations are not shared through {prefix}: {error} This step goes on with those that are here.")
 
 
 def _sizes(sizes: Sequence[int]) -> str:

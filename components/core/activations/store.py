@@ -22,12 +22,12 @@ from components.core import home_folder
 from components.core.errors import InputError
 
 ENGINES = "engines"  # folder of exported stages, beside the spaces
-RESERVE = 1 << 30  # bytes of the disk that stay free whatever the budget says
+DISK_RESERVE = 1 << 30  # bytes of the disk that stay free whatever the budget says
 KEY, RECORD = 32, 36  # bytes of a key, and of its record in a segment's index
-BEING_WRITTEN = 600.0  # seconds between two batches of a pass, at most
-LEFT_BEHIND = 3600.0  # seconds after which nobody works in a hidden folder any more
+WRITING_SECONDS = 600.0  # seconds between two batches of a pass, at most
+ABANDONED_SECONDS = 3600.0  # seconds after which nobody works in a hidden folder any more
 _DIGEST = re.compile(r"[0-9a-f]{32}")  # names of spaces and exports
-MEASUREMENT = "measurement."  # how folders begin in which the plan measures the disk
+MEASUREMENT_PREFIX = "measurement."  # how folders begin in which the plan measures the disk
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def free_for(store: Path, budget: float, protected: Collection[Path]) -> float:
     for entry in entries(store):
         taken += entry.bytes
         kept += entry.bytes if entry.folder.parent in protected else 0
-    disk = shutil.disk_usage(store).free - RESERVE + taken - kept
+    disk = shutil.disk_usage(store).free - DISK_RESERVE + taken - kept
     return min(budget - kept, disk)
 
 
@@ -179,8 +179,8 @@ def sweep(store: Path, *, dry_run: bool = False) -> int:
     """
     ours = [path for path in store.glob("[!.]*") if path.name == ENGINES or _DIGEST.fullmatch(path.name)]
     hidden = [path for one in ours for path in one.glob(".*") if path.name.count(".") > 1]  # NFS has its own
-    hidden += [path for path in store.glob(f"{MEASUREMENT}*") if path.is_dir()]
-    hidden = [path for path in hidden if _newest(path) < time.time() - LEFT_BEHIND]
+    hidden += [path for path in store.glob(f"{MEASUREMENT_PREFIX}*") if path.is_dir()]
+    hidden = [path for path in hidden if _newest(path) < time.time() - ABANDONED_SECONDS]
     parts = [path for path in (store / ENGINES).glob("*.part") if _DIGEST.fullmatch(path.stem)]
     if dry_run:
         return len(hidden) + sum(not _held(path.with_suffix(".lock")) for path in parts)
@@ -207,13 +207,13 @@ def _surplus(
 ) -> list[Entry]:
     found = entries(store)
     total = sum(entry.bytes for entry in found)
-    disk = shutil.disk_usage(store).free - RESERVE if store.exists() else needed
+    disk = shutil.disk_usage(store).free - DISK_RESERVE if store.exists() else needed
     now, chosen = time.time(), []
     writing = any(_held(lock) for lock in store.glob("[!.]*.lock"))
     for entry in found:
         if total + needed <= budget and needed <= disk and entry.last_used >= now - older_than:
             break
-        busy = writing and not entry.is_export and _newest(entry.folder / "index") > now - BEING_WRITTEN
+        busy = writing and not entry.is_export and _newest(entry.folder / "index") > now - WRITING_SECONDS
         if entry.folder.parent not in protected and not busy:
             total, disk = total - entry.bytes, disk + entry.bytes
             chosen.append(entry)
@@ -243,7 +243,7 @@ def _newest(path: Path) -> float:
 
 def _stamps(store: Path) -> Iterator[Path]:
     for space in inside(store):
-        if not space.name.startswith(MEASUREMENT):
+        if not space.name.startswith(MEASUREMENT_PREFIX):
             name = "facts.json" if space.name == ENGINES else "segment.json"
             yield from (folder / name for folder in inside(space) if any(one.name == name for one in inside(folder)))
 

@@ -4,7 +4,7 @@ import ctypes
 
 # numbers of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-KEPT = 2**30  # bytes; larger tensors still go back to the system at once
+MAX_KEPT_BYTES = 2**30  # bytes; larger tensors still go back to the system at once
 
 
 def keep_freed_memory() -> bool:
@@ -22,4 +22,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, KEPT)) and bool(mallopt(_M_TRIM_THRESHOLD, KEPT))
+    return bool(mallopt(_M_MMAP_THRESHOLD, MAX_KEPT_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, MAX_KEPT_BYTES))

@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]  # vertical, horizontal
 
-RUNS = 3  # timed runs of each way, alternating; the fastest counts
-LARGEST_GRAM = 2  # times the elements of input and output: beyond that it was slower wherever it was measured
+TIMED_RUNS = 3  # timed runs of each way, alternating; the fastest counts
+MAX_GRAM_RATIO = 2  # times the elements of input and output: beyond that it was slower wherever it was measured
 
 _gram_wins: dict[tuple[object, ...], bool] = {}  # signature of a convolution -> what was measured in this process
 
@@ -160,7 +160,7 @@ def _gram_is_faster(call: _Call, gradient: Tensor) -> bool:
     signature = call.signature()
     if signature not in _gram_wins:
         here, there = call.inputs[0, 0].numel(), gradient[0, 0].numel()
-        fits = here * there <= LARGEST_GRAM * len(gradient) * (here + there)
+        fits = here * there <= MAX_GRAM_RATIO * len(gradient) * (here + there)
         _gram_wins[signature] = fits and _measure(call, gradient)
     return _gram_wins[signature]
 
@@ -173,7 +173,7 @@ def _measure(call: _Call, gradient: Tensor) -> bool:
         return _gram(call, gradient)
 
     ordinary(), gram()  # the first run of each sets up what later ones reuse
-    pairs = [(_seconds(gram), _seconds(ordinary)) for _ in range(RUNS)]
+    pairs = [(_seconds(gram), _seconds(ordinary)) for _ in range(TIMED_RUNS)]
     return min(pair[0] for pair in pairs) < min(pair[1] for pair in pairs)
 
 

@@ -17,17 +17,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from components.core import torchrun
 from components.core.networks.network import Network, Pytree
 
-STUCK = timedelta(minutes=10)  # without a step of the others: one of them has stopped
+PEER_TIMEOUT = timedelta(minutes=10)  # without a step of the others: one of them has stopped
 _meetings = itertools.count()  # of this process with the others: of both training steps, say
-LONGEST_PASS = timedelta(days=2)  # that the others wait for, below the thaw line
+PASS_TIMEOUT = timedelta(days=2)  # that the others wait for, below the thaw line
 
 
 def count() -> int:
@@ -40,23 +41,13 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def launched() -> bool:
-    """Whether somebody else started several processes of this step: torchrun, or Kubeflow Trainer by it."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-
-
-def helps() -> bool:
-    """Whether this process only computes, because it is not the first of those that torchrun started."""
-    return launched() and os.environ["RANK"] != "0"
-
-
-def leads() -> bool:
+def is_local_leader() -> bool:
     """Whether this process fills the store of activations for its machine."""
     return count() == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 @contextmanager
-def joined(device: torch.device, address: str = "env://", stuck: timedelta = STUCK) -> Iterator[None]:
+def joined(device: torch.device, address: str = "env://", stuck: timedelta = PEER_TIMEOUT) -> Iterator[None]:
     """Be one of the processes that the environment describes: RANK and WORLD_SIZE, as torchrun sets them.
 
     Args:
@@ -81,18 +72,18 @@ def joined(device: torch.device, address: str = "env://", stuck: timedelta = STU
 @cache
 def _meeting_point(address: str) -> tuple[Store, int, int]:
     number, total = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    found: tuple[Store, int, int] = next(rendezvous(address, number, total))
+    found: tuple[Store, int, int] = next(torch_rendezvous(address, number, total))
     return found
 
 
-def meet() -> None:
+def rendezvous() -> None:
     """Wait until all processes that torchrun started have come here."""
-    if launched():
+    if torchrun.launched():
         store, _, total = _meeting_point("env://")
         place = f"meeting {next(_meetings)}"
         if store.add(place, 1) == total:
             store.set(f"{place}: all", "")
-        store.wait([f"{place}: all"], STUCK)
+        store.wait([f"{place}: all"], PEER_TIMEOUT)
 
 
 @contextmanager
@@ -101,16 +92,16 @@ def leader_first() -> Iterator[None]:
     if count() == 1:
         yield
         return
-    patient: Any = dist.new_group(backend="gloo", timeout=LONGEST_PASS)
-    if not leads():
+    patient: Any = dist.new_group(backend="gloo", timeout=PASS_TIMEOUT)
+    if not is_local_leader():
         dist.barrier(patient)
     threads = torch.get_num_threads()
-    torch.set_num_threads(threads * (int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if leads() else 1))
+    torch.set_num_threads(threads * (int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_local_leader() else 1))
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-    if leads():
+    if is_local_leader():
         dist.barrier(patient)
     dist.barrier(patient)  # checking the rows that are stored takes long where they are many
     dist.destroy_process_group(patient)

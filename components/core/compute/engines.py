@@ -29,10 +29,10 @@ from components.core.compute.onnx_exports import (
 )
 from components.core.networks.network import Network, Pytree
 
-MEASURED = 16  # examples of the short measurement
-GAIN = 1 / 3  # of eager's time, what another engine is expected to save before it is measured
-OVERHEAD = 0.7  # seconds to import, load, check and measure an engine
-FOLDING = 0.3  # seconds to fold, check and measure
+SAMPLE_SIZE = 16  # examples of the short measurement
+MIN_GAIN = 1 / 3  # of eager's time, what another engine is expected to save before it is measured
+OVERHEAD_SECONDS = 0.7  # seconds to import, load, check and measure an engine
+FOLDING_SECONDS = 0.3  # seconds to fold, check and measure
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest activation
 
 _Flat: TypeAlias = Callable[[list[Tensor]], Sequence[Tensor]]  # leaves of a batch -> leaves of the activations
@@ -101,7 +101,7 @@ def choose(
     if lines[-1] == start:
         return plain, "eager: there are no stages to run"
     try:
-        prefix = Prefix(network, lines, start, rows_of(sample, slice(0, MEASURED)))
+        prefix = Prefix(network, lines, start, rows_of(sample, slice(0, SAMPLE_SIZE)))
         return _fastest(plain, prefix, count, folder, room)
     except Exception as error:  # noqa: BLE001 - the pass itself will show what is wrong with the stages or the sample
         return plain, f"eager: {first_line(error)}"
@@ -112,16 +112,16 @@ def _fastest(
 ) -> tuple[Engine, str]:
     begin = time.monotonic()
     expected = plain.run(prefix.sample)
-    if (time.monotonic() - begin) / len(prefix.leaves[0]) * count * GAIN > FOLDING:
+    if (time.monotonic() - begin) / len(prefix.leaves[0]) * count * MIN_GAIN > FOLDING_SECONDS:
         plain = replace(plain, seconds=_seconds(plain, prefix.sample))
-    if not plain.seconds * count * GAIN > FOLDING:
+    if not plain.seconds * count * MIN_GAIN > FOLDING_SECONDS:
         return plain, f"eager: a pass over {count} examples is short"
     trial = _Trial(plain, prefix, expected)
     trial.run("folded", lambda: _folded(prefix))
     for way in ("torchscript", "dynamo") if prefix.device.type == "cpu" else ("torchscript", "compile"):
         place = place_of(prefix, way, folder)
         cost = seconds_to_prepare(prefix, way, place)
-        if cost + OVERHEAD > count * trial.best.seconds * GAIN:
+        if cost + OVERHEAD_SECONDS > count * trial.best.seconds * MIN_GAIN:
             trial.reasons.append(f"{way} (about {cost:.1f} s) would not pay for {count} examples")
             continue
         if cost and way != "compile" and not room(size := export_bytes(prefix)):
@@ -221,9 +221,9 @@ def _check_equal(engine: Engine, plain: Engine, prefix: Prefix, expected: list[P
     Raises:
         RuntimeError: They differ by more than rounding.
     """
-    for size in (1, 3, MEASURED):
+    for size in (1, 3, SAMPLE_SIZE):
         batch = rows_of(prefix.sample, slice(0, size))
-        wanted = expected if size == MEASURED else plain.run(batch)
+        wanted = expected if size == SAMPLE_SIZE else plain.run(batch)
         for line, found, value in zip(prefix.lines, engine.run(batch), wanted, strict=True):
             for leaf, reference in zip(tree_leaves(found), tree_leaves(value), strict=True):
                 if leaf.shape != reference.shape or leaf.dtype != reference.dtype:

@@ -28,10 +28,11 @@ from components.core.data.lineage import Lineage, write_lineage
 from components.core.data.records import CheckedRecord
 from components.core.data.source_index import IndexRow, Mark
 from components.core.errors import InputError, RejectedRecord
+from components.core.listener import Progress
 from components.core.settings import Settings
 
 DOWNLOADS = 32  # objects in flight; the connections of the S3 client
-Progress = Callable[[int, int, str], None]
+Facts = Mapping[str, int | str]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -22,12 +22,12 @@ from components.core.data import sources, splits
 from components.core.data.sources import RawRecord
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
+from components.core.listener import SILENT, Progress
 
 INDEX = "index_of_source.parquet"
 REQUESTS = 32  # to S3 in flight
 TICK = 2 * 10**9  # nanoseconds: the coarsest clock of a common file system
 SPARSE = 20  # objects that are listed for one that is wanted, before asking for each is the cheaper way
-Progress = Callable[[int, int, str], None]
 
 
 class Mark(NamedTuple):
@@ -106,7 +106,7 @@ def read(entry: RawRecord, mark: Mark) -> tuple[IndexRow, bytes]:
 
 
 def take(
-    source: str, known: Iterable[IndexRow], progress: Progress = lambda *_: None, *, verify: bool = False
+    source: str, known: Iterable[IndexRow], progress: Progress = SILENT.progress, *, verify: bool = False
 ) -> list[IndexRow]:
     """The index of a source as it is now.
 

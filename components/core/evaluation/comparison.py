@@ -17,7 +17,8 @@ from components.core.evidence.gate import Contest, Figures
 from components.core.registry.serving import SERVING, agree, answers
 from components.core.tracking import pyfunc, runs
 from components.core.training.checkpoints import TrainingRows, load_checkpoint, read_training_rows, weights_digest
-from components.core.training.phase import Data, outputs
+from components.core.training.data import Data
+from components.core.training.phase import outputs
 
 AGREEING = 32  # test rows that the served model itself answers, to compare
 TIMED = 3  # times that these are answered to measure its latency
@@ -122,7 +123,7 @@ def _computed(
     """The answers by the network of the checkpoint; None where it can't be rebuilt here."""
     try:
         network, facts = load_checkpoint(checkpoint)
-        logits = outputs(network, data, facts["thawed"], "test", run.note, run.progress)
+        logits = outputs(network, data, facts["thawed"], "test", run)
         return pd.DataFrame(data.target.answers(logits, serving))
     except Exception as error:  # noqa: BLE001 - a model of another version may fail anyhow; it is served all the same
         run.note(f"The {who} can't be rebuilt here, so its served model answers all rows: {type(error).__name__}")

@@ -13,19 +13,21 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from components.core.activations import caching_plan
-from components.core.activations.passes import Progress, Wanted, row_key
+from components.core.activations.requests import RowRequest, row_key
+from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
 from components.core.contract import Task, load_task
 from components.core.data import sources
 from components.core.data.source_index import IndexRow
 from components.core.errors import RejectedRecord
 from components.core.evaluation.frozen_features import LEAST, Array, Drift, drift, flattened
+from components.core.listener import SILENT, Listener
 from components.core.networks.network import Pytree
 from components.core.registry import versions
 from components.core.settings import Settings
 from components.core.tracking.provenance import encoding_digest
 from components.core.training.checkpoints import read_training_rows
-from components.core.training.phase import policy_of, seed_everything
+from components.core.training.thaw_line import policy_of
 
 MOST = 2000  # rows of either side: the interval is narrow enough, and more cost minutes
 
@@ -35,8 +37,7 @@ def drift_of_new(
     champion: str,
     before: Sequence[IndexRow],
     now: Sequence[IndexRow],
-    say: Callable[[str], None],
-    progress: Progress,
+    listener: Listener = SILENT,
 ) -> Drift | None:
     """The share of examples new since the last training that can be told from what the champion was trained on.
 
@@ -45,8 +46,7 @@ def drift_of_new(
         champion: Its version.
         before: Index of the source when a model was last trained.
         now: Index of the source as it is.
-        say: Takes one line for each decision to keep or recompute activations.
-        progress: Called with examples done, in total, and what is done.
+        listener: Takes a note on each decision to keep or recompute activations, and the progress.
 
     Returns:
         None with fewer than 20 examples on a side.
@@ -65,7 +65,7 @@ def drift_of_new(
     if min(len(old), len(new)) < LEAST:
         return None
     ids = [*old, *new]
-    features = _features(ids, lambda id_: read(rows[id_].uri), settings, task, say, progress)
+    features = _features(ids, lambda id_: read(rows[id_].uri), settings, task, listener)
     groups = _groups(ids, rows, prints | new_prints, settings, task)
     return drift(features[: len(old)], features[len(old) :], groups, settings.seed)
 
@@ -86,8 +86,7 @@ def _features(
     read: Callable[[str], bytes],
     settings: Settings,
     task: Task,
-    say: Callable[[str], None],
-    progress: Progress,
+    listener: Listener = SILENT,
 ) -> Array:
     seed_everything(settings)  # with --weights none the random weights are the seed's
     network = place(task.build(settings, ["", ""], 0.0), settings.device)
@@ -97,9 +96,10 @@ def _features(
         return task.encode([read(ids[i]) for i in positions], network.preprocessing)
 
     encoding = encoding_digest(settings.task, task.serving_code, task.serving_requirements)
-    wanted = Wanted([row_key(id_, encoding=encoding) for id_ in ids], encode)
+    keys = [row_key(id_, encoding=encoding) for id_ in ids]
     uses = 2.0  # here, and by the training to come
-    return flattened(caching_plan.rows_at(network, {line: uses}, wanted, policy_of(settings), say, progress)[line])
+    request = RowRequest(network, {line: uses}, keys, encode, policy_of(settings))
+    return flattened(caching_plan.rows_at(request, listener)[line])
 
 
 def _groups(

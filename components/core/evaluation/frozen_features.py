@@ -17,13 +17,15 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from components.core.activations.passes import Progress
 from components.core.activations.rows import Rows
 from components.core.evidence.intervals import exact_interval
 from components.core.evidence.paired_tests import units_of
+from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network
 from components.core.training.checkpoints import TrainingRows
-from components.core.training.phase import Data, Say, base_network, rows_at
+from components.core.training.data import Data
+from components.core.training.phase import base_network
+from components.core.training.thaw_line import rows_of_split
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -62,17 +64,16 @@ class Insight:
     places: Sequence[int]  # positions in the index of the rows that the suspects' numbers count
 
 
-def examine(data: Data, trained_on: TrainingRows | None, say: Say, progress: Progress) -> Insight:
+def examine(data: Data, trained_on: TrainingRows | None, listener: Listener = SILENT) -> Insight:
     """Look at the rows that train and validate, by the pretrained network: a trained one knows its own rows.
 
     Args:
         data: The prepared data.
         trained_on: What the champion was trained on; None without a champion.
-        say: Takes one line for each decision to keep or recompute activations.
-        progress: Called with examples done, in total, and what is done.
+        listener: Takes a note on each decision to keep or recompute activations, and the progress.
     """
     splits, network = ("train", "validation"), base_network(data, data.settings.defaults())
-    rows = np.concatenate([features(network, data, split, say, progress) for split in splits])
+    rows = np.concatenate([features(network, data, split, listener) for split in splits])
     places = [place for split in splits for place in data.rows[split]]
     groups: list[str] = data.examples.column("group", places)
     found = None
@@ -85,10 +86,10 @@ def examine(data: Data, trained_on: TrainingRows | None, say: Say, progress: Pro
     )
 
 
-def features(network: Network, data: Data, split: str, say: Say, progress: Progress) -> Array:
+def features(network: Network, data: Data, split: str, listener: Listener = SILENT) -> Array:
     """Features below the head of a network for a split, float[N, d]; read where they are kept."""
     line = len(network.stages)
-    return flattened(rows_at(network, data, {line: 2.0}, split, say, progress)[line])
+    return flattened(rows_of_split(network, data, {line: 2.0}, split, listener)[line])
 
 
 def flattened(rows: Rows) -> Array:

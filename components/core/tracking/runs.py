@@ -16,8 +16,9 @@ from mlflow.entities import Dataset, Metric, Param, Run, RunTag
 from mlflow.entities.dataset_input import DatasetInput
 from mlflow.entities.input_tag import InputTag
 
-from components.core import home_folder, run_folder
+from components.core import home_folder, run_folder, torchrun
 from components.core.errors import ExpectedError, StepError
+from components.core.listener import Deadline
 from components.core.settings import Settings
 from components.core.tracking import retries, tag_names
 from components.core.tracking.connection import client, experiment, explained
@@ -30,15 +31,18 @@ SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
 
 
 class StepRun:
-    """One step's run in MLflow, and its line on the terminal."""
+    """One step's run in MLflow, and its line on the terminal; a silent one takes everything and records nothing."""
 
-    def __init__(self, name: str, run_key: str, settings: Settings, run_id: str, pipeline_id: str) -> None:
+    def __init__(
+        self, name: str, run_key: str, settings: Settings, run_id: str, pipeline_id: str, *, silent: bool = False
+    ) -> None:
         self.name = name
         self.run_key = run_key
         self.settings = settings
         self.run_id = run_id
         self.pipeline_id = pipeline_id
-        self._client = client()
+        self.deadline = Deadline()  # of the step's training: never, unless the step sets one
+        self._client = None if silent else client()
         self._shown = 0.0
         self._figure = ""
         self._notes: list[str] = []
@@ -50,13 +54,17 @@ class StepRun:
         """Show how far a long step is, at most five times a second."""
         if done >= total or time.monotonic() - self._shown > 0.2:  # noqa: PLR2004 - seconds
             self._shown = time.monotonic()
-            run_folder.emit(self.run_key, self.name, "progress", done=done, total=total, text=text)
+            self._emit("progress", done=done, total=total, text=text)
 
     def note(self, text: str) -> None:
         """Show a decision of the step in a line of its own, and keep it as the tag `thawline.notes`."""
         self._notes.append(text)
-        run_folder.emit(self.run_key, self.name, "note", text=text)
+        self._emit("note", text=text)
         self.tags({tag_names.NOTES: "\n".join(self._notes)[: tag_names.TAG_LENGTH]})
+
+    def should_stop(self, seconds: float) -> bool:
+        """Whether the step's deadline will have come in so many seconds."""
+        return self.deadline.reached(seconds)
 
     def figure(self, text: str) -> None:
         """The one figure that the terminal shows beside the finished step."""
@@ -64,11 +72,13 @@ class StepRun:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters of the step."""
-        self._client.log_batch(self.run_id, params=[Param(k, str(v)[:6000]) for k, v in values.items()])
+        if self._client:
+            self._client.log_batch(self.run_id, params=[Param(k, str(v)[:6000]) for k, v in values.items()])
 
     def metrics(self, values: Mapping[str, float], *, pipeline: bool = False) -> None:
         """Log final figures of the step, or of the whole pipeline."""
-        log_epochs(self.pipeline_id if pipeline else self.run_id, [dict(values)])
+        if self._client:
+            log_epochs(self.pipeline_id if pipeline else self.run_id, [dict(values)])
 
     def saved(self, seconds: float) -> None:
         """Log what reading kept activations saved in this step."""
@@ -77,11 +87,12 @@ class StepRun:
     def tags(self, values: Mapping[str, str], *, pipeline: bool = False) -> None:
         """Tag the step's run, or the pipeline's."""
         tags = [RunTag(k, v) for k, v in values.items()]
-        self._client.log_batch(self.pipeline_id if pipeline else self.run_id, tags=tags)
+        if self._client:
+            self._client.log_batch(self.pipeline_id if pipeline else self.run_id, tags=tags)
 
     def pipeline_tags(self) -> dict[str, str]:
         """The tags that the pipeline's run has now."""
-        return dict(self._client.get_run(self.pipeline_id).data.tags)
+        return dict(self._client.get_run(self.pipeline_id).data.tags) if self._client else {}
 
     def epoch(self, values: Mapping[str, float]) -> None:
         """Log one epoch's figures; epochs that follow within a second share a call, which costs up to 80 ms."""
@@ -90,12 +101,14 @@ class StepRun:
             self._flush()
 
     def _flush(self) -> None:
-        log_epochs(self.run_id, self._pending, start=self._logged)
+        if self._client:
+            log_epochs(self.run_id, self._pending, start=self._logged)
         self._logged, self._pending, self._flushed = self._logged + len(self._pending), [], time.monotonic()
 
     def artifact(self, path: Path, folder: str = "", *, pipeline: bool = False) -> None:
         """Upload a file."""
-        self._client.log_artifact(self.pipeline_id if pipeline else self.run_id, str(path), folder or None)
+        if self._client:
+            self._client.log_artifact(self.pipeline_id if pipeline else self.run_id, str(path), folder or None)
 
     def text(self, text: str, name: str) -> None:
         """Upload text as a file; a figure goes as SVG."""
@@ -109,16 +122,21 @@ class StepRun:
         kind = "s3" if source.startswith("s3://") else "local"
         data = Dataset(name, digest[:36], kind, json.dumps({"uri": source}))  # MLflow takes 36 characters
         entity = DatasetInput(data, [InputTag("mlflow.data.context", "training")])
-        for run_id in (self.run_id, self.pipeline_id):
-            self._client.log_inputs(run_id, [entity])
+        if self._client:
+            for run_id in (self.run_id, self.pipeline_id):
+                self._client.log_inputs(run_id, [entity])
 
     def close(self, status: str, seconds: float) -> None:
         """End the run as FINISHED or FAILED with the seconds of its own work."""
         self._flush()
         self.metrics({"step_seconds": seconds})
-        self._client.set_terminated(self.run_id, status)
-        event = "finished" if status == "FINISHED" else "failed"
-        run_folder.emit(self.run_key, self.name, event, seconds=seconds, figure=self._figure)
+        if self._client:
+            self._client.set_terminated(self.run_id, status)
+        self._emit("finished" if status == "FINISHED" else "failed", seconds=seconds, figure=self._figure)
+
+    def _emit(self, event: str, **facts: object) -> None:
+        if self._client:
+            run_folder.emit(self.run_key, self.name, event, **facts)
 
 
 def describe(metric: str, figures: Mapping[str, float]) -> str:
@@ -142,11 +160,16 @@ def log_epochs(run_id: str, epochs: Sequence[Mapping[str, float]], start: int = 
 def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
     """Run a step's work inside its MLflow run; every way out but SIGKILL ends it as FINISHED or FAILED.
 
+    Of several processes that torchrun started, the first has this run, and the others have a silent one.
+
     Args:
         name: The step, as its file is called.
         run_key: Finds the pipeline's run; the first step makes it.
         settings: The run's settings as JSON.
     """
+    if torchrun.is_helper():
+        yield StepRun(name, run_key, Settings.from_json(settings), "", "", silent=True)
+        return
     previous = signal.signal(signal.SIGTERM, _exit_on_sigterm)
     try:
         with explained():

@@ -7,9 +7,10 @@ of it and the head phase at 85 %; a step that ends early leaves its time to the 
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from components.core import torchrun
+from components.core.listener import Deadline
 from components.core.settings import Settings
 from components.core.tracking import tag_names
 
@@ -17,28 +18,19 @@ if TYPE_CHECKING:
     from components.core.tracking.runs import StepRun
 
 SHARES = {"search": 0.7, "train_head": 0.85, "fine_tune": 1.0}  # of the time to train, by whose end a step stops
-RESERVE = 0.15  # of the budget, that evaluation and registration have at least
-MOST_RESERVED = 0.5  # however long they took the last time
-SPARE = 1.2  # their time of the last run, and some more: data grow
-GRACE = 300.0  # seconds beyond a limit after which one machine takes a step for hung
-
-
-@dataclass
-class Deadline:
-    """A moment in seconds since the epoch, and what a user calls it."""
-
-    at: float = math.inf
-    name: str = ""
-    hit: bool = False  # whether anything was told to stop
-
-    def reached(self, ahead: float = 0.0) -> bool:
-        """Whether it has come, or will have in `ahead` seconds; from then on it stays so."""
-        self.hit = self.hit or time.time() + ahead >= self.at
-        return self.hit
+RESERVED_SHARE = 0.15  # of the budget, that evaluation and registration have at least
+MAX_RESERVED_SHARE = 0.5  # however long they took the last time
+SPARE_FACTOR = 1.2  # their time of the last run, and some more: data grow
+GRACE_SECONDS = 300.0  # seconds beyond a limit after which one machine takes a step for hung
 
 
 def of(run: "StepRun") -> Deadline:
-    """When this step has to stop training: by the run's budget or by its own, whichever comes first."""
+    """When this step has to stop training: by the run's budget or by its own, whichever comes first.
+
+    A helper has none: the first process's deadline holds for all.
+    """
+    if torchrun.is_helper():
+        return Deadline()
     settings, found = run.settings, [Deadline()]
     if settings.max_minutes:
         begin, end = time_to_train(run)
@@ -62,21 +54,26 @@ def _reserve(model: str, budget: float) -> float:
     """Seconds for what follows training: as long as it took in the last successful run, within bounds."""
     from components.core.tracking import queries
 
-    last = SPARE * queries.seconds_from("evaluate", model)
-    return min(max(RESERVE * budget, last), MOST_RESERVED * budget)
+    last = SPARE_FACTOR * queries.seconds_from("evaluate", model)
+    return min(max(RESERVED_SHARE * budget, last), MAX_RESERVED_SHARE * budget)
 
 
-def cut(run: "StepRun", what: str, deadline: Deadline) -> None:
+def cut(run: "StepRun", what: str) -> None:
     """Record that a step stopped early, as a note and as a tag of the pipeline's run.
 
     Args:
-        run: The step.
+        run: The step, whose deadline was reached.
         what: What ended where, as `The search stopped after 3 of 20 trials`.
-        deadline: The one that was reached.
     """
-    sentence = f"{what}: {deadline.name} was over."
+    sentence = f"{what}: {run.deadline.name} was over."
     run.note(sentence)
     run.tags({f"{tag_names.CUT}{run.name}": sentence}, pipeline=True)
+
+
+def note(run: "StepRun", work: str, done: int, total: int) -> None:
+    """Record after a training that it stopped early, if the step's deadline was reached; see `cut`."""
+    if run.deadline.hit:
+        cut(run, f"{work} stopped after {done} of {total} epochs")
 
 
 def cuts(tags: Mapping[str, str]) -> str:
@@ -86,7 +83,7 @@ def cuts(tags: Mapping[str, str]) -> str:
 
 def patience(limit: float) -> float:
     """Seconds after which a limit of so many seconds was not kept, so that what runs hangs."""
-    return limit + max(GRACE, limit / 4)
+    return limit + max(GRACE_SECONDS, limit / 4)
 
 
 def overdue(settings: Settings, seconds: float, running: Mapping[str, float]) -> str:

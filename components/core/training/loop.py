@@ -14,6 +14,7 @@ from components.core.activations.rows import Rows
 from components.core.compute import distributed
 from components.core.compute.depthwise import fast_convolutions
 from components.core.compute.device import half_precision, mixed_precision, to_device
+from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network, Pytree, set_training
 
 # epoch -> batches at the thaw line, each as this process's share of its rows, and the targets of all rows
@@ -84,8 +85,7 @@ def fit(
     epochs: int,
     patience: int,
     clip_norm: float,
-    report: Callable[[dict[str, float]], None],
-    stop: Callable[[float], bool] = lambda _seconds: False,
+    listener: Listener = SILENT,
 ) -> list[dict[str, float]]:
     """Train what lies above the line, stop early, and leave the best epoch's weights in the network.
 
@@ -101,8 +101,8 @@ def fit(
         epochs: Most epochs to run.
         patience: Epochs without a better validation loss before stopping.
         clip_norm: Largest gradient norm; 0 switches clipping off.
-        report: Called with every epoch's figures; what it raises ends the training.
-        stop: Asked before each further epoch, with the seconds of the one before, whether to stop with the best so far.
+        listener: Takes every epoch's figures; asked before each further epoch, with the seconds of the one before,
+            whether to stop with the best so far.
 
     Returns:
         Figures of every epoch: `epoch`, `train_loss`, `loss`, what `validate` gives, `learning_rate`,
@@ -112,62 +112,52 @@ def fit(
     device = next(network.parameters()).device
     trained = nn.ModuleList([*network.stages[line:], network.head])
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and half_precision() == torch.float16)
-    forward = distributed.parallel(network, line)
+    forward, kernels = distributed.parallel(network, line), fast_convolutions(trained)
     history: list[dict[str, float]] = []
     best, best_epoch, kept = math.inf, 0, _copy(trained)
     for epoch in range(epochs):
         begin, rate = time.monotonic(), float(schedule.get_last_lr()[0])
-        train_loss = _train_epoch(network, line, forward, batches(epoch), loss, optimizer, schedule, scaler, clip_norm)
+        set_training(network, line)
+        total, count = torch.zeros((), device=device), 0
+        for inputs, targets in batches(epoch):
+            with mixed_precision(device), kernels:
+                with distributed.whole_batch(len(targets)):
+                    outputs = forward(to_device(inputs, device))
+                batch_loss = loss(distributed.whole(outputs, len(targets)), to_device(targets, device))
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(batch_loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            _descend(optimizer, schedule, scaler, clip_norm)
+            total += batch_loss.detach() * len(targets)  # stays on the device: .item() here would wait for the GPU
+            count += len(targets)
         figures = validate(outputs_of(network, line, validation[0], device), validation[1])
-        figures = distributed.agreed({"train_loss": train_loss, **figures}, device)
+        figures = distributed.agreed({"train_loss": float(total) / max(1, count), **figures}, device)
         if figures["loss"] < best:
             best, best_epoch, kept = figures["loss"], epoch, _copy(trained)
         if not (math.isfinite(figures["train_loss"]) and math.isfinite(figures["loss"])):
             break  # diverged: no later epoch can be better
         seconds = time.monotonic() - begin
         history.append({"epoch": epoch, **figures, "learning_rate": rate, "seconds": seconds})
-        report(history[-1])
+        listener.epoch(history[-1])
+        listener.progress(epoch + 1, epochs, f"validation loss {figures['loss']:.3f}")
         if epoch - best_epoch >= patience or epoch + 1 == epochs:
             break
         # the first process's clock decides for all
-        if distributed.agreed({"stop": float(stop(history[-1]["seconds"]))}, device)["stop"]:
+        if distributed.agreed({"stop": float(listener.should_stop(seconds))}, device)["stop"]:
             break
     trained.load_state_dict(kept)
     return [{**figures, "best": float(figures["epoch"] == best_epoch)} for figures in history]
 
 
-def _train_epoch(
-    network: Network,
-    line: int,
-    forward: Callable[[Pytree], Pytree],
-    batches: Iterator[tuple[Pytree, Tensor]],
-    loss: Callable[[Pytree, Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
-    schedule: LambdaLR,
-    scaler: torch.amp.GradScaler,
-    clip_norm: float,
-) -> float:
-    device = next(network.parameters()).device
-    set_training(network, line)
-    kernels = fast_convolutions([*network.stages[line:], network.head])
-    total = torch.zeros((), device=device)
-    count = 0
-    for inputs, targets in batches:
-        with mixed_precision(device), kernels:
-            with distributed.whole_batch(len(targets)):
-                outputs = forward(to_device(inputs, device))
-            batch_loss = loss(distributed.whole(outputs, len(targets)), to_device(targets, device))
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(batch_loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        if clip_norm:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        schedule.step()
-        total += batch_loss.detach() * len(targets)  # stays on the device: .item() here would wait for the GPU
-        count += len(targets)
-    return float(total) / max(1, count)
+def _descend(
+    optimizer: torch.optim.Optimizer, schedule: LambdaLR, scaler: torch.amp.GradScaler, clip_norm: float
+) -> None:
+    """Make one step down the gradients, whose norm is clipped unless `clip_norm` is 0."""
+    if clip_norm:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    schedule.step()
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:

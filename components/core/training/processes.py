@@ -20,21 +20,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.core.activations.passes import Progress
+from components.core import torchrun
 from components.core.compute import distributed
+from components.core.compute.determinism import seed_everything
 from components.core.compute.device import pick_device, place
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError
+from components.core.listener import SILENT, Callbacks, Listener
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.checkpoints import load_checkpoint, save_checkpoint
-from components.core.training.phase import Data, Say, open_data, seed_everything, train_phase
+from components.core.training.data import Data, open_data
+from components.core.training.phase import train_phase
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-TRAINED = "trained.safetensors"
-KINDS = {"input": InputError, "unavailable": UnavailableError, "silent": NoAnswerError, "failure": StepError}
-CASCADE = 2.0  # seconds in which a process that failed, or whose peer did, ends
+TRAINED_WEIGHTS = "trained.safetensors"
+ERRORS_BY_KIND = {"input": InputError, "unavailable": UnavailableError, "silent": NoAnswerError, "failure": StepError}
+CASCADE_SECONDS = 2.0  # seconds in which a process that failed, or whose peer did, ends
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
 History = list[dict[str, float]]
@@ -46,10 +49,7 @@ def train(
     hyperparameters: Hyperparameters,
     *,
     thaw: int,
-    report: Callable[[dict[str, float]], None] = lambda _figures: None,
-    say: Say = lambda _text: None,
-    progress: Progress = lambda _done, _total, _text: None,
-    stop: Callable[[float], bool] = lambda _seconds: False,
+    listener: Listener = SILENT,
 ) -> History:
     """`train_phase` in as many processes as the settings ask for, or as one of those that torchrun started.
 
@@ -60,24 +60,28 @@ def train(
         StepError: A process failed or was killed; the others have ended too.
     """
     settings = data.settings
-    phase = partial(train_phase, thaw=thaw, report=report, say=say, progress=progress, stop=stop)
-    if distributed.launched():
+    phase = partial(train_phase, network, data, hyperparameters, thaw=thaw, listener=listener)
+    if torchrun.launched():
         with distributed.joined(next(network.parameters()).device):
-            return phase(network, data, hyperparameters)
+            return phase()
     count = processes(settings)
     if count == 1:
-        return phase(network, data, hyperparameters)
+        return phase()
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder), network, settings, hyperparameters, data.examples.classes, {})
         given = (settings.to_json(), hyperparameters.model_dump_json(), thaw, torch.get_rng_state().numpy().tobytes())
         history: History = []
-        receive: dict[str, Callable[..., object]] = {"epoch": report, "note": say, "progress": progress}
-        receive["history"] = history.extend
-        job = (distributed.STUCK, folder, str(data.examples.folder), *given)
-        with contextlib.closing(_run(count, job, stop)) as messages:  # whatever `report` raises, the processes end
+        receive: dict[str, Callable[..., object]] = {
+            "epoch": listener.epoch,
+            "note": listener.note,
+            "progress": listener.progress,
+            "history": history.extend,
+        }
+        job = (distributed.PEER_TIMEOUT, folder, str(data.examples.folder), *given)
+        with contextlib.closing(_run(count, job, listener)) as messages:  # whatever `epoch` raises, the processes end
             for kind, *content in messages:
                 receive[kind](*content)
-        network.load_state_dict(load_file(Path(folder) / TRAINED))
+        network.load_state_dict(load_file(Path(folder) / TRAINED_WEIGHTS))
     return history
 
 
@@ -99,7 +103,7 @@ def processes(settings: Settings) -> int:
     return count
 
 
-def _run(count: int, job: tuple[Any, ...], stop: Callable[[float], bool]) -> Generator[tuple[Any, ...]]:
+def _run(count: int, job: tuple[Any, ...], listener: Listener) -> Generator[tuple[Any, ...]]:
     """Messages of the processes until all have ended; whatever happens here, none of them is left."""
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     pipes = [context.Pipe() for _ in range(count)]
@@ -112,7 +116,7 @@ def _run(count: int, job: tuple[Any, ...], stop: Callable[[float], bool]) -> Gen
                 worker.start()
                 workers.append(worker)
                 theirs.close()  # so that our end sees the end of its process
-            yield from _messages(workers, [ours for ours, _ in pipes], stop)
+            yield from _messages(workers, [ours for ours, _ in pipes], listener)
         finally:
             for worker in workers:
                 worker.kill()  # they write nothing that half of could be seen
@@ -121,7 +125,7 @@ def _run(count: int, job: tuple[Any, ...], stop: Callable[[float], bool]) -> Gen
 
 
 def _messages(
-    workers: Sequence[BaseProcess], readers: list[Connection], stop: Callable[[float], bool]
+    workers: Sequence[BaseProcess], readers: list[Connection], listener: Listener
 ) -> Iterator[tuple[Any, ...]]:
     """What the processes tell; whether to stop is answered here, where the step's deadline is kept."""
     failures: list[tuple[float, str, str, str]] = []
@@ -137,11 +141,11 @@ def _messages(
                 failures.append(tuple(content))
             elif kind == "stop":
                 with contextlib.suppress(OSError):  # it has ended; its exit status says how
-                    reader.send(stop(*content))
+                    reader.send(listener.should_stop(*content))
             else:
                 yield kind, *content
-    wait([worker.sentinel for worker in workers], CASCADE)
-    time.sleep(CASCADE / 10)  # one that a signal ended may have left its peers before it has left the system
+    wait([worker.sentinel for worker in workers], CASCADE_SECONDS)
+    time.sleep(CASCADE_SECONDS / 10)  # one that a signal ended may have left its peers before it has left the system
     for rank, worker in enumerate(workers):
         if worker.exitcode is not None and worker.exitcode < 0:
             name = signal.Signals(-worker.exitcode).name
@@ -149,7 +153,7 @@ def _messages(
             raise StepError(sentence, "Look for a lack of memory, and run again; --processes 1 needs the least.")
     if failures:
         _, kind, sentence, hint = min(failures)  # the first one; those of its peers follow from it
-        raise KINDS[kind](sentence, hint)
+        raise ERRORS_BY_KIND[kind](sentence, hint)
     if any(worker.exitcode for worker in workers):
         raise StepError("A training process exited without an error message.", "See the step's log, and run again.")
 
@@ -179,10 +183,11 @@ def _work(
         if rank == 0:
             step.send((kind, *content))
 
-    def stop(seconds: float) -> bool:
+    def should_stop(seconds: float) -> bool:
         tell("stop", seconds)
         return rank == 0 and bool(step.recv())  # what the first process is told holds for all
 
+    told = Callbacks(partial(tell, "epoch"), partial(tell, "note"), partial(tell, "progress"), should_stop)
     try:
         network, _ = load_checkpoint(Path(folder))
         place(network, settings.device)
@@ -194,14 +199,11 @@ def _work(
                 open_data(Path(dataset), settings),
                 Hyperparameters.model_validate_json(hyperparameters_json),
                 thaw=thaw,
-                report=partial(tell, "epoch"),
-                say=partial(tell, "note"),
-                progress=partial(tell, "progress"),
-                stop=stop,
+                listener=told,
             )
             if rank == 0:
                 state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-                save_file(state, Path(folder) / TRAINED)
+                save_file(state, Path(folder) / TRAINED_WEIGHTS)
             tell("history", history)
     except Exception as error:
         step.send(("failure", time.monotonic(), *_told(error)))
@@ -212,7 +214,7 @@ def _work(
 
 def _told(error: Exception) -> tuple[str, str, str]:
     if isinstance(error, ExpectedError):
-        kinds = (name for name in ("silent", "unavailable") if isinstance(error, KINDS[name]))
+        kinds = (name for name in ("silent", "unavailable") if isinstance(error, ERRORS_BY_KIND[name]))
         return next(kinds, error.kind), error.sentence, error.hint
     reason = traceback.format_exception_only(error)[-1].strip()
     return "failure", f"A training process failed: {reason}.", "See the step's log, and run again."

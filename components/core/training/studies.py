@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DONE = ("COMPLETE", "PRUNED")
 HEARTBEAT_SECONDS = 20  # a worker is taken for dead after three that are missing
-RETRIES = 3  # of a trial whose workers die: it may be what kills them
+MAX_RETRIES = 3  # of a trial whose workers die: it may be what kills them
 CONNECT_SECONDS = 10
 _PASSING = re.compile("starting up|shutting down|too many|reserved")  # what a Postgres refuses for a while only
 _DRIVER = "+psycopg"  # SQLAlchemy's name for it, which libpq does not know
@@ -88,7 +88,7 @@ def _postgres(url: str, seconds: int) -> "optuna.storages.RDBStorage":
             engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_SECONDS}},
             heartbeat_interval=seconds,
             grace_period=3 * seconds,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES),
         )
 
 
@@ -172,7 +172,7 @@ def _retry_orphans(study: "optuna.Study", connection: "psycopg.Connection") -> N
     )
     for (number,) in rows.fetchall():
         orphan = study.tell(number, state=optuna.trial.TrialState.FAIL)
-        optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)(study, orphan)
+        optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)(study, orphan)
 
 
 @contextlib.contextmanager

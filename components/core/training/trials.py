@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.core.errors import NoAnswerError
+from components.core.listener import Callbacks, Deadline
 from components.core.settings import Hyperparameters, Settings
+from components.core.tracking import tag_names
 from components.core.training import deadlines, studies
-from components.core.training.deadlines import Deadline
 from components.core.training.studies import open_study
 
 if TYPE_CHECKING:
@@ -17,18 +18,18 @@ if TYPE_CHECKING:
 
     import optuna
 
-    from components.core.training.phase import Data
+    from components.core.training.data import Data
 
-MOST_THAW_EPOCHS = 8
-NO_ANSWER = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
+MAX_THAW_EPOCHS = 8
+NO_ANSWER_STATUS = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
 WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
-MOST_THAWED = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
+MAX_THAWED_STAGES = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
 
 
 def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperparameters:
     """Hyperparameters of one trial: what the user gave is fixed, the rest is searched."""
     fast = settings.optimizer == "sgd"  # without adaptive steps the useful rates lie an order higher
-    deepest = min(MOST_THAWED, stages)
+    deepest = min(MAX_THAWED_STAGES, stages)
     space: dict[str, Callable[[str], float]] = {
         "head_learning_rate": lambda n: trial.suggest_float(n, 1e-2 if fast else 3e-4, 1.0 if fast else 3e-2, log=True),
         "weight_decay": lambda n: trial.suggest_float(n, 1e-5, 1e-1, log=True),
@@ -39,7 +40,7 @@ def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperpara
             n, 1e-4 if fast else 1e-5, 1e-1 if fast else 1e-3, log=True
         ),
         "layer_decay": lambda n: trial.suggest_float(n, 0.3, 1.0),
-        "thaw_epochs": lambda n: trial.suggest_int(n, 2, MOST_THAW_EPOCHS),
+        "thaw_epochs": lambda n: trial.suggest_int(n, 2, MAX_THAW_EPOCHS),
     }
     fixed = settings.fixed()
     return Hyperparameters.model_validate({n: fixed[n] if n in fixed else ask(n) for n, ask in space.items()})
@@ -77,7 +78,8 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
             if phase == "head" or thaw:
                 if deadline.reached():
                     raise OutOfTimeError
-                epochs = train_phase(network, data, hyperparameters, thaw=thaw, report=report, stop=deadline.reached)
+                listener = Callbacks(epoch=report, should_stop=deadline.reached)
+                epochs = train_phase(network, data, hyperparameters, thaw=thaw, listener=listener)
                 if deadline.hit:
                     raise OutOfTimeError
                 best = min([best, *(e["loss"] for e in epochs)])
@@ -87,7 +89,7 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
             trial.set_user_attr("history", history)
             trial.set_user_attr("hyperparameters", hyperparameters.model_dump())
             trial.set_user_attr("seconds", time.time() - begin)
-            trial.set_user_attr("saved_seconds", data.reuse.seconds - saved)
+            trial.set_user_attr(tag_names.SAVED, data.reuse.seconds - saved)
     return best
 
 
@@ -116,7 +118,7 @@ def work(
     import torch
 
     from components.core.compute.device import pick_device
-    from components.core.training.phase import open_data
+    from components.core.training.data import open_data
 
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS still holds
     settings = Settings.from_json(settings_json)
@@ -127,7 +129,7 @@ def work(
         with studies.explained():
             _take_trials(name, data, stages, step, Deadline(until), end)
     except NoAnswerError:
-        raise SystemExit(NO_ANSWER) from None  # the step says it
+        raise SystemExit(NO_ANSWER_STATUS) from None  # the step says it
 
 
 def _take_trials(name: str, data: "Data", stages: int, step: str, deadline: Deadline, end: float) -> None:
@@ -136,7 +138,7 @@ def _take_trials(name: str, data: "Data", stages: int, step: str, deadline: Dead
     study, settings, until = open_study(name), data.settings, deadline.at
     while True:
         best = _seconds_of_best(study.get_trials(deepcopy=False))
-        deadline.at = min(until, end - deadlines.SPARE * best)
+        deadline.at = min(until, end - deadlines.SPARE_FACTOR * best)
         trial = None if deadline.reached() else studies.take(study, settings.trials, settings.seed)
         if trial is None:
             return

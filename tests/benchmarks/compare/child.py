@@ -22,9 +22,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from components.core.listener import Callbacks
 from components.core.settings import Settings
 from components.core.training import loop
-from components.core.training.phase import build_network, open_data, train_phase
+from components.core.training.data import open_data
+from components.core.training.phase import build_network, train_phase
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Tester, peer_network, pictures_of
 
@@ -97,7 +99,7 @@ def phases(system: str, dataset: Path, settings: Settings, thaws: list[int]) -> 
             network = build_network(data, chosen)
             # the head phase's pass also keeps what the thawed phase is going to need
             chosen = chosen.model_copy(update={"thaw": thaws[0] if thaws else 0})
-            run = lambda thaw: train_phase(network, data, chosen, thaw=thaw, report=lambda _figures: None)  # noqa: E731
+            run = lambda thaw: train_phase(network, data, chosen, thaw=thaw)  # noqa: E731
         else:
             network, phase = peer, peer_phase(system)
             clock = Clock()
@@ -136,7 +138,13 @@ def defaults(system: str, dataset: Path, settings: Settings) -> dict[str, Any]:
             network = build_network(data, chosen)
             for thaw in (0, chosen.thaw):
                 line = len(network.stages) - thaw
-                train_phase(network, data, chosen, thaw=thaw, report=lambda _f, line=line: report(network, line))
+                train_phase(
+                    network,
+                    data,
+                    chosen,
+                    thaw=thaw,
+                    listener=Callbacks(epoch=lambda _f, line=line: report(network, line)),
+                )
             with clock.pause():
                 final = tester.accuracy(network, len(network.stages) - chosen.thaw)
         else:

@@ -20,8 +20,9 @@ from torch.nn import functional
 from components.core.networks.network import Network
 from components.core.networks.weights import PACKAGED, load_state
 from components.core.settings import Hyperparameters, Settings
+from components.core.training.data import Data
 from components.core.training.loop import warmup_cosine
-from components.core.training.phase import Data, build_network
+from components.core.training.phase import build_network
 
 BATCH = 64  # of every evaluation
 HEAD_RATE, THAW_RATE, WEIGHT_DECAY = 3e-3, 2e-4, 1e-2

@@ -18,9 +18,10 @@ from components.core.data.examples import Examples
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import connection
-from components.core.training.phase import build_network, open_data, train_phase
+from components.core.training.data import open_data
+from components.core.training.phase import build_network, train_phase
 from components.core.training.studies import open_study
-from components.core.training.trials import MOST_THAWED, suggest
+from components.core.training.trials import MAX_THAWED_STAGES, suggest
 from components.search import search
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Pictures, Tester, peer_network, pictures_of
@@ -44,7 +45,7 @@ def thawline(dataset: Path, settings: Settings) -> dict[str, Any]:
     network = build_network(data, chosen)
     tester, found = Tester(data, network.preprocessing, keep=False), list[tuple[float, float]]()
     for thaw in (0, chosen.thaw):
-        history = train_phase(network, data, chosen, thaw=thaw, report=lambda _figures: None)
+        history = train_phase(network, data, chosen, thaw=thaw)
         loss = min(figures["loss"] for figures in history)
         found.append((loss, tester.accuracy(network, len(network.stages) - thaw)))
     return {
@@ -125,7 +126,7 @@ class Study:
         """Seconds of an epoch by depth; what no trial has reached is run for one epoch, off the clock."""
         with self.clock.pause():
             chosen = self.settings.defaults()
-            for thaw in range(MOST_THAWED + 1):
+            for thaw in range(MAX_THAWED_STAGES + 1):
                 if thaw not in self.costs:
                     network = peer_network(self.data, chosen)
                     once = chosen.model_copy(update={"thaw_epochs": 1})

@@ -15,6 +15,7 @@ from components.core.errors import InputError, RejectedRecord
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.training import phase
+from components.core.training.data import Data, open_data
 from components.tasks import audio_classification
 from tests.components.tasks.conftest import Predict
 from tests.data.sound_models import save_model, sound_file, tone
@@ -58,10 +59,10 @@ def low_and_high(folder: Path) -> list[str]:
     return [str(folder / f"{name}.ogg") for name in ("low", "high")]
 
 
-def prepared(tmp_path: Path, chosen: Settings) -> phase.Data:
+def prepared(tmp_path: Path, chosen: Settings) -> Data:
     source = write_tones(tmp_path / "tones", 60)
     prepare(str(source), chosen, tmp_path / "dataset", Lineage("0"), lambda *_: None)
-    return phase.open_data(tmp_path / "dataset", chosen)
+    return open_data(tmp_path / "dataset", chosen)
 
 
 def test_it_is_found_by_name() -> None:

@@ -14,7 +14,7 @@ from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
 from components.core.settings import Settings
-from components.core.training import phase
+from components.core.training.data import open_data
 from components.tasks import speech_recognition
 from tests.components.tasks.conftest import Predict
 from tests.data.sound_models import save_model, sound_file, tone
@@ -108,7 +108,7 @@ def test_labels_become_transcripts(tmp_path: Path) -> None:
     """Letters are made small, punctuation goes, and a row without words is rejected."""
     source = write_speech(tmp_path / "speech", 40)
     prepare(str(source), settings(max_rejected=0.5), tmp_path / "dataset", Lineage("0"), lambda *_: None)
-    data = phase.open_data(tmp_path / "dataset", settings())
+    data = open_data(tmp_path / "dataset", settings())
     assert data.examples.classes == [" ", "a", "b", "c"]
     assert {"the transcript says nothing"} == {row["reason"] for row in data.examples.rejected()}
     assert data.targets["train"].shape[0] == len(data.rows["train"])

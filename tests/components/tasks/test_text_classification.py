@@ -19,6 +19,7 @@ from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.targets import classification
 from components.core.training import phase
+from components.core.training.data import Data, open_data
 from components.tasks import text_classification
 from tests.components.tasks.conftest import Predict
 from tests.data.text_models import save_model
@@ -63,10 +64,10 @@ def write_films(path: Path, count: int = 120) -> Path:
     return path
 
 
-def prepared(tmp_path: Path, chosen: Settings) -> phase.Data:
+def prepared(tmp_path: Path, chosen: Settings) -> Data:
     source = write_films(tmp_path / "films.jsonl")
     prepare(str(source), chosen, tmp_path / "dataset", Lineage("0"), lambda *_: None)
-    return phase.open_data(tmp_path / "dataset", chosen)
+    return open_data(tmp_path / "dataset", chosen)
 
 
 def test_it_is_found_by_name() -> None:

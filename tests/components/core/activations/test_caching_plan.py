@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.core.activations import caching_plan, passes, segments, store
-from components.core.activations.caching_plan import Cost, Policy, Recomputed, rows_at
-from components.core.activations.passes import Wanted, row_key
-from components.core.activations.segments import Rows
+from components.core.activations import caching_plan, passes, segments, spaces, store
+from components.core.activations.caching_plan import Cost, rows_at
+from components.core.activations.requests import CachePolicy, RowRequest, row_key
+from components.core.activations.rows import Recomputed, StoredRows
+from components.core.compute import determinism
 from components.core.errors import InputError, StepError
+from components.core.listener import Callbacks
 from components.core.networks.network import Network
 
 COUNT = 90
@@ -35,9 +37,8 @@ def encode(positions: Sequence[int]) -> Tensor:
 
 def asked(lines: dict[int, float], mode: str = "auto", precision: str = "float32", budget: float = 1e9) -> tuple:
     said: list[str] = []
-    wanted = Wanted(KEYS, encode)
-    rows = rows_at(network(), lines, wanted, Policy(mode, precision, budget), said.append, lambda *_: None)
-    return rows, said
+    request = RowRequest(network(), lines, KEYS, encode, CachePolicy(mode, precision, budget))
+    return rows_at(request, Callbacks(note=said.append)), said
 
 
 def expected(line: int) -> Tensor:
@@ -60,9 +61,9 @@ def test_the_user_overrides(home: Path) -> None:
     rows, said = asked({3: 1.0}, "recompute")
     assert isinstance(rows[3], Recomputed)
     assert said == []
-    assert not passes.store().exists()
+    assert not store.store().exists()
     rows, [sentence] = asked({3: 1.0}, "keep")
-    assert isinstance(rows[3], Rows)
+    assert isinstance(rows[3], StoredRows)
     assert "kept below the head" in sentence
 
 
@@ -82,7 +83,7 @@ def test_the_cheaper_way_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "would take longer" in sentence
     monkeypatch.setattr(caching_plan, "_transfer", lambda _rows: 0.0)
     rows, [sentence] = asked({1: 10.0})
-    assert isinstance(rows[1], Rows)
+    assert isinstance(rows[1], StoredRows)
     assert "saves about" in sentence
 
 
@@ -102,9 +103,8 @@ def test_recomputing_starts_from_the_records(home: Path, monkeypatch: pytest.Mon
         time.sleep(0.02 * len(positions))
         return encode(positions)
 
-    policy = Policy("auto", "float32", 1e9)
-    rows = rows_at(network(), {3: 10.0}, Wanted(KEYS, slow), policy, lambda _text: None, lambda *_: None)
-    assert isinstance(rows[3], Rows)
+    rows = rows_at(RowRequest(network(), {3: 10.0}, KEYS, slow, CachePolicy("auto", "float32", 1e9)))
+    assert isinstance(rows[3], StoredRows)
 
 
 @contextlib.contextmanager
@@ -127,7 +127,7 @@ def test_a_full_disk_costs_time_only(home: Path, monkeypatch: pytest.MonkeyPatch
     assert "can't be written (File too large)" in said[-1]
     torch.testing.assert_close(rows[1][0:COUNT], expected(1), rtol=0, atol=1e-6)
     rows, _ = asked({1: 10.0}, "keep")
-    assert isinstance(rows[1], Rows)
+    assert isinstance(rows[1], StoredRows)
     torch.testing.assert_close(rows[1][0:COUNT], expected(1), rtol=0, atol=1e-6)
 
 
@@ -151,11 +151,11 @@ def test_the_budget_decides_line_by_line(home: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(caching_plan, "_transfer", lambda _rows: 0.0)
     size = COUNT * 36 * 4
     rows, [sentence] = asked({1: 10.0, 3: 10.0}, budget=size * 1.5)
-    assert isinstance(rows[3], Rows)
+    assert isinstance(rows[3], StoredRows)
     assert isinstance(rows[1], Recomputed)
     assert "kept below the head: 0 MB" in sentence
     assert "recomputed below 2 thawed stages: 0 MB, there is no room" in sentence
-    assert sum(entry.bytes for entry in store.entries(passes.store())) < size * 1.5
+    assert sum(entry.bytes for entry in store.entries(store.store())) < size * 1.5
 
 
 def test_keeping_what_does_not_fit_is_refused(home: Path) -> None:
@@ -167,9 +167,9 @@ def test_keeping_what_does_not_fit_is_refused(home: Path) -> None:
 def test_others_make_room(home: Path) -> None:
     """Activations that nobody asks for now go when the budget needs their place."""
     asked({1: 10.0}, "keep")
-    old = store.spaces(passes.store())
+    old = store.spaces(store.store())
     asked({3: 10.0}, "keep", budget=COUNT * 36 * 4 + 10_000)
-    new = store.spaces(passes.store())
+    new = store.spaces(store.store())
     assert (old[0]["line"], [space["line"] for space in new]) == (1, [3])
 
 
@@ -178,7 +178,7 @@ def test_what_is_there_is_not_planned_again(home: Path, monkeypatch: pytest.Monk
     asked({1: 5.0}, "keep")
     monkeypatch.setattr(caching_plan, "choose", None)
     rows, said = asked({1: 5.0})
-    assert isinstance(rows[1], Rows)
+    assert isinstance(rows[1], StoredRows)
     assert said == []
 
 
@@ -187,7 +187,7 @@ def test_one_batch_is_kept_without_a_word(home: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(caching_plan, "choose", None)
     monkeypatch.setattr(caching_plan, "_transfer", lambda _rows: 0.0)
     monkeypatch.setattr("tests.components.core.activations.test_caching_plan.KEYS", KEYS[:20])
-    for budget, kind in ((0.0, Recomputed), (1e9, Rows)):
+    for budget, kind in ((0.0, Recomputed), (1e9, StoredRows)):
         rows, said = asked({3: 5.0}, budget=budget)
         assert isinstance(rows[3], kind)
         assert said == []
@@ -205,22 +205,21 @@ def test_the_error_of_float16_is_told(home: Path) -> None:
 def test_the_error_of_float16_is_told_of_a_single_example(home: Path) -> None:
     """A pass that is too short to be measured rounds as well."""
     said: list[str] = []
-    policy = Policy("keep", "float16", 1e9)
-    rows_at(network(), {3: 5.0}, Wanted(KEYS[:1], encode), policy, said.append, lambda *_: None)
+    request = RowRequest(network(), {3: 5.0}, KEYS[:1], encode, CachePolicy("keep", "float16", 1e9))
+    rows_at(request, Callbacks(note=said.append))
     [sentence] = said
     assert "1 new of 1 examples, rounded to float16 with an error of 4.9e-04 of the largest at most" in sentence
 
 
 def of_two_widths(positions: Sequence[int]) -> Tensor:
     """Inputs that are padded to the widest of their batch, as texts or sounds of any length would be."""
-    return nn.functional.pad(encode(positions), (0, 2 if max(positions) >= passes.BATCH else 0))
+    return nn.functional.pad(encode(positions), (0, 2 if max(positions) >= determinism.BATCH else 0))
 
 
 def widths(count: int, mode: str) -> tuple[object, list[str]]:
     said: list[str] = []
-    policy, wanted = Policy(mode, "float32", 1e9), Wanted(KEYS[:count], of_two_widths)
-    rows = rows_at(network(), {1: 1e6}, wanted, policy, said.append, lambda *_: None)
-    return rows[1], said
+    request = RowRequest(network(), {1: 1e6}, KEYS[:count], of_two_widths, CachePolicy(mode, "float32", 1e9))
+    return rows_at(request, Callbacks(note=said.append))[1], said
 
 
 @pytest.mark.parametrize("first", [COUNT, 40])
@@ -230,7 +229,7 @@ def test_examples_of_different_form_are_never_kept_as_one(
     """Within a pass, or in two of them: they are computed each time, with one sentence that says why."""
     monkeypatch.setattr(caching_plan, "_transfer", lambda _rows: 0.0)
     if first < COUNT:
-        assert isinstance(widths(first, "auto")[0], Rows)
+        assert isinstance(widths(first, "auto")[0], StoredRows)
     rows, said = widths(COUNT, "auto")
     assert isinstance(rows, Recomputed)
     assert said[-1].startswith(
@@ -246,21 +245,21 @@ def test_examples_of_different_form_are_never_kept_as_one(
 def test_an_export_has_to_fit_into_the_budget(home: Path) -> None:
     """What was used longest ago makes place for it, what is in use does not, and nothing goes if that is too little."""
     asked({1: 5.0}, "keep")
-    [space] = [entry.folder.parent for entry in store.entries(passes.store())]
-    size = sum(entry.bytes for entry in store.entries(passes.store()))
-    policy = Policy("auto", "float32", size + 1000.0)
+    [space] = [entry.folder.parent for entry in store.entries(store.store())]
+    size = sum(entry.bytes for entry in store.entries(store.store()))
+    policy = CachePolicy("auto", "float32", size + 1000.0)
     assert caching_plan._room(policy, [space])(1000)
     assert not caching_plan._room(policy, [space])(1001)
     assert not caching_plan._room(policy, [])(size + 1001)
-    assert store.entries(passes.store())
+    assert store.entries(store.store())
     assert caching_plan._room(policy, [])(1001)
-    assert store.entries(passes.store()) == []
+    assert store.entries(store.store()) == []
 
 
 def test_a_damaged_store_is_mended(home: Path) -> None:
     """Bytes that changed on the disk are computed again and never trained on."""
     asked({1: 5.0}, "keep")
-    [data] = passes.store().glob("*/*/0.bin")
+    [data] = store.store().glob("*/*/0.bin")
     data.write_bytes(bytes(data.stat().st_size))
     segments._VERIFIED.clear()
     rows, [sentence] = asked({1: 5.0}, "keep")
@@ -274,18 +273,18 @@ def test_a_lower_line_that_made_room_is_no_fault(home: Path, monkeypatch: pytest
         with monkeypatch.context() as patch:
             patch.setattr("tests.components.core.activations.test_caching_plan.KEYS", KEYS[:count])
             asked({line: 5.0}, "keep")
-    starts = [work.start for work in passes.passes(passes.spaces(network(), "float32"), [3], KEYS)]
+    starts = [work.start for work in passes.passes(spaces.spaces(network(), "float32"), [3], KEYS)]
     assert starts == [2, 1, 0]
-    size = sum(entry.bytes for entry in store.entries(passes.store()))
+    size = sum(entry.bytes for entry in store.entries(store.store()))
     rows, _ = asked({3: 5.0}, "keep", budget=size + 1000.0)
-    assert isinstance(rows[3], Rows)
+    assert isinstance(rows[3], StoredRows)
     torch.testing.assert_close(rows[3][0:COUNT], expected(3), rtol=0, atol=1e-6)
-    assert 1 not in {space["line"] for space in store.spaces(passes.store())}
+    assert 1 not in {space["line"] for space in store.spaces(store.store())}
 
 
 def test_a_store_that_is_gone_is_no_fault(home: Path) -> None:
     """Removing the store costs computing, nothing else."""
     asked({1: 5.0}, "keep")
-    shutil.rmtree(passes.store())
+    shutil.rmtree(store.store())
     rows, _ = asked({1: 5.0}, "keep")
     torch.testing.assert_close(rows[1][0:COUNT], expected(1), rtol=0, atol=1e-6)

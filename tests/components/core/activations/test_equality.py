@@ -14,17 +14,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from components.core.activations import caching_plan, passes, segments
-from components.core.activations.rows import Counted
-from components.core.compute import engines, onnx_exports
+from components.core.activations import caching_plan, segments, spaces, store
+from components.core.activations.rows import Counted, Recomputed
+from components.core.compute import determinism, engines, onnx_exports
+from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place, to_device
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
+from components.core.listener import Callbacks
 from components.core.networks.images import build_backbone
 from components.core.networks.network import Network, set_thawed, set_training
 from components.core.settings import Hyperparameters, Settings
-from components.core.training import phase as phases
-from components.core.training.phase import Data, open_data, rows_at, seed_everything, train_phase
+from components.core.training import batches
+from components.core.training import phase as phase_module
+from components.core.training.data import Data, open_data
+from components.core.training.phase import train_phase
+from components.core.training.thaw_line import rows_of_split, rows_of_splits
 from components.tasks import image_classification
 from tests.components.core.networks.test_images import QUICK, SLOW, images, randomise
 from tests.conftest import TOY
@@ -115,7 +120,13 @@ def trained(network: Network, data: Data, thaw: int) -> list[dict[str, Tensor]]:
     before = copy.deepcopy(nn.ModuleList([*network.stages[line:], network.head]).state_dict())
     states = [thawed_state(network, line)]
     seed_everything(data.settings)  # as `build_network` does; dropout draws from here on
-    train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: states.append(thawed_state(network, line)))
+    train_phase(
+        network,
+        data,
+        CHOSEN,
+        thaw=thaw,
+        listener=Callbacks(epoch=lambda _figures: states.append(thawed_state(network, line))),
+    )
     states.append(thawed_state(network, line))
     nn.ModuleList([*network.stages[line:], network.head]).load_state_dict(before)
     return states
@@ -152,14 +163,14 @@ class Perturbed:
 
 
 def trained_on_perturbed(network: Network, data: Data, thaw: int, share: float) -> list[dict[str, Tensor]]:
-    asked = phases.rows_of_splits
+    asked = rows_of_splits
 
     def perturbed(*arguments: Any) -> dict[str, dict[int, Any]]:
         found = asked(*arguments).items()
         return {split: {line: Perturbed(rows, share) for line, rows in lines.items()} for split, lines in found}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phases, "rows_of_splits", perturbed)
+        patch.setattr(phase_module, "rows_of_splits", perturbed)
         return trained(network, data, thaw)
 
 
@@ -192,7 +203,7 @@ def assert_tells_apart(values: Tensor) -> None:
 def assert_same_rows(kept: Any, recomputed: Any, dtype: torch.dtype) -> None:
     """Compare in batches of the plain loop: kernels differ by the size of the batch."""
     assert isinstance(kept.rows, Counted), "read from the store"
-    assert isinstance(recomputed.rows, caching_plan.Recomputed)
+    assert isinstance(recomputed.rows, Recomputed)
     picks = torch.randperm(len(recomputed), generator=torch.Generator().manual_seed(0)).split(8)
     theirs = torch.cat([recomputed[some] for some in picks])
     ours = torch.cat([kept[some] for some in picks])
@@ -208,7 +219,7 @@ def frozen_buffers(network: Network, line: int) -> list[Tensor]:
 @pytest.fixture
 def _batches_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept is computed in smaller batches than the plain loop's, whose kernels may be others."""
-    monkeypatch.setattr(passes, "BATCH", 3)
+    monkeypatch.setattr(determinism, "BATCH", 3)
     monkeypatch.setattr(
         caching_plan,
         "choose",
@@ -230,15 +241,17 @@ class TestEveryFamily:
             assert_same_training(network, keep, recompute, thaw, dtype)
             assert all(map(torch.equal, frozen, frozen_buffers(network, line))), "statistics below the line moved"
             for split in ("train", "validation"):
-                kept, recomputed = (rows_at(network, data, {line: 1.0}, split)[line] for data in (keep, recompute))
+                kept, recomputed = (
+                    rows_of_split(network, data, {line: 1.0}, split)[line] for data in (keep, recompute)
+                )
                 assert_same_rows(kept, recomputed, dtype)
 
     def test_nothing_writes_into_the_store(self, family: Family, pictures: Path) -> None:
         """At every line, forward and backward passes leave the batch, the files and a second read as they were."""
         network = copy.deepcopy(family.network).float()
         lines = range(1, len(network.stages) + 1)
-        rows = rows_at(network, some(pictures, activations="keep"), dict.fromkeys(lines, 1.0), "train")
-        files = sorted(passes.store().rglob("*.bin"))
+        rows = rows_of_split(network, some(pictures, activations="keep"), dict.fromkeys(lines, 1.0), "train")
+        files = sorted(store.store().rglob("*.bin"))
         before = [hashlib.sha256(file.read_bytes()).digest() for file in files]
         assert len(files) == len(lines)
         for line in lines:
@@ -263,13 +276,13 @@ def test_a_difference_is_seen(
     """The comparison fails where activations are wrong by a thousandth, or batches come in another order."""
     network = build("mobilenet-v3").network.to(dtype)
     plain = trained(network, some(pictures, dtype, activations="recompute", batch_size=4), 1)
-    order = phases._order
+    order = batches._order
 
     def reordered(data: Data, epoch: int) -> Iterator[Tensor]:
         yield from reversed(list(order(data, epoch)))
 
     if fault == "reordered":
-        monkeypatch.setattr(phases, "_order", reordered)
+        monkeypatch.setattr(batches, "_order", reordered)
     kept = some(pictures, dtype, activations="keep", batch_size=4)
     faulty = trained_on_perturbed(network, kept, 1, 1e-3 if fault == "perturbed" else 0.0)
     assert difference(faulty, plain) > 5 * WEIGHTS[dtype]
@@ -278,9 +291,9 @@ def test_a_difference_is_seen(
 @pytest.fixture
 def _other_engines_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports cost nothing and run faster, however short the pass is."""
-    monkeypatch.setattr(passes, "BATCH", 2)  # one batch is never worth another engine
-    monkeypatch.setattr(engines, "OVERHEAD", -math.inf)
-    monkeypatch.setattr(engines, "FOLDING", -math.inf)
+    monkeypatch.setattr(determinism, "BATCH", 2)  # one batch is never worth another engine
+    monkeypatch.setattr(engines, "OVERHEAD_SECONDS", -math.inf)
+    monkeypatch.setattr(engines, "FOLDING_SECONDS", -math.inf)
     monkeypatch.setattr(onnx_exports, "PREPARATION", dict.fromkeys(onnx_exports.PREPARATION, 0.0))
     speeds = {"eager": 1.0, "folded": 0.75}  # seconds an example
     monkeypatch.setattr(engines, "_seconds", lambda engine, _sample: speeds.get(engine.name.partition(" ")[0], 0.5))
@@ -304,9 +317,9 @@ def test_onnxruntime(name: str, home: Path, pictures: Path) -> None:
         line = len(network.stages) - thaw
         keep, recompute = (some(pictures, activations=mode) for mode in ("keep", "recompute"))
         assert_same_training(network, keep, recompute, thaw, torch.float32, ACTIVATIONS[torch.float32])
-        space = passes.spaces(network, "float32")[line]
+        space = spaces.spaces(network, "float32")[line]
         assert {segment.engine.split()[0] for segment in segments.segments(space)} == {"onnxruntime"}
-        kept, recomputed = (rows_at(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute))
+        kept, recomputed = (rows_of_split(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute))
         assert_same_rows(kept, recomputed, torch.float32)
 
 
@@ -343,7 +356,11 @@ class TestFrozen:
         states: list[dict[str, Tensor]] = []
         line = len(network.stages) - thaw
         train_phase(
-            network, data, CHOSEN, thaw=thaw, report=lambda _figures: states.append(thawed_state(network, line))
+            network,
+            data,
+            CHOSEN,
+            thaw=thaw,
+            listener=Callbacks(epoch=lambda _figures: states.append(thawed_state(network, line))),
         )
         return network, states, data
 
@@ -371,4 +388,4 @@ class TestFrozen:
         expected = network.below(keep.task.encode(keep.examples.contents(keep.rows["train"]), {"scale": 1.0}), line)
         for data in (keep, recompute):
             set_training(network, line)
-            torch.testing.assert_close(rows_at(network, data, {line: 1.0}, "train")[line][:], expected)
+            torch.testing.assert_close(rows_of_split(network, data, {line: 1.0}, "train")[line][:], expected)

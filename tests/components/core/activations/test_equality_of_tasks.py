@@ -16,6 +16,8 @@ from components.core.networks.images import build_backbone
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.training import phase
+from components.core.training.data import open_data
+from components.core.training.thaw_line import rows_of_split
 from tests.components.core.activations.test_equality import (
     ACTIVATIONS,
     PLAIN_STEPS,
@@ -60,13 +62,13 @@ def test_texts_and_sounds(case: str, home: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "source.jsonl", 60)
     prepare(str(source), Settings(**options), tmp_path / "dataset", Lineage("0"), lambda *_: None)
     keep, recompute = (
-        phase.open_data(tmp_path / "dataset", Settings(**options, activations=mode)) for mode in ("keep", "recompute")
+        open_data(tmp_path / "dataset", Settings(**options, activations=mode)) for mode in ("keep", "recompute")
     )
     network = phase.build_network(keep, keep.settings.defaults())
     for thaw in (2, 0):
         line = len(network.stages) - thaw
         assert_same_training(network, keep, recompute, thaw, torch.float32)
-        kept, again = (phase.rows_at(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute))
+        kept, again = (rows_of_split(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute))
         picks = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))[:8]
         for ours, theirs in zip(tree_leaves(kept[picks]), tree_leaves(again[picks]), strict=True):
             assert ours.dtype == theirs.dtype
@@ -86,5 +88,5 @@ def test_pictures_by_transformers(kind: str, home: Path, tmp_path: Path, picture
         line = len(network.stages) - thaw
         keep, recompute = (some(pictures, activations=mode) for mode in ("keep", "recompute"))
         assert_same_training(network, keep, recompute, thaw, torch.float32)
-        rows = [phase.rows_at(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute)]
+        rows = [rows_of_split(network, data, {line: 1.0}, "train")[line] for data in (keep, recompute)]
         assert_same_rows(*rows, torch.float32)

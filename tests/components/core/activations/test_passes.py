@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.core.activations import passes as activations
-from components.core.activations import segments
-from components.core.activations.passes import Wanted, as_kept, fill, passes, row_key, spaces, stored
+from components.core.activations import segments, store
+from components.core.activations.passes import as_kept, compute_and_store, passes, source
+from components.core.activations.requests import CachePolicy, RowRequest, row_key
+from components.core.activations.rows import stored
+from components.core.activations.spaces import spaces
+from components.core.compute import determinism
 from components.core.compute.engines import eager
 from components.core.errors import StepError
 from components.core.networks.network import Network
@@ -48,10 +51,11 @@ def compute(network: Network, lines: list[int], keys: list[bytes] = KEYS) -> lis
 
     network.eval()
     of_lines = spaces(network, "float32")
+    request = RowRequest(network, dict.fromkeys(lines, 1.0), keys, encode, CachePolicy("keep", "float32", 1e9))
     for work in passes(of_lines, lines, keys):
-        work, source = activations.source(of_lines, work, Wanted(keys, encode))  # noqa: PLW2901 - where it starts now
+        work, batches_from = source(request, of_lines, work)  # noqa: PLW2901 - where it starts now
         engine = eager(network, work.lines, work.start)
-        fill(of_lines, work, work.lines, keys, source, engine, "float32", lambda *_: None)
+        compute_and_store(request, of_lines, work, work.lines, batches_from, engine)
     return sorted(encoded)
 
 
@@ -109,63 +113,9 @@ def test_a_lower_line_serves_only_the_examples_it_holds(home: Path) -> None:
     torch.testing.assert_close(rows[0:COUNT], network.below(INPUTS, 3), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "weights",
-        "preprocessing",
-        "precision",
-        "libraries",
-        "their library",
-        "view",
-        "encoding",
-        "double",
-        "GPU",
-        "code",
-    ],
-)
-def test_another_address_for_everything_that_matters(change: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other weights below the line, preprocessing, precision, versions or view never read the old activations."""
-    network = tiny()
-    monkeypatch.setattr(Pair, "__module__", "transformers.models.pair")
-    before = spaces(network, "float32")[1]
-    if change == "weights":
-        network.stages[0][0].weight.data += 1
-    elif change == "preprocessing":
-        network.preprocessing = {"size": 1}
-    elif change == "double":
-        network.double()
-    elif change == "code":
-        network.stages[0] = nn.Sequential(*network.stages[0], nn.Tanh())
-    elif change == "libraries":
-        monkeypatch.setattr(activations, "version", lambda name: f"another {name}")
-    elif change == "their library":
-        known = activations.version
-        monkeypatch.setattr(activations, "version", lambda name: "5" if name == "transformers" else known(name))
-    elif change == "GPU":
-        monkeypatch.setattr(activations, "computed_in", lambda _device, _dtype: torch.bfloat16)
-    elif change == "encoding":
-        assert row_key("example 1", encoding="one") not in {*KEYS, row_key("example 1", encoding="other")}
-        return
-    elif change == "view":
-        assert row_key("example 1", "basic/0/1") not in {*KEYS, row_key("example 1", "basic/0/2")}
-        return
-    assert spaces(network, "float16" if change == "precision" else "float32")[1] != before
-
-
-def test_weights_above_the_line_do_not_matter(home: Path) -> None:
-    """Training what lies above leaves the activations valid."""
-    network, before = tiny(), spaces(tiny(), "float32")
-    network.head.weight.data += 1
-    network.stages[1] = Join()
-    after = spaces(network, "float32")
-    assert (after[0], after[1]) == (before[0], before[1])
-    assert after[2] != before[2]
-
-
 def test_a_killed_pass_goes_on_where_it_was(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was computed before a kill is not computed again."""
-    monkeypatch.setattr(activations, "BATCH", 32)
+    monkeypatch.setattr(determinism, "BATCH", 32)
     appended: list[int] = []
     append = segments.Writer.append
 
@@ -214,10 +164,10 @@ def test_bits_count_with_deterministic(home: Path) -> None:
         assert stored(space, KEYS) is None
         assert compute(network, [2], KEYS[:5]) == list(range(5))
         assert stored(spaces(network, "float32")[2], KEYS[:5]) is not None
-        [rows] = activations.in_fixed_batches(run, INPUTS)
+        [rows] = determinism.in_fixed_batches(run, INPUTS)
     finally:
         torch.use_deterministic_algorithms(mode=False)
-    assert sizes == {activations.BATCH}
+    assert sizes == {determinism.BATCH}
     torch.testing.assert_close(rows, network.below(INPUTS, 1))
 
 
@@ -234,7 +184,7 @@ def test_values_that_float16_can_not_hold_are_refused() -> None:
 
 def test_the_store_can_lie_elsewhere(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """THAWLINE_ACTIVATIONS names a folder, such as a volume that several machines mount."""
-    assert activations.store() == home / "activations"
+    assert store.store() == home / "activations"
     monkeypatch.setenv("THAWLINE_ACTIVATIONS", str(tmp_path / "volume"))
     compute(tiny(), [2])
     assert list((tmp_path / "volume").glob("*/*/index"))

@@ -5,10 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.core.activations import caching_plan, passes
-from components.core.activations.caching_plan import Policy, rows_at
+from components.core.activations import caching_plan, spaces
+from components.core.activations.caching_plan import rows_at
+from components.core.activations.requests import CachePolicy, RowRequest
 from components.core.activations.rows import Counted, Reuse
-from tests.components.core.activations.test_caching_plan import COUNT, KEYS, Wanted, encode, network
+from tests.components.core.activations.test_caching_plan import COUNT, KEYS, encode, network
+
+
+def request() -> RowRequest:
+    return RowRequest(network(), {3: 2.0}, KEYS, encode, CachePolicy("keep", "float32", 1e9))
 
 
 def test_every_reading_saves_what_the_row_would_have_cost() -> None:
@@ -32,23 +37,21 @@ def test_what_is_computed_once_is_read_often(home: Path, monkeypatch: pytest.Mon
         return 0.5
 
     monkeypatch.setattr(caching_plan, "_row_seconds", counted)
-    policy, wanted = Policy("keep", "float32", 1e9), Wanted(KEYS, encode)
     for gain in (None, COUNT * 0.5):
         reuse = Reuse()
-        rows = rows_at(network(), {3: 2.0}, wanted, policy, lambda _: None, lambda *_: None, reuse)[3]
+        rows = rows_at(request(), reuse=reuse)[3]
         assert reuse.seconds < 0
         before = reuse.seconds
         assert rows[:].shape == (COUNT, 36)
         assert reuse.seconds - before == pytest.approx(COUNT * 0.5, abs=0.5)
         assert gain is None or reuse.seconds > 0.9 * gain
-    space = passes.spaces(network(), "float32")[3]
-    assert passes.row_seconds(space) > 0
-    assert passes.row_seconds(space / "none") == 0.0
+    space = spaces.spaces(network(), "float32")[3]
+    assert spaces.row_seconds(space) > 0
+    assert spaces.row_seconds(space / "none") == 0.0
 
 
 def test_seconds_of_a_row_are_kept_with_its_space(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process takes what the first one measured."""
-    policy, wanted = Policy("keep", "float32", 1e9), Wanted(KEYS, encode)
-    rows_at(network(), {3: 2.0}, wanted, policy, lambda _: None, lambda *_: None, Reuse())
-    monkeypatch.setattr(passes, "describe", lambda *_: pytest.fail("measured again"))
-    rows_at(network(), {3: 2.0}, wanted, policy, lambda _: None, lambda *_: None, Reuse())
+    rows_at(request(), reuse=Reuse())
+    monkeypatch.setattr(spaces, "describe", lambda *_: pytest.fail("measured again"))
+    rows_at(request(), reuse=Reuse())

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from components.core.activations import segments, store
-from components.core.activations.segments import FormError, Rows, Writer, find, open_rows
+from components.core.activations import rows, segments, store
+from components.core.activations.rows import StoredRows, open_rows
+from components.core.activations.segments import FormError, Writer, find
 from components.core.activations.segments import segments as open_segments
 from components.core.networks.network import Pytree
 
@@ -37,7 +38,7 @@ def write(space: Path, start: int = 0, stop: int = COUNT, engine: str = "eager",
         writer.append(KEYS[i : min(stop, i + batch)], some(ROWS, slice(i, min(stop, i + batch))))
 
 
-def read(space: Path, keys: list[bytes] = KEYS) -> Rows:
+def read(space: Path, keys: list[bytes] = KEYS) -> StoredRows:
     opened = open_segments(space)
     return open_rows(opened, *find(opened, keys))
 
@@ -64,7 +65,7 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
 
 def test_rows_too_large_for_memory_stay_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches out of several segments are the same where these are not gathered into memory."""
-    monkeypatch.setattr(segments, "IN_MEMORY", 0)
+    monkeypatch.setattr(rows, "IN_MEMORY", 0)
     write(tmp_path, 0, 7)
     write(tmp_path, 7, 30)
     write(tmp_path, 30)

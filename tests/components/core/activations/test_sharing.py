@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from components.core import s3 as storage
-from components.core.activations import caching_plan, passes, segments, sharing
+from components.core.activations import caching_plan, segments, sharing
 from components.core.activations import store as cache
-from components.core.activations.caching_plan import Policy
-from components.core.activations.passes import Wanted, row_key
-from components.core.activations.segments import Rows, Writer
+from components.core.activations.requests import CachePolicy, RowRequest, row_key
+from components.core.activations.rows import StoredRows
+from components.core.activations.segments import Writer
 from components.core.errors import InputError
+from components.core.listener import Callbacks
 from components.core.networks.network import Network
 from tests.fakes.proxy import Fault, Proxy
 
@@ -47,11 +48,10 @@ class Home:
             self.computed.extend(positions)
             return INPUTS[list(positions)]
 
-        wanted = Wanted([row_key(str(i)) for i in range(count)], encode)
-        policy = Policy("keep" if budget == GIGABYTE else "auto", "float32", budget)
-        return caching_plan.rows_at(
-            network(), dict.fromkeys(lines, 5.0), wanted, policy, self.said.append, lambda *_: None
-        )
+        keys = [row_key(str(i)) for i in range(count)]
+        policy = CachePolicy("keep" if budget == GIGABYTE else "auto", "float32", budget)
+        request = RowRequest(network(), dict.fromkeys(lines, 5.0), keys, encode, policy)
+        return caching_plan.rows_at(request, Callbacks(note=self.said.append))
 
     @property
     def store(self) -> Path:
@@ -70,7 +70,8 @@ def right(rows: dict[int, Any], count: int = COUNT) -> bool:
     """Whether these are kept rows, and those that the network gives."""
     with torch.no_grad():
         return all(
-            isinstance(found, Rows) and torch.allclose(found[0:count], network().below(INPUTS[:count], line), atol=1e-6)
+            isinstance(found, StoredRows)
+            and torch.allclose(found[0:count], network().below(INPUTS[:count], line), atol=1e-6)
             for line, found in rows.items()
         )
 
@@ -291,7 +292,7 @@ def test_half_a_record_stays_at_home(prefix: str, homes: tuple[Home, Home], monk
         one.rows(lines=[2])
     [index] = one.store.glob("*/*/index")
     index.write_bytes(index.read_bytes()[:-5])
-    sharing.send([index.parent.parent], one.said.append)
+    sharing.send([index.parent.parent], Callbacks(note=one.said.append))
     [uri] = objects(prefix, "index")
     assert len(storage.read_bytes(uri)) == (COUNT - 1) * cache.RECORD
 
@@ -494,7 +495,7 @@ def test_a_hostile_description_is_refused(change: Callable[[dict[str, Any]], Non
     [
         lambda facts: facts.update(created=time.time_ns() + 10**15),
         lambda facts: facts["leaves"][0].update(shape=[1 << 29, 1 << 29]),
-        lambda facts: facts.update(spec="x" * sharing.FACTS_BYTES),
+        lambda facts: facts.update(spec="x" * sharing.MAX_FACTS_BYTES),
     ],
 )
 def test_an_implausible_segment_is_not_downloaded(
@@ -509,4 +510,4 @@ def test_an_implausible_segment_is_not_downloaded(
     put(uri, json.dumps(facts).encode())
     assert right(two.rows(lines=[2]))
     assert set(two.computed) == set(range(COUNT))
-    assert passes.store() == two.store
+    assert cache.store() == two.store

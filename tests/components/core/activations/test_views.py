@@ -11,12 +11,17 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from components.core.activations import caching_plan, passes, store
+from components.core.activations import caching_plan, store
+from components.core.activations.requests import RowRequest
+from components.core.listener import Callbacks
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets import classification
-from components.core.training import phase as phases
-from components.core.training.phase import Data, build_network, open_data, rows_at, rows_of_splits, train_phase
+from components.core.training import phase as phase_module
+from components.core.training import thaw_line
+from components.core.training.data import Data, open_data
+from components.core.training.phase import build_network, train_phase
+from components.core.training.thaw_line import rows_of_split, rows_of_splits
 from tests.conftest import TOY
 from tests.fakes import toy
 
@@ -90,8 +95,8 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
     target = SimpleNamespace(**vars(classification) | {"loss": loss})
     data = replace(data, task=SimpleNamespace(**vars(toy) | own), target=target)
     with monkeypatch.context() as patch:
-        patch.setattr(phases, "rows_of_splits", noted)
-        seen.figures = train_phase(seen.network, data, CHOSEN, thaw=thaw, report=lambda _figures: None)
+        patch.setattr(phase_module, "rows_of_splits", noted)
+        seen.figures = train_phase(seen.network, data, CHOSEN, thaw=thaw)
     return seen
 
 
@@ -109,7 +114,7 @@ class TestViews:
     def test_rows(self, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each training example has as many rows as views, a validation example has one."""
         seen = phase(toy_dataset, monkeypatch, activations="keep", **VIEWS)
-        [space] = store.spaces(passes.store())
+        [space] = store.spaces(store.store())
         assert space["examples"] == 3 * len(seen.data.rows["train"]) + len(seen.data.rows["validation"])
 
     def test_draws(self, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +163,7 @@ class TestViews:
     def test_everything_thawed(self, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """With the line at the bottom nothing is stored, and each epoch augments afresh."""
         seen = phase(toy_dataset, monkeypatch, 3, activations="keep", **VIEWS)
-        assert not passes.store().exists() or not store.entries(passes.store())
+        assert not store.store().exists() or not store.entries(store.store())
         count = len(seen.data.rows["train"])
         assert len(seen.augmented) == EPOCHS * count
         assert len({seed for _, seed in seen.augmented}) == EPOCHS * count
@@ -168,7 +173,7 @@ class TestViews:
         phase(toy_dataset, monkeypatch, activations="keep", **VIEWS)
         seen = phase(toy_dataset, monkeypatch, activations="keep", augment="basic", views=4)
         assert {seed for _, seed in seen.augmented} == {
-            phases._seed(id_, "basic/0/3") for id_ in seen.data.examples.ids(seen.data.rows["train"])
+            thaw_line.view_seed(id_, "basic/0/3") for id_ in seen.data.examples.ids(seen.data.rows["train"])
         }
 
     def test_options(self, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +191,7 @@ class TestViews:
         def encoding(mean: str, **given: str) -> str:
             data.examples.info = data.examples.info.model_copy(update={"options": {"label_mean": mean}})
             settings = Settings(**TOY, option={"label_mean": mean, **given})
-            return phases._encoding(replace(data, settings=settings), 3)
+            return thaw_line._encoding(replace(data, settings=settings), 3)
 
         assert encoding("1.0") == encoding("2.0")
         assert encoding("1.0", noise="1") != encoding("1.0")
@@ -195,9 +200,9 @@ class TestViews:
         """An epoch draws one view of each example, so the plan counts with each view in a third of the epochs."""
         asked, real = list[tuple[int, dict[int, float]]](), caching_plan.rows_at
 
-        def noted(network: Network, lines: dict[int, float], wanted: Any, *rest: Any) -> Any:
-            asked.append((len(wanted.keys), lines))
-            return real(network, lines, wanted, *rest)
+        def noted(request: RowRequest, *rest: Any) -> Any:
+            asked.append((len(request.keys), request.lines))
+            return real(request, *rest)
 
         monkeypatch.setattr(caching_plan, "rows_at", noted)
         data = open_data(toy_dataset, Settings(**TOY, **VIEWS))
@@ -257,8 +262,8 @@ class TestHalfPrecision:
         network = build_network(exact, CHOSEN)
         for line in lines:
             said: list[str] = []
-            rounded = rows_at(network, half, {line: 1.0}, "train", said.append)[line][:]
-            expected = rows_at(network, exact, {line: 1.0}, "train")[line][:]
+            rounded = rows_of_split(network, half, {line: 1.0}, "train", Callbacks(note=said.append))[line][:]
+            expected = rows_of_split(network, exact, {line: 1.0}, "train")[line][:]
             told = re.findall(r"error of (\S+) of the largest at most", said[0])
             assert rounded.dtype == torch.float32
             assert 0 < float((rounded - expected).abs().max() / expected.abs().max()) <= float(told[0])
@@ -271,7 +276,7 @@ class TestHalfPrecision:
             phase(toy_dataset, monkeypatch, activations="keep", activation_precision=precision)
             for precision in ("float32", "float16")
         )
-        small, large = sorted(space["bytes"] for space in store.spaces(passes.store()))
+        small, large = sorted(space["bytes"] for space in store.spaces(store.store()))
         assert small < 0.8 * large
         states = zip(exact.network.state_dict().values(), half.network.state_dict().values(), strict=True)
         assert 0 < max(float((one - other).abs().max()) for one, other in states) < 1e-2

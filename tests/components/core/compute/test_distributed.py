@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.core.compute import distributed
-from components.core.compute.device import pick_device
 
 
 def be(patch: pytest.MonkeyPatch, rank: int, count: int) -> None:
@@ -41,7 +40,6 @@ def test_one_process_changes_nothing() -> None:
     outputs, figures = torch.randn(3, 2), {"loss": 0.1}
     assert distributed.whole(outputs, 3) is outputs
     assert distributed.agreed(figures, torch.device("cpu")) == figures
-    assert not distributed.helps()
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 4), (6, 3, 4, 5)])
@@ -84,12 +82,3 @@ def test_dropout_draws_for_the_whole_batch() -> None:
     inputs = torch.randn(7, 5)
     parts = [dropped(inputs[own], distributed._WholeBatch(7, own)) for own in (slice(0, 3), slice(3, 7))]
     assert torch.equal(torch.cat(parts), dropped(inputs, nullcontext()))
-
-
-def test_each_process_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several processes on a machine, each takes the GPU of its number; a named one stays."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    assert pick_device("auto") == torch.device("cuda", 2)
-    assert pick_device("cuda:1") == torch.device("cuda", 1)

@@ -10,7 +10,7 @@ from components.core.registry import ledger
 from components.core.reporting.costs import money
 from components.core.reporting.step_costs import costs
 from components.core.tracking import runs
-from components.core.training.phase import open_data
+from components.core.training.data import open_data
 from tests.support.plain import PlainRun
 
 

@@ -18,7 +18,7 @@ from components.core.settings import Settings
 from components.core.targets import classification
 from components.core.tracking import pyfunc
 from components.core.training.checkpoints import TrainingRows
-from components.core.training.phase import open_data
+from components.core.training.data import open_data
 from tests.support.plain import PlainRun
 
 

@@ -10,9 +10,12 @@ import pytest
 
 from components.core import run_folder
 from components.core.activations import caching_plan
+from components.core.activations.requests import RowRequest
 from components.core.registry import versions
 from components.core.tracking import connection, queries, runs
-from components.core.training.phase import base_network, open_data, rows_at
+from components.core.training.data import open_data
+from components.core.training.phase import base_network
+from components.core.training.thaw_line import rows_of_split
 from components.detect_changes import Decision, look
 from tests.fakes.toy import write_points
 from tests.support.plain import PlainRun
@@ -59,15 +62,15 @@ def test_rows_are_shared_with_training(
     """Looking for drift asks for the very rows that a training keeps."""
     asked, real = list[set[bytes]](), caching_plan.rows_at
 
-    def noted(network: Any, lines: Any, wanted: Any, *rest: Any) -> Any:
-        asked.append(set(wanted.keys))
-        return real(network, lines, wanted, *rest)
+    def noted(request: RowRequest, *rest: Any) -> Any:
+        asked.append(set(request.keys))
+        return real(request, *rest)
 
     monkeypatch.setattr(caching_plan, "rows_at", noted)
     grow(source, 12, 0.5, offset="6")
     decided(source, toy_home)
     data = open_data(toy_dataset, toy_home.settings)
-    rows_at(base_network(data, data.settings.defaults()), data, {3: 1.0}, "train")
+    rows_of_split(base_network(data, data.settings.defaults()), data, {3: 1.0}, "train")
     looked, trained = asked
     assert trained <= looked
 

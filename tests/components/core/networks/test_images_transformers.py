@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from components.core.activations.passes import spaces
+from components.core.activations.spaces import spaces
 from components.core.errors import InputError
 from components.core.networks.images import build_backbone, rebuild_backbone
 from components.core.networks.network import Network

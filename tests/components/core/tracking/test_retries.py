@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from components.core import home_folder, run_folder
-from components.core.activations.caching_plan import Cost, Policy, _affordable
+from components.core.activations.caching_plan import Cost, _affordable
+from components.core.activations.requests import CachePolicy
 from components.core.compute.device import pick_device
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError, is_silence
 from components.core.networks import transformers_hub, weights
@@ -67,7 +68,7 @@ def test_what_may_pass_is_tried_again(error: ExpectedError) -> None:
 
 def no_room() -> None:
     cost = Cost(examples=1, missing=1, row_bytes=8, encode=0, engine=0, again=0, transfer=0, uses=1)
-    _affordable({1: cost}, Policy("keep", "float32", 0.0), 0.0)
+    _affordable({1: cost}, CachePolicy("keep", "float32", 0.0), 0.0)
 
 
 def no_hub() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from components.core.listener import Deadline
 from components.core.settings import Settings
 from components.core.tracking import queries, runs, tag_names
 from components.core.training import deadlines
-from components.core.training.deadlines import Deadline
 from tests.support.plain import PlainRun
 
 NOW = 1_700_000_000.0
@@ -28,16 +28,6 @@ def left(step: str, key: str, settings: Settings) -> tuple[float, str]:
     with runs.step(step, key, settings.to_json()) as run:
         deadline = deadlines.of(run)
     return deadline.at - time.time(), deadline.name
-
-
-def test_a_deadline_is_reached_once() -> None:
-    """It is reached when the next epoch would end after it, and stays so."""
-    deadline = Deadline(time.time() + 60, "--max-minutes 1")
-    assert not deadline.reached(50)
-    assert not deadline.hit
-    assert deadline.reached(70)
-    assert deadline.reached(0)
-    assert not Deadline().reached(1e12)
 
 
 def test_without_limits_there_is_no_deadline(tracked_home: Path) -> None:
@@ -76,7 +66,8 @@ def test_what_was_cut_is_a_tag_and_a_note(tracked_home: Path) -> None:
     text = Settings(task="tests.fakes.toy", model="toy").to_json()
     for step in ("fine_tune", "search"):
         with runs.step(step, "k", text) as run:
-            deadlines.cut(run, f"The {step} stopped", Deadline(NOW, "--step-max-minutes 5"))
+            run.deadline = Deadline(NOW, "--step-max-minutes 5")
+            deadlines.cut(run, f"The {step} stopped")
     [pipeline] = queries.find_runs("toy", "k", "pipeline")
     told = "The search stopped: --step-max-minutes 5 was over. The fine_tune stopped: --step-max-minutes 5 was over."
     assert deadlines.cuts(pipeline.data.tags) == told

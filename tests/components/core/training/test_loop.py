@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.core.compute.device import computed_in, pick_device
-from components.core.errors import InputError
+from components.core.listener import Callbacks
 from components.core.networks.network import Network, set_thawed
 from components.core.training.loop import fit, make_optimizer, outputs_of, warmup_cosine
 
@@ -36,7 +35,7 @@ def train(network: Network, rate: float = 0.1, epochs: int = 8, patience: int = 
     set_thawed(network, 1)
     optimizer = make_optimizer(network, 0, "adamw", rate, 0.5, 0.01)
     schedule = warmup_cosine(optimizer, 5 * epochs, 0.1)
-    arguments = {"clip_norm": 1.0, "report": lambda _figures: None, **options}
+    arguments = {"clip_norm": 1.0, **options}
     validation = (POINTS, TARGETS)
     loss = functional.cross_entropy
     return fit(
@@ -78,14 +77,14 @@ def test_stopping_keeps_the_best_so_far() -> None:
         return len(asked) == 3
 
     network = tiny()
-    history = train(network, rate=3.0, epochs=8, stop=stop)
+    history = train(network, rate=3.0, epochs=8, listener=Callbacks(should_stop=stop))
     assert asked == [figures["seconds"] for figures in history]
     assert len(history) == 3
     best = min(history, key=lambda figures: figures["loss"])
     outputs = outputs_of(network, 0, POINTS, torch.device("cpu"))
     assert validate(outputs, TARGETS)["loss"] == pytest.approx(best["loss"], abs=1e-6)
     asked.clear()
-    assert len(train(tiny(), epochs=2, stop=stop)) == 2
+    assert len(train(tiny(), epochs=2, listener=Callbacks(should_stop=stop))) == 2
     assert len(asked) == 1  # after the last epoch there is nothing to stop
 
 
@@ -117,20 +116,19 @@ def test_early_stopping_waits_for_patience() -> None:
         epochs=20,
         patience=3,
         clip_norm=0.0,
-        report=lambda _figures: None,
     )
     assert [figures["loss"] for figures in history] == [1.0, 0.5, 0.6, 0.7, 0.8]
 
 
 def test_report_can_end_the_training() -> None:
-    """What `report` raises comes out, which is how the search prunes."""
+    """What `epoch` raises comes out, which is how the search prunes."""
 
     def stop(figures: dict[str, float]) -> None:
         if figures["epoch"] == 1:
             raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
-        train(tiny(), report=stop)
+        train(tiny(), listener=Callbacks(epoch=stop))
 
 
 def test_divergence_stops() -> None:
@@ -193,28 +191,3 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
     assert rates[55] == pytest.approx(0.5)
     assert rates[-1] < 0.01
     assert not math.isnan(sum(rates))
-
-
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_a_gpu_computes_in_its_half_precision(half: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kinds of GPU have different ones, whose activations differ by more than rounding; a CPU keeps the type."""
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: half == torch.bfloat16)
-    assert computed_in(torch.device("cuda"), torch.float32) == half
-    assert computed_in(torch.device("cpu"), torch.float64) == torch.float64
-
-
-def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device is chosen when the program runs."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto").type == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert pick_device("auto").type == "cuda"
-
-
-@pytest.mark.parametrize("name", ["banana", "cuda:7"])
-def test_a_device_that_is_not_there_is_an_input_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong device is told by its name."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match=name):
-        pick_device(name)

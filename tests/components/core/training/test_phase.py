@@ -1,17 +1,16 @@
 """A phase of fine-tuning."""
 
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from components.core.data.lineage import Lineage
+from components.core.listener import Callbacks
 from components.core.settings import Hyperparameters, Settings
-from components.core.training.phase import build_network, open_data, rows_at, rows_of_splits, train_phase
+from components.core.training.data import open_data
+from components.core.training.phase import build_network, train_phase
 from tests.conftest import TOY
-from tests.fakes import toy
 
 SETTINGS = Settings(**TOY)
 CHOSEN = Hyperparameters(head_learning_rate=0.05, thaw_learning_rate=0.02, thaw=1, thaw_epochs=3, dropout=0.0)
@@ -20,7 +19,7 @@ CHOSEN = Hyperparameters(head_learning_rate=0.05, thaw_learning_rate=0.02, thaw=
 def phase(dataset: Path, settings: Settings, thaw: int) -> tuple[torch.nn.Module, list[dict[str, float]]]:
     data = open_data(dataset, settings)
     network = build_network(data, CHOSEN)
-    return network, train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: None)
+    return network, train_phase(network, data, CHOSEN, thaw=thaw)
 
 
 @pytest.mark.parametrize("thaw", [0, 1, 2, 3])
@@ -38,36 +37,9 @@ def test_one_pass_serves_both_phases(home: Path, toy_dataset: Path) -> None:
     network, computed = build_network(data, CHOSEN), list[str]()
     for thaw in (0, CHOSEN.thaw):
         computed.clear()
-        progress = lambda _done, _total, text: computed.append(text)  # noqa: E731 - what is computed
-        train_phase(network, data, CHOSEN, thaw=thaw, report=lambda _figures: None, progress=progress)
-        assert bool(computed) == (thaw == 0)
-
-
-def test_splits_share_a_plan_and_keep_their_own_rows(home: Path, toy_dataset: Path) -> None:
-    """Two splits are decided on in one sentence, and each has the rows that it has alone, by slice and by position."""
-    data, said = open_data(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"})), list[str]()
-    network = build_network(data, CHOSEN)
-    found = rows_of_splits(network, data, {2: 1.0}, {"validation": 0, "train": 0}, said.append)
-    assert len(said) == 1
-    assert f"{sum(len(data.rows[split]) for split in found):,} examples" in said[0]
-    for split, lines in found.items():
-        alone = rows_at(network, data, {2: 1.0}, split)[2]
-        assert len(lines[2]) == len(alone) == len(data.rows[split])
-        assert torch.equal(lines[2][3:9], alone[3:9])
-        assert torch.equal(lines[2][:], alone[:])
-        assert torch.equal(lines[2][torch.tensor([5, 0, 7])], alone[torch.tensor([5, 0, 7])])
-
-
-def test_rows_that_other_code_encoded_are_never_read(home: Path, toy_dataset: Path, tmp_path: Path) -> None:
-    """Another task on the same network, or the same one after its code was changed, has rows of its own."""
-    data = open_data(toy_dataset, SETTINGS.model_copy(update={"activations": "keep"}))
-    network = build_network(data, CHOSEN)
-    before = rows_at(network, data, {2: 1.0}, "train")[2][:]
-    (tmp_path / "code.py").write_text("# encodes otherwise")
-    changed = {"serving_code": tmp_path / "code.py", "encode": lambda contents, facts: 2 * toy.encode(contents, facts)}
-    other = replace(data, task=SimpleNamespace(**vars(toy) | changed))
-    assert not torch.allclose(rows_at(network, other, {2: 1.0}, "train")[2][:], before)
-    assert torch.equal(rows_at(network, data, {2: 1.0}, "train")[2][:], before)
+        listener = Callbacks(progress=lambda _done, _total, text: computed.append(text))
+        train_phase(network, data, CHOSEN, thaw=thaw, listener=listener)
+        assert any("activations" in text for text in computed) == (thaw == 0)
 
 
 def test_only_what_is_thawed_changes(home: Path, toy_dataset: Path) -> None:
@@ -75,7 +47,7 @@ def test_only_what_is_thawed_changes(home: Path, toy_dataset: Path) -> None:
     data = open_data(toy_dataset, SETTINGS)
     network = build_network(data, CHOSEN)
     before = [[p.clone() for p in m.parameters()] for m in (*network.stages, network.head)]
-    train_phase(network, data, CHOSEN, thaw=1, report=lambda _figures: None)
+    train_phase(network, data, CHOSEN, thaw=1)
     after = [list(m.parameters()) for m in (*network.stages, network.head)]
     moved = [
         any(not torch.equal(a, b) for a, b in zip(old, new, strict=True))
@@ -107,14 +79,6 @@ def test_augmented_batches_differ_between_epochs(home: Path, toy_dataset: Path) 
     plain, _ = phase(toy_dataset, SETTINGS, 0)
     augmented, _ = phase(toy_dataset, SETTINGS.model_copy(update={"augment": "basic"}), 0)
     assert not torch.allclose(plain.head[1].weight, augmented.head[1].weight)
-
-
-def test_balanced_weights_reach_the_loss(home: Path, toy_dataset: Path) -> None:
-    """--class-weights balanced gives a weight per class; without it there is none."""
-    weighted = open_data(toy_dataset, SETTINGS.model_copy(update={"class_weights": "balanced"}))
-    assert weighted.class_weights is not None
-    assert len(weighted.class_weights) == 3
-    assert open_data(toy_dataset, SETTINGS).class_weights is None
 
 
 @pytest.mark.slow

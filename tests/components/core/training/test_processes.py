@@ -20,11 +20,13 @@ from components.core.compute import distributed
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError, StepError, UnavailableError
+from components.core.listener import Callbacks
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import connection, queries
 from components.core.training import deadlines, processes
 from components.core.training.checkpoints import read_facts
-from components.core.training.phase import build_network, open_data
+from components.core.training.data import open_data
+from components.core.training.phase import build_network
 from components.core.training.processes import train
 from components.fine_tune import fine_tune
 from components.train_head import train_head
@@ -175,7 +177,7 @@ def test_a_killed_process_ends_the_step(rank: int, home: Path, points: Path) -> 
 
     settings = Settings(**TOY | {"head_epochs": 100_000, "patience": 100_000}, processes=2)
     with pytest.raises(StepError, match=f"process {rank} of 2 was ended by SIGKILL"):
-        trained(points, settings, 0, report=report)
+        trained(points, settings, 0, listener=Callbacks(epoch=report))
     assert time.monotonic() - ended[0] < 10
     assert multiprocessing.active_children() == []
 
@@ -183,7 +185,7 @@ def test_a_killed_process_ends_the_step(rank: int, home: Path, points: Path) -> 
 @pytest.mark.slow
 def test_a_stuck_process_ends_the_step(home: Path, points: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one process does nothing any more, the others wait for a limited time."""
-    monkeypatch.setattr(distributed, "STUCK", timedelta(seconds=5))
+    monkeypatch.setattr(distributed, "PEER_TIMEOUT", timedelta(seconds=5))
 
     def report(_figures: dict[str, float]) -> None:
         workers = sorted(multiprocessing.active_children(), key=lambda worker: worker.pid or 0)
@@ -191,7 +193,7 @@ def test_a_stuck_process_ends_the_step(home: Path, points: Path, monkeypatch: py
 
     settings = Settings(**TOY | {"head_epochs": 100_000, "patience": 100_000}, processes=2)
     with pytest.raises(StepError, match="A training process failed"):
-        trained(points, settings, 0, report=report)
+        trained(points, settings, 0, listener=Callbacks(epoch=report))
     assert multiprocessing.active_children() == []
 
 
@@ -209,7 +211,9 @@ def test_the_steps_deadline_holds_for_its_processes(home: Path, points: Path) ->
     """Before each further epoch the step is asked, with the seconds of the last; all stop when it says so."""
     settings = Settings(**TOY | {"head_epochs": 20}, processes=2)
     asked: list[float] = []
-    _, history = trained(points, settings, 0, stop=lambda seconds: asked.append(seconds) or len(asked) == 3)
+    _, history = trained(
+        points, settings, 0, listener=Callbacks(should_stop=lambda seconds: asked.append(seconds) or len(asked) == 3)
+    )
     assert len(history) == 3
     assert asked == [figures["seconds"] for figures in history]
 
@@ -260,6 +264,7 @@ def assert_one_run_each(folder: Path, key: str) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
+from components.core.listener import Callbacks
 from components.core.settings import Settings
 from tests.components.core.training.test_processes import steps
 

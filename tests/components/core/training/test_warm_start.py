@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from components.core.activations.passes import spaces
+from components.core.activations.spaces import spaces
 from components.core.data.examples import START, Examples
 from components.core.errors import InputError
+from components.core.listener import Callbacks
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets import classification
@@ -19,7 +20,8 @@ from components.core.training.checkpoints import (
     save_checkpoint,
     save_training_rows,
 )
-from components.core.training.phase import base_network, build_network, open_data
+from components.core.training.data import open_data
+from components.core.training.phase import base_network, build_network
 from components.core.training.warm_start import start_from
 from tests.conftest import TOY
 from tests.fakes.toy import build
@@ -123,7 +125,7 @@ def test_all_of_a_run_starts_from_what_lies_beside_its_data(toy_run: PlainRun, t
     data, chosen = open_data(dataset, toy_run.settings), Hyperparameters()
     expected = load_checkpoint(dataset / START)[0].state_dict()
     said: list[str] = []
-    state = build_network(data, chosen, said.append).state_dict()
+    state = build_network(data, chosen, Callbacks(note=said.append)).state_dict()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert said == ["The champion lends all stages, and its head for 3 of 3 classes"]
     plain = open_data(toy_run.folder / "dataset", toy_run.settings)
