@@ -102,12 +102,13 @@ def evaluate(
         _log_insight(run, data, insight)
         _log_saved(run, spent, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
-        for name, value in _shown(evaluation, decision, data.target.metric).items():
+        for name, value in _shown(evaluation, decision, data.target.metrics[0].name).items():
             log_metric(name, value)
         if evaluation.confusion is not None:
             log_confusion(list(facts["classes"]), evaluation.confusion.tolist())
-        low, high = evaluation.intervals[data.target.metric]
-        run.figure(f"test {data.target.metric} {evaluation.metrics[data.target.metric]:.3f} [{low:.3f}, {high:.3f}]")
+        headline = data.target.metrics[0].name
+        low, high = evaluation.intervals[headline]
+        run.figure(f"test {headline} {evaluation.metrics[headline]:.3f} [{low:.3f}, {high:.3f}]")
     return decision.accepted, decision.champion
 
 
@@ -130,11 +131,12 @@ def _decide(
     data: Data, run: runs.StepRun, evaluation: Evaluation, challenger: Contestant
 ) -> tuple[Verdict, Contestant | None]:
     """The verdict, and the champion with its answers."""
-    model, metric = run.settings.model, data.target.metric
+    model, headline = run.settings.model, data.target.metrics[0]
+    metric = headline.name
     version = versions.current(model, "champion")
     if not version:
-        value, trivial, sign = evaluation.metrics[metric], evaluation.baseline[metric], data.target.gate_metrics[metric]
-        return first_version(metric, value, evaluation.bound, trivial, len(challenger.answers), sign), None
+        value, trivial = evaluation.metrics[metric], evaluation.baseline[metric]
+        return first_version(metric, value, evaluation.bound, trivial, len(challenger.answers), headline.sign), None
     with tempfile.TemporaryDirectory() as folder:
         path, _ = versions.fetch(model, version, Path(folder))
         if weights_digest(path / "checkpoint") == challenger.digest:
@@ -144,7 +146,7 @@ def _decide(
             run, f"{challenger.digest} {version}"
         )  # before the answers: a run that fails from here on has had its look
         champion = contestant(path, path / "checkpoint", data, run, "champion")
-    calibration = float(evaluation.metrics.get("ece", math.nan))
+    calibration = float(evaluation.metrics.get(evaluation.calibration_error, math.nan))
     rows = contest(champion, challenger, version, data, calibration)
     verdict = decide(rows, run.settings, budget, metric)
     tested = sorted(zip(data.examples.ids(data.rows["test"]), data.examples.labels(data.rows["test"]), strict=True))
@@ -183,6 +185,7 @@ def _page(
         decision=decision.sentence,
         accepted=decision.accepted,
         evaluation=evaluation,
+        metrics=data.target.metrics,
         champion=dict(decision.evidence) if "wins" in decision.evidence else None,
         history=facts["history"],
         trials=search["trials"],

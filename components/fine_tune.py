@@ -88,7 +88,7 @@ def fine_tune(
         shutil.copy(head / TRAINING, checkpoint)
         run.saved(data.reuse.seconds)
         run.tags({"thawline.thawing_helped": str(helped).lower()})
-        figure = runs.describe(data.target.metric, after if helped else before)
+        figure = runs.describe(data.target.metrics[0].name, after if helped else before)
         run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")
     return float(min(before["loss"], after["loss"]))
 

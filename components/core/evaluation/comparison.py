@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pandas as pd
 
+from components.core.contract import Metric
 from components.core.data.lineage import read_lineage
 from components.core.errors import StepError
 from components.core.evidence.gate import Contest, Figures
@@ -87,16 +88,11 @@ def contest(champion: Contestant, challenger: Contestant, version: str, data: Da
     members = read_lineage(examples.folder / "assignments.parquet").members
     since = np.array([members[id_].since for id_ in examples.ids(places)], dtype=np.int64)
     number = champion.trained_on.number
-    metric = settings.gate_metric or target.metric
+    headline = target.metrics[0]
+    metric = next((one for one in target.metrics if one.name == settings.gate_metric), headline)
     figures = None
-    if metric != target.metric or not target.right_or_wrong:
-        figures = Figures(
-            name=metric,
-            sign=target.gate_metrics[metric],
-            champion=target.gate_features(theirs, some, classes),
-            challenger=target.gate_features(ours, some, classes),
-            figure=target.gate_figure(metric, classes),
-        )
+    if metric is not headline or not headline.right_or_wrong:
+        figures = _figures(metric, (theirs, ours), some, classes)
     return Contest(
         version=version,
         champion=target.scores(theirs, some),
@@ -112,8 +108,22 @@ def contest(champion: Contestant, challenger: Contestant, version: str, data: Da
         calibration_error=calibration,
         latency_ratio=challenger.seconds / champion.seconds,
         figures=figures,
-        right_or_wrong=target.right_or_wrong,
+        right_or_wrong=headline.right_or_wrong,
     )
+
+
+def _figures(
+    metric: Metric, sides: tuple[pd.DataFrame, pd.DataFrame], labels: Sequence[str], classes: Sequence[str]
+) -> Figures:
+    """The deciding metric of champion and challenger.
+
+    Raises:
+        StepError: It may not decide.
+    """
+    if metric.features is None or metric.figure is None:
+        raise StepError(f"{metric.name} can't decide between two models.", "Give its metric features and a figure.")
+    champion, challenger = (metric.features(side, labels, classes) for side in sides)
+    return Figures(metric.name, metric.sign, champion, challenger, metric.figure)
 
 
 def _computed(

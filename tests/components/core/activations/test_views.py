@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from components.core.activations import caching_plan, passes, store
 from components.core.networks.network import Network
+from components.core.optional_members import Overlay
 from components.core.settings import Hyperparameters, Settings
-from components.core.targets import classification
+from components.core.targets.classification import Classification
 from components.core.training import phase as phases
 from components.core.training.phase import Data, build_network, open_data, rows_at, rows_of_splits, train_phase
 from tests.conftest import TOY
@@ -67,7 +67,7 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
 
     def loss(outputs: Tensor, targets: Tensor, *rest: Any) -> Tensor:
         seen.targets.append(targets)
-        return classification.loss(outputs, targets, *rest)
+        return Classification().loss(outputs, targets, *rest)
 
     class Noted:
         def __init__(self, rows: Any) -> None:
@@ -87,8 +87,8 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
         return found
 
     own = {"augment": augment, "encode": encode, "mix": mix}
-    target = SimpleNamespace(**vars(classification) | {"loss": loss})
-    data = replace(data, task=SimpleNamespace(**vars(toy) | own), target=target)
+    target = Overlay(data.target, loss=loss)
+    data = replace(data, task=Overlay(data.task, **own), target=target)
     with monkeypatch.context() as patch:
         patch.setattr(phases, "rows_of_splits", noted)
         seen.figures = train_phase(seen.network, data, CHOSEN, thaw=thaw, report=lambda _figures: None)

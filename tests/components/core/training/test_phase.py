@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from components.core.data.lineage import Lineage
+from components.core.optional_members import Overlay
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.phase import build_network, open_data, rows_at, rows_of_splits, train_phase
 from tests.conftest import TOY
@@ -65,7 +65,7 @@ def test_rows_that_other_code_encoded_are_never_read(home: Path, toy_dataset: Pa
     before = rows_at(network, data, {2: 1.0}, "train")[2][:]
     (tmp_path / "code.py").write_text("# encodes otherwise")
     changed = {"serving_code": tmp_path / "code.py", "encode": lambda contents, facts: 2 * toy.encode(contents, facts)}
-    other = replace(data, task=SimpleNamespace(**vars(toy) | changed))
+    other = replace(data, task=Overlay(data.task, **changed))
     assert not torch.allclose(rows_at(network, other, {2: 1.0}, "train")[2][:], before)
     assert torch.equal(rows_at(network, data, {2: 1.0}, "train")[2][:], before)
 
