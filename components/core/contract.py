@@ -199,11 +199,17 @@ class Task(Protocol):
         """
 
     def augment(
-        self, contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-    ) -> "Pytree":
-        """Return raw records as the first stage's input, each augmented by its own seed.
+        self,
+        contents: Sequence[bytes],
+        targets: "Tensor",
+        preprocessing: Mapping[str, Any],
+        settings: Settings,
+        seeds: Sequence[int],
+    ) -> "tuple[Pytree, Tensor]":
+        """Return raw records as the first stage's input, each augmented by its own seed, and their targets.
 
-        Optional: without it, `--augment` is refused.
+        Targets [N, ...] keep their shape; they are returned as they are unless they move with the records, as boxes do.
+        Then `--views` is refused. Optional: without it, `--augment` is.
         """
 
     def mix(

@@ -89,12 +89,13 @@ class TaskDefaults:
     def augment(
         self,
         contents: Sequence[bytes],
+        targets: "Tensor",
         preprocessing: Mapping[str, Any],
         settings: Settings,  # noqa: ARG002 - the contract's signature
         seeds: Sequence[int],  # noqa: ARG002 - as above
-    ) -> "Pytree":
+    ) -> "tuple[Pytree, Tensor]":
         """Encode records as they are."""
-        return self._own.encode(contents, preprocessing)
+        return self._own.encode(contents, preprocessing), targets
 
     def mix(
         self,

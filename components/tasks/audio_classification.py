@@ -75,13 +75,17 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
 
 
 def augment(
-    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-) -> Pytree:
+    contents: Sequence[bytes],
+    targets: Tensor,
+    preprocessing: Mapping[str, Any],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> tuple[Pytree, Tensor]:
     """Sounds with noise, SpecAugment's masks, and another piece of those that are too long."""
     if settings.augment == "none":
-        return encode(contents, preprocessing)
+        return encode(contents, preprocessing), targets
     chosen = parse_options(settings, Options).model_dump(include={"noise", "time_mask", "band_mask"})
-    return augmented(contents, preprocessing, seeds, **chosen)
+    return augmented(contents, preprocessing, seeds, **chosen), targets
 
 
 def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Pytree, Tensor]:

@@ -83,16 +83,20 @@ def augments(settings: Settings) -> bool:
 
 
 def augment(
-    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-) -> Tensor:
-    """Augmented pictures [B, 3, size, size]."""
+    contents: Sequence[bytes],
+    targets: Tensor,
+    preprocessing: Mapping[str, Any],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Augmented pictures [B, 3, size, size]; whatever they show, it keeps its target."""
     transform = _augmentation(settings, preprocessing)
     inputs = []
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         for content, seed in zip(contents, seeds, strict=True):
             torch.manual_seed(seed)
             inputs.append(transform(images.decode(content)))
-    return torch.stack(inputs)
+    return torch.stack(inputs), targets
 
 
 def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Pytree, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from components.core.data.examples import Examples
 from components.core.errors import InputError
@@ -80,13 +81,17 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
 
 
 def augment(
-    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-) -> Pytree:
+    contents: Sequence[bytes],
+    targets: Tensor,
+    preprocessing: Mapping[str, Any],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> tuple[Pytree, Tensor]:
     """Sounds with noise and SpecAugment's masks, from their beginning, as their transcripts are."""
     if settings.augment == "none":
-        return encode(contents, preprocessing)
+        return encode(contents, preprocessing), targets
     chosen = parse_options(settings, Options).model_dump(include={"noise", "time_mask", "band_mask"})
-    return augmented(contents, preprocessing, seeds, **chosen, whole=True)
+    return augmented(contents, preprocessing, seeds, **chosen, whole=True), targets
 
 
 def _unheard(settings: Settings, encoder: Encoder, seconds: float, examples: Examples) -> str:

@@ -125,18 +125,22 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
 
 
 def augment(
-    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-) -> Pytree:
+    contents: Sequence[bytes],
+    targets: Tensor,
+    preprocessing: Mapping[str, Any],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> tuple[Pytree, Tensor]:
     """Texts without a tenth of their words (random deletion, Wei & Zou 2019)."""
     if settings.augment == "none":
-        return encode(contents, preprocessing)
+        return encode(contents, preprocessing), targets
     shortened = []
     for content, seed in zip(contents, seeds, strict=True):
         generator = random.Random(seed)  # noqa: S311 - augmentation, no secret
         words = texts.decode(content).split()
         kept = [word for word in words if generator.random() >= DROPPED]
         shortened.append(" ".join(kept or words))
-    return texts.encode_texts(shortened, preprocessing)
+    return texts.encode_texts(shortened, preprocessing), targets
 
 
 def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Pytree, Tensor]:

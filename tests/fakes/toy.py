@@ -43,10 +43,14 @@ def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network
 
 
 def augment(
-    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-) -> Tensor:
+    contents: Sequence[bytes],
+    targets: Tensor,
+    preprocessing: Mapping[str, Any],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> tuple[Tensor, Tensor]:
     noise = [torch.randn(2, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return encode(contents, preprocessing) + 0.1 * torch.stack(noise)
+    return encode(contents, preprocessing) + 0.1 * torch.stack(noise), targets
 
 
 def mix(inputs: Tensor, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Tensor, Tensor]:

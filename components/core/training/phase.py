@@ -18,6 +18,7 @@ from components.core.compute import distributed
 from components.core.compute.device import mixed_precision, place, rows_of, to_device
 from components.core.contract import Target, Task, load_task
 from components.core.data.examples import START, Examples
+from components.core.errors import InputError
 from components.core.networks.network import Network, Pytree, set_thawed
 from components.core.settings import Hyperparameters, Settings, digest
 from components.core.task_options import with_measured
@@ -165,7 +166,10 @@ def _rows_at(
             return data.task.encode(contents, network.preprocessing)
         names = [_view(data, position // len(rows)) for position in positions]
         seeds = [_seed(ids[place], name) for place, name in zip(places, names, strict=True)]
-        return data.task.augment(contents, network.preprocessing, settings, seeds)
+        given = data.targets[splits[0]][places]
+        inputs, moved = data.task.augment(contents, given, network.preprocessing, settings, seeds)
+        _refuse_moved(given, moved)
+        return inputs
 
     names, encoding = [_view(data, view) for view in range(views)] or [""], _encoding(data, views)
     wanted = Wanted([row_key(example, name, encoding) for name in names for example in ids], encode)
@@ -174,6 +178,12 @@ def _rows_at(
     if settings.activations != "recompute" and not distributed.leads():
         policy = replace(policy, mode="stored")  # what the leader left; its decision holds for all
     return caching_plan.rows_at(network, uses, wanted, policy, say, progress, data.reuse)
+
+
+def _refuse_moved(given: Tensor, moved: Tensor) -> None:
+    """Views are kept without targets, so these must not move with them."""
+    if moved is not given and not torch.equal(moved, given):
+        raise InputError("--augment moves the labels of this task, and --views keeps none.", "Leave out --views.")
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -303,8 +313,10 @@ def _fresh_batches(network: Network, data: Data, line: int) -> Batches:
             some = picks[_needed(data, len(picks))].tolist()
             contents = data.examples.contents([rows[i] for i in some])
             seeds = [_seed(ids[i], f"{settings.seed}/epoch {epoch}") for i in some]
-            inputs = data.task.augment(contents, network.preprocessing, settings, seeds)
-            inputs, mixed = _mixed(data, inputs, targets[picks], epoch, number)
+            inputs, moved = data.task.augment(contents, targets[some], network.preprocessing, settings, seeds)
+            if len(some) < len(picks):  # the others' targets may have moved too
+                moved = distributed.whole(to_device(moved, device), len(picks))
+            inputs, mixed = _mixed(data, inputs, moved, epoch, number)
             with torch.no_grad(), mixed_precision(device):
                 frozen = network.below(to_device(inputs, device), line)
             yield frozen, mixed  # outside: a generator that waits inside no_grad takes the caller's gradients

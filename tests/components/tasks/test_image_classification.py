@@ -101,7 +101,10 @@ def test_resize_is_overlaid(network: Network) -> None:
 
 def augmented(settings: Settings, network: Network, seeds: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
     contents = [picture(seed=i) for i in range(len(seeds))]
-    return image_classification.augment(contents, network.preprocessing, settings, seeds)
+    targets = torch.arange(len(seeds))
+    inputs, same = image_classification.augment(contents, targets, network.preprocessing, settings, seeds)
+    assert same is targets
+    return inputs
 
 
 @pytest.mark.parametrize("augment", ["basic", "randaugment", "trivialaugment"])

@@ -53,9 +53,11 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
     data = open_data(dataset, Settings(**TOY | {"optimizer": "sgd", "head_epochs": EPOCHS} | options))
     seen = Seen(build_network(data, CHOSEN), data)
 
-    def augment(contents: Any, preprocessing: Any, settings: Settings, seeds: Any) -> Tensor:
+    def augment(
+        contents: Any, targets: Any, preprocessing: Any, settings: Settings, seeds: Any
+    ) -> tuple[Tensor, Tensor]:
         seen.augmented += zip(contents, seeds, strict=True)
-        return toy.augment(contents, preprocessing, settings, seeds)
+        return toy.augment(contents, targets, preprocessing, settings, seeds)
 
     def encode(contents: Any, preprocessing: Any) -> Tensor:
         seen.encoded += contents
