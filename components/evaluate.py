@@ -4,11 +4,11 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ from components.core import revision
 from components.core.errors import StepError
 from components.core.evaluation import look_budget
 from components.core.evaluation.champion_timeline import timeline
-from components.core.evaluation.comparison import Contestant, contest, contestant
+from components.core.evaluation.comparison import Contestant, Trained, contest, contestant
 from components.core.evaluation.frozen_features import Insight, Suspect, examine
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.gate import Verdict, decide, first_version
@@ -37,6 +37,15 @@ from components.core.training.phase import Data, open_data, outputs
 SHOWN = 24  # labels that look wrong, in the report; all are in the table
 
 
+class Evaluated(NamedTuple):
+    """What the step found out."""
+
+    accepted: bool
+    champion: str  # the version compared with; empty where there is none
+    metrics: dict[str, float | str]  # for people: the decision, what it stands on, and all other figures
+    confusion: tuple[list[str], list[list[int]]] | None  # classes, and counts[true][predicted]
+
+
 @retries.patient
 def evaluate(
     settings: str,
@@ -48,11 +57,9 @@ def evaluate(
     trials: Path,
     served: Path,
     report: Path,
-    log_metric: Callable[[str, float | str], None],
-    log_confusion: Callable[[list[str], list[list[int]]], None],
     version: str = "",
-) -> tuple[bool, str]:
-    """Write the served model and the report; return whether it is accepted, and the champion compared with.
+) -> Evaluated:
+    """Write the served model and the report; return the decision, and figures for the pipeline's own page.
 
     Args:
         settings: The run's settings as JSON.
@@ -64,8 +71,6 @@ def evaluate(
         trials: What `select_trial` wrote.
         served: Folder for the served model.
         report: HTML file to write.
-        log_metric: Takes the decision and every metric for the pipeline's own page.
-        log_confusion: Takes the confusion matrix for the same page.
         version: An earlier version that is judged again, in the files that were registered; else empty.
 
     Raises:
@@ -74,42 +79,50 @@ def evaluate(
     with runs.step("evaluate", run_key, settings) as run:
         run.tags({"thawline.dataset_digest": dataset_digest, "thawline.weights_digest": weights_digest})
         data = open_data(dataset, run.settings)
-        network, facts = load_checkpoint(checkpoint)
-        calibration = _calibrate(data, network, facts["thawed"], run)
-        example = data.examples.contents(data.rows["validation"][:1])
-        if version:
-            recall.served(run.settings.model, version, served)
-        else:
-            build_served(served, data.task, data.target, network, facts["classes"], calibration, example)
-        labels = data.examples.labels(data.rows["test"])
-        challenger = contestant(served, checkpoint, data, run, "challenger")
+        trained = load_checkpoint(checkpoint)
+        calibration = _serve(data, trained, run, served, version)
+        challenger = contestant(served, checkpoint, data, run, "challenger", trained)
         _refuse_leak(data, challenger)
-        training = Counter(data.examples.labels(data.rows["train"]))
-        evaluation = data.target.evaluate(challenger.answers, labels, facts["classes"], training)
-        if reference := data.task.reference(data.settings, data.examples):
-            name, answers = reference
-            figures_ = data.target.evaluate(answers, labels, facts["classes"], training).metrics
-            evaluation = replace(evaluation, reference_name=name, reference=figures_)
+        facts = trained[1]
+        evaluation = _evaluated(data, challenger.answers, facts["classes"])
         decision, champion = _decide(data, run, evaluation, challenger)
         insight = examine(data, champion.trained_on if champion else None, run.note, run.progress)
-        page = _page(run, data, facts, evaluation, decision, calibration, trials, insight)
-        known = (decision.champion, champion) if champion else None
-        spent = costs(run)
-        cost = sentence(sum(row["seconds"] for row in spent), run.settings)
-        cut = deadlines.cuts(run.pipeline_tags())
-        page = replace(page, cut=cut, cost=cost, costs=spent, timeline=timeline(data, run, known))
+        reigns = timeline(data, run, (decision.champion, champion) if champion else None)
+        search = json.loads(trials.read_text())
+        page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns)
         report.write_text(render(page))
         _log_insight(run, data, insight)
-        _log_saved(run, spent, data.reuse.seconds)
+        _log_saved(run, page.costs, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
-        for name, value in _shown(evaluation, decision, data.target.metrics[0].name).items():
-            log_metric(name, value)
-        if evaluation.confusion is not None:
-            log_confusion(list(facts["classes"]), evaluation.confusion.tolist())
         headline = data.target.metrics[0].name
         low, high = evaluation.intervals[headline]
         run.figure(f"test {headline} {evaluation.metrics[headline]:.3f} [{low:.3f}, {high:.3f}]")
-    return decision.accepted, decision.champion
+    confusion = None if evaluation.confusion is None else (list(facts["classes"]), evaluation.confusion.tolist())
+    return Evaluated(decision.accepted, decision.champion, _shown(evaluation, decision, headline), confusion)
+
+
+def _serve(data: Data, trained: Trained, run: runs.StepRun, served: Path, version: str) -> dict[str, float]:
+    """Write the served model, that of an earlier version as it was registered; return what calibration fitted."""
+    network, facts = trained
+    calibration = _calibrate(data, network, facts["thawed"], run)
+    example = data.examples.contents(data.rows["validation"][:1])
+    if version:
+        recall.served(run.settings.model, version, served)
+    else:
+        build_served(served, data.task, data.target, network, facts["classes"], calibration, example)
+    return calibration
+
+
+def _evaluated(data: Data, answers: pd.DataFrame, classes: Sequence[str]) -> Evaluation:
+    """What the target says of the answers, beside those of the task's simple model."""
+    labels = data.examples.labels(data.rows["test"])
+    training = Counter(data.examples.labels(data.rows["train"]))
+    evaluation = data.target.evaluate(answers, labels, classes, training)
+    if (reference := data.task.reference(data.settings, data.examples)) is None:
+        return evaluation
+    name, theirs = reference
+    figures = data.target.evaluate(theirs, labels, classes, training).metrics
+    return replace(evaluation, reference_name=name, reference=figures)
 
 
 def _calibrate(data: Data, network: Network, thawed: int, run: runs.StepRun) -> dict[str, float]:
@@ -169,16 +182,17 @@ def _look(run: runs.StepRun, models: str) -> Budget:
 def _page(
     run: runs.StepRun,
     data: Data,
-    facts: dict[str, Any],
+    facts: Mapping[str, Any],
     evaluation: Evaluation,
     decision: Verdict,
-    calibration: dict[str, float],
-    trials: Path,
+    calibration: Mapping[str, float],
+    search: Mapping[str, Any],
     insight: Insight,
+    reigns: Sequence[Mapping[str, Any]],
 ) -> ReportData:
-    search = json.loads(trials.read_text())
     suspects = insight.suspects[:SHOWN]
     wrong = [data.rows["test"][mistake.row] for mistake in evaluation.mistakes]
+    spent = costs(run)
     return ReportData(
         title=run.settings.model,
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -199,6 +213,10 @@ def _page(
         suspect_thumbnails=data.task.thumbnails(
             data.examples.contents([insight.places[suspect.row] for suspect in suspects])
         ),
+        cut=deadlines.cuts(run.pipeline_tags()),
+        cost=sentence(sum(row["seconds"] for row in spent), run.settings),
+        costs=spent,
+        timeline=reigns,
         settings=run.settings.model_dump(),
         hyperparameters={**facts["hyperparameters"], "stages thawed in the model": facts["thawed"]},
         facts={
