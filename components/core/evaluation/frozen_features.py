@@ -92,7 +92,10 @@ def features(network: Network, data: Data, split: str, say: Say, progress: Progr
 
 
 def flattened(rows: Rows) -> Array:
-    """Activations as float[N, d]: of a sequence [N, T, d] the mean of its steps, for all of them would fill memory."""
+    """Activations as float[N, d]: of a sequence [N, T, d] or a map [N, d, H, W] the mean of its places.
+
+    All of them would fill memory.
+    """
     parts = [
         torch.cat([_row(leaf.float()) for leaf in tree_leaves(rows[start : start + 1024])], dim=1)
         for start in range(0, len(rows), 1024)
@@ -101,7 +104,8 @@ def flattened(rows: Rows) -> Array:
 
 
 def _row(leaf: Tensor) -> Tensor:
-    return leaf.mean(1) if leaf.dim() == 3 else leaf.reshape(len(leaf), -1)  # noqa: PLR2004 - [N, T, d]
+    places = {3: (1,), 4: (2, 3)}.get(leaf.dim())
+    return leaf.mean(places) if places else leaf.reshape(len(leaf), -1)
 
 
 def drift(old: Array, new: Array, groups: Sequence[str], seed: int = 0) -> Drift | None:
