@@ -37,6 +37,8 @@ class Overlay:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - a member of any kind
         """Look up what has not been laid over."""
+        if name.startswith("__"):  # copies ask for these before there is anything below
+            raise AttributeError(name)
         return getattr(self.__dict__["_below"], name)
 
 
