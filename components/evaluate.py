@@ -17,7 +17,8 @@ from components.core.errors import StepError
 from components.core.evaluation import look_budget
 from components.core.evaluation.champion_timeline import timeline
 from components.core.evaluation.comparison import Contestant, Trained, contest, contestant
-from components.core.evaluation.frozen_features import Insight, Suspect, examine
+from components.core.evaluation.drift import Insight, examine
+from components.core.evaluation.label_errors import Suspect
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.gate import Verdict, decide, first_version
 from components.core.networks.network import Network

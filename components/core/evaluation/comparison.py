@@ -14,7 +14,7 @@ import pandas as pd
 from components.core.contract import Metric
 from components.core.data.lineage import read_lineage
 from components.core.errors import StepError
-from components.core.evidence.gate import Contest, Figures
+from components.core.evidence.contest import Contest, Figures
 from components.core.networks.network import Network
 from components.core.registry.serving import SERVING, agree, answers
 from components.core.tracking import pyfunc, runs

@@ -47,7 +47,7 @@ class ReportData:
     importances: Mapping[str, float] = field(default_factory=dict)
     rejected: Sequence[Mapping[str, Any]] = ()
     thumbnails: Sequence[bytes | str] = ()
-    drift: Any = None  # share, low, high, new and old, see `frozen_features.Drift`
+    drift: Any = None  # share, low, high, new and old, see `evaluation.drift.Drift`
     suspects: Sequence[Any] = ()  # label, suggested and probability, the surest first
     suspect_count: int = 0
     suspect_thumbnails: Sequence[bytes | str] = ()  # of the suspects, one by one; may be missing

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from components.core.evaluation.frozen_features import Drift, Suspect
+from components.core.evaluation.drift import Drift
+from components.core.evaluation.label_errors import Suspect
 from components.core.reporting.page import ReportData, render
 from components.core.targets import classification_metrics
 from components.core.targets.classification import Classification
