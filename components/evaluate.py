@@ -4,11 +4,11 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -17,8 +17,9 @@ from components.core.digests import digest
 from components.core.errors import StepError
 from components.core.evaluation import look_budget
 from components.core.evaluation.champion_timeline import timeline
-from components.core.evaluation.comparison import Contestant, contest, contestant
-from components.core.evaluation.frozen_features import Insight, Suspect, examine
+from components.core.evaluation.comparison import Contestant, Trained, contest, contestant
+from components.core.evaluation.drift import Insight, examine
+from components.core.evaluation.label_errors import Suspect
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.gate import Verdict, decide, first_version
 from components.core.networks.network import Network
@@ -38,6 +39,15 @@ from components.core.training.phase import outputs
 SHOWN = 24  # labels that look wrong, in the report; all are in the table
 
 
+class Evaluated(NamedTuple):
+    """What the step found out."""
+
+    accepted: bool
+    champion: str  # the version compared with; empty where there is none
+    metrics: dict[str, float | str]  # for people: the decision, what it stands on, and all other figures
+    confusion: tuple[list[str], list[list[int]]] | None  # classes, and counts[true][predicted]
+
+
 @retries.patient
 def evaluate(
     settings: str,
@@ -49,11 +59,9 @@ def evaluate(
     trials: Path,
     served: Path,
     report: Path,
-    log_metric: Callable[[str, float | str], None],
-    log_confusion: Callable[[list[str], list[list[int]]], None],
     version: str = "",
-) -> tuple[bool, str]:
-    """Write the served model and the report; return whether it is accepted, and the champion compared with.
+) -> Evaluated:
+    """Write the served model and the report; return the decision, and figures for the pipeline's own page.
 
     Args:
         settings: The run's settings as JSON.
@@ -65,8 +73,6 @@ def evaluate(
         trials: What `select_trial` wrote.
         served: Folder for the served model.
         report: HTML file to write.
-        log_metric: Takes the decision and every metric for the pipeline's own page.
-        log_confusion: Takes the confusion matrix for the same page.
         version: An earlier version that is judged again, in the files that were registered; else empty.
 
     Raises:
@@ -75,41 +81,50 @@ def evaluate(
     with runs.step("evaluate", run_key, settings) as run:
         run.tags({tag_names.DATASET_DIGEST: dataset_digest, tag_names.WEIGHTS_DIGEST: weights_digest})
         data = open_data(dataset, run.settings)
-        network, facts = load_checkpoint(checkpoint)
-        calibration = _calibrate(data, network, facts["thawed"], run)
-        example = data.examples.contents(data.rows["validation"][:1])
-        if version:
-            recall.served(run.settings.model, version, served)
-        else:
-            build_served(served, data.task, data.target, network, facts["classes"], calibration, example)
-        labels = data.examples.labels(data.rows["test"])
-        challenger = contestant(served, checkpoint, data, run, "challenger")
+        trained = load_checkpoint(checkpoint)
+        calibration = _serve(data, trained, run, served, version)
+        challenger = contestant(served, checkpoint, data, run, "challenger", trained)
         _refuse_leak(data, challenger)
-        training = Counter(data.examples.labels(data.rows["train"]))
-        evaluation = data.target.evaluate(challenger.answers, labels, facts["classes"], training)
-        if reference := data.task.reference(data.settings, data.examples):
-            name, answers = reference
-            figures_ = data.target.evaluate(answers, labels, facts["classes"], training).metrics
-            evaluation = replace(evaluation, reference_name=name, reference=figures_)
+        facts = trained[1]
+        evaluation = _evaluated(data, challenger.answers, facts["classes"])
         decision, champion = _decide(data, run, evaluation, challenger)
         insight = examine(data, champion.trained_on if champion else None, run)
-        page = _page(run, data, facts, evaluation, decision, calibration, trials, insight)
-        known = (decision.champion, champion) if champion else None
-        spent = costs(run)
-        cost = sentence(sum(row["seconds"] for row in spent), run.settings)
-        cut = deadlines.cuts(run.pipeline_tags())
-        page = replace(page, cut=cut, cost=cost, costs=spent, timeline=timeline(data, run, known))
+        reigns = timeline(data, run, (decision.champion, champion) if champion else None)
+        search = json.loads(trials.read_text())
+        page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns)
         report.write_text(render(page))
         _log_insight(run, data, insight)
-        _log_saved(run, spent, data.reuse.seconds)
+        _log_saved(run, page.costs, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
-        for name, value in _shown(evaluation, decision, data.target.metric).items():
-            log_metric(name, value)
-        if evaluation.confusion is not None:
-            log_confusion(list(facts["classes"]), evaluation.confusion.tolist())
-        low, high = evaluation.intervals[data.target.metric]
-        run.figure(f"test {data.target.metric} {evaluation.metrics[data.target.metric]:.3f} [{low:.3f}, {high:.3f}]")
-    return decision.accepted, decision.champion
+        headline = data.target.metrics[0].name
+        low, high = evaluation.intervals[headline]
+        run.figure(f"test {headline} {evaluation.metrics[headline]:.3f} [{low:.3f}, {high:.3f}]")
+    confusion = None if evaluation.confusion is None else (list(facts["classes"]), evaluation.confusion.tolist())
+    return Evaluated(decision.accepted, decision.champion, _shown(evaluation, decision, headline), confusion)
+
+
+def _serve(data: Data, trained: Trained, run: runs.StepRun, served: Path, version: str) -> dict[str, float]:
+    """Write the served model, that of an earlier version as it was registered; return what calibration fitted."""
+    network, facts = trained
+    calibration = _calibrate(data, network, facts["thawed"], run)
+    example = data.examples.contents(data.rows["validation"][:1])
+    if version:
+        recall.served(run.settings.model, version, served)
+    else:
+        build_served(served, data.task, data.target, network, facts["classes"], calibration, example)
+    return calibration
+
+
+def _evaluated(data: Data, answers: pd.DataFrame, classes: Sequence[str]) -> Evaluation:
+    """What the target says of the answers, beside those of the task's simple model."""
+    labels = data.examples.labels(data.rows["test"])
+    training = Counter(data.examples.labels(data.rows["train"]))
+    evaluation = data.target.evaluate(answers, labels, classes, training)
+    if (reference := data.task.reference(data.settings, data.examples)) is None:
+        return evaluation
+    name, theirs = reference
+    figures = data.target.evaluate(theirs, labels, classes, training).metrics
+    return replace(evaluation, reference_name=name, reference=figures)
 
 
 def _calibrate(data: Data, network: Network, thawed: int, run: runs.StepRun) -> dict[str, float]:
@@ -131,11 +146,12 @@ def _decide(
     data: Data, run: runs.StepRun, evaluation: Evaluation, challenger: Contestant
 ) -> tuple[Verdict, Contestant | None]:
     """The verdict, and the champion with its answers."""
-    model, metric = run.settings.model, data.target.metric
+    model, headline = run.settings.model, data.target.metrics[0]
+    metric = headline.name
     version = versions.current(model, "champion")
     if not version:
-        value, trivial, sign = evaluation.metrics[metric], evaluation.baseline[metric], data.target.gate_metrics[metric]
-        return first_version(metric, value, evaluation.bound, trivial, len(challenger.answers), sign), None
+        value, trivial = evaluation.metrics[metric], evaluation.baseline[metric]
+        return first_version(metric, value, evaluation.bound, trivial, len(challenger.answers), headline.sign), None
     with tempfile.TemporaryDirectory() as folder:
         path, _ = versions.fetch(model, version, Path(folder))
         if weights_digest(path / "checkpoint") == challenger.digest:
@@ -145,7 +161,7 @@ def _decide(
             run, f"{challenger.digest} {version}"
         )  # before the answers: a run that fails from here on has had its look
         champion = contestant(path, path / "checkpoint", data, run, "champion")
-    calibration = float(evaluation.metrics.get("ece", math.nan))
+    calibration = float(evaluation.metrics.get(evaluation.calibration_error, math.nan))
     rows = contest(champion, challenger, version, data, calibration)
     verdict = decide(rows, run.settings, budget, metric)
     tested = sorted(zip(data.examples.ids(data.rows["test"]), data.examples.labels(data.rows["test"]), strict=True))
@@ -168,22 +184,24 @@ def _look(run: runs.StepRun, models: str) -> Budget:
 def _page(
     run: runs.StepRun,
     data: Data,
-    facts: dict[str, Any],
+    facts: Mapping[str, Any],
     evaluation: Evaluation,
     decision: Verdict,
-    calibration: dict[str, float],
-    trials: Path,
+    calibration: Mapping[str, float],
+    search: Mapping[str, Any],
     insight: Insight,
+    reigns: Sequence[Mapping[str, Any]],
 ) -> ReportData:
-    search = json.loads(trials.read_text())
     suspects = insight.suspects[:SHOWN]
     wrong = [data.rows["test"][mistake.row] for mistake in evaluation.mistakes]
+    spent = costs(run)
     return ReportData(
         title=run.settings.model,
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         decision=decision.sentence,
         accepted=decision.accepted,
         evaluation=evaluation,
+        metrics=data.target.metrics,
         champion=dict(decision.evidence) if "wins" in decision.evidence else None,
         history=facts["history"],
         trials=search["trials"],
@@ -197,6 +215,10 @@ def _page(
         suspect_thumbnails=data.task.thumbnails(
             data.examples.contents([insight.places[suspect.row] for suspect in suspects])
         ),
+        cut=deadlines.cuts(run.pipeline_tags()),
+        cost=sentence(sum(row["seconds"] for row in spent), run.settings),
+        costs=spent,
+        timeline=reigns,
         settings=run.settings.model_dump(),
         hyperparameters={**facts["hyperparameters"], "stages thawed in the model": facts["thawed"]},
         facts={

@@ -70,7 +70,7 @@ def fine_tune(
         shutil.copy(head / TRAINING, checkpoint)
         run.saved(data.reuse.seconds)
         run.tags({tag_names.THAWING_HELPED: str(helped).lower()})
-        figure = runs.describe(data.target.metric, after)
+        figure = runs.describe(data.target.metrics[0].name, after)
         run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")
     return after["loss"]
 

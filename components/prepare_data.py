@@ -117,17 +117,18 @@ def _check_network(settings: Settings, start: Path) -> str:
     task = load_task(settings.task)
     parse_options(settings, task.Options)
     target = task.target(settings)
-    if settings.max_calibration_error and not target.right_or_wrong:  # no challenger would ever pass
+    if settings.max_calibration_error and not target.metrics[0].right_or_wrong:  # no challenger would ever pass
         raise InputError(
             f"--max-calibration-error is for answers that are right or wrong, and those of {settings.task} are not.",
             "Leave it out.",
         )
-    gate_metrics = target.gate_metrics
+    gate_metrics = [metric.name for metric in target.metrics if metric.may_decide]
     if settings.gate_metric and settings.gate_metric not in gate_metrics:
         raise InputError(
             f"{settings.task} can't be judged by --gate-metric {settings.gate_metric!r}.",
             f"Use one of: {', '.join(gate_metrics)}.",
         )
+    task.augments(settings)  # refuses augmentation that the task can't do
     network = task.build(settings, ["", ""], 0.0)  # the classes don't matter to the weights
     if (thaw := settings.defaults().thaw) > len(network.stages):
         raise InputError(

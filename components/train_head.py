@@ -59,5 +59,5 @@ def train_head(
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)
         save_training_rows(checkpoint, data.examples, data.target)
         run.saved(data.reuse.seconds)
-        run.figure(runs.describe(data.target.metric, best))
+        run.figure(runs.describe(data.target.metrics[0].name, best))
     return best["loss"]

@@ -227,7 +227,7 @@ def evaluate(
     run_key = start("evaluate", run_key)
     from components.evaluate import evaluate
 
-    return evaluate(
+    found = evaluate(
         settings,
         run_key,
         Path(dataset.path),
@@ -237,10 +237,13 @@ def evaluate(
         Path(trials.path),
         Path(served.path),
         Path(report.path),
-        metrics.log_metric,
-        confusion.log_confusion_matrix,
         version,
     )
+    for name, value in found.metrics.items():
+        metrics.log_metric(name, value)
+    if found.confusion is not None:
+        confusion.log_confusion_matrix(*found.confusion)
+    return found.accepted, found.champion
 
 
 @step

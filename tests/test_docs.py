@@ -175,3 +175,9 @@ def test_source_tree_is_complete() -> None:
     }
     steps = {path.relative_to(ROOT).as_posix() for path in (ROOT / "components").glob("[a-z]*.py")}
     assert packages | steps <= source_tree().keys()
+
+
+def test_the_template_of_a_task_is_the_file_that_runs() -> None:
+    """The page on own tasks shows the template as it is tested, line by line."""
+    template = (ROOT / "tests/fakes/smallest_task.py").read_text()
+    assert template in fences(ROOT / "docs/own-task.md")

@@ -1,13 +1,20 @@
-"""The contract of a task: what differs between problems, as Protocols; a task is a module that satisfies one."""
+"""The contract: what differs between problems, as small Protocols by who asks; a task is a module that satisfies one.
+
+A task writes `target`, `check`, `build` and `encode`. A target of its own writes `targets`, `loss`, `answer`,
+`answers`, `metrics` and `evaluate`. All else is optional: `optional_members.py` holds what it is where it is left out.
+"""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pydantic import BaseModel
 
+from components.core.contract_checks import check_members, check_shipped
 from components.core.errors import InputError
+from components.core.optional_members import Overlay, TargetDefaults, TaskDefaults
 from components.core.settings import Settings
 
 if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
@@ -20,144 +27,217 @@ if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
     from components.core.targets.evaluation import Evaluation
 
 
-class Target(Protocol):
-    """What a network learns to answer: a class, a number, several labels, a transcript, boxes. Labels are text."""
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a model's answers to the test rows, and which way is better.
 
-    metric: str  # the headline metric of `evaluate`
-    gate_metrics: Mapping[str, int]  # may decide between two models, `metric` among them: 1: higher is better, else -1
-    right_or_wrong: bool  # scores are 1 for a right answer and 0 for a wrong one, and `metric` is their mean
-    answers_code: Path  # module without imports from here that holds `answers`; shipped with the model
-    answer: type  # a TypedDict, the columns of an answer
+    With `features` and `figure` it may decide between two models. The tests draw sums of the features again and again,
+    so such a metric has to be a function of sums over rows; another one may stand in the report.
+    """
+
+    name: str
+    higher_is_better: bool = True
+    # answers, labels, and the classes that the models know -> float[N, k]
+    features: "Callable[[pd.DataFrame, Sequence[str], Sequence[str]], np.ndarray[Any, Any]] | None" = None
+    figure: "Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None" = None  # sums float[R, k] -> float[R]
+    right_or_wrong: bool = False  # the mean of scores that are 1 or 0: exact tests of shares decide
+    title: str = ""  # in the report; empty: the name in words
+    explanation: str = ""  # in the report
+
+    @property
+    def may_decide(self) -> bool:
+        """Whether `--gate-metric` takes it."""
+        return self.features is not None and self.figure is not None
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher figure is better, else -1."""
+        return 1 if self.higher_is_better else -1
+
+
+class Labels(Protocol):
+    """What preparing the data asks of a target. Labels are text."""
 
     def check_label(self, label: str) -> str:
-        """A label in the form in which equal ones are equal; raises RejectedRecord if it can't be learnt."""
+        """Return a label in the form in which equal ones are equal; optional: any text names a class.
+
+        Raises:
+            RejectedRecord: It can't be learned.
+        """
 
     def names(self, labels: Sequence[str]) -> Sequence[Sequence[str]]:
-        """The classes in each label: one of a class, any number of several labels or of boxes, none of a number."""
+        """Return the classes in each label: one of a class, any number of several labels or of boxes; optional: none.
+
+        The gate compares only rows whose names both models know, and watches the shares of the names.
+        """
 
     def strata(self, labels: Sequence[str]) -> list[str]:
-        """The class of each label, by which splits are stratified and rows counted; all empty if labels are none."""
+        """Return the class of each label, by which splits are stratified and rows counted; optional: all empty."""
 
     def class_names(self, labels: Sequence[str]) -> list[str]:
-        """What the outputs stand for, in their order, from all labels of a dataset."""
+        """Return what the outputs stand for, in their order, from all labels of a dataset.
+
+        Optional: the names in the labels, sorted, or a single output where labels hold none.
+        """
 
     def targets(self, labels: Sequence[str], classes: Sequence[str]) -> "Tensor":
-        """Labels as the tensor that `loss` compares outputs with, a row each; what differs in length is padded."""
+        """Return labels as the tensor that `loss` compares outputs with, a row each; shorter ones are padded."""
+
+
+class Objective(Protocol):
+    """What training asks of a target."""
 
     def loss(
         self, outputs: "Pytree", targets: "Tensor", label_smoothing: float, class_weights: "Tensor | None"
     ) -> "Tensor":
-        """The training loss, a scalar mean over the batch."""
+        """Return the training loss, a scalar mean over the batch."""
 
     def class_weights(self, targets: "Tensor", size: int) -> "Tensor | None":
-        """Weights of the loss that balance `size` classes, from the training targets."""
+        """Return weights of the loss that balance `size` classes, from the training targets; optional: none."""
 
     def validate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
-        """Figures of a whole split, `metric` among them; `loss` (lower is better) steers early stopping and search."""
+        """Return figures of a whole split; `loss` (lower is better) steers early stopping and search.
 
-    def calibrate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
-        """What `answers` needs beside the outputs, fitted on rows that nothing else has seen."""
+        Those named like a metric are shown beside it. Optional: the loss alone, without smoothing or weights.
+        """
+
+
+class Answers(Protocol):
+    """What inference asks of a target."""
+
+    answer: type  # a TypedDict: the columns of an answer, MLflow's signature, and what `thawline predict` prints
+    answers_code: (
+        Path  # shipped with the model, so without imports from here; optional: the file that defines `answers`
+    )
 
     def answers(self, outputs: "Pytree", serving: Mapping[str, Any]) -> Sequence[Mapping[str, object]]:
-        """An answer for each row, exactly as the served model gives it; `serving` is its serving.json."""
+        """Return an answer for each row, exactly as the served model gives it.
+
+        `serving` is its serving.json: `classes`, `preprocessing`, and what `calibrate` returned.
+        """
+
+    def calibrate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
+        """Fit what `answers` needs beside the outputs, on rows that nothing else has seen; optional: nothing."""
+
+
+class Scoring(Protocol):
+    """What the evaluation and the gate ask of a target."""
+
+    metrics: Sequence[Metric]  # all that `evaluate` may return; the first is the headline, and may decide
 
     def evaluate(
         self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> "Evaluation":
-        """Everything the report says of the served model's answers; `training` counts the training labels."""
+        """Return what the report says of the served model's answers; `training` counts the training labels.
+
+        `targets.evaluation.by_sums` does it for metrics that may decide.
+        """
 
     def scores(self, answers: "pd.DataFrame", labels: Sequence[str]) -> "np.ndarray[Any, Any]":
-        """One score for each row, higher is better; they say which rows a model answers better and how slices fare."""
+        """Return one score for each row, higher is better, by which wins, losses and slices are counted: float[N].
 
-    def gate_features(
-        self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str]
-    ) -> "np.ndarray[Any, Any]":
-        """What `gate_figure` needs of each row, float[N, k]; `classes` are those that both models know."""
+        Optional: the headline metric of each row alone, less than 0 where lower is better.
+        """
 
-    def gate_figure(
-        self, metric: str, classes: Sequence[str]
-    ) -> "Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]":
-        """A metric of `gate_metrics` as a function of sums of features float[R, k]: float[R]."""
+
+class Target(Labels, Objective, Answers, Scoring, Protocol):
+    """What a network learns to answer: a class, a number, several labels, a transcript, boxes."""
 
 
 class Task(Protocol):
     """One problem. A batch is a pytree of tensors, batch first.
 
-    `--task NAME` takes the module `components/tasks/NAME.py`, or a module of yours by its dotted name.
+    `--task NAME` takes the module `components/tasks/NAME.py`, or a module of yours by its dotted name. It has to write
+    `target`, `check`, `build` and `encode`.
     """
 
-    serving_code: Path  # module without imports from here that holds `encode`; shipped with the model
-
-    backbone: str  # what an empty `--backbone` means
-    Options: type[BaseModel]  # of this task's own, given by `--option`; `NoOptions` where there are none
-    split_by: str  # hash, or time: then every training example is older than every test example
-    input_name: str  # the column of raw records that the served model reads
-    serving_requirements: Sequence[str]  # libraries that the serving code needs beside mlflow, torch, numpy and pandas
+    backbone: str  # what an empty `--backbone` means; optional
+    Options: type[BaseModel]  # of this task's own, given by `--option`; optional
+    split_by: Literal["hash", "time"]  # time: every training example is older than every test example; optional: hash
+    input_name: str  # the column of raw records that the served model reads; optional: record
+    serving_code: Path  # shipped with the model, so without imports from here; optional: the file that defines `encode`
+    serving_requirements: Sequence[str]  # libraries that it needs beside mlflow, torch, numpy and pandas; optional
 
     def target(self, settings: Settings) -> Target:
-        """What the network learns to answer; where options decide, those that `measure` found are among them."""
+        """Return what the network learns to answer; where options decide, those of `measure` are among them."""
 
     def check(self, content: bytes) -> Mapping[str, int | str]:
-        """Facts of one raw record for the index; raises RejectedRecord with the reason if it is unusable.
+        """Return facts of one raw record for the index; the fact `fingerprint` is what `near_duplicates` compares.
 
-        The fact `fingerprint`, a text, is what `near_duplicates` compares; without it a record is near to none.
+        Raises:
+            RejectedRecord: It can't be used; the message is the reason.
+        """
+
+    def build(self, settings: Settings, classes: Sequence[str], dropout: float) -> "Network":
+        """Return pretrained stages and a new head for `classes`; raises InputError for weights that don't fit."""
+
+    def encode(self, contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Pytree":
+        """Return raw records as the first stage's input, exactly as the served model encodes them."""
+
+    def rebuild(self, settings: Settings, facts: Mapping[str, Any]) -> "Network":
+        """Return the network of a checkpoint with any weights, so that the pretrained ones need not be at hand.
+
+        `facts` is checkpoint.json: `classes`, `hyperparameters`, and the network's `preprocessing` and `config`.
+        Optional: what `build` gives.
         """
 
     def near_duplicates(
         self, fingerprints: Sequence[str], new: Sequence[bool], settings: Settings
     ) -> list[tuple[int, int]]:
-        """Positions (i, j), i < j, of near-duplicates of which at least one is new, in sub-quadratic time."""
+        """Return positions (i, j), i < j, of near-duplicates of which at least one is new; optional: there are none."""
 
     def measure(self, settings: Settings, examples: "Examples") -> tuple[Mapping[str, str], str]:
-        """Options that the prepared data decide, and a sentence on them for the reader, which may be empty.
+        """Return options that the prepared data decide, and a sentence on them for the reader, which may be empty.
 
-        They hold in every later step unless the user gave others; the data are the same in all of them.
+        They hold in every later step unless the user gave others; the data are the same in all of them. Optional.
         """
-
-    def build(self, settings: Settings, classes: Sequence[str], dropout: float) -> "Network":
-        """Pretrained stages and a new head for `classes`; raises InputError for weights that don't fit."""
-
-    def rebuild(self, settings: Settings, facts: Mapping[str, Any]) -> "Network":
-        """The network of a checkpoint with any weights; the pretrained ones need not be at hand.
-
-        `facts` is checkpoint.json: `classes`, `hyperparameters`, and the network's `preprocessing` and `config`.
-        """
-
-    def encode(self, contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Pytree":
-        """Raw records as the first stage's input, exactly as the served model encodes them."""
 
     def augments(self, settings: Settings) -> bool:
-        """Whether training examples have to be encoded anew in each epoch; if not, what they give is kept."""
+        """Return whether training examples have to be encoded anew in each epoch; if not, what they give is kept.
+
+        Optional: with `--augment`, but not with `--views`.
+        """
 
     def augment(
-        self, contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-    ) -> "Pytree":
-        """Raw records as the first stage's input, each augmented by its own seed."""
+        self,
+        contents: Sequence[bytes],
+        targets: "Tensor",
+        preprocessing: Mapping[str, Any],
+        settings: Settings,
+        seeds: Sequence[int],
+    ) -> "tuple[Pytree, Tensor]":
+        """Return raw records as the first stage's input, each augmented by its own seed, and their targets.
+
+        Targets [N, ...] keep their shape; they are returned as they are unless they move with the records, as boxes do.
+        Then `--views` is refused. Optional: without it, `--augment` is.
+        """
 
     def mix(
         self, inputs: "Pytree", targets: "Tensor", settings: Settings, classes: int, seed: int
     ) -> "tuple[Pytree, Tensor]":
-        """A batch whose examples and targets are mixed if the settings say so.
+        """Return a batch whose examples and targets are mixed if the settings say so.
 
-        `inputs` are activations at the thaw line, or the first stage's input where `augments` holds.
+        `inputs` are activations at the thaw line, or the first stage's input where `augments` holds. Optional: without
+        it, `--mixup` and `--cutmix` are refused.
         """
 
     def reference(self, settings: Settings, examples: "Examples") -> "tuple[str, pd.DataFrame] | None":
-        """A simple model of the training rows that the network has to beat: its name, its answers to the test rows."""
+        """Return the name of a simple model of the training rows, and its answers to the test rows; optional: none."""
 
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":
-        """What the report shows of raw records: PNG or JPEG as bytes, or text; empty where there is nothing to see."""
+        """Return what the report shows of raw records: PNG or JPEG as bytes, or text; optional: nothing."""
 
 
 def load_task(name: str) -> Task:
-    """The task module of that name, with only its own libraries imported.
+    """Return the task module of that name, complete with its optional members; only its own libraries are imported.
 
     Raises:
-        InputError: There is no such module, or a library that it needs is not installed.
+        InputError: There is no such module, a library that it needs is not installed, or a member is missing or has
+            another form than the contract's.
     """
     module = name if "." in name else f"components.tasks.{name}"
     try:
-        return cast("Task", importlib.import_module(module))
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             known = sorted(p.stem for p in (Path(__file__).parents[1] / "tasks").glob("[a-z]*.py"))
@@ -167,3 +247,27 @@ def load_task(name: str) -> Task:
             "Install the group that its page names, as by pip install 'thawline[text,audio]'; an image takes groups by "
             "--build-arg TASKS.",
         ) from error
+    return complete_task(found)
+
+
+def complete_task(module: object) -> Task:
+    """Return a task with its optional members filled in, and so its targets; raises InputError as `load_task` does."""
+    owner = str(getattr(module, "__name__", "the task"))
+    check_members(module, (Task,), TaskDefaults, f"The task {owner}")
+    own = cast("Task", module)
+
+    def target(settings: Settings) -> Target:
+        return complete_target(own.target(settings), owner)
+
+    task = cast("Task", Overlay(module, TaskDefaults(own), target=target))
+    check_shipped(task.serving_code, "encode", f"The task {owner}")
+    return task
+
+
+def complete_target(target: object, owner: str = "") -> Target:
+    """Return a target with its optional members filled in; `owner` is the task that an InputError names."""
+    whose = f"The target of {owner or type(target).__name__}"
+    check_members(target, (Labels, Objective, Answers, Scoring), TargetDefaults, whose)
+    complete = cast("Target", Overlay(target, TargetDefaults(cast("Target", target))))
+    check_shipped(complete.answers_code, "answers", whose)
+    return complete

@@ -8,7 +8,6 @@ files by class, or a manifest of uri,label.
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.core.contract import Target
 from components.core.data.examples import Examples
 from components.core.inference import sounds
 from components.core.inference.sounds import encode
-from components.core.modalities.augmentation import augments, mixup, refuse_those_of_pictures
+from components.core.modalities.augmentation import mixup, refuse_those_of_pictures
 from components.core.modalities.sound_augmentation import augmented
 from components.core.modalities.sound_lengths import measure_seconds, preprocessing_for
 from components.core.modalities.sound_records import SoundOptions, check, near_duplicates
@@ -31,15 +29,13 @@ from components.core.networks.sounds import SPEAKER, SPEAKER_FRONT, build_encode
 from components.core.settings import Settings
 from components.core.targets import linear_models
 from components.core.targets import options as targets
-from components.core.targets.options import TargetOptions
+from components.core.targets.options import Chosen, TargetOptions
 from components.core.task_options import parse_options
 
-__all__ = ["augments", "check", "encode", "near_duplicates"]
+__all__ = ["check", "encode", "near_duplicates"]
 
 backbone = SPEAKER
-split_by = "hash"
 input_name = "sound"
-serving_code = Path(sounds.__file__)
 serving_requirements = ("soundfile", "soxr")
 
 LONGEST_CHOSEN = 10.0  # seconds; what is computed grows with them, so more is the user's to ask for
@@ -49,7 +45,7 @@ class Options(SoundOptions, TargetOptions):
     """`--option NAME=VALUE`."""
 
 
-def target(settings: Settings) -> Target:
+def target(settings: Settings) -> Chosen:
     """A class, a number, or several labels for each sound."""
     return targets.chosen(settings, Options)
 
@@ -79,13 +75,17 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
 
 
 def augment(
-    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-) -> Pytree:
+    contents: Sequence[bytes],
+    targets: Tensor,
+    preprocessing: Mapping[str, Any],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> tuple[Pytree, Tensor]:
     """Sounds with noise, SpecAugment's masks, and another piece of those that are too long."""
     if settings.augment == "none":
-        return encode(contents, preprocessing)
+        return encode(contents, preprocessing), targets
     chosen = parse_options(settings, Options).model_dump(include={"noise", "time_mask", "band_mask"})
-    return augmented(contents, preprocessing, seeds, **chosen)
+    return augmented(contents, preprocessing, seeds, **chosen), targets
 
 
 def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Pytree, Tensor]:

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,24 +10,22 @@ from torchvision.transforms import InterpolationMode, v2
 
 from components.core.errors import RejectedRecord
 from components.core.inference import images
+from components.core.inference.images import encode
 from components.core.modalities import augmentation, near_duplicate_images
 from components.core.modalities.augmentation import mixup
 from components.core.networks.heads import new_head
 from components.core.networks.images import Backbone, build_backbone, rebuild_backbone
 from components.core.networks.network import Network, Pytree
 from components.core.settings import Settings
-from components.core.targets.classification import reference
 from components.core.targets.options import TargetOptions as Options
 from components.core.targets.options import chosen as target
 from components.core.targets.options import measure
 
-__all__ = ["Options", "measure", "reference", "target"]
+__all__ = ["Options", "encode", "measure", "target"]
 
 backbone = "timm/tf_efficientnet_lite0"
-split_by = "hash"
 input_name = "image"
 serving_requirements = ("pillow",)
-serving_code = Path(images.__file__)
 
 
 def check(content: bytes) -> Mapping[str, int | str]:
@@ -68,11 +65,6 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
     return _with_head(built, settings, facts["classes"], facts["hyperparameters"]["dropout"])
 
 
-def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> Tensor:
-    """Encoded pictures as normalised RGB [B, 3, size, size]."""
-    return images.encode(contents, preprocessing)
-
-
 def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
     """Pictures at most 160 pixels wide and high, as JPEG."""
     return [_thumbnail(content) for content in contents]
@@ -91,16 +83,20 @@ def augments(settings: Settings) -> bool:
 
 
 def augment(
-    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-) -> Tensor:
-    """Augmented pictures [B, 3, size, size]."""
+    contents: Sequence[bytes],
+    targets: Tensor,
+    preprocessing: Mapping[str, Any],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Augmented pictures [B, 3, size, size]; whatever they show, it keeps its target."""
     transform = _augmentation(settings, preprocessing)
     inputs = []
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         for content, seed in zip(contents, seeds, strict=True):
             torch.manual_seed(seed)
             inputs.append(transform(images.decode(content)))
-    return torch.stack(inputs)
+    return torch.stack(inputs), targets
 
 
 def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Pytree, Tensor]:

@@ -5,7 +5,6 @@ labels are what is said.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from components.core.data.examples import Examples
 from components.core.errors import InputError
 from components.core.inference import sounds
 from components.core.inference.sounds import encode
-from components.core.modalities.augmentation import augments, refuse_those_of_pictures
+from components.core.modalities.augmentation import refuse_those_of_pictures
 from components.core.modalities.sound_augmentation import augmented
 from components.core.modalities.sound_lengths import measure_seconds, preprocessing_for
 from components.core.modalities.sound_records import SoundOptions, check, near_duplicates
@@ -25,16 +24,13 @@ from components.core.networks.heads import new_head
 from components.core.networks.network import Network, Pytree
 from components.core.networks.sounds import SPEAKER, Encoder, build_encoder, rebuild_stages
 from components.core.settings import Settings
-from components.core.targets.classification import reference
-from components.core.targets.transcription import CTCHead, Transcripts
+from components.core.targets.transcription import CTCHead, Transcription
 from components.core.task_options import parse_options
 
-__all__ = ["augments", "check", "encode", "near_duplicates", "reference"]
+__all__ = ["check", "encode", "near_duplicates"]
 
 backbone = SPEAKER
-split_by = "hash"
 input_name = "sound"
-serving_code = Path(sounds.__file__)
 serving_requirements = ("soundfile", "soxr")
 
 LONGEST_CHOSEN = 20.0  # seconds; what is cut off is missing from the transcript, so nearly everything is kept
@@ -49,13 +45,13 @@ class Options(SoundOptions):
     time_mask: float = Field(0.05, ge=0, lt=1, description="Most of the length that a mask of --augment hides.")
 
 
-def target(settings: Settings) -> Transcripts:
+def target(settings: Settings) -> Transcription:
     """What is said."""
     if settings.class_weights != "none" or settings.label_smoothing:
         sentence = "--class-weights and --label-smoothing are for classes, not for transcripts."
         raise InputError(sentence, "Leave them out.")
     options = parse_options(settings, Options)
-    return Transcripts(options.beam, words=options.units == "words")
+    return Transcription(options.beam, words=options.units == "words")
 
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
@@ -70,7 +66,7 @@ def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network
     """Pretrained stages (front, then layer by layer) and a new head that scores each frame."""
     refuse_those_of_pictures(settings, "sounds")
     if settings.mixup:
-        raise InputError("Transcripts can't be mixed.", "Leave out --mixup.")
+        raise InputError("Transcription can't be mixed.", "Leave out --mixup.")
     encoder = build_encoder(settings.backbone or backbone, settings.weights, frames=True)
     preprocessing = preprocessing_for(encoder, parse_options(settings, Options).seconds)
     head = _head(settings, encoder.features, len(classes), dropout)
@@ -85,25 +81,17 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
 
 
 def augment(
-    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-) -> Pytree:
+    contents: Sequence[bytes],
+    targets: Tensor,
+    preprocessing: Mapping[str, Any],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> tuple[Pytree, Tensor]:
     """Sounds with noise and SpecAugment's masks, from their beginning, as their transcripts are."""
     if settings.augment == "none":
-        return encode(contents, preprocessing)
+        return encode(contents, preprocessing), targets
     chosen = parse_options(settings, Options).model_dump(include={"noise", "time_mask", "band_mask"})
-    return augmented(contents, preprocessing, seeds, **chosen, whole=True)
-
-
-def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Pytree, Tensor]:
-    """Nothing is mixed."""
-    del settings, classes, seed
-    return inputs, targets
-
-
-def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
-    """None: what is said and what was heard stand side by side."""
-    del contents
-    return []
+    return augmented(contents, preprocessing, seeds, **chosen, whole=True), targets
 
 
 def _unheard(settings: Settings, encoder: Encoder, seconds: float, examples: Examples) -> str:

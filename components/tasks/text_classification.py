@@ -6,7 +6,6 @@ or a folder of text files by class.
 
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +13,6 @@ import pandas as pd
 from pydantic import Field
 from torch import Tensor
 
-from components.core.contract import Target
 from components.core.data.examples import Examples
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import texts
@@ -28,15 +26,13 @@ from components.core.networks.texts import build_encoder, rebuild_stages
 from components.core.settings import Settings
 from components.core.targets import options as targets
 from components.core.targets import tfidf
-from components.core.targets.options import TargetOptions
+from components.core.targets.options import Chosen, TargetOptions
 from components.core.task_options import parse_options
 
-__all__ = ["augments", "encode"]
+__all__ = ["encode"]
 
 backbone = transformers_hub.DEFAULT
-split_by = "hash"
 input_name = "text"
-serving_code = Path(texts.__file__)
 serving_requirements = ("tokenizers",)
 
 SAMPLE = 5000  # texts that the length is chosen by
@@ -55,7 +51,7 @@ class Options(TargetOptions):
     similarity: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which texts keep to one split.")
 
 
-def target(settings: Settings) -> Target:
+def target(settings: Settings) -> Chosen:
     """A class, a number, or several labels for each text."""
     return targets.chosen(settings, Options)
 
@@ -129,18 +125,22 @@ def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
 
 
 def augment(
-    contents: Sequence[bytes], preprocessing: Mapping[str, Any], settings: Settings, seeds: Sequence[int]
-) -> Pytree:
+    contents: Sequence[bytes],
+    targets: Tensor,
+    preprocessing: Mapping[str, Any],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> tuple[Pytree, Tensor]:
     """Texts without a tenth of their words (random deletion, Wei & Zou 2019)."""
     if settings.augment == "none":
-        return encode(contents, preprocessing)
+        return encode(contents, preprocessing), targets
     shortened = []
     for content, seed in zip(contents, seeds, strict=True):
         generator = random.Random(seed)  # noqa: S311 - augmentation, no secret
         words = texts.decode(content).split()
         kept = [word for word in words if generator.random() >= DROPPED]
         shortened.append(" ".join(kept or words))
-    return texts.encode_texts(shortened, preprocessing)
+    return texts.encode_texts(shortened, preprocessing), targets
 
 
 def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed: int) -> tuple[Pytree, Tensor]:

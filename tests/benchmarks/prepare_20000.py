@@ -21,31 +21,32 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from components.core.data.examples import Examples
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import RejectedRecord
-from components.core.inference import images
+from components.core.inference import classification, images
 from components.core.settings import Settings
 
 NUMBERS = (1_000, 5_000, 20_000)
 CLASSES = 10
-split_by = "hash"
+serving_code = Path(images.__file__)
+encode = images.encode
+
+
+def build(*_arguments: object) -> None:
+    """Nothing: preparing data asks for no network."""
 
 
 def target(_settings: Settings) -> SimpleNamespace:
-    """What preparing data asks of classes as a target; the real one needs torch."""
+    """What preparing data asks of classes as a target, and stand-ins for the rest; the real one needs torch."""
     return SimpleNamespace(
-        check_label=str,
         strata=list,
         names=lambda labels: [[label] for label in labels],
-        class_names=lambda labels: sorted({*labels}),
+        metrics=[],
+        answer=classification.Answer,
+        answers=classification.answers,
+        **dict.fromkeys(("targets", "loss", "evaluate"), build),
     )
-
-
-def measure(_settings: Settings, _examples: Examples) -> tuple[dict[str, str], str]:
-    """Nothing is decided by the data."""
-    return {}, ""
 
 
 def check(content: bytes) -> Mapping[str, int | str]:

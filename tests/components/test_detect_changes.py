@@ -217,10 +217,8 @@ def judge(text: str, key: str, version: str, digests: tuple[str, str], folder: P
     chosen = select_trial(text, key, [study], trials, version)
     train_head(text, key, dataset, *digests, chosen, head, version)
     fine_tune(text, key, dataset, *digests, chosen, head, tuned, version)
-    nothing: Callable[..., None] = lambda *_: None  # noqa: E731 - nobody asks for the metrics
-    made = (tuned, trials, served, page)
-    accepted, champion = evaluate(text, key, dataset, *digests, *made, nothing, nothing, version)
-    register(text, key, *digests, served, tuned, champion, accepted=accepted)
+    found = evaluate(text, key, dataset, *digests, tuned, trials, served, page, version)
+    register(text, key, *digests, served, tuned, found.champion, accepted=found.accepted)
 
 
 def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:

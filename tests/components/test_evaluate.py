@@ -20,14 +20,12 @@ from components.core.registry import versions
 from components.core.registry.serving import agree
 from components.core.tracking import connection, pyfunc, queries
 from components.core.training.checkpoints import WEIGHTS
-from components.evaluate import evaluate
+from components.evaluate import Evaluated, evaluate
 from components.register import register
 from tests.support.plain import PlainRun
 
 
-def again(
-    run: PlainRun, target: Path, key: str, checkpoint: Path | None = None, shown: dict[str, float | str] | None = None
-) -> tuple[bool, str]:
+def again(run: PlainRun, target: Path, key: str, checkpoint: Path | None = None) -> Evaluated:
     """Evaluate the run's checkpoint once more, or another one, as the next week's challenger."""
     text = run.settings.to_json()
     names = [target / name for name in ("served", "report.html")]
@@ -40,8 +38,6 @@ def again(
         checkpoint or run.folder / "tuned",
         run.folder / "trials.json",
         *names,
-        {}.__setitem__ if shown is None else shown.__setitem__,
-        lambda _classes, _matrix: None,
     )
 
 
@@ -109,7 +105,7 @@ def touched(run: PlainRun, folder: Path) -> Path:
 
 def test_a_champion_against_itself_is_no_contest(toy_home: PlainRun, tmp_path: Path) -> None:
     """The same weights once more: not accepted, and no look is spent on it."""
-    accepted, champion = again(toy_home, tmp_path / "again", "again")
+    accepted, champion, *_ = again(toy_home, tmp_path / "again", "again")
     assert (accepted, champion) == (False, "1")
     assert queries.recorded("toy", "thawline.look") == []
     [pipeline] = queries.find_runs("toy", "again", "pipeline")
@@ -118,8 +114,7 @@ def test_a_champion_against_itself_is_no_contest(toy_home: PlainRun, tmp_path: P
 
 def test_a_model_with_the_champions_answers_ties(toy_home: PlainRun, tmp_path: Path) -> None:
     """Other weights, the same answers: a tie keeps the champion, and the evidence says so."""
-    shown: dict[str, float | str] = {}
-    accepted, champion = again(toy_home, tmp_path / "again", "again", touched(toy_home, tmp_path / "touched"), shown)
+    accepted, champion, shown, _ = again(toy_home, tmp_path / "again", "again", touched(toy_home, tmp_path / "touched"))
     assert (accepted, champion) == (False, "1")
     assert (shown["accepted"], shown["compared_with"]) == ("no", "version 1")
     assert shown["champion_accuracy"] == shown["accuracy"] == toy_home.metrics["accuracy"]
@@ -141,7 +136,7 @@ def test_figures_from_other_test_rows_decide_nothing(toy_home: PlainRun, tmp_pat
     run = connection.client().get_model_version("toy", "1").run_id
     connection.client().log_metric(run, "accuracy", 0.0)
     connection.client().set_model_version_tag("toy", "1", "thawline.accuracy", "0.0")
-    accepted, champion = again(toy_home, tmp_path / "again", "again", touched(toy_home, tmp_path / "touched"))
+    accepted, champion, *_ = again(toy_home, tmp_path / "again", "again", touched(toy_home, tmp_path / "touched"))
     assert (accepted, champion) == (False, "1")
     evidence = evidence_of("again", tmp_path)
     assert evidence["champion"] == evidence["challenger"] > 0.5
@@ -209,12 +204,10 @@ def test_a_better_challenger_is_accepted(toy_home: PlainRun, tmp_path: Path) -> 
         run.folder / "trials.json",
         served,
         tmp_path / "report.html",
-        lambda _name, _value: None,
-        lambda _classes, _matrix: None,
     )
     register(text, "spoilt", *run.digests, served, spoilt, "1", accepted=True)
     assert versions.current("toy", "champion") == "2"
-    assert again(run, tmp_path / "again", "better") == (True, "2")
+    assert again(run, tmp_path / "again", "better")[:2] == (True, "2")
 
 
 def test_answers_agree_within_rounding_only() -> None:

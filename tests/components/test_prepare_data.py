@@ -33,7 +33,7 @@ from components.core.errors import InputError, RejectedRecord
 from components.core.inference import images
 from components.core.modalities import near_duplicate_images
 from components.core.settings import Settings
-from components.core.task_options import NoOptions
+from components.core.targets.classification import Classification
 from components.prepare_data import prepare_data, with_salt
 from tests.conftest import TOY
 
@@ -57,12 +57,8 @@ def picture_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
     task = types.ModuleType("picture_task.fake")
     task.check = check  # type: ignore[attr-defined]
-    task.split_by = "hash"  # type: ignore[attr-defined]
-    task.backbone, task.Options = "fake", NoOptions  # type: ignore[attr-defined]
-    task.measure = lambda *_: ({}, "")  # type: ignore[attr-defined]
-    task.target = lambda _settings: types.SimpleNamespace(  # type: ignore[attr-defined]
-        gate_metrics={"accuracy": 1}, check_label=str, strata=list, class_names=lambda labels: sorted(set(labels))
-    )
+    task.backbone, task.encode = "fake", images.encode  # type: ignore[attr-defined]
+    task.target = lambda _settings: Classification()  # type: ignore[attr-defined]
     task.near_duplicates = lambda prints, new, chosen: near_duplicate_images.pairs(  # type: ignore[attr-defined]
         prints, new, chosen.near_duplicates, flipped=chosen.near_duplicates_flipped
     )
@@ -540,7 +536,7 @@ def test_activations_at_no_address_stop_the_run(
 
 def test_a_calibration_error_needs_answers_that_are_right_or_wrong(tmp_path: Path, tracked_home: Path) -> None:
     """A number has none, so no challenger would ever be below the limit: refused before any data is read."""
-    asked = Settings(**{**TOY, "task": "tests.fakes.toy_numbers"}, max_calibration_error=0.1)
+    asked = Settings(**{**TOY, "task": "tests.fakes.smallest_task"}, max_calibration_error=0.1)
     with pytest.raises(InputError, match="--max-calibration-error is for answers that are right or wrong"):
         prepare_data(str(tmp_path / "never read"), asked.to_json(), "run1", tmp_path / "out")
 

@@ -223,10 +223,9 @@ def test_a_failing_trial_fails_the_step(
     (tmp_path / "own/task.py").write_text(
         "from tests.fakes import toy\n"
         "globals().update({name: value for name, value in vars(toy).items() if not name.startswith('__')})\n"
-        "from types import SimpleNamespace\n"
-        "from components.core.targets import classification\n"
-        "def loss(*_):\n    raise ArithmeticError('no loss today')\n"
-        "def target(settings):\n    return SimpleNamespace(**vars(classification) | {'loss': loss})\n"
+        "from components.core.targets.classification import Classification\n"
+        "class Failing(Classification):\n    def loss(*_):\n        raise ArithmeticError('no loss today')\n"
+        "def target(settings):\n    return Failing()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")

@@ -1,9 +1,13 @@
 """Serving code of the toy task: stands alone, as every serving code does."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def encode(contents: list[bytes], preprocessing: dict[str, float]) -> Any:
+def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tensor":
     """Points [B, 2]."""
     import torch
 

@@ -9,11 +9,11 @@ import yaml
 
 from components.core.registry import versions
 from components.core.tracking import connection
-from tests.fakes.toy_numbers import write_distances
+from tests.fakes.toy import write_distances
 from tests.support.command import Answer, thawline
 
 pytestmark = pytest.mark.slow
-OPTIONS = "--task tests.fakes.toy_numbers --model far --head-learning-rate 0.03 --thaw 3 --thaw-learning-rate 0.03"
+OPTIONS = "--task tests.fakes.smallest_task --model far --head-learning-rate 0.03 --thaw 3 --thaw-learning-rate 0.03"
 OPTIONS += " --label-smoothing 0 --trials 0 --head-epochs 30"
 
 

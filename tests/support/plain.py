@@ -50,21 +50,10 @@ def run_steps(source: Path, settings: Settings, folder: Path, run_key: str = "")
     train_head(text, key, dataset, *run.digests, chosen, head)
     fine_tune(text, key, dataset, *run.digests, chosen, head, tuned)
 
-    def log_confusion(_classes: list[str], matrix: list[list[int]]) -> None:
-        run.confusion = matrix
-
-    run.accepted, run.champion = evaluate(
-        text,
-        key,
-        dataset,
-        *run.digests,
-        tuned,
-        trials,
-        folder / "served",
-        folder / "report.html",
-        run.metrics.__setitem__,
-        log_confusion,
-    )
+    served, report = folder / "served", folder / "report.html"
+    found = evaluate(text, key, dataset, *run.digests, tuned, trials, served, report)
+    run.accepted, run.champion, run.metrics = found.accepted, found.champion, found.metrics
+    run.confusion = found.confusion[1] if found.confusion else []
     run.version = register(text, key, *run.digests, folder / "served", tuned, run.champion, accepted=run.accepted)
     run.result = finish(text, key, "SUCCEEDED").model_dump()
     return run

@@ -33,7 +33,7 @@ def timeline(data: Data, run: runs.StepRun, champion: tuple[str, Contestant] | N
             known[version] = answers
         value, count = _figure(data, known[version])
         times = {"since": reign["from"][:16].replace("T", " "), "until": reign["until"][:16].replace("T", " ")}
-        rows.append({"version": version, **times, "metric": data.target.metric, "value": value, "rows": count})
+        rows.append({"version": version, **times, "metric": data.target.metrics[0].name, "value": value, "rows": count})
     return rows
 
 
@@ -54,6 +54,8 @@ def _figure(data: Data, one: Contestant) -> tuple[float, int]:
     if not kept:
         return float("nan"), 0
     answers = one.answers.iloc[kept].reset_index(drop=True)
-    features = data.target.gate_features(answers, [labels[i] for i in kept], one.classes)
-    figure = data.target.gate_figure(data.target.metric, one.classes)
-    return float(figure(features.sum(0)[None])[0]), len(kept)
+    metric = data.target.metrics[0]
+    if metric.features is None or metric.figure is None:
+        return float("nan"), len(kept)
+    features = metric.features(answers, [labels[i] for i in kept], one.classes)
+    return float(metric.figure(features.sum(0)[None])[0]), len(kept)

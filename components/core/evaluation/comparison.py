@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
 import numpy as np
 import pandas as pd
 
+from components.core.contract import Metric
 from components.core.data.lineage import read_lineage
 from components.core.errors import StepError
-from components.core.evidence.gate import Contest, Figures
+from components.core.evidence.contest import Contest, Figures
+from components.core.networks.network import Network
 from components.core.registry.serving import SERVING, agree, answers
 from components.core.tracking import pyfunc, runs
 from components.core.training.checkpoints import TrainingRows, load_checkpoint, read_training_rows, weights_digest
@@ -22,6 +24,8 @@ from components.core.training.phase import outputs
 
 AGREEING = 32  # test rows that the served model itself answers, to compare
 TIMED = 3  # times that these are answered to measure its latency
+
+Trained: TypeAlias = tuple[Network, Mapping[str, Any]]  # the network of a checkpoint, and its facts
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,22 @@ class Contestant:
     digest: str = ""  # of its weights
 
 
-def contestant(served: Path, checkpoint: Path, data: Data, run: runs.StepRun, who: str) -> Contestant:
-    """Let a model answer the test rows, from the activations that models share where these answer as it is served."""
+def contestant(
+    served: Path, checkpoint: Path, data: Data, run: runs.StepRun, who: str, trained: Trained | None = None
+) -> Contestant:
+    """Let a model answer the test rows, from the activations that models share where these answer as it is served.
+
+    Args:
+        served: The model in MLflow's format.
+        checkpoint: Its checkpoint.
+        data: The prepared data.
+        run: The step.
+        who: What notes call it.
+        trained: The network of the checkpoint and its facts, where they are loaded already.
+
+    Raises:
+        StepError: Its answers are of another problem.
+    """
     rows = data.rows["test"]
     model = pyfunc.load_pyfunc(served)
     serving = json.loads((served / SERVING).read_text())
@@ -54,7 +72,7 @@ def contestant(served: Path, checkpoint: Path, data: Data, run: runs.StepRun, wh
     expected, seconds = ask(some), math.nan
     if run.settings.max_latency_ratio:
         seconds = min(_seconds(lambda: ask(some)) for _ in range(TIMED)) / len(some)
-    found = _computed(checkpoint, data, run, who, serving)
+    found = _computed(trained or checkpoint, data, run, who, serving)
     if found is not None and not agree(found.iloc[some].reset_index(drop=True), expected):
         run.note(f"The {who} is served otherwise than it computes here, so its served model answers all rows")
         found = None
@@ -88,16 +106,11 @@ def contest(champion: Contestant, challenger: Contestant, version: str, data: Da
     members = read_lineage(examples.folder / "assignments.parquet").members
     since = np.array([members[id_].since for id_ in examples.ids(places)], dtype=np.int64)
     number = champion.trained_on.number
-    metric = settings.gate_metric or target.metric
+    headline = target.metrics[0]
+    metric = next((one for one in target.metrics if one.name == settings.gate_metric), headline)
     figures = None
-    if metric != target.metric or not target.right_or_wrong:
-        figures = Figures(
-            name=metric,
-            sign=target.gate_metrics[metric],
-            champion=target.gate_features(theirs, some, classes),
-            challenger=target.gate_features(ours, some, classes),
-            figure=target.gate_figure(metric, classes),
-        )
+    if metric is not headline or not headline.right_or_wrong:
+        figures = _figures(metric, (theirs, ours), some, classes)
     return Contest(
         version=version,
         champion=target.scores(theirs, some),
@@ -113,16 +126,30 @@ def contest(champion: Contestant, challenger: Contestant, version: str, data: Da
         calibration_error=calibration,
         latency_ratio=challenger.seconds / champion.seconds,
         figures=figures,
-        right_or_wrong=target.right_or_wrong,
+        right_or_wrong=headline.right_or_wrong,
     )
 
 
+def _figures(
+    metric: Metric, sides: tuple[pd.DataFrame, pd.DataFrame], labels: Sequence[str], classes: Sequence[str]
+) -> Figures:
+    """The deciding metric of champion and challenger.
+
+    Raises:
+        StepError: It may not decide.
+    """
+    if metric.features is None or metric.figure is None:
+        raise StepError(f"{metric.name} can't decide between two models.", "Give its metric features and a figure.")
+    champion, challenger = (metric.features(side, labels, classes) for side in sides)
+    return Figures(metric.name, metric.sign, champion, challenger, metric.figure)
+
+
 def _computed(
-    checkpoint: Path, data: Data, run: runs.StepRun, who: str, serving: Mapping[str, Any]
+    model: Trained | Path, data: Data, run: runs.StepRun, who: str, serving: Mapping[str, Any]
 ) -> pd.DataFrame | None:
     """The answers by the network of the checkpoint; None where it can't be rebuilt here."""
     try:
-        network, facts = load_checkpoint(checkpoint)
+        network, facts = load_checkpoint(model) if isinstance(model, Path) else model
         logits = outputs(network, data, facts["thawed"], "test", run)
         return pd.DataFrame(data.target.answers(logits, serving))
     except Exception as error:  # noqa: BLE001 - a model of another version may fail anyhow; it is served all the same

@@ -20,7 +20,8 @@ from components.core.contract import Task, load_task
 from components.core.data import sources
 from components.core.data.source_index import IndexRow
 from components.core.errors import RejectedRecord
-from components.core.evaluation.frozen_features import LEAST, Array, Drift, drift, flattened
+from components.core.evaluation.drift import Drift, drift
+from components.core.evaluation.features import MIN_ROWS, Array, flattened
 from components.core.listener import SILENT, Listener
 from components.core.networks.network import Pytree
 from components.core.registry import versions
@@ -62,7 +63,7 @@ def drift_of_new(
     read = sources.reader({rows[id_].uri for id_ in (*old, *new)})
     new_prints = _usable([rows[id_] for id_ in new], task, read)
     new = [id_ for id_ in new if id_ in new_prints]
-    if min(len(old), len(new)) < LEAST:
+    if min(len(old), len(new)) < MIN_ROWS:
         return None
     ids = [*old, *new]
     features = _features(ids, lambda id_: read(rows[id_].uri), settings, task, listener)

@@ -1,18 +1,23 @@
 """Any image network as ordered stages: its forward pass is traced, and the trace is cut.
 
+`split` cuts where one tensor is all that is needed above, `split_maps` also where several are, as below a pyramid.
+
 Only the outermost code of a network is traced (torch.fx, https://arxiv.org/abs/2112.08429); blocks stay the library's
 own modules. So the stages run the operations of the original one by one, and what a library does between its blocks
 (position embeddings, flattening, pooling) needs no table of architectures. Every split is checked by running it.
 """
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from components.core.errors import InputError
+from components.core.networks.network import Pytree
 
 Stages = tuple[tuple[str, nn.Module], ...]
 
@@ -35,9 +40,8 @@ class _Root(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.network(inputs)
-        return outputs
+    def forward(self, inputs: Tensor) -> Pytree:
+        return self.network(inputs)
 
 
 class _Tracer(fx.Tracer):
@@ -63,6 +67,40 @@ def split(network: nn.Module, name: str, size: int) -> tuple[Stages, int]:
     Raises:
         InputError: The network can't be traced or cut, or does not take images of this size.
     """
+    traced = _traced(network, name)
+    dependent = _depends_on_input(traced.graph)
+    stages = _cut(traced, _starts(traced, lambda node: len(_live(node, dependent)) == 1), name, network)
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return stages, _features(network, stages, name, image)
+
+
+def split_maps(network: nn.Module, name: str, images: Tensor) -> Stages:
+    """Cut a network that gives several maps into stages; between two of them flow as many tensors as are needed above.
+
+    Args:
+        network: From images[B, 3, H, W] to nested tuples, lists and dicts of tensors, batch first. As for `split`, the
+            stages share its modules.
+        name: What error messages call it.
+        images: An example, of at least two rows.
+
+    Returns:
+        The stages, each under the name of its first module. One takes a tensor, or a tuple of several in the order in
+        which they are computed.
+
+    Raises:
+        InputError: The network can't be traced or cut.
+    """
+    traced = _traced(network, name)
+    dependent, batched = _depends_on_input(traced.graph), _batched(traced, images)
+    stages = _cut(traced, _starts(traced, lambda node: batched.issuperset(_live(node, dependent))), name, network)
+    found, expected = _run(stages, name, images), _whole(network, images)
+    if not _equal(found, expected):
+        raise _refusal(name, "the stages give other tensors than the whole")
+    return stages
+
+
+def _traced(network: nn.Module, name: str) -> fx.GraphModule:
+    """The outermost code of a network, which writes into no input."""
     network.eval()
     for module in network.modules():
         if hasattr(module, "inplace"):
@@ -74,7 +112,10 @@ def split(network: nn.Module, name: str, size: int) -> tuple[Stages, int]:
     traced.graph.eliminate_dead_code()
     _drop_tail(traced)
     _make_pure(traced.graph)
-    starts = _starts(traced)
+    return traced
+
+
+def _cut(traced: fx.GraphModule, starts: list[fx.Node], name: str, network: nn.Module) -> Stages:
     if len(starts) < 2:  # noqa: PLR2004 - one stage is no split
         raise _refusal(name, "nothing in it is an ordered list of blocks")
     stages = tuple(
@@ -83,7 +124,7 @@ def split(network: nn.Module, name: str, size: int) -> tuple[Stages, int]:
         if first is not None
     )
     _refuse_shared(stages, name)
-    return stages, _check(network, stages, name, size)
+    return stages
 
 
 def _refusal(name: str, reason: str) -> InputError:
@@ -94,7 +135,11 @@ def _drop_tail(traced: fx.GraphModule) -> None:
     """Return what the removed classifier received: dropout belongs to the new head."""
     output = next(reversed(traced.graph.nodes))
     tail = output.args[0]
-    while tail.op == "call_module" and isinstance(traced.get_submodule(tail.target), nn.Identity | nn.Dropout):
+    while (
+        isinstance(tail, fx.Node)
+        and tail.op == "call_module"
+        and isinstance(traced.get_submodule(str(tail.target)), nn.Identity | nn.Dropout)
+    ):
         tail = tail.args[0]
     output.args = (tail,)
     traced.graph.eliminate_dead_code()
@@ -120,23 +165,38 @@ def _depends_on_input(graph: fx.Graph) -> set[fx.Node]:
     return dependent
 
 
-def _live(before: fx.Node, dependent: set[fx.Node]) -> set[fx.Node]:
-    """Values that cross a cut just before a node."""
-    earlier: set[fx.Node] = set()
+def _live(before: fx.Node, dependent: set[fx.Node]) -> list[fx.Node]:
+    """Values that cross a cut just before a node, in the order of the code."""
+    earlier: dict[fx.Node, None] = {}
     for node in before.graph.nodes:
         if node is before:
             break
-        earlier.add(node)
-    return {node for node in earlier & dependent if any(user not in earlier for user in node.users)}
+        earlier[node] = None
+    return [node for node in earlier if node in dependent and any(user not in earlier for user in node.users)]
 
 
-def _starts(traced: fx.GraphModule) -> list[fx.Node]:
+def _batched(traced: fx.GraphModule, images: Tensor) -> set[fx.Node]:
+    """Nodes whose value is a tensor with a row for each image: what may lie at a thaw line."""
+    found: set[fx.Node] = set()
+
+    class Noted(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - whatever the code computes
+            value = super().run_node(n)
+            if isinstance(value, Tensor) and value.shape[:1] == images.shape[:1]:
+                found.add(n)
+            return value
+
+    with torch.no_grad():
+        Noted(traced).run(images)
+    return found
+
+
+def _starts(traced: fx.GraphModule, may_cut: Callable[[fx.Node], bool]) -> list[fx.Node]:
     """The first node of each stage.
 
     A block starts a stage; a single convolution only after a block or a pooling (VGG: one stage a resolution); norms,
-    activations and pooling belong to the stage before them. A cut lies only where one value crosses it.
+    activations and pooling belong to the stage before them. A cut lies only where `may_cut` says so.
     """
-    dependent = _depends_on_input(traced.graph)
     starts: list[fx.Node] = []
     closed = True
     for node in traced.graph.nodes:
@@ -148,7 +208,7 @@ def _starts(traced: fx.GraphModule) -> list[fx.Node]:
         block = any(True for _ in module.children())
         if not has_weights:
             closed = closed or "Pool" in type(module).__name__
-        elif (block or closed or isinstance(module, nn.Linear)) and (not starts or len(_live(node, dependent)) == 1):
+        elif (block or closed or isinstance(module, nn.Linear)) and (not starts or may_cut(node)):
             starts.append(node)
             closed = block
     return starts
@@ -160,12 +220,17 @@ def _stage(traced: fx.GraphModule, first: fx.Node, last: fx.Node | None, persist
     nodes = list(traced.graph.nodes)
     opening = not any(node.op == "call_module" for node in nodes[: nodes.index(first)])
     begin = 1 if opening else nodes.index(first)
-    (entering,) = {nodes[0]} if opening else _live(first, dependent)
-    (leaving,) = {nodes[-1].args[0]} if last is None else _live(last, dependent)
+    entering = [nodes[0]] if opening else _live(first, dependent)
+    leaving = nodes[-1].args[0] if last is None else tuple(_live(last, dependent))
+    if last is not None and len(leaving) == 1:
+        (leaving,) = leaving
     end = len(nodes) - 1 if last is None else nodes.index(last)
 
     graph = fx.Graph()
-    copies = {entering: graph.placeholder("inputs")}
+    inputs = graph.placeholder("inputs")
+    copies = {entering[0]: inputs}
+    if len(entering) > 1:
+        copies = {node: graph.call_function(operator.getitem, (inputs, i)) for i, node in enumerate(entering)}
     needed = _needed([node for node in nodes[begin:end] if node in dependent], dependent)
     attributes: dict[str, object] = {}
     for node in nodes:
@@ -174,7 +239,7 @@ def _stage(traced: fx.GraphModule, first: fx.Node, last: fx.Node | None, persist
             if node.op in {"call_module", "get_attr"}:
                 copy.target = str(node.target).removeprefix(_PREFIX)
                 attributes[copy.target] = operator.attrgetter(str(node.target))(traced)
-    graph.output(copies[leaving])
+    graph.output(fx.node.map_arg(leaving, copies.__getitem__))
     stage = fx.GraphModule(attributes, graph)
     for name, buffer in list(stage.named_buffers(remove_duplicate=False)):
         if name not in persistent:  # fx registers every tensor that the code reads as a persistent buffer
@@ -203,28 +268,51 @@ def _refuse_shared(stages: Stages, name: str) -> None:
         seen |= own
 
 
-def _check(network: nn.Module, stages: Stages, name: str, size: int) -> int:
+def _features(network: nn.Module, stages: Stages, name: str, image: Tensor) -> int:
     """Run the network and its stages on one random image; return the number of features."""
-    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        try:
-            expected = network(image)
-        except Exception as error:  # each library refuses a size in its own way
-            raise InputError(
-                f"{name} can't take images of {size} x {size} pixels ({_first_line(error)}).",
-                "Leave --image-size out, or give a multiple of 32 (of 14 for a network with patches of 14).",
-            ) from error
-        value = image
-        for stage_name, stage in stages:
-            version, entering = value._version, value  # noqa: SLF001 - the only trace that an in-place write leaves
-            value = stage(value)
-            if not isinstance(value, Tensor):
-                raise _refusal(name, f"{stage_name} returns more than one tensor")
-            if entering._version != version:  # noqa: SLF001 - as above
-                raise _refusal(name, f"{stage_name} overwrites its input")
+    try:
+        expected = _whole(network, image)
+    except Exception as error:  # each library refuses a size in its own way
+        raise InputError(
+            f"{name} can't take images of {image.shape[2]} x {image.shape[3]} pixels ({_first_line(error)}).",
+            "Leave --image-size out, or give a multiple of 32 (of 14 for a network with patches of 14).",
+        ) from error
+    value = _run(stages, name, image, several=False)
     if value.ndim != 2 or not torch.equal(value, expected):  # noqa: PLR2004 - batch and features
         raise _refusal(name, f"the stages give {list(value.shape)}, not the features of the whole")
-    return value.shape[1]
+    return int(value.shape[1])
+
+
+def _whole(network: nn.Module, images: Tensor) -> Pytree:
+    with torch.no_grad():
+        return network(images)
+
+
+def _run(stages: Stages, name: str, images: Tensor, *, several: bool = True) -> Pytree:
+    """What the stages give, one after another.
+
+    Raises:
+        InputError: One returns something else than tensors, or than one where not several are allowed, or overwrites
+            its input.
+    """
+    value: Pytree = images
+    for stage_name, stage in stages:
+        leaves = tree_leaves(value)
+        versions = [leaf._version for leaf in leaves]  # noqa: SLF001 - the only trace that an in-place write leaves
+        with torch.no_grad():
+            value = stage(value)
+        if not several and not isinstance(value, Tensor):
+            raise _refusal(name, f"{stage_name} returns more than one tensor")
+        if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            raise _refusal(name, f"{stage_name} returns something else than tensors")
+        if [leaf._version for leaf in leaves] != versions:  # noqa: SLF001 - as above
+            raise _refusal(name, f"{stage_name} overwrites its input")
+    return value
+
+
+def _equal(found: Pytree, expected: Pytree) -> bool:
+    ours, theirs = tree_leaves(found), tree_leaves(expected)
+    return len(ours) == len(theirs) and all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def _first_line(error: Exception) -> str:

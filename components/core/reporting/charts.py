@@ -28,7 +28,7 @@ LOG_FROM = 20  # a positive range with a larger ratio of its ends is drawn on a 
 MOST_NAMED = 30  # classes; the names and counts of more would overlap
 
 
-def learning_curves(history: Epochs, metric: str = "accuracy") -> Figure:
+def learning_curves(history: Epochs, metric: str) -> Figure:
     """Losses above, a metric of the validation rows (where there is one) below, over the epochs of both phases.
 
     Args:
@@ -107,19 +107,19 @@ def numbers(frame: pd.DataFrame) -> Figure:
 
 
 def reliability(frame: pd.DataFrame) -> Figure:
-    """Accuracy against confidence per calibration bin, the area of a dot being its rows.
+    """Share of right answers against confidence per calibration bin, the area of a dot being its rows.
 
     Args:
-        frame: Columns `confidence`, `accuracy`, `count`, a row per bin that has rows.
+        frame: Columns `confidence`, `right`, `count`, a row per bin that has rows.
     """
     figure = _figure(4.6)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axis.text(0.03, 0.07, "calibrated", color=MUTED, rotation=40, rotation_mode="anchor")
-    axis.vlines(frame["confidence"], frame["confidence"], frame["accuracy"], color=WARM, linewidth=1.2)
+    axis.vlines(frame["confidence"], frame["confidence"], frame["right"], color=WARM, linewidth=1.2)
     sizes = 30 + 420 * frame["count"] / max(frame["count"].sum(), 1)
-    axis.scatter(frame["confidence"], frame["accuracy"], s=sizes, color=ACCENT, zorder=3)
-    _style(axis, "Accuracy")
+    axis.scatter(frame["confidence"], frame["right"], s=sizes, color=ACCENT, zorder=3)
+    _style(axis, "Share of right answers")
     axis.set(xlim=(0, 1.05), ylim=(-0.05, 1.07))
     axis.set_xlabel("confidence of the answer", color=MUTED)
     return figure

@@ -13,42 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from components.core.contract import Metric
 from components.core.reporting import charts
 from components.core.reporting.costs import duration
 from components.core.targets.evaluation import Evaluation
 
-ERROR_RATES = ("word_error_rate", "character_error_rate", "sentence_error_rate")
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "loss", "wer", "mae", "rmse", *ERROR_RATES})
-NAMES = {
-    "macro_f1": "Macro-F1",
-    "ece": "Calibration error",
-    "brier": "Brier score",
-    "ndcg": "NDCG",
-    "map": "mAP",
-    "micro_f1": "Micro-F1",
-    "r2": "R²",
-    "mae": "Mean absolute error",
-    "rmse": "Root mean squared error",
-    "word_error_rate": "Word error rate",
-}
-EXPLAINED = {
-    "accuracy": "share of test rows answered right",
-    "balanced_accuracy": "mean recall of the classes that occur",
-    "macro_f1": "mean F1 of the classes",
-    "log_loss": "nats per row; lower is better",
-    "brier": "squared error of the probabilities, 0 to 2; lower is better",
-    "micro_f1": "F1 over all labels of all rows",
-    "subset_accuracy": "share of rows whose labels are all right",
-    "map": "mean over the labels of the average precision",
-    "r2": "share of the variance that is explained; 0 is the mean of the rows",
-    "mae": "in the unit of the labels; lower is better",
-    "rmse": "in the unit of the labels; lower is better",
-    "coverage": "share of rows whose number lies in the answer's interval; 0.9 is meant",
-    "word_error_rate": "words to insert, delete or replace, per word; lower is better",
-    "character_error_rate": "the same per character; lower is better",
-    "sentence_error_rate": "share of rows that are not all right; lower is better",
-    "ece": "confidence minus accuracy, 15 bins of equal width; lower is better",
-}
 LARGEST_MATRIX = 24  # classes; a larger matrix is a list of its most frequent confusions
 PAIRS = 20  # in that list
 OPEN_ROWS = 12  # longer tables start collapsed
@@ -60,8 +29,9 @@ class ReportData:
     """What the page says.
 
     `thumbnails` (PNG or JPEG as bytes, or text) belong to `evaluation.mistakes` one by one and may be missing;
-    `champion` holds `version`, `accuracy`, `wins`, `losses` and `p`; `rejected` rows hold `uri`, `label` and `reason`;
-    `dataset` is `dataset.json`; `history` and `trials` are as `components.core.reporting.charts` takes them.
+    `champion` is the evidence of a comparison, see `components.core.evidence.gate`; `rejected` rows hold `uri`, `label`
+    and `reason`; `dataset` is `dataset.json`; `history` and `trials` are as `components.core.reporting.charts` takes
+    them.
     """
 
     title: str  # the model's name
@@ -70,13 +40,14 @@ class ReportData:
     accepted: bool
     evaluation: Evaluation
     dataset: Mapping[str, Any]
+    metrics: Sequence[Metric] = ()  # what the figures of the evaluation are called, and which way is better
     champion: Mapping[str, Any] | None = None
     history: Sequence[Mapping[str, Any]] = ()
     trials: Sequence[Mapping[str, Any]] = ()
     importances: Mapping[str, float] = field(default_factory=dict)
     rejected: Sequence[Mapping[str, Any]] = ()
     thumbnails: Sequence[bytes | str] = ()
-    drift: Any = None  # share, low, high, new and old, see `frozen_features.Drift`
+    drift: Any = None  # share, low, high, new and old, see `evaluation.drift.Drift`
     suspects: Sequence[Any] = ()  # label, suggested and probability, the surest first
     suspect_count: int = 0
     suspect_thumbnails: Sequence[bytes | str] = ()  # of the suspects, one by one; may be missing
@@ -105,11 +76,12 @@ def render(data: ReportData) -> str:
         data=data,
         rows=_test_rows(data),
         metric=next(iter(data.evaluation.metrics)),
-        metrics=[_metric(name, data.evaluation) for name in data.evaluation.metrics],
+        metrics=[_metric(_known(name, data.metrics), data.evaluation) for name in data.evaluation.metrics],
         matrix=_matrix(data.evaluation),
         pairs=_pairs(data.evaluation),
         outside=_test_rows(data) - int(data.evaluation.confusion.sum()) if data.evaluation.confusion is not None else 0,
         classes=_classes(data.evaluation),
+        class_figures=_class_figures(data.evaluation),
         mistakes=_shown(data.evaluation.mistakes, "predicted", data.thumbnails),
         suspects=_shown(data.suspects, "suggested", data.suspect_thumbnails),
         splits=_splits(data.dataset),
@@ -129,19 +101,28 @@ def _test_rows(data: ReportData) -> int:
     return int(sum(data.dataset["counts"].get("test", {}).values()))
 
 
-def _metric(name: str, evaluation: Evaluation) -> dict[str, Any]:
+def _known(name: str, metrics: Sequence[Metric]) -> Metric:
+    """The metric of that name; of an unknown one its name is all there is to say."""
+    return next((metric for metric in metrics if metric.name == name), Metric(name))
+
+
+def _metric(metric: Metric, evaluation: Evaluation) -> dict[str, Any]:
     """A headline number: its texts, and where value, interval and baseline lie on its bar, in percent."""
+    name = metric.name
     value, baseline = evaluation.metrics[name], evaluation.baseline.get(name)
     low, high = evaluation.intervals.get(name, (value, value))
     known = [number for number in (value, low, high, baseline) if number is not None and math.isfinite(number)]
-    end = 1.0 if name not in LOWER_IS_BETTER and max(known, default=0) <= 1 else max(known, default=0) * 1.05 or 1.0
+    end = 1.0 if metric.higher_is_better and max(known, default=0) <= 1 else max(known, default=0) * 1.05 or 1.0
 
     def place(number: float | None) -> float | None:
         return None if number is None else round(100 * min(max(number / end, 0.0), 1.0), 2)
 
     return {
-        "name": NAMES.get(name, _words(name).capitalize()),
-        "explained": EXPLAINED.get(name, ""),
+        "key": name,
+        "name": metric.title or _words(name).capitalize(),
+        "explained": "; ".join(
+            filter(None, [metric.explanation, "" if metric.higher_is_better else "lower is better"])
+        ),
         "value": _number(value),
         "low": _number(low),
         "high": _number(high),
@@ -198,11 +179,16 @@ def _pairs(evaluation: Evaluation) -> list[tuple[str, str, int]]:
 
 
 def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The per-class table, weakest F1 first: that is what a reader looks for."""
+    """The per-class table, the weakest by its last figure first: that is what a reader looks for."""
     if evaluation.per_class is None:
         return []
-    rows = evaluation.per_class.sort_values("f1", kind="stable").to_dict("records")
+    rows = evaluation.per_class.sort_values(_class_figures(evaluation)[-1], kind="stable").to_dict("records")
     return [{str(key): value for key, value in row.items()} for row in rows]
+
+
+def _class_figures(evaluation: Evaluation) -> list[str]:
+    """The columns of the per-class table behind the class and its number of rows."""
+    return [] if evaluation.per_class is None else [str(name) for name in evaluation.per_class.columns[2:]]
 
 
 def _shown(items: Sequence[Any], said: str, thumbnails: Sequence[bytes | str]) -> list[dict[str, Any]]:

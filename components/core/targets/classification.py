@@ -1,7 +1,6 @@
 """Classes as the target of a task: loss, validation figures, temperature; its test figures are beside it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,116 +8,77 @@ from scipy import optimize
 from torch import Tensor
 from torch.nn import functional
 
-from components.core.data.examples import Examples
-from components.core.inference import classification
 from components.core.inference.classification import Answer, answers
-from components.core.settings import Settings
-from components.core.targets.classification_metrics import GATE_METRICS, evaluate, gate_features, gate_figure, scores
+from components.core.targets import classification_metrics
 
-__all__ = [
-    "answer",
-    "answers",
-    "answers_code",
-    "calibrate",
-    "check_label",
-    "class_names",
-    "class_weights",
-    "evaluate",
-    "gate_features",
-    "gate_figure",
-    "gate_metrics",
-    "loss",
-    "metric",
-    "names",
-    "right_or_wrong",
-    "scores",
-    "strata",
-    "targets",
-    "validate",
-]  # what a target has
-
-metric = "accuracy"
-gate_metrics: Mapping[str, int] = GATE_METRICS
-right_or_wrong = True
-answers_code = Path(classification.__file__)
-answer: type = Answer
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.1, 10.0
 
 
-def check_label(label: str) -> str:
-    """Any text names a class."""
-    return label
+class Classification:
+    """One class for each record, any text."""
 
+    metrics = classification_metrics.METRICS
+    answer: type = Answer
+    answers = staticmethod(answers)
+    evaluate = staticmethod(classification_metrics.evaluate)
+    scores = staticmethod(classification_metrics.scores)
 
-def names(labels: Sequence[str]) -> list[list[str]]:
-    """Each label is one class."""
-    return [[label] for label in labels]
+    def names(self, labels: Sequence[str]) -> list[list[str]]:
+        """Each label is one class."""
+        return [[label] for label in labels]
 
+    def strata(self, labels: Sequence[str]) -> list[str]:
+        """Each label is a class, so splits are stratified by it."""
+        return list(labels)
 
-def strata(labels: Sequence[str]) -> list[str]:
-    """Each label is a class, so splits are stratified by it."""
-    return list(labels)
+    def targets(self, labels: Sequence[str], classes: Sequence[str]) -> Tensor:
+        """Labels as class numbers, long[N].
 
+        Raises:
+            ValueError: A label is not among the classes.
+        """
+        numbers = {name: number for number, name in enumerate(classes)}
+        if unknown := sorted(set(labels) - numbers.keys()):
+            raise ValueError(f"labels that are not among the classes: {', '.join(unknown)}")
+        return torch.tensor([numbers[label] for label in labels], dtype=torch.long)
 
-def class_names(labels: Sequence[str]) -> list[str]:
-    """The classes in the order of the outputs."""
-    return sorted(set(labels))
+    def loss(
+        self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+    ) -> Tensor:
+        """Cross-entropy, a scalar mean; `outputs` are logits[B, C], `targets` class numbers[B] or mixed ones[B, C]."""
+        return functional.cross_entropy(outputs, targets, weight=class_weights, label_smoothing=label_smoothing)
 
+    def class_weights(self, targets: Tensor, size: int) -> Tensor:
+        """Weights float[C] that are inverse to the classes' frequency, n / (C * n_c), so the mean weight of a row is 1.
 
-def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
-    """Nothing: the data decide no option of a task that has none."""
-    del settings, examples
-    return {}, ""
+        Args:
+            targets: Class numbers of the training rows, long[N].
+            size: Number of classes. C counts those of them that have rows; a class without any weighs 0.
+        """
+        counts = torch.bincount(targets, minlength=size)
+        weights = len(targets) / (torch.count_nonzero(counts) * counts)
+        return torch.where(counts > 0, weights, 0.0)
 
+    def validate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Figures of a whole split from logits[N, C] and class numbers[N].
 
-def reference(settings: Settings, examples: Examples) -> None:
-    """No simple model to compare with."""
-    del settings, examples
+        `loss` is the cross-entropy without smoothing or weights, so trials that differ in these can be compared;
+        `balanced_accuracy` is the mean recall of the classes that occur in `targets`.
+        """
+        correct = (outputs.argmax(1) == targets).double()
+        support = torch.bincount(targets, minlength=outputs.shape[1])
+        recall = (
+            torch.bincount(targets, weights=correct, minlength=outputs.shape[1])[support > 0] / support[support > 0]
+        )
+        return {
+            "loss": float(functional.cross_entropy(outputs, targets)),
+            "accuracy": float(correct.mean()),
+            "balanced_accuracy": float(recall.mean()),
+        }
 
-
-def targets(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
-    """Labels as class numbers, long[N].
-
-    Raises:
-        ValueError: A label is not among the classes.
-    """
-    numbers = {name: number for number, name in enumerate(classes)}
-    if unknown := sorted(set(labels) - numbers.keys()):
-        raise ValueError(f"labels that are not among the classes: {', '.join(unknown)}")
-    return torch.tensor([numbers[label] for label in labels], dtype=torch.long)
-
-
-def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy, a scalar mean; `outputs` are logits[B, C], `targets` class numbers[B] or mixed ones[B, C]."""
-    return functional.cross_entropy(outputs, targets, weight=class_weights, label_smoothing=label_smoothing)
-
-
-def class_weights(targets: Tensor, size: int) -> Tensor:
-    """Weights float[C] that are inverse to the classes' frequency, n / (C * n_c), so the mean weight of a row is 1.
-
-    Args:
-        targets: Class numbers of the training rows, long[N].
-        size: Number of classes. C counts those of them that have rows; a class without any weighs 0.
-    """
-    counts = torch.bincount(targets, minlength=size)
-    weights = len(targets) / (torch.count_nonzero(counts) * counts)
-    return torch.where(counts > 0, weights, 0.0)
-
-
-def validate(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """Figures of a whole split from logits[N, C] and class numbers[N].
-
-    `loss` is the cross-entropy without smoothing or weights, so trials that differ in these can be compared;
-    `balanced_accuracy` is the mean recall of the classes that occur in `targets`.
-    """
-    correct = (outputs.argmax(1) == targets).double()
-    support = torch.bincount(targets, minlength=outputs.shape[1])
-    recall = torch.bincount(targets, weights=correct, minlength=outputs.shape[1])[support > 0] / support[support > 0]
-    return {
-        "loss": float(functional.cross_entropy(outputs, targets)),
-        "accuracy": float(correct.mean()),
-        "balanced_accuracy": float(recall.mean()),
-    }
+    def calibrate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """What serving needs beside the weights: the temperature that divides the logits[N, C]."""
+        return {"temperature": fit_temperature(outputs, targets)}
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
@@ -144,8 +104,3 @@ def best_temperature(log_loss: Callable[[float], float]) -> float:
         lambda logarithm: log_loss(float(np.exp(logarithm))), bounds=bounds, method="bounded", options={"xatol": 1e-4}
     )
     return float(np.exp(best.x)) if best.fun < log_loss(1.0) else 1.0
-
-
-def calibrate(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """What serving needs beside the weights: the temperature that divides the logits[N, C]."""
-    return {"temperature": fit_temperature(outputs, targets)}

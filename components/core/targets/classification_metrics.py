@@ -1,12 +1,13 @@
 """Figures of a classifier on test rows: with intervals for the report, per row and as sums for comparisons."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from components.core.contract import Metric
 from components.core.evidence.intervals import bootstrap_sums, exact_lower_bound, interval
 from components.core.targets.evaluation import Evaluation, Mistake
 
@@ -16,8 +17,6 @@ BINS = 15  # of the calibration error, equal in width, as in Guo et al. 2017
 CALIBRATED_DRAWS = 1000  # of the test for calibration; they cost 0.1 s for 10,000 rows
 MISTAKES = 24  # thumbnails that the report has room for
 LEAST = float(np.finfo(np.float64).eps)  # probabilities are raised to it before the logarithm, as scikit-learn does
-# Metrics that may decide: 1 where higher is better, else -1.
-GATE_METRICS = {"accuracy": 1, "balanced_accuracy": 1, "macro_f1": 1, "log_loss": -1, "brier": -1}
 
 
 def scores(answers: pd.DataFrame, labels: Sequence[str]) -> Array:
@@ -25,8 +24,8 @@ def scores(answers: pd.DataFrame, labels: Sequence[str]) -> Array:
     return np.asarray(answers["label"].to_numpy() == np.asarray(labels, dtype=object), dtype=np.float64)
 
 
-def gate_features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
-    """What `gate_figure` needs of each row, float[N, k]: the figure is a function of its sums over rows.
+def features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
+    """Return what the metrics need of each row, float[N, k]: they are functions of its sums over rows.
 
     Args:
         answers: A row per test row: `label`, and `probabilities`, a dict from class to probability.
@@ -36,13 +35,8 @@ def gate_features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequenc
     known, unknown = {*classes}, "\0"
     given = [label if label in known else unknown for label in answers["label"]]
     columns = [*classes, unknown]
-    features = _features(_codes(labels, columns), _codes(given, columns), _probabilities(answers, columns))
-    return np.asarray(features.toarray())
-
-
-def gate_figure(metric: str, classes: Sequence[str]) -> Callable[[Array], Array]:
-    """A metric of `GATE_METRICS` as a function of sums of `gate_features` float[R, k]: float[R]."""
-    return lambda sums: _metrics(sums, len(classes) + 1)[metric]
+    found = _features(_codes(labels, columns), _codes(given, columns), _probabilities(answers, columns))
+    return np.asarray(found.toarray())
 
 
 def evaluate(
@@ -70,20 +64,21 @@ def evaluate(
     known = [*classes, *sorted((set(labels) | set(answers["label"])) - set(classes))]
     true, predicted = _codes(labels, known), _codes(answers["label"].tolist(), known)
     probabilities = _probabilities(answers, known)
-    features = _features(true, predicted, probabilities)
+    found = _features(true, predicted, probabilities)
     confidence = _confidence(predicted, probabilities)
-    totals = np.asarray(features.sum(axis=0))
-    metrics = {name: float(value[0]) for name, value in _metrics(totals[None], len(known)).items()}
+    totals = np.asarray(found.sum(axis=0))
+    metrics = {name: float(value[0]) for name, value in _metrics(totals[None]).items()}
     size = len(classes)
     confusion = np.bincount(true * len(known) + predicted, minlength=len(known) ** 2).reshape(len(known), len(known))
     return Evaluation(
         metrics=metrics,
-        intervals=_intervals(features, len(known), metrics, confidence),
+        intervals=_intervals(found, metrics, confidence),
         baseline=_baseline(true, known, training),
         bound=exact_lower_bound(int((true == predicted).sum()), len(true)),
         per_class=_per_class(totals, known),
         confusion=confusion[:size, :size],
         reliability=_reliability(true == predicted, confidence),
+        calibration_error=CALIBRATION_ERROR.name,
         mistakes=_mistakes(true, predicted, probabilities, known),
     )
 
@@ -136,36 +131,93 @@ def _features(true: Array, predicted: Array, probabilities: Array) -> sparse.csr
     )
 
 
-def _unpack(sums: Array, size: int) -> tuple[Array, Array, Array, Array, Array]:
+def _unpack(sums: Array) -> tuple[Array, Array, Array, Array, Array]:
     """The parts of the sums [R, 2 + 3K + bins]: the two losses, then true, predicted and right per class, gaps."""
+    size = (sums.shape[1] - 2 - BINS) // 3
     losses, support, predicted, right, gaps = np.split(sums, [2, 2 + size, 2 + 2 * size, 2 + 3 * size], axis=1)
     return losses, support, predicted, right, gaps
 
 
-def _metrics(sums: Array, size: int) -> dict[str, Array]:
-    """The metrics float[R] of each row of sums."""
-    losses, support, predicted, right, gaps = _unpack(sums, size)
-    rows = support.sum(1)
-    occurs = support > 0
-    recall = np.divide(right, support, out=np.zeros_like(right), where=occurs)
+def _accuracy(sums: Array) -> Array:
+    _, support, _, right, _ = _unpack(sums)
+    return np.asarray(right.sum(1) / support.sum(1))
+
+
+def _balanced_accuracy(sums: Array) -> Array:
+    _, support, _, right, _ = _unpack(sums)
+    recall = np.divide(right, support, out=np.zeros_like(right), where=support > 0)
+    return np.asarray(recall.sum(1) / (support > 0).sum(1))
+
+
+def _macro_f1(sums: Array) -> Array:
+    _, support, predicted, right, _ = _unpack(sums)
     f1 = np.divide(2 * right, support + predicted, out=np.zeros_like(right), where=support + predicted > 0)
-    return {
-        "accuracy": right.sum(1) / rows,
-        "balanced_accuracy": recall.sum(1) / occurs.sum(1),
-        "macro_f1": f1.sum(1) / (support + predicted > 0).sum(1),
-        "log_loss": losses[:, 0] / rows,
-        "brier": losses[:, 1] / rows,
-        "ece": np.abs(gaps).sum(1) / rows,
-    }
+    return np.asarray(f1.sum(1) / (support + predicted > 0).sum(1))
+
+
+def _log_loss(sums: Array) -> Array:
+    losses, support, *_ = _unpack(sums)
+    return np.asarray(losses[:, 0] / support.sum(1))
+
+
+def _brier(sums: Array) -> Array:
+    losses, support, *_ = _unpack(sums)
+    return np.asarray(losses[:, 1] / support.sum(1))
+
+
+def _calibration_error(sums: Array) -> Array:
+    _, support, _, _, gaps = _unpack(sums)
+    return np.asarray(np.abs(gaps).sum(1) / support.sum(1))
+
+
+ACCURACY = Metric(
+    "accuracy",
+    features=features,
+    figure=_accuracy,
+    right_or_wrong=True,
+    explanation="share of test rows answered right",
+)
+CALIBRATION_ERROR = Metric(
+    "ece",
+    higher_is_better=False,
+    figure=_calibration_error,  # without features: chance alone raises it, so it does not decide
+    title="Calibration error",
+    explanation=f"confidence minus accuracy, {BINS} bins of equal width",
+)
+METRICS = (
+    ACCURACY,
+    Metric(
+        "balanced_accuracy",
+        features=features,
+        figure=_balanced_accuracy,
+        explanation="mean recall of the classes that occur",
+    ),
+    Metric("macro_f1", features=features, figure=_macro_f1, title="Macro-F1", explanation="mean F1 of the classes"),
+    Metric("log_loss", higher_is_better=False, features=features, figure=_log_loss, explanation="nats per row"),
+    Metric(
+        "brier",
+        higher_is_better=False,
+        features=features,
+        figure=_brier,
+        title="Brier score",
+        explanation="squared error of the probabilities, 0 to 2",
+    ),
+    CALIBRATION_ERROR,
+)
+
+
+def _metrics(sums: Array) -> dict[str, Array]:
+    """The metrics float[R] of each row of sums."""
+    return {metric.name: metric.figure(sums) for metric in METRICS if metric.figure}
 
 
 def _intervals(
-    features: sparse.csr_array, size: int, metrics: Mapping[str, float], confidence: Array
+    features: sparse.csr_array, metrics: Mapping[str, float], confidence: Array
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap interval of each metric: percentile; for ECE see `_ece_interval`."""
-    resampled = _metrics(bootstrap_sums(features), size)
+    """Bootstrap interval of each metric: percentile; for the calibration error see `_ece_interval`."""
+    resampled, name = _metrics(bootstrap_sums(features)), CALIBRATION_ERROR.name
     intervals = {name: interval(values) for name, values in resampled.items()}
-    return intervals | {"ece": _ece_interval(metrics["ece"], resampled["ece"], confidence)}
+    return intervals | {name: _ece_interval(metrics[name], resampled[name], confidence)}
 
 
 def _ece_interval(ece: float, resampled: Array, confidence: Array) -> tuple[float, float]:
@@ -191,12 +243,12 @@ def _baseline(true: Array, known: Sequence[str], training: Mapping[str, int]) ->
     majority = np.full(len(true), counts.argmax())
     prior = np.broadcast_to(counts / max(counts.sum(), 1.0), (len(true), len(known)))
     sums = np.asarray(_features(true, majority, prior).sum(axis=0))
-    return {name: float(value[0]) for name, value in _metrics(sums[None], len(known)).items()}
+    return {name: float(value[0]) for name, value in _metrics(sums[None]).items()}
 
 
 def _per_class(totals: Array, known: Sequence[str]) -> pd.DataFrame:
     """Support, precision, recall and F1 of each class; 0 where a figure has no rows to stand on."""
-    _, support, predicted, right, _ = (part[0] for part in _unpack(totals[None], len(known)))
+    _, support, predicted, right, _ = (part[0] for part in _unpack(totals[None]))
     return pd.DataFrame(
         {
             "class": list(known),
@@ -209,10 +261,10 @@ def _per_class(totals: Array, known: Sequence[str]) -> pd.DataFrame:
 
 
 def _reliability(right: Array, confidence: Array) -> pd.DataFrame:
-    """Mean confidence and accuracy of each calibration bin that has rows."""
-    rows = pd.DataFrame({"bin": _bins(confidence), "confidence": confidence, "accuracy": right.astype(np.float64)})
+    """Mean confidence and share of right answers of each calibration bin that has rows."""
+    rows = pd.DataFrame({"bin": _bins(confidence), "confidence": confidence, "right": right.astype(np.float64)})
     groups = rows.groupby("bin", as_index=False)
-    return groups.agg(confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), count=("accuracy", "size"))
+    return groups.agg(confidence=("confidence", "mean"), right=("right", "mean"), count=("right", "size"))
 
 
 def _mistakes(true: Array, predicted: Array, probabilities: Array, known: Sequence[str]) -> tuple[Mistake, ...]:

@@ -1,4 +1,4 @@
-"""What an evaluation on the test split says, for any problem."""
+"""What an evaluation on the test rows says, for any problem."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from components.core.contract import Metric
+from components.core.evidence.intervals import bootstrap_sums, interval
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,44 @@ class Evaluation:
     reference: Mapping[str, float] = field(default_factory=dict, kw_only=True)  # of a simple model of these data
     reference_name: str = field(default="", kw_only=True)
     bound: float  # one-sided 95 % bound of the target's metric, on the side of the worse figures
-    per_class: pd.DataFrame | None = None  # class, support, precision, recall, f1
+    per_class: pd.DataFrame | None = None  # class, support, then any figures, the last of which ranks the classes
     confusion: np.ndarray[Any, Any] | None = None  # counts[true, predicted], in the order of the classes
-    reliability: pd.DataFrame | None = None  # bin, confidence, accuracy, count
+    reliability: pd.DataFrame | None = None  # bin, confidence, right (share of the answers), count
+    calibration_error: str = ""  # which of the metrics it is; empty: none of them
     numbers: pd.DataFrame | None = None  # true, predicted; a row per test row
     mistakes: Sequence[Mistake] = field(default_factory=tuple)  # the surest or the largest first
+
+
+def by_sums(
+    metrics: Sequence[Metric],
+    answers: pd.DataFrame,
+    trivial: Mapping[str, object],
+    labels: Sequence[str],
+    classes: Sequence[str],
+) -> Evaluation:
+    """Return metrics that may decide with 95 % bootstrap intervals over rows, beside those of a trivial model.
+
+    Args:
+        metrics: The headline first; all with features and figure.
+        answers: A row per test row.
+        trivial: The answer that a model gives to every row if it knows the training labels alone.
+        labels: The true labels.
+        classes: In the order of the model's outputs.
+
+    Raises:
+        ValueError: There are no test rows, or a metric may not decide.
+    """
+    if len(labels) == 0:
+        raise ValueError("there are no test rows to evaluate on")
+    constant = pd.DataFrame([trivial] * len(labels))
+    values, intervals, baseline, bounds = {}, {}, {}, list[float]()
+    for metric in metrics:
+        if metric.features is None or metric.figure is None:
+            raise ValueError(f"{metric.name} has no features")
+        features = metric.features(answers, labels, classes)
+        drawn = metric.figure(bootstrap_sums(features))
+        values[metric.name] = float(metric.figure(features.sum(0)[None])[0])
+        intervals[metric.name] = interval(drawn)
+        baseline[metric.name] = float(metric.figure(metric.features(constant, labels, classes).sum(0)[None])[0])
+        bounds.append(float(np.nanquantile(drawn, 0.05 if metric.higher_is_better else 0.95)))
+    return Evaluation(values, intervals, baseline, bound=bounds[0])

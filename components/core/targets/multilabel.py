@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,32 +11,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.core.contract import Metric
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 from components.core.evidence.intervals import bootstrap_interval, bootstrap_sums, interval
-from components.core.inference import multilabel
-from components.core.inference.multilabel import Answer
+from components.core.inference.multilabel import Answer, answers
 from components.core.targets.classification import best_temperature
 from components.core.targets.evaluation import Evaluation, Mistake
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 MISTAKES = 24  # thumbnails that the report has room for
+MEAN_AVERAGE_PRECISION = "map"
 RESAMPLES = 500  # of the mean average precision, which is no function of sums
 
 
-class Labels:
+class MultiLabel:
     """Any number of labels for each record, written as a JSON list of names."""
 
-    metric = "micro_f1"
-    gate_metrics: Mapping[str, int] = {"micro_f1": 1, "macro_f1": 1, "subset_accuracy": 1}
-    right_or_wrong = False
-    answers_code = Path(multilabel.__file__)
     answer: type = Answer
+    answers = staticmethod(answers)
 
     def __init__(self, threshold: float) -> None:
         """Take the probability from which a label is given."""
         self.threshold = threshold
+        self.metrics = METRICS
 
     def check_label(self, label: str) -> str:
         """A JSON list of names, sorted, each once."""
@@ -52,11 +50,7 @@ class Labels:
 
     def names(self, labels: Sequence[str]) -> list[list[str]]:
         """The names of each list."""
-        return [json.loads(label) for label in labels]
-
-    def strata(self, labels: Sequence[str]) -> list[str]:
-        """A list of names is no class."""
-        return [""] * len(labels)
+        return _names(labels)
 
     def class_names(self, labels: Sequence[str]) -> list[str]:
         """All names, sorted.
@@ -104,10 +98,6 @@ class Labels:
         right = bool(((outputs > 0) == (targets > 0)).all())  # then the likelihood grows as the temperature falls
         return {"temperature": 1.0 if right else best_temperature(log_loss), "threshold": self.threshold}
 
-    def answers(self, outputs: Tensor, serving: Mapping[str, Any]) -> list[Answer]:
-        """As the served model gives them."""
-        return multilabel.answers(outputs, serving)
-
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
@@ -133,13 +123,13 @@ class Labels:
         trivial = _metrics(_features(true, np.broadcast_to(constant, true.shape)).sum(0)[None])
         flat = _mean_average_precision(true, np.broadcast_to(shares, true.shape))(order)
         return Evaluation(
-            metrics={**{name: float(v[0]) for name, v in metrics.items()}, "map": precision(order)},
+            metrics={**{name: float(v[0]) for name, v in metrics.items()}, MEAN_AVERAGE_PRECISION: precision(order)},
             intervals={
                 **{name: interval(values) for name, values in resampled.items()},
-                "map": bootstrap_interval(precision, len(true), RESAMPLES),
+                MEAN_AVERAGE_PRECISION: bootstrap_interval(precision, len(true), RESAMPLES),
             },
-            baseline={**{name: float(v[0]) for name, v in trivial.items()}, "map": flat},
-            bound=float(np.quantile(resampled[self.metric], 0.05)),
+            baseline={**{name: float(v[0]) for name, v in trivial.items()}, MEAN_AVERAGE_PRECISION: flat},
+            bound=float(np.quantile(resampled[METRICS[0].name], 0.05)),
             per_class=_per_class(true, given, known),
             mistakes=_mistakes(true, given, chances, known),
         )
@@ -149,14 +139,9 @@ class Labels:
         pairs = [({*a}, {*b}) for a, b in zip(answers["labels"], self.names(labels), strict=True)]
         return np.array([2 * len(a & b) / (len(a) + len(b)) if a or b else 1.0 for a, b in pairs], dtype=np.float64)
 
-    def gate_features(self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
-        """What `gate_figure` needs of each row, float[N, 3C + 2]; labels that only one model knows don't count."""
-        return _features(_matrix(self.names(labels), classes), _matrix(answers["labels"].tolist(), classes))
 
-    def gate_figure(self, metric: str, classes: Sequence[str]) -> Callable[[Array], Array]:
-        """A metric as a function of sums of features float[R, 3C + 2]: float[R]."""
-        del classes
-        return lambda sums: _metrics(sums)[metric]
+def _names(labels: Sequence[str]) -> list[list[str]]:
+    return [json.loads(label) for label in labels]
 
 
 def _matrix(lists: Sequence[Sequence[str]], classes: Sequence[str]) -> Array:
@@ -170,16 +155,56 @@ def _features(true: Array, given: Array) -> Array:
     return np.hstack([true & given, given, true, exact, np.ones_like(exact)]).astype(np.float64)
 
 
-def _metrics(sums: Array) -> dict[str, Array]:
-    """The metrics float[R] of each row of sums; classes that neither occur nor are given don't count."""
+def _features_of_answers(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
+    """Features float[N, 3C + 2]; labels that only one of two models knows don't count."""
+    return _features(_matrix(_names(labels), classes), _matrix(answers["labels"].tolist(), classes))
+
+
+def _micro_f1(sums: Array) -> Array:
+    right, given, true = np.split(sums[:, :-2], 3, axis=1)
+    return np.asarray(2 * right.sum(1) / np.maximum((given + true).sum(1), 1))
+
+
+def _macro_f1(sums: Array) -> Array:
+    """The mean over the classes that occur or are given."""
     right, given, true = np.split(sums[:, :-2], 3, axis=1)
     both = given + true
     f1 = np.divide(2 * right, both, out=np.zeros_like(right), where=both > 0)
-    return {
-        "micro_f1": 2 * right.sum(1) / np.maximum(both.sum(1), 1),
-        "macro_f1": f1.sum(1) / np.maximum((both > 0).sum(1), 1),
-        "subset_accuracy": sums[:, -2] / sums[:, -1],
-    }
+    return np.asarray(f1.sum(1) / np.maximum((both > 0).sum(1), 1))
+
+
+def _subset_accuracy(sums: Array) -> Array:
+    return np.asarray(sums[:, -2] / sums[:, -1])
+
+
+METRICS = (
+    Metric(
+        "micro_f1",
+        features=_features_of_answers,
+        figure=_micro_f1,
+        title="Micro-F1",
+        explanation="F1 over all labels of all rows",
+    ),
+    Metric(
+        "macro_f1",
+        features=_features_of_answers,
+        figure=_macro_f1,
+        title="Macro-F1",
+        explanation="mean F1 of the classes",
+    ),
+    Metric(
+        "subset_accuracy",
+        features=_features_of_answers,
+        figure=_subset_accuracy,
+        explanation="share of rows whose labels are all right",
+    ),
+    Metric(MEAN_AVERAGE_PRECISION, title="mAP", explanation="mean over the labels of the average precision"),
+)
+
+
+def _metrics(sums: Array) -> dict[str, Array]:
+    """The metrics float[R] of each row of sums."""
+    return {metric.name: metric.figure(sums) for metric in METRICS if metric.figure}
 
 
 def _mean_average_precision(true: Array, chances: Array) -> Callable[[Array], float]:

@@ -1,19 +1,20 @@
 """Which target a task has: classes, a number, or several labels, by the option `target`; for tasks of any input."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.core.contract import Target
 from components.core.data.examples import Examples
 from components.core.errors import InputError
 from components.core.settings import Settings
-from components.core.targets import classification
-from components.core.targets.multilabel import Labels
+from components.core.targets.classification import Classification
+from components.core.targets.multilabel import MultiLabel
 from components.core.targets.regression import Regression
 from components.core.task_options import parse_options
+
+Chosen: TypeAlias = Classification | MultiLabel | Regression
 
 
 class TargetOptions(BaseModel):
@@ -28,7 +29,7 @@ class TargetOptions(BaseModel):
     label_scale: float = Field(1.0, gt=0, description="Their standard deviation; measured.")
 
 
-def chosen(settings: Settings, options: type[TargetOptions] = TargetOptions) -> Target:
+def chosen(settings: Settings, options: type[TargetOptions] = TargetOptions) -> Chosen:
     """The target that the options ask for.
 
     Raises:
@@ -36,9 +37,9 @@ def chosen(settings: Settings, options: type[TargetOptions] = TargetOptions) -> 
     """
     found = parse_options(settings, options)
     if found.target == "classes":
-        return classification
+        return Classification()
     if found.target == "labels":
-        return Labels(found.threshold)
+        return MultiLabel(found.threshold)
     if settings.class_weights != "none" or settings.label_smoothing:
         raise InputError("--class-weights and --label-smoothing are for classes, not for numbers.", "Leave them out.")
     return Regression(found.label_mean, found.label_scale, found.regression_loss)

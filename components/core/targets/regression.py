@@ -1,8 +1,7 @@
 """A number as the target of a task: squared or Huber loss, R2 against the mean of the training labels, an interval."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.core.contract import Metric
 from components.core.errors import RejectedRecord
 from components.core.evidence.intervals import bootstrap_sums, interval
-from components.core.inference import regression
-from components.core.inference.regression import Answer
+from components.core.inference.regression import Answer, answers
 from components.core.targets.evaluation import Evaluation, Mistake
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -28,15 +27,13 @@ ROUNDING = 1e-12  # of the squares of labels, below which their spread is none
 class Regression:
     """A number for each record; the network learns it less the mean, over the scale, of the training labels."""
 
-    metric = "r2"
-    gate_metrics: Mapping[str, int] = {"r2": 1, "mae": -1, "rmse": -1}
-    right_or_wrong = False
-    answers_code = Path(regression.__file__)
     answer: type = Answer
+    answers = staticmethod(answers)
 
     def __init__(self, mean: float, scale: float, loss: str) -> None:
         """Take the mean and scale of the training labels, and the loss: `mse` or `huber`."""
         self.mean, self.scale, self.huber = mean, scale, loss == "huber"
+        self.metrics = METRICS
 
     def check_label(self, label: str) -> str:
         """A finite number, as short as it can be written."""
@@ -49,14 +46,6 @@ class Regression:
         if abs(number) > LARGEST:
             raise RejectedRecord(f"the label is a number beyond {LARGEST:g}")
         return repr(number + 0.0)  # -0.0 becomes 0.0
-
-    def names(self, labels: Sequence[str]) -> list[list[str]]:
-        """A number names no class."""
-        return [[] for _ in labels]
-
-    def strata(self, labels: Sequence[str]) -> list[str]:
-        """Numbers are no classes."""
-        return [""] * len(labels)
 
     def class_names(self, labels: Sequence[str]) -> list[str]:
         """The one output."""
@@ -74,10 +63,6 @@ class Regression:
         """Mean squared error, or Huber's loss, which grows linearly beyond one scale; a scalar mean."""
         del label_smoothing, class_weights  # of classes
         return functional.huber_loss(outputs, targets) if self.huber else functional.mse_loss(outputs, targets)
-
-    def class_weights(self, targets: Tensor, size: int) -> None:
-        """There are no classes to balance."""
-        del targets, size
 
     def validate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Figures of a whole split from outputs[N, 1] and targets[N, 1]; the error is in the labels' unit."""
@@ -98,10 +83,6 @@ class Regression:
         rank = min(math.ceil(COVERED * (len(errors) + 1)), len(errors))
         return {"mean": self.mean, "scale": self.scale, "margin": float(errors[rank - 1]) * self.scale}
 
-    def answers(self, outputs: Tensor, serving: Mapping[str, Any]) -> list[Answer]:
-        """As the served model gives them."""
-        return regression.answers(outputs, serving)
-
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
@@ -116,12 +97,12 @@ class Regression:
         del classes
         if len(labels) == 0:
             raise ValueError("there are no test rows to evaluate on")
-        features = self._features(answers, labels)
+        features = _features(answers, labels)
         resampled, metrics = _metrics(bootstrap_sums(features)), _metrics(features.sum(0)[None])
         numbers = np.repeat([float(label) for label in training], list(training.values()))
         low, high = np.quantile(numbers, [(1 - COVERED) / 2, (1 + COVERED) / 2])
         trivial = pd.DataFrame({"number": numbers.mean(), "low": low, "high": high}, index=range(len(labels)))
-        baseline = _metrics(self._features(trivial, labels).sum(0)[None])
+        baseline = _metrics(_features(trivial, labels).sum(0)[None])
         true, predicted = np.array(labels, dtype=np.float64), answers["number"].to_numpy(dtype=np.float64)
         worst = np.argsort(-np.abs(predicted - true), kind="stable")[:MISTAKES]
         return Evaluation(
@@ -139,35 +120,60 @@ class Regression:
         wrong = answers["number"].to_numpy(dtype=np.float64) - true
         return np.asarray(1 - wrong**2 / (true.var() if len({*labels}) > 1 else 1.0))
 
-    def gate_features(self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
-        """What `gate_figure` needs of each row, float[N, 6]."""
-        del classes
-        return self._features(answers, labels)
 
-    def gate_figure(self, metric: str, classes: Sequence[str]) -> Callable[[Array], Array]:
-        """A metric as a function of sums of features float[R, 6]: float[R]."""
-        del classes
-        return lambda sums: _metrics(sums)[metric]
+def _features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str] = ()) -> Array:
+    """Columns of absolute error, squared error, label, squared label, one, and 1.0 where the interval holds it."""
+    del classes
+    true = np.array(labels, dtype=np.float64)
+    wrong = answers["number"].to_numpy(dtype=np.float64) - true
+    inside = (answers["low"].to_numpy() <= true) & (true <= answers["high"].to_numpy())
+    centred = true - true.mean()  # else the squares of large labels drown their variance
+    return np.stack([np.abs(wrong), wrong**2, centred, centred**2, np.ones_like(true), inside], axis=1)
 
-    def _features(self, answers: pd.DataFrame, labels: Sequence[str]) -> Array:
-        """Columns of absolute error, squared error, label, squared label, one, and 1.0 where the interval holds it."""
-        true = np.array(labels, dtype=np.float64)
-        wrong = answers["number"].to_numpy(dtype=np.float64) - true
-        inside = (answers["low"].to_numpy() <= true) & (true <= answers["high"].to_numpy())
-        centred = true - true.mean()  # else the squares of large labels drown their variance
-        return np.stack([np.abs(wrong), wrong**2, centred, centred**2, np.ones_like(true), inside], axis=1)
+
+def _explained(sums: Array) -> Array:
+    """R2, undefined where all labels are one number."""
+    _, square, label, label_square, rows, _ = sums.T
+    spread = label_square - label**2 / rows
+    unknown = np.full_like(square, np.nan)
+    return np.asarray(1 - np.divide(square, spread, out=unknown, where=spread > ROUNDING * label_square))
+
+
+METRICS = (
+    Metric(
+        "r2",
+        features=_features,
+        figure=_explained,
+        title="R²",
+        explanation="share of the variance that is explained; 0 is the mean of the rows",
+    ),
+    Metric(
+        "mae",
+        higher_is_better=False,
+        features=_features,
+        figure=lambda sums: np.asarray(sums[:, 0] / sums[:, 4]),
+        title="Mean absolute error",
+        explanation="in the unit of the labels",
+    ),
+    Metric(
+        "rmse",
+        higher_is_better=False,
+        features=_features,
+        figure=lambda sums: np.sqrt(sums[:, 1] / sums[:, 4]),
+        title="Root mean squared error",
+        explanation="in the unit of the labels",
+    ),
+    Metric(  # without features: more is not better
+        "coverage",
+        figure=lambda sums: np.asarray(sums[:, 5] / sums[:, 4]),
+        explanation=f"share of rows whose number lies in the answer's interval; {COVERED:g} is meant",
+    ),
+)
 
 
 def _metrics(sums: Array) -> dict[str, Array]:
-    """The metrics float[R] of each row of sums; R2 is undefined where all labels are one number."""
-    error, square, label, label_square, rows, inside = sums.T
-    spread = label_square - label**2 / rows
-    return {
-        "r2": 1 - np.divide(square, spread, out=np.full_like(square, np.nan), where=spread > ROUNDING * label_square),
-        "mae": error / rows,
-        "rmse": np.sqrt(square / rows),
-        "coverage": inside / rows,
-    }
+    """The metrics float[R] of each row of sums."""
+    return {metric.name: metric.figure(sums) for metric in METRICS if metric.figure}
 
 
 def _r2(square: float, spread: float) -> float:

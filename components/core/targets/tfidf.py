@@ -5,17 +5,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.core.contract import Target
 from components.core.data.examples import Examples
 from components.core.inference import texts
 from components.core.targets.linear_models import best_of, class_answers, rows_of
+from components.core.targets.options import Chosen
 from components.core.targets.regression import COVERED
 
 MOST_WEIGHTS = 4_000_000  # of a fit, which takes 160 bytes for each: beyond it the rarest words go
 STRENGTHS = (1.0, 10.0, 100.0)  # of the fit, against its regularisation; the validation rows choose
 
 
-def answers(examples: Examples, target: Target) -> tuple[str, pd.DataFrame] | None:
+def answers(examples: Examples, target: Chosen) -> tuple[str, pd.DataFrame] | None:
     """TF-IDF of words and pairs of words with logistic regression, or ridge regression for numbers.
 
     None where the training texts hold no word of two letters, as where all are emoji.
@@ -59,7 +59,7 @@ def _numbers(words: dict[str, Any], labels: dict[str, list[str]]) -> pd.DataFram
     return pd.DataFrame({"number": found, "low": found - margin, "high": found + margin})
 
 
-def _labels(words: dict[str, Any], labels: dict[str, list[str]], target: Target, classes: list[str]) -> pd.DataFrame:
+def _labels(words: dict[str, Any], labels: dict[str, list[str]], target: Chosen, classes: list[str]) -> pd.DataFrame:
     true = {split: target.targets(some, classes).numpy() for split, some in labels.items()}
     chances = np.zeros((words["test"].shape[0], len(classes)))
     for k in range(len(classes)):

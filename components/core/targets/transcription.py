@@ -5,9 +5,9 @@ certainty, so outputs of one length need no lengths beside them.
 """
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from components.core.contract import Metric
 from components.core.errors import RejectedRecord
-from components.core.evidence.intervals import bootstrap_sums, interval
-from components.core.inference import transcription
 from components.core.inference.transcription import BLANK, Answer, answers, collapsed
-from components.core.targets.evaluation import Evaluation, Mistake
+from components.core.targets.evaluation import Evaluation, Mistake, by_sums
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -28,7 +27,6 @@ SPACE = 1  # the output of the first class, whatever the labels
 PADDING = -1  # of targets
 LONGEST = 600  # characters of a transcript
 MISTAKES = 24  # that the report has room for
-METRICS = {"word_error_rate": -1, "character_error_rate": -1}
 
 
 class CTCHead(nn.Module):
@@ -46,7 +44,7 @@ class CTCHead(nn.Module):
         return torch.where(silent[:, :, None], only_blank.log(), scores.log_softmax(dim=2))
 
 
-class Transcripts:
+class Transcription:
     """What is said, in small letters without punctuation.
 
     Args:
@@ -54,15 +52,12 @@ class Transcripts:
         words: Whether the outputs are the words of the data instead of their characters.
     """
 
-    metric = "word_error_rate"
-    gate_metrics: Mapping[str, int] = METRICS
-    right_or_wrong = False
-    answers_code = Path(transcription.__file__)
     answer: type = Answer
     answers = staticmethod(answers)
 
     def __init__(self, beam: int = 1, *, words: bool = False) -> None:
         self._beam, self._words = beam, words
+        self.metrics = METRICS
 
     def check_label(self, label: str) -> str:
         """Small letters, digits and apostrophes, one space between words; raises RejectedRecord if none is left."""
@@ -72,14 +67,6 @@ class Transcripts:
         if len(text) > LONGEST:
             raise RejectedRecord(f"the transcript is longer than {LONGEST} characters")
         return text
-
-    def names(self, labels: Sequence[str]) -> list[list[str]]:
-        """A transcript has no class."""
-        return [[] for _ in labels]
-
-    def strata(self, labels: Sequence[str]) -> list[str]:
-        """Splits are not stratified."""
-        return [""] * len(labels)
 
     def class_names(self, labels: Sequence[str]) -> list[str]:
         """The words, or the characters with the space first, for error rates of words need to know it."""
@@ -115,10 +102,6 @@ class Transcripts:
             outputs.float().transpose(0, 1), targets.clamp(min=0), frames, lengths, BLANK, zero_infinity=True
         )
 
-    def class_weights(self, targets: Tensor, size: int) -> None:
-        """None: there are no classes to balance."""
-        del targets, size
-
     def validate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The loss, and the error rates of the best path; that of characters only where these are the outputs."""
         found = [collapsed(path) for path in outputs.argmax(2).tolist()]
@@ -126,9 +109,13 @@ class Transcripts:
         loss, pairs = {"loss": float(self.loss(outputs, targets))}, list(zip(found, true, strict=True))
         if self._words:
             errors = sum(edit_distance(*pair) for pair in pairs)
-            return {**loss, self.metric: errors / sum(map(len, true))}
+            return {**loss, WORDS.name: errors / sum(map(len, true))}
         sums = np.sum([_errors(*pair, SPACE) for pair in pairs], axis=0)[None]
-        return {**loss, **{name: float(self.gate_figure(name, ())(sums)[0]) for name in METRICS}}
+        return {
+            **loss,
+            WORDS.name: float(_word_error_rate(sums)[0]),
+            CHARACTERS.name: float(_character_error_rate(sums)[0]),
+        }
 
     def calibrate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """How wide decoding searches, and what it puts together."""
@@ -145,41 +132,20 @@ class Transcripts:
         Raises:
             ValueError: There are no test rows.
         """
-        if len(labels) == 0:
-            raise ValueError("there are no test rows to evaluate on")
-        features = self.gate_features(answers, labels, classes)
-        commonest = max(sorted(training), key=lambda text: training[text])
-        trivial = self.gate_features(pd.DataFrame({"transcript": [commonest] * len(labels)}), labels, classes)
-        drawn, metrics, intervals, baseline = bootstrap_sums(features), {}, {}, {}
-        for name in METRICS:
-            figure = self.gate_figure(name, classes)
-            metrics[name], baseline[name] = (float(figure(rows.sum(0)[None])[0]) for rows in (features, trivial))
-            intervals[name] = interval(figure(drawn))
-        metrics["sentence_error_rate"] = float((features[:, 0] > 0).mean())
-        baseline["sentence_error_rate"] = float((trivial[:, 0] > 0).mean())
+        commonest = {"transcript": max(sorted(training), key=lambda text: training[text])}
+        found = by_sums((WORDS, CHARACTERS), answers, commonest, labels, classes)
+        features = _features(answers, labels, classes)
+        trivial = _features(pd.DataFrame([commonest] * len(labels)), labels, classes)
         worst = np.argsort(-features[:, 2], kind="stable")[:MISTAKES]
         mistakes = [
             Mistake(int(row), labels[row], answers["transcript"][row], None) for row in worst if features[row, 2]
         ]
-        bound = float(np.quantile(self.gate_figure(self.metric, classes)(drawn), 0.95))
-        return Evaluation(metrics, intervals, baseline, bound=bound, mistakes=mistakes)
-
-    def scores(self, answers: pd.DataFrame, labels: Sequence[str]) -> Array:
-        """The negative word error rate of each utterance, float[N]."""
-        features = self.gate_features(answers, labels, ())
-        return np.asarray(-features[:, 0] / features[:, 1])
-
-    def gate_features(self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
-        """Errors in words, words, errors in characters, characters of each utterance, float[N, 4]."""
-        del classes
-        pairs = zip(answers["transcript"], labels, strict=True)
-        return np.array([_errors(found, true, " ") for found, true in pairs], dtype=np.float64).reshape(-1, 4)
-
-    def gate_figure(self, metric: str, classes: Sequence[str]) -> Callable[[Array], Array]:
-        """An error rate of all utterances together: errors per word, or per character."""
-        del classes
-        first = 2 * list(METRICS).index(metric)
-        return lambda sums: np.asarray(sums[:, first] / sums[:, first + 1])
+        return replace(
+            found,
+            metrics={**found.metrics, SENTENCES.name: float((features[:, 0] > 0).mean())},
+            baseline={**found.baseline, SENTENCES.name: float((trivial[:, 0] > 0).mean())},
+            mistakes=mistakes,
+        )
 
     def frames(self, label: str) -> int:
         """The fewest frames that can say a transcript: one for each character or word, and one between equal ones."""
@@ -216,6 +182,39 @@ def _errors(found: Sequence[Any], true: Sequence[Any], space: object) -> tuple[i
     """Errors in words, words, errors in characters, characters."""
     words, expected = _words(found, space), _words(true, space)
     return edit_distance(words, expected), len(expected), edit_distance(found, true), len(true)
+
+
+def _features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
+    """Errors in words, words, errors in characters, characters of each utterance, float[N, 4]."""
+    del classes
+    pairs = zip(answers["transcript"], labels, strict=True)
+    return np.array([_errors(found, true, " ") for found, true in pairs], dtype=np.float64).reshape(-1, 4)
+
+
+def _word_error_rate(sums: Array) -> Array:
+    return np.asarray(sums[:, 0] / sums[:, 1])
+
+
+def _character_error_rate(sums: Array) -> Array:
+    return np.asarray(sums[:, 2] / sums[:, 3])
+
+
+WORDS = Metric(
+    "word_error_rate",
+    higher_is_better=False,
+    features=_features,
+    figure=_word_error_rate,
+    explanation="words to insert, delete or replace, per word",
+)
+CHARACTERS = Metric(
+    "character_error_rate",
+    higher_is_better=False,
+    features=_features,
+    figure=_character_error_rate,
+    explanation="the same per character",
+)
+SENTENCES = Metric("sentence_error_rate", higher_is_better=False, explanation="share of rows that are not all right")
+METRICS = (WORDS, CHARACTERS, SENTENCES)
 
 
 def _words(characters: Sequence[Any], space: object) -> list[tuple[Any, ...]]:

@@ -141,7 +141,8 @@ class StepRun:
 
 def describe(metric: str, figures: Mapping[str, float]) -> str:
     """The figure that the terminal shows beside a training step."""
-    return f"validation {metric.replace('_', ' ')} {figures[metric]:.3f}, loss {figures['loss']:.3f}"
+    shown = f"{metric.replace('_', ' ')} {figures[metric]:.3f}, " if metric in figures else ""
+    return f"validation {shown}loss {figures['loss']:.3f}"
 
 
 def log_epochs(run_id: str, epochs: Sequence[Mapping[str, float]], start: int = 0) -> None:

@@ -44,8 +44,10 @@ def fresh_batches(network: Network, data: Data, line: int) -> Batches:
             some = picks[_needed(data, len(picks))].tolist()
             contents = data.examples.contents([rows[i] for i in some])
             seeds = [view_seed(ids[i], f"{settings.seed}/epoch {epoch}") for i in some]
-            inputs = data.task.augment(contents, network.preprocessing, settings, seeds)
-            inputs, mixed = _mixed(data, inputs, targets[picks], epoch, number)
+            inputs, moved = data.task.augment(contents, targets[some], network.preprocessing, settings, seeds)
+            if len(some) < len(picks):  # the others' targets may have moved too
+                moved = distributed.whole(to_device(moved, device), len(picks))
+            inputs, mixed = _mixed(data, inputs, moved, epoch, number)
             with torch.no_grad(), mixed_precision(device):
                 frozen = network.below(to_device(inputs, device), line)
             yield frozen, mixed  # outside: a generator that waits inside no_grad takes the caller's gradients

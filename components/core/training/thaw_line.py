@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from components.core.activations import caching_plan
 from components.core.activations.caching_plan import GIGABYTE
 from components.core.activations.requests import CachePolicy, RowRequest, row_key
 from components.core.activations.rows import Part, Rows
 from components.core.compute import distributed
 from components.core.digests import digest
+from components.core.errors import InputError
 from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network, Pytree
 from components.core.settings import Settings
@@ -67,7 +71,10 @@ def _request(network: Network, data: Data, lines: Mapping[int, float], splits: S
             return data.task.encode(contents, network.preprocessing)
         names = [_view(data, position // len(rows)) for position in positions]
         seeds = [view_seed(ids[place], name) for place, name in zip(places, names, strict=True)]
-        return data.task.augment(contents, network.preprocessing, settings, seeds)
+        given = data.targets[splits[0]][places]
+        inputs, moved = data.task.augment(contents, given, network.preprocessing, settings, seeds)
+        _refuse_moved(given, moved)
+        return inputs
 
     names, encoding = [_view(data, view) for view in range(views)] or [""], _encoding(data, views)
     keys = [row_key(example, name, encoding) for name in names for example in ids]
@@ -76,6 +83,12 @@ def _request(network: Network, data: Data, lines: Mapping[int, float], splits: S
     if settings.activations != "recompute" and not distributed.is_local_leader():
         policy = replace(policy, mode="stored")  # what the leader left; its decision holds for all
     return RowRequest(network, uses, keys, encode, policy)
+
+
+def _refuse_moved(given: Tensor, moved: Tensor) -> None:
+    """Views are kept without targets, so these must not move with them."""
+    if moved is not given and not torch.equal(moved, given):
+        raise InputError("--augment moves the labels of this task, and --views keeps none.", "Leave out --views.")
 
 
 def policy_of(settings: Settings) -> CachePolicy:

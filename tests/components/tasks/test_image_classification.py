@@ -15,7 +15,7 @@ from components.core.errors import InputError, RejectedRecord
 from components.core.inference import images as pictures
 from components.core.networks.network import Network
 from components.core.settings import Settings
-from components.core.targets import classification
+from components.core.targets.classification import Classification
 from components.tasks import image_classification
 
 SMALL = Settings(backbone="torchvision/resnet18", weights="none", image_size=32)
@@ -36,7 +36,7 @@ def network() -> Network:
 
 def test_it_is_found_by_name() -> None:
     """The task is its module's name."""
-    assert load_task("image_classification") is image_classification
+    assert load_task("image_classification").build is image_classification.build
 
 
 def test_an_unknown_task_is_an_input_error() -> None:
@@ -101,7 +101,10 @@ def test_resize_is_overlaid(network: Network) -> None:
 
 def augmented(settings: Settings, network: Network, seeds: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
     contents = [picture(seed=i) for i in range(len(seeds))]
-    return image_classification.augment(contents, network.preprocessing, settings, seeds)
+    targets = torch.arange(len(seeds))
+    inputs, same = image_classification.augment(contents, targets, network.preprocessing, settings, seeds)
+    assert same is targets
+    return inputs
 
 
 @pytest.mark.parametrize("augment", ["basic", "randaugment", "trivialaugment"])
@@ -133,7 +136,7 @@ def test_mixing_makes_soft_targets(mixing: dict[str, object], network: Network) 
     inputs, soft = image_classification.mix(pictures, targets, settings, 3, 3)
     assert soft.shape == (4, 3)
     torch.testing.assert_close(soft.sum(1), torch.ones(4))
-    assert torch.isfinite(classification.loss(network(inputs), soft, 0.1, None))
+    assert torch.isfinite(Classification().loss(network(inputs), soft, 0.1, None))
     assert torch.equal(image_classification.mix(pictures, targets, settings, 3, 3)[0], inputs)
     assert not torch.equal(image_classification.mix(pictures, targets, settings, 3, 4)[0], inputs)
 

@@ -57,7 +57,7 @@ def write_speech(folder: Path, count: int = 140, longest: int = 2) -> Path:
 
 def test_it_is_found_by_name() -> None:
     """The task is its module's name, and its target transcripts."""
-    assert load_task("speech_recognition") is speech_recognition
+    assert load_task("speech_recognition").build is speech_recognition.build
     target = speech_recognition.target(settings(option=["beam=4", "units=words"]))
     assert target.calibrate(torch.zeros(0), torch.zeros(0)) == {"beam": 4, "words": 1}
 

@@ -17,7 +17,7 @@ from components.core.data.preparation import prepare
 from components.core.errors import InputError, RejectedRecord
 from components.core.networks.network import Network
 from components.core.settings import Settings
-from components.core.targets import classification
+from components.core.targets.classification import Classification
 from components.core.training import phase
 from components.core.training.data import Data, open_data
 from components.tasks import text_classification
@@ -33,6 +33,8 @@ OPTIONS: dict[str, Any] = {
     "thaw": 1,
 }
 OPTIONS |= {"head_learning_rate": 0.05, "thaw_learning_rate": 0.001}
+
+NONE = torch.empty(0)  # targets that no augmentation looks at
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +74,7 @@ def prepared(tmp_path: Path, chosen: Settings) -> Data:
 
 def test_it_is_found_by_name() -> None:
     """The task is its module's name."""
-    assert load_task("text_classification") is text_classification
+    assert load_task("text_classification").build is text_classification.build
 
 
 def test_check_counts_and_prints() -> None:
@@ -159,12 +161,12 @@ def test_augmentation_drops_words_by_the_seed(network: Network, models: Mapping[
     chosen = settings(models["bert"], augment="basic")
     text = b"good bad film tale dull fine " * 4
     one, same, other = (
-        text_classification.augment([text, b"good", text], network.preprocessing, chosen, seeds)["ids"]
+        text_classification.augment([text, b"good", text], NONE, network.preprocessing, chosen, seeds)[0]["ids"]
         for seeds in ((1, 2, 3), (1, 2, 3), (1, 5, 4))
     )
     assert torch.equal(one, same)
     assert [torch.equal(a, b) for a, b in zip(one, other, strict=True)] == [True, True, False]
-    assert text_classification.augments(chosen)
+    assert load_task("text_classification").augments(chosen)
 
 
 def test_mixing(models: Mapping[str, Path], network: Network) -> None:
@@ -209,7 +211,7 @@ def test_the_simple_model_answers_the_test_rows(models: Mapping[str, Path], tmp_
     name, answers = found
     labels = data.examples.labels(data.rows["test"])
     assert name == "TF-IDF with logistic regression"
-    assert classification.scores(answers, labels).mean() == 1.0
+    assert Classification().scores(answers, labels).mean() == 1.0
     assert sum(answers["probabilities"][0].values()) == pytest.approx(1.0)
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from components.core.data.preparation import prepare
 from components.core.listener import Callbacks
 from components.core.networks.images import build_backbone
 from components.core.networks.network import Network, set_thawed, set_training
+from components.core.optional_members import Overlay
 from components.core.settings import Hyperparameters, Settings
 from components.core.training import batches
 from components.core.training import phase as phase_module
@@ -97,7 +97,7 @@ def some(dataset: Path, dtype: torch.dtype = torch.float32, **options: Any) -> D
     changed = {"encode": lambda contents, preprocessing: encode(contents, preprocessing).to(dtype)}
     return replace(
         data,
-        task=SimpleNamespace(**vars(image_classification) | changed),
+        task=Overlay(data.task, **changed),
         rows={split: data.rows[split][:count] for split, count in counts.items()},
         targets={split: data.targets[split][:count] for split, count in counts.items()},
     )

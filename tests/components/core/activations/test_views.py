@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +14,9 @@ from components.core.activations import caching_plan, store
 from components.core.activations.requests import RowRequest
 from components.core.listener import Callbacks
 from components.core.networks.network import Network
+from components.core.optional_members import Overlay
 from components.core.settings import Hyperparameters, Settings
-from components.core.targets import classification
+from components.core.targets.classification import Classification
 from components.core.training import phase as phase_module
 from components.core.training import thaw_line
 from components.core.training.data import Data, open_data
@@ -58,9 +58,11 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
     data = open_data(dataset, Settings(**TOY | {"optimizer": "sgd", "head_epochs": EPOCHS} | options))
     seen = Seen(build_network(data, CHOSEN), data)
 
-    def augment(contents: Any, preprocessing: Any, settings: Settings, seeds: Any) -> Tensor:
+    def augment(
+        contents: Any, targets: Any, preprocessing: Any, settings: Settings, seeds: Any
+    ) -> tuple[Tensor, Tensor]:
         seen.augmented += zip(contents, seeds, strict=True)
-        return toy.augment(contents, preprocessing, settings, seeds)
+        return toy.augment(contents, targets, preprocessing, settings, seeds)
 
     def encode(contents: Any, preprocessing: Any) -> Tensor:
         seen.encoded += contents
@@ -72,7 +74,7 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
 
     def loss(outputs: Tensor, targets: Tensor, *rest: Any) -> Tensor:
         seen.targets.append(targets)
-        return classification.loss(outputs, targets, *rest)
+        return Classification().loss(outputs, targets, *rest)
 
     class Noted:
         def __init__(self, rows: Any) -> None:
@@ -92,8 +94,8 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
         return found
 
     own = {"augment": augment, "encode": encode, "mix": mix}
-    target = SimpleNamespace(**vars(classification) | {"loss": loss})
-    data = replace(data, task=SimpleNamespace(**vars(toy) | own), target=target)
+    target = Overlay(data.target, loss=loss)
+    data = replace(data, task=Overlay(data.task, **own), target=target)
     with monkeypatch.context() as patch:
         patch.setattr(phase_module, "rows_of_splits", noted)
         seen.figures = train_phase(seen.network, data, CHOSEN, thaw=thaw)

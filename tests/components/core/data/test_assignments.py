@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from components.core.contract import complete_target
 from components.core.data.assignments import (
     assign_examples,
     check_slices,
@@ -88,7 +89,9 @@ def test_a_renamed_class_points_to_the_labels_that_wait() -> None:
 def test_locked_labels_are_read_as_the_target_reads_them() -> None:
     """Classes that were numbers become numbers without a change; other names are of another problem, and refused."""
     number: Any = SimpleNamespace(
-        split_by="hash", near_duplicates=lambda *_: [], target=lambda _settings: Regression(0.0, 1.0, "mse")
+        split_by="hash",
+        near_duplicates=lambda *_: [],
+        target=lambda _settings: complete_target(Regression(0.0, 1.0, "mse")),
     )
     fours = list(range(30, 40))
     now = checked(list(range(30)), "3.0") | checked(fours, "4.0")

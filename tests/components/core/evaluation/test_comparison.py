@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from components.core.contract import load_task
+from components.core.contract import complete_target, load_task
 from components.core.data.examples import Examples
 from components.core.evaluation.comparison import comparable, contest, contestant
 from components.core.registry.serving import agree
 from components.core.settings import Settings
-from components.core.targets import classification
+from components.core.targets.classification import Classification
 from components.core.tracking import pyfunc
 from components.core.training.checkpoints import TrainingRows
 from components.core.training.data import open_data
@@ -85,7 +85,7 @@ def test_every_copy_near_a_training_row_is_passed_over() -> None:
         examples=examples,
         settings=Settings(),
         task=load_task("image_classification"),
-        target=classification,
+        target=complete_target(Classification()),
     )
     assert comparable(data, TrainingRows({"old": prints[0]}, {}, 1), {"a"}) == [1]
     assert comparable(data, TrainingRows({"old": "0" * 192}, {}, 1), {"a"}) == [1]

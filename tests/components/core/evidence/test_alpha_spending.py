@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.evidence.alpha_spending import Budget, Look, next_look
-from components.core.evidence.gate import Contest, decide, passes
+from components.core.evidence.contest import Contest
+from components.core.evidence.gate import decide, passes
 from components.core.evidence.paired_tests import mcnemar_exact
 from components.core.settings import Settings
 

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.evidence.alpha_spending import next_look
-from components.core.evidence.gate import Contest, Figures, Verdict, decide, first_version, label_shift, passes
+from components.core.evidence.contest import Contest, Figures
+from components.core.evidence.gate import Verdict, decide, first_version, passes
+from components.core.evidence.gate_checks import label_shift
 from components.core.evidence.paired_tests import Counts, mcnemar_exact, score_test
 from components.core.settings import Settings
 

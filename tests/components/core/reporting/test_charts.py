@@ -30,10 +30,10 @@ TRIALS: list[dict[str, Any]] = [
     | {"seconds": 2.0, "epochs": 6},
     {"number": 4, "state": "RUNNING", "value": None, "params": {"rate": 1e-3}, "seconds": 0.0, "epochs": 0},
 ]
-RELIABILITY = pd.DataFrame({"bin": [5, 14], "confidence": [0.4, 0.97], "accuracy": [0.5, 0.9], "count": [4, 40]})
+RELIABILITY = pd.DataFrame({"bin": [5, 14], "confidence": [0.4, 0.97], "right": [0.5, 0.9], "count": [4, 40]})
 
 FULL: dict[str, Callable[[], Figure]] = {
-    "learning_curves": lambda: charts.learning_curves(HISTORY),
+    "learning_curves": lambda: charts.learning_curves(HISTORY, "accuracy"),
     "confusion_matrix": lambda: charts.confusion_matrix(np.array([[5, 1], [0, 3]]), ["cat", "dog"]),
     "reliability": lambda: charts.reliability(RELIABILITY),
     "search_history": lambda: charts.search_history(TRIALS),
@@ -41,10 +41,12 @@ FULL: dict[str, Callable[[], Figure]] = {
     "parallel_coordinates": lambda: charts.parallel_coordinates(TRIALS),
 }
 SPARSE: dict[str, Callable[[], Figure]] = {
-    "no history": lambda: charts.learning_curves([]),
-    "one epoch": lambda: charts.learning_curves(HISTORY[:1]),
-    "no accuracy": lambda: charts.learning_curves([{"phase": "head", "train_loss": 1.0, "loss": 2.0}] * 2),
-    "diverged": lambda: charts.learning_curves([*HISTORY, HISTORY[-1] | {"loss": math.nan, "train_loss": math.inf}]),
+    "no history": lambda: charts.learning_curves([], "accuracy"),
+    "one epoch": lambda: charts.learning_curves(HISTORY[:1], "accuracy"),
+    "no accuracy": lambda: charts.learning_curves([{"phase": "head", "train_loss": 1.0, "loss": 2.0}] * 2, "accuracy"),
+    "diverged": lambda: charts.learning_curves(
+        [*HISTORY, HISTORY[-1] | {"loss": math.nan, "train_loss": math.inf}], "accuracy"
+    ),
     "no rows": lambda: charts.confusion_matrix(np.zeros((2, 2), dtype=int), ["cat", "dog"]),
     "many classes": lambda: charts.confusion_matrix(np.eye(80, dtype=int), [f"class {i}" for i in range(80)]),
     "no bins": lambda: charts.reliability(RELIABILITY[:0]),
@@ -107,7 +109,7 @@ def test_hostile_names_stay_text() -> None:
 
 def test_learning_curves_show_both_phases() -> None:
     """Losses and accuracy run over the epochs of both phases, and the second phase is marked where it begins."""
-    loss, accuracy = charts.learning_curves(HISTORY).axes
+    loss, accuracy = charts.learning_curves(HISTORY, "accuracy").axes
     training, validation = (line for line in loss.lines if line.get_label() in ("training", "validation"))
     assert np.asarray(training.get_xdata()).tolist() == [1, 2, 3, 4, 5, 6]
     assert np.asarray(validation.get_ydata()).tolist() == [epoch["loss"] for epoch in HISTORY]

@@ -11,13 +11,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from components.core.evaluation.frozen_features import Drift, Suspect
-from components.core.reporting.page import EXPLAINED, LOWER_IS_BETTER, ReportData, render
-from components.core.targets import classification, classification_metrics
+from components.core.evaluation.drift import Drift
+from components.core.evaluation.label_errors import Suspect
+from components.core.reporting.page import ReportData, render
+from components.core.targets import classification_metrics
+from components.core.targets.classification import Classification
 from components.core.targets.evaluation import Evaluation
-from components.core.targets.multilabel import Labels
+from components.core.targets.multilabel import MultiLabel
 from components.core.targets.regression import Regression
-from components.core.targets.transcription import Transcripts
+from components.core.targets.transcription import Transcription
 
 CLASSES = ["mammal", "food", "household", "plant", "bird", "money", "sea_or_insect", "vehicle"]
 SUPPORT = [7, 5, 7, 5, 6, 5, 5, 7]
@@ -131,6 +133,7 @@ def sample(classes: list[str] = CLASSES) -> ReportData:
         decision="Version 4 becomes the champion.",
         accepted=True,
         evaluation=result,
+        metrics=classification_metrics.METRICS,
         dataset={"classes": classes, "digest": "9f2c" * 16, "salt": "0", "counts": counts, "examples": 329}
         | {"duplicates": 3, "rejected": {"truncated": 2}, "source": ".thawline/demo/stamps"},
         champion=EVIDENCE,
@@ -413,7 +416,12 @@ def test_what_was_cut_and_what_it_cost_are_told() -> None:
 
 
 def test_a_figure_of_which_less_is_better_says_so() -> None:
-    """Every metric that may decide is explained, with its direction where that is not the usual one."""
-    for target in (classification, Labels(0.5), Regression(0.0, 1.0, "mse"), Transcripts()):
-        for name, sign in target.gate_metrics.items():
-            assert ("lower is better" in EXPLAINED[name]) == (name in LOWER_IS_BETTER) == (sign < 0), name
+    """Every metric of a target is explained, with its direction where that is not the usual one."""
+    for target in (Classification(), MultiLabel(0.5), Regression(0.0, 1.0, "mse"), Transcription()):
+        for metric in target.metrics:
+            figures = {metric.name: 0.5}
+            some = Evaluation(figures, {metric.name: (0.4, 0.6)}, figures, bound=0.4)
+            data = dataclasses.replace(sample(), evaluation=some, metrics=target.metrics, thumbnails=[])
+            text = Outline(render(data)).text
+            assert metric.explanation in text
+            assert ("lower is better" in text) == (metric.sign < 0), metric.name

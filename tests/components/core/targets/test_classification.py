@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from components.core.targets import classification
+from components.core.targets.classification import Classification, fit_temperature
 
+TARGET = Classification()
 CLASSES = ["cat", "dog", "eel"]
 
 
@@ -19,26 +20,26 @@ def drawn(n: int, sharpness: float = 1.0, seed: int = 0) -> tuple[torch.Tensor, 
 
 def test_targets_number_the_labels() -> None:
     """A label becomes its class's number; one that is no class is named."""
-    assert classification.targets(["eel", "cat"], CLASSES).tolist() == [2, 0]
-    assert classification.targets([], CLASSES).dtype == torch.long
+    assert TARGET.targets(["eel", "cat"], CLASSES).tolist() == [2, 0]
+    assert TARGET.targets([], CLASSES).dtype == torch.long
     with pytest.raises(ValueError, match="yak"):
-        classification.targets(["cat", "yak"], CLASSES)
+        TARGET.targets(["cat", "yak"], CLASSES)
 
 
 def test_loss_takes_hard_and_soft_targets() -> None:
     """One-hot soft targets give the loss of the class numbers; mixed ones the mixture of two losses."""
     logits, targets = drawn(6)
-    hard = classification.loss(logits, targets, 0.1, None)
+    hard = TARGET.loss(logits, targets, 0.1, None)
     one_hot = functional.one_hot(targets, 5).float()
-    assert torch.allclose(hard, classification.loss(logits, one_hot, 0.1, None))
+    assert torch.allclose(hard, TARGET.loss(logits, one_hot, 0.1, None))
     mixed = 0.3 * one_hot + 0.7 * one_hot.flip(0)
-    expected = 0.3 * classification.loss(logits, targets) + 0.7 * classification.loss(logits, targets.flip(0))
-    assert torch.allclose(classification.loss(logits, mixed), expected)
+    expected = 0.3 * TARGET.loss(logits, targets) + 0.7 * TARGET.loss(logits, targets.flip(0))
+    assert torch.allclose(TARGET.loss(logits, mixed), expected)
 
 
 def test_class_weights_are_balanced() -> None:
     """Weights are n / (C * n_c) and 1 on average over the rows; a class without rows weighs nothing."""
-    weights = classification.class_weights(torch.tensor([0, 0, 0, 1]), 3)
+    weights = TARGET.class_weights(torch.tensor([0, 0, 0, 1]), 3)
     assert weights.tolist() == pytest.approx([4 / 6, 2.0, 0.0])
 
 
@@ -46,7 +47,7 @@ def test_validate_figures() -> None:
     """Validation reports the plain cross-entropy, the accuracy, and the mean recall of the classes that occur."""
     logits = torch.tensor([[3.0, 0.0, 0.0], [2.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
     targets = torch.tensor([0, 0, 1, 1])
-    figures = classification.validate(logits[:3], targets[:3])
+    figures = TARGET.validate(logits[:3], targets[:3])
     assert figures["accuracy"] == pytest.approx(2 / 3)
     assert figures["balanced_accuracy"] == pytest.approx(0.5)
     assert figures["loss"] == pytest.approx(float(functional.cross_entropy(logits[:3], targets[:3])))
@@ -56,19 +57,19 @@ def test_validate_figures() -> None:
 def test_temperature_is_recovered(temperature: float) -> None:
     """Logits that were sharpened by a known factor get that factor back."""
     logits, targets = drawn(4000, temperature)
-    assert classification.fit_temperature(logits, targets) == pytest.approx(temperature, rel=0.06)
-    assert classification.calibrate(logits, targets) == {"temperature": classification.fit_temperature(logits, targets)}
+    assert fit_temperature(logits, targets) == pytest.approx(temperature, rel=0.06)
+    assert TARGET.calibrate(logits, targets) == {"temperature": fit_temperature(logits, targets)}
 
 
 def test_temperature_never_raises_the_log_loss() -> None:
     """On rows of any kind, the fitted temperature's log loss is at most that of 1."""
     for seed in range(20):
         logits, targets = drawn(15, 0.5 + seed / 5, seed)
-        cooled = functional.cross_entropy(logits / classification.fit_temperature(logits, targets), targets)
+        cooled = functional.cross_entropy(logits / fit_temperature(logits, targets), targets)
         assert cooled <= functional.cross_entropy(logits, targets) + 1e-6
 
 
 def test_temperature_without_evidence_is_one() -> None:
     """No rows, or only right answers, say nothing of how sure the network may be."""
-    assert classification.fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)) == 1.0
-    assert classification.fit_temperature(torch.eye(3), torch.arange(3)) == 1.0
+    assert fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)) == 1.0
+    assert fit_temperature(torch.eye(3), torch.arange(3)) == 1.0

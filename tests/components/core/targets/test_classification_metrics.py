@@ -137,7 +137,7 @@ def test_calibration_error_is_zero_for_calibrated_answers() -> None:
     )
     assert result.metrics["ece"] == pytest.approx(0)
     assert result.reliability is not None
-    assert result.reliability[["confidence", "accuracy", "count"]].to_numpy().tolist() == [[0.75, 0.75, 8]]
+    assert result.reliability[["confidence", "right", "count"]].to_numpy().tolist() == [[0.75, 0.75, 8]]
 
 
 def test_calibration_error_is_large_for_overconfident_answers() -> None:
@@ -204,16 +204,14 @@ def test_sums_of_features_give_every_metric_that_may_decide() -> None:
     classes = [f"class {number}" for number in range(5)]
     labels = [classes[number] for number in targets]
     answers = answers_of(logits.double().softmax(1).numpy(), classes)
-    features = classification_metrics.gate_features(answers, labels, classes)
+    features = classification_metrics.features(answers, labels, classes)
     metrics = classification_metrics.evaluate(answers, labels, classes, dict.fromkeys(classes, 10)).metrics
-    for name in classification_metrics.GATE_METRICS:
-        assert classification_metrics.gate_figure(name, classes)(features.sum(0)[None])[0] == pytest.approx(
-            metrics[name]
-        ), name
+    for metric in (one for one in classification_metrics.METRICS if one.may_decide):
+        assert metric.figure(features.sum(0)[None])[0] == pytest.approx(metrics[metric.name]), metric.name
 
 
 def test_an_answer_of_an_unknown_class_is_wrong_for_the_gate() -> None:
     """A challenger may answer with a class that the champion does not know."""
     answers = answers_of(np.array([[0.1, 0.2, 0.7], [0.9, 0.1, 0.0]]), CLASSES)
-    features = classification_metrics.gate_features(answers, ["cat", "cat"], ["cat", "dog"])
-    assert classification_metrics.gate_figure("accuracy", ["cat", "dog"])(features.sum(0)[None])[0] == 0.5
+    features = classification_metrics.features(answers, ["cat", "cat"], ["cat", "dog"])
+    assert classification_metrics.ACCURACY.figure(features.sum(0)[None])[0] == 0.5

@@ -10,8 +10,8 @@ import torch
 from components.core.contract import Target
 from components.core.errors import InputError
 from components.core.settings import Settings
-from components.core.targets import classification
-from components.core.targets.multilabel import Labels
+from components.core.targets.classification import Classification
+from components.core.targets.multilabel import MultiLabel
 from components.core.targets.options import chosen, measure
 from components.core.targets.regression import Regression
 
@@ -25,9 +25,9 @@ def examples(labels: list[str]) -> Any:
 
 
 def test_the_option_chooses_the_target() -> None:
-    assert chosen(settings()) is classification
+    assert isinstance(chosen(settings()), Classification)
     labels, number = chosen(settings(target="labels", threshold="0.3")), chosen(settings(target="number"))
-    assert isinstance(labels, Labels)
+    assert isinstance(labels, MultiLabel)
     assert labels.threshold == 0.3
     assert isinstance(number, Regression)
 
@@ -62,7 +62,7 @@ def test_other_values_are_refused(options: dict[str, str]) -> None:
         chosen(settings(**options))
 
 
-@pytest.mark.parametrize("target", [classification, Labels(0.5), Regression(0.0, 1.0, "mse")])
+@pytest.mark.parametrize("target", [Classification(), MultiLabel(0.5), Regression(0.0, 1.0, "mse")])
 def test_answers_have_the_columns_that_are_declared(target: Target) -> None:
     """What the code of the answers gives are the columns that MLflow's signature names, as JSON can hold them."""
     outputs = torch.randn(2, 1 if isinstance(target, Regression) else 3)

@@ -85,9 +85,9 @@ def test_the_mean_score_is_the_r2() -> None:
     labels, said = ["1", "2", "4", "8"], answers([1.5, 2.0, 3.0, 7.0])
     metrics = TARGET.evaluate(said, labels, ["number"], {"1": 1}).metrics
     assert TARGET.scores(said, labels).mean() == pytest.approx(metrics["r2"])
-    sums = TARGET.gate_features(said, labels, ["number"]).sum(0)[None]
-    for name in TARGET.gate_metrics:
-        assert TARGET.gate_figure(name, ["number"])(sums)[0] == pytest.approx(metrics[name])
+    for metric in (one for one in TARGET.metrics if one.may_decide):
+        sums = metric.features(said, labels, ["number"]).sum(0)[None]
+        assert metric.figure(sums)[0] == pytest.approx(metrics[metric.name])
 
 
 def test_resamples_of_one_number_have_no_r2() -> None:
@@ -97,8 +97,9 @@ def test_resamples_of_one_number_have_no_r2() -> None:
         moved = [repr(float(label) + shift / 7) for label in labels]
         found = TARGET.evaluate(said + shift / 7, moved, ["number"], {"1": 1, "2": 1})
         assert -100 < found.intervals["r2"][0] <= found.metrics["r2"]
-        sums = TARGET.gate_features(said, moved, ["number"])[:5].sum(0)[None]
-        assert np.isnan(TARGET.gate_figure("r2", ["number"])(sums)[0])
+        headline = TARGET.metrics[0]
+        sums = headline.features(said, moved, ["number"])[:5].sum(0)[None]
+        assert np.isnan(headline.figure(sums)[0])
 
 
 def test_of_one_number_the_score_is_by_the_error_itself() -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from components.core.contract import Target
-from components.core.targets import classification, linear_models, tfidf
-from components.core.targets.multilabel import Labels
+from components.core.targets import linear_models, tfidf
+from components.core.targets.classification import Classification
+from components.core.targets.multilabel import MultiLabel
 from components.core.targets.regression import Regression
 
 TEXTS = ["good film", "bad film", "good dull tale", "bad dull tale"] * 12
@@ -33,7 +34,11 @@ def examples(kind: str) -> Any:
 
 @pytest.mark.parametrize(
     ("kind", "target", "least"),
-    [("classes", classification, 1.0), ("number", Regression(0.0, 1.0, "mse"), 0.9), ("labels", Labels(0.5), 1.0)],
+    [
+        ("classes", Classification(), 1.0),
+        ("number", Regression(0.0, 1.0, "mse"), 0.9),
+        ("labels", MultiLabel(0.5), 1.0),
+    ],
 )
 def test_words_that_decide_are_learnt(kind: str, target: Target, least: float) -> None:
     """Each target has its simple model, whose answers have the target's columns and are right on easy texts."""
@@ -49,7 +54,7 @@ def test_a_label_that_all_have_is_always_given() -> None:
     """There is nothing to tell apart where every training text has a label, or none has it."""
     some = examples("labels")
     some.labels = lambda rows: ['["good"]' for _ in rows]
-    answered = tfidf.answers(some, Labels(0.5))
+    answered = tfidf.answers(some, MultiLabel(0.5))
     assert answered is not None
     assert answered[1]["labels"].tolist() == [["good"]] * 12
 
@@ -64,7 +69,7 @@ def test_many_words_and_classes_fit_into_memory(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(tfidf, "best_of", best_of)
     monkeypatch.setattr(tfidf, "MOST_WEIGHTS", 8)
-    assert tfidf.answers(examples("classes"), classification) is not None
+    assert tfidf.answers(examples("classes"), Classification()) is not None
     assert seen == [4]
 
 
@@ -72,4 +77,4 @@ def test_texts_without_words_have_no_simple_model() -> None:
     """Emoji say something to a network; a model of words has nothing to stand on, and a run goes on without it."""
     some = examples("classes")
     some.contents = lambda rows: ["\N{GRINNING FACE}".encode() for _ in rows]
-    assert tfidf.answers(some, classification) is None
+    assert tfidf.answers(some, Classification()) is None

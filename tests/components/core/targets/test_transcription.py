@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from components.core.contract import complete_target
 from components.core.errors import RejectedRecord
 from components.core.inference.transcription import answers, collapsed, search
-from components.core.targets.transcription import CTCHead, Transcripts, edit_distance, plain
+from components.core.targets.transcription import CHARACTERS, WORDS, CTCHead, Transcription, edit_distance, plain
 
-TARGET = Transcripts()
+TARGET = Transcription()
 CLASSES = [" ", "a", "b"]
 
 
@@ -53,7 +54,7 @@ def test_targets_are_padded() -> None:
 
 def test_words_are_outputs_where_they_are_asked_for() -> None:
     """Each word is an output; answers put spaces between, and validation has no rate of characters."""
-    target, labels = Transcripts(words=True), ["b a", "a", "b b"]
+    target, labels = Transcription(words=True), ["b a", "a", "b b"]
     classes = target.class_names(labels)
     assert classes == ["a", "b"]
     targets = target.targets(labels, classes)
@@ -71,7 +72,7 @@ def test_words_are_outputs_where_they_are_asked_for() -> None:
 def test_equal_units_need_a_blank_between() -> None:
     """So many frames at least say a text."""
     assert [TARGET.frames(text) for text in ("ab", "aab", "aaa")] == [2, 4, 5]
-    assert Transcripts(words=True).frames("no no yes") == 4
+    assert Transcription(words=True).frames("no no yes") == 4
 
 
 def every_text(frames: int) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
@@ -179,7 +180,7 @@ def test_the_trivial_model_says_the_commonest() -> None:
 def test_scores_are_errors_of_utterances() -> None:
     """A score falls with the share of wrong words, and the rate of all is a function of sums."""
     said = pd.DataFrame({"transcript": ["a b", "b"], "confidence": [1.0, 1.0]})
-    assert TARGET.scores(said, ["a b", "a a"]).tolist() == [0.0, -1.0]
-    sums = TARGET.gate_features(said, ["a b", "a a"], CLASSES).sum(0)[None]
-    np.testing.assert_allclose(TARGET.gate_figure("word_error_rate", CLASSES)(sums), [2 / 4])
-    np.testing.assert_allclose(TARGET.gate_figure("character_error_rate", CLASSES)(sums), [3 / 6])
+    assert complete_target(TARGET).scores(said, ["a b", "a a"]).tolist() == [0.0, -1.0]
+    sums = WORDS.features(said, ["a b", "a a"], CLASSES).sum(0)[None]
+    np.testing.assert_allclose(WORDS.figure(sums), [2 / 4])
+    np.testing.assert_allclose(CHARACTERS.figure(sums), [3 / 6])

@@ -1,16 +1,21 @@
 """A phase of fine-tuning."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from components.core.data.lineage import Lineage
+from components.core.errors import InputError
 from components.core.listener import Callbacks
+from components.core.optional_members import Overlay
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.data import open_data
 from components.core.training.phase import build_network, train_phase
 from tests.conftest import TOY
+from tests.fakes import toy
 
 SETTINGS = Settings(**TOY)
 CHOSEN = Hyperparameters(head_learning_rate=0.05, thaw_learning_rate=0.02, thaw=1, thaw_epochs=3, dropout=0.0)
@@ -106,3 +111,39 @@ def test_the_rate_falls_to_its_end(home: Path, toy_dataset: Path) -> None:
     _, history = phase(toy_dataset, SETTINGS.model_copy(update={"batch_size": count - 1, "patience": 99}), 0)
     assert len(history) == SETTINGS.head_epochs
     assert history[-1]["learning_rate"] < 0.1 * CHOSEN.head_learning_rate
+
+
+def mirrored(contents: Any, targets: Any, preprocessing: Any, settings: Any, seeds: Any) -> tuple[torch.Tensor, Any]:
+    """Points, each on the other side of the origin with a target of its own where its seed is odd."""
+    signs = torch.tensor([-1.0 if seed % 2 else 1.0 for seed in seeds])
+    return toy.encode(contents, preprocessing) * signs[:, None], torch.where(signs < 0, 2 - targets, targets)
+
+
+def test_targets_move_with_the_records(home: Path, toy_dataset: Path) -> None:
+    """What augmentation makes of targets is what the loss compares the outputs of those very records with."""
+    data = open_data(toy_dataset, SETTINGS.model_copy(update={"augment": "basic", "head_epochs": 1}))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def mix(inputs: torch.Tensor, targets: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append((inputs, targets))
+        return inputs, targets
+
+    data = replace(data, task=Overlay(data.task, augment=mirrored, mix=mix))
+    train_phase(build_network(data, CHOSEN), data, CHOSEN, thaw=0)
+    points = toy.encode(data.examples.contents(data.rows["train"]), {"scale": 1.0})
+    moved = 0
+    for point, target in ((p, int(t)) for inputs, targets in seen for p, t in zip(inputs, targets, strict=True)):
+        [row] = (points.abs() == point.abs()).all(1).nonzero()[:, 0].tolist()
+        was = int(data.targets["train"][row])
+        turned = not torch.equal(points[row], point)
+        assert target == (2 - was if turned else was)
+        moved += turned
+    assert 0 < moved < len(points)
+
+
+def test_views_keep_no_targets_that_move(home: Path, toy_dataset: Path) -> None:
+    """Kept views would train on the targets of other places, so they are refused with a sentence."""
+    data = open_data(toy_dataset, SETTINGS.model_copy(update={"augment": "basic", "views": 2}))
+    data = replace(data, task=Overlay(data.task, augment=mirrored))
+    with pytest.raises(InputError, match="--views keeps none"):
+        train_phase(build_network(data, CHOSEN), data, CHOSEN, thaw=0)

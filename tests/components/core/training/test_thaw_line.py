@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
 from components.core.listener import Callbacks
+from components.core.optional_members import Overlay
 from components.core.settings import Settings
 from components.core.training.data import open_data
 from components.core.training.phase import build_network
@@ -39,6 +39,6 @@ def test_rows_that_other_code_encoded_are_never_read(home: Path, toy_dataset: Pa
     before = rows_of_split(network, data, {2: 1.0}, "train")[2][:]
     (tmp_path / "code.py").write_text("# encodes otherwise")
     changed = {"serving_code": tmp_path / "code.py", "encode": lambda contents, facts: 2 * toy.encode(contents, facts)}
-    other = replace(data, task=SimpleNamespace(**vars(toy) | changed))
+    other = replace(data, task=Overlay(data.task, **changed))
     assert not torch.allclose(rows_of_split(network, other, {2: 1.0}, "train")[2][:], before)
     assert torch.equal(rows_of_split(network, data, {2: 1.0}, "train")[2][:], before)

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from components.core.activations.spaces import spaces
+from components.core.contract import complete_target
 from components.core.data.examples import START, Examples
 from components.core.errors import InputError
 from components.core.listener import Callbacks
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
-from components.core.targets import classification
+from components.core.targets.classification import Classification
 from components.core.training.checkpoints import (
     load_checkpoint,
     read_training_rows,
@@ -141,7 +142,7 @@ def test_it_has_seen_what_the_other_was_trained_on(toy_run: PlainRun, tmp_path: 
     before = set(read_training_rows(dataset / START).fingerprints)
     examples = Examples(dataset)
     examples.index = examples.index.slice(0, 20)
-    save_training_rows(tmp_path, examples, classification)
+    save_training_rows(tmp_path, examples, complete_target(Classification()))
     found = read_training_rows(tmp_path)
     assert set(found.fingerprints) == before
     assert sum(found.labels.values()) < 20
