@@ -25,6 +25,7 @@ from components.core.data.examples import (
     write_index,
     write_rejected,
 )
+from components.core.data.groups import NEAR, OF
 from components.core.data.lineage import Lineage, write_lineage
 from components.core.data.source_index import Fingerprint, Mark
 from components.core.errors import InputError, RejectedRecord
@@ -78,7 +79,8 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
         "counts": splits.count({example.id: example.split for example in assigned.examples}, strata),
         "examples": len(assigned.examples),
         "duplicates": sum(len(some.copies) - 1 for some in usable.values()),
-        "near_duplicates": sum(example.group.startswith("near ") for example in assigned.examples),
+        "near_duplicates": sum(example.group.startswith(NEAR) for example in assigned.examples),
+        "chained": sum(example.group.startswith(NEAR) and OF in example.group for example in assigned.examples),
         "rejected": kinds(checked.rejected),
         "set_aside": len(assigned.set_aside),
         "label_changes": len(assigned.label_changes),

@@ -117,7 +117,7 @@ def drift(old: Array, new: Array, groups: Sequence[str], seed: int = 0) -> Drift
         seed: Of the folds and of the choice of rows, where there are very many.
 
     Returns:
-        None with fewer than 20 rows on a side.
+        None with fewer than 20 rows on a side, or too few groups to fit on some and ask the others.
     """
     if min(len(old), len(new)) < LEAST:
         return None
@@ -126,7 +126,10 @@ def drift(old: Array, new: Array, groups: Sequence[str], seed: int = 0) -> Drift
     rows = np.concatenate([old[picks[0]], new[picks[1]]])
     domain = np.repeat([0, 1], [len(picks[0]), len(picks[1])])
     places = np.concatenate([picks[0], len(old) + picks[1]])
-    scores = _out_of_sample(rows, domain, units_of([groups[i] for i in places], len(places)), seed)[:, 1]
+    answers = _out_of_sample(rows, domain, units_of([groups[i] for i in places], len(places)), seed)
+    if answers is None:
+        return None
+    scores = answers[:, 1]
     told = int((scores[domain == 1] > np.quantile(scores[domain == 0], QUIET)).sum())
     count = len(picks[1])
     return Drift(told / count, *exact_interval(told, count), new=len(new), old=len(old))
@@ -135,7 +138,8 @@ def drift(old: Array, new: Array, groups: Sequence[str], seed: int = 0) -> Drift
 def suspects(rows: Array, labels: Sequence[str], groups: Sequence[str], seed: int = 0) -> list[Suspect]:
     """Rows whose label is probably wrong, the surest first, by confident learning (Northcutt et al. 2021).
 
-    A row is suspect if another class is likelier for it than that class is, on average, for its own rows.
+    A row is suspect if another class is likelier for it than that class is, on average, for its own rows. None are
+    where the groups are too few to fit on some and ask the others.
 
     Args:
         rows: Features float[n, d].
@@ -150,6 +154,8 @@ def suspects(rows: Array, labels: Sequence[str], groups: Sequence[str], seed: in
     some = np.random.default_rng(seed).permutation(len(rows))[:MOST]
     units = units_of([groups[i] for i in some], len(some))
     probabilities = _out_of_sample(rows[some], numbers[some], units, seed)
+    if probabilities is None:
+        return []
     own = numbers[some]
     typical = np.array([probabilities[own == k, k].mean() if (own == k).any() else 1.0 for k in range(len(classes))])
     likely = np.where(probabilities >= typical, probabilities, 0.0)
@@ -162,11 +168,18 @@ def suspects(rows: Array, labels: Sequence[str], groups: Sequence[str], seed: in
     return sorted(found, key=lambda suspect: (-suspect.probability, suspect.row))
 
 
-def _out_of_sample(rows: Array, targets: Array, units: Array, seed: int) -> Array:
-    """Probabilities float[n, k] of each class, by a classifier that saw neither the row nor its unit."""
+def _out_of_sample(rows: Array, targets: Array, units: Array, seed: int) -> Array | None:
+    """Probabilities float[n, k] of each class, by a classifier that saw neither the row nor its unit.
+
+    None with fewer units than folds, or where a fold holds nothing, or all of a class.
+    """
+    if len(np.unique(units)) < FOLDS:
+        return None
     found = np.zeros((len(rows), int(targets.max()) + 1))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     for fit, ask in folds.split(rows, targets, units):
+        if not len(ask) or not np.isin(targets, targets[fit]).all():
+            return None
         model = make_pipeline(
             StandardScaler(), LogisticRegression(C=0.01, max_iter=100, tol=1e-3, class_weight="balanced")
         )
