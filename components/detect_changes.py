@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from components.core import run_folder
 from components.core.data import source_index, sources
+from components.core.data.record_kinds import check_task
 from components.core.data.source_index import Fingerprint
 from components.core.settings import Settings
 from components.core.tracking import provenance, retries
@@ -133,6 +134,7 @@ def _decide(
     last, trained = history.last, history.trained
     if settings.force or last is None or trained is None:
         sources.check_source(source)  # nothing else looks at it before prepare_data
+        check_task(source, settings.task)
         earlier = f"There is no earlier successful run of {settings.model!r}."
         return Decision("train", "Training was forced." if settings.force else earlier), []
     rows = source_index.take(source, history.index(history.newest), report, verify=settings.verify)

@@ -48,6 +48,14 @@ OPERATIONAL = frozenset(
 )
 
 
+TASK_NAMES = {  # short ones
+    **dict.fromkeys(("image", "images", "picture", "pictures"), "image_classification"),
+    **dict.fromkeys(("text", "texts"), "text_classification"),
+    **dict.fromkeys(("audio", "sound", "sounds"), "audio_classification"),
+    "speech": "speech_recognition",
+}
+
+
 def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -79,7 +87,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     SEARCHED: ClassVar[frozenset[str]] = frozenset(Hyperparameters.model_fields)
 
-    task: str = Field("image_classification", description="The kind of problem: a module of components/tasks.")
+    task: str = Field(
+        "image_classification",
+        description="Kind of problem: image, text, audio or speech, or a module of yours. If not given, `run` takes "
+        "the one for what the records are.",
+    )
     option: dict[str, str] = Field(
         {},
         description="An option of the task's own, as NAME=VALUE; may be given several times. A wrong name lists the "
@@ -231,6 +243,13 @@ class Settings(BaseModel):
         "changes",
         description="Where THAWLINE_WEBHOOK_URL is set: tell of every run, of all but skipped ones, or of failed ones.",
     )
+
+    @field_validator("task")
+    @classmethod
+    def _by_short_name(cls, value: str) -> str:
+        """The module that a short name stands for."""
+        plain = value.strip().lower().replace("-", "_")
+        return value if "." in value else TASK_NAMES.get(plain, plain)
 
     @field_validator("option", mode="before")
     @classmethod

@@ -349,19 +349,20 @@ def test_without_arguments_the_help_is_shown(
 # --- errors that the DAG finds ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_text_files_in_class_folders_are_one_sentence(tmp_path: Path) -> None:
-    """A folder of text files ends with status 2 and a sentence that counts what can't be used."""
+@pytest.mark.parametrize("given", [("--task", "image"), ("--image-size", "32")])
+def test_text_files_in_class_folders_are_one_sentence(given: tuple[str, str], tmp_path: Path) -> None:
+    """A folder of text files for a task of pictures ends with status 2 and the right task, before anything runs."""
     for number in range(6):
         write(tmp_path / f"texts/{'ab'[number % 2]}/{number}.txt", f"text {number}")
-    options = ["--weights", "none", "--image-size", "32", "--trials", "0"]
-    answer = thawline("run", "texts", *options, "--json", home=tmp_path / "home", cwd=tmp_path)
+    answer = thawline("run", "texts", *given, "--trials", "0", "--json", home=tmp_path / "home", cwd=tmp_path)
     result = json.loads(answer.out.splitlines()[-1])
     assert answer.status == 2
     assert result["status"] == "failed"
-    assert "6 of 6 records" in result["reason"]
+    assert "The records of texts are texts" in result["reason"]
+    assert "Give --task text_classification" in result["reason"]
     assert answer.err.splitlines()[-1] == f"Error: {result['reason']}"
     assert "Traceback" not in answer.err
+    assert not (tmp_path / "home/mlflow.db").exists()
 
 
 @pytest.mark.slow

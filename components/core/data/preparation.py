@@ -201,9 +201,11 @@ def _check_share(rejected: Sequence[Rejected], total: int, allowed: float, sourc
         raise InputError(f"{source} is empty.", "Give a folder with one subfolder per class.")
     share = len(rejected) / total
     if share > allowed:
-        reasons = ", ".join(f"{reason} ({number})" for reason, number in list(kinds(rejected).items())[:4])
+        counts = kinds(rejected)
+        reasons = ", ".join(f"{reason} ({number})" for reason, number in list(counts.items())[:4])
+        shown = next(record for record in rejected if record.reason.partition(":")[0] == next(iter(counts)))
         raise InputError(
             f"{len(rejected)} of {total} records of {source} can't be used ({share:.1%}, allowed {allowed:.1%}): "
-            f"{reasons}; {dataset / 'rejected.parquet'} lists each.",
+            f"{reasons}. One is {shown.uri}: {shown.reason}; {dataset / 'rejected.parquet'} lists each.",
             "Mend or remove them, or raise --max-rejected.",
         )
