@@ -93,19 +93,7 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
     ]
     strata = dict(zip(counted, target.strata([*counted.values()]), strict=True))
     _check(assigned, strata, waiting, grouped.groups, {record.id: record.uri for record in usable})
-    examples = [
-        Example(
-            id_,
-            counted[id_],
-            assigned[id_],
-            grouped.groups[id_],
-            printable(checked[id_].copies[0].uri),
-            checked[id_].copies[0].metadata,
-            checked[id_].facts,
-            checked[id_].location,
-        )
-        for id_ in labels
-    ]
+    examples = [_example(id_, checked[id_], counted[id_], assigned[id_], grouped.groups[id_]) for id_ in labels]
     set_aside = [
         Rejected(record.uri, checked[record.id].copies[0].label, grouped.set_aside[record.id])
         for record in records
@@ -116,6 +104,11 @@ def assign_examples(checked: Mapping[str, Checked], lineage: Lineage, settings: 
     return Assigned(
         examples, _extended(lineage, examples, named, _sought(settings)), set_aside, waiting, _changes(lineage, labels)
     )
+
+
+def _example(id_: str, checked: Checked, label: str, split: str, group: str) -> Example:
+    metadata = checked.copies[0].metadata
+    return Example(id_, label, split, group, _uri(checked), metadata, checked.facts, checked.location)
 
 
 def check_slices(examples: Sequence[Example], settings: Settings) -> None:

@@ -26,6 +26,7 @@ _LITTER = {
     *("temporary items", "thevolumesettingsfolder", "desktop db", "desktop df", "@recycle", "@recently-snapshot"),
     *("@__thumb", "~snapshot", "__pycache__"),
 }
+_MARK = ":Zone.Identifier"  # where a file came from, which Windows keeps beside it on file systems of others
 _ANNOTATED = {"images", "labels", "annotations", "masks", "jpegimages", "segmentationclass"}  # of object detection
 _CONTAINERS = {"images", "image", "img", "imgs", "photos", "pictures", "pics", "raw", "original", "originals"}
 _FILLERS = {"set", "data", "dataset", "folder", "dir", "split", *_CONTAINERS}
@@ -36,7 +37,7 @@ Subfolders = Callable[[str], tuple[set[str], bool]]  # of a folder by its name: 
 
 def is_litter(name: str) -> bool:
     """Whether a file or folder is hidden, or left behind by a system or a network drive."""
-    return name.startswith(".") or name.lower() in _LITTER
+    return name.startswith(".") or name.lower() in _LITTER or name.endswith(_MARK)
 
 
 def as_label(text: str) -> str:
@@ -151,7 +152,7 @@ def check_names(source: str, names: Sequence[str], look: Subfolders) -> None:
             f"{', '.join(sorted(names))}.",
             LAYOUT,
         )
-    if shared := _shared(inner):
+    if shared := _shared(inner) or _folds(inner, look):
         first, second = [name for name in inner if shared & inner[name][0]][:2]
         raise InputError(
             f"The same folders lie below {first} and {second} of {source}, so it can't be known which are the classes: "
@@ -211,6 +212,18 @@ def _shared(inner: Mapping[str, tuple[set[str], bool]]) -> set[str]:
     counts = Counter(name for below, _ in inner.values() for name in below if _may_be_class(name))
     shared = {name for name, count in counts.items() if count > 1}
     return shared if len(shared) > 1 and 2 * len(shared) > len(counts) else set()
+
+
+def _folds(inner: Mapping[str, tuple[set[str], bool]], look: Subfolders) -> set[str]:
+    """Splits below several others that hold folders, as those of cross-validation do; those of a class hold files."""
+    if len(inner) < 2 or any(files for _, files in inner.values()):  # noqa: PLR2004 - repeated
+        return set()
+    shared = set[str].intersection(*(below for below, _ in inner.values()))
+    if not {name.lower() for name in shared} & SPLITS.keys():
+        return set()
+    first = next(iter(inner))
+    deeper, files = look(f"{first}/{min(shared)}")
+    return shared if len(deeper) > 1 and not files else set()
 
 
 def _may_be_class(name: str) -> bool:

@@ -28,6 +28,8 @@ ROW = "#row="  # between the manifest and the number of an inline record, from 1
 MAX_BYTES = 100 * 2**20  # of one record: dozens are in memory at once
 INLINE = ("text", "content")  # columns that may hold the record itself where there is no column uri
 _FAULT = "\0fault"  # key of a row that is no record, with the reason; no column has that name
+_POINTER = b"version https://git-lfs.github.com/spec/"  # what stands in a file that was cloned without Git LFS
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _EXACT = 2**53  # whole numbers up to here are exact as floats
 
 
@@ -104,7 +106,10 @@ def content(entry: Entry) -> bytes:
     if entry.fault:
         raise RejectedRecord(entry.fault)
     if entry.content is None:
-        return read(entry.uri)
+        found = read(entry.uri)
+        if found.startswith(_POINTER):
+            raise RejectedRecord("a pointer of Git LFS: the file itself was not fetched")
+        return found
     if len(entry.content) > MAX_BYTES:
         raise _too_large()
     return entry.content
@@ -185,6 +190,8 @@ def _check_path(source: str) -> None:
                 f"{source} is of a kind that can't be read.", "Use a folder, a manifest or s3://bucket/prefix."
             )
         raise InputError(f"There is no file or folder {source!r}.", "Check the path.")
+    if path.is_file() and path.suffix.lower() in _ARCHIVES:
+        raise InputError(f"{source} is an archive.", "Unpack it, and give the folder.")
     if not path.is_dir() and path.suffix.lower() not in MANIFESTS:
         raise InputError(f"{source} is neither a folder nor a manifest ({', '.join(MANIFESTS)}).", LAYOUT)
 

@@ -38,15 +38,23 @@ _READERS: tuple[tuple[bytes, Callable[..., ImageFile.ImageFile]], ...] = (
     (b"II+\x00", TiffImageFile),  # BigTIFF
     (b"MM\x00+", TiffImageFile),
 )
-_BITS, _PHOTOMETRIC, _BANDS, _FORMAT = 258, 262, 277, 339  # tags of TIFF
+_BITS, _PHOTOMETRIC, _BANDS, _MOST, _FORMAT = 258, 262, 277, 281, 339  # tags of TIFF
 _MOST_BANDS = 6  # that Pillow takes, of which the first three are the colour and what is not alpha is left out
-_MOST_BITS = 16
+_MOST_BITS, _WHITE_OF_16 = 16, 2**16 - 1
 _SIGNED, _FLOATS = 2, {3: "float", 5: "complex integer", 6: "complex float"}
 _UNSUPPORTED = {  # by the bytes at the start, or behind the length of the first box
     b"%PDF": "PDF",
     b"8BPS": "PSD",
     b"<svg": "SVG",
     b"<?xm": "SVG or XML",
+    b"<!DO": "HTML",
+    b"<htm": "HTML",
+    b"SIMP": "FITS",
+    b"\x89HDF": "HDF5",
+    b"\x93NUM": "NumPy",
+    b"v/1\x01": "OpenEXR",
+    b"\xff\x0a": "JPEG XL",
+    b"JXL ": "JPEG XL",
     b"\x00\x00\x01\x00": "ICO",
     b"PK\x03\x04": "ZIP",
     b"ftypavif": "AVIF",
@@ -162,6 +170,8 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
     for start, name in _UNSUPPORTED.items():
         if content.startswith(start) or content.startswith(start, 4):
             raise _UnreadableError(f"type {name} is not supported")
+    if content[128:132] == b"DICM":
+        raise _UnreadableError("type DICOM is not supported")
     raise _UnreadableError("not a picture that can be read")
 
 
@@ -219,12 +229,11 @@ def _from_wide_grey(picture: Image.Image) -> Image.Image:
         raise _UnreadableError("type 32-bit integer is not supported")
     values = np.asarray(picture)
     tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
-    if tags.get(_BITS) == (12,):
-        grey = ((values.astype(np.uint32) * 255 + 2047) // 4095).astype(np.uint8)
-    else:
-        grey = ((values.astype(np.uint32) + 128) // 257).astype(
-            np.uint8
-        )  # Pillow's own conversion clips at 255 instead
+    top = 4095 if tags.get(_BITS) == (12,) else (tags.get(_MOST) or (_WHITE_OF_16,))[0]
+    if not values.max() <= top <= _WHITE_OF_16:  # the tag says less than the picture holds
+        top = _WHITE_OF_16
+    # Pillow's own conversion clips at 255 instead
+    grey = ((values.astype(np.uint32) * 255 + top // 2) // max(1, top)).astype(np.uint8)
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds in 8 bits only
         grey = 255 - grey
     if isinstance(transparent := picture.info.get("transparency"), int):

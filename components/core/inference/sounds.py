@@ -33,6 +33,10 @@ _READABLE |= dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"BW64"), "WAV")
 _UNSUPPORTED = {  # what people have beside them, by their first bytes or those behind the fourth
     b"ftyp": "M4A or MP4",
     b"riff": "Wave64",
+    b"\xff\xf1": "AAC",
+    b"\xff\xf9": "AAC",
+    b"<!DO": "HTML",
+    b"<htm": "HTML",
     b"MThd": "MIDI",
     b"#!AMR": "AMR",
     b"\x30\x26\xb2\x75": "WMA",
@@ -76,7 +80,7 @@ def facts(content: bytes) -> dict[str, int]:
     if not np.isfinite(wave).all():
         raise ValueError("samples that are no numbers")
     if np.abs(wave).max() < SILENCE:
-        raise ValueError("silent")
+        raise ValueError("silent" if channels == 1 else f"silent: the mean of {channels} channels is")
     return {"milliseconds": round(1000 * len(wave) / rate), "sample_rate": rate, "channels": channels}
 
 
@@ -184,10 +188,11 @@ def _mel(wave: Tensor, length: int, preprocessing: Mapping[str, Any]) -> Tensor:
 
 def _read(content: bytes, seconds: float) -> tuple[Wave, int, int]:
     """The mean of the channels, sample rate and number of channels; `seconds` says how much is needed, 0: all."""
+    content = _without_tag(content)
     kind = _kind(content)
     content = _repaired(content, kind)
-    if kind == "OGG" and _last_page_is_cut(content):
-        raise _UnusableError("truncated")
+    if kind == "OGG":
+        _refuse_pages(content)
     reason = f"not {kind} that can be read"
     try:
         with soundfile.SoundFile(_Memory(content)) as file:
@@ -290,8 +295,9 @@ def _repaired(content: bytes, kind: str) -> bytes:
     behind = content[start + size :] if 0 < size < there else b""
     if size in (len(content), len(content) - 8) or not 0 < size < _UNKNOWN_SIZE:
         size, behind = there, b""  # not known, or counted with the header
-    if size > there:
+    if size > there + 1:  # the last byte of the last sample is often missing
         raise _UnusableError("truncated")
+    size = min(size, there)
     if behind.strip(b"\0") and not behind.startswith((b"ID3", b"TAG")) and not _is_chunk(behind, kind):
         size = there
     repaired = content[:field] + struct.pack(layout, size) + content[field + struct.calcsize(layout) :]
@@ -376,12 +382,28 @@ def _crc8(data: bytes) -> int:
     return found
 
 
-def _last_page_is_cut(content: bytes) -> bool:
-    """Whether an OGG file ends before its last page does, or without one, which the library does not tell."""
+def _without_tag(content: bytes) -> bytes:
+    """A file without the ID3 tag that some programs put before other formats than MP3."""
+    if not content.startswith(b"ID3") or len(content) < 10:  # noqa: PLR2004 - the tag's header
+        return content
+    rest = content[
+        10 + sum((byte & 0x7F) << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0), strict=True)) :
+    ]
+    return rest if rest.startswith(tuple({*_READABLE} - {b"ID3"})) else content
+
+
+def _refuse_pages(content: bytes) -> None:
+    """Refuse an OGG file of several streams, of which the library reads the first, and one that ends too early.
+
+    It ends before its last page does, or without one, which the library does not tell.
+    """
+    if content.find(b"OggS\0\x02", 1) > 0:
+        raise _UnusableError("several streams: only one is read")
     page = content[content.rfind(b"OggS") :]
     table = page[_PAGE_HEADER : _PAGE_HEADER + page[_PAGE_HEADER - 1]] if len(page) >= _PAGE_HEADER else b""
     whole = len(page) >= _PAGE_HEADER + len(table) + sum(table)
-    return not (table and whole and page[5] & _ENDS)
+    if not (table and whole and page[5] & _ENDS):
+        raise _UnusableError("truncated")
 
 
 def lstm(sequence: Tensor, weights: list[Tensor]) -> Tensor:

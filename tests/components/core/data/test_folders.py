@@ -28,6 +28,8 @@ SPLITS = {
     "CycleGAN's letters": ("trainA/1", "trainB/2", "testA/3", "testB/4"),
     "train_images": ("train_images/1", "test_images/2"),
     "TrainingSet": ("TrainingSet/1", "ValidationSet/2"),
+    "Kaggle's sets": ("training_set/cats/1", "training_set/dogs/2", "test_set/cats/3"),
+    "splits and classes in one name": ("train_cats/1", "train_dogs/2", "test_cats/3", "test_dogs/4"),
     "one split of classes beside loose samples": ("train/cat/1", "train/dog/1", "sample/2"),
 }
 
@@ -55,6 +57,13 @@ CLASSES = {
 def test_classes_with_such_names_and_folders_pass(case: str, tmp_path: Path) -> None:
     """A class may be called train, and hold folders of its own."""
     check_source(tree(tmp_path, *CLASSES[case]))
+
+
+def test_folds_of_cross_validation_are_no_classes(tmp_path: Path) -> None:
+    """Splits below several folders that hold folders themselves are not those of a class."""
+    files = [f"fold{i}/{split}/{label}/1" for i in (1, 2) for split in ("train", "val") for label in ("cat", "dog")]
+    with pytest.raises(InputError, match="same folders lie below fold1 and fold2 of .*: train, val"):
+        check_source(tree(tmp_path, *files))
 
 
 @pytest.mark.parametrize("names", [("camera1", "camera2"), ("2023", "2024"), ("fold_a", "fold_b", "fold_c")])
@@ -86,6 +95,12 @@ def test_what_systems_and_network_drives_leave_behind_is_no_class(name: str, tmp
     (tmp_path / "dog/1").unlink()
     with pytest.raises(InputError, match="one class only: cat"):
         check_source(source)
+
+
+def test_what_windows_notes_beside_each_file_is_no_record(tmp_path: Path) -> None:
+    """Files that were copied from Windows have a companion that says where they came from."""
+    source = tree(tmp_path, "cat/1.jpg", "cat/1.jpg:Zone.Identifier", "dog/1.jpg", "dog/1.jpg:Zone.Identifier")
+    assert len(list(list_entries(source))) == 2
 
 
 def test_the_only_folder_is_named_where_it_holds_the_classes(tmp_path: Path) -> None:

@@ -158,6 +158,9 @@ def test_damaged_exif_costs_only_the_orientation() -> None:
         (b"%PDF-1.7 and so on", "type PDF is not supported"),
         (b"\x00\x00\x00\x18ftypheic\x00\x00", "type HEIC is not supported"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "type SVG is not supported"),
+        (b"<!DOCTYPE html><title>404</title>", "type HTML is not supported"),
+        (bytes(128) + b"DICM" + bytes(64), "type DICOM is not supported"),
+        (b"\x93NUMPY\x01\x00", "type NumPy is not supported"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_its_reason(content: bytes, reason: str) -> None:
@@ -292,13 +295,20 @@ def tiff(
     width: int = 2,
     extra: list[int] | None = None,
     form: list[int] | None = None,
+    most: int = 0,
     big: bool = False,
     order: str = "<",
 ) -> bytes:
     """An uncompressed TIFF of one row, with the tags as they are given."""
     slot, counts, offsets = (8, "Q", "Q") if big else (4, "H", "I")
     tags = {256: [width], 257: [1], 258: bits, 259: [1], 262: [photometric], 273: [0], 277: [len(bits)], 278: [1]}
-    tags |= {279: [len(pixels)], 284: [1], **({338: extra} if extra else {}), **({339: form} if form else {})}
+    tags |= {
+        279: [len(pixels)],
+        284: [1],
+        **({338: extra} if extra else {}),
+        **({339: form} if form else {}),
+        **({281: [most]} if most else {}),
+    }
     head = (b"II" if order == "<" else b"MM") + struct.pack(
         *((order + "HHHQ", 43, 8, 0, 16) if big else (order + "HI", 42, 8))
     )
@@ -358,6 +368,9 @@ def test_a_tiff_that_is_not_read_says_why(content: bytes, reason: str, capfd: py
 def test_grey_of_twelve_bits_and_grey_whose_white_is_zero_keep_their_brightness() -> None:
     """Neither becomes nearly black, nor its own negative."""
     assert [p[0] for p in row(decode(tiff([12], 1, b"\xff\xf8\x00")))] == [255, 128]
+    twelve_in_sixteen = struct.pack("<2H", 4095, 2048)
+    assert [p[0] for p in row(decode(tiff([16], 1, twelve_in_sixteen, most=4095)))] == [255, 128]
+    assert [p[0] for p in row(decode(tiff([16], 1, struct.pack("<2H", 65535, 257), most=4095)))] == [255, 1]
     for bits, values in ((16, struct.pack("<2H", 0, 65535)), (8, bytes([0, 255]))):
         assert [p[0] for p in row(decode(tiff([bits], 0, values)))] == [255, 0]
 

@@ -90,6 +90,8 @@ HOSTILE = {
     "not a sound that can be read": b"hello, this is no sound at all",
     "type M4A or MP4 is not supported": b"\x00\x00\x00\x20ftypM4A " + bytes(64),
     "type 8SVX is not supported": b"FORM\x00\x00\x10\x008SVX" + bytes(64),
+    "type AAC is not supported": b"\xff\xf1\x50\x80" + bytes(64),
+    "type HTML is not supported": b"<!DOCTYPE html><title>404</title>",
     "type AVI is not supported": b"RIFF\x00\x00\x10\x00AVI " + bytes(64),
     "not AIFF that can be read": b"FORM\x00\x00\x10\x00AIFF" + bytes(64),
     "not WAV that can be read": b"RIFF\x04\x00\x00\x00WAVE",
@@ -338,3 +340,43 @@ def test_damaged_headers_of_streams_never_crash() -> None:
                 assert np.isfinite(sounds.decode(bytes(damaged), 16_000, 1.0)).all()
             except ValueError:
                 continue
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+def test_several_streams_in_one_file_are_refused(kind: str) -> None:
+    """Of recordings that were put one after another the library reads the first and says nothing."""
+    content = sound_file(tone(440.0), **KINDS[kind])
+    with pytest.raises(ValueError, match="several streams: only one is read"):
+        sounds.facts(content + content)
+
+
+def test_the_last_byte_may_be_missing() -> None:
+    """A transfer that lost one byte lost no sound."""
+    content = sound_file(tone(440.0))
+    assert sounds.facts(content[:-1])["milliseconds"] == 1000
+    with pytest.raises(ValueError, match="truncated"):
+        sounds.facts(content[:-4])
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "aiff", "mp3"])
+def test_a_tag_before_the_sound_takes_nothing_away(kind: str) -> None:
+    """ID3 belongs before MP3, and some programs put it before other formats."""
+    content = sound_file(tone(440.0), **KINDS[kind])
+    tag = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10)
+    np.testing.assert_array_equal(sounds.decode(tag + content, 16_000), sounds.decode(content, 16_000))
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "MS_ADPCM", "IMA_ADPCM", "ALAW"])
+def test_compressed_wav_is_read(subtype: str) -> None:
+    """What telephones and old recorders write is read to its end, and told where it is cut."""
+    content = sound_file(tone(440.0), subtype=subtype)
+    assert 1000 <= sounds.facts(content)["milliseconds"] < 1020
+    with pytest.raises(ValueError, match="truncated"):
+        sounds.facts(content[:-3000])
+
+
+def test_channels_that_cancel_each_other_out_are_told() -> None:
+    """The reason of a sound whose mean is silent says that it is the mean."""
+    stereo = np.stack([tone(440.0), -tone(440.0)], axis=1)
+    with pytest.raises(ValueError, match="silent: the mean of 2 channels is"):
+        sounds.facts(sound_file(stereo, subtype="FLOAT"))
