@@ -200,7 +200,9 @@ def _despite_few(
 
     found = drift_of_new(run.settings, champion, before, now, run.note, report)
     if found is None:
-        return replace(held, reason=f"{held.reason} They are too few for --drift-trigger, which takes 20.")
+        return replace(
+            held, reason=f"{held.reason} They are too few for --drift-trigger, which takes 20, in five groups."
+        )
     run.metrics({"drift": found.share, "drift_low": found.low, "drift_high": found.high}, pipeline=True)
     told = (
         f"{found.share:.0%} [{found.low:.0%}, {found.high:.0%}] of {found.new} new ones can be told from the training "

@@ -31,7 +31,7 @@ _ANNOTATED = {"images", "labels", "annotations", "masks", "jpegimages", "segment
 _CONTAINERS = {"images", "image", "img", "imgs", "photos", "pictures", "pics", "raw", "original", "originals"}
 _FILLERS = {"set", "data", "dataset", "folder", "dir", "split", *_CONTAINERS}
 _INVISIBLE = str.maketrans(dict.fromkeys("\u00ad\u200b\u200e\u200f\u2060\ufeff"))
-_LOOKED_AT, _ITEMS = 20, 2000  # folders, and what lies in each, that are looked at for folders below
+_LOOKED_AT, _ITEMS = 8, 2000  # folders, and things in each, that are looked at: on S3 each takes a moment
 Subfolders = Callable[[str], tuple[set[str], bool]]  # of a folder by its name: folders in it, whether files beside them
 
 
@@ -137,7 +137,8 @@ def check_names(source: str, names: Sequence[str], look: Subfolders) -> None:
             f"The folders {' and '.join(sorted(twice)[:2])} of {source} differ in upper and lower case only.",
             "Rename one, or move the files together.",
         )
-    inner = {name: look(name) for name in names[:_LOOKED_AT]}
+    shown = sorted(names, key=lambda name: (name.lower() not in SPLITS, name))[:_LOOKED_AT]
+    inner = {name: look(name) for name in shown}
     splits = _splits(names, inner)
     if splits:
         others = sorted(set(names) - splits)
