@@ -138,7 +138,7 @@ def compile_(
 
 @app.command(
     epilog="Examples: thawline predict --model stamps@champion photo.jpg; "
-    "thawline predict --model mood --text 'Fine!'; find photos -name '*.jpg' | thawline predict --model stamps -"
+    "thawline predict --model mood --text 'Fine!'; thawline predict --model stamps - < files.txt"
 )
 def predict(
     files: Annotated[
