@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from components.core import home_folder, run_folder
 from components.core.data import source_index, sources
+from components.core.data.record_kinds import check_task
 from components.core.data.source_index import IndexRow
 from components.core.listener import SILENT, Callbacks, Progress
 from components.core.settings import Settings
@@ -132,6 +133,7 @@ def _decide(
     last, trained = history.last, history.trained
     if settings.force or last is None or trained is None:
         sources.check_source(source)  # nothing else looks at it before prepare_data
+        check_task(source, settings.task)
         earlier = f"There is no earlier successful run of {settings.model!r}."
         return Decision("train", "Training was forced." if settings.force else earlier), []
     rows = source_index.take(source, history.index(history.newest), report, verify=settings.verify)
@@ -197,7 +199,9 @@ def _despite_few(
 
     found = drift_of_new(run.settings, champion, before, now, Callbacks(note=run.note, progress=report))
     if found is None:
-        return replace(held, reason=f"{held.reason} They are too few for --drift-trigger, which takes 20.")
+        return replace(
+            held, reason=f"{held.reason} They are too few for --drift-trigger, which takes 20, in five groups."
+        )
     run.metrics({"drift": found.share, "drift_low": found.low, "drift_high": found.high}, pipeline=True)
     told = (
         f"{found.share:.0%} [{found.low:.0%}, {found.high:.0%}] of {found.new} new ones can be told from the training "

@@ -144,6 +144,11 @@ def _note(run: "runs.StepRun", info: DatasetInfo) -> None:
     """Say what a reader should not miss."""
     if info.note:
         run.note(info.note)
+    if info.chained:
+        run.note(
+            f"{info.chained} examples look alike one after another, like the pictures of a fixed camera: they are "
+            "divided into groups, the nearest together; name what belongs together in the column group"
+        )
     if info.set_aside:
         run.note(f"{info.set_aside} examples set aside: they belong to examples of two splits")
     if info.label_changes:

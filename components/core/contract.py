@@ -184,7 +184,10 @@ class Task(Protocol):
     def near_duplicates(
         self, fingerprints: Sequence[str], new: Sequence[bool], settings: Settings
     ) -> list[tuple[int, int]]:
-        """Return positions (i, j), i < j, of near-duplicates of which at least one is new; optional: there are none."""
+        """Return positions (i, j), i < j, of near-duplicates of which at least one is new; optional: there are none.
+
+        The nearest come first: where nearly all data chain together, it is they that stay together.
+        """
 
     def measure(self, settings: Settings, examples: "Examples") -> tuple[Mapping[str, str], str]:
         """Return options that the prepared data decide, and a sentence on them for the reader, which may be empty.

@@ -20,6 +20,14 @@ Panel = Literal[
 ]
 
 
+TASK_NAMES = {  # short ones
+    **dict.fromkeys(("image", "images", "picture", "pictures"), "image_classification"),
+    **dict.fromkeys(("text", "texts"), "text_classification"),
+    **dict.fromkeys(("audio", "sound", "sounds"), "audio_classification"),
+    "speech": "speech_recognition",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """Marks a field of the settings: where `--help` shows it, and what another value changes."""
@@ -55,7 +63,9 @@ class Settings(BaseModel):
     SEARCHED: ClassVar[frozenset[str]] = frozenset(Hyperparameters.model_fields)
 
     task: Annotated[str, Option("Problem and model", affects="model")] = Field(
-        "image_classification", description="The kind of problem: a module of components/tasks."
+        "image_classification",
+        description="Kind of problem: image, text, audio or speech, or a module of yours. If not given, `run` takes "
+        "the one for what the records are.",
     )
     option: Annotated[dict[str, str], Option("Problem and model", affects="model")] = Field(
         {},
@@ -292,6 +302,13 @@ class Settings(BaseModel):
         "changes",
         description="Where THAWLINE_WEBHOOK_URL is set: tell of every run, of all but skipped ones, or of failed ones.",
     )
+
+    @field_validator("task")
+    @classmethod
+    def _by_short_name(cls, value: str) -> str:
+        """The module that a short name stands for."""
+        plain = value.strip().lower().replace("-", "_")
+        return value if "." in value else TASK_NAMES.get(plain, plain)
 
     @field_validator("option", mode="before")
     @classmethod

@@ -53,12 +53,13 @@ def run(
     use_home(home, tracking_uri)
     from pipelines.changes import settled
     from pipelines.local import fetch_report, launch
+    from pipelines.task_choice import with_task_of_data
 
     run_key, console = run_folder.new_run_key(), Console(stderr=as_json)
     try:
-        settings = _checked(options, config, source, run_key)
+        settings, task = with_task_of_data(_checked(options, config, source, run_key), source)
         source = source if "://" in source else str(Path(source).expanduser().resolve())
-        _print_settings(console, source, settings)
+        _print_settings(console, source, settings, task)
         _catch_signals()
         result = settled(source, settings, run_key, console)
         if result is None:
@@ -127,9 +128,11 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _print_settings(console: Console, source: str, settings: Settings) -> None:
+def _print_settings(console: Console, source: str, settings: Settings, task: str) -> None:
     chosen = {k: v for k, v in settings.model_dump().items() if v is not None and v != Settings.model_fields[k].default}
     console.print(f"Fine-tuning on {source}", highlight=False, markup=False, soft_wrap=True)
+    if task:
+        console.print(task, highlight=False, markup=False, soft_wrap=True)
     searched = sorted(Settings.SEARCHED - settings.fixed().keys()) if settings.trials else []
     for line in ("  ".join(f"{k}={v}" for k, v in chosen.items()), f"searched: {', '.join(searched) or 'nothing'}"):
         console.print(_folded(f"  {line}", console, 2), style="dim", highlight=False, markup=False, soft_wrap=True)

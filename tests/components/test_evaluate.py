@@ -18,11 +18,13 @@ from components.core.data.examples import Examples
 from components.core.errors import StepError
 from components.core.registry import versions
 from components.core.registry.serving import agree
+from components.core.settings import Settings
 from components.core.tracking import connection, pyfunc, queries
 from components.core.training.checkpoints import WEIGHTS
 from components.evaluate import Evaluated, evaluate
 from components.register import register
-from tests.support.plain import PlainRun
+from tests.conftest import TOY
+from tests.support.plain import PlainRun, run_steps
 
 
 def again(run: PlainRun, target: Path, key: str, checkpoint: Path | None = None) -> Evaluated:
@@ -237,3 +239,19 @@ def test_champion_and_challenger_share_frozen_stages(toy_home: PlainRun, tmp_pat
     again(toy_home, tmp_path / "second", "second", other)
     assert {path: path.stat().st_size for path in store().rglob("index")} == before
     assert before
+
+
+def test_few_groups_end_no_run(tracked_home: Path, tmp_path: Path) -> None:
+    """Two classes of four groups each are trained, judged and registered; what needs more groups is left out."""
+    source = tmp_path / "points.csv"
+    generator, rows = np.random.default_rng(0), ["text,label,group"]
+    for group in range(8):
+        points = generator.normal((4 * (group % 2) - 2, 0.0), 0.5, (8, 2))
+        rows += [f'"{x:.6f},{y:.6f}",class{group % 2},g{group}' for x, y in points]
+    source.write_text("\n".join(rows))
+    settings = Settings(**TOY | {"head_epochs": 3}, trials=0, thaw=0)
+    first = run_steps(source, settings, tmp_path / "first")
+    assert first.result["status"] == "succeeded"
+    more = [f'"{x:.6f},0.1",class0,g0' for x in np.linspace(-2, -1, 25)]
+    source.write_text("\n".join([*rows, *more]))
+    assert run_steps(source, settings, tmp_path / "second").result["status"] == "succeeded"

@@ -1,7 +1,9 @@
 """The command line: what it prints, where, and its exit status."""
 
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -19,7 +21,7 @@ from pipelines.cli import app
 from pipelines.commands import run
 from tests.fakes.toy import write_points
 from tests.pipelines.conftest import WholeRun
-from tests.support.command import TOY, Answer, call, is_one_sentence, thawline
+from tests.support.command import COMMAND, TOY, Answer, call, environment, is_one_sentence, thawline
 
 KEYS = {
     "status",
@@ -131,18 +133,49 @@ def test_predict_prints_a_line_for_a_file(whole: WholeRun) -> None:
     assert 1 / 3 < float(probability) <= 1
 
 
-def test_predict_names_the_file_that_is_no_record(
+def test_predict_answers_the_others_where_a_file_is_no_record(
     whole: WholeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that the model can't read is named, among good ones, with status 2."""
+    """A file that the model can't read is named with its reason and status 1; good ones are answered all the same."""
     bad = tmp_path / "bad.txt"
     bad.write_text("no point")
     good = str(whole.source / "class1/0003.txt")
-    answer = call(capsys, monkeypatch, "predict", "--model", "toy", good, str(bad))
-    assert answer.status == 2
-    assert is_one_sentence(answer)
-    assert str(bad) in answer.err
-    assert good not in answer.err
+    answer = call(capsys, monkeypatch, "predict", "--model", "toy", good, str(bad), good)
+    assert (answer.status, is_one_sentence(answer)) == (1, True)
+    assert [line.split("\t")[:2] for line in answer.out.splitlines()] == [[good, "class1"]] * 2
+    assert f"{bad} can't be answered: could not convert" in answer.err
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i, path in enumerate([good, bad, good, bad]):
+        shutil.copy(path, folder / f"{i}.txt")
+    answer = call(capsys, monkeypatch, "predict", "--model", "toy", str(folder), "--json")
+    said = json.loads(answer.out)
+    assert answer.status == 1
+    assert [row["file"] for row in said["predictions"]] == [f"{folder}/0.txt", f"{folder}/2.txt"]
+    assert [row["file"] for row in said["unanswered"]] == [f"{folder}/1.txt", f"{folder}/3.txt"]
+    assert answer.err.splitlines()[-1] == "Error: 2 of 4 records can't be answered."
+
+
+def test_predict_takes_a_list_on_standard_input(whole: WholeRun, tmp_path: Path) -> None:
+    """Each line names a file or a folder; one that is gone is told, and so is a name that is no text."""
+    strange = tmp_path / os.fsdecode(b"p\xff.txt")
+    shutil.copy(whole.source / "class1/0003.txt", strange)
+    lines = [os.fsencode(whole.source / "class0/0000.txt"), b"", os.fsencode(strange), b"/nowhere/1.txt"]
+    done = subprocess.run(
+        [COMMAND, "predict", "--model", "toy", "-"],
+        input=b"\r\n".join(lines),
+        capture_output=True,
+        check=False,
+        cwd=whole.cwd,
+        env=environment(whole.home),
+    )
+    assert done.returncode == 1, done.stderr
+    out = [line.split("\t") for line in done.stdout.decode().splitlines()]
+    assert [row[:2] for row in out] == [
+        [str(whole.source / "class0/0000.txt"), "class0"],
+        [f"{tmp_path}/p\\udcff.txt", "class1"],
+    ]
+    assert b"Error: /nowhere/1.txt can't be answered: unreadable: no such file or directory." in done.stderr
 
 
 def test_predict_answers_what_is_given_here(
@@ -155,7 +188,7 @@ def test_predict_answers_what_is_given_here(
     assert (first["file"], first["label"]) == (file, "class1")
     assert (second["text"], second["label"]) == ("2,0", "class0")
     answer = call(capsys, monkeypatch, "predict", "--model", "toy", "--text", "no point")
-    assert (answer.status, is_one_sentence(answer)) == (2, True)
+    assert (answer.status, is_one_sentence(answer)) == (1, True)
 
 
 @pytest.mark.parametrize("model", ["toy@nobody", "toy/7", "other", "it's"])
@@ -349,19 +382,20 @@ def test_without_arguments_the_help_is_shown(
 # --- errors that the DAG finds ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_text_files_in_class_folders_are_one_sentence(tmp_path: Path) -> None:
-    """A folder of text files ends with status 2 and a sentence that counts what can't be used."""
+@pytest.mark.parametrize("given", [("--task", "image"), ("--image-size", "32")])
+def test_text_files_in_class_folders_are_one_sentence(given: tuple[str, str], tmp_path: Path) -> None:
+    """A folder of text files for a task of pictures ends with status 2 and the right task, before anything runs."""
     for number in range(6):
         write(tmp_path / f"texts/{'ab'[number % 2]}/{number}.txt", f"text {number}")
-    options = ["--weights", "none", "--image-size", "32", "--trials", "0"]
-    answer = thawline("run", "texts", *options, "--json", home=tmp_path / "home", cwd=tmp_path)
+    answer = thawline("run", "texts", *given, "--trials", "0", "--json", home=tmp_path / "home", cwd=tmp_path)
     result = json.loads(answer.out.splitlines()[-1])
     assert answer.status == 2
     assert result["status"] == "failed"
-    assert "6 of 6 records" in result["reason"]
+    assert "The records of texts are texts" in result["reason"]
+    assert "Give --task text_classification" in result["reason"]
     assert answer.err.splitlines()[-1] == f"Error: {result['reason']}"
     assert "Traceback" not in answer.err
+    assert not (tmp_path / "home/mlflow.db").exists()
 
 
 @pytest.mark.slow

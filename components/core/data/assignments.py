@@ -1,5 +1,6 @@
 """From checked records to examples with splits: what the lineage knows stays, newcomers join it or are assigned."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 from components.core.contract import Target, Task
 from components.core.data import splits
 from components.core.data.examples import Example, Rejected
-from components.core.data.groups import Record, group_examples
+from components.core.data.groups import NEAR, Record, group_examples
 from components.core.data.lineage import Lineage, Member
 from components.core.data.records import CheckedRecord
 from components.core.digests import canonical_json
@@ -54,7 +55,7 @@ def assign_examples(checked: Mapping[str, CheckedRecord], lineage: Lineage, sett
         InputError: What belongs together is in two splits, or a class has too few examples.
     """
     records = [
-        Record(some.id, some.uri, some.named("group"), some.named("split"), some.fingerprint)
+        Record(some.id, some.uri, some.named("group"), some.named("split"), some.fingerprint, some.by_split())
         for some in checked.values()
     ]
     near = _near(records, lineage, settings, task)
@@ -82,7 +83,8 @@ def assign_examples(checked: Mapping[str, CheckedRecord], lineage: Lineage, sett
         for record in usable
         if counted[record.id] != labels[record.id]
     ]
-    _check(assigned, dict(zip(counted, target.strata([*counted.values()]), strict=True)), waiting)
+    strata = dict(zip(counted, target.strata([*counted.values()]), strict=True))
+    _check(assigned, strata, waiting, grouped.groups, {record.id: record.uri for record in usable})
     examples = [checked[id_].example(counted[id_], assigned[id_], grouped.groups[id_]) for id_ in labels]
     set_aside = [
         Rejected(record.uri, checked[record.id].label, grouped.set_aside[record.id])
@@ -164,16 +166,47 @@ def _locked(labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lin
     return counted
 
 
-def _check(assigned: Mapping[str, str], strata: Mapping[str, str], waiting: Sequence[LabelChange]) -> None:
+def _check(
+    assigned: Mapping[str, str],
+    strata: Mapping[str, str],
+    waiting: Sequence[LabelChange],
+    groups: Mapping[str, str],
+    uris: Mapping[str, str],
+) -> None:
     try:
-        splits.check_classes(assigned, strata)
+        splits.check_classes(assigned, strata, groups)
     except InputError as error:
-        if not waiting:
-            raise
-        raise InputError(
-            f"{error.sentence} {len(waiting)} changed labels of test rows are not accepted yet.",
-            "If the changes are right, accept them with `thawline labels accept`. " + error.hint,
-        ) from None
+        sentence, hint = error.sentence, error.hint
+        short = splits.short_classes(splits.count(assigned, strata))
+        if fell := _largest([id_ for id_ in assigned if strata[id_] in short], groups):
+            sentence += _told_of(fell, groups, uris)
+            hint += _against(groups[fell[0]])
+        if waiting:
+            sentence += f" {len(waiting)} changed labels of test rows are not accepted yet."
+            hint = "If the changes are right, accept them with `thawline labels accept`. " + hint
+        raise InputError(sentence, hint) from None
+
+
+def _largest(ids: Sequence[str], groups: Mapping[str, str]) -> list[str]:
+    """The examples of the largest group among these; none where all stand alone."""
+    members: dict[str, list[str]] = defaultdict(list)
+    for id_ in sorted(ids):
+        members[groups[id_]].append(id_)
+    together = [some for name, some in sorted(members.items()) if name and len(some) > 1]
+    return max(together, key=len, default=[])
+
+
+def _told_of(ids: Sequence[str], groups: Mapping[str, str], uris: Mapping[str, str]) -> str:
+    """How many examples are one group, through what, and two of them."""
+    name = groups[ids[0]]
+    through = "as near-duplicates" if name.startswith(NEAR) else f"by the group {name!r}"
+    return f" {len(ids)} examples go together {through}, such as {uris[ids[0]]} and {uris[ids[1]]}."
+
+
+def _against(group: str) -> str:
+    if group.startswith(NEAR):
+        return " If they only look alike, give --near-duplicates fewer bits, or -1 to look for none."
+    return " Examples of one group go into one split."
 
 
 def _extended(lineage: Lineage, examples: Sequence[Example], named: Mapping[str, str], sought: str) -> Lineage:

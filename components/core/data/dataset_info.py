@@ -28,6 +28,7 @@ class DatasetInfo(BaseModel):
     source: str = ""
     duplicates: int = 0
     near_duplicates: int = 0
+    chained: int = 0  # near-duplicates of near-duplicates, whose chain was divided
     rejected: Mapping[str, int] = {}  # kind of reason -> records
     set_aside: int = 0  # examples that belong to those of two splits
     label_changes: int = 0  # test rows whose label the source changed, and nobody accepted

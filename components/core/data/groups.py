@@ -4,10 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from components.core.data.chains import divide
 from components.core.data.lineage import GROUP, Lineage
 from components.core.errors import InputError
 
 SHOWN = 3  # examples that an error names
+NEAR, OF = "near ", " of "  # a group by looks is called after its least id, one of a chain after that of the chain too
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Record:
     groups: Sequence[str]  # that the source gives; copies of one content may name several
     splits: Sequence[str]  # the same
     fingerprint: str
+    copies: Mapping[str, str] = field(default_factory=dict)  # split -> uri of the copy that names it
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,22 @@ def group_examples(records: Sequence[Record], lineage: Lineage, near: Iterable[t
     """Put examples that belong together into groups, with what the lineage knows of them.
 
     Examples that the lineage knows keep their split. A new one joins what it belongs to; if that has two splits, it is
-    set aside, for whichever side it went to, the other would be near to it.
+    set aside, for whichever side it went to, the other would be near to it. Of a chain that was divided it joins the
+    nearest.
 
     Args:
         records: The present data, ids without repeats.
         lineage: What is known of all data so far; of examples that are gone too.
-        near: Pairs of ids that are near-duplicates; of the present data or of the lineage.
+        near: Pairs of ids that are near-duplicates, the nearest first; of the present data or of the lineage.
 
     Raises:
         InputError: Examples that belong together have two splits already, or are given two: a leak.
     """
     web = _Web(lineage)
-    present = {record.id: record for record in records}
+    present, pairs = {record.id: record for record in records}, list(near)
+    chains = _Chains(pairs, records, lineage)
     neighbours: dict[str, list[str]] = defaultdict(list)
-    for a, b in near:
+    for a, b in chains.pairs:
         neighbours[a].append(b)
         neighbours[b].append(a)
     known = sorted(present.keys() & lineage.members.keys())
@@ -57,18 +62,53 @@ def group_examples(records: Sequence[Record], lineage: Lineage, near: Iterable[t
     set_aside = {}
     for id_ in sorted(present.keys() - lineage.members.keys()):
         accepted = [other for other in neighbours[id_] if other in lineage.members or web.has(other)]
-        around = [*_named(present[id_].groups), *accepted]
-        splits = sorted(set[str]().union(*map(web.splits, around)))
+        named = _named(present[id_].groups)
+        splits = sorted(set[str]().union(*map(web.splits, [*named, *accepted])))
+        if len(splits) > 1 and chains.is_one(accepted):
+            accepted = [other for other in accepted if web.splits(other) == web.splits(accepted[0])]
+            splits = sorted(set[str]().union(*map(web.splits, [*named, *accepted])))
         if len(splits) > 1:
             set_aside[id_] = f"set aside: it belongs to examples of {' and of '.join(splits)}"
             _hand_on(id_, neighbours, present, lineage)
         else:
-            web.join([id_, *around])
+            web.join([id_, *named, *accepted])
+            chains.take_in(id_, accepted)
     _refuse_given(web, [record for record in records if record.id not in set_aside])
-    names = web.names(present.keys() - set_aside.keys())
+    names = web.names(present.keys() - set_aside.keys(), chains.of)
     groups = {id_: names.get(id_, "") for id_ in present if id_ not in set_aside}
     splits_of = {names[id_]: min(has) for id_ in names if (has := web.splits(id_))}
     return Grouped(groups, splits_of, set_aside)
+
+
+class _Chains:
+    """The pairs that bind, and which chain an example is of, now or by the name of its group."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str]], records: Sequence[Record], lineage: Lineage) -> None:
+        prints = {record.id: record.fingerprint for record in records}
+        fresh = [pair for pair in pairs if not any(id_ in lineage.members for id_ in pair)]
+        divided = divide(fresh, prints, len(records))
+        bound = set(divided.pairs)
+        self.of = {id_: chain[:16] for id_, chain in divided.chains.items()}
+        for id_, member in lineage.members.items():
+            if member.group.startswith(NEAR) and OF in member.group:
+                self.of[id_] = member.group.partition(OF)[2]
+        self.pairs = [pair for pair in pairs if pair in bound or self._binds(*pair, lineage)]
+
+    def _binds(self, a: str, b: str, lineage: Lineage) -> bool:
+        """Whether a pair of which the lineage knows one does; two of one chain were parted on purpose."""
+        if a in lineage.members and b in lineage.members:
+            return not self.is_one([a, b])
+        return a in lineage.members or b in lineage.members
+
+    def take_in(self, id_: str, around: Sequence[str]) -> None:
+        """Count an example to the chain that all around it are of."""
+        if self.is_one(around):
+            self.of[id_] = self.of[around[0]]
+
+    def is_one(self, ids: Sequence[str]) -> bool:
+        """Whether all are of one chain."""
+        chains = {self.of.get(id_, "") for id_ in ids}
+        return len(chains) == 1 and "" not in chains
 
 
 class _Web:
@@ -105,17 +145,22 @@ class _Web:
         self._above.update(dict.fromkeys(path, node))
         return node
 
-    def names(self, ids: Iterable[str]) -> dict[str, str]:
-        """The group of each id that does not stand alone: a given name if there is one, else that of its least id."""
+    def names(self, ids: Iterable[str], chains: Mapping[str, str]) -> dict[str, str]:
+        """The group of each id that does not stand alone: a given name if there is one, else that of its least id.
+
+        A part of a chain has a name also where it is one example: the chain's next pictures are near to it.
+        """
         members: dict[str, list[str]] = defaultdict(list)
         for node in self._above:
             members[self.component(node)].append(node)
         found = {}
         for id_ in ids:
             together = members[self.component(id_)]
-            if len(together) > 1:
+            if len(together) > 1 or id_ in chains:
                 named = [node.removeprefix(GROUP) for node in together if node.startswith(GROUP)]
-                found[id_] = min(named) if named else f"near {min(together)[:16]}"
+                least = min(together)
+                of = f"{OF}{chains[least]}" if least in chains else ""
+                found[id_] = min(named) if named else f"{NEAR}{least[:16]}{of}"
         return found
 
 
@@ -140,32 +185,56 @@ def _known(ids: Iterable[str], lineage: Lineage) -> list[str]:
 
 
 def _refuse_leaks(web: _Web, known: Sequence[str], present: Mapping[str, Record], lineage: Lineage) -> None:
-    sides: dict[str, dict[str, str]] = defaultdict(dict)
+    sides: dict[str, dict[str, Record]] = defaultdict(dict)
     for id_ in known:
-        sides[web.component(id_)].setdefault(lineage.members[id_].split, present[id_].uri)
+        sides[web.component(id_)].setdefault(lineage.members[id_].split, present[id_])
     if leaks := [splits for splits in sides.values() if len(splits) > 1]:
+        hints = {
+            "the same group": "correct the column group",
+            "near-duplicates": "keep --near-duplicates and the task's options as they were",
+        }
+        told = [hint for link, hint in hints.items() if link in set(map(_link, leaks))]
         raise InputError(
-            f"{len(leaks)} groups of examples that belong together are in two splits already: {_shown(leaks)}.",
-            "Take one side of each out of the data, correct the column group, keep --near-duplicates and the task's "
-            "options as they were, or begin a new lineage with another --model.",
+            f"{_groups(len(leaks))} of examples that belong together {_are(len(leaks))} in two splits already: "
+            f"{_shown(leaks)}.",
+            f"Take one side of each out of the data, {', '.join(told)}, or begin a new lineage with another --model.",
         )
 
 
 def _refuse_given(web: _Web, records: Sequence[Record]) -> None:
-    given: dict[str, dict[str, str]] = defaultdict(dict)
+    given: dict[str, dict[str, Record]] = defaultdict(dict)
     for record in records:
         for split in record.splits if not web.splits(record.id) else []:
-            given[web.component(record.id)].setdefault(split, record.uri)
+            given[web.component(record.id)].setdefault(split, record)
     if leaks := [splits for splits in given.values() if len(splits) > 1]:
+        alike = " Use --near-duplicates -1 if they only look alike." if "near-duplicates" in map(_link, leaks) else ""
         raise InputError(
-            f"The column split puts {len(leaks)} groups of examples that belong together into two splits: "
+            f"The column split puts {_groups(len(leaks))} of examples that belong together into two splits: "
             f"{_shown(leaks)}.",
-            "Correct it, leave these out, or use --near-duplicates -1 if they only look alike.",
+            f"Correct it, or leave one side of each out.{alike}",
         )
 
 
-def _shown(leaks: Sequence[Mapping[str, str]]) -> str:
+def _groups(number: int) -> str:
+    return f"{number} group{'' if number == 1 else 's'}"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _link(splits: Mapping[str, Record]) -> str:
+    """What the two sides of a leak have to do with each other."""
+    one, other = list(splits.values())[:2]
+    if one.id == other.id:
+        return "the same content"
+    return "the same group" if set(one.groups) & set(other.groups) else "near-duplicates"
+
+
+def _shown(leaks: Sequence[Mapping[str, Record]]) -> str:
     """A few leaks, each with one example of either split."""
     return "; ".join(
-        " and ".join(f"{uri} ({split})" for split, uri in sorted(splits.items())) for splits in leaks[:SHOWN]
+        " and ".join(f"{record.copies.get(split, record.uri)} ({split})" for split, record in sorted(splits.items()))
+        + f", {_link(splits)}"
+        for splits in leaks[:SHOWN]
     )

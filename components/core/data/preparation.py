@@ -24,6 +24,7 @@ from components.core.data.examples import (
     write_index,
     write_rejected,
 )
+from components.core.data.groups import NEAR, OF
 from components.core.data.lineage import Lineage, write_lineage
 from components.core.data.records import CheckedRecord
 from components.core.data.source_index import IndexRow, Mark
@@ -76,7 +77,8 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
         counts=splits.count({example.id: example.split for example in assigned.examples}, strata),
         examples=len(assigned.examples),
         duplicates=sum(len(some.copies) - 1 for some in checked.records.values()),
-        near_duplicates=sum(example.group.startswith("near ") for example in assigned.examples),
+        near_duplicates=sum(example.group.startswith(NEAR) for example in assigned.examples),
+        chained=sum(example.group.startswith(NEAR) and OF in example.group for example in assigned.examples),
         rejected=kinds(checked.rejected),
         set_aside=len(assigned.set_aside),
         label_changes=len(assigned.label_changes),
@@ -200,9 +202,11 @@ def _check_share(rejected: Sequence[Rejected], total: int, allowed: float, sourc
         raise InputError(f"{source} is empty.", "Give a folder with one subfolder per class.")
     share = len(rejected) / total
     if share > allowed:
-        reasons = ", ".join(f"{reason} ({number})" for reason, number in list(kinds(rejected).items())[:4])
+        counts = kinds(rejected)
+        reasons = ", ".join(f"{reason} ({number})" for reason, number in list(counts.items())[:4])
+        shown = next(record for record in rejected if record.reason.partition(":")[0] == next(iter(counts)))
         raise InputError(
             f"{len(rejected)} of {total} records of {source} can't be used ({share:.1%}, allowed {allowed:.1%}): "
-            f"{reasons}; {dataset / 'rejected.parquet'} lists each.",
+            f"{reasons}. One is {shown.uri}: {shown.reason}; {dataset / 'rejected.parquet'} lists each.",
             "Mend or remove them, or raise --max-rejected.",
         )

@@ -40,6 +40,10 @@ class CheckedRecord:
         """All groups, or all splits, that the copies name."""
         return sorted({value for copy in self.copies if (value := getattr(copy, column))})
 
+    def by_split(self) -> dict[str, str]:
+        """The first copy's place in each split that the copies name."""
+        return {copy.split: printable(copy.uri) for copy in reversed(self.copies) if copy.split}
+
     def example(self, label: str, split: str, group: str) -> Example:
         """The record as an example, by the label that counts, in a split and in a group."""
         return Example(self.id, label, split, group, self.uri, self.first.metadata, self.facts, self.location)

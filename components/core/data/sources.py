@@ -11,11 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
+from components.core.data import folders
+from components.core.data.folders import LAYOUT, as_label
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 
@@ -23,14 +27,10 @@ MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
 ROW = "#row="  # between the manifest and the number of an inline record, from 1
 MAX_BYTES = 100 * 2**20  # of one record: dozens are in memory at once
 INLINE = ("text", "content")  # columns that may hold the record itself where there is no column uri
-_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
-_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _FAULT = "\0fault"  # key of a row that is no record, with the reason; no column has that name
+_POINTER = b"version https://git-lfs.github.com/spec/"  # what stands in a file that was cloned without Git LFS
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _EXACT = 2**53  # whole numbers up to here are exact as floats
-_LAYOUT = (
-    "Give a folder with one subfolder per class, s3://bucket/prefix of that shape, or a manifest of uri,label (or "
-    "text,label)."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class RawRecord:
 def list_entries(source: str) -> Iterator[RawRecord]:
     """Every record of a source, always in the same order.
 
-    Hidden files and what operating systems leave behind are passed over. A file outside a class folder has no label.
+    Hidden files and what systems and network drives leave behind are passed over. A file outside a class folder has no
+    label. Labels that look the same are the same.
 
     Raises:
         InputError: The source can't be listed, or is a manifest that can't be read.
@@ -62,9 +63,9 @@ def list_entries(source: str) -> Iterator[RawRecord]:
         yield from _s3_folder(source)
     else:
         root = _path(source)
-        for path in _walk(root):
-            folders = path.relative_to(root).parts[:-1]
-            yield RawRecord(str(path), printable(folders[0]) if folders else "")
+        for path in folders.walk(root):
+            above = path.relative_to(root).parts[:-1]
+            yield RawRecord(str(path), _folder_label(above[0]) if above else "")
 
 
 def check_source(source: str) -> None:
@@ -79,19 +80,21 @@ def check_source(source: str) -> None:
         _check_classes(source, _first_two(entry.label for entry in _manifest(source)))
         return
     if source.startswith("s3://"):
-        classes, files = _s3_classes(source)
+        names, files = _s3_folders(source)
+        look = _s3_subfolders(source)
     else:
-        classes, files = _folder_classes(_path(source))
+        folders.check_home(_path(source))
+        names, files = _local_folders(_path(source))
+        look = folders.subfolders(_path(source))
     if not files:
-        raise InputError(f"{source} is empty.", _LAYOUT)
-    if not classes:
-        raise InputError(f"{source} holds files but no class folders.", _LAYOUT)
-    _check_classes(source, classes)
-    if {name.lower() for name in classes} <= _SPLIT_NAMES:
-        raise InputError(
-            f"The folders of {source} are splits, not classes: {', '.join(sorted(classes))}.",
-            "Give a manifest of uri,label,split, or a folder with one subfolder per class.",
-        )
+        raise InputError(f"{source} is empty.", LAYOUT)
+    if not names:
+        raise InputError(f"{source} holds files but no class folders.", LAYOUT)
+    if inner := folders.single_folder(names, look):
+        place = f"{source.rstrip('/')}/{inner}"
+        raise InputError(f"{source} holds one folder only, which holds folders: {inner}.", f"Give {place}.")
+    folders.check_names(source, names, look)
+    _check_classes(source, {*map(_folder_label, names)})
 
 
 def content(entry: RawRecord) -> bytes:
@@ -103,7 +106,10 @@ def content(entry: RawRecord) -> bytes:
     if entry.fault:
         raise RejectedRecord(entry.fault)
     if entry.content is None:
-        return read(entry.uri)
+        found = read(entry.uri)
+        if found.startswith(_POINTER):
+            raise RejectedRecord("a pointer of Git LFS: the file itself was not fetched")
+        return found
     if len(entry.content) > MAX_BYTES:
         raise _too_large()
     return entry.content
@@ -184,59 +190,40 @@ def _check_path(source: str) -> None:
                 f"{source} is of a kind that can't be read.", "Use a folder, a manifest or s3://bucket/prefix."
             )
         raise InputError(f"There is no file or folder {source!r}.", "Check the path.")
+    if path.is_file() and path.suffix.lower() in _ARCHIVES:
+        raise InputError(f"{source} is an archive.", "Unpack it, and give the folder.")
     if not path.is_dir() and path.suffix.lower() not in MANIFESTS:
-        raise InputError(f"{source} is neither a folder nor a manifest ({', '.join(MANIFESTS)}).", _LAYOUT)
+        raise InputError(f"{source} is neither a folder nor a manifest ({', '.join(MANIFESTS)}).", LAYOUT)
 
 
 def _check_classes(source: str, classes: set[str]) -> None:
     if not classes:
-        raise InputError(f"{source} names no label.", _LAYOUT)
+        raise InputError(f"{source} names no label.", LAYOUT)
     if len(classes) == 1:
         raise InputError(f"{source} holds one class only: {next(iter(classes))}.", "Add examples of a second class.")
 
 
-def _passed_over(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _LITTER
+@lru_cache(maxsize=4096)
+def _folder_label(name: str) -> str:
+    return as_label(printable(name))
 
 
-def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Files below a folder, through links too; a folder that can't be listed stands for itself."""
-    real = os.path.realpath(folder)
-    if real in above:  # a link to a folder that holds it
-        return
+def _local_folders(root: Path) -> tuple[list[str], bool]:
+    """Folders with files in them, and whether there is any file."""
     try:
-        with os.scandir(folder) as items:
-            found = sorted((item.name, _is_folder(item)) for item in items if not _passed_over(item.name))
-    except OSError:
-        yield folder
-        return
-    for name, is_folder in found:
-        if is_folder:
-            yield from _walk(folder / name, (*above, real))
-        else:
-            yield folder / name
-
-
-def _is_folder(item: os.DirEntry[str]) -> bool:
-    # DirEntry.is_dir() raises for a link to itself, Path.is_dir() costs a call that only links need.
-    return item.is_dir(follow_symlinks=False) or (item.is_symlink() and Path(item.path).is_dir())
-
-
-def _folder_classes(root: Path) -> tuple[set[str], bool]:
-    try:
-        paths = [path for path in sorted(root.iterdir()) if not _passed_over(path.name)]
+        paths = [path for path in sorted(root.iterdir()) if not folders.is_litter(path.name)]
     except OSError as error:
         raise InputError(f"{root} can't be listed: {error.strerror}.", "Check its permissions.") from error
-    folders = [path for path in paths if path.is_dir()]
-    classes = _first_two(printable(path.name) for path in folders if next(_walk(path), None) is not None)
-    return classes, bool(classes) or len(paths) > len(folders)
+    found = [path for path in paths if path.is_dir()]
+    names = [path.name for path in found if folders.holds_files(path)]
+    return names, bool(names) or len(paths) > len(found)
 
 
 def _first_two(labels: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for label in labels:
         found |= {label} if label else set()
-        if len(found) > 1 and not found <= _SPLIT_NAMES:
+        if len(found) > 1:
             break
     return found
 
@@ -251,16 +238,28 @@ def _s3_folder(source: str) -> Iterator[RawRecord]:
     root = _s3_root(source)
     for uri, size, etag in s3.list_objects(root):
         parts = uri.removeprefix(root).split("/")
-        if parts[-1] and not any(map(_passed_over, parts)):  # a key that ends with a slash marks a folder
-            yield RawRecord(uri, parts[0] if len(parts) > 1 else "", size=size, etag=etag)
+        if parts[-1] and not any(map(folders.is_litter, parts)):  # a key that ends with a slash marks a folder
+            yield RawRecord(uri, _folder_label(parts[0]) if len(parts) > 1 else "", size=size, etag=etag)
 
 
-def _s3_classes(source: str) -> tuple[set[str], bool]:
+def _s3_folders(source: str) -> tuple[list[str], bool]:
     from components.core import s3
 
     root = _s3_root(source)
-    classes = {name for name in s3.list_folders(root) if not _passed_over(name)}
-    return classes, bool(classes) or next(_s3_folder(source), None) is not None
+    names = sorted(name for name in s3.list_folders(root) if not folders.is_litter(name))
+    return names, bool(names) or next(_s3_folder(source), None) is not None
+
+
+def _s3_subfolders(source: str) -> folders.Subfolders:
+    from components.core import s3
+
+    def look(name: str) -> tuple[set[str], bool]:
+        place = f"{_s3_root(source)}{name}/"
+        below = {inner for inner in s3.list_folders(place) if not folders.is_litter(inner)}
+        page = (uri.removeprefix(place) for uri, _, _ in islice(s3.list_objects(place), 1000))
+        return below, any(rest and "/" not in rest and not folders.is_litter(rest) for rest in page)
+
+    return look
 
 
 def _manifest(source: str) -> Iterator[RawRecord]:
@@ -302,7 +301,7 @@ def _entry(row: Mapping[str, Any], base: str, place: str) -> RawRecord:
         uri = unquote(urlsplit(uri).path)
     elif uri and "://" not in uri and not uri.startswith("/"):
         uri = f"{base}/{uri}"
-    label, split, group = (values.pop(name, "") for name in ("label", "split", "group"))
+    label, split, group = (as_label(values.pop(name, "")) for name in ("label", "split", "group"))
     metadata = {name: value for name, value in values.items() if value}
     if inline:
         value = row[inline]

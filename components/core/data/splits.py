@@ -117,32 +117,63 @@ def check_times(assigned: Mapping[str, str], times: Mapping[str, str]) -> None:
         )
 
 
-def check_classes(assigned: Mapping[str, str], labels: Mapping[str, str]) -> None:
+def check_classes(
+    assigned: Mapping[str, str], labels: Mapping[str, str], groups: Mapping[str, str] | None = None
+) -> None:
     """Every class must be trained, validated and tested; where all labels are empty, the data as a whole.
 
+    Args:
+        assigned: The split of each id.
+        labels: The class of each id.
+        groups: What each id must stay together with; empty text, or none given: it stands alone.
+
     Raises:
-        InputError: There are fewer than two classes, or some have too few examples; it names them.
+        InputError: There are fewer than two classes, or some have too few examples or groups; it names them.
     """
     counts = count(assigned, labels)
     classes = sorted(set(labels.values()))
     if len(classes) < 2 and classes != [""]:  # noqa: PLR2004 - a choice needs two
         raise InputError(f"There are usable examples of {len(classes)} class only.", "Add examples of other classes.")
-    short = {
-        name: sum(counts[s][name] for s in SPLITS) for name in classes if not all(counts[s][name] for s in REQUIRED)
-    }
-    if "" in short:
-        raise InputError(f"Too few examples to train, validate and test: {short['']}.", "Add examples.")
-    if short:
-        named = ", ".join(f"{name} ({number})" for name, number in list(short.items())[:NAMED])
+    short = short_classes(counts)
+    if not short:
+        _check_calibration(counts, len(assigned), len(classes))
+        return
+    members = defaultdict(list)
+    for id_ in assigned:
+        members[labels[id_]].append(id_)
+    told = {name: _counted(members[name], groups or {}) for name in short}
+    what = "groups" if any("group" in text for text in told.values()) else "examples"
+    if "" in told:
+        raise InputError(f"Too few {what} to train, validate and test: {told['']}.", f"Add {what}.")
+    if told:
+        named = ", ".join(f"{name} ({text})" for name, text in list(told.items())[:NAMED])
         named += f", and {len(short) - NAMED} more" if len(short) > NAMED else ""
         raise InputError(
-            f"Too few examples to train, validate and test each class; their numbers: {named}.",
-            "Add examples of these classes (10 give a first idea), or leave the classes out.",
+            f"Too few {what} to train, validate and test each class; their numbers: {named}.",
+            f"Add {what} of these classes (10 give a first idea), or leave the classes out.",
         )
+
+
+def short_classes(counts: Mapping[str, Counter[str]]) -> list[str]:
+    """Classes that one of the splits which every class needs has nothing of, in order."""
+    names = sorted(set[str]().union(*counts.values()))
+    return [name for name in names if not all(counts[split][name] for split in REQUIRED)]
+
+
+def _counted(ids: Sequence[str], groups: Mapping[str, str]) -> str:
+    """How many examples there are, and in how many groups where these are fewer: they go into one split as a whole."""
+    sizes = Counter(groups.get(id_) or f"\0{id_}" for id_ in ids)
+    if len(sizes) == len(ids):
+        return str(len(ids))
+    largest = max(sizes.values())
+    return f"{len(ids)} in {len(sizes)} group{'' if len(sizes) == 1 else f's, {largest} of them in one'}"
+
+
+def _check_calibration(counts: Mapping[str, Counter[str]], examples: int, classes: int) -> None:
     if not any(counts["calibrate"].values()):
         raise InputError(
-            f"Too few examples to calibrate: {len(assigned)} in {len(classes)} classes.",
-            "Add examples: at least one class needs four.",
+            f"Too few examples to calibrate: {examples} in {classes} classes.",
+            "Add examples: at least one class needs four, or four groups of them.",
         )
 
 

@@ -76,7 +76,7 @@ def drift(old: Array, new: Array, groups: Sequence[str], seed: int = 0) -> Drift
         seed: Of the folds and of the choice of rows, where there are very many.
 
     Returns:
-        None with fewer than 20 rows on a side.
+        None with fewer than 20 rows on a side, or too few groups to fit on some and ask the others.
     """
     if min(len(old), len(new)) < MIN_ROWS:
         return None
@@ -85,7 +85,10 @@ def drift(old: Array, new: Array, groups: Sequence[str], seed: int = 0) -> Drift
     rows = np.concatenate([old[picks[0]], new[picks[1]]])
     domain = np.repeat([0, 1], [len(picks[0]), len(picks[1])])
     places = np.concatenate([picks[0], len(old) + picks[1]])
-    scores = out_of_sample(rows, domain, units_of([groups[i] for i in places], len(places)), seed)[:, 1]
+    answers = out_of_sample(rows, domain, units_of([groups[i] for i in places], len(places)), seed)
+    if answers is None:
+        return None
+    scores = answers[:, 1]
     told = int((scores[domain == 1] > np.quantile(scores[domain == 0], QUANTILE)).sum())
     count = len(picks[1])
     return Drift(told / count, *exact_interval(told, count), new=len(new), old=len(old))

@@ -46,11 +46,18 @@ def _row(leaf: Tensor) -> Tensor:
     return leaf.mean(places) if places else leaf.reshape(len(leaf), -1)
 
 
-def out_of_sample(rows: Array, targets: Array, units: Array, seed: int) -> Array:
-    """Probabilities float[n, k] of each class, by a classifier that saw neither the row nor its unit."""
+def out_of_sample(rows: Array, targets: Array, units: Array, seed: int) -> Array | None:
+    """Probabilities float[n, k] of each class, by a classifier that saw neither the row nor its unit.
+
+    None with fewer units than folds, or where a fold holds nothing, or all of a class.
+    """
+    if len(np.unique(units)) < FOLDS:
+        return None
     found = np.zeros((len(rows), int(targets.max()) + 1))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     for fit, ask in folds.split(rows, targets, units):
+        if not len(ask) or not np.isin(targets, targets[fit]).all():
+            return None
         model = make_pipeline(
             StandardScaler(), LogisticRegression(C=0.01, max_iter=100, tol=1e-3, class_weight="balanced")
         )

@@ -22,7 +22,8 @@ class Suspect:
 def suspects(rows: Array, labels: Sequence[str], groups: Sequence[str], seed: int = 0) -> list[Suspect]:
     """Rows whose label is probably wrong, the surest first, by confident learning (Northcutt et al. 2021).
 
-    A row is suspect if another class is likelier for it than that class is, on average, for its own rows.
+    A row is suspect if another class is likelier for it than that class is, on average, for its own rows. None are
+    where the groups are too few to fit on some and ask the others.
 
     Args:
         rows: Features float[n, d].
@@ -37,6 +38,8 @@ def suspects(rows: Array, labels: Sequence[str], groups: Sequence[str], seed: in
     some = np.random.default_rng(seed).permutation(len(rows))[:MAX_FITTED_ROWS]
     units = units_of([groups[i] for i in some], len(some))
     probabilities = out_of_sample(rows[some], numbers[some], units, seed)
+    if probabilities is None:
+        return []
     own = numbers[some]
     typical = np.array([probabilities[own == k, k].mean() if (own == k).any() else 1.0 for k in range(len(classes))])
     likely = np.where(probabilities >= typical, probabilities, 0.0)

@@ -15,7 +15,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 if TYPE_CHECKING:  # torch costs seconds; checking pictures needs none of it
@@ -35,12 +35,23 @@ _READERS: tuple[tuple[bytes, Callable[..., ImageFile.ImageFile]], ...] = (
     (b"BM", BmpImageFile),
     (b"II*\x00", TiffImageFile),
     (b"MM\x00*", TiffImageFile),
+    (b"II+\x00", TiffImageFile),  # BigTIFF
+    (b"MM\x00+", TiffImageFile),
 )
+_BITS, _PHOTOMETRIC, _BANDS, _MOST, _FORMAT = 258, 262, 277, 281, 339  # tags of TIFF
+_MOST_BANDS = 6  # that Pillow takes, of which the first three are the colour and what is not alpha is left out
+_MOST_BITS, _WHITE_OF_16 = 16, 2**16 - 1
+_SIGNED, _FLOATS = 2, {3: "float", 5: "complex integer", 6: "complex float"}
 _UNSUPPORTED = {  # by the bytes at the start, or behind the length of the first box
     b"%PDF": "PDF",
     b"8BPS": "PSD",
     b"<svg": "SVG",
     b"<?xm": "SVG or XML",
+    b"<!DO": "HTML",
+    b"<htm": "HTML",
+    b"\x89HDF": "HDF5",
+    b"\x93NUM": "NumPy",
+    b"v/1\x01": "OpenEXR",
     b"\x00\x00\x01\x00": "ICO",
     b"PK\x03\x04": "ZIP",
     b"ftypavif": "AVIF",
@@ -147,14 +158,48 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
         raise _UnreadableError("zero bytes")
     for start, reader in _READERS:
         if content.startswith(start):
-            picture = reader(BytesIO(content))
+            picture = _tiff(content) if reader is TiffImageFile else reader(BytesIO(content))
+            if content[24:26] in (b"\x02\x00", b"\x04\x00") and reader is PngImageFile:  # grey of few bits
+                _scale_transparency(picture, bits=content[24])
             if picture.width * picture.height > MAX_PIXELS:
                 raise _UnreadableError(f"decompression bomb: {picture.width} x {picture.height} pixels")
             return picture
     for start, name in _UNSUPPORTED.items():
         if content.startswith(start) or content.startswith(start, 4):
             raise _UnreadableError(f"type {name} is not supported")
+    if content[128:132] == b"DICM":
+        raise _UnreadableError("type DICOM is not supported")
     raise _UnreadableError("not a picture that can be read")
+
+
+def _scale_transparency(picture: ImageFile.ImageFile, bits: int) -> None:
+    """Bring the transparent grey to the scale of 8 bits, to which Pillow brings the pixels but not the grey."""
+    if isinstance(grey := picture.info.get("transparency"), int):
+        picture.info["transparency"] = grey * 255 // (2**bits - 1)
+
+
+def _tiff(content: bytes) -> ImageFile.ImageFile:
+    """A TIFF file; what Pillow would read wrongly, or refuse for a reason of its own, is named by its tags."""
+    if content.startswith(b"MM\x00+"):
+        raise _UnreadableError("type big-endian BigTIFF is not supported")
+    tags = ImageFileDirectory_v2(content[: 16 if b"+" in content[2:4] else 8])
+    file = BytesIO(content)
+    file.seek(tags.next)
+    tags.load(file)
+    bands, bits, forms = int(tags.get(_BANDS, 1)), tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
+    if form := next((_FLOATS[form] for form in forms if form in _FLOATS), ""):
+        raise _UnreadableError(f"type {form} is not supported")
+    if max(bits) > _MOST_BITS:
+        raise _UnreadableError(f"type {max(bits)}-bit integer is not supported")
+    if _SIGNED in forms:
+        raise _UnreadableError("type signed integer is not supported")
+    form = f"type TIFF of {bands} bands of {max(bits)} bits is not supported"
+    if bands > _MOST_BANDS:
+        raise _UnreadableError(form)
+    try:
+        return TiffImageFile(BytesIO(content))
+    except SyntaxError as error:  # its word for bands and bits that it can't arrange
+        raise _UnreadableError(form) from error
 
 
 def _reason(content: bytes, error: Exception) -> str:
@@ -177,10 +222,17 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def _from_wide_grey(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture)
-    if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+    if picture.mode == "I":  # any range: of 32 bits or with a sign
         raise _UnreadableError("type 32-bit integer is not supported")
-    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # Pillow's own conversion clips at 255 instead
+    values = np.asarray(picture)
+    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    top = 4095 if tags.get(_BITS) == (12,) else (tags.get(_MOST) or (_WHITE_OF_16,))[0]
+    if not values.max() <= top <= _WHITE_OF_16:  # the tag says less than the picture holds
+        top = _WHITE_OF_16
+    # Pillow's own conversion clips at 255 instead
+    grey = ((values.astype(np.uint32) * 255 + top // 2) // max(1, top)).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds in 8 bits only
+        grey = 255 - grey
     if isinstance(transparent := picture.info.get("transparency"), int):
         grey[values == transparent] = 255
     return Image.fromarray(grey).convert("RGB")

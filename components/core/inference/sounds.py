@@ -4,7 +4,8 @@ This file travels with a served model and is loaded where Thawline is not instal
 """
 
 import os
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from io import BytesIO
@@ -27,12 +28,15 @@ SILENCE = 1e-4  # of full scale, -80 dB: the highest peak of what is no sound
 BLOCK = 2**16  # samples that are decoded at a time: all channels of a long file would not fit into memory
 FULL_SCALE_FLOOR = 1e-10  # as Whisper's: power below it is none
 
-_READABLE = {b"RIFF": "WAV", b"RF64": "WAV", b"fLaC": "FLAC", b"OggS": "OGG", b"ID3": "MP3"}
+_READABLE = {b"FORM": "AIFF", b".snd": "AU", b"caff": "CAF", b"fLaC": "FLAC", b"OggS": "OGG", b"ID3": "MP3"}
+_READABLE |= dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"BW64"), "WAV")
 _UNSUPPORTED = {  # what people have beside them, by their first bytes or those behind the fourth
     b"ftyp": "M4A or MP4",
-    b"FORM": "AIFF",
-    b".snd": "AU",
-    b"caff": "CAF",
+    b"riff": "Wave64",
+    b"\xff\xf1": "AAC",
+    b"\xff\xf9": "AAC",
+    b"<!DO": "HTML",
+    b"<htm": "HTML",
     b"MThd": "MIDI",
     b"#!AMR": "AMR",
     b"\x30\x26\xb2\x75": "WMA",
@@ -40,8 +44,9 @@ _UNSUPPORTED = {  # what people have beside them, by their first bytes or those 
     b"PK\x03\x04": "ZIP",
 }
 _ENDS, _PAGE_HEADER = 4, 27  # of an OGG page: the flag of the last one, bytes before the table of its segments
-_UNKNOWN_SIZES = (0, 2**32 - 1)  # of a WAV file that was written as a stream
-_UNKNOWN_FRAMES = 2**63 - 1  # of a FLAC file that was
+_UNKNOWN_SIZE = 2**31 - 2**20  # a size from here on stands for none: what writes a stream does not know it yet
+_UNKNOWN_FRAMES = 2**63 - 1  # of a FLAC file that was written as a stream
+_BEYOND = 0.01  # share of float samples that may lie beyond full scale: what is cut off there is heard by nobody
 
 
 class Preprocessing(TypedDict):
@@ -75,7 +80,7 @@ def facts(content: bytes) -> dict[str, int]:
     if not np.isfinite(wave).all():
         raise ValueError("samples that are no numbers")
     if np.abs(wave).max() < SILENCE:
-        raise ValueError("silent")
+        raise ValueError("silent" if channels == 1 else f"silent: the mean of {channels} channels is")
     return {"milliseconds": round(1000 * len(wave) / rate), "sample_rate": rate, "channels": channels}
 
 
@@ -183,21 +188,35 @@ def _mel(wave: Tensor, length: int, preprocessing: Mapping[str, Any]) -> Tensor:
 
 def _read(content: bytes, seconds: float) -> tuple[Wave, int, int]:
     """The mean of the channels, sample rate and number of channels; `seconds` says how much is needed, 0: all."""
+    content = _without_tag(content)
     kind = _kind(content)
-    if _cut(content, kind):
-        raise _UnusableError("truncated")
+    content = _repaired(content, kind)
+    if kind == "OGG":
+        _refuse_pages(content)
     reason = f"not {kind} that can be read"
     try:
-        with soundfile.SoundFile(BytesIO(content)) as file:
+        with soundfile.SoundFile(_Memory(content)) as file:
             _refuse_form(file)
             reason = "truncated or damaged"
             wanted = min(file.frames, int(seconds + 1) * file.samplerate) if seconds else file.frames
             wave = _mono(file, wanted)
             if len(wave) < wanted and (kind != "MP3" or _says_length(content)):
                 raise _UnusableError(reason)
+            if file.subtype in ("FLOAT", "DOUBLE"):
+                _refuse_scale(wave)
             return wave, file.samplerate, file.channels
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # what damaged bytes make the library raise
         raise ValueError(reason) from error
+
+
+class _Memory(BytesIO):
+    """A file in memory; a place before its beginning, which damaged bytes lead to, is no exception in the library."""
+
+    def seek(self, place: int, whence: int = 0, /) -> int:
+        try:
+            return super().seek(place, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 class _UnusableError(ValueError):
@@ -207,9 +226,12 @@ class _UnusableError(ValueError):
 def _kind(content: bytes) -> str:
     if not content:
         raise _UnusableError("zero bytes")
-    for start, name in _READABLE.items():
-        if content.startswith(start):
-            return name
+    name = next((name for start, name in _READABLE.items() if content.startswith(start)), "")
+    form = {"WAV": (b"WAVE",), "AIFF": (b"AIFF", b"AIFC")}.get(name, ())
+    if form and content[8:12] not in form and len(content) > 12:  # noqa: PLR2004 - the containers hold other things too
+        raise _UnusableError(f"type {content[8:12].decode('ascii', 'replace').strip()} is not supported")
+    if name:
+        return name
     if len(content) > 1 and content[0] == 0xFF and content[1] & 0xE6 == 0xE2:  # noqa: PLR2004 - MPEG layer 3
         return "MP3"
     for start, name in _UNSUPPORTED.items():
@@ -250,17 +272,138 @@ def _says_length(content: bytes) -> bool:
     return any(mark in content[first : first + 64] for mark in (b"Xing", b"Info", b"VBRI"))
 
 
-def _cut(content: bytes, kind: str) -> bool:
-    """Whether a file ends before its own header or last page says, which the library does not tell."""
-    if kind == "WAV" and content.startswith(b"RIFF"):
-        size = int.from_bytes(content[4:8], "little")
-        return size not in _UNKNOWN_SIZES and 8 + size > len(content) + 1  # an odd last byte may lack its padding
-    if kind == "OGG":
-        page = content[content.rfind(b"OggS") :]
-        table = page[_PAGE_HEADER : _PAGE_HEADER + page[_PAGE_HEADER - 1]] if len(page) >= _PAGE_HEADER else b""
-        whole = len(page) >= _PAGE_HEADER + len(table) + sum(table)
-        return not (table and whole and page[5] & _ENDS)
-    return False
+def _refuse_scale(wave: Wave) -> None:
+    """Refuse floats on the scale of integers: nearly all of them would be cut off at full scale."""
+    loud = np.abs(wave[np.isfinite(wave) & (np.abs(wave) > SILENCE)])
+    if len(loud) and (loud > 1.0).mean() > _BEYOND:
+        raise _UnusableError(f"scale of floats: up to {loud.max():.4g}, divide them so that full scale is 1")
+
+
+def _repaired(content: bytes, kind: str) -> bytes:
+    """A file whose header says how much sound there is, where what wrote it as a stream did not know or was wrong.
+
+    Raises:
+        ValueError: The header says more than there is: the file was cut off.
+    """
+    if kind == "FLAC":
+        return _with_length(content)
+    place = _data_chunk(content, kind)
+    if place is None:
+        return content
+    field, layout, size, start = place
+    there = len(content) - start
+    behind = content[start + size :] if 0 < size < there else b""
+    if size in (len(content), len(content) - 8) or not 0 < size < _UNKNOWN_SIZE:
+        size, behind = there, b""  # not known, or counted with the header
+    if size > there + 1:  # the last byte of the last sample is often missing
+        raise _UnusableError("truncated")
+    size = min(size, there)
+    if behind.strip(b"\0") and not behind.startswith((b"ID3", b"TAG")) and not _is_chunk(behind, kind):
+        size = there
+    repaired = content[:field] + struct.pack(layout, size) + content[field + struct.calcsize(layout) :]
+    if content[:4] in (b"RF64", b"BW64"):
+        return b"RIFF" + repaired[4:12] + b"JUNK" + repaired[16:]
+    return content if repaired == content else repaired
+
+
+def _data_chunk(content: bytes, kind: str) -> tuple[int, str, int, int] | None:
+    """Of the chunk with the samples: where its size is written and how, the size, and where its content begins."""
+    if kind == "AU" and len(content) >= 24:  # noqa: PLR2004 - its header
+        start, size = struct.unpack(">II", content[4:12])
+        return (8, ">I", size, start) if start <= len(content) else None
+    if kind not in ("WAV", "AIFF", "CAF"):
+        return None
+    layout = ">q" if kind == "CAF" else ">I" if kind == "AIFF" or content.startswith(b"RIFX") else "<I"
+    long_size = 0
+    for name, field, size, start in _chunks(content, 8 if kind == "CAF" else 12, layout):
+        if name == b"ds64" and len(content) >= start + 16:
+            (long_size,) = struct.unpack("<Q", content[start + 8 : start + 16])
+        if name in (b"data", b"SSND"):
+            return field, layout, long_size if content[:4] in (b"RF64", b"BW64") else size, start
+    return None
+
+
+def _chunks(content: bytes, place: int, layout: str) -> Iterator[tuple[bytes, int, int, int]]:
+    """Name, place of the size, size and start of each chunk; those of WAV and AIFF begin at even places."""
+    width = struct.calcsize(layout)
+    while place + 4 + width <= len(content):
+        (size,) = struct.unpack(layout, content[place + 4 : place + 4 + width])
+        start = place + 4 + width
+        yield content[place : place + 4], place + 4, size, start
+        place = start + max(size, 0) + (size % 2 if width == 4 else 0)  # noqa: PLR2004 - bytes
+
+
+def _is_chunk(behind: bytes, kind: str) -> bool:
+    """Whether what follows on the samples may be another chunk, or a padding byte before one."""
+    for start in (0, 1):
+        name, size = behind[start : start + 4], behind[start + 4 : start + (12 if kind == "CAF" else 8)]
+        length = int.from_bytes(size, "big" if kind in ("CAF", "AIFF") else "little")
+        if name.isascii() and name.decode("ascii").isprintable() and length <= len(behind):
+            return True
+    return len(behind) < 8  # noqa: PLR2004 - no chunk is shorter
+
+
+def _with_length(content: bytes) -> bytes:
+    """A FLAC file with its number of samples in the header, found by its last frame where a stream does not say it."""
+    if len(content) < 42 or content[21] & 15 or any(content[22:26]):  # noqa: PLR2004 - as far as its first block
+        return content
+    place = len(content)
+    while (place := max(content.rfind(mark, 0, place) for mark in (b"\xff\xf8", b"\xff\xf9"))) > 0:
+        if samples := _samples_up_to(content, place):
+            return content[:21] + (content[21] << 32 | samples).to_bytes(5, "big") + content[26:]
+    return content
+
+
+def _samples_up_to(content: bytes, place: int) -> int:
+    """Samples of a FLAC file to the end of the frame that begins here; 0: none does."""
+    header = content[place : place + 16]
+    if len(header) < 7:  # noqa: PLR2004 - the shortest header
+        return 0
+    code, ones = header[2] >> 4, 8 - (header[4] ^ 0xFF).bit_length()  # of the number's first byte, as in UTF-8
+    number, end = header[4] & (0x7F >> ones), 5 + max(0, ones - 1)
+    for byte in header[5:end]:
+        number = number << 6 | byte & 0x3F
+    size = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)[code]
+    if code in (6, 7):  # it is written behind the number
+        size = int.from_bytes(header[end : end + code - 5], "big") + 1
+        end += code - 5
+    end += {12: 1, 13: 2, 14: 2}.get(header[2] & 15, 0)
+    if not size or end >= len(header) or _crc8(header[:end]) != header[end]:
+        return 0
+    return size + (number if header[1] & 1 else number * int.from_bytes(content[10:12], "big"))
+
+
+def _crc8(data: bytes) -> int:
+    found = 0
+    for byte in data:
+        found ^= byte
+        for _ in range(8):
+            found = (found << 1 ^ 0x07) & 0xFF if found & 0x80 else found << 1
+    return found
+
+
+def _without_tag(content: bytes) -> bytes:
+    """A file without the ID3 tag that some programs put before other formats than MP3."""
+    if not content.startswith(b"ID3") or len(content) < 10:  # noqa: PLR2004 - the tag's header
+        return content
+    rest = content[
+        10 + sum((byte & 0x7F) << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0), strict=True)) :
+    ]
+    return rest if rest.startswith(tuple({*_READABLE} - {b"ID3"})) else content
+
+
+def _refuse_pages(content: bytes) -> None:
+    """Refuse an OGG file of several streams, of which the library reads the first, and one that ends too early.
+
+    It ends before its last page does, or without one, which the library does not tell.
+    """
+    if content.find(b"OggS\0\x02", 1) > 0:
+        raise _UnusableError("several streams: only one is read")
+    page = content[content.rfind(b"OggS") :]
+    table = page[_PAGE_HEADER : _PAGE_HEADER + page[_PAGE_HEADER - 1]] if len(page) >= _PAGE_HEADER else b""
+    whole = len(page) >= _PAGE_HEADER + len(table) + sum(table)
+    if not (table and whole and page[5] & _ENDS):
+        raise _UnusableError("truncated")
 
 
 def lstm(sequence: Tensor, weights: list[Tensor]) -> Tensor:

@@ -50,7 +50,8 @@ def pairs(
     """Pairs (i, j), i < j, of which at least one is new, whose hashes differ in at most `threshold` bits.
 
     Exact for pairs that also differ in at most 8 of the lowest 64 bits (multi-index hashing, Norouzi et al. 2012);
-    other pairs are not found, and few of them are near. Equal fingerprints are chained, not paired each with each.
+    other pairs are not found, and few of them are near. Equal fingerprints are chained, not paired each with each. The
+    nearest pairs come first.
 
     Args:
         fingerprints: Of `fingerprint`; an empty one is near to none.
@@ -59,7 +60,7 @@ def pairs(
         flipped: Find mirrored copies too.
     """
     first: dict[str, int] = {}
-    found = set[tuple[int, int]]()
+    found: dict[tuple[int, int], int] = {}  # and in how many bits they differ
     asked: dict[int, bool] = {}
     for place, text in enumerate(fingerprints):
         if not text or threshold < 0:
@@ -67,11 +68,11 @@ def pairs(
         leader = first.setdefault(text, place)
         asked[leader] = asked.get(leader, False) or new[place]
         if leader != place and (new[place] or new[leader]):
-            found.add((leader, place))
+            found[leader, place] = 0
     places = np.array(list(asked), dtype=np.int64)
     queries = np.flatnonzero(list(asked.values()))
     if not queries.size:
-        return sorted(found)
+        return list(found)
     words = np.frombuffer(bytes.fromhex("".join(fingerprints[i] for i in places)), dtype=np.uint64)
     words = words.reshape(len(places), len(CUTS), WORDS)
     mirror = _by_words(np.broadcast_to(np.arange(KEPT) % 2 == 1, (KEPT, KEPT)))
@@ -79,14 +80,16 @@ def pairs(
     for cut, mask in product(range(len(CUTS)), masks):
         # where all are new, the other direction gives the same pairs
         for ours, theirs in {(0, cut), *([] if queries.size == len(places) else [(cut, 0)])}:
-            for a, b in _near(words[queries, ours] ^ mask, words[:, theirs], threshold):
+            for a, b, bits in _near(words[queries, ours] ^ mask, words[:, theirs], threshold):
                 ends = np.sort(np.stack([places[queries[a]], places[b]], axis=1), axis=1)
-                found.update((i, j) for i, j in ends.tolist() if i != j)
-    return sorted(found)
+                for (i, j), differing in zip(ends.tolist(), bits.tolist(), strict=True):
+                    if i != j and differing <= found.get((i, j), threshold):
+                        found[i, j] = differing
+    return sorted(found, key=lambda pair: (found[pair], pair))
 
 
-def _near(queries: Array, stored: Array, threshold: int) -> Iterator[tuple[Array, Array]]:
-    """Positions (query, stored) of words [n, 4] and [m, 4] that differ in few bits."""
+def _near(queries: Array, stored: Array, threshold: int) -> Iterator[tuple[Array, Array, Array]]:
+    """Positions (query, stored) of words [n, 4] and [m, 4] that differ in few bits, and in how many."""
     masks = [sum(1 << bit for bit in bits) for k in range(BAND_REACH + 1) for bits in combinations(range(BAND_BITS), k)]
     for band in range(BANDS):
         shift = np.uint64(band * BAND_BITS)
@@ -101,7 +104,7 @@ def _near(queries: Array, stored: Array, threshold: int) -> Iterator[tuple[Array
 
 def _checked(
     queries: Array, stored: Array, order: Array, starts: Array, sizes: Array, threshold: int
-) -> Iterator[tuple[Array, Array]]:
+) -> Iterator[tuple[Array, Array, Array]]:
     """Of the candidates of each query, a run in the order of the band's keys, those that are near."""
     blocks = np.searchsorted(np.cumsum(sizes), np.arange(EXPANDED, sizes.sum() + EXPANDED, EXPANDED))
     for some in np.split(np.arange(len(queries)), np.unique(np.minimum(blocks + 1, len(queries)))):
@@ -113,8 +116,9 @@ def _checked(
         other = order[np.repeat(starts[some], count) + within]
         near = np.bitwise_count(queries[asked, 0] ^ stored[other, 0]) <= REACH
         asked, other = asked[near], other[near]
-        near = np.bitwise_count(queries[asked] ^ stored[other]).sum(axis=1) <= threshold
-        yield asked[near], other[near]
+        differing = np.bitwise_count(queries[asked] ^ stored[other]).sum(axis=1)
+        near = differing <= threshold
+        yield asked[near], other[near], differing[near]
 
 
 def _by_words(bits: Array) -> Array:

@@ -37,7 +37,7 @@ def pairs(fingerprints: Sequence[str], new: Sequence[bool], similarity: float) -
     """Pairs (i, j), i < j, of which at least one is new, whose texts share at least this part of their runs.
 
     Candidates come from locality-sensitive hashing, tuned to miss few. Equal fingerprints are chained, not paired each
-    with each.
+    with each. The nearest pairs come first.
 
     Args:
         fingerprints: Of `fingerprint`; an empty one is near to none.
@@ -46,16 +46,16 @@ def pairs(fingerprints: Sequence[str], new: Sequence[bool], similarity: float) -
     """
     first: dict[str, int] = {}
     asked: dict[int, bool] = {}
-    found = set[tuple[int, int]]()
+    found: dict[tuple[int, int], float] = {}  # and their similarity
     for place, text in enumerate(fingerprints):
         if not text:
             continue
         leader = first.setdefault(text, place)
         asked[leader] = asked.get(leader, False) or new[place]
         if leader != place and (new[place] or new[leader]):
-            found.add((leader, place))
+            found[leader, place] = 1.0
     if not any(asked.values()):
-        return sorted(found)
+        return list(found)
     values = {place: np.frombuffer(bytes.fromhex(fingerprints[place]), dtype="<u2") for place in asked}
     table = MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
     prints = {
@@ -67,9 +67,10 @@ def pairs(fingerprints: Sequence[str], new: Sequence[bool], similarity: float) -
         others = np.array([other for other in table.query(prints[place]) if other != place], dtype=np.int64)
         if others.size:
             agreeing = (np.stack([values[other] for other in others.tolist()]) == values[place]).mean(axis=1)
-            near = others[agreeing >= similarity].tolist()
-            found.update((min(place, other), max(place, other)) for other in near)
-    return sorted(found)
+            for other, share in zip(others.tolist(), agreeing.tolist(), strict=True):
+                if share >= similarity:
+                    found[min(place, other), max(place, other)] = share
+    return sorted(found, key=lambda pair: (-found[pair], pair))
 
 
 @lru_cache(maxsize=1)

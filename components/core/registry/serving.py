@@ -84,6 +84,38 @@ def answers(
     return pd.concat(parts, ignore_index=True)
 
 
+def answer_some(
+    model: Any,  # noqa: ANN401 - mlflow publishes no types
+    input_name: str,
+    contents: Sequence[bytes],
+) -> list[dict[str, Any] | str]:
+    """Of each raw record its answer, or the reason why there is none: a bad one keeps no other from its answer."""
+    try:
+        return _asked(model, input_name, contents)
+    except ValueError as error:
+        # a version of before the reasons were given is asked record by record
+        reasons: Mapping[int, str] | None = getattr(error, "reasons", None)
+        if reasons is None:
+            return [str(error)] if len(contents) == 1 else [_alone(model, input_name, one) for one in contents]
+    good = [content for i, content in enumerate(contents) if i not in reasons]
+    said = iter(_asked(model, input_name, good))
+    return [reasons[i] if i in reasons else next(said) for i in range(len(contents))]
+
+
+def _alone(model: Any, input_name: str, content: bytes) -> dict[str, Any] | str:  # noqa: ANN401 - as above
+    try:
+        return _asked(model, input_name, [content])[0]
+    except ValueError as error:
+        return str(error)
+
+
+def _asked(model: Any, input_name: str, contents: Sequence[bytes]) -> list[dict[str, Any] | str]:  # noqa: ANN401 - as above
+    if not contents:
+        return []
+    found = model.predict(pd.DataFrame({input_name: list(contents)}))
+    return found.to_dict("records")  # type: ignore[no-any-return]  # pandas types the keys as Hashable
+
+
 def agree(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
     """Whether two sets of answers are the same, figures within `AGREEMENT`, or that share of their column's spread."""
     return {*found.columns} == {*expected.columns} and all(

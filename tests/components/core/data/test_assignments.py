@@ -183,3 +183,33 @@ def test_a_slice_that_no_example_is_in_is_refused() -> None:
 def test_label_changes_come_back_as_they_were(tmp_path: Path) -> None:
     write_label_changes(tmp_path / "changes.parquet", [])
     assert read_label_changes(tmp_path / "changes.parquet") == []
+
+
+def test_too_few_groups_are_told_with_what_joins_them() -> None:
+    """Where most of a class is one group, the error says how many, through what, names two of them, and what to do."""
+
+    def pairs(prints: Any, _new: Any, _settings: Settings) -> list[tuple[int, int]]:
+        return [(0, i) for i in range(1, len(prints) - 1)]
+
+    records = {
+        id_: replace(some, facts={"fingerprint": f"{i:02}"})
+        for i, (id_, some) in enumerate(sorted(checked(list(range(20)), "cat").items()))
+    }
+    alike: Any = SimpleNamespace(split_by="hash", near_duplicates=pairs, target=lambda _settings: CLASSES)
+    others = checked(list(range(20, 50)), "dog")
+    with pytest.raises(InputError) as error:
+        assign_examples(records | others, Lineage("s"), Settings(), alike)
+    assert (
+        "Too few groups to train, validate and test each class; their numbers: cat (20 in 2 groups, 19 of them in one)"
+        in (error.value.sentence)
+    )
+    assert " 19 examples go together as near-duplicates, such as " in error.value.sentence
+    assert "give --near-duplicates fewer bits, or -1 to look for none" in error.value.hint
+    named = {
+        id_: replace(some, copies=[replace(some.copies[0], group="patient")])
+        for id_, some in checked(list(range(20)), "cat").items()
+    }
+    with pytest.raises(InputError) as error:
+        assign_examples(named | others, Lineage("s"), Settings(), TASK)
+    assert " 20 examples go together by the group 'patient', such as " in error.value.sentence
+    assert "--near-duplicates" not in error.value.hint

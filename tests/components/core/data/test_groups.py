@@ -71,14 +71,26 @@ def test_copies_that_name_several_groups_join_them() -> None:
 
 
 def test_copies_that_the_source_gives_two_splits_are_refused() -> None:
-    with pytest.raises(InputError, match="column split puts 1 groups"):
-        group_examples([Record("a", "a.png", [], ["test", "train"], "")], Lineage(), [])
+    """Each copy is named, and no advice that would not help."""
+    with pytest.raises(
+        InputError, match=r"column split puts 1 group of .*: b.png \(test\) and a.png \(train\), the same content"
+    ) as error:
+        group_examples(
+            [Record("a", "a.png", [], ["test", "train"], "", {"train": "a.png", "test": "b.png"})], Lineage(), []
+        )
+    assert "--near-duplicates" not in str(error.value)
 
 
 def test_known_examples_that_straddle_are_a_leak() -> None:
-    """A group column that joins a training and a test example stops the run and names both."""
-    with pytest.raises(InputError, match=r"b.png \(test\) and a.png \(train\)"):
+    """A group column that joins a training and a test example stops the run, names both and says what joins them."""
+    with pytest.raises(InputError, match=r"b.png \(test\) and a.png \(train\), the same group") as error:
         group_examples([record("a", "g"), record("b", "g")], known(a="train", b="test"), [])
+    assert "correct the column group" in error.value.hint
+    assert "--near-duplicates" not in error.value.hint
+    with pytest.raises(InputError, match=r"b.png \(test\) and a.png \(train\), near-duplicates") as error:
+        group_examples([record("a"), record("b")], known(a="train", b="test"), [("a", "b")])
+    assert "column group" not in error.value.hint
+    assert "keep --near-duplicates" in error.value.hint
 
 
 def test_what_is_gone_leaks_no_more() -> None:
@@ -89,7 +101,7 @@ def test_what_is_gone_leaks_no_more() -> None:
 
 def test_splits_that_the_source_gives_are_checked() -> None:
     """Near-duplicates that the column split puts into training and test stop the run."""
-    with pytest.raises(InputError, match="column split puts 1 groups"):
+    with pytest.raises(InputError, match="column split puts 1 group of .* Use --near-duplicates -1"):
         group_examples([record("a", split="train"), record("b", split="test")], Lineage(), [("a", "b")])
 
 

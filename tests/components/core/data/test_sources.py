@@ -347,3 +347,16 @@ def test_whole_numbers_are_one_label_whatever_their_type(tmp_path: Path) -> None
     written = ["007", "1.0", "NA", "None", "True", "nan"]
     (tmp_path / "a.csv").write_text("uri,label\n" + "".join(f"x,{text}\n" for text in written))
     assert [e.label for e in sources.list_entries(str(tmp_path / "a.csv"))] == written
+
+
+def test_a_pointer_of_git_lfs_is_no_record(tmp_path: Path) -> None:
+    """What a clone without Git LFS leaves in place of a file is rejected, for a text it would be a text."""
+    (tmp_path / "1.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(RejectedRecord, match="a pointer of Git LFS: the file itself was not fetched"):
+        content(RawRecord(str(tmp_path / "1.txt"), "a"))
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "photos.tar.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"is an archive\. Unpack it"):
+        check_source(str(tmp_path / "photos.tar.gz"))

@@ -223,3 +223,14 @@ def test_a_training_example_as_late_as_a_test_example_is_refused() -> None:
 def test_one_time_has_no_future() -> None:
     with pytest.raises(InputError, match="All examples have one time"):
         assign_by_time({"a": "2026", "b": "2026"})
+
+
+def test_groups_are_counted_where_groups_are_meant() -> None:
+    """A class with many examples in few groups is told by both numbers, one without groups by its examples."""
+    assigned = {f"a{i}": "train" for i in range(40)} | {"a40": "test", "b0": "train", "b1": "test"}
+    labels = {id_: id_[0] for id_ in assigned}
+    groups = {id_: "near x" if id_ not in ("a40", "b0", "b1") else "" for id_ in assigned}
+    with pytest.raises(InputError, match=r"Too few groups .*: a \(41 in 2 groups, 40 of them in one\), b \(2\)\."):
+        check_classes(assigned, labels, groups)
+    with pytest.raises(InputError, match=r"Too few examples .*: a \(41\), b \(2\)\."):
+        check_classes(assigned, labels, {})

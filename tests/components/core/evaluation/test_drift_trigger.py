@@ -100,7 +100,7 @@ def test_too_few_say_nothing(toy_home: PlainRun, source: Path) -> None:
         (source / "class0" / f"broken{number}.txt").write_text(f"broken {number}")
     decision, metrics = decided(source, toy_home)
     assert decision.change == "skip"
-    assert decision.reason.endswith("They are too few for --drift-trigger, which takes 20.")
+    assert decision.reason.endswith("They are too few for --drift-trigger, which takes 20, in five groups.")
     assert "drift" not in metrics
 
 

@@ -1,7 +1,9 @@
 """Which labels look wrong."""
 
 import numpy as np
+import pytest
 
+from components.core.evaluation.drift import drift
 from components.core.evaluation.label_errors import suspects
 
 
@@ -30,3 +32,19 @@ def test_small_classes_have_no_suspects() -> None:
     """Without a row of each class in every fold nothing is said."""
     assert suspects(rows(40, 0, 0), ["a"] * 37 + ["b"] * 3, [""] * 40) == []
     assert suspects(rows(40, 0, 0), ["a"] * 40, [""] * 40) == []
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_fewer_groups_than_folds_say_nothing(groups: int) -> None:
+    """Where no classifier can be asked on rows of groups that it did not see, drift and suspects are left out."""
+    some, names = np.concatenate([rows(40, 0, 1), rows(40, 3, 2)]), [f"g{i % groups}" for i in range(80)]
+    assert drift(some[:40], some[40:], names) is None
+    assert suspects(some, ["a"] * 40 + ["b"] * 40, names) == []
+
+
+def test_a_class_of_one_group_is_no_suspect() -> None:
+    """Its rows can't be told from the others by a classifier that saw none of them, so nothing is said."""
+    some = np.concatenate([rows(40, 0, 1), rows(40, 3, 2)])
+    names = [f"g{i}" for i in range(40)] + ["one"] * 40
+    assert suspects(some, ["a"] * 40 + ["b"] * 40, names) == []
+    assert drift(some[:40], some[40:], names) is None

@@ -158,6 +158,9 @@ def test_damaged_exif_costs_only_the_orientation() -> None:
         (b"%PDF-1.7 and so on", "type PDF is not supported"),
         (b"\x00\x00\x00\x18ftypheic\x00\x00", "type HEIC is not supported"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "type SVG is not supported"),
+        (b"<!DOCTYPE html><title>404</title>", "type HTML is not supported"),
+        (bytes(128) + b"DICM" + bytes(64), "type DICOM is not supported"),
+        (b"\x93NUMPY\x01\x00", "type NumPy is not supported"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_its_reason(content: bytes, reason: str) -> None:
@@ -282,3 +285,123 @@ def test_encode_names_a_bad_picture() -> None:
     """One bad picture in a batch is an error, never a blank input."""
     with pytest.raises(ValueError, match="zero bytes"):
         encode([encoded(noise(8, 8), "PNG"), b""], preprocessing())
+
+
+def tiff(
+    bits: list[int],
+    photometric: int,
+    pixels: bytes,
+    *,
+    width: int = 2,
+    extra: list[int] | None = None,
+    form: list[int] | None = None,
+    most: int = 0,
+    big: bool = False,
+    order: str = "<",
+) -> bytes:
+    """An uncompressed TIFF of one row, with the tags as they are given."""
+    slot, counts, offsets = (8, "Q", "Q") if big else (4, "H", "I")
+    tags = {256: [width], 257: [1], 258: bits, 259: [1], 262: [photometric], 273: [0], 277: [len(bits)], 278: [1]}
+    tags |= {
+        279: [len(pixels)],
+        284: [1],
+        **({338: extra} if extra else {}),
+        **({339: form} if form else {}),
+        **({281: [most]} if most else {}),
+    }
+    head = (b"II" if order == "<" else b"MM") + struct.pack(
+        *((order + "HHHQ", 43, 8, 0, 16) if big else (order + "HI", 42, 8))
+    )
+    behind = len(head) + struct.calcsize(order + counts) + len(tags) * (4 + 2 * slot) + slot
+    raw = {tag: struct.pack(f"{order}{len(values)}H", *values) for tag, values in sorted(tags.items())}
+    long = b"".join(value for value in raw.values() if len(value) > slot)
+    raw[273] = struct.pack(order + "H", behind + len(long))
+    entries, place = b"", behind
+    for tag, value in raw.items():
+        entries += struct.pack(order + "HH" + offsets, tag, 3, len(value) // 2)
+        entries += value.ljust(slot, b"\0") if len(value) <= slot else struct.pack(order + offsets, place)
+        place += len(value) if len(value) > slot else 0
+    return head + struct.pack(order + counts, len(tags)) + entries + bytes(slot) + long + pixels
+
+
+def row(picture: Image.Image) -> list[list[int]]:
+    found: list[list[int]] = np.asarray(picture)[0].tolist()
+    return found
+
+
+def test_big_tiff_is_read() -> None:
+    """BigTIFF, which large scanners and microscopes write, says what TIFF says."""
+    pixels = bytes([*RED, *BLUE])
+    assert row(decode(tiff([8] * 3, 2, pixels, big=True))) == row(decode(tiff([8] * 3, 2, pixels))) == [[*RED], [*BLUE]]
+    with pytest.raises(ValueError, match="^type big-endian BigTIFF is not supported$"):
+        decode(tiff([8] * 3, 2, pixels, big=True, order=">"))
+
+
+@pytest.mark.parametrize("bands", [5, 6])
+def test_bands_beside_the_colour_are_left_out(bands: int) -> None:
+    """Of RGB with bands that the file says are something else, the colour is read."""
+    pixels = bytes([*RED, *[7] * (bands - 3), *BLUE, *[9] * (bands - 3)])
+    assert row(decode(tiff([8] * bands, 2, pixels, extra=[0] * (bands - 3)))) == [[*RED], [*BLUE]]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (tiff([8] * 5, 2, bytes(10)), "type TIFF of 5 bands of 8 bits is not supported"),
+        (tiff([8] * 4, 1, bytes(8), extra=[0] * 3), "type TIFF of 4 bands of 8 bits is not supported"),
+        (tiff([8] * 8, 2, bytes(16), extra=[0] * 5), "type TIFF of 8 bands of 8 bits is not supported"),
+        (tiff([16] * 13, 1, bytes(52), extra=[0] * 12), "type TIFF of 13 bands of 16 bits is not supported"),
+        (tiff([32] * 3, 2, struct.pack("<6f", *[0.5] * 6), form=[3] * 3), "type float is not supported"),
+        (tiff([64], 1, struct.pack("<2d", 0.5, 0.5), form=[3]), "type float is not supported"),
+        (tiff([16], 1, struct.pack("<2h", -5, 5), form=[2]), "type signed integer is not supported"),
+        (tiff([8], 1, b"\x80\x05", form=[2]), "type signed integer is not supported"),
+        (tiff([32], 1, struct.pack("<2I", 7, 200)), "type 32-bit integer is not supported"),
+    ],
+)
+def test_a_tiff_that_is_not_read_says_why(content: bytes, reason: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Bands, floats and integers without a known range are named, and Pillow writes nothing to the terminal."""
+    with pytest.raises(ValueError, match=rf"^{reason}$"):
+        decode(content)
+    assert capfd.readouterr().err == ""
+
+
+def test_grey_of_twelve_bits_and_grey_whose_white_is_zero_keep_their_brightness() -> None:
+    """Neither becomes nearly black, nor its own negative."""
+    assert [p[0] for p in row(decode(tiff([12], 1, b"\xff\xf8\x00")))] == [255, 128]
+    twelve_in_sixteen = struct.pack("<2H", 4095, 2048)
+    assert [p[0] for p in row(decode(tiff([16], 1, twelve_in_sixteen, most=4095)))] == [255, 128]
+    assert [p[0] for p in row(decode(tiff([16], 1, struct.pack("<2H", 65535, 257), most=4095)))] == [255, 1]
+    for bits, values in ((16, struct.pack("<2H", 0, 65535)), (8, bytes([0, 255]))):
+        assert [p[0] for p in row(decode(tiff([bits], 0, values)))] == [255, 0]
+
+
+def png(depth: int, colour: int, pixels: bytes, width: int, transparent: bytes, palette: bytes = b"") -> bytes:
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)]
+    chunks += [b"PLTE" + palette] if palette else []
+    chunks += [b"tRNS" + transparent, b"IDAT" + zlib.compress(b"\0" + pixels), b"IEND"]
+    parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("depth", "pixels", "transparent", "greys"),
+    [
+        (1, 0b01000000, 0, [255, 255]),
+        (2, 0b00011011, 2, [0, 85, 255, 255]),
+        (2, 0b00011011, 0, [255, 85, 170, 255]),
+        (4, 0x5A, 5, [255, 170]),
+        (8, 0x5A, 0x5A, [255]),
+    ],
+)
+def test_one_grey_is_transparent_at_any_depth(depth: int, pixels: int, transparent: int, greys: list[int]) -> None:
+    """The transparent grey of a PNG of 1, 2 or 4 bits becomes white, and no other grey does."""
+    content = png(depth, 0, bytes([pixels]), len(greys), struct.pack(">H", transparent))
+    assert [p[0] for p in row(decode(content))] == greys
+
+
+@pytest.mark.parametrize(("depth", "pixels"), [(1, b"\x40"), (2, b"\x10"), (4, b"\x01"), (8, b"\x00\x01")])
+def test_palettes_have_transparency_at_any_depth(depth: int, pixels: bytes) -> None:
+    """Of a palette the colours that are transparent become white, half transparent ones lighter."""
+    palette = bytes([*RED, *BLUE])
+    assert row(decode(png(depth, 3, pixels, 2, b"\x00", palette))) == [[*WHITE], [*BLUE]]
+    assert row(decode(png(depth, 3, pixels, 2, b"\xff\x80", palette))) == [[*RED], [127, 127, 255]]

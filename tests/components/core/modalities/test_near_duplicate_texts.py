@@ -65,4 +65,10 @@ def test_many_texts_of_one_mould() -> None:
     texts = [" ".join(generator.sample(words, 20)) for _ in range(500)]
     copies = {i: texts[i] + " end" for i in range(0, 500, 50)}
     found = near(*texts, *copies.values())
-    assert found == [(i, 500 + number) for number, i in enumerate(copies)]
+    assert sorted(found) == [(i, 500 + number) for number, i in enumerate(copies)]
+
+
+def test_the_nearest_pairs_come_first() -> None:
+    """Equal texts, then one with a word more, then one with several."""
+    found = near(STORY, STORY + " Quite another end of it.", STORY + " End.", STORY, similarity=0.5)
+    assert [pair for pair in found if 0 in pair] == [(0, 3), (0, 2), (0, 1)]

@@ -1,0 +1,95 @@
+"""What the records of a source are, by a look at a few of them: pictures, texts or sounds."""
+
+import os
+from collections import Counter
+from itertools import islice
+from pathlib import PurePosixPath
+
+from components.core.data.sources import RawRecord, list_entries
+from components.core.errors import InputError
+
+TASKS = {"pictures": "image_classification", "texts": "text_classification", "sounds": "audio_classification"}
+TAKES = {**{task: kind for kind, task in TASKS.items()}, "speech_recognition": "sounds"}  # of the tasks that we bring
+
+LOOKED_AT = 40  # records
+SURE = 0.8  # share of them that are of one kind
+HEAD = 512  # bytes of a file that are looked at
+_SUFFIXES = {
+    **dict.fromkeys((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif"), "pictures"),
+    **dict.fromkeys((".txt", ".text", ".md"), "texts"),
+    **dict.fromkeys((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf"), "sounds"),
+    **dict.fromkeys((".m4a", ".wma", ".amr"), "sounds"),
+}
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\x00", b"MM\x00*", b"II+\x00")
+_SOUNDS = (b"fLaC", b"OggS", b"ID3", b".snd", b"caff", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
+_CONTAINERS = {b"WEBP": "pictures", b"WAVE": "sounds", b"AIFF": "sounds", b"AIFC": "sounds"}  # behind RIFF or FORM
+_CONTROLS = {*range(32)} - {9, 10, 12, 13}
+
+
+def kind_of(source: str) -> str:
+    """`pictures`, `texts` or `sounds`; empty where that can't be told.
+
+    Raises:
+        InputError: The source can't be listed.
+    """
+    kinds = [_kind(entry) for entry in islice(list_entries(source), LOOKED_AT)]
+    kind, count = Counter(kinds).most_common(1)[0] if kinds else ("", 0)
+    return kind if count >= SURE * len(kinds) else ""
+
+
+def task_for(source: str, task: str) -> str:
+    """The task for what the records of a source are; the given one where that can't be told, or where it takes them."""
+    kind = kind_of(source) if task in TAKES else ""
+    if not kind or (TAKES[task] == kind and kind != "sounds"):
+        return task
+    return "speech_recognition" if kind == "sounds" and _are_transcripts(source) else TASKS[kind]
+
+
+def check_task(source: str, task: str) -> None:
+    """Refuse a task that takes other records than the source holds.
+
+    Raises:
+        InputError: It does; or the source can't be listed.
+    """
+    wanted = task_for(source, task)
+    if TAKES.get(wanted) != TAKES.get(task):
+        raise InputError(
+            f"The records of {source} are {TAKES[wanted]}, and --task {task} takes {TAKES[task]}.",
+            f"Give --task {wanted}, or other data.",
+        )
+
+
+def _are_transcripts(source: str) -> bool:
+    """Whether the labels are sentences that seldom repeat, so what is said rather than classes."""
+    labels = [entry.label for entry in islice(list_entries(source), LOOKED_AT)]
+    several = sum(" " in label for label in labels)
+    return len(set(labels)) > SURE * len(labels) >= 5 and several > len(labels) / 2  # noqa: PLR2004 - a few say nothing
+
+
+def _kind(entry: RawRecord) -> str:
+    if entry.fault:
+        return ""
+    if entry.content is not None:
+        return _by_content(entry.content[:HEAD])
+    suffix = _SUFFIXES.get(PurePosixPath(entry.uri).suffix.lower(), "")
+    return suffix if "://" in entry.uri else _by_content(_head(entry.uri)) or suffix
+
+
+def _head(path: str) -> bytes:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - a pipe must not wait
+            return file.read(HEAD) or b""
+    except (OSError, ValueError):
+        return b""
+
+
+def _by_content(head: bytes) -> str:
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        return _CONTAINERS.get(head[8:12], "")
+    if head.startswith(_PICTURES) or (head.startswith(b"BM") and head[6:10] == bytes(4)):
+        return "pictures"
+    if head.startswith(_SOUNDS):
+        return "sounds"
+    text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "ignore").encode()  # the last character may be cut
+    whole = len(head) - len(text) <= 6  # noqa: PLR2004 - bytes of a mark and of a cut character
+    return "texts" if text.strip() and whole and not _CONTROLS & {*text} else ""

@@ -1,0 +1,165 @@
+"""Answers of a registered model to many records: files, folders, objects on S3, a list of them, or text."""
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.core.data import folders, sources
+from components.core.errors import InputError, RejectedRecord
+
+STDIN = "-"  # instead of a file: a list of them on standard input, one a line
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record to answer."""
+
+    kind: str  # file or text
+    name: str  # its path, or the text itself
+    read: Callable[[], bytes]  # raises RejectedRecord if it can't be read
+
+    def shown(self) -> dict[str, str]:
+        """How the answer says which record it is of."""
+        return {self.kind: sources.printable(self.name)}
+
+
+def listed(files: Sequence[str], texts: Sequence[str], lines: Iterable[bytes]) -> list[Record]:
+    """The records that were asked for, in that order; a folder and an S3 prefix stand for all files in them.
+
+    Args:
+        files: Paths, s3:// addresses, or `-` for those in `lines`.
+        texts: Records themselves.
+        lines: What standard input holds; read only if it is asked for.
+
+    Raises:
+        InputError: There is nothing to answer, or what was named is not there.
+    """
+    found: list[Record] = []
+    for file in files:
+        if file == STDIN:
+            named = (os.fsdecode(line).rstrip("\r\n") for line in lines)
+            found += [record for line in named if line.strip() for record in _below(line, strict=False)]
+        else:
+            found += _below(file, strict=True)
+    found += [Record("text", text, text.encode) for text in texts]
+    if not found:
+        raise InputError("There is nothing to answer.", "Give the paths of files, a folder, s3://…, - or --text.")
+    return found
+
+
+def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool) -> bool:
+    """Print the answers of a version, a line each or all as one JSON object; return whether all could be answered.
+
+    Raises:
+        InputError: There is no such model or version.
+        StepError: Its files are not what was registered.
+    """
+    from components.core.registry import versions
+    from components.core.tracking import connection, pyfunc
+
+    connection.open_store()
+    console, rows, bad = Console(stderr=True), [], []
+    with tempfile.TemporaryDirectory() as folder:
+        path, version = versions.fetch(model, wanted, Path(folder))
+        served = pyfunc.load_pyfunc(path)
+        for record, said in _answered(served, records, console):
+            if isinstance(said, str):
+                bad.append({**record.shown(), "reason": said})
+            elif as_json:
+                rows.append({**record.shown(), **said})
+            else:
+                sys.stdout.write("\t".join([*record.shown().values(), *map(_cell, said.values())]) + "\n")
+    if as_json:
+        result = {"model": model, "version": version, "predictions": rows, "unanswered": bad}
+        sys.stdout.write(json.dumps(result) + "\n")
+    told = [f"{next(iter(one.values()))} can't be answered: {one['reason']}." for one in bad]
+    told += [f"{len(bad)} of {len(records)} records can't be answered."] if len(bad) > 1 else []
+    for line in told:
+        console.print(f"Error: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return not bad
+
+
+def _answered(
+    served: Any,  # noqa: ANN401 - mlflow publishes no types
+    records: Sequence[Record],
+    console: Console,
+) -> Iterator[tuple[Record, dict[str, Any] | str]]:
+    """Each record with its answer, or with the reason why there is none."""
+    from components.core.registry.serving import CHUNK, answer_some
+
+    column = served.metadata.get_input_schema().input_names()[0]
+    with console.status(f"0 of {len(records)} records") as status:  # silent where it is no terminal
+        for start in range(0, len(records), CHUNK):
+            some = records[start : start + CHUNK]
+            contents = [_content(record) for record in some]
+            usable = [content for content in contents if isinstance(content, bytes)]
+            said = iter(answer_some(served, column, usable))
+            for record, content in zip(some, contents, strict=True):
+                yield record, next(said) if isinstance(content, bytes) else content
+            status.update(f"{start + len(some)} of {len(records)} records")
+
+
+def _content(record: Record) -> bytes | str:
+    try:
+        return record.read()
+    except RejectedRecord as error:
+        return str(error)
+
+
+def _below(name: str, *, strict: bool) -> Iterator[Record]:
+    """What a path or an address stands for; one that is not there is a bad record of a list, and bad usage else."""
+    if name.startswith("s3://"):
+        yield from _objects(name, strict=strict)
+        return
+    path = Path(name).expanduser()
+    if name.lower().endswith(sources.MANIFESTS) and path.is_file():
+        raise InputError(f"{name} is a table, not a record.", "Give its records as files, or its texts by --text.")
+    if path.is_dir():
+        files = list(folders.walk(path))
+        if strict and not files:
+            raise InputError(f"The folder {name} holds no files.", "Give the paths of files to answer.")
+        yield from (_file(str(file)) for file in files)
+        return
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        if strict and not path.exists():
+            raise InputError(f"There is no file {name}.", "Give the paths of files to answer.")
+    yield _file(str(path))
+
+
+def _objects(name: str, *, strict: bool) -> Iterator[Record]:
+    from components.core import s3
+
+    place, found = name.rstrip("/"), 0
+    for uri, _, _ in s3.list_objects(place):
+        inside = uri.removeprefix(place)
+        if inside and (not inside.startswith("/") or inside.endswith("/")):  # a name that goes on otherwise, a marker
+            continue
+        if not any(map(folders.is_litter, filter(None, inside.split("/")))):
+            found += 1
+            yield _file(uri)
+    if not found and strict:
+        raise InputError(f"There is nothing at {name}.", "Give the address of an object, or what theirs begin with.")
+    if not found:
+        yield _file(name)
+
+
+def _file(name: str) -> Record:
+    return Record("file", name, partial(sources.read, name))
+
+
+def _cell(value: Any) -> str:  # noqa: ANN401 - a cell of an answer
+    """A cell as the terminal shows it: of a list all, of figures by name the highest."""
+    if isinstance(value, dict):
+        return f"{max(value.values(), default=0.0):.3f}"
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

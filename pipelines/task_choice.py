@@ -1,0 +1,28 @@
+"""Which task a run is of where the user does not say it: the one for what the records are."""
+
+from components.core.data.record_kinds import TAKES, check_task, task_for
+from components.core.errors import InputError
+from components.core.settings import Settings
+
+FOR_ONE_KIND = {"backbone", "option", "image_size", "resize", "cutmix"}  # options that mean a certain kind of records
+
+
+def with_task_of_data(settings: Settings, source: str) -> tuple[Settings, str]:
+    """The settings with the task for the records of a source, and a sentence on it, empty where nothing was chosen.
+
+    Raises:
+        InputError: A task was given that takes other records, or none, but options that another one might not have.
+    """
+    if "task" in settings.model_fields_set:
+        check_task(source, settings.task)
+        return settings, ""
+    task = task_for(source, settings.task)
+    if task == settings.task:
+        return settings, ""
+    if meant := sorted(FOR_ONE_KIND & settings.model_fields_set):
+        named = ", ".join("--" + name.replace("_", "-") for name in meant)
+        raise InputError(
+            f"The records of {source} are {TAKES[task]}, and which task {named} are for can't be known.",
+            f"Give --task {task}, or another one.",
+        )
+    return settings.model_copy(update={"task": task}), f"The records are {TAKES[task]}, so this is --task {task}"

@@ -1,0 +1,55 @@
+"""What `thawline predict` is asked for: files, folders, objects, a list, and texts."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from components.core import s3 as storage
+from components.core.errors import InputError
+from pipelines.prediction import listed
+
+pytest_plugins = ["tests.services.s3"]
+
+
+def files(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def test_folders_lists_and_texts_become_records_in_their_order(tmp_path: Path) -> None:
+    """A folder stands for all files in it, litter left out; a list for what it names; a text for itself."""
+    root = files(tmp_path / "in", "b/2.txt", "b/1.txt", "a.txt", ".DS_Store", "@eaDir/a.txt")
+    line = os.fsencode(root / "a.txt")
+    records = listed([str(root), "-"], ["fine"], [line + b"\r\n", b"\n", os.fsencode(root / "b") + b"\n", b"/gone"])
+    names = [f"{root}/{name}" for name in ("a.txt", "b/1.txt", "b/2.txt", "a.txt", "b/1.txt", "b/2.txt")]
+    assert [record.name for record in records] == [*names, "/gone", "fine"]
+    assert [record.read() for record in records[:2]] == [b"a.txt", b"b/1.txt"]
+    assert (records[-1].read(), records[-1].shown()) == (b"fine", {"text": "fine"})
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("gone.png", "There is no file"), ("empty", "holds no files"), ("texts.csv", "is a table, not a record")],
+)
+def test_what_is_not_there_or_no_record_is_one_sentence(name: str, sentence: str, tmp_path: Path) -> None:
+    """A table is not answered as if it were one text."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts.csv").write_text("text\nfine\n")
+    with pytest.raises(InputError, match=sentence):
+        listed([str(tmp_path / name)], [], [])
+    with pytest.raises(InputError, match="nothing to answer"):
+        listed(["-"], [], [])
+
+
+def test_objects_on_s3_are_records(s3: str) -> None:
+    """An address is one object, or all below it; an object whose name begins alike is none of them."""
+    for key in ("in/a/1.txt", "in/a/2.txt", "in/ab.txt", "in/a/", "in/a/.hidden", "in/c.txt"):
+        storage.client().put_object(Bucket=s3.removeprefix("s3://"), Key=key, Body=key.encode())
+    assert [record.name for record in listed([f"{s3}/in/a"], [], [])] == [f"{s3}/in/a/1.txt", f"{s3}/in/a/2.txt"]
+    assert [record.read() for record in listed([f"{s3}/in/c.txt"], [], [])] == [b"in/c.txt"]
+    assert len(listed([f"{s3}/in/"], [], [])) == 4
+    with pytest.raises(InputError, match="There is nothing at"):
+        listed([f"{s3}/gone"], [], [])
