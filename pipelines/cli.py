@@ -39,6 +39,7 @@ from pipelines.commands.options import (
 )
 from pipelines.kubeflow.client import HostOption, NamespaceOption
 from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, compile_dag, merge_cluster, with_cluster
+from pipelines.surroundings import drop_left_over, enduring
 
 if TYPE_CHECKING:
     import subprocess
@@ -58,13 +59,16 @@ app.add_typer(submit.app)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(status.app)
 INTERRUPTED = "The run was interrupted."
+GOES_ON = "Nobody reads this output any more; the run goes on, and `thawline status` has its result."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 
 
 @app.callback()
 def _common() -> None:
     """Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register."""
-    os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some run; where it lies, commands look for nothing
+    if found := drop_left_over():
+        sentence = f"Ignoring {', '.join(found)}: left over in the environment, and it would change what happens."
+        Console(stderr=True).print(sentence, style="dim", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: thawline run photos/ --trials 8 --thaw 2")
@@ -376,6 +380,15 @@ def _fail(message: str, status: int) -> NoReturn:
 
 def main() -> None:
     """Entry point of the command."""
+    with enduring(GOES_ON if sys.argv[1:2] in (["run"], ["submit"]) else ""):
+        _main()
+
+
+def _main() -> NoReturn:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        _fail("The folder that this terminal is in was deleted. Change to one that exists.", 2)
     try:
         status = app(standalone_mode=False)
     except ExpectedError as error:

@@ -1,6 +1,8 @@
 """The contract of a task: what differs between problems, as Protocols; a task is a module that satisfies one."""
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -9,6 +11,8 @@ from pydantic import BaseModel
 
 from components.core.errors import InputError
 from components.core.settings import Settings
+
+TASKS_FOLDER = "THAWLINE_TASKS_FOLDER"  # where tasks of the user's are looked for, after everything installed
 
 if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
     import numpy as np
@@ -156,6 +160,9 @@ def load_task(name: str) -> Task:
         InputError: There is no such module, or a library that it needs is not installed.
     """
     module = name if "." in name else f"components.tasks.{name}"
+    folder = os.environ.get(TASKS_FOLDER, "")
+    if folder and folder not in sys.path:
+        sys.path.append(folder)
     try:
         return cast("Task", importlib.import_module(module))
     except ModuleNotFoundError as error:

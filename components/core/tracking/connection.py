@@ -18,6 +18,7 @@ from mlflow.utils.rest_utils import http_request
 
 from components.core import run_folder
 from components.core.errors import InputError
+from components.core.tracking.relocation import relocate
 from components.core.tracking.server import (
     CHECK_SECONDS,
     WRITING,
@@ -129,7 +130,10 @@ def explained() -> Iterator[None]:
 
 
 def migrate() -> None:
-    """Bring the local store to this version's schema, once: steps that start together would race for it."""
+    """Bring the local store to this version's schema and to where it lies, once: steps that start together would race.
+
+    A home that was moved or copied has this version's schema, and the paths of where it was.
+    """
     uri = run_folder.tracking_uri()
     if not uri.startswith("sqlite:///"):
         return
@@ -138,9 +142,11 @@ def migrate() -> None:
     with FileLock(database.with_suffix(".lock")):
         if run_folder.store_is_current(database):
             return
-        if database.exists():
+        if database.exists() and not run_folder.has_current_schema(database):
             subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
         client().search_experiments(max_results=1)  # creates the tables of a new store
+        if database == run_folder.home() / "mlflow.db":
+            relocate(run_folder.home())
         run_folder.mark_store_current(database)
 
 
