@@ -39,7 +39,7 @@ from pipelines.commands.options import (
 )
 from pipelines.kubeflow.client import HostOption, NamespaceOption
 from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, compile_dag, merge_cluster, with_cluster
-from pipelines.surroundings import drop_left_over, enduring
+from pipelines.surroundings import check_name, drop_left_over, enduring
 
 if TYPE_CHECKING:
     import subprocess
@@ -258,6 +258,7 @@ def doctor(
 def _checked(options: dict[str, Any], config: Path | None, source: str, run_key: str) -> Settings:
     from components.core.data.sources import check_source
 
+    check_name(source)
     settings = merge(options, config, source)
     check_source(source)
     studies.check_storage()

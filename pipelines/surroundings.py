@@ -2,8 +2,10 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 from components.core.errors import InputError
@@ -51,6 +53,38 @@ def check_home(folder: str) -> None:
             f"The home folder {folder} can't be used: its path contains {' and '.join(found)}.",
             "Rename that folder, or choose another one with --home.",
         )
+
+
+def check_name(source: str) -> None:
+    """Check that a source's name can be written down: parameters of a run are JSON and tags of MLflow, in UTF-8.
+
+    Raises:
+        InputError: It can't.
+    """
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(source).decode(errors="backslashreplace")
+        raise InputError(f"The name {shown} is not UTF-8.", "Rename it, or give a link to it.") from None
+
+
+def check_temporary_folder() -> None:
+    """Check the folder for temporary files: Python does without a missing one, the shells of the steps don't.
+
+    Raises:
+        InputError: TMPDIR names a folder that is not there, or can't be written to.
+    """
+    folder = os.environ.get("TMPDIR", "")
+    if folder and not (Path(folder).is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"TMPDIR={folder} is not a folder that can be written to.", "Make it, or unset TMPDIR.")
+
+
+def ensure_home() -> None:
+    """Give a user without a home folder a place for the caches of libraries, some of which fail without one."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.gettempdir()
 
 
 class Enduring:

@@ -20,7 +20,7 @@ from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.tracking.server import check_address, is_server
 from pipelines.kubeflow.pods import Cluster
-from pipelines.surroundings import check_home, check_store
+from pipelines.surroundings import check_home, check_store, check_temporary_folder, ensure_home
 
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
@@ -124,6 +124,8 @@ def use_home(home: Path | None, tracking_uri: str | None = None) -> None:
         raise InputError(f"{chosen} can't be found: this user has no home folder.", "Give a whole path.") from None
     if not is_server(address):
         check_home(folder)
+    check_temporary_folder()
+    ensure_home()
     os.environ |= {"THAWLINE_HOME": folder, TASKS_FOLDER: str(Path.cwd())}
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results

@@ -66,6 +66,35 @@ def test_a_user_without_a_home_folder_is_given_a_sentence() -> None:
         use_home(Path("~no-such-user/thawline"))
 
 
+def test_libraries_find_a_home_for_a_user_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user id without a name and without HOME, as in pods, gets a folder for caches; nobody else's changes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    surroundings.ensure_home()
+    assert Path.home() == tmp_path
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 987_654)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    surroundings.ensure_home()
+    assert Path.home().is_dir()
+
+
+def test_a_missing_temporary_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps would fail in their shells without a word on it: TMPDIR has to be a folder."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    with pytest.raises(InputError, match="TMPDIR=.*missing is not a folder"):
+        use_home(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    use_home(tmp_path)
+
+
+def test_a_source_whose_name_is_not_utf_8_is_refused() -> None:
+    """A name that JSON can't hold is refused with its bytes shown, before anything starts."""
+    with pytest.raises(InputError, match=r"The name caf\\xe9 is not UTF-8"):
+        surroundings.check_name(os.fsdecode(b"caf\xe9"))
+    surroundings.check_name("café")
+
+
 def test_a_deleted_working_folder_is_reported(tmp_path: Path) -> None:
     """Started in a folder that was deleted, a command says so and ends with status 2."""
     folder = tmp_path / "gone"
