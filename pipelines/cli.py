@@ -4,8 +4,8 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 the run 
 """
 
 import json
-import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -15,6 +15,7 @@ from components.core.errors import ExpectedError
 from components.core.run_result import RunResult
 from pipelines.commands import cache, doctor, labels, models, predict, run, schedule, status, submit, ui
 from pipelines.commands import compile as compile_
+from pipelines.surroundings import drop_left_over, enduring
 
 app = typer.Typer(
     help="Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register.",
@@ -32,12 +33,15 @@ app.add_typer(models.app)
 app.add_typer(submit.app)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(status.app)
+GOES_ON = "Nobody reads this output any more; the run goes on, and `thawline status` has its result."
 
 
 @app.callback()
 def _common() -> None:
     """Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register."""
-    os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some run; where it lies, commands look for nothing
+    if found := drop_left_over():
+        sentence = f"Ignoring {', '.join(found)}: left over in the environment, and it would change what happens."
+        Console(stderr=True).print(sentence, style="dim", highlight=False, soft_wrap=True)
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -47,6 +51,15 @@ def _fail(message: str, status: int) -> NoReturn:
 
 def main() -> None:
     """Entry point of the command."""
+    with enduring(GOES_ON if sys.argv[1:2] in (["run"], ["submit"]) else ""):
+        _main()
+
+
+def _main() -> NoReturn:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        _fail("The folder that this terminal is in was deleted. Change to one that exists.", 2)
     try:
         status = app(standalone_mode=False)
     except ExpectedError as error:

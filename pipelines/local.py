@@ -17,8 +17,10 @@ from typing import IO, Never
 from urllib.parse import urlsplit
 
 from components.core import home_folder, run_folder
+from components.core.contract import TASKS_FOLDER
 from components.core.run_result import RunResult
 from components.core.settings import Settings
+from pipelines.surroundings import LEFT_OVER
 
 
 def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[bytes]":
@@ -72,11 +74,12 @@ def stop(child: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
 def environment() -> dict[str, str]:
     """The environment of the steps: where they write, and nothing that calls home."""
     root = str(Path(__file__).parent.parent)
-    # Python would put the working folder first: a package `components` of the user's would hide ours
-    path = [root, *filter(None, [os.environ.get("PYTHONPATH")]), str(Path.cwd())]
-    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}  # of one step, not all
+    # the working folder is none of these: a queue.py of the user's would hide the standard library's
+    path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    inherited = {name: value for name, value in os.environ.items() if name not in LEFT_OVER}
     return {
         **inherited,
+        TASKS_FOLDER: str(Path.cwd()),
         "THAWLINE_HOME": str(home_folder.home()),
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",

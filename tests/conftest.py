@@ -3,12 +3,12 @@
 import os
 import random
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from components.core import home_folder
 
 if TYPE_CHECKING:
     from tests.support.plain import PlainRun
@@ -94,8 +94,8 @@ def toy_dataset(toy_source: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def copy_store(store: Path, home: Path) -> None:
     """Give a home a ready MLflow store."""
     home.mkdir(parents=True, exist_ok=True)
-    for name in ("mlflow.db", "mlflow.version"):
-        shutil.copy(store / name, home / name)
+    shutil.copy(store / "mlflow.db", home)
+    home_folder.mark_store_current(home / "mlflow.db")
 
 
 @pytest.fixture(scope="session")
@@ -122,18 +122,12 @@ def toy_run(_toy_run: tuple[Path, "PlainRun"], monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def toy_home(_toy_run: tuple[Path, "PlainRun"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "PlainRun":
     """A copy of that run's home that a test may change."""
+    from components.core.tracking.relocation import relocate
+
     home, run = _toy_run
     copy = tmp_path / "home"
     shutil.copytree(home, copy)
-    columns = {
-        "experiments": "artifact_location",
-        "runs": "artifact_uri",
-        "logged_models": "artifact_location",
-        "model_versions": "storage_location",
-    }
-    with closing(sqlite3.connect(copy / "mlflow.db")) as database, database:
-        for table, column in columns.items():  # MLflow keeps absolute paths
-            moved = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"  # noqa: S608 - fixed names
-            database.execute(moved, (str(home), str(copy)))
+    relocate(copy)
+    home_folder.mark_store_current(copy / "mlflow.db")
     use_home(copy, monkeypatch)
     return run

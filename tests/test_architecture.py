@@ -184,14 +184,15 @@ def test_nothing_works_at_import_time() -> None:
 PARTS = {
     "dags": set(),
     "display": set(),
-    "here": {"dags", "display"},
+    "surroundings": set(),
+    "here": {"dags", "display", "surroundings"},
     "kubeflow": {"dags", "display"},
-    "commands": {"dags", "display", "here", "kubeflow"},
-    "cli": {"commands"},
+    "commands": {"dags", "display", "surroundings", "here", "kubeflow"},
+    "cli": {"commands", "surroundings"},
 }
 FILES = {
     **dict.fromkeys(("fine_tuning", "canary", "steps"), "dags"),
-    **dict.fromkeys(("local", "changes", "demo"), "here"),
+    **dict.fromkeys(("local", "changes", "demo", "prediction", "task_choice"), "here"),
 }
 
 

@@ -5,6 +5,8 @@ A task writes `target`, `check`, `build` and `encode`. A target of its own write
 """
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from components.core.contract_checks import check_members, check_shipped
 from components.core.errors import InputError
 from components.core.optional_members import Overlay, TargetDefaults, TaskDefaults
 from components.core.settings import Settings
+
+TASKS_FOLDER = "THAWLINE_TASKS_FOLDER"  # where tasks of the user's are looked for, after everything installed
 
 if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
     import numpy as np
@@ -239,6 +243,9 @@ def load_task(name: str) -> Task:
             another form than the contract's.
     """
     module = name if "." in name else f"components.tasks.{name}"
+    folder = os.environ.get(TASKS_FOLDER, "")
+    if folder and folder not in sys.path:
+        sys.path.append(folder)
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -40,9 +40,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def store_is_current(database: Path) -> bool:
-    """Whether the local MLflow store was made by the installed version (read without importing it)."""
-    stamp = database.with_suffix(".version")
-    return database.exists() and stamp.exists() and stamp.read_text() == version("mlflow")
+    """Whether the local MLflow store has the installed version's schema, and the paths of where it lies."""
+    return has_current_schema(database) and _stamp(database).read_text().endswith(f" {database}")
+
+
+def has_current_schema(database: Path) -> bool:
+    """Whether the installed version of MLflow made or migrated a local store (read without importing it)."""
+    stamp = _stamp(database)
+    return database.exists() and stamp.exists() and stamp.read_text().split(" ")[0] == version("mlflow")
 
 
 def store_is_ready() -> bool:
@@ -52,5 +57,9 @@ def store_is_ready() -> bool:
 
 
 def mark_store_current(database: Path) -> None:
-    """Remember that the local MLflow store has the installed version's schema."""
-    write_text(database.with_suffix(".version"), version("mlflow"))
+    """Remember that the local MLflow store has the installed version's schema, and where it lies."""
+    write_text(_stamp(database), f"{version('mlflow')} {database}")
+
+
+def _stamp(database: Path) -> Path:
+    return database.with_suffix(".version")

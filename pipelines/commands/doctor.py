@@ -118,9 +118,12 @@ def _store() -> Check:
         return Check("Tracking store", ok=True, found="MLFLOW_TRACKING_URI", hint="")
     if not database.exists():
         return Check("Tracking store", ok=True, found="none yet; the first run makes it", hint="")
-    ok = home_folder.store_is_current(database)
-    found = "ready" if ok else "of another version of MLflow; the next run migrates it"
-    return Check("Tracking store", ok, found, "" if ok else f"cp {database} {database}.backup", needed=False)
+    if not home_folder.has_current_schema(database):
+        found, hint = "of another version of MLflow; the next run migrates it", f"cp {database} {database}.backup"
+        return Check("Tracking store", ok=False, found=found, hint=hint, needed=False)
+    here = home_folder.store_is_current(database)
+    found = "ready" if here else "of a home that was moved or copied; the next command points it to its own files"
+    return Check("Tracking store", ok=True, found=found, hint="")
 
 
 def _server(uri: str) -> Check:

@@ -15,10 +15,12 @@ import yaml
 from pydantic import ValidationError
 
 from components.core import home_folder
+from components.core.contract import TASKS_FOLDER
 from components.core.errors import InputError
 from components.core.settings import OPTIONS, Settings
 from components.core.tracking.server import check_address, is_server
 from pipelines.kubeflow.pods import LIGHT, REST, Cluster
+from pipelines.surroundings import check_home, check_store, check_temporary_folder, ensure_home
 
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
@@ -107,14 +109,24 @@ def use_home(home: Path | None, tracking_uri: str | None = None) -> None:
     The same for the MLflow server, of this process and all that it starts.
 
     Raises:
-        InputError: The server's address is none, or holds a password.
+        InputError: The server's address is none, holds a password, or is of an unsupported kind; or the home's path
+            can't be part of a database's address.
     """
     address = os.environ.get("MLFLOW_TRACKING_URI", "") if tracking_uri is None else tracking_uri
     if tracking_uri is not None or is_server(address):
         check_address(address)
         os.environ["MLFLOW_TRACKING_URI"] = address.rstrip("/")
+    check_store(address)
     chosen = home or Path(os.environ.get("THAWLINE_HOME") or ".thawline")
-    os.environ["THAWLINE_HOME"] = str(chosen.expanduser().resolve())
+    try:
+        folder = str(chosen.expanduser().resolve())
+    except RuntimeError:
+        raise InputError(f"{chosen} can't be found: this user has no home folder.", "Give a whole path.") from None
+    if not is_server(address):
+        check_home(folder)
+    check_temporary_folder()
+    ensure_home()
+    os.environ |= {"THAWLINE_HOME": folder, TASKS_FOLDER: str(Path.cwd())}
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write among our own lines

@@ -28,6 +28,7 @@ from pipelines.commands.options import (
     use_home,
     with_settings,
 )
+from pipelines.surroundings import check_name
 
 if TYPE_CHECKING:
     import subprocess
@@ -83,6 +84,7 @@ def run(
 def _checked(options: dict[str, Any], config: Path | None, source: str, run_key: str) -> Settings:
     from components.core.data.sources import check_source
 
+    check_name(source)
     settings = merge(options, config, source)
     check_source(source)
     studies.check_storage()

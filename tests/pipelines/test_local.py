@@ -58,17 +58,21 @@ def test_steps_inherit_where_they_write(home: Path, monkeypatch: pytest.MonkeyPa
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-def test_a_package_of_the_users_does_not_hide_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Called where another package `components` lies, steps import ours; a task module there is found."""
+def test_modules_of_the_users_hide_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called where another `components` and another queue.py lie, steps import ours and the standard library's.
+
+    A task module that lies there is found all the same.
+    """
     for name in ("components", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("")
     (tmp_path / "mine/task.py").write_text("metric = 'accuracy'\n")
+    (tmp_path / "queue.py").write_text("raise SystemExit('the wrong queue')\n")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "program.py").write_text("import components, mine.task; print(components.__file__)\n")
-    # with -m, as kfp starts its steps
+    code = "import components, queue; from components.core import contract; print(components.__file__)\n"
+    code += "import os, sys; sys.path.append(os.environ[contract.TASKS_FOLDER]); import mine.task"
     done = subprocess.run(
-        [sys.executable, "-m", "program"], capture_output=True, text=True, check=False, env=local.environment()
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=local.environment()
     )
     assert done.stdout == f"{ROOT / 'components/__init__.py'}\n", done.stderr
 

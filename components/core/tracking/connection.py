@@ -18,6 +18,7 @@ from mlflow.utils.rest_utils import http_request
 
 from components.core import home_folder, identity
 from components.core.errors import InputError
+from components.core.tracking.relocation import relocate
 from components.core.tracking.server import (
     CHECK_SECONDS,
     WRITING,
@@ -138,7 +139,10 @@ def explained() -> Iterator[None]:
 
 
 def migrate() -> None:
-    """Bring the local store to this version's schema, once: steps that start together would race for it."""
+    """Bring the local store to this version's schema and to where it lies, once: steps that start together would race.
+
+    A home that was moved or copied has this version's schema, and the paths of where it was.
+    """
     uri = home_folder.tracking_uri()
     if not uri.startswith("sqlite:///"):
         return
@@ -147,9 +151,11 @@ def migrate() -> None:
     with FileLock(database.with_suffix(".lock")):
         if home_folder.store_is_current(database):
             return
-        if database.exists():
+        if database.exists() and not home_folder.has_current_schema(database):
             subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
         client().search_experiments(max_results=1)  # creates the tables of a new store
+        if database == home_folder.home() / "mlflow.db":
+            relocate(home_folder.home())
         home_folder.mark_store_current(database)
 
 

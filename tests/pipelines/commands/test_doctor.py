@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from components.core import home_folder
 from pipelines.commands import doctor
+from tests.conftest import use_home
 from tests.support.command import call
 
 Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 - as shutil's own
@@ -109,6 +111,20 @@ def test_a_store_of_another_version_is_told(home: Path, monkeypatch: pytest.Monk
     assert not check.ok
     assert not check.needed
     assert check.hint.startswith("cp ")
+
+
+def test_a_moved_home_is_reported(home: Path) -> None:
+    """A store that still names the place where its home was is pointed out, and needs nothing from the user."""
+    home.mkdir()
+    (home / "mlflow.db").write_bytes(b"")
+    home_folder.mark_store_current(home / "mlflow.db")
+    assert found("Tracking store").found == "ready"
+    home.rename(home.with_name("moved"))
+    with pytest.MonkeyPatch.context() as patch:
+        use_home(home.with_name("moved"), patch)
+        check = found("Tracking store")
+    assert check.ok
+    assert "moved or copied" in check.found
 
 
 def test_missing_packaged_weights_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

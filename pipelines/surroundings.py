@@ -1,0 +1,134 @@
+"""What the user's environment has that would change a run: variables left over from other runs, and a closed pipe."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from components.core.errors import InputError
+
+LEFT_OVER = (
+    *("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"),  # of another run: ours would go there
+    *("MLFLOW_REGISTRY_URI", "MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_WORKSPACE"),  # a registry apart from its runs
+    "MLFLOW_ENABLE_ASYNC_LOGGING",  # a step could end before its figures are logged
+    "THAWLINE_RUN_KEY",  # of a pod
+    "CLUSTER_SPEC",  # kfp writes no outputs in what it takes for a worker
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),  # torchrun's: a step would wait for the other ranks
+)
+STORES = ("http", "https", "sqlite", "postgresql", "mysql")
+UNSAFE = "%?#"  # a database's address reads them as its own
+
+
+def drop_left_over() -> list[str]:
+    """Remove the variables of other runs from this process and all that it starts; return their names."""
+    return [name for name in LEFT_OVER if os.environ.pop(name, None) is not None]
+
+
+def check_store(address: str) -> None:
+    """Check that a tracking address is of a kind that this project works with; the empty one is the home's own.
+
+    Raises:
+        InputError: It is not, such as `databricks` or a folder.
+    """
+    kind = address.partition(":")[0].partition("+")[0] if ":" in address else ""
+    if address and kind not in STORES:
+        raise InputError(
+            f"MLFLOW_TRACKING_URI={address} is not supported.",
+            "Unset it to track in the home folder, or give a server: --tracking-uri http://HOST:PORT.",
+        )
+
+
+def check_home(folder: str) -> None:
+    """Check that a home's path can be part of its database's address.
+
+    Raises:
+        InputError: It can't.
+    """
+    found = sorted({character for character in folder if character in UNSAFE})
+    if found:
+        raise InputError(
+            f"The home folder {folder} can't be used: its path contains {' and '.join(found)}.",
+            "Rename that folder, or choose another one with --home.",
+        )
+
+
+def check_name(source: str) -> None:
+    """Check that a source's name can be written down: parameters of a run are JSON and tags of MLflow, in UTF-8.
+
+    Raises:
+        InputError: It can't.
+    """
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(source).decode(errors="backslashreplace")
+        raise InputError(f"The name {shown} is not UTF-8.", "Rename it, or give a link to it.") from None
+
+
+def check_temporary_folder() -> None:
+    """Check the folder for temporary files: Python does without a missing one, the shells of the steps don't.
+
+    Raises:
+        InputError: TMPDIR names a folder that is not there, or can't be written to.
+    """
+    folder = os.environ.get("TMPDIR", "")
+    if folder and not (Path(folder).is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"TMPDIR={folder} is not a folder that can be written to.", "Make it, or unset TMPDIR.")
+
+
+def ensure_home() -> None:
+    """Give a user without a home folder a place for the caches of libraries, some of which fail without one."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.gettempdir()
+
+
+class Enduring:
+    """A text stream whose reader may go away: from then on nothing is written, and the work goes on."""
+
+    def __init__(self, stream: IO[str], note: str) -> None:
+        self._stream, self._note = stream, note
+
+    def write(self, text: str) -> int:
+        """Write, or drop the text if nobody reads any more."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Flush what was written."""
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the stream's own, whatever they are
+        return getattr(self._stream, name)
+
+    def _try(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except BrokenPipeError:
+            # what is buffered goes there too, else the interpreter complains at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if self._note and sys.stderr is not self:
+                sys.stderr.write(self._note + "\n")
+
+
+@contextmanager
+def enduring(note: str) -> Iterator[None]:
+    """Let this process go on when the reader of its output goes away, and say so once on stderr."""
+    before = sys.stdout, sys.stderr
+    sys.stdout = Enduring(sys.stdout, note)
+    sys.stderr = Enduring(sys.stderr, "")
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
