@@ -8,6 +8,7 @@ from rich.console import Console
 
 from components.core.errors import InputError
 from pipelines.commands.options import (
+    ConfigOption,
     merge_cluster,
     read_config,
     with_cluster,
@@ -26,7 +27,7 @@ def compile_(
     search_workers: Annotated[
         int | None, typer.Option(min=1, help="Pods that search, over a study on a database (default: 1).")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
+    config: ConfigOption = None,
     **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
 ) -> None:
     """Write the DAG as YAML for Kubeflow Pipelines; with options of the pods, as `thawline submit` uploads it."""

@@ -1,12 +1,12 @@
-"""The options of `thawline run`, made from the settings: one definition of names, types, bounds and help.
+"""The options of commands: those made from the settings and from the pods' options, and those that commands share.
 
-And those that commands share: the home folder and `--json`.
+Names, types, bounds and help have one definition: the field.
 """
 
 import inspect
 import os
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +34,6 @@ TrackingOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-
 HostOption = Annotated[
     str,
     typer.Option(
@@ -44,12 +43,11 @@ HostOption = Annotated[
 NamespaceOption = Annotated[
     str, typer.Option(envvar="KFP_NAMESPACE", help="Your namespace, where Kubeflow has several users.")
 ]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the command's `**options` by an option for every setting, unset unless given."""
-    signature = inspect.signature(command)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = []
     for name, field in Settings.model_fields.items():
         default = "searched" if name in Settings.SEARCHED else field.default
@@ -62,7 +60,13 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         options.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
         )
-    # typer reads the signature, and the annotations for their types
+    return _extended(command, options)
+
+
+def _extended(command: Callable[..., None], options: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """Replace a command's `**options` by these, in its signature, which typer reads, and its annotations, for types."""
+    signature = inspect.signature(command)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]  # set on purpose
     command.__annotations__ |= {o.name: o.annotation for o in options}
     return command
@@ -170,8 +174,6 @@ def read_config(config: Path) -> dict[str, Any]:
 
 def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of `Cluster`, beside those that its signature shows."""
-    signature = inspect.signature(command)
-    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = []
     for name, field in Cluster.model_fields.items():
         repeated = field.annotation not in (str, int, float) and "Literal" not in str(field.annotation)
@@ -181,10 +183,7 @@ def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
         option = typer.Option(help=text, rich_help_panel="Pods", show_default=False)
         annotation = Annotated[kind | None, option]
         options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-    # typer reads the signature, and the annotations for their types
-    command.__signature__ = signature.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]  # set on purpose
-    command.__annotations__ |= {option.name: option.annotation for option in options}
-    return command
+    return _extended(command, options)
 
 
 def _shown(default: Any) -> str:  # noqa: ANN401 - a field's

@@ -20,6 +20,7 @@ from components.core.settings import Settings
 from components.core.tracking.server import is_server
 from components.core.training import deadlines, studies
 from pipelines.commands.options import (
+    ConfigOption,
     HomeOption,
     JsonOption,
     TrackingOption,
@@ -46,7 +47,7 @@ def run(
     *,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")] = None,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
     **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
 ) -> None:

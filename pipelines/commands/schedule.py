@@ -13,6 +13,7 @@ from rich.console import Console
 from components.core.errors import InputError
 from components.core.times import minute
 from pipelines.commands.options import (
+    ConfigOption,
     HostOption,
     JsonOption,
     NamespaceOption,
@@ -21,7 +22,6 @@ from pipelines.commands.options import (
     with_cluster,
     with_settings,
 )
-from pipelines.commands.submit import ConfigOption
 from pipelines.commands.tables import table
 from pipelines.kubeflow import cron, limits, schedules
 from pipelines.kubeflow.client import connect, delete_recurring_run, experiment, page_of, word_of

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from components.core.errors import ExpectedError, InputError, StepError
 from components.core.run_result import RunResult, Status
 from components.core.tracking import tag_names
 from pipelines.commands.options import (
+    ConfigOption,
     HostOption,
     JsonOption,
     NamespaceOption,
@@ -30,7 +30,6 @@ from pipelines.kubeflow.parameters import dag_of
 from pipelines.kubeflow.submission import GoesOnError, follow, plan, publish, start, steps_of, tell, warn
 
 app = typer.Typer()
-ExperimentOption = Annotated[str, typer.Option(help="Experiment in Kubeflow; the model's name if not given.")]
 ResultOption = Annotated[
     str | None,
     typer.Option(
@@ -39,7 +38,6 @@ ResultOption = Annotated[
         show_default=False,
     ),
 ]
-ConfigOption = Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")]
 
 
 @app.command(
