@@ -42,7 +42,8 @@ def build(settings: "Settings", classes: Sequence[str], dropout: float) -> "Netw
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         stages = [nn.Sequential(nn.Linear(i, 8), nn.Tanh()) for i in (2, 8, 8)]
-    return Network(stages, nn.Linear(8, len(classes)), preprocessing={"scale": 1.0}, weights_digest="seed 1")
+    head = nn.Sequential(nn.Dropout(dropout), nn.Linear(8, len(classes)))
+    return Network(stages, head, preprocessing={"scale": 1.0}, weights_digest="seed 1")
 
 
 def target(settings: "Settings") -> "Distance":

@@ -28,7 +28,7 @@ def runs(home: Path) -> list[Answer]:
     source = write_distances(home.parent / "points", 300)
     return [
         thawline("run", str(source), *OPTIONS.split(), "--thaw-epochs", epochs, "--json", home=home, cwd=home.parent)
-        for epochs in ("20", "150")
+        for epochs in ("15", "150")
     ]
 
 
