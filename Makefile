@@ -74,9 +74,11 @@ image: ## Build the image that every step runs in (docs/image.md)
 		--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
 		--build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) $(BUILD) .
 
+FETCH := $(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --no-build-isolation
 wheels: $(VENV)/.installed ## Fetch the image's packages into docker/wheels, for a build that need not download them
-	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --no-build-isolation \
-		-r docker/torch-cuda.txt -r docker/requirements.txt $(TASKS:%=-r docker/requirements-%.txt) -d docker/wheels
+	$(FETCH) -r docker/torch-cuda.txt -d docker/wheels/torch
+	$(FETCH) --find-links docker/wheels/torch -r docker/requirements.txt $(TASKS:%=-r docker/requirements-%.txt) \
+		-d docker/wheels/rest
 
 lock: $(VENV)/.installed ## Resolve the dependencies anew and write the locks
 	$(COMPILE) pyproject.toml --all-extras --upgrade -o requirements.lock
@@ -123,4 +125,4 @@ nightly: export THAWLINE_REQUIRE_SERVICES = 1
 nightly: check test wheels test-slow bench bench-steps ## Everything that can be checked and measured, for the night
 
 clean: ## Remove environments, fetched packages and layers (data and models in .thawline stay)
-	rm -rf $(VENV) $(BENCH_VENV) *.egg-info build docker/wheels/*.whl docker/wheels/*.tar.gz
+	rm -rf $(VENV) $(BENCH_VENV) *.egg-info build docker/wheels/*/*.whl docker/wheels/*/*.tar.gz

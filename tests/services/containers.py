@@ -24,10 +24,10 @@ def run(home: Path, source: str, settings: str, run_key: str) -> None:
 
     from pipelines.fine_tuning import fine_tuning
 
-    code = home / "code" / "tests"
+    code = home / "code" / "tests" / "fakes"
     code.mkdir(parents=True)
     for name in ("toy.py", "toy_serving.py"):
-        shutil.copy(ROOT / "tests" / name, code)
+        shutil.copy(ROOT / "tests" / "fakes" / name, code)
     owner = home.stat()
     runner = local.DockerRunner(
         user=f"{owner.st_uid}:{owner.st_gid}",
