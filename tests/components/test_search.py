@@ -262,7 +262,7 @@ def test_a_failing_trial_fails_the_step(
     (tmp_path / "own").mkdir()
     (tmp_path / "own/__init__.py").write_text("")
     (tmp_path / "own/task.py").write_text(
-        "from tests import toy\n"
+        "from tests.fakes import toy\n"
         "globals().update({name: value for name, value in vars(toy).items() if not name.startswith('__')})\n"
         "from types import SimpleNamespace\n"
         "from components.core.targets import classification\n"

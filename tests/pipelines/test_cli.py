@@ -18,7 +18,7 @@ from pipelines import cli
 from pipelines.cli import app
 from tests.fakes.toy import write_points
 from tests.pipelines.conftest import WholeRun
-from tests.support.command import TOY, Answer, call, is_one_sentence, thawline
+from tests.support.command import TOY, Answer, call, is_one_sentence, thawline, wait_for
 
 KEYS = {
     "status",
@@ -450,6 +450,7 @@ def test_a_run_that_hangs_is_ended(
     run_folder.emit("k", "evaluate", "started")
     runs.pipeline_run("k", settings)
     child = subprocess.Popen([*deaf, "sleep", "600"], start_new_session=True)
+    wait_for(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n")  # deaf from here on
     result = cli._watch(child, "k", settings, Console(stderr=True))
     assert child.wait(10) == -(signal.SIGKILL if deaf else signal.SIGTERM)
     assert (result["status"], result["reason"]) == ("failed", told)

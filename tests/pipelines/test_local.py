@@ -177,7 +177,7 @@ def test_an_unexpected_failure_names_its_step_and_log(tmp_path: Path, ended: Pat
     """A step that breaks: status 1, the reason names the step, the log holds the traceback, no run is RUNNING."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/task.py").write_text(
-        "from tests import toy\n"
+        "from tests.fakes import toy\n"
         "globals().update({k: v for k, v in vars(toy).items() if not k.startswith('__')})\n"
         "from types import SimpleNamespace\n"
         "from components.core.targets import classification\n"
