@@ -4,11 +4,13 @@ import os
 import random
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from tests.support.plain import PlainRun
@@ -26,6 +28,20 @@ def _seeds_fixed() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - seeds what libraries draw from the global generator
     torch.manual_seed(0)
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that the first of all parallel workers makes, and that all look at."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, finished = shared / name, shared / f"{name}.finished"
+    with FileLock(shared / f"{name}.lock"):
+        if not finished.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            finished.touch()
+    return folder
 
 
 @pytest.fixture
@@ -46,13 +62,15 @@ def use_home(folder: Path, patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty MLflow store: copied into a home, it saves the seconds of a migration."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        use_home(folder, patch)
-        from components.core.tracking import connection
 
-        connection.migrate()
-    return folder
+    def migrated(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            use_home(folder, patch)
+            from components.core.tracking import connection
+
+            connection.migrate()
+
+    return made_once(tmp_path_factory, "store", migrated)
 
 
 @pytest.fixture
@@ -101,14 +119,36 @@ def copy_store(store: Path, home: Path) -> None:
 @pytest.fixture(scope="session")
 def _toy_run(toy_source: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "PlainRun"]:
     from components.core.settings import Settings
-    from tests.support.plain import run_steps
+    from tests.support.plain import PlainRun, run_steps
 
-    folder = tmp_path_factory.mktemp("toy-run")
-    home = folder / "home"
-    copy_store(store, home)
-    with pytest.MonkeyPatch.context() as patch:
-        use_home(home, patch)
-        return home, run_steps(toy_source, Settings(**TOY, trials=3, search_workers=1), folder / "artifacts")
+    def run(folder: Path) -> None:
+        copy_store(store, folder / "home")
+        with pytest.MonkeyPatch.context() as patch:
+            use_home(folder / "home", patch)
+            done = run_steps(toy_source, Settings(**TOY, trials=3, search_workers=1), folder / "artifacts")
+        (folder / "run.json").write_text(done.to_json())
+
+    folder = made_once(tmp_path_factory, "toy-run", run)
+    return folder / "home", PlainRun.from_json((folder / "run.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def _three_versions(_toy_run: tuple[Path, "PlainRun"], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from components.core.registry import versions
+    from components.core.tracking import runs
+
+    home, toy = _toy_run
+
+    def add_two(folder: Path) -> None:
+        copy_home(home, folder / "home")
+        with pytest.MonkeyPatch.context() as patch:
+            use_home(folder / "home", patch)
+            patch.setattr(versions, "smoke_test", str)
+            for _ in range(2):
+                run = runs.StepRun("register", "key", toy.settings, "", "")
+                versions.add_version("toy", toy.folder / "served", run, {"thawline.accepted": "true"})
+
+    return made_once(tmp_path_factory, "three-versions", add_two) / "home"
 
 
 @pytest.fixture
@@ -123,7 +163,38 @@ def toy_run(_toy_run: tuple[Path, "PlainRun"], monkeypatch: pytest.MonkeyPatch) 
 def toy_home(_toy_run: tuple[Path, "PlainRun"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "PlainRun":
     """A copy of that run's home that a test may change."""
     home, run = _toy_run
-    copy = tmp_path / "home"
+    copy_home(home, tmp_path / "home")
+    use_home(tmp_path / "home", monkeypatch)
+    return run
+
+
+@pytest.fixture
+def three_versions(
+    _toy_run: tuple[Path, "PlainRun"], _three_versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> "PlainRun":
+    """A copy of that run's home with versions 2 and 3 of the same files; version 1 is champion."""
+    copy_home(_three_versions, tmp_path / "home")
+    use_home(tmp_path / "home", monkeypatch)
+    return _toy_run[1]
+
+
+@pytest.fixture
+def smoke_tested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The clean process of the smoke test is taken for granted; the list holds the folders that were to be tried."""
+    from components.core.registry import versions
+
+    tried: list[str] = []
+
+    def answered(folder: Path) -> str:
+        tried.append(str(folder))
+        return "[]"
+
+    monkeypatch.setattr(versions, "smoke_test", answered)
+    return tried
+
+
+def copy_home(home: Path, copy: Path) -> None:
+    """Copy a home with its MLflow store, in which MLflow keeps absolute paths."""
     shutil.copytree(home, copy)
     columns = {
         "experiments": "artifact_location",
@@ -132,8 +203,6 @@ def toy_home(_toy_run: tuple[Path, "PlainRun"], tmp_path: Path, monkeypatch: pyt
         "model_versions": "storage_location",
     }
     with closing(sqlite3.connect(copy / "mlflow.db")) as database, database:
-        for table, column in columns.items():  # MLflow keeps absolute paths
+        for table, column in columns.items():
             moved = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"  # noqa: S608 - fixed names
             database.execute(moved, (str(home), str(copy)))
-    use_home(copy, monkeypatch)
-    return run
