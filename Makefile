@@ -46,11 +46,13 @@ $(PHOTOS): | $(VENV)/.installed
 run: $(VENV)/.installed $(PHOTOS) ## Run the whole pipeline on real photos, to a registered champion
 	@$(BIN)/thawline run $(PHOTOS) $(DEMO)
 
+# tests/conftest.py says what stays together, and what comes first.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(VENV)/.installed ## Pass the quick tests
-	$(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -q $(PARALLEL)
 
 test-slow: $(VENV)/.installed $(PHOTOS) ## Pass the slow tests: real photos, real S3, real servers
-	$(BIN)/python -m pytest -m slow -q
+	$(BIN)/python -m pytest -m slow -q $(PARALLEL)
 
 check: $(VENV)/.installed ## Lint, types and architecture
 	$(BIN)/ruff format --check .

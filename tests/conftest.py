@@ -20,6 +20,33 @@ os.environ["GIT_PYTHON_REFRESH"] = "quiet"
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; threads that wait for each other cost minutes
 
 
+# Fixtures that cost a session much: their tests stay on one of several workers, each group on one of its own.
+GROUPS = {"engine": "engine", "mlflow_server": "services", "postgres": "services", "_whole_run": "whole run"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let parallel workers take single tests, but those together that share a costly fixture; runs of the DAG first.
+
+    What depends on a parameter of a module's fixture stays together by the parameter: each network is built once.
+    """
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        group = next((GROUPS[name] for name in item.fixturenames if name in GROUPS), "") or _shared_in_module(item)
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+    # minutes at the end would leave the other workers idle
+    items.sort(key=lambda item: not item.location[0].startswith(("tests/docker", "tests/pipelines", "tests/test_half")))
+
+
+def _shared_in_module(item: pytest.Function) -> str:
+    scopes = {name: found[-1].scope for name, found in item._fixtureinfo.name2fixturedefs.items()}
+    shared = [name for name, scope in scopes.items() if scope in ("class", "module", "package")]
+    parameters = item.callspec.indices if hasattr(item, "callspec") else {}
+    values = [f"{name} {parameters[name]}" for name in shared if name in parameters]
+    return " ".join([item.location[0], *values]) if shared else ""
+
+
 @pytest.fixture(autouse=True)
 def _seeds_fixed() -> None:
     import numpy as np
