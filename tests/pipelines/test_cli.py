@@ -119,6 +119,7 @@ def test_predict_answers_from_the_registry(
         assert sum(row["probabilities"].values()) == pytest.approx(1)
 
 
+@pytest.mark.slow  # a process that imports torch and mlflow
 def test_predict_prints_a_line_for_a_file(whole: WholeRun) -> None:
     """Without --json `predict` prints file, label and probability, a line each, and nothing on stderr."""
     file = str(whole.source / "class1/0003.txt")
