@@ -19,7 +19,7 @@ PHOTOS := $(HOME_FOLDER)/demo/stamps
 # The demo's settings: eight trials over both phases, one to three stages thawed, half the native size for speed.
 DEMO := --model stamps --weights package:efficientnet-lite0 --image-size 160 --trials 8
 
-.PHONY: help install run test test-slow check format compile image wheels lock lock-image golden bench bench-steps nightly clean
+.PHONY: help install run test test-slow coverage check format compile image wheels lock lock-image golden bench bench-steps nightly clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-11s %s\n", $$1, $$2}'
@@ -46,11 +46,22 @@ $(PHOTOS): | $(VENV)/.installed
 run: $(VENV)/.installed $(PHOTOS) ## Run the whole pipeline on real photos, to a registered champion
 	@$(BIN)/thawline run $(PHOTOS) $(DEMO)
 
+PYTEST := $(BIN)/python -m pytest
+# tests/conftest.py says what stays together, and what comes first.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(VENV)/.installed ## Pass the quick tests
-	$(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
+	$(PYTEST) -m "not slow" -q $(PARALLEL)
 
 test-slow: $(VENV)/.installed $(PHOTOS) ## Pass the slow tests: real photos, real S3, real servers
-	$(BIN)/python -m pytest -m slow -q
+	$(PYTEST) -m slow -q $(PARALLEL)
+
+# Tracing makes the tests a third to a half slower: by night it follows the slow ones too.
+SUITES := test
+coverage: $(VENV)/.installed ## Pass the quick tests, and print how much of the code they run
+	$(BIN)/coverage erase
+	@$(MAKE) --no-print-directory $(SUITES) PYTEST='$(BIN)/coverage run -m pytest'
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 check: $(VENV)/.installed ## Lint, types and architecture
 	$(BIN)/ruff format --check .
@@ -74,9 +85,11 @@ image: ## Build the image that every step runs in (docs/image.md)
 		--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
 		--build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) $(BUILD) .
 
+FETCH := $(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --no-build-isolation
 wheels: $(VENV)/.installed ## Fetch the image's packages into docker/wheels, for a build that need not download them
-	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --no-build-isolation \
-		-r docker/torch-cuda.txt -r docker/requirements.txt $(TASKS:%=-r docker/requirements-%.txt) -d docker/wheels
+	$(FETCH) -r docker/torch-cuda.txt -d docker/wheels/torch
+	$(FETCH) --find-links docker/wheels/torch -r docker/requirements.txt $(TASKS:%=-r docker/requirements-%.txt) \
+		-d docker/wheels/rest
 
 lock: $(VENV)/.installed ## Resolve the dependencies anew and write the locks
 	$(COMPILE) pyproject.toml --all-extras --upgrade -o requirements.lock
@@ -120,7 +133,8 @@ nightly: export THAWLINE_ENGINE_NETWORK = 1
 # As in .ci/run: what is not installed fails, instead of being skipped in silence.
 nightly: export THAWLINE_REQUIRE_ENGINE = 1
 nightly: export THAWLINE_REQUIRE_SERVICES = 1
-nightly: check test wheels test-slow bench bench-steps ## Everything that can be checked and measured, for the night
+nightly: SUITES := test test-slow
+nightly: check wheels coverage bench bench-steps ## Everything that can be checked and measured, for the night
 
 clean: ## Remove environments, fetched packages and layers (data and models in .thawline stay)
-	rm -rf $(VENV) $(BENCH_VENV) *.egg-info build docker/wheels/*.whl docker/wheels/*.tar.gz
+	rm -rf $(VENV) $(BENCH_VENV) *.egg-info build docker/wheels/*/*.whl docker/wheels/*/*.tar.gz

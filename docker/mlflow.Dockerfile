@@ -3,7 +3,7 @@
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 COPY docker/mlflow.txt /tmp/
-RUN --mount=type=bind,source=docker/wheels,target=/local --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=bind,source=docker/wheels/rest,target=/local --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv install --no-deps --only-binary :all: --require-hashes --find-links /local \
         -r /tmp/mlflow.txt \

@@ -3,10 +3,12 @@
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 from components.core import home_folder
 
@@ -18,6 +20,33 @@ os.environ["GIT_PYTHON_REFRESH"] = "quiet"
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; threads that wait for each other cost minutes
 
 
+# Fixtures that cost a session much: their tests stay on one of several workers, each group on one of its own.
+GROUPS = {"engine": "engine", "mlflow_server": "services", "postgres": "services", "_whole_run": "whole run"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let parallel workers take single tests, but those together that share a costly fixture; runs of the DAG first.
+
+    What depends on a parameter of a module's fixture stays together by the parameter: each network is built once.
+    """
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        group = next((GROUPS[name] for name in item.fixturenames if name in GROUPS), "") or _shared_in_module(item)
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+    # minutes at the end would leave the other workers idle
+    items.sort(key=lambda item: not item.location[0].startswith(("tests/docker", "tests/pipelines", "tests/test_half")))
+
+
+def _shared_in_module(item: pytest.Function) -> str:
+    scopes = {name: found[-1].scope for name, found in item._fixtureinfo.name2fixturedefs.items()}
+    shared = [name for name, scope in scopes.items() if scope in ("class", "module", "package")]
+    parameters = item.callspec.indices if hasattr(item, "callspec") else {}
+    values = [f"{name} {parameters[name]}" for name in shared if name in parameters]
+    return " ".join([item.location[0], *values]) if shared else ""
+
+
 @pytest.fixture(autouse=True)
 def _seeds_fixed() -> None:
     import numpy as np
@@ -26,6 +55,20 @@ def _seeds_fixed() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - seeds what libraries draw from the global generator
     torch.manual_seed(0)
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that the first of all parallel workers makes, and that all look at."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, finished = shared / name, shared / f"{name}.finished"
+    with FileLock(shared / f"{name}.lock"):
+        if not finished.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            finished.touch()
+    return folder
 
 
 @pytest.fixture
@@ -46,13 +89,15 @@ def use_home(folder: Path, patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty MLflow store: copied into a home, it saves the seconds of a migration."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        use_home(folder, patch)
-        from components.core.tracking import connection
 
-        connection.migrate()
-    return folder
+    def migrated(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            use_home(folder, patch)
+            from components.core.tracking import connection
+
+            connection.migrate()
+
+    return made_once(tmp_path_factory, "store", migrated)
 
 
 @pytest.fixture
@@ -101,14 +146,36 @@ def copy_store(store: Path, home: Path) -> None:
 @pytest.fixture(scope="session")
 def _toy_run(toy_source: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "PlainRun"]:
     from components.core.settings import Settings
-    from tests.support.plain import run_steps
+    from tests.support.plain import PlainRun, run_steps
 
-    folder = tmp_path_factory.mktemp("toy-run")
-    home = folder / "home"
-    copy_store(store, home)
-    with pytest.MonkeyPatch.context() as patch:
-        use_home(home, patch)
-        return home, run_steps(toy_source, Settings(**TOY, trials=3, search_workers=1), folder / "artifacts")
+    def run(folder: Path) -> None:
+        copy_store(store, folder / "home")
+        with pytest.MonkeyPatch.context() as patch:
+            use_home(folder / "home", patch)
+            done = run_steps(toy_source, Settings(**TOY, trials=3, search_workers=1), folder / "artifacts")
+        (folder / "run.json").write_text(done.to_json())
+
+    folder = made_once(tmp_path_factory, "toy-run", run)
+    return folder / "home", PlainRun.from_json((folder / "run.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def _three_versions(_toy_run: tuple[Path, "PlainRun"], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from components.core.registry import versions
+    from components.core.tracking import runs
+
+    home, toy = _toy_run
+
+    def add_two(folder: Path) -> None:
+        copy_home(home, folder / "home")
+        with pytest.MonkeyPatch.context() as patch:
+            use_home(folder / "home", patch)
+            patch.setattr(versions, "smoke_test", str)
+            for _ in range(2):
+                run = runs.StepRun("register", "key", toy.settings, "", "")
+                versions.add_version("toy", toy.folder / "served", run, {"thawline.accepted": "true"})
+
+    return made_once(tmp_path_factory, "three-versions", add_two) / "home"
 
 
 @pytest.fixture
@@ -122,12 +189,42 @@ def toy_run(_toy_run: tuple[Path, "PlainRun"], monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def toy_home(_toy_run: tuple[Path, "PlainRun"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "PlainRun":
     """A copy of that run's home that a test may change."""
+    home, run = _toy_run
+    copy_home(home, tmp_path / "home")
+    use_home(tmp_path / "home", monkeypatch)
+    return run
+
+
+@pytest.fixture
+def three_versions(
+    _toy_run: tuple[Path, "PlainRun"], _three_versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> "PlainRun":
+    """A copy of that run's home with versions 2 and 3 of the same files; version 1 is champion."""
+    copy_home(_three_versions, tmp_path / "home")
+    use_home(tmp_path / "home", monkeypatch)
+    return _toy_run[1]
+
+
+@pytest.fixture
+def smoke_tested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The clean process of the smoke test is taken for granted; the list holds the folders that were to be tried."""
+    from components.core.registry import versions
+
+    tried: list[str] = []
+
+    def answered(folder: Path) -> str:
+        tried.append(str(folder))
+        return "[]"
+
+    monkeypatch.setattr(versions, "smoke_test", answered)
+    return tried
+
+
+def copy_home(home: Path, copy: Path) -> None:
+    """Copy a home with its MLflow store, in which MLflow keeps absolute paths."""
+    shutil.copytree(home, copy)
     from components.core.tracking.relocation import relocate
 
-    home, run = _toy_run
-    copy = tmp_path / "home"
     shutil.copytree(home, copy)
     relocate(copy)
     home_folder.mark_store_current(copy / "mlflow.db")
-    use_home(copy, monkeypatch)
-    return run

@@ -5,6 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "Makefile").read_text()
 PHONY = next(line for line in TEXT.splitlines() if line.startswith(".PHONY:")).split()[1:]
@@ -42,6 +44,27 @@ def test_a_recipe_installs_only_from_the_lock() -> None:
     assert "--require-hashes -r requirements.lock" in installs[0]
     assert "--no-deps --no-build-isolation -e ." in installs[1]
     assert installs[2].split()[-4:] == ["--no-deps", "--require-hashes", "-r", "tests/benchmarks/requirements.txt"]
+
+
+def test_the_workflow_calls_what_ci_calls() -> None:
+    """GitHub's workflow and `.ci/run` install the same packages and call the same targets with the same variables."""
+    script = (ROOT / ".ci" / "run").read_text()
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    [job] = workflow["jobs"].values()
+    called = [step["run"] for step in job["steps"] if "make " in step.get("run", "")]
+    assert called == re.findall(r"^make [a-z-]+", script, re.MULTILINE) != []
+    assert {target.split()[1] for target in called} <= set(PHONY)
+    assert job["env"] == dict(re.findall(r"\b((?:MLFLOW|THAWLINE)_\w+)=(\w+)", script))
+    assert ".ci/packages" in script.split()
+    assert "sudo .ci/packages" in [step.get("run") for step in job["steps"]]
+
+
+def test_hooks_before_a_commit_are_those_of_the_check() -> None:
+    """What pre-commit calls are the tools of the environment that `make check` calls."""
+    [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    recipe = TEXT.partition("\ncheck:")[2].partition("\n\n")[0]
+    for hook in repository["hooks"]:
+        assert hook["entry"].replace(".venv/bin/", "$(BIN)/").partition(" --")[0] in recipe
 
 
 def test_the_night_requires_what_ci_requires() -> None:

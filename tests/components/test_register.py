@@ -69,6 +69,7 @@ def test_it_answers_where_thawline_is_not_installed(toy_run: PlainRun, tmp_path:
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_serving_code_that_needs_thawline_is_found_out(toy_run: PlainRun, tmp_path: Path) -> None:
     """A model whose code imports Thawline fails the smoke test, which names the reason."""
     path, _ = versions.fetch("toy", "champion", tmp_path)
@@ -78,6 +79,7 @@ def test_serving_code_that_needs_thawline_is_found_out(toy_run: PlainRun, tmp_pa
         versions.smoke_test(path)
 
 
+@pytest.mark.slow
 def test_serving_code_that_unpickles_is_found_out(toy_run: PlainRun, tmp_path: Path) -> None:
     """A model that unpickles while it loads fails the smoke test."""
     path, _ = versions.fetch("toy", "champion", tmp_path)
@@ -99,6 +101,7 @@ def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path
     assert len(connection.client().search_model_versions("name = 'toy'")) == 1
 
 
+@pytest.mark.usefixtures("smoke_tested")
 def test_a_challenger_that_lost_is_registered(toy_home: PlainRun) -> None:
     """A version that was not accepted becomes challenger; the champion stays."""
     version = registered(toy_home, "lost", toy_home.folder / "served", "1", accepted=False)
@@ -107,6 +110,7 @@ def test_a_challenger_that_lost_is_registered(toy_home: PlainRun) -> None:
     assert versions.current("toy", "champion") == "1"
 
 
+@pytest.mark.usefixtures("smoke_tested")
 @pytest.mark.parametrize("accepted", [True, False])
 def test_registered_files_get_no_second_version(accepted: bool, toy_home: PlainRun) -> None:  # noqa: FBT001 - a case
     """The files of a version that is judged again stay that version, and it can win what it lost before."""
@@ -132,6 +136,7 @@ def test_the_last_verdict_against_the_same_champion_counts(toy_home: PlainRun, t
         assert (found["thawline.accepted"], found[tag_names.EVIDENCE_RUN]) == (accepted, judged_by)
 
 
+@pytest.mark.usefixtures("smoke_tested")
 def test_the_run_says_what_it_compared_with(toy_home: PlainRun) -> None:
     """The champion that evaluate compared with is a tag of the pipeline's run; without one there is no tag."""
     registered(toy_home, "second", toy_home.folder / "served", "1", accepted=False)
@@ -141,6 +146,7 @@ def test_the_run_says_what_it_compared_with(toy_home: PlainRun) -> None:
     assert tag_names.COMPARED_WITH not in first.data.tags
 
 
+@pytest.mark.usefixtures("smoke_tested")
 def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> None:
     """Compare and swap: evidence against another champion promotes nothing, and the run says so."""
     registered(toy_home, "late", toy_home.folder / "served", "7", accepted=True)
@@ -161,6 +167,7 @@ def waiting(run: PlainRun, key: str, champion: str, *, accepted: bool = True) ->
         return register(text, key, *run.digests, run.folder / "served", tuned, champion, accepted=accepted)
 
 
+@pytest.mark.usefixtures("smoke_tested")
 def test_an_accepted_version_may_wait_for_approval(toy_home: PlainRun) -> None:
     """With --promote manual it becomes `pending`, the champion stays, and the result names the command."""
     version = waiting(toy_home, "waits", "1")
@@ -170,6 +177,7 @@ def test_an_accepted_version_may_wait_for_approval(toy_home: PlainRun) -> None:
     assert (result.promoted, result.pending) == (False, "thawline promote 2 --model toy")
 
 
+@pytest.mark.usefixtures("smoke_tested")
 def test_what_a_deadline_cut_is_not_promoted_by_itself(toy_home: PlainRun) -> None:
     """An accepted version of a run that was cut short waits for a person; result and reason say why."""
     text = toy_home.settings.to_json()
@@ -186,6 +194,7 @@ def test_what_a_deadline_cut_is_not_promoted_by_itself(toy_home: PlainRun) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("smoke_tested")
 def test_what_was_not_accepted_waits_for_nothing(toy_home: PlainRun) -> None:
     """With --promote manual a version that lost, or whose evidence is old, is challenger only."""
     waiting(toy_home, "lost", "1", accepted=False)
@@ -197,6 +206,7 @@ def test_what_was_not_accepted_waits_for_nothing(toy_home: PlainRun) -> None:
     assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
 
 
+@pytest.mark.usefixtures("smoke_tested")
 def test_a_schedule_does_not_undo_a_rollback(toy_home: PlainRun) -> None:
     """A version that was rolled back and is judged anew stays challenger, and the decision names the command."""
     version = registered(toy_home, "second", toy_home.folder / "served", "1", accepted=True)

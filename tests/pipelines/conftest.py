@@ -1,16 +1,16 @@
 """One run of the whole DAG by the command line, which many tests look at."""
 
 import json
-import os
-import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from filelock import FileLock
 
+from tests.conftest import made_once
 from tests.fakes.toy import write_points
 from tests.support.command import TOY, Answer, thawline
 
@@ -34,21 +34,39 @@ class WholeRun:
         return result
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _kfp_reads_no_source() -> Iterator[None]:
+    """What kfp asks the stack for is a function's name.
+
+    `inspect.stack` reads the source around each call besides, and looks through all modules for it: a compilation
+    takes 0.6 s where a command has imported little, and 20 s among all that tests import.
+    """
+    from kfp.dsl import pipeline_task
+
+    def stack() -> list[tuple[None, None, None, str]]:
+        frames: list[tuple[None, None, None, str]] = []
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            frames.append((None, None, None, frame.f_code.co_name))  # as in FrameInfo
+            frame = frame.f_back
+        return frames
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline_task, "inspect", SimpleNamespace(stack=stack))
+        yield
+
+
 @pytest.fixture(scope="session")
 def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # parallel workers look at one run
-    folder = shared / "whole run"  # the space is on purpose: a home may have one
-    with FileLock(shared / "whole-run.lock"):
-        said = folder / "said.json"
-        run = WholeRun(Answer(0, "", ""), folder / "points", folder / "home", folder / "cwd")
-        if not said.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            run.cwd.mkdir(parents=True)
-            write_points(run.source, per_class=60)
-            answer = thawline("run", str(run.source), *TOY, "--trials", "2", "--json", home=run.home, cwd=run.cwd)
-            said.write_text(json.dumps(answer))
-        return WholeRun(Answer(*json.loads(said.read_text())), run.source, run.home, run.cwd)
+    def run(folder: Path) -> None:
+        (folder / "cwd").mkdir()
+        points, home = write_points(folder / "points", per_class=60), folder / "home"
+        answer = thawline("run", str(points), *TOY, "--trials", "2", "--json", home=home, cwd=folder / "cwd")
+        (folder / "answer.json").write_text(json.dumps(answer))
+
+    folder = made_once(tmp_path_factory, "whole run", run)  # the space is on purpose: a home may have one
+    answer = Answer(*json.loads((folder / "answer.json").read_text()))
+    return WholeRun(answer, folder / "points", folder / "home", folder / "cwd")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pipelines.cli import app
 from pipelines.commands import run
 from tests.fakes.toy import write_points
 from tests.pipelines.conftest import WholeRun
-from tests.support.command import COMMAND, TOY, Answer, call, environment, is_one_sentence, thawline
+from tests.support.command import COMMAND, TOY, Answer, call, environment, is_one_sentence, thawline, wait_for
 
 KEYS = {
     "status",
@@ -102,7 +102,7 @@ def test_the_chosen_settings_are_printed(whole: WholeRun) -> None:
 def test_nothing_is_written_outside_the_home(whole: WholeRun) -> None:
     """The folder where the command was called stays empty, and so does what surrounds the home."""
     assert list(whole.cwd.iterdir()) == []
-    assert {path.name for path in whole.home.parent.iterdir()} == {"points", "cwd", "home", "said.json"}
+    assert {path.name for path in whole.home.parent.iterdir()} == {"points", "cwd", "home", "answer.json"}
     assert {"mlflow.db", "artifacts", "activations", "runs", "studies"} <= {p.name for p in whole.home.iterdir()}
 
 
@@ -122,6 +122,7 @@ def test_predict_answers_from_the_registry(
         assert sum(row["probabilities"].values()) == pytest.approx(1)
 
 
+@pytest.mark.slow  # a process that imports torch and mlflow
 def test_predict_prints_a_line_for_a_file(whole: WholeRun) -> None:
     """Without --json `predict` prints file, label and probability, a line each, and nothing on stderr."""
     file = str(whole.source / "class1/0003.txt")
@@ -484,6 +485,7 @@ def test_a_run_that_hangs_is_ended(
     run_folder.emit("k", "evaluate", "started")
     runs.pipeline_run("k", settings)
     child = subprocess.Popen([*deaf, "sleep", "600"], start_new_session=True)
+    wait_for(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n")  # deaf from here on
     result = run._watch(child, "k", settings, Console(stderr=True))
     assert child.wait(10) == -(signal.SIGKILL if deaf else signal.SIGTERM)
     assert (result.status, result.reason) == ("failed", told)

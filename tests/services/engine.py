@@ -117,6 +117,8 @@ def image(engine: Engine, base: str) -> str:
     command = ["/usr/bin/env", "make", "image", *arguments]
     done = subprocess.run(command, env=engine.environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    # the builder's copy of docker/wheels, 3 GB; layers stay, for the next build
+    engine.docker("builder", "prune", "--force", "--filter", "type=source.local")
     return name
 
 

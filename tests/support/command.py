@@ -69,9 +69,9 @@ def loaded(*commands: list[str], libraries: tuple[str, ...]) -> tuple[list[int],
 
 
 def start(*arguments: str, home: Path, cwd: Path) -> "subprocess.Popen[str]":
-    """Start the command in a process group of its own; it hears a closed terminal though the tests may not."""
+    """Start the command in a process group of its own; it hears signals that the tests may be deaf to."""
     return subprocess.Popen(
-        ["/usr/bin/env", "--default-signal=HUP", COMMAND, *arguments],
+        ["/usr/bin/env", "--default-signal=HUP,INT", COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

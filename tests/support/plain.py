@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from components.core import home_folder, run_folder
 from components.core.settings import Settings
@@ -33,6 +33,18 @@ class PlainRun:
     accepted: bool = False
     champion: str = ""
     version: str = ""
+
+    def to_json(self) -> str:
+        """Write the run as text, for another process."""
+        return json.dumps({**vars(self), "settings": self.settings.to_json(), "folder": str(self.folder)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        run = json.loads(text)
+        first, second = run["digests"]
+        given = {"settings": Settings.from_json(run["settings"]), "folder": Path(run["folder"])}
+        return cls(**{**run, **given, "digests": (first, second)})
 
 
 def run_steps(source: Path, settings: Settings, folder: Path, run_key: str = "") -> PlainRun:

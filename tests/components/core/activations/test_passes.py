@@ -132,6 +132,7 @@ def test_a_killed_pass_goes_on_where_it_was(home: Path, monkeypatch: pytest.Monk
     assert compute(tiny(), [1]) == list(range(64, 150))
 
 
+@pytest.mark.slow  # two processes that import torch
 def test_processes_share_one_pass(home: Path) -> None:
     """Two processes that want the same rows end with one copy of each."""
     context = multiprocessing.get_context("spawn")

@@ -180,6 +180,7 @@ def test_rows_of_another_user_can_be_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert same(read(tmp_path)[0:COUNT], ROWS)
 
 
+@pytest.mark.slow  # four processes that import torch
 def test_several_processes_write_at_the_same_time(tmp_path: Path) -> None:
     """Four processes append overlapping rows; every row is there and right."""
     context = multiprocessing.get_context("spawn")

@@ -28,6 +28,7 @@ def page_faults(mode: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow  # two processes that import torch
 def test_a_freed_tensor_s_memory_is_used_again() -> None:
     """Eight tensors of 128 MB, one after the other, touch pages that are there, not new ones."""
     assert page_faults("kept") < page_faults("default") / 10

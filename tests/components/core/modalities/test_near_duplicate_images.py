@@ -81,17 +81,10 @@ def test_the_search_finds_what_comparing_all_finds(seed: int, number: int, thres
     """The pairs are those within the threshold, and within 8 of the lowest 64 bits, by comparison of all with all."""
     words = drawn(seed, number)
     new = [i % every == 0 for i in range(number)]
-    expected = []
-    for i in range(number):
-        for j in range(i + 1, number):
-            sides = [(words[i, 0], words[j, cut]) for cut in range(3)] + [
-                (words[j, 0], words[i, cut]) for cut in range(3)
-            ]
-            near = any(
-                np.bitwise_count(a[0] ^ b[0]) <= REACH and np.bitwise_count(a ^ b).sum() <= threshold for a, b in sides
-            )
-            if near and (new[i] or new[j]):
-                expected.append((i, j))
+    bits = np.bitwise_count(words[:, None, None, 0] ^ words[None])  # [number, number, cuts, words]: whole i, cut of j
+    near = ((bits[..., 0] <= REACH) & (bits.sum(-1) <= threshold)).any(-1)
+    either = (near | near.T) & np.logical_or.outer(new, new)
+    expected = [(int(i), int(j)) for i, j in np.argwhere(np.triu(either, 1))]
     assert sorted(pairs([row.tobytes().hex() for row in words], new, threshold)) == expected
 
 

@@ -20,7 +20,7 @@ from components.core.networks.images import Backbone, build_backbone
 from components.core.networks.tracing import split
 from components.core.networks.weights import PACKAGED
 
-QUICK = {  # family: (backbone, image size)
+QUICK = {  # small ones; family: (backbone, image size)
     "resnet": ("torchvision/resnet18", 64),
     "efficientnet": ("torchvision/efficientnet_b0", 64),
     "mobilenet-v3": ("torchvision/mobilenet_v3_small", 64),
@@ -54,9 +54,11 @@ SLOW = {
     "vgg-timm": ("timm/vgg11_bn", 64),
     "hrnet": ("timm/hrnet_w18_small", 64),
 }
+# One of each way to be cut: blocks one after another, joined outputs, a packaged network, a transformer.
+ALWAYS = {"resnet", "densenet", "efficientnet-lite", "deit"}
 CASES = [
-    *(pytest.param(case, id=family) for family, case in QUICK.items()),
-    *(pytest.param(case, id=family, marks=pytest.mark.slow) for family, case in SLOW.items()),
+    pytest.param(case, id=family, marks=[] if family in ALWAYS else pytest.mark.slow)
+    for family, case in (QUICK | SLOW).items()
 ]
 
 

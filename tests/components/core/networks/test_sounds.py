@@ -83,7 +83,10 @@ def test_stages_are_rebuilt_without_the_weights(family: str, frames: bool, tmp_p
     assert torch.equal(old, new)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+EXPORTS = [pytest.param(name, marks=[] if name in ("wav2vec2", "whisper") else pytest.mark.slow) for name in FAMILIES]
+
+
+@pytest.mark.parametrize("family", EXPORTS)
 def test_every_family_is_exported_for_serving(family: str, tmp_path: Path) -> None:
     """The graph of a served model answers as the network, in batches of any size and padding."""
     encoder = build_encoder("hf/x", str(save_model(tmp_path / "m", family)))

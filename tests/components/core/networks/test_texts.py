@@ -67,7 +67,10 @@ def test_stages_are_rebuilt_without_the_weights(family: str, tmp_path: Path) -> 
     assert torch.equal(run(stages, value), run(encoder.stages, value))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+EXPORTS = [pytest.param(family, marks=[] if family in ("bert", "gpt2") else pytest.mark.slow) for family in FAMILIES]
+
+
+@pytest.mark.parametrize("family", EXPORTS)
 def test_every_family_is_exported_for_serving(family: str, tmp_path: Path) -> None:
     """The graph of a served model answers as the network, in batches of any size and padding."""
     encoder = build_encoder("hf/x", str(save_model(tmp_path / family, family)), "auto")

@@ -28,23 +28,12 @@ SMOKE_TEST = versions.smoke_test
 
 
 @pytest.fixture
-def toy(toy_home: PlainRun) -> PlainRun:
+def toy(three_versions: PlainRun) -> PlainRun:
     """A home whose model has three versions; version 1 is champion by a pipeline run."""
-    for _ in range(2):
-        run = runs.StepRun("register", "key", toy_home.settings, "", "")
-        versions.add_version("toy", toy_home.folder / "served", run, {"thawline.accepted": "true"})
-    return toy_home
+    return three_versions
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The clean process of the smoke test is taken for granted; the list tells which versions were to be tried out."""
-    tried: list[str] = []
-    monkeypatch.setattr(versions, "smoke_test", lambda folder: tried.append(str(folder)))
-    return tried
-
-
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = pytest.mark.usefixtures("smoke_tested")
 
 
 def promote(version: str, **options: str | None) -> ledger.Entry:
@@ -137,18 +126,18 @@ def test_changed_files_are_never_promoted(toy: PlainRun) -> None:
 
 
 def test_a_version_is_tried_out_unless_it_just_answered(
-    toy: PlainRun, quick: list[str], monkeypatch: pytest.MonkeyPatch
+    toy: PlainRun, smoke_tested: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every version answers in a clean process first; only files that the caller saw answering are not even fetched."""
     digest = archives.folder_digest(toy.folder / "served")
     with monkeypatch.context() as away:
         away.setattr(versions, "fetch", lambda *_: pytest.fail("they were downloaded again"))
         promote("2", answered=digest)
-    assert quick == []
+    assert smoke_tested == []
     promote("3", answered="0" * 64)
-    assert len(quick) == 1
+    assert len(smoke_tested) == 1
     promotion.rollback("toy")
-    assert len(quick) == 2
+    assert len(smoke_tested) == 2
 
 
 @pytest.mark.slow
@@ -417,9 +406,9 @@ def kill(move: str, write: int) -> None:
 # promote: entry, champion, previous, the tag and the alias of what waited, the end of the entry
 # replace: before that tag the word that it is withdrawn
 WRITES = {"promote": 6, "replace": 7, "rollback": 4, "settle": 3, "refused": 3}
-QUICK = ("promote", "settle")
+QUICK = {("promote", 2), ("promote", 3), ("promote", 6)}  # before and after the alias, and at the end
 POINTS = [
-    pytest.param(move, write, marks=[] if move in QUICK else [pytest.mark.slow])
+    pytest.param(move, write, marks=[] if (move, write) in QUICK else pytest.mark.slow)
     for move, last in WRITES.items()
     for write in range(1, last + 1)
 ]
@@ -463,7 +452,7 @@ def test_these_are_all_writes(toy: PlainRun, move: str) -> None:
     assert child.exitcode == 0
 
 
-@pytest.mark.parametrize("write", [2, 3, 6])
+@pytest.mark.parametrize("write", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(6, marks=pytest.mark.slow)])
 def test_the_same_promotion_again_repairs_it(toy: PlainRun, write: int) -> None:
     """A promotion that was killed anywhere is done after the same call again, and done once."""
     prepare("promote")
@@ -474,7 +463,7 @@ def test_the_same_promotion_again_repairs_it(toy: PlainRun, write: int) -> None:
     assert is_settled()
 
 
-@pytest.mark.parametrize("write", [2, 3, 4])
+@pytest.mark.parametrize("write", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_same_rollback_again_goes_back_once(toy: PlainRun, write: int) -> None:
     """A rollback that was killed anywhere is done after the same call again, and does not go back twice."""
     prepare("rollback")
