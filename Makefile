@@ -24,7 +24,7 @@ DEMO := --model stamps --weights package:efficientnet-lite0 --image-size 160 --t
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-11s %s\n", $$1, $$2}'
 
-install: $(VENV)/.installed ## Make the environment .venv from the lock
+install: $(VENV)/.installed ## Create the environment .venv from the lock
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -49,15 +49,15 @@ run: $(VENV)/.installed $(PHOTOS) ## Run the whole pipeline on real photos, to a
 PYTEST := $(BIN)/python -m pytest
 # tests/conftest.py says what stays together, and what comes first.
 PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
-test: $(VENV)/.installed ## Pass the quick tests
+test: $(VENV)/.installed ## Run the quick tests
 	$(PYTEST) -m "not slow" -q $(PARALLEL)
 
-test-slow: $(VENV)/.installed $(PHOTOS) ## Pass the slow tests: real photos, real S3, real servers
+test-slow: $(VENV)/.installed $(PHOTOS) ## Run the slow tests: real photos, real S3, real servers
 	$(PYTEST) -m slow -q $(PARALLEL)
 
 # Tracing makes the tests a third to a half slower: by night it follows the slow ones too.
 SUITES := test
-coverage: $(VENV)/.installed ## Pass the quick tests, and print how much of the code they run
+coverage: $(VENV)/.installed ## Run the quick tests, and print how much of the code they run
 	$(BIN)/coverage erase
 	@$(MAKE) --no-print-directory $(SUITES) PYTEST='$(BIN)/coverage run -m pytest'
 	$(BIN)/coverage combine --quiet
@@ -69,14 +69,14 @@ check: $(VENV)/.installed ## Lint, types and architecture
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-format: $(VENV)/.installed ## Format and mend what can be mended
+format: $(VENV)/.installed ## Format, and fix what can be fixed automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 compile: $(VENV)/.installed ## Write the DAG as YAML for Kubeflow
 	$(BIN)/thawline compile -o fine_tuning.yaml
 
-golden: $(VENV)/.installed ## Write the golden copies of the compiled DAG anew
+golden: $(VENV)/.installed ## Rewrite the golden copies of the compiled DAG
 	$(BIN)/thawline compile -o tests/golden/fine_tuning.yaml
 	$(BIN)/thawline compile --config tests/golden/cluster_options.yaml -o tests/golden/cluster.yaml
 
@@ -86,12 +86,12 @@ image: ## Build the image that every step runs in (docs/image.md)
 		--build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) $(BUILD) .
 
 FETCH := $(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --no-build-isolation
-wheels: $(VENV)/.installed ## Fetch the image's packages into docker/wheels, for a build that need not download them
+wheels: $(VENV)/.installed ## Fetch the image's packages into docker/wheels, for a build without downloads
 	$(FETCH) -r docker/torch-cuda.txt -d docker/wheels/torch
 	$(FETCH) --find-links docker/wheels/torch -r docker/requirements.txt $(TASKS:%=-r docker/requirements-%.txt) \
 		-d docker/wheels/rest
 
-lock: $(VENV)/.installed ## Resolve the dependencies anew and write the locks
+lock: $(VENV)/.installed ## Resolve the dependencies again and write the locks
 	$(COMPILE) pyproject.toml --all-extras --upgrade -o requirements.lock
 	@$(MAKE) --no-print-directory lock-image
 
@@ -134,7 +134,7 @@ nightly: export THAWLINE_ENGINE_NETWORK = 1
 nightly: export THAWLINE_REQUIRE_ENGINE = 1
 nightly: export THAWLINE_REQUIRE_SERVICES = 1
 nightly: SUITES := test test-slow
-nightly: check wheels coverage bench bench-steps ## Everything that can be checked and measured, for the night
+nightly: check wheels coverage bench bench-steps ## Run every check and every benchmark, overnight
 
 clean: ## Remove environments, fetched packages and layers (data and models in .thawline stay)
 	rm -rf $(VENV) $(BENCH_VENV) *.egg-info build docker/wheels/*/*.whl docker/wheels/*/*.tar.gz

@@ -39,7 +39,7 @@ DECISION = "decision.json"  # in the run's folder: what the command line decided
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done, and why."""
+    """The decision what to run, and its reason."""
 
     change: Literal["train", "judge", "skip", "busy"]
     reason: str
@@ -204,8 +204,8 @@ def _despite_few(
         )
     run.metrics({"drift": found.share, "drift_low": found.low, "drift_high": found.high}, pipeline=True)
     told = (
-        f"{found.share:.0%} [{found.low:.0%}, {found.high:.0%}] of {found.new} new ones can be told from the training "
-        f"data of the champion, version {champion}"
+        f"{found.share:.0%} [{found.low:.0%}, {found.high:.0%}] of {found.new} new ones can be told apart "
+        f"from the training data of the champion, version {champion}"
     )
     if found.low > (limit := run.settings.drift_trigger):
         return Decision("train", f"{held.reason} But {told}: above --drift-trigger {limit:g}.")

@@ -155,7 +155,7 @@ def _decide(
     with tempfile.TemporaryDirectory() as folder:
         path, _ = versions.fetch(model, version, Path(folder))
         if weights_digest(path / "checkpoint") == challenger.digest:
-            sentence = f"The challenger is the champion, version {version}, itself: there is nothing to decide."
+            sentence = f"The challenger is identical to the champion, version {version}: there is nothing to decide."
             return Verdict(accepted=False, sentence=sentence, champion=version, evidence={"rule": "none"}), challenger
         budget = _look(
             run, f"{challenger.digest} {version}"

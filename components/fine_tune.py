@@ -71,7 +71,7 @@ def fine_tune(
         run.saved(data.reuse.seconds)
         run.tags({tag_names.THAWING_HELPED: str(helped).lower()})
         figure = runs.describe(data.target.metrics[0].name, after)
-        run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model goes on")
+        run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model is kept")
     return after["loss"]
 
 
@@ -94,7 +94,7 @@ def _hand_on(run: runs.StepRun, chosen: Hyperparameters, head: Path, checkpoint:
     if torchrun.is_helper():
         return loss
     shutil.copytree(head, checkpoint, dirs_exist_ok=True)
-    run.figure("head only, as asked" if chosen.thaw == 0 else "head only: no time was left")
+    run.figure("head only, as requested" if chosen.thaw == 0 else "head only: no time was left")
     if run.deadline.hit:
-        deadlines.cut(run, "No stage was thawed, so the head-only model goes on")
+        deadlines.cut(run, "No stage was thawed, so the head-only model is kept")
     return loss

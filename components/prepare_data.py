@@ -58,8 +58,8 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         if not lineage.datasets and versions.current(run.settings.model, "champion"):
             raise InputError(
                 f"{run.settings.model!r} has a champion, but the splits it was trained with are gone from MLflow.",
-                "Restore the deleted runs, or give their last assignments.parquet with --assignments: new splits could "
-                "test it on its training data.",
+                "Restore the deleted runs, or use --assignments with their last assignments.parquet: new "
+                "splits could test it on its training data.",
             )
         try:
             info = prepare(source, run.settings, dataset, with_salt(lineage, run.settings), run.progress)
@@ -146,15 +146,16 @@ def _note(run: "runs.StepRun", info: DatasetInfo) -> None:
         run.note(info.note)
     if info.chained:
         run.note(
-            f"{info.chained} examples look alike one after another, like the pictures of a fixed camera: they are "
-            "divided into groups, the nearest together; name what belongs together in the column group"
+            f"{info.chained} examples look alike one after another, like the pictures of a fixed camera: "
+            "they are divided into groups of nearest neighbors; use the column group for those that "
+            "belong together"
         )
     if info.set_aside:
-        run.note(f"{info.set_aside} examples set aside: they belong to examples of two splits")
+        run.note(f"{info.set_aside} examples set aside: they belong with examples in two splits")
     if info.label_changes:
         run.note(
-            f"{info.label_changes} test rows have another label than they were locked with, which counts until "
-            f"`thawline labels accept --model {run.settings.model}`"
+            f"{info.label_changes} test rows have a changed label; the locked one counts until `thawline "
+            f"labels accept --model {run.settings.model}`"
         )
 
 
@@ -173,8 +174,9 @@ def _with_assignments(lineage: Lineage, settings: Settings) -> Lineage:
     moved = sum(id_ in known and known[id_].split != member.split for id_, member in given.members.items())
     if moved:
         raise InputError(
-            f"{settings.assignments} gives {moved} of its examples another split than {settings.model!r} has already.",
-            "Leave --assignments out, or begin a new lineage with another --model.",
+            f"{settings.assignments} assigns {moved} of its examples to other splits than "
+            f"{settings.model!r} already has.",
+            "Leave out --assignments, or start a new lineage with another --model.",
         )
     return lineage
 
@@ -193,7 +195,7 @@ def _read_assignments(place: str) -> Lineage:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
         raise InputError(
             f"The assignments {place} can't be read: {reason}.",
-            "Give the assignments.parquet that prepare_data of an earlier run left in MLflow.",
+            "Use the assignments.parquet that prepare_data of an earlier run stored in MLflow.",
         ) from error
 
 
@@ -209,6 +211,6 @@ def with_salt(lineage: Lineage, settings: Settings) -> Lineage:
     if asked not in (lineage.salt, Settings.model_fields["split_salt"].default):
         raise InputError(
             f"The splits of {settings.model!r} were made with salt {lineage.salt!r}, so {asked!r} can't be used.",
-            "Leave --split-salt out, or start a new lineage with another --model.",
+            "Leave out --split-salt, or start a new lineage with another --model.",
         )
     return lineage

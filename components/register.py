@@ -113,7 +113,7 @@ def _obstacle(model: str, version: str) -> str:
     """Why an accepted version did not become champion."""
     if promotion.withdrawn(model, version):
         return (
-            f"Accepted, but version {version} was rolled back: it becomes champion again by "
-            f"`{promotion.approval(model, version)}` only."
+            f"Accepted, but version {version} was rolled back: it becomes champion again only with "
+            f"`{promotion.approval(model, version)}`."
         )
-    return "Accepted, but another run moved the champion meanwhile."
+    return "Accepted, but another run moved the champion in the meantime."

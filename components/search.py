@@ -59,11 +59,11 @@ def search(
         name = study_name(run.settings, dataset_digest, weights_digest)
         run.tags({tag_names.STUDY: name, tag_names.WORKER: str(worker)})
         if run.settings.trials == 0:
-            run.figure("skipped: the defaults are taken")
+            run.figure("skipped: the defaults are used")
             return name
         run.deadline = deadlines.of(run)
         if run.deadline.reached():
-            deadlines.cut(run, "The search was left out")
+            deadlines.cut(run, "The search was skipped")
             return name
         from components.core.training.data import open_data  # torch costs seconds
         from components.core.training.phase import build_network
@@ -146,7 +146,7 @@ def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float
             for process in filter(lambda one: one.pid, workers):
                 process.terminate()
     if any(process.exitcode == NO_ANSWER_STATUS for process in workers):
-        raise NoAnswerError("The search's database does not answer any more.", "Look at its log, and run again.")
+        raise NoAnswerError("The search's database no longer answers.", "Check its log, and run again.")
     _check(run, study, killed=any(process.exitcode for process in workers))
     ours = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("step") == run.run_id]
     return float(sum(trial.user_attrs.get(tag_names.SAVED, 0.0) for trial in ours))
@@ -159,7 +159,9 @@ def _check(run: "StepRun", study: "optuna.Study", *, killed: bool) -> None:
     failed = [t for t in trials if t.user_attrs.get("step") == run.run_id and "error" in t.user_attrs]
     if killed and (failed or done < run.settings.trials):  # a killed worker's trial may have been run by another
         reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
-        raise StepError(f"A search worker died: {reason}.", "Run again: the search goes on with the trials left.")
+        raise StepError(
+            f"A search worker died: {reason}.", "Run again: the search continues with the remaining trials."
+        )
     left = run.settings.trials - done - states.count("RUNNING")  # workers of other machines may still run some
     late = done < run.settings.trials and run.deadline.at < math.inf
     if late and left > 0:
@@ -167,9 +169,9 @@ def _check(run: "StepRun", study: "optuna.Study", *, killed: bool) -> None:
     if "COMPLETE" in states:
         run.figure(f"validation loss {study.best_value:.3f} in {done} trials")
     elif late:  # where workers of other machines still run the rest, theirs may come to an end
-        run.figure("no trial came to its end: the defaults are taken")
+        run.figure("no trial finished: the defaults are used")
     else:
-        raise StepError("No trial of the search came to its end.", "Lower the learning rates, or raise --trials.")
+        raise StepError("No trial of the search finished.", "Lower the learning rates, or raise --trials.")
 
 
 def _log_finished(run: "StepRun", study: "optuna.Study", logged: set[int]) -> None:

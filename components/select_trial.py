@@ -25,7 +25,7 @@ def select_trial(settings: str, run_key: str, studies: list[str], trials: Path, 
     with runs.step("select_trial", run_key, settings) as run:
         if version:
             trials.write_text(recall.trials(run.settings.model, version))
-            run.figure(f"those of version {version}")
+            run.figure(f"hyperparameters of version {version}")
             return run.settings.defaults().model_dump_json()
         chosen, found = run.settings.defaults(), _trials(studies[0]) if run.settings.trials else []
         importances: dict[str, float] = {}

@@ -54,7 +54,7 @@ def extract(package: str, folder: Path) -> Path:
     """
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise InputError(
-            f"The data come in the Debian package {package}, and there is no apt-get here.",
+            f"The data is in the Debian package {package}, but there is no apt-get here.",
             "Run on Debian or Ubuntu, or point `thawline run` to a folder of your own.",
         )
     folder.chmod(0o755)

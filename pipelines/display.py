@@ -1,4 +1,4 @@
-"""What the terminal shows while a run goes on: steps with state, time and main figure; plain lines when piped."""
+"""Progress on the terminal: steps with state, time and main metric; plain lines when piped."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -12,7 +12,7 @@ from pipelines import steps
 
 
 class Chosen(NamedTuple):
-    """What the search gives to the steps after it: outputs of tasks."""
+    """Outputs of the search for the steps after it."""
 
     hyperparameters: Any
     trials: Any
@@ -79,7 +79,7 @@ def fine_tuning(
     run_key: str,
     schedule: str = "",  # noqa: ARG001 - Kubeflow keeps it with the run
 ) -> None:
-    """Fine-tune a pretrained network on labelled data and register it.
+    """Fine-tune a pretrained network on labeled data and register it.
 
     Args:
         source: A folder, s3://bucket/prefix or a manifest.

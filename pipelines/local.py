@@ -41,7 +41,7 @@ def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[b
 
 
 def fetch_report(result: RunResult, run_key: str) -> RunResult:
-    """Where a server keeps the report, bring it into the run's folder; return the result that names it there."""
+    """Download a report from the server into the run's folder; return the result with its path."""
     if not urlsplit(result.report).scheme:
         return result
     from components.core.tracking import queries
@@ -55,7 +55,7 @@ def fetch_report(result: RunResult, run_key: str) -> RunResult:
 
 
 def lives(child: "subprocess.Popen[bytes]", *, group: bool) -> bool:
-    """Whether the DAG's process still runs; with `group`, whether any process of its steps does."""
+    """Return whether the DAG's process still runs; with `group`, whether any process of its steps does."""
     if child.poll() is None:
         return True
     try:

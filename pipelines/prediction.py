@@ -52,7 +52,7 @@ def listed(files: Sequence[str], texts: Sequence[str], lines: Iterable[bytes]) -
             found += _below(file, strict=True)
     found += [Record("text", text, text.encode) for text in texts]
     if not found:
-        raise InputError("There is nothing to answer.", "Give the paths of files, a folder, s3://…, - or --text.")
+        raise InputError("There is nothing to predict.", "Give the paths of files, a folder, s3://…, - or --text.")
     return found
 
 
@@ -81,7 +81,7 @@ def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool)
     if as_json:
         result = {"model": model, "version": version, "predictions": rows, "unanswered": bad}
         sys.stdout.write(json.dumps(result) + "\n")
-    told = [f"{next(iter(one.values()))} can't be answered: {one['reason']}." for one in bad]
+    told = [f"{next(iter(one.values()))} can't be predicted: {one['reason']}." for one in bad]
     told += [f"{len(bad)} of {len(records)} records can't be answered."] if len(bad) > 1 else []
     for line in told:
         console.print(f"Error: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
@@ -126,12 +126,12 @@ def _below(name: str, *, strict: bool) -> Iterator[Record]:
     if path.is_dir():
         files = list(folders.walk(path))
         if strict and not files:
-            raise InputError(f"The folder {name} holds no files.", "Give the paths of files to answer.")
+            raise InputError(f"The folder {name} holds no files.", "Check the paths.")
         yield from (_file(str(file)) for file in files)
         return
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
         if strict and not path.exists():
-            raise InputError(f"There is no file {name}.", "Give the paths of files to answer.")
+            raise InputError(f"There is no file {name}.", "Check the paths.")
     yield _file(str(path))
 
 

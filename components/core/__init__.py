@@ -1,1 +1,1 @@
-"""What every step shares; knows no problem and no pipeline."""
+"""Code shared by all steps, independent of any task and pipeline."""

@@ -1,4 +1,4 @@
-"""The contract: what differs between problems, as small Protocols by who asks; a task is a module that satisfies one.
+"""The contract of a task: small Protocols, one for each caller; a task is a module that satisfies them.
 
 A task writes `target`, `check`, `build` and `encode`. A target of its own writes `targets`, `loss`, `answer`,
 `answers`, `metrics` and `evaluate`. All else is optional: `optional_members.py` holds what it is where it is left out.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a model's answers to the test rows, and which way is better.
+    """A metric of a model's answers to the test rows, with its direction.
 
     With `features` and `figure` it may decide between two models. The tests draw sums of the features again and again,
     so such a metric has to be a function of sums over rows; another one may stand in the report.
@@ -50,17 +50,17 @@ class Metric:
 
     @property
     def may_decide(self) -> bool:
-        """Whether `--gate-metric` takes it."""
+        """Return whether `--gate-metric` accepts it."""
         return self.features is not None and self.figure is not None
 
     @property
     def sign(self) -> int:
-        """1 where a higher figure is better, else -1."""
+        """Return 1 if higher is better, else -1."""
         return 1 if self.higher_is_better else -1
 
 
 class Labels(Protocol):
-    """What preparing the data asks of a target. Labels are text."""
+    """The members of a target that data preparation uses. Labels are text."""
 
     def check_label(self, label: str) -> str:
         """Return a label in the form in which equal ones are equal; optional: any text names a class.
@@ -79,7 +79,7 @@ class Labels(Protocol):
         """Return the class of each label, by which splits are stratified and rows counted; optional: all empty."""
 
     def class_names(self, labels: Sequence[str]) -> list[str]:
-        """Return what the outputs stand for, in their order, from all labels of a dataset.
+        """Return the meaning of each output, in order, from all labels of a dataset.
 
         Optional: the names in the labels, sorted, or a single output where labels hold none.
         """
@@ -89,7 +89,7 @@ class Labels(Protocol):
 
 
 class Objective(Protocol):
-    """What training asks of a target."""
+    """The members of a target that training uses."""
 
     def loss(
         self, outputs: "Pytree", targets: "Tensor", label_smoothing: float, class_weights: "Tensor | None"
@@ -107,7 +107,7 @@ class Objective(Protocol):
 
 
 class Answers(Protocol):
-    """What inference asks of a target."""
+    """The members of a target that inference uses."""
 
     answer: type  # a TypedDict: the columns of an answer, MLflow's signature, and what `thawline predict` prints
     answers_code: (
@@ -125,14 +125,14 @@ class Answers(Protocol):
 
 
 class Scoring(Protocol):
-    """What the evaluation and the gate ask of a target."""
+    """The members of a target that the evaluation and the gate use."""
 
     metrics: Sequence[Metric]  # all that `evaluate` may return; the first is the headline, and may decide
 
     def evaluate(
         self, answers: "pd.DataFrame", labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> "Evaluation":
-        """Return what the report says of the served model's answers; `training` counts the training labels.
+        """Evaluate the served model's answers for the report; `training` counts the training labels.
 
         `targets.evaluation.by_sums` does it for metrics that may decide.
         """
@@ -145,7 +145,7 @@ class Scoring(Protocol):
 
 
 class Target(Labels, Objective, Answers, Scoring, Protocol):
-    """What a network learns to answer: a class, a number, several labels, a transcript, boxes."""
+    """The learning target of a network: a class, a number, several labels, a transcript, boxes."""
 
 
 class Task(Protocol):
@@ -163,7 +163,7 @@ class Task(Protocol):
     serving_requirements: Sequence[str]  # libraries that it needs beside mlflow, torch, numpy and pandas; optional
 
     def target(self, settings: Settings) -> Target:
-        """Return what the network learns to answer; where options decide, those of `measure` are among them."""
+        """Return the learning target; the settings include the options that `measure` found."""
 
     def check(self, content: bytes) -> Mapping[str, int | str]:
         """Return facts of one raw record for the index; the fact `fingerprint` is what `near_duplicates` compares.
@@ -200,7 +200,7 @@ class Task(Protocol):
         """
 
     def augments(self, settings: Settings) -> bool:
-        """Return whether training examples have to be encoded anew in each epoch; if not, what they give is kept.
+        """Return whether training examples are encoded afresh in each epoch; if not, activations are cached.
 
         Optional: with `--augment`, but not with `--views`.
         """
@@ -232,7 +232,7 @@ class Task(Protocol):
         """Return the name of a simple model of the training rows, and its answers to the test rows; optional: none."""
 
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":
-        """Return what the report shows of raw records: PNG or JPEG as bytes, or text; optional: nothing."""
+        """Return previews of raw records for the report: PNG or JPEG bytes, or text; optional: none."""
 
 
 def load_task(name: str) -> Task:
@@ -254,8 +254,8 @@ def load_task(name: str) -> Task:
             raise InputError(f"There is no task {name!r}.", f"Use one of: {', '.join(known)}.") from None
         raise InputError(
             f"The task {name!r} needs the library {error.name}, which is not installed.",
-            "Install the group that its page names, as by pip install 'thawline[text,audio]'; an image takes groups by "
-            "--build-arg TASKS.",
+            "Install the group that its page names, as in pip install 'thawline[text,audio]'; for an "
+            "image, build with --build-arg TASKS.",
         ) from error
     return complete_task(found)
 

@@ -1,4 +1,4 @@
-"""Check that a task and its target have what the contract asks for; say in a sentence what is missing or wrong."""
+"""Check a task and its target against the contract; name what is missing or wrong in one sentence."""
 
 import ast
 import inspect
@@ -34,7 +34,7 @@ def check_members(own: object, protocols: Sequence[type], defaults: type, whose:
 
 
 def check_shipped(file: Path, function: str, whose: str) -> None:
-    """Refuse code that is to travel with a model and can't stand alone.
+    """Refuse code that travels with a model but imports Thawline.
 
     Raises:
         InputError: The file does not define the function, or imports Thawline outside of functions.
@@ -44,8 +44,8 @@ def check_shipped(file: Path, function: str, whose: str) -> None:
         raise InputError(f"{whose} ships {file} with the model, which defines no function {function}.", PAGE)
     if imported := next((name for node in tree.body for name in _imported(node) if _is_ours(name)), ""):
         raise InputError(
-            f"{whose} ships {file} with the model, which imports {imported}: it runs where Thawline is not installed.",
-            f"Import it inside of the functions that need it, or put {function} into a file of its own.",
+            f"{whose} ships {file} with the model, which imports {imported}: it has to run without Thawline.",
+            f"Import it inside the functions that need it, or move {function} into a separate file.",
         )
 
 
@@ -59,7 +59,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _misfit(value: object, name: str, protocol: type) -> str:
-    """Why a member does not fit; empty if it does."""
+    """Return the reason why a member does not fit; empty if it does."""
     declared = getattr(protocol, name, None)
     if declared is None:
         wanted = inspect.get_annotations(protocol)[name]
@@ -69,7 +69,7 @@ def _misfit(value: object, name: str, protocol: type) -> str:
 
 def _uncallable(value: object, name: str, parameters: Sequence[str]) -> str:
     if not callable(value):
-        return f"{name} is no function"
+        return f"{name} is not a function"
     try:
         signature = inspect.signature(value)
     except ValueError:  # some built-in functions have none

@@ -1,4 +1,4 @@
-"""Errors that a user is meant to see: one sentence that names the thing, one that mends it."""
+"""Errors for users: one sentence that names the problem, and a hint on how to fix it."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -14,8 +14,8 @@ class ExpectedError(Exception):
     """A failure with a known reason; shown without a traceback.
 
     Args:
-        sentence: What is wrong, naming the thing (a path, an option, a class).
-        hint: What the user does about it.
+        sentence: The problem, naming the thing (a path, an option, a class).
+        hint: How the user fixes it.
     """
 
     kind: Literal["input", "failure"] = "failure"
@@ -36,9 +36,9 @@ class InputError(ExpectedError):
 
 
 class UnavailableError(InputError):
-    """What the input or an option names did not answer, refused, or is not on this machine.
+    """Something named by the input or an option did not answer, refused, or is not on this machine.
 
-    That may be over at another attempt, which a cluster may start elsewhere.
+    Another attempt, which a cluster may start elsewhere, may succeed.
     """
 
 
@@ -47,7 +47,7 @@ class NoAnswerError(UnavailableError):
 
 
 def is_silence(error: BaseException) -> bool:
-    """Whether a library's error comes from a server that did not answer, or had a fault of its own."""
+    """Return whether a library's error comes from a server that did not answer or failed internally."""
     for one in _chain(error):  # the outermost error that tells decides: those within it may have been dealt with
         if type(one).__name__ in _FINAL:
             return False

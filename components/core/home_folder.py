@@ -16,7 +16,7 @@ def home() -> Path:
 
 
 def tracking_uri() -> str:
-    """Where runs are logged: `MLFLOW_TRACKING_URI`, else the SQLite store in the home folder."""
+    """Return the address of the tracking store: `MLFLOW_TRACKING_URI`, else the SQLite store in the home folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
 
 
@@ -28,7 +28,7 @@ def writable() -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         first = "Free space there" if full else f"Give {home()} to this process's user, {os.geteuid()}"
-        hint = f"{first}, or choose another folder by --home or THAWLINE_HOME."
+        hint = f"{first}, or choose another folder with --home or THAWLINE_HOME."
         raise UnavailableError(f"{error.filename or home()} can't be written to: {error.strerror}.", hint) from None
 
 
@@ -51,7 +51,7 @@ def has_current_schema(database: Path) -> bool:
 
 
 def store_is_ready() -> bool:
-    """Whether steps can log at once: the local store is current, or some other server keeps its own."""
+    """Return whether steps can log at once: the local store is current, or another server has its own."""
     uri = tracking_uri()
     return not uri.startswith("sqlite:///") or store_is_current(Path(uri.removeprefix("sqlite:///")))
 

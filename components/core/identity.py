@@ -1,4 +1,4 @@
-"""Who runs this process."""
+"""The user of this process."""
 
 import getpass
 import os
@@ -15,5 +15,5 @@ def whoami() -> str:
 
 
 def is_pod() -> bool:
-    """Whether this is a pod of Kubeflow's."""
+    """Return whether this process runs in a pod of Kubeflow."""
     return bool(os.environ.get("KFP_POD_NAME"))

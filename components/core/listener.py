@@ -1,4 +1,4 @@
-"""What long work reports while it runs, and how it learns that it has to stop."""
+"""The listener of long work: receives its reports, and tells it to stop."""
 
 import math
 import time
@@ -10,7 +10,7 @@ Progress: TypeAlias = Callable[[int, int, str], None]  # examples done, in total
 
 
 class Listener(Protocol):
-    """Hears of long work: a step's run, a trial of a search, or the process that started this one."""
+    """Receives reports of long work: a step's run, a trial of a search, or the parent process."""
 
     def epoch(self, figures: dict[str, float], /) -> None:
         """Take the figures of an epoch of training; what this raises ends the training."""
@@ -22,7 +22,7 @@ class Listener(Protocol):
         """Take how far the work is: done, in total, and what is done."""
 
     def should_stop(self, seconds: float, /) -> bool:
-        """Return whether to stop with the best so far, where the next epoch takes so many seconds."""
+        """Return whether to stop with the best so far, given the seconds of the next epoch."""
 
 
 def _ignore(*_reported: object) -> None:
@@ -55,6 +55,6 @@ class Deadline:
     hit: bool = False  # whether anything was asked to stop
 
     def reached(self, ahead: float = 0.0) -> bool:
-        """Whether it has come, or will have in `ahead` seconds; from then on it stays so."""
+        """Return whether the deadline has passed, or will have in `ahead` seconds; once true, it stays true."""
         self.hit = self.hit or time.time() + ahead >= self.at
         return self.hit

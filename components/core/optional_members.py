@@ -1,4 +1,4 @@
-"""What the optional members of a task and of a target are where they are left out, and how they are looked up."""
+"""Defaults of the optional members of tasks and targets, and their lookup."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Overlay:
-    """Members of their own, and all others of what lies below.
+    """An object with some members overridden; all others come from the one below.
 
     Args:
         below: A module or an object.
@@ -36,7 +36,7 @@ class Overlay:
         self.__dict__.update(left_out | members, _below=below)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - a member of any kind
-        """Look up what has not been laid over."""
+        """Look up members that are not overridden."""
         if name.startswith("__"):  # copies ask for these before there is anything below
             raise AttributeError(name)
         return getattr(self.__dict__["_below"], name)
@@ -165,11 +165,11 @@ class TargetDefaults:
         """The headline metric of each row alone, less than 0 where lower is better.
 
         Raises:
-            ValueError: It is no function of sums over rows.
+            ValueError: It is not a function of sums over rows.
         """
         metric = self._own.metrics[0]
         if metric.features is None or metric.figure is None:
-            raise ValueError(f"{metric.name} has no features, so the target needs scores of its own")
+            raise ValueError(f"{metric.name} has no features, so the target has to define scores")
         found: np.ndarray[Any, Any] = metric.sign * metric.figure(metric.features(answers, labels, ()))
         return found
 

@@ -1,4 +1,4 @@
-"""Which code and which libraries made a result."""
+"""The revision of the code and the versions of the libraries."""
 
 import contextlib
 import os

@@ -40,7 +40,7 @@ def own_key(run_key: str) -> str:
     """
     key = run_key or os.environ.get("THAWLINE_RUN_KEY", "")
     if not key:
-        raise StepError("This run has no key.", "Give the parameter run_key, or set THAWLINE_RUN_KEY in the pods.")
+        raise StepError("This run has no key.", "Set the parameter run_key, or THAWLINE_RUN_KEY in the pods.")
     return key
 
 
@@ -135,7 +135,7 @@ def abandoned_runs() -> list[str]:
 
 
 def driver(run_key: str) -> Literal["lives", "gone", "unknown"]:
-    """What became of the process that drives a run of this home; unknown of a run that some other machine drives."""
+    """Return the state of the process that drives a run of this home; unknown for runs of other machines."""
     lease = home() / "runs" / run_key / "lease.json"
     if not run_key or not lease.exists() or not _is_here(json.loads(lease.read_text())):
         return "unknown"
@@ -174,7 +174,7 @@ def process_mark() -> str:
 
 
 def fate(mark: str) -> Literal["lives", "gone", "unknown"]:
-    """What became of the process of a `process_mark`; unknown if it was another machine's or container's."""
+    """Return the state of the process of a `process_mark`; unknown for other machines and containers."""
     space, _, process = mark.partition(" ")
     pid, _, started = process.partition(" ")
     if space != _process_space() or not pid.isdecimal():

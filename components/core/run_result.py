@@ -12,7 +12,7 @@ Status = Literal["succeeded", "skipped", "failed", "terminated", "submitted", "r
 
 
 class RunResult(BaseModel):
-    """How a run ended, read from MLflow; with nothing but a reason, of a run that did not start.
+    """The outcome of a run, read from MLflow; for a run that did not start, only the reason.
 
     A run that was skipped has the version, metrics, digest and report of the run `same_as`.
     """

@@ -70,7 +70,7 @@ def client() -> "S3Client":
         made = boto3.Session().client("s3", config=config)  # the default session would keep old credentials
     except (ValueError, exceptions.BotoCoreError) as error:  # an endpoint that is no address, an unknown profile
         raise InputError(
-            f"The S3 client can't be made: {type(error).__name__}.", "Check the AWS_* variables."
+            f"The S3 client can't be created: {type(error).__name__}.", "Check the AWS_* variables."
         ) from error
     for operation in _WHOLE:
         made.meta.events.register(f"needs-retry.s3.{operation}", _ask_again)  # type: ignore[arg-type]  # handlers answer here
@@ -220,7 +220,7 @@ def _explained(uri: str) -> Iterator[None]:
         raise _refusal(uri, str(error.response.get("Error", {}).get("Code", "unknown")), status) from error
     except exceptions.IncompleteReadError as error:
         raise NoAnswerError(
-            f"The S3 server's answers for {uri} break off.", "Check the network, and run again."
+            f"The S3 server's answers for {uri} were cut off.", "Check the network, and run again."
         ) from error
     except _UNREACHABLE as error:
         server = urlsplit(client().meta.endpoint_url).netloc.rpartition("@")[2]  # without a password
@@ -237,7 +237,7 @@ def _explained(uri: str) -> Iterator[None]:
 def _refusal(uri: str, code: str, status: int) -> InputError:
     bucket, _ = split_uri(uri)
     if status >= 500:  # noqa: PLR2004 - HTTP: the server's own errors
-        return NoAnswerError(f"{uri}: the S3 server answers with {code}.", "Look at its log, or wait.")
+        return NoAnswerError(f"{uri}: the S3 server answers with {code}.", "Check its log, or wait.")
     kind = ObjectError if code in _OF_ONE_OBJECT else UnavailableError
     if code == "NoSuchBucket":
         return kind(f"There is no bucket {bucket!r}.", "Check the name and AWS_ENDPOINT_URL.")

@@ -42,7 +42,7 @@ class Option:
 
 
 class Hyperparameters(BaseModel):
-    """What one trial fixes, for both training steps."""
+    """Hyperparameters of one trial, for both training steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -69,8 +69,7 @@ class Settings(BaseModel):
     )
     option: Annotated[dict[str, str], Option("Problem and model", affects="model")] = Field(
         {},
-        description="An option of the task's own, as NAME=VALUE; may be given several times. A wrong name lists the "
-        "right ones.",
+        description="Task option, as NAME=VALUE; repeatable. A wrong name lists the available ones.",
     )
     model: Annotated[str, Option("Problem and model", affects="model")] = Field(
         "thawline",
@@ -78,29 +77,29 @@ class Settings(BaseModel):
         description="Name in the model registry; also the lineage of the splits.",
     )
     promote: Annotated[Literal["auto", "manual"], Option("Problem and model", affects="operation")] = Field(
-        "auto", description="An accepted version becomes champion at once, or waits for `thawline promote`."
+        "auto", description="Make an accepted version champion at once, or let it wait for `thawline promote`."
     )
 
     backbone: Annotated[str, Option("Network", affects="model")] = Field(
         "",
-        description="torchvision/NAME, timm/NAME or hf/NAME for pictures, hf/NAME for text and sound, speaker/lstm for "
-        "sound; empty: the task's own.",
+        description="torchvision/NAME, timm/NAME or hf/NAME for pictures, hf/NAME for text and sound, speaker/lstm "
+        "for sound; empty: the task's default.",
     )
     weights: Annotated[str, Option("Network", affects="model")] = Field(
         "default",
         description="default, a weight name of the library, FILE.pth, FILE.safetensors, s3://…, "
-        "package:efficientnet-lite0, or none. For networks of transformers a folder or s3://…; "
+        "package:efficientnet-lite0, or none. For transformers networks a folder or s3://…; "
         "package:all-minilm-l6-v2 for text, package:resemblyzer for sound.",
     )
     warm_start: Annotated[bool, Option("Network", affects="model")] = Field(
-        default=False, description="Start from the champion's weights; from --weights where there is no champion yet."
+        default=False, description="Start from the champion's weights; without a champion, from --weights."
     )
     image_size: Annotated[int, Option("Network", affects="model")] = Field(
         0, ge=0, description="Side of the square input in pixels; 0: what the weights expect."
     )
     resize: Annotated[Literal["auto", "crop", "squash", "pad"], Option("Network", affects="model")] = Field(
         "auto",
-        description="How a picture becomes square: centre crop, stretch, pad with white, or what the weights expect.",
+        description="How a picture becomes square: center crop, stretch, pad with white, or what the weights expect.",
     )
 
     head: Annotated[Literal["linear", "mlp"], Option("Network", affects="model")] = Field(
@@ -125,69 +124,72 @@ class Settings(BaseModel):
     )
     batch_size: Annotated[int, Option("Training", affects="model")] = Field(32, ge=2, description="Examples per step.")
     head_epochs: Annotated[int, Option("Training", affects="model")] = Field(
-        30, ge=1, description="Most epochs of the head phase."
+        30, ge=1, description="Maximum epochs of the head phase."
     )
     head_learning_rate: Annotated[float | None, Option("Training", affects="model")] = Field(
-        None, gt=0, description="Peak rate of the head phase."
+        None, gt=0, description="Peak learning rate of the head phase."
     )
     thaw: Annotated[int | None, Option("Training", affects="model")] = Field(
         None, ge=0, description="Stages thawed in the second phase; 0: head only."
     )
     thaw_epochs: Annotated[int | None, Option("Training", affects="model")] = Field(
-        None, ge=1, description="Most epochs of the thawed phase."
+        None, ge=1, description="Maximum epochs of the thawed phase."
     )
     thaw_learning_rate: Annotated[float | None, Option("Training", affects="model")] = Field(
-        None, gt=0, description="Peak rate of the head while thawed."
+        None, gt=0, description="Peak learning rate of the head in the thawed phase."
     )
     layer_decay: Annotated[float | None, Option("Training", affects="model")] = Field(
-        None, gt=0, le=1, description="Factor on the rate per stage below the head."
+        None, gt=0, le=1, description="Factor on the learning rate for each stage below the head."
     )
     warmup: Annotated[float, Option("Training", affects="model")] = Field(
-        0.1, ge=0, lt=1, description="Share of the steps that warm up before the cosine."
+        0.1, ge=0, lt=1, description="Share of the steps for warmup, before the cosine decay."
     )
     patience: Annotated[int, Option("Training", affects="model")] = Field(
-        8, ge=1, description="Epochs without a better validation loss before stopping."
+        8, ge=1, description="Epochs without a lower validation loss before stopping."
     )
     clip_norm: Annotated[float, Option("Training", affects="model")] = Field(
-        1.0, ge=0, description="Largest gradient norm; 0: no clipping."
+        1.0, ge=0, description="Maximum gradient norm; 0: no clipping."
     )
 
     augment: Annotated[
         Literal["none", "basic", "randaugment", "trivialaugment"], Option("Augmentation", affects="model")
     ] = Field(
         "none",
-        description="Augmentation. Of pictures basic is random crop and flip, the others add to it; texts and sounds "
-        "have basic only.",
+        description="Augmentation. For pictures, basic is random crop and flip, and the others add to it; texts and "
+        "sounds have only basic.",
     )
     views: Annotated[int, Option("Augmentation", affects="model")] = Field(
-        0, ge=0, description="Augmented views of each training example that are kept; 0: augmented afresh each epoch."
+        0, ge=0, description="Augmented views to cache of each training example; 0: augment afresh in each epoch."
     )
     mixup: Annotated[float, Option("Augmentation", affects="model")] = Field(
-        0.0, ge=0, description="Alpha of mixup; 0: off. Mixes activations at the thaw line where these are kept."
+        0.0, ge=0, description="Alpha of mixup; 0: off. Mixes activations at the thaw line if they are cached."
     )
     cutmix: Annotated[float, Option("Augmentation", affects="model")] = Field(
-        0.0, ge=0, description="Alpha of cutmix; 0: off. Mixes pictures, so nothing is kept."
+        0.0, ge=0, description="Alpha of cutmix; 0: off. Mixes pictures, so nothing is cached."
     )
 
     trials: Annotated[int, Option("Search and machine", affects="model")] = Field(
-        20, ge=0, description="Trials of the search in total; 0: take the defaults."
+        20, ge=0, description="Trials of the search in total; 0: use the defaults."
     )
     search_workers: Annotated[int, Option("Search and machine", affects="operation")] = Field(
-        0, ge=0, description="Processes of the search, on Kubeflow pods; 0: one per GPU or core, there one pod."
+        0,
+        ge=0,
+        description="Processes of the search (on Kubeflow: pods); 0: one per GPU or core (on Kubeflow: one pod).",
     )
     processes: Annotated[int, Option("Search and machine", affects="operation")] = Field(
         1, ge=0, description="Processes that divide each batch of the two training steps; 0: one per GPU."
     )
     activations: Annotated[Literal["auto", "keep", "recompute"], Option("Search and machine", affects="operation")] = (
         Field(
-            "auto", description="Keep what lies below the thaw line, compute it again each epoch, or what is cheaper."
+            "auto",
+            description="Cache activations below the thaw line, recompute them in each epoch, or do what is faster.",
         )
     )
     activation_precision: Annotated[Literal["float32", "float16"], Option("Search and machine", affects="model")] = (
-        Field("float32", description="Precision of kept activations; float16 halves the disk and rounds.")
+        Field("float32", description="Precision of cached activations; float16 halves the disk space and rounds.")
     )
     cache_budget: Annotated[float, Option("Search and machine", affects="operation")] = Field(
-        50.0, ge=0, description="Gigabytes that kept activations may take; the least recently used go first."
+        50.0, ge=0, description="Gigabytes for cached activations; the least recently used are removed first."
     )
     device: Annotated[str, Option("Search and machine", affects="model")] = Field(
         "auto", description="auto, cpu, cuda or cuda:N."
@@ -196,7 +198,7 @@ class Settings(BaseModel):
         0, ge=0, description="Seed of weights, batches, augmentation and search; never of splits."
     )
     deterministic: Annotated[bool, Option("Search and machine", affects="model")] = Field(
-        default=False, description="Bit for bit the same on the same machine; slower."
+        default=False, description="Make results identical bit for bit on the same machine; slower."
     )
 
     split_salt: Annotated[str, Option("Data", affects="model")] = Field(
@@ -204,26 +206,26 @@ class Settings(BaseModel):
     )
     # only of a lineage without any run, whose splits the data's digest holds
     assignments: Annotated[str, Option("Data", affects="operation")] = Field(
-        "", description="assignments.parquet to go on from where MLflow has no run of the model; a file or s3://…."
+        "", description="assignments.parquet to continue from if MLflow has no run of the model; a file or s3://…."
     )
     near_duplicates: Annotated[int, Option("Data", affects="model")] = Field(
         32,
         ge=-1,
         le=128,
-        description="Bits of 256 in which near-duplicates differ at most; they keep to one split. -1: look for none.",
+        description="Maximum differing bits, of 256, between near-duplicates, which stay in one split. -1: off.",
     )
     near_duplicates_flipped: Annotated[bool, Option("Data", affects="model")] = Field(
-        default=False, description="Mirrored copies are near-duplicates too."
+        default=False, description="Count mirrored copies as near-duplicates too."
     )
     max_rejected: Annotated[float, Option("Data", affects="operation")] = Field(
-        0.05, ge=0, le=1, description="Share of bad records above which the run stops."
+        0.05, ge=0, le=1, description="Maximum share of rejected records; above it the run stops."
     )
 
     gate: Annotated[Literal["superiority", "non-inferiority"], Option("Gate", affects="gate")] = Field(
-        "superiority", description="What a challenger has to show against the champion on the same test rows."
+        "superiority", description="Requirement for a challenger against the champion on the same test rows."
     )
     gate_metric: Annotated[str, Option("Gate", affects="gate")] = Field(
-        "", description="Metric that decides; empty: the task's own."
+        "", description="Metric that decides; empty: the task's default."
     )
     gate_alpha: Annotated[float, Option("Gate", affects="gate")] = Field(
         0.05, gt=0, lt=0.5, description="Probability that an equal or worse model is promoted within the horizon."
@@ -232,51 +234,52 @@ class Settings(BaseModel):
         26, ge=1, description="Looks at the test rows that alpha is spread over."
     )
     gate_margin: Annotated[float, Option("Gate", affects="gate")] = Field(
-        0.03, gt=0, lt=1, description="Difference within which a model is not inferior."
+        0.03, gt=0, lt=1, description="Margin of non-inferiority."
     )
     slice_margin: Annotated[float, Option("Gate", affects="gate")] = Field(
-        0.05, ge=0, lt=1, description="Most that any slice may fall by."
+        0.05, ge=0, lt=1, description="Maximum drop of any slice."
     )
     slice_by: Annotated[str, Option("Gate", affects="gate")] = Field(
-        "", description="Metadata columns whose values are slices too, with commas between."
+        "", description="Metadata columns whose values are also slices, separated by commas."
     )
     max_label_shift: Annotated[float, Option("Gate", affects="gate")] = Field(
-        0.5, ge=0, description="Relative change of a class's share of the labels that holds a model back; 0: none does."
+        0.5, ge=0, description="Relative change of a class's share of the labels that blocks a promotion; 0: no limit."
     )
     allow_removed_class: Annotated[bool, Option("Gate", affects="gate")] = Field(
-        default=False, description="Promote a model that no longer knows a class."
+        default=False, description="Allow promoting a model that no longer knows a class."
     )
     max_calibration_error: Annotated[float, Option("Gate", affects="gate")] = Field(
-        0.0, ge=0, le=1, description="Highest calibration error; 0: no limit."
+        0.0, ge=0, le=1, description="Maximum calibration error; 0: no limit."
     )
     max_latency_ratio: Annotated[float, Option("Gate", affects="gate")] = Field(
-        0.0, ge=0, description="Longest time for a row, in the champion's; 0: no limit."
+        0.0, ge=0, description="Maximum time per row, as a multiple of the champion's; 0: no limit."
     )
     test_window: Annotated[int, Option("Gate", affects="gate")] = Field(
-        4, ge=1, description="Datasets back to which test rows count as recent, in the figures beside the old ones."
+        4, ge=1, description="Number of latest datasets whose test rows count as recent in the report."
     )
     min_new: Annotated[int, Option("When nothing changed", affects="operation")] = Field(
         0,
         ge=0,
-        description="Examples that must be new, gone or changed since the last training to train again.",
+        description="Minimum number of examples that are new, gone or changed since the last training.",
     )
     drift_trigger: Annotated[float, Option("When nothing changed", affects="operation")] = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of new examples told from the champion's data that trains in spite of --min-new; 0: off.",
+        description="Share of new examples that differ from the champion's data above which to train despite "
+        "--min-new; 0: off.",
     )
     force: Annotated[bool, Option("When nothing changed", affects="operation")] = Field(
-        default=False, description="Train although nothing has changed."
+        default=False, description="Train even if nothing has changed."
     )
     verify: Annotated[bool, Option("When nothing changed", affects="operation")] = Field(
-        default=False, description="Read all data to find changes, whatever sizes and times say."
+        default=False, description="Read all data to find changes, regardless of sizes and times."
     )
     # a run that it cuts is told from others by a tag
     max_minutes: Annotated[float, Option("Deadline, cost, notification", affects="operation")] = Field(
         0.0,
         ge=0,
-        description="Minutes from the run's start after which training stops with the best so far; 0: no limit.",
+        description="Minutes from the run's start after which training stops with the best model so far; 0: no limit.",
     )
     step_max_minutes: Annotated[float, Option("Deadline, cost, notification", affects="operation")] = Field(
         0.0, ge=0, description="Minutes after which each training step stops; 0: no limit."
@@ -284,23 +287,23 @@ class Settings(BaseModel):
     lost_after_hours: Annotated[float, Option("Deadline, cost, notification", affects="operation")] = Field(
         24.0,
         ge=0.5,
-        description="Hours without a sign of life after which a run counts as lost, and the model's next one starts; "
-        "on Kubeflow its API is asked first.",
+        description="Hours without a sign of life after which a run counts as lost and the model's next run may "
+        "start; on Kubeflow, its API is asked first.",
     )
     machine: Annotated[str, Option("Deadline, cost, notification", affects="operation")] = Field(
-        "", max_length=100, description="Type of the machine, for the line that says what a run cost."
+        "", max_length=100, description="Type of the machine, for the cost of the run."
     )
     price_per_hour: Annotated[float, Option("Deadline, cost, notification", affects="operation")] = Field(
-        0.0, ge=0, description="What an hour of the machine costs; 0: not known."
+        0.0, ge=0, description="Price of an hour on the machine; 0: unknown."
     )
     currency: Annotated[str, Option("Deadline, cost, notification", affects="operation")] = Field(
-        "", max_length=10, description="Of that price."
+        "", max_length=10, description="Currency of the price."
     )
     notify: Annotated[
         Literal["always", "changes", "failures"], Option("Deadline, cost, notification", affects="operation")
     ] = Field(
         "changes",
-        description="Where THAWLINE_WEBHOOK_URL is set: tell of every run, of all but skipped ones, or of failed ones.",
+        description="If THAWLINE_WEBHOOK_URL is set: report every run, all but skipped runs, or failed runs only.",
     )
 
     @field_validator("task")
@@ -326,11 +329,11 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _kept_batches_stay_the_same(self) -> Self:
         if self.views and self.augment == "none":
-            raise ValueError("--views keeps augmented views, so it needs --augment")
+            raise ValueError("--views caches augmented views, so it needs --augment")
         if self.views and self.cutmix:
             raise ValueError("--cutmix mixes pictures afresh in each epoch: leave out --views, or use --mixup")
         if self.activations == "keep" and (self.cutmix or (self.augment != "none" and not self.views)):
-            raise ValueError("--activations keep can't keep what differs in each epoch: give --views, without --cutmix")
+            raise ValueError("--activations keep can't cache what differs in each epoch: use --views, without --cutmix")
         return self
 
     def to_json(self) -> str:
@@ -343,7 +346,7 @@ class Settings(BaseModel):
         return cls.model_validate_json(text)
 
     def digest(self) -> str:
-        """Identifies the settings that can change a result; `OPERATIONAL` ones are left out."""
+        """Return a digest of the settings that can change a result, without `OPERATIONAL` ones."""
         return digest(self.model_dump(exclude=set(OPERATIONAL)))
 
     def training(self) -> dict[str, Any]:
@@ -355,7 +358,7 @@ class Settings(BaseModel):
         return self.model_dump(include=set(GATE))
 
     def gate_digest(self) -> str:
-        """Identifies how a model is judged and registered."""
+        """Return a digest of the settings for judging and registration."""
         return digest(self.gate_rules())
 
     def fixed(self) -> dict[str, float]:

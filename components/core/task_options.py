@@ -35,10 +35,10 @@ def parse_options(settings: Settings, model: type[_Options]) -> _Options:
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             known = ", ".join(model.model_fields)
-            hint = f"Use one of: {known}." if known else "Leave --option out."
+            hint = f"Use one of: {known}." if known else "Leave out --option."
             raise InputError(f"The task {settings.task} has no option {name!r}.", hint) from None
         raise InputError(
-            f"--option {name}={first['input']} can't be used: {first['msg'].lower()}.", "Give another value."
+            f"--option {name}={first['input']} can't be used: {first['msg'].lower()}.", "Use another value."
         ) from None
 
 

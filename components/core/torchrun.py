@@ -4,10 +4,10 @@ import os
 
 
 def launched() -> bool:
-    """Whether somebody else started several processes of this step: torchrun, or Kubeflow Trainer by it."""
+    """Return whether torchrun (or Kubeflow Trainer through it) started several processes of this step."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def is_helper() -> bool:
-    """Whether this process only computes, because it is not the first of those that torchrun started."""
+    """Return whether this process only computes: it is not the first one started by torchrun."""
     return launched() and os.environ["RANK"] != "0"

@@ -1,4 +1,4 @@
-"""What differs between problems: a task is a module that satisfies the contract, `components/core/contract.py`."""
+"""The built-in tasks: modules that satisfy the contract in `components/core/contract.py`."""
 
 from components.core.contract import Target, Task, load_task
 

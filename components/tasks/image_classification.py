@@ -78,7 +78,7 @@ def _thumbnail(content: bytes) -> bytes:
 
 
 def augments(settings: Settings) -> bool:
-    """Whether pictures are augmented or mixed afresh in each epoch."""
+    """Return whether pictures are augmented or mixed afresh in each epoch."""
     return augmentation.augments(settings) or settings.cutmix > 0
 
 

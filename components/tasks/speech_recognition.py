@@ -40,13 +40,15 @@ WHOLE = 0.99  # share of the training sounds that the length holds, up to that
 class Options(SoundOptions):
     """`--option NAME=VALUE`."""
 
-    units: Literal["characters", "words"] = Field("characters", description="What the network answers frame by frame.")
-    beam: int = Field(1, ge=1, le=100, description="Prefixes that decoding keeps; 1: the best path.")
-    time_mask: float = Field(0.05, ge=0, lt=1, description="Most of the length that a mask of --augment hides.")
+    units: Literal["characters", "words"] = Field("characters", description="Output units of the network.")
+    beam: int = Field(1, ge=1, le=100, description="Number of prefixes kept in decoding; 1: the best path.")
+    time_mask: float = Field(
+        0.05, ge=0, lt=1, description="Largest share of the length that a mask of --augment hides."
+    )
 
 
 def target(settings: Settings) -> Transcription:
-    """What is said."""
+    """Return the target: transcripts."""
     if settings.class_weights != "none" or settings.label_smoothing:
         sentence = "--class-weights and --label-smoothing are for classes, not for transcripts."
         raise InputError(sentence, "Leave them out.")
@@ -105,7 +107,7 @@ def _unheard(settings: Settings, encoder: Encoder, seconds: float, examples: Exa
     needed = np.array([said.frames(label) for label in examples.labels(rows)])
     if not (lost := int((needed > room).sum())):
         return ""
-    return f"{lost} of {len(rows)} transcripts need more frames than their sounds have: they teach nothing"
+    return f"{lost} of {len(rows)} transcripts need more frames than their sounds have: they can't be learned from"
 
 
 def _head(settings: Settings, features: int, units: int, dropout: float) -> CTCHead:

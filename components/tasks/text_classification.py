@@ -46,9 +46,11 @@ DROPPED = 0.1  # share of the words that augmentation leaves out
 class Options(TargetOptions):
     """`--option NAME=VALUE`."""
 
-    max_length: int = Field(0, ge=0, description="Tokens of a text, the rest is cut; 0: chosen from the data.")
+    max_length: int = Field(0, ge=0, description="Tokens per text; the rest is cut. 0: chosen from the data.")
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # last for decoders, else mean
-    similarity: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which texts keep to one split.")
+    similarity: float = Field(
+        0.8, gt=0, le=1, description="Lowest Jaccard similarity at which texts stay in one split."
+    )
 
 
 def target(settings: Settings) -> Chosen:
@@ -95,8 +97,8 @@ def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network
     refuse_those_of_pictures(settings, "texts")
     if settings.mixup and augments(settings):
         raise InputError(
-            "--mixup mixes what frozen stages give, and --augment gives words afresh, which can't be mixed.",
-            "Give --views, or leave one of the two out.",
+            "--mixup mixes the output of frozen stages, but --augment changes the words, which can't be mixed.",
+            "Use --views, or leave out one of the two.",
         )
     options = parse_options(settings, Options)
     encoder = build_encoder(settings.backbone or backbone, settings.weights, options.pooling)
@@ -107,8 +109,8 @@ def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network
         )
     if 0 < options.max_length <= encoder.marks:
         raise InputError(
-            f"--option max_length={options.max_length} leaves no room for a text: the encoder's marks take "
-            f"{encoder.marks} tokens.",
+            f"--option max_length={options.max_length} leaves no room for a text: the encoder needs "
+            f"{encoder.marks} special tokens.",
             "Give more.",
         )
     length = options.max_length or min(encoder.positions, LONGEST_CHOSEN)
@@ -160,7 +162,7 @@ def thumbnails(contents: Sequence[bytes]) -> list[str]:
 
 
 def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame] | None:
-    """What the words alone say."""
+    """Return the answers of TF-IDF with a linear model."""
     return tfidf.answers(examples, target(settings))
 
 

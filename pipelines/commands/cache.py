@@ -20,7 +20,7 @@ from components.core.settings import Settings
 from pipelines.commands.options import HomeOption, JsonOption, use_home
 from pipelines.commands.tables import table
 
-app = typer.Typer(help="List and remove kept activations.", no_args_is_help=True)
+app = typer.Typer(help="List and remove cached activations.", no_args_is_help=True)
 GIGABYTE = 1e9
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
@@ -35,7 +35,7 @@ def list_(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List kept activations by network and thaw line, the latest used first, and their budget."""
+    """List cached activations by network and thaw line, the most recently used first, and their budget."""
     use_home(home)
     store = cache.store()
     spaces, found = cache.spaces(store), cache.entries(store)
@@ -62,20 +62,22 @@ def prune(
     home: HomeOption = None,
     max_gb: Annotated[
         float | None,
-        typer.Option(help="Gigabytes that may stay; the least recently used goes first.", show_default="50"),
+        typer.Option(help="Gigabytes to keep; the least recently used are removed first.", show_default="50"),
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option(help="Also remove what was not used for so long: 12h, 30d or 8w.")
+        str | None, typer.Option(help="Also remove everything unused for this long: 12h, 30d or 8w.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove everything.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
+    ] = False,
 ) -> None:
-    """Remove kept activations and exports down to a budget; a run computes again what it misses."""
+    """Remove cached activations and exports down to a budget; runs recompute what they need."""
     use_home(home)
     if everything and (max_gb is not None or older_than is not None):
         raise InputError("--all removes everything, whatever its size or age.", "Leave out --max-gb and --older-than.")
     if max_gb is not None and not max_gb >= 0:  # nor is NaN
-        raise InputError(f"--max-gb can't be {max_gb:g}.", "Give the gigabytes that may stay: 0 or more.")
+        raise InputError(f"--max-gb can't be {max_gb:g}.", "Use a number of gigabytes, 0 or more.")
     age = math.inf if older_than is None else _seconds(older_than)
     budget = _default_budget() if max_gb is None else max_gb * GIGABYTE
     store = cache.store()
@@ -108,7 +110,7 @@ def _seconds(duration: str) -> float:
     """
     found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([hdw])", duration.strip(), re.ASCII)
     if found is None:
-        raise InputError(f"--older-than can't be {duration!r}.", "Give hours, days or weeks: 12h, 30d or 8w.")
+        raise InputError(f"--older-than can't be {duration!r}.", "Use hours, days or weeks: 12h, 30d or 8w.")
     return float(found[1]) * HOURS[found[2]] * 3600
 
 

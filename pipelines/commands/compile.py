@@ -25,14 +25,14 @@ app = typer.Typer()
 def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),
     search_workers: Annotated[
-        int | None, typer.Option(min=1, help="Pods that search, over a study on a database (default: 1).")
+        int | None, typer.Option(min=1, help="Search pods, which share a study in a database (default: 1).")
     ] = None,
     config: ConfigOption = None,
     **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
 ) -> None:
-    """Write the DAG as YAML for Kubeflow Pipelines; with options of the pods, as `thawline submit` uploads it."""
+    """Write the DAG as YAML for Kubeflow Pipelines; takes the pod options of `thawline submit`."""
     if output.suffix not in (".yaml", ".yml") or not output.absolute().parent.is_dir():
-        raise InputError(f"The DAG can't be written to {output}.", "Give a .yaml file in a folder that is there.")
+        raise InputError(f"The DAG can't be written to {output}.", "Use a .yaml file in an existing folder.")
     given = read_config(config) if config else {}
     dag = SEARCHING_IN_PODS if (search_workers or given.get("search_workers") or 1) > 1 else FINE_TUNING
     if given or any(options.values()) or dag != FINE_TUNING:

@@ -1,4 +1,4 @@
-"""`thawline doctor`: what is missing on this machine, or on a cluster, and what fixes it."""
+"""`thawline doctor`: check this machine or a cluster, with a hint for each problem."""
 
 import json
 import os
@@ -46,15 +46,16 @@ def doctor(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="Try a Kubeflow out instead, by a canary run of about five minutes.")
+        bool,
+        typer.Option("--cluster", help="Check a Kubeflow cluster instead, with a canary run of about five minutes."),
     ] = False,
-    source: Annotated[str, typer.Option(help="With --cluster: an s3:// address that the pods have to reach.")] = "",
+    source: Annotated[str, typer.Option(help="With --cluster: an s3:// address that the pods must reach.")] = "",
     host: HostOption = "",
     namespace: NamespaceOption = "",
     config: Annotated[Path | None, typer.Option(help="YAML file with the pods' options.")] = None,
     **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic
 ) -> None:
-    """Tell what is missing on this machine, or on a cluster, and what mends it."""
+    """Check this machine, or a cluster, and show how to fix what is missing."""
     use_home(home, tracking_uri)
     if cluster:
         pods = merge_cluster(options, read_config(config) if config else {})
@@ -75,7 +76,7 @@ def doctor(
 
 
 def examine() -> list[Check]:
-    """Everything that a run on this machine needs, and what it can use."""
+    """Check everything that a run on this machine needs or can use."""
     return [_python(), _packages(), _home(), _store(), _disk(), _weights(), _accelerator(), _git(), _endpoint()]
 
 
@@ -117,9 +118,9 @@ def _store() -> Check:
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return Check("Tracking store", ok=True, found="MLFLOW_TRACKING_URI", hint="")
     if not database.exists():
-        return Check("Tracking store", ok=True, found="none yet; the first run makes it", hint="")
+        return Check("Tracking store", ok=True, found="none yet; the first run creates it", hint="")
     if not home_folder.has_current_schema(database):
-        found, hint = "of another version of MLflow; the next run migrates it", f"cp {database} {database}.backup"
+        found, hint = "from another version of MLflow; the next run migrates it", f"cp {database} {database}.backup"
         return Check("Tracking store", ok=False, found=found, hint=hint, needed=False)
     here = home_folder.store_is_current(database)
     found = "ready" if here else "of a home that was moved or copied; the next command points it to its own files"

@@ -1,4 +1,4 @@
-"""What `thawline doctor --cluster` looks at: a canary run in the pods, and what each of its findings means."""
+"""The checks of `thawline doctor --cluster`: a canary run in the pods, and the meaning of its findings."""
 
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,17 +21,17 @@ STEPS = ("look", "look_again", "stay_out", "count", "gather", "receive", "fail_o
 NUMBERS = [0, 7]  # a zero is what a lost value looks like
 PLANNED = {"fail-once"}  # as Kubeflow calls the step that fails on purpose
 UPDATE = "Update Kubeflow Pipelines to 2.17 or newer."
-STORE = "Files pass by its object store: see whether that has room and the pods reach it."
+STORE = "Files go through its object store: check that it has room and that the pods can reach it."
 WAIT_MINUTES = 30.0  # a canary whose pods can't begin would be waited for without end
 PROMISES = {  # of a cluster: what `components/core/tracking/canary.py` finds, and a hint where it is not kept
-    "secrets": ("Secrets in the pods", "Make the secrets of --secret-env in the namespace."),
+    "secrets": ("Secrets in the pods", "Create the secrets of --secret-env in the namespace."),
     "written": (
         "Volume can be written",
-        "Give the claim of --volume to the image's user, 10001 (docs/server.md shows how).",
+        "Make the image's user, 10001, the owner of the --volume claim (see docs/server.md).",
     ),
-    "shared": ("Volume is shared", "Give --volume a claim that several pods can mount (ReadWriteMany)."),
-    "key": ("Run id in the pods", f"{UPDATE} Each run is known to its steps by that label."),
-    "s3": ("S3 from the pods", "Look at the AWS variables in --env and --secret-env."),
+    "shared": ("Volume is shared", "Use a --volume claim that several pods can mount (ReadWriteMany)."),
+    "key": ("Run id in the pods", f"{UPDATE} Steps identify their run by that label."),
+    "s3": ("S3 from the pods", "Check the AWS variables in --env and --secret-env."),
     "condition": ("Branch that has to run", UPDATE),
     "skipped": ("Branch that must not run", UPDATE),
     "loop": ("Integers and files in a loop", f"{UPDATE} {STORE}"),
@@ -40,16 +40,13 @@ PROMISES = {  # of a cluster: what `components/core/tracking/canary.py` finds, a
     "retried": (
         "A step after an error",
         (
-            "Leave Argo's retryPolicy at OnError: under Always the template defaults of Kubeflow 2.17 start whole "
-            "branches again, level by level (docs/kubeflow.md, Failures)."
+            "Leave Argo's retryPolicy at OnError: under Always the template defaults of Kubeflow 2.17 "
+            "restart whole branches, level by level (docs/kubeflow.md, Failures)."
         ),
     ),
     "exit": (
         "Exit handler",
-        (
-            "Look at the run's page: the exit handler did not run, did not reach MLflow, or was given a word for the "
-            "run's end that is not known here."
-        ),
+        ("Check the run's page: the exit handler did not run, did not reach MLflow, or received an unknown status."),
     ),
 }
 
@@ -145,12 +142,12 @@ def _reached(found: dict[str, str], silence: str, cluster: "Cluster", link: str)
     if found:
         return Check(name, ok=True, found="reached", hint="")
     if silence:
-        hint = "Give --tracking-uri, or set MLFLOW_TRACKING_URI here, so that the pods' findings can be read."
+        hint = "Use --tracking-uri, or set MLFLOW_TRACKING_URI here, so that the pods' findings can be read."
         return Check(name, ok=False, found=silence, hint=hint)
     if "MLFLOW_TRACKING_URI" not in cluster.names():
-        hint = "Give the pods --env MLFLOW_TRACKING_URI=http://…, or set up Kubeflow's MLflow plugin."
-        return Check(name, ok=False, found="nothing was found there, and the pods are given no address", hint=hint)
-    hint = f"Look whether the pods are given the server that is asked here, and at the log of the step look: {link}"
+        hint = "Use --env MLFLOW_TRACKING_URI=http://… for the pods, or set up Kubeflow's MLflow plugin."
+        return Check(name, ok=False, found="nothing was found there, and the pods have no address", hint=hint)
+    hint = f"Check that the pods use the same server as this command, and check the log of the step look: {link}"
     return Check(name, ok=False, found="nothing was found there", hint=hint)
 
 
@@ -166,7 +163,7 @@ def _promises(found: dict[str, str], state: str, cluster: "Cluster", source: str
     for promise, (name, hint) in PROMISES.items():
         needed = promise != "retried"
         if unasked.get(promise):
-            checks.append(Check(name, ok=True, found="not asked for", hint="", needed=False))
+            checks.append(Check(name, ok=True, found="not requested", hint="", needed=False))
         elif promise in judged:
             ok, text = judged[promise]
             checks.append(Check(name, ok, text, "" if ok else hint, needed))
@@ -180,4 +177,6 @@ def _exit(found: dict[str, str], state: str) -> tuple[bool, str]:
     if "exit" not in found:
         return False, "nothing"
     read = found.get("closed", "nothing")
-    return read == ("succeeded" if state == "SUCCEEDED" else "failed"), f"told {found['exit']}, which it read as {read}"
+    return read == (
+        "succeeded" if state == "SUCCEEDED" else "failed"
+    ), f"received {found['exit']} and read it as {read}"

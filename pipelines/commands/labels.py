@@ -23,7 +23,7 @@ def list_(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List changed labels of test rows that wait to be accepted; until then the locked ones count."""
+    """List changed labels of test rows that are waiting to be accepted; until then the locked ones count."""
     from components.core.data import lineage_store
 
     _open(home, tracking_uri, model)
@@ -34,19 +34,19 @@ def list_(
     epilog="Examples: thawline labels accept --model stamps --all; thawline labels accept --model stamps 3f9a 77b0"
 )
 def accept(
-    ids: Annotated[list[str] | None, typer.Argument(help="Ids of examples, or their beginnings.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of examples, or prefixes of ids.")] = None,
     *,
     model: ModelOption,
-    everything: Annotated[bool, typer.Option("--all", help="Accept all that wait.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Accept all waiting changes.")] = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Accept changed labels of test rows: from the next run on they count."""
+    """Accept changed labels of test rows, starting with the next run."""
     from components.core.data import lineage_store
 
     if bool(ids) == everything:
-        raise InputError("Which labels are to be accepted?", "Give the ids of examples, or --all.")
+        raise InputError("No labels to accept are named.", "Name the ids of examples, or use --all.")
     _open(home, tracking_uri, model)
     _print("accepted", [asdict(change) for change in lineage_store.accept(model, ids or [])], as_json=as_json)
 

@@ -30,7 +30,7 @@ _HISTORY = ("champion", "from (UTC)", "until", "action", "who", "why")
 
 @app.command(epilog="Examples: thawline models; thawline models stamps; thawline models stamps --json | jq .history")
 def models(
-    name: Annotated[str, typer.Argument(help="A model: its versions, and who was champion when.")] = "",
+    name: Annotated[str, typer.Argument(help="A model, to list its versions and champions.")] = "",
     *,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
@@ -54,17 +54,19 @@ def promote(
     version: Annotated[int, typer.Argument(min=1, help="Number of the version.")],
     *,
     model: ModelOption,
-    reason: Annotated[str, typer.Option(help="Why, in a sentence for the history; needed with --override.")] = "",
-    override: Annotated[bool, typer.Option("--override", help="Without evidence; the history says so.")] = False,
+    reason: Annotated[str, typer.Option(help="Reason for the history, in a sentence; required with --override.")] = "",
+    override: Annotated[
+        bool, typer.Option("--override", help="Promote without evidence; the history records this.")
+    ] = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a version champion that an evaluation accepted; its files are checked and tried out first."""
+    """Make an accepted version champion, after checking and testing its files."""
     use_home(home, tracking_uri)
     check_model(model)
     if override and not reason.strip():
-        raise InputError("--override needs a --reason.", "Say in a sentence why this version needs no evidence.")
+        raise InputError("--override needs a --reason.", "Explain in a sentence why this version needs no evidence.")
     from components.core.registry import ledger, promotion
     from components.core.registry import versions as registry
     from components.core.tracking import connection
@@ -91,14 +93,14 @@ def rollback(
     *,
     model: ModelOption,
     to: Annotated[
-        int | None, typer.Option(min=1, help="A version that was champion.", show_default="the champion before")
+        int | None, typer.Option(min=1, help="A former champion.", show_default="the champion before")
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why, in a sentence for the history.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason for the history, in a sentence.")] = "",
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the former champion champion again; its files are checked and tried out first."""
+    """Make the former champion champion again, after checking and testing its files."""
     use_home(home, tracking_uri)
     check_model(model)
     from components.core.registry import ledger, promotion
@@ -112,7 +114,7 @@ def rollback(
 
 
 def _tell(entry: "Entry", *, as_json: bool, already: bool) -> None:
-    """Print what became of a move.
+    """Print the outcome of a move.
 
     Raises:
         StepError: The champion did not move.
@@ -130,7 +132,7 @@ def _tell(entry: "Entry", *, as_json: bool, already: bool) -> None:
     verb = "was champion already" if already else f"is champion now ({before})"
     sys.stdout.write(f"{entry.model} version {entry.to} {verb}\n")
     if entry.withdrawn and not already:
-        sys.stdout.write(f"Version {entry.withdrawn} waits no longer: it was judged against another champion\n")
+        sys.stdout.write(f"Version {entry.withdrawn} no longer waits: it was judged against another champion\n")
 
 
 def _all() -> list[dict[str, Any]]:
@@ -167,7 +169,7 @@ def _one(name: str) -> dict[str, Any]:
 
 
 def _settle(name: str) -> None:
-    """Repair what a kill left, and tell of it on stderr."""
+    """Repair what a kill left, and report it on stderr."""
     from components.core.registry import promotion
 
     for entry in promotion.settle(name):
@@ -201,7 +203,7 @@ def _page(model: dict[str, Any]) -> list[str]:
         (row["version"], minute(row["from"]), minute(row["until"]), row["action"], row["who"], _short(row["why"]))
         for row in model["history"]
     ]
-    history = table(_HISTORY, champions, ("champion",)) or ["No version was champion yet."]
+    history = table(_HISTORY, champions, ("champion",)) or ["No version has been champion yet."]
     return [*table(_VERSIONS, versions, ("version",)), "", *history]
 
 

@@ -23,13 +23,13 @@ from pipelines.kubeflow.pods import LIGHT, REST, Cluster
 from pipelines.surroundings import check_home, check_store, check_temporary_folder, ensure_home
 
 HomeOption = Annotated[
-    Path | None, typer.Option(help="Folder for everything Thawline writes (default: $THAWLINE_HOME or .thawline)")
+    Path | None, typer.Option(help="Folder for everything that Thawline writes (default: $THAWLINE_HOME or .thawline)")
 ]
 TrackingOption = Annotated[
     str | None,
     typer.Option(
         help="MLflow server, http://HOST:PORT (default: $MLFLOW_TRACKING_URI, or a file in the home folder); "
-        "log in by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        "log in with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         show_default=False,
     ),
 ]
@@ -37,13 +37,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 HostOption = Annotated[
     str,
     typer.Option(
-        envvar="KF_PIPELINES_ENDPOINT", help="Address of Kubeflow Pipelines; in a pod of the cluster none is needed."
+        envvar="KF_PIPELINES_ENDPOINT", help="Address of Kubeflow Pipelines; not needed in a pod of the cluster."
     ),
 ]
 NamespaceOption = Annotated[
-    str, typer.Option(envvar="KFP_NAMESPACE", help="Your namespace, where Kubeflow has several users.")
+    str, typer.Option(envvar="KFP_NAMESPACE", help="Your namespace, if Kubeflow has several users.")
 ]
-ConfigOption = Annotated[Path | None, typer.Option(help="YAML file with the same names; the command line wins.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="YAML file with the same names; the command line overrides it.")
+]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -137,7 +139,7 @@ def use_home(home: Path | None, tracking_uri: str | None = None) -> None:
 
 
 def has_store() -> bool:
-    """Whether there is a registry to ask: a server, or the file that the first run makes in the home folder."""
+    """Return whether there is a registry: a server, or the file that the first run creates in the home folder."""
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (home_folder.home() / "mlflow.db").exists()
 
 
@@ -150,7 +152,7 @@ def check_model(name: str) -> None:
     merge({"model": name}, None, name)
     if not has_store():
         raise InputError(
-            f"There are no models in {home_folder.home()}.", "Train one with `thawline run`, or give --home."
+            f"There are no models in {home_folder.home()}.", "Train one with `thawline run`, or set --home."
         )
 
 
@@ -165,10 +167,10 @@ def read_config(config: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
-            f"The config file {config} can't be read: {reason}.", "Mend it or leave --config out."
+            f"The config file {config} can't be read: {reason}.", "Fix it, or leave out --config."
         ) from None
     if not isinstance(values, dict):
-        raise InputError(f"The config file {config} is no mapping of options.", "Write one `name: value` a line.")
+        raise InputError(f"The config file {config} is not a mapping of options.", "Write one `name: value` per line.")
     return {str(name).replace("-", "_"): value for name, value in values.items()}
 
 

@@ -27,8 +27,8 @@ def predict(
         typer.Argument(help="Files, folders or s3://… to answer, one record a file; -: a list on standard input."),
     ] = None,
     *,
-    text: Annotated[list[str] | None, typer.Option(help="A record to answer, given here; several times.")] = None,
-    model: Annotated[str, typer.Option(help="NAME, NAME@alias or NAME/version; the alias is champion if not given.")],
+    text: Annotated[list[str] | None, typer.Option(help="A record to predict, as text; repeatable.")] = None,
+    model: Annotated[str, typer.Option(help="NAME, NAME@alias or NAME/version; the default alias is champion.")],
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
@@ -36,7 +36,7 @@ def predict(
     """Answer files with a model of the registry, or text that is given here; 1 if some can't be answered."""
     use_home(home, tracking_uri)
     if not files and not text:
-        raise InputError("There is nothing to answer.", "Give the paths of files, a folder, s3://…, - or --text.")
+        raise InputError("There is nothing to predict.", "Give the paths of files, a folder, s3://…, - or --text.")
     name, _, wanted = model.replace("/", "@").partition("@")
     check_model(name)
     from pipelines import prediction

@@ -30,16 +30,14 @@ from pipelines.kubeflow.pods import Cluster
 from pipelines.kubeflow.schedules import Facts, Schedule
 from pipelines.kubeflow.submission import plan, publish, tell, warn
 
-app = typer.Typer(
-    help="Run the pipeline on Kubeflow every week, or whenever a cron expression says.", no_args_is_help=True
-)
+app = typer.Typer(help="Run the pipeline on Kubeflow on a schedule.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(help="The schedule's name.")]
 CronOption = Annotated[str, typer.Option(help="Five fields, or six with seconds first, such as '0 2 * * 1'.")]
-ZoneOption = Annotated[str, typer.Option(help="IANA name of the zone that --cron is meant in.")]
+ZoneOption = Annotated[str, typer.Option(help="IANA name of the time zone of --cron.")]
 ClusterZoneOption = Annotated[
-    str, typer.Option(help="Zone of Kubeflow's controller (its CRON_SCHEDULE_TIMEZONE; UTC if not set).")
+    str, typer.Option(help="Time zone of Kubeflow's controller (its CRON_SCHEDULE_TIMEZONE; UTC if not set).")
 ]
-CatchUpOption = Annotated[bool, typer.Option(help="Run once for each time that was missed, not once for all.")]
+CatchUpOption = Annotated[bool, typer.Option(help="Run once for each missed time, not once for all of them.")]
 _COLUMNS = ("schedule", "cron", "zone", "state", "last run", "ended (UTC)", "next")
 Anything = Any  # kfp is untyped
 
@@ -51,23 +49,25 @@ Anything = Any  # kfp is untyped
 @with_settings
 def create(
     name: NameArgument,
-    source: Annotated[str, typer.Argument(help="s3://bucket/prefix or a manifest there: what pods can read.")],
+    source: Annotated[str, typer.Argument(help="s3://bucket/prefix, or a manifest there, that the pods can read.")],
     *,
     cron_text: Annotated[str, typer.Option("--cron", help="Five fields, or six with seconds first.")],
     time_zone: ZoneOption = "UTC",
     cluster_time_zone: ClusterZoneOption = "UTC",
     catch_up: CatchUpOption = False,
-    paused: Annotated[bool, typer.Option("--paused", help="Make it, but let it run only after `resume`.")] = False,
-    experiment_name: Annotated[str, typer.Option("--experiment", help="In Kubeflow; if not given the model's.")] = "",
+    paused: Annotated[bool, typer.Option("--paused", help="Create it paused; it runs after `resume`.")] = False,
+    experiment_name: Annotated[
+        str, typer.Option("--experiment", help="Experiment in Kubeflow (default: the model's name).")
+    ] = "",
     host: HostOption = "",
     namespace: NamespaceOption = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,
     **options: Any,  # noqa: ANN401 - one per setting and one per option of the pods, checked by pydantic
 ) -> None:
-    """Make a schedule. Its runs do nothing but look while nothing has changed, unless --force is given."""
+    """Create a schedule. Its runs skip training while nothing has changed, unless --force is set."""
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?", name):
-        raise InputError(f"{name!r} is no name of a schedule.", "Use small letters, digits and dashes.")
+        raise InputError(f"{name!r} is not a valid name of a schedule.", "Use lowercase letters, digits and dashes.")
     given = {**(read_config(config) if config else {}), **_given(options)}
     facts = Facts(
         name=name,
@@ -87,7 +87,7 @@ def create(
     client = connect(host, namespace)
     warn(client, console)
     if name in schedules.settle(client, namespace, lambda text: tell(console, text)):
-        raise InputError(f"There is a schedule {name!r} already.", f"Change it with `thawline schedule change {name}`.")
+        raise InputError(f"The schedule {name!r} already exists.", f"Change it with `thawline schedule change {name}`.")
     made = _published(client, namespace, draft, console)
     made = replace(made, experiment_id=experiment(client, named, namespace))
     schedules.create(client, made, enabled=not paused)
@@ -96,7 +96,7 @@ def create(
 
 @app.command("list", epilog="Example: thawline schedule list --json | jq '.schedules[].last.state'")
 def list_(*, host: HostOption = "", namespace: NamespaceOption = "", as_json: JsonOption = False) -> None:
-    """List the schedules with their last outcome and their next time."""
+    """List all schedules with their last outcome and their next time."""
     console, client = Console(stderr=True), connect(host, namespace)
     found = schedules.settle(client, namespace, lambda text: tell(console, text))
     described = [_described(client, namespace, schedule) for schedule in found.values()]
@@ -134,7 +134,7 @@ def show(
 def pause(
     name: NameArgument, *, host: HostOption = "", namespace: NamespaceOption = "", as_json: JsonOption = False
 ) -> None:
-    """Start no further runs; a run in progress goes on."""
+    """Start no further runs; a run in progress continues."""
     console, client = Console(stderr=True), connect(host, namespace)
     schedule = _found(client, namespace, name, console)
     if schedule.enabled:
@@ -146,7 +146,7 @@ def pause(
 def resume(
     name: NameArgument, *, host: HostOption = "", namespace: NamespaceOption = "", as_json: JsonOption = False
 ) -> None:
-    """Go on; Kubeflow makes up at once for the last time that was missed meanwhile."""
+    """Start runs again; Kubeflow makes up for the last missed time at once."""
     console, client = Console(stderr=True), connect(host, namespace)
     schedule = _found(client, namespace, name, console)
     if not schedule.enabled:
@@ -171,7 +171,7 @@ def change(
     as_json: JsonOption = False,
     **options: Any,  # noqa: ANN401 - as for create
 ) -> None:
-    """Change what is given, and take over this version of the DAG; a run in progress goes on as it was."""
+    """Change the given options, and switch to this version of the DAG; a run in progress continues unchanged."""
     console, client = Console(stderr=True), connect(host, namespace)
     warn(client, console)
     old = _found(client, namespace, name, console)
@@ -257,7 +257,7 @@ def _found(client: Anything, namespace: str, name: str, console: Console) -> Sch
     """
     found = schedules.settle(client, namespace, lambda text: tell(console, text))
     if name not in found:
-        raise InputError(f"There is no schedule {name!r}.", f"There are: {', '.join(found) or 'none'}.")
+        raise InputError(f"There is no schedule {name!r}.", f"Existing schedules: {', '.join(found) or 'none'}.")
     return found[name]
 
 

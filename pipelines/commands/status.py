@@ -38,20 +38,21 @@ _COLUMNS = ("model", "last run", "ended (UTC)", "last good run", "champion", "fi
     "thawline status --prometheus-file /var/lib/node_exporter/thawline.prom"
 )
 def status(
-    name: Annotated[str, typer.Argument(help="A model; all of them if none is named.")] = "",
+    name: Annotated[str, typer.Argument(help="A model (default: all).")] = "",
     *,
     stale_after: Annotated[
-        str, typer.Option(help="Exit with 1 if no run succeeded or was skipped for so long: 90m, 36h, 8d, 2w.")
+        str, typer.Option(help="Exit with 1 if no run succeeded or was skipped within this time: 90m, 36h, 8d, 2w.")
     ] = "",
     prometheus: Annotated[bool, typer.Option("--prometheus", help="Print metrics in Prometheus' text format.")] = False,
     prometheus_file: Annotated[
-        Path | None, typer.Option(help="Write these to a .prom file, at once, for node_exporter's textfile collector.")
+        Path | None,
+        typer.Option(help="Write these to a .prom file, atomically, for node_exporter's textfile collector."),
     ] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell how the last run of each model ended, how long ago one did well, and who is champion."""
+    """Show how the last run of each model ended, its last good run, and its champion."""
     use_home(home, tracking_uri)
     allowed = _seconds(stale_after) if stale_after else math.inf
     if name:
@@ -74,13 +75,13 @@ def status(
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text.strip())
     if not found or not float(found[1]):
-        raise InputError(f"--stale-after can't be {text!r}.", "Give a number and m, h, d or w, as in 8d.")
+        raise InputError(f"--stale-after can't be {text!r}.", "Use a number and m, h, d or w, as in 8d.")
     return float(found[1]) * UNITS[found[2]]
 
 
 def _check_file(path: Path | None) -> None:
     if path and (path.suffix != ".prom" or not path.absolute().parent.is_dir()):
-        raise InputError(f"Metrics can't be written to {path}.", "Give a .prom file in a folder that is there.")
+        raise InputError(f"Metrics can't be written to {path}.", "Use a .prom file in an existing folder.")
 
 
 def _outcomes(name: str) -> list["Outcome"]:
@@ -121,7 +122,7 @@ def _page(found: Sequence["Outcome"], now: float, name: str) -> list[str]:
 
 def _remarks(outcome: "Outcome") -> list[str]:
     return [
-        *(["a run is under way"] if outcome.running else []),
+        *(["a run is in progress"] if outcome.running else []),
         *(["cut short by a deadline"] if outcome.cut else []),
         *([f"version {outcome.pending} waits for approval"] if outcome.pending else []),
     ]
@@ -150,7 +151,7 @@ def _expose(found: Sequence["Outcome"], path: Path | None, *, printed: bool) -> 
 
 
 def _metrics(found: Sequence["Outcome"]) -> "CollectorRegistry":
-    """What Prometheus is told; a time of 0 is one that never was, so that an alert on its age fires."""
+    """Return the metrics for Prometheus; a time of 0 means never, so that an alert on its age fires."""
     from prometheus_client import CollectorRegistry, Gauge
 
     collected = CollectorRegistry()
@@ -160,13 +161,15 @@ def _metrics(found: Sequence["Outcome"]) -> "CollectorRegistry":
 
     succeeded = gauge("last_success_timestamp_seconds", "End of the last run that succeeded or was skipped; 0: never.")
     ended = gauge("last_run_timestamp_seconds", "End of the last run; 0: never.")
-    state = gauge("last_run_status", "1 for how the last run ended, else 0.", "status")
+    state = gauge("last_run_status", "1 for the status of the last run, 0 for the others.", "status")
     work = gauge("last_run_work_seconds", "Work of all steps of the last run.")
-    running = gauge("running", "1 while a run is under way.")
+    running = gauge("running", "1 while a run is in progress.")
     champion = gauge("champion_version", "Version in production; 0: none.")
     pending = gauge("pending_version", "Version that waits for approval; 0: none.")
-    accuracy = gauge("champion_accuracy", "Of the champion on the test rows when it was evaluated.")
-    figure = gauge("champion_figure", "The metric of its target on the test rows when it was evaluated.", "metric")
+    accuracy = gauge("champion_accuracy", "Accuracy of the champion on the test rows when it was evaluated.")
+    figure = gauge(
+        "champion_figure", "Headline metric of the champion on the test rows when it was evaluated.", "metric"
+    )
     for one in found:
         succeeded.labels(one.model).set(one.succeeded)
         ended.labels(one.model).set(one.ended)

@@ -33,8 +33,8 @@ app = typer.Typer()
 ResultOption = Annotated[
     str | None,
     typer.Option(
-        help="MLflow server as it is reached from here, to read the result of --wait (default: $MLFLOW_TRACKING_URI); "
-        "the pods are given theirs by --env",
+        help="MLflow server at its address from this machine, to read the result of --wait (default: "
+        "$MLFLOW_TRACKING_URI); the pods get theirs with --env",
         show_default=False,
     ),
 ]
@@ -47,21 +47,24 @@ ResultOption = Annotated[
 @with_cluster
 @with_settings
 def submit(
-    source: Annotated[str, typer.Argument(help="s3://bucket/prefix or a manifest there: what pods can read.")],
+    source: Annotated[str, typer.Argument(help="s3://bucket/prefix, or a manifest there, that the pods can read.")],
     *,
     host: HostOption = "",
     namespace: NamespaceOption = "",
-    experiment_name: Annotated[str, typer.Option("--experiment", help="In Kubeflow; if not given the model's.")] = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Show the steps, and end as the run does.")] = False,
+    experiment_name: Annotated[
+        str, typer.Option("--experiment", help="Experiment in Kubeflow (default: the model's name).")
+    ] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Show the steps, and exit with the run's status.")] = False,
     wait_minutes: Annotated[
-        float, typer.Option(min=0, help="With --wait: end the waiting, not the run, after so long; 0: no limit.")
+        float,
+        typer.Option(min=0, help="With --wait: stop waiting, but not the run, after this many minutes; 0: no limit."),
     ] = 0.0,
     tracking_uri: ResultOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     **options: Any,  # noqa: ANN401 - one per setting and one per option of the pods, checked by pydantic
 ) -> None:
-    """Run the whole pipeline on Kubeflow; uploads it first if it has changed."""
+    """Run the whole pipeline on Kubeflow; upload it first if it has changed."""
     console = Console(stderr=True)
     facts: dict[str, Any] = {}
     ended = Ended(RunResult(status="submitted"))
@@ -71,7 +74,7 @@ def submit(
         if wait:
             _open_tracking(tracking_uri)
         elif wait_minutes:
-            raise InputError("--wait-minutes says how long to wait, but nothing is waited for.", "Give --wait too.")
+            raise InputError("--wait-minutes has no effect without --wait.", "Add --wait.")
         client = connect(host, namespace)
         warn(client, console)
         ids = publish(client, planned.cluster, namespace, console, dag_of(planned.parameters))

@@ -25,7 +25,7 @@ def ui(
     tracking_uri: TrackingOption = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Open the tracking page: runs, figures, models; a server's own is where the server is."""
+    """Open the tracking page: runs, metrics, models; for a server, print its address."""
     use_home(home, tracking_uri)
     from pipelines.local import environment
 

@@ -25,15 +25,15 @@ ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 TERMINATED = "TERMINATED"  # no word of Kubeflow's, which says FAILED
 OLDEST = "2.17.0"  # server that all of this was seen to work with
 _MEND = {
-    401: "Give a valid token in KFP_EXISTING_TOKEN.",
-    403: "Ask for the right to do this, or give another --namespace.",
-    404: "Look at --host and --namespace.",
-    409: "Someone else changed it meanwhile: try again.",
+    401: "Set a valid token in KFP_EXISTING_TOKEN.",
+    403: "Ask for permission, or use another --namespace.",
+    404: "Check --host and --namespace.",
+    409: "Someone else changed it: try again.",
 }
 
 
 class RefusalError(StepError):
-    """What Kubeflow refused for another reason than the caller's token or rights, with its HTTP status."""
+    """A refusal by Kubeflow for a reason other than the caller's token or rights, with its HTTP status."""
 
     def __init__(self, sentence: str, hint: str, status: int) -> None:
         super().__init__(sentence, hint)
@@ -50,7 +50,7 @@ def connect(host: str, namespace: str) -> Any:  # noqa: ANN401 - kfp is untyped
         StepError: The server can't be reached, or does not answer.
     """
     if host and not host.startswith(("http://", "https://")):
-        raise InputError(f"{host!r} is no address of Kubeflow.", "Give --host https://….")
+        raise InputError(f"{host!r} is not an address of Kubeflow.", "Use --host https://….")
     from kfp import Client
     from kfp_server_api import V2beta1GetHealthzResponse
 
@@ -101,7 +101,7 @@ def too_old(client: Any) -> str:  # noqa: ANN401 - as above
 
 
 def is_release(version: str) -> bool:
-    """Whether a tag is a release's; a candidate of one counts as the release."""
+    """Return whether a tag names a release; a release candidate counts as one."""
     return bool(_numbers(version))
 
 
@@ -129,14 +129,14 @@ def said(where: str) -> Iterator[None]:
         sentence = f"Kubeflow {where} refused ({error.status}): {message}."
         if error.status in (401, 403):
             raise InputError(sentence, _MEND[error.status]) from None
-        hint = _MEND.get(error.status, "Look at the log of its ml-pipeline, and try again.")
+        hint = _MEND.get(error.status, "Check the log of its ml-pipeline, and try again.")
         raise RefusalError(sentence, hint, error.status) from None
     except HTTPError as error:
         cause = error.reason if isinstance(error, MaxRetryError) else error
         if isinstance(cause, TooSlow) and not isinstance(cause, NewConnectionError):  # a refused one is one of these
             seconds = TIMEOUT[0 if isinstance(cause, ConnectTimeoutError) else 1]
             raise StepError(f"Kubeflow {where} did not answer within {seconds} s.", "Try again.") from None
-        raise StepError(f"Kubeflow {where} can't be reached.", "Look at --host, and whether it is up.") from None
+        raise StepError(f"Kubeflow {where} can't be reached.", "Check --host, and that the server is up.") from None
 
 
 def _message(body: str | bytes | None) -> str:

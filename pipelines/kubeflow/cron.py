@@ -34,7 +34,7 @@ def zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InputError(f"There is no time zone {name!r}.", "Give one like UTC or Europe/Berlin.") from None
+        raise InputError(f"There is no time zone {name!r}.", "Use one like UTC or Europe/Berlin.") from None
 
 
 def six_fields(text: str) -> str:
@@ -44,7 +44,7 @@ def six_fields(text: str) -> str:
         InputError: It is no such expression, or never due.
     """
     if re.match(r"\s*(CRON_)?TZ=", text, re.IGNORECASE):
-        raise InputError(f"Kubeflow takes no time zone in {text!r}.", "Give it by --time-zone.")
+        raise InputError(f"Kubeflow does not accept a time zone in {text!r}.", "Set it with --time-zone.")
     fields = NAMED.get(text.strip().upper(), text).upper().replace("?", "*").split()
     fields = ["0", *fields] if len(fields) == 5 else fields  # noqa: PLR2004 - cron's own form
     expression = " ".join(fields)
@@ -53,10 +53,10 @@ def six_fields(text: str) -> str:
         next(found)
     except (CronSimError, StopIteration) as error:
         reason = str(error).lower() or "it is never due"
-        hint = "Give one like '0 2 * * 1', or @weekly."
+        hint = "Use one like '0 2 * * 1', or @weekly."
         raise InputError(f"The cron expression {text!r} is wrong: {reason}.", hint) from None
     if re.search(r"[#]|L\b|LW", " ".join((fields[3], fields[5]))):
-        raise InputError(f"Kubeflow does not know the 'L' and '#' of {text!r}.", "Give days by number or name.")
+        raise InputError(f"Kubeflow does not support the 'L' and '#' of {text!r}.", "Use numbers or names of days.")
     # 7 is Sunday too, which Kubeflow knows as 0 only; its week ends on Saturday, so 1/2 would leave Sunday out
     if "7" in fields[5] or ("/" in fields[5] and "*" not in fields[5]):
         fields[5] = _listed({int(day) % 7 for day in found.weekdays if isinstance(day, int)})
@@ -84,7 +84,8 @@ def moved(expression: str, home: ZoneInfo, there: ZoneInfo, now: datetime) -> st
     crosses = days != {0} and (day_of_month, month) != ("*", "*")
     if len(days) > 1 or crosses or len(hours) * len(minutes) != len(times):
         raise InputError(
-            f"Kubeflow keeps its schedules in {there}, where {expression!r} of {home} is no one expression.",
+            f"Kubeflow keeps its schedules in {there}, where {expression!r} of {home} can't be written as "
+            "one expression.",
             "Choose another hour, or set CRON_SCHEDULE_TIMEZONE of Kubeflow's controller and --cluster-time-zone.",
         )
     weekdays = expression.split()[5]

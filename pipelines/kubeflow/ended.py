@@ -1,4 +1,4 @@
-"""How a run on Kubeflow ended: Kubeflow's word, and the result that its steps wrote into MLflow."""
+"""The outcome of a run on Kubeflow: Kubeflow's status, and the result that its steps wrote into MLflow."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pipelines.kubeflow.client import TERMINATED, word_of
 
 
 class Ended(NamedTuple):
-    """How a run ended, as far as that is known from here."""
+    """The outcome of a run, as far as it is known here."""
 
     result: RunResult
     page: str = ""  # in MLflow

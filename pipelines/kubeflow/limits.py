@@ -1,4 +1,4 @@
-"""How long names and texts may be in Kubeflow's tables, checked before anything is sent.
+"""Limits on the length of names and texts in Kubeflow's tables, checked before anything is sent.
 
 A recurring run that the tables do not hold is refused, but has been started by then: it fires, and no list shows it.
 """
@@ -11,7 +11,7 @@ TEXT = 255  # characters of a description, a display name or a cron expression, 
 
 
 class Limit(NamedTuple):
-    """What a column holds."""
+    """The limit of a column."""
 
     what: str
     most: int
@@ -20,12 +20,12 @@ class Limit(NamedTuple):
 
 
 LIMITS = {
-    "experiment": Limit("The experiment's name", 128, "bytes", "Give a shorter one by --experiment."),
-    "run": Limit("The run's name", TEXT, "characters", "Give a shorter --model."),
-    "recurring run": Limit("The schedule's name", TEXT, "characters", "Give a shorter one."),
+    "experiment": Limit("The experiment's name", 128, "bytes", "Use a shorter --experiment."),
+    "run": Limit("The run's name", TEXT, "characters", "Use a shorter --model."),
+    "recurring run": Limit("The schedule's name", TEXT, "characters", "Use a shorter one."),
     "cron": Limit("The cron expression", TEXT, "characters", "Write ranges and steps, such as */5, for lists."),
-    "pipeline": Limit("The pipeline's name", 128, "bytes", "Name it anew."),
-    "version": Limit("The name of the pipeline's version", 127, "bytes", "Name it anew."),
+    "pipeline": Limit("The pipeline's name", 128, "bytes", "Rename it."),
+    "version": Limit("The name of the pipeline's version", 127, "bytes", "Rename it."),
 }
 
 

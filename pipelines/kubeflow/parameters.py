@@ -1,4 +1,4 @@
-"""What the DAG is given on a cluster: the settings and the pods' options, checked against each other."""
+"""The parameters of the DAG on a cluster: settings and pod options, checked against each other."""
 
 import math
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, A
     on_volume = bool(cluster.volume) and source.startswith(f"{HOME}/")
     if not source.startswith("s3://") and not on_volume:
         raise InputError(
-            f"The source {source} is on this machine, and pods can't read it.",
-            f"Copy it to a bucket and give s3://bucket/prefix, or to the --volume and give {HOME}/….",
+            f"The source {source} is on this machine, where the pods can't read it.",
+            f"Copy it to a bucket and use s3://bucket/prefix, or to the --volume and use {HOME}/….",
         )
     _check_timeouts(settings, cluster)
     workers = settings.search_workers
@@ -37,7 +37,7 @@ def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, A
     if workers > 1 and STORAGE not in cluster.names():
         raise InputError(
             f"{workers} search workers need a study that they can share.",
-            f"Give its database with --secret-env SECRET:KEY={STORAGE}, or --search-workers 1.",
+            f"Set its database with --secret-env SECRET:KEY={STORAGE}, or --search-workers 1.",
         )
     if workers <= 1:
         return {"source": source, "settings": settings.to_json(), "run_key": ""}
@@ -62,5 +62,5 @@ def _check_timeouts(settings: Settings, cluster: Cluster) -> None:
         if 0 < minutes < seconds / 60:
             raise InputError(
                 f"--timeout {minutes} would end the step {step} before {option} lets it stop with the best so far.",
-                f"Give --timeout {step}={math.ceil(seconds / 60)} or more.",
+                f"Use --timeout {step}={math.ceil(seconds / 60)} or more.",
             )

@@ -1,4 +1,4 @@
-"""How the DAG's steps run on Kubernetes: the options of `thawline submit`, and the DAG compiled with them.
+"""The DAG's steps on Kubernetes: the options of `thawline submit`, and the DAG compiled with them.
 
 The tasks are those of pipelines/fine_tuning.py; `configured` gives each of them image, resources, secrets and volumes.
 """
@@ -37,42 +37,44 @@ ByStep = dict[str, str]
 
 
 class Cluster(BaseModel):
-    """Everything about the pods of a run. What takes a step's name holds for it, else for all that are not named."""
+    """The options of a run's pods. A value for a named step applies to it, a plain value to all other steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     image: str = Field(
         default_factory=lambda: os.environ.get("THAWLINE_IMAGE", "thawline-python:latest"),
-        description="Image of all steps; $THAWLINE_IMAGE if not given.",
+        description="Image of all steps (default: $THAWLINE_IMAGE).",
     )
     image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = Field(
-        "", description="When the image is pulled; empty: Kubernetes' own rule."
+        "", description="When to pull the image; empty: Kubernetes' default."
     )
     image_pull_secrets: list[str] = Field([], description="Secret to pull the image with.")
     accelerator: str = Field("nvidia.com/gpu", description="Kubernetes' name of the accelerator.")
     accelerators: ByStep = Field(
-        {REST: "0"}, description="[STEP=]accelerators of search, train_head, fine_tune and evaluate, each."
+        {REST: "0"}, description="[STEP=]accelerators for each of search, train_head, fine_tune and evaluate."
     )
-    cpu: ByStep = Field({REST: "2", **dict.fromkeys(LIGHT, "1")}, description="[STEP=]CPUs that are requested.")
+    cpu: ByStep = Field({REST: "2", **dict.fromkeys(LIGHT, "1")}, description="[STEP=]CPUs to request.")
     memory: ByStep = Field(
         {REST: "8Gi", **dict.fromkeys(LIGHT, "4Gi")}, description="[STEP=]memory: request and limit, such as 16Gi."
     )
     shm: str = Field("1Gi", pattern=QUANTITY, description="Size of /dev/shm, out of the step's memory; 0: the node's.")
     node_selector: dict[str, str] = Field({}, description="LABEL=VALUE that a node must have.")
-    tolerations: list[str] = Field([], description="KEY[=VALUE][:EFFECT] of a taint that is tolerated.")
+    tolerations: list[str] = Field([], description="KEY[=VALUE][:EFFECT] of a taint to tolerate.")
     env: dict[str, str] = Field({}, description="NAME=VALUE in the environment; never for secrets.")
     secret_env: list[str] = Field([], description="SECRET:KEY[=NAME]: a secret's key in the environment, as NAME.")
     volume: str = Field(
         "", description="PersistentVolumeClaim for THAWLINE_HOME: activations and studies outlive a pod."
     )
     timeout: ByStep = Field({REST: "720"}, description="[STEP=]minutes after which a step is stopped; 0: never.")
-    retries: int = Field(2, ge=0, description="Times that a step whose pod was lost is started again.")
+    retries: int = Field(2, ge=0, description="Number of restarts of a step whose pod was lost.")
     retry_minutes: float = Field(
-        10.0, ge=0, description="Minutes that a step waits, trying again, for S3, a hub, a database or MLflow; 0: none."
+        10.0,
+        ge=0,
+        description="Minutes that a step retries when S3, a hub, a database or MLflow does not answer; 0: none.",
     )
     labels: dict[str, str] = Field({}, description="NAME=VALUE: label of the pods.")
     annotations: dict[str, str] = Field({}, description="NAME=VALUE: annotation of the pods.")
-    service_account: str = Field("", description="Service account of the pods; empty: Kubeflow's own choice.")
+    service_account: str = Field("", description="Service account of the pods; empty: Kubeflow's default.")
 
     @field_validator("accelerators", "cpu", "memory", "timeout", mode="before")
     @classmethod
@@ -103,11 +105,11 @@ class Cluster(BaseModel):
             wrong = next((text for text in texts if not re.fullmatch(form, text)), None)
             if wrong is not None:
                 shown = wrong.partition("=")[0] if name == "secret-env" else wrong  # it may be NAME=THE SECRET
-                raise ValueError(f"--{name} can't be {shown!r}: give {what}")
+                raise ValueError(f"--{name} can't be {shown!r}: use {what}")
         bare = [name for name, value in self.env.items() if PRIVATE.search(name) or PASSWORD.search(value)]
         if bare:
             name = bare[0]
-            raise ValueError(f"--env {name} holds a secret, which every run would record: give it by --secret-env")
+            raise ValueError(f"--env {name} contains a secret, which every run would record: use --secret-env")
         return self
 
     def of(self, field: str, step: str) -> str:
@@ -121,7 +123,7 @@ class Cluster(BaseModel):
         return [(m["secret"], m["key"], m["name"] or m["key"]) for m in found if m]
 
     def names(self) -> set[str]:
-        """What the pods find in their environment."""
+        """Return the names of the pods' environment variables."""
         return {*self.env, *(name for _, _, name in self.secrets())}
 
 
@@ -142,7 +144,7 @@ def _pairs(texts: list[Any], rest: str) -> dict[str, str]:
     for text in map(str, texts):
         name, equals, value = text.partition("=")
         if not (equals or rest) or not name:
-            raise ValueError(f"{text!r} is no NAME=VALUE")
+            raise ValueError(f"{text!r} is not NAME=VALUE")
         found |= {name: value} if equals else {rest: text}
     return found
 

@@ -1,4 +1,4 @@
-"""What Kubeflow says of a run's steps, as events for the display.
+"""The progress of a run's steps on Kubeflow, as events for the display.
 
 Kubeflow lists the nodes of Argo's workflow: a task of the DAG as `NAME`, once more for each attempt as `NAME(0)`, with
 its driver beside it, and below it `executor`, whose attempts, `executor(0)`, are the step's own pods. Which executor is
@@ -23,7 +23,7 @@ FNV_BASIS, FNV_PRIME, FNV_MASK = 0x811C9DC5, 0x01000193, 0xFFFFFFFF
 
 @dataclass
 class Part:
-    """What stands for a step: one of its search workers, or the step in one branch of the DAG."""
+    """A part of a step: one of its search workers, or the step in one branch of the DAG."""
 
     state: str  # "waiting", "started", "finished" or "failed"
     begin: float
@@ -50,7 +50,7 @@ class Progress:
     _noted: set[tuple[str, str]] = field(default_factory=set)
 
     def events(self, run: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - kfp_server_api's run
-        """What has happened since the last call, as the display takes it."""
+        """Return the events since the last call, for the display."""
         listed = (run.run_details and run.run_details.task_details) or []
         tasks = [task for task in listed if task.display_name and task.start_time]
         found: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ class Progress:
         """That a pod has not begun for long, once."""
         if since and time.time() - since.timestamp() >= PENDING_SECONDS and (key, pod) not in self._noted:
             self._noted.add((key, pod))
-            text = f"its pod {pod} has not begun since {since:%H:%M:%S} UTC; this says why: {self.look}"
+            text = f"its pod {pod} has not started since {since:%H:%M:%S} UTC; to see why: {self.look}"
             yield _note(step, text, time.time())
 
     def _driverless(self, tasks: list[Any], begun: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -107,7 +107,7 @@ class Progress:
             failed = driver and not rest and task.state == "FAILED"
             if step and failed and step not in begun and (step, "driver") not in self._noted:
                 self._noted.add((step, "driver"))
-                text = f"did not begin: Kubeflow's driver for it failed; its log says why ({task.display_name})"
+                text = f"did not start: Kubeflow's driver for it failed; see its log ({task.display_name})"
                 yield _note(step, text, (task.end_time or task.start_time).timestamp())
 
 

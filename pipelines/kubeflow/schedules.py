@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a recurring run's parameter says of its schedule; Kubeflow keeps it as it was made."""
+    """The state of a schedule in its recurring run's parameter; Kubeflow stores it unchanged."""
 
     name: str
     cron: str  # five or six fields, as they were given, in `time_zone`
@@ -141,7 +141,10 @@ def create(client: Any, schedule: Schedule, *, enabled: bool) -> None:  # noqa: 
     except RefusalError as error:
         if error.status < 500:  # noqa: PLR2004 - a fault of the server
             raise
-        hint = "It may have begun all the same, in no list: look at `kubectl get scheduledworkflows` in its namespace."
+        hint = (
+            "It may be running anyway, without appearing in any list: check `kubectl get scheduledworkflows` "
+            "in its namespace."
+        )
         raise StepError(error.sentence, hint) from None
 
 
@@ -158,7 +161,7 @@ def waiting(client: Any, namespace: str, schedule: Schedule) -> list[str]:  # no
     """A sentence for each former revision that a run in progress keeps."""
     name = schedule.facts.name
     revisions = [old.facts.revision for old in held(client, namespace).get(name, [])[1:]]
-    return [f"{name}: a run of its former revision {number} is in progress and goes on." for number in revisions]
+    return [f"{name}: a run of its former revision {number} is in progress and continues." for number in revisions]
 
 
 def settle(client: Any, namespace: str, say: Say) -> dict[str, Schedule]:  # noqa: ANN401 - as above
@@ -168,7 +171,10 @@ def settle(client: Any, namespace: str, say: Say) -> dict[str, Schedule]:  # noq
     for name, (newest, *_) in held(client, namespace).items():
         later = timed(newest, datetime.now(UTC))
         if newest.enabled and later.cluster_cron != newest.cluster_cron and _same_time(newest, later):
-            say(f"{name}: {later.cluster_cron} in {newest.facts.cluster_time_zone} from now on, for the clocks change.")
+            say(
+                f"{name}: {later.cluster_cron} in {newest.facts.cluster_time_zone} from now on, because the "
+                "clocks change."
+            )
             create(client, _following(newest, later), enabled=False)
             _finish(client, namespace, held(client, namespace)[name])
     return {name: newest for name, (newest, *_) in held(client, namespace).items()}
@@ -217,7 +223,7 @@ def runs_of(client: Any, namespace: str, identity: str) -> list[Any]:  # noqa: A
 
 
 def in_progress(client: Any, namespace: str, schedule: Schedule) -> bool:  # noqa: ANN401 - as above
-    """Whether a run of it has not ended."""
+    """Return whether one of its runs has not ended."""
     return any(run.state not in ENDED for run in runs_of(client, namespace, schedule.id))
 
 

@@ -17,7 +17,7 @@ from pipelines.kubeflow.progress import Progress
 PIPELINE = "thawline"  # its name in Kubeflow; each change of the DAG or of its pods is a version
 POLL = 5.0  # seconds between two looks at a run
 PATIENCE = 60  # looks in a row without an answer after which waiting ends
-GOES_ON = "The run goes on:"
+GOES_ON = "The run continues:"
 
 
 class GoesOnError(StepError):
@@ -25,7 +25,7 @@ class GoesOnError(StepError):
 
 
 class Plan(NamedTuple):
-    """What is to run, checked as far as it can be from here."""
+    """A run to submit, checked as far as possible from here."""
 
     settings: Settings
     cluster: Cluster
@@ -52,8 +52,8 @@ def publish(
     if "MLFLOW_TRACKING_URI" not in cluster.names():
         tell(
             console,
-            "The pods are given no MLFLOW_TRACKING_URI: they need Kubeflow's MLflow plugin, "
-            "or --env MLFLOW_TRACKING_URI=http://….",
+            "The pods have no MLFLOW_TRACKING_URI: they need Kubeflow's MLflow plugin, or --env "
+            "MLFLOW_TRACKING_URI=http://….",
         )
     name = PIPELINE if dag in (FINE_TUNING, SEARCHING_IN_PODS) else f"{PIPELINE}-{dag}"
     compiled = compile_dag(cluster, dag)

@@ -111,7 +111,7 @@ def test_a_champion_against_itself_is_no_contest(toy_home: PlainRun, tmp_path: P
     assert (accepted, champion) == (False, "1")
     assert queries.recorded("toy", "thawline.look") == []
     [pipeline] = queries.find_runs("toy", "again", "pipeline")
-    assert "is the champion, version 1, itself" in pipeline.data.tags["thawline.decision"]
+    assert "is identical to the champion, version 1" in pipeline.data.tags["thawline.decision"]
 
 
 def test_a_model_with_the_champions_answers_ties(toy_home: PlainRun, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_figures_from_other_test_rows_decide_nothing(toy_home: PlainRun, tmp_pat
     assert (accepted, champion) == (False, "1")
     evidence = evidence_of("again", tmp_path)
     assert evidence["champion"] == evidence["challenger"] > 0.5
-    assert (evidence["accepted"], "a tie keeps it" in evidence["sentence"]) == (False, True)
+    assert (evidence["accepted"], "a tie keeps the champion" in evidence["sentence"]) == (False, True)
 
 
 def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) -> None:

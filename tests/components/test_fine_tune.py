@@ -49,7 +49,7 @@ def test_without_time_the_head_goes_on(toy_home: PlainRun, tmp_path: Path) -> No
     tune(toy_home, tmp_path / "tuned", "late", thaw=2)
     assert read_facts(tmp_path / "tuned") == read_facts(toy_home.folder / "head")
     [pipeline] = queries.find_runs("toy", "late", "pipeline")
-    told = "No stage was thawed, so the head-only model goes on: --step-max-minutes 1e-09 was over."
+    told = "No stage was thawed, so the head-only model is kept: --step-max-minutes 1e-09 was used up."
     assert deadlines.cuts(pipeline.data.tags) == told
 
 

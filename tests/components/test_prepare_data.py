@@ -321,7 +321,7 @@ def test_a_new_example_between_two_splits_is_set_aside(tmp_path: Path) -> None:
     info = run(source / "list.csv", tmp_path / "2", tmp_path / "1")
     assert (info.examples, info.set_aside, info.rejected) == (40, 1, {})
     [row] = Examples(tmp_path / "2").rejected()
-    assert row["reason"] == "set aside: it belongs to examples of test and of train"
+    assert row["reason"] == "set aside: it belongs with examples in test and train"
     assert splits_of(tmp_path / "2") == known
 
 
@@ -574,7 +574,7 @@ def test_another_registry_goes_on_from_a_file_of_assignments(
         (lambda file: file.write_text("x"), "can't be read: "),
         (
             lambda file: write_lineage(file, swapped(read_lineage(file))),
-            "gives 1 of its examples another split",
+            "assigns 1 of its examples to other splits",
         ),
     ],
 )

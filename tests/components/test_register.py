@@ -187,7 +187,7 @@ def test_what_a_deadline_cut_is_not_promoted_by_itself(toy_home: PlainRun) -> No
     version = registered(toy_home, "short", toy_home.folder / "served", "1", accepted=True)
     assert versions.aliases("toy") == {"champion": "1", "challenger": version, "pending": version}
     result = finish(text, "short", "SUCCEEDED")
-    told = "The thawed training stopped after 1 of 6 epochs: --step-max-minutes 5 was over."
+    told = "The thawed training stopped after 1 of 6 epochs: --step-max-minutes 5 was used up."
     assert result.cut == told
     assert told in result.reason
     assert (result.promoted, result.pending) == (False, f"thawline promote {version} --model toy")

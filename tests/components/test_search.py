@@ -152,7 +152,7 @@ def test_no_time_no_search(tracked_home: Path, toy_dataset: Path) -> None:
     assert json.loads(select_trial(settings.to_json(), "k", [name], trials)) == settings.defaults().model_dump()
     assert open_study(name).trials == []
     [pipeline] = queries.find_runs("toy", "k", "pipeline")
-    assert deadlines.cuts(pipeline.data.tags) == "The search was left out: --step-max-minutes 1e-09 was over."
+    assert deadlines.cuts(pipeline.data.tags) == "The search was skipped: --step-max-minutes 1e-09 was used up."
 
 
 @pytest.mark.slow
@@ -242,6 +242,6 @@ def test_trials_that_diverge_end(tracked_home: Path, toy_dataset: Path) -> None:
 
     settings = SETTINGS.model_copy(update={"trials": 2, "head_learning_rate": 1e38, "thaw_learning_rate": 1e38})
     settings = settings.model_copy(update={"optimizer": "sgd", "clip_norm": 0.0, "patience": 1})
-    with pytest.raises(StepError, match="No trial of the search came to its end"):
+    with pytest.raises(StepError, match="No trial of the search finished"):
         search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
     assert [t.state.name for t in open_study(study_name(settings, "d" * 64, "w" * 64)).trials] == ["PRUNED"] * 2

@@ -50,7 +50,7 @@ def test_a_deadline_leaves_the_best_so_far(toy_home: PlainRun, tmp_path: Path) -
     train_head(text, "late", dataset, *toy_home.digests, chosen, tmp_path / "head")
     assert len(read_facts(tmp_path / "head")["history"]) == 1
     [pipeline] = queries.find_runs("toy", "late", "pipeline")
-    told = "The training of the head stopped after 1 of 12 epochs: --step-max-minutes 1e-06 was over."
+    told = "The training of the head stopped after 1 of 12 epochs: --step-max-minutes 1e-06 was used up."
     assert deadlines.cuts(pipeline.data.tags) == told
 
 

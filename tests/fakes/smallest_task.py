@@ -87,7 +87,7 @@ class Distance:
         try:
             return f"{float(label):g}"
         except ValueError as error:
-            raise RejectedRecord("the label is no number") from error
+            raise RejectedRecord("the label is not a number") from error
 
     def targets(self, labels: Sequence[str], classes: Sequence[str]) -> Tensor:
         """Labels as what the loss compares outputs with, [N, 1]."""

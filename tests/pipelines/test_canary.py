@@ -285,7 +285,7 @@ def test_a_stock_cluster_passes(play: Any, looked: Any, kubeflow_server: Kubeflo
     assert len(good) == len(doctor_cluster.PROMISES) + 3
     assert "Canary run: failed, as planned, by its last step" in good
     assert "A step after an error: not started again" in good
-    assert "Exit handler: told FAILED, which it read as failed" in good
+    assert "Exit handler: received FAILED and read it as failed" in good
     [run] = kubeflow_server.runs.values()
     given = run.runtime_config.parameters
     assert (given["secrets"], given["source"], given["numbers"]) == ("A_KEY", "s3://b/p", [0, 7])
@@ -298,17 +298,17 @@ def test_a_cluster_that_retries_errors_is_warned_of(play: Any, looked: Any) -> N
     assert answer.status == 0, answer.err
     good = _lines(answer, "✓")
     assert "Canary run: succeeded" in good
-    assert "Exit handler: told COMPLETE, which it read as succeeded" in good
+    assert "Exit handler: received COMPLETE and read it as succeeded" in good
     assert _lines(answer, "-") == ["A step after an error: started again"]
     assert "Leave Argo's retryPolicy at OnError" in answer.out
     assert _lines(answer, "✗") == []
 
 
 def test_what_was_not_asked_for_is_not_needed(looked: Any) -> None:
-    """Without secrets, volume and source these promises are reported as not asked for."""
+    """Without secrets, volume and source these promises are reported as not requested."""
     _left(ON_ERROR)
     checks = {check["name"]: check for check in json.loads(looked("FAILED", FAILED_LAST, "--json").out)}
-    unasked = {name for name, check in checks.items() if check["found"] == "not asked for"}
+    unasked = {name for name, check in checks.items() if check["found"] == "not requested"}
     assert unasked == {"Secrets in the pods", "Volume is shared", "S3 from the pods"}
 
 
@@ -320,7 +320,7 @@ def test_what_was_not_asked_for_is_not_needed(looked: Any) -> None:
         ({"loop": "0 arrived as str"}, "Integers and files in a loop: 0 arrived as str"),
         ({"collected": "[] instead of [0, 7]"}, "Results of a loop: [] instead of [0, 7]"),
         ({"inner": "the file is not there"}, "Outputs of an inner pipeline: the file is not there"),
-        ({"exit": "ENDED", "closed": "succeeded"}, "Exit handler: told ENDED, which it read as succeeded"),
+        ({"exit": "ENDED", "closed": "succeeded"}, "Exit handler: received ENDED and read it as succeeded"),
     ],
 )
 def test_a_broken_promise_fails(change: dict[str, str], line: str, looked: Any) -> None:
@@ -363,7 +363,7 @@ def test_pods_without_an_address_of_mlflow_are_told_how_to_get_one(looked: Any) 
     assert answer.status == 1
     assert _lines(answer, "✗") == [
         "Canary run: failed in look",
-        "MLflow from the pods: nothing was found there, and the pods are given no address",
+        "MLflow from the pods: nothing was found there, and the pods have no address",
     ]
     assert "--env MLFLOW_TRACKING_URI=" in answer.out
 
@@ -372,7 +372,7 @@ def test_pods_with_another_mlflow_are_doubted(looked: Any) -> None:
     """Where the pods are given an MLflow and nothing is found here, the two are to be compared."""
     answer = looked("FAILED", FAILED_LAST, "--env", "MLFLOW_TRACKING_URI=http://mlflow:5000")
     assert _lines(answer, "✗") == ["MLflow from the pods: nothing was found there"]
-    assert "the server that is asked here" in answer.out
+    assert "use the same server as this command" in answer.out
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_findings_that_can_not_be_read_are_no_fault_of_the_run(
     assert "Canary run: failed, as planned, by its last step" in _lines(answer, "✓")
     [line] = _lines(answer, "✗")
     assert line.startswith(f"MLflow from the pods: {why}")
-    assert "Give --tracking-uri" in answer.out
+    assert "Use --tracking-uri" in answer.out
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_predict_answers_the_others_where_a_file_is_no_record(
     answer = call(capsys, monkeypatch, "predict", "--model", "toy", good, str(bad), good)
     assert (answer.status, is_one_sentence(answer)) == (1, True)
     assert [line.split("\t")[:2] for line in answer.out.splitlines()] == [[good, "class1"]] * 2
-    assert f"{bad} can't be answered: could not convert" in answer.err
+    assert f"{bad} can't be predicted: could not convert" in answer.err
     folder = tmp_path / "mixed"
     folder.mkdir()
     for i, path in enumerate([good, bad, good, bad]):
@@ -224,7 +224,7 @@ def test_a_missing_source_is_one_sentence(tmp_path: Path) -> None:
     [
         ({}, "is empty"),
         ({"a.txt": "x", "b.txt": "y"}, "no class folders"),
-        ({"cat/a.txt": "x", "cat/b.txt": "y"}, "one class only: cat"),
+        ({"cat/a.txt": "x", "cat/b.txt": "y"}, "only one class: cat"),
         ({"train/a.txt": "x", "test/b.txt": "y"}, "splits, not classes"),
     ],
 )
@@ -280,7 +280,7 @@ def test_a_bad_option_is_one_sentence(
     [
         ("learning_rate: 0.1\n", "learning-rate"),
         ("dropout: 3\n", "--dropout"),
-        ("- dropout\n", "no mapping"),
+        ("- dropout\n", "not a mapping"),
         ("dropout: [\n", "can't be read"),
         (b"\xff\xfe\x00", "can't be read"),
     ],
@@ -432,7 +432,7 @@ def test_unchanged_data_keep_the_champion(tmp_path: Path) -> None:
         assert answer.status == 0, answer.err
         results.append(json.loads(answer.out))
     assert [(r["version"], r["promoted"]) for r in results] == [("1", True), ("2", False)]
-    assert re.search("does not beat the champion, version 1|a tie keeps it", results[1]["reason"])
+    assert re.search("does not beat the champion, version 1|a tie keeps the champion", results[1]["reason"])
     assert results[0]["dataset_digest"] == results[1]["dataset_digest"]
     assert aliases(home, tmp_path, source) == {"challenger": "2", "champion": "1"}
 
@@ -468,10 +468,16 @@ def test_the_summary_ends_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "told"),
     [
-        ({"max_minutes": 0.005}, "The run did not end within --max-minutes 0.005 and some grace, so it was stopped."),
+        (
+            {"max_minutes": 0.005},
+            "The run did not end within --max-minutes 0.005 plus a grace period, so it was stopped.",
+        ),
         (
             {"step_max_minutes": 0.005},
-            "The step evaluate did not end within --step-max-minutes 0.005 and some grace, so the run was stopped.",
+            (
+                "The step evaluate did not end within --step-max-minutes 0.005 plus a grace period, so the "
+                "run was stopped."
+            ),
         ),
     ],
 )

@@ -240,7 +240,7 @@ def test_a_run_that_is_cut_short_and_the_next_one(tmp_path: Path, ended: Path) -
             )
             assert done.returncode == 0, done.stderr
     first, second = hook.messages
-    assert first["run"]["cut"].startswith("The search was left out: --step-max-minutes 1e-09 was over.")
+    assert first["run"]["cut"].startswith("The search was skipped: --step-max-minutes 1e-09 was used up.")
     assert "The training of the head stopped after 1 of 12 epochs" in first["run"]["reason"]
     assert (first["run"]["version"], first["run"]["promoted"]) == ("1", False)
     assert " on m1, about 0." in first["run"]["cost"]

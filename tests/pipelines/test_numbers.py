@@ -63,7 +63,7 @@ def test_a_permutation_test_decides_between_two(results: list[dict[str, Any]]) -
 def test_a_label_that_is_no_number_is_rejected(results: list[dict[str, Any]], home: Path) -> None:
     """The target says which labels can be learnt; the page says why one could not."""
     page = Path(results[0]["report"]).read_text()
-    assert "the label is no number" in page
+    assert "the label is not a number" in page
     assert "300 examples from" in page
 
 

@@ -81,7 +81,7 @@ def test_the_report_draws_in_a_browser(run: tuple[dict, Path], tmp_path: Path) -
         assert picture.size == (1280, 2400)
         assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 500
     dumped = subprocess.run([chromium, *flags, "--dump-dom", page], check=True, capture_output=True, timeout=120)
-    for heading in ("The numbers", "Most confident mistakes", "How it learned", "The search"):
+    for heading in ("The numbers", "Most confident mistakes", "Learning curves", "The search"):
         assert heading.encode() in dumped.stdout
 
 

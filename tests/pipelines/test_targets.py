@@ -50,7 +50,7 @@ def test_numbers_go_the_whole_way(folder: Path) -> None:
     assert metrics["r2"] > 0.5 > metrics["baseline_r2"]  # 50 photos tell it roughly
     assert metrics["mae"] < metrics["baseline_mae"]
     page = Path(result["report"]).read_text()
-    assert "How far off it is" in page
+    assert "Predicted and true numbers" in page
     assert "Largest errors" in page
     text, told = predicted(folder, "cover")
     assert told["low"] < told["number"] < told["high"]

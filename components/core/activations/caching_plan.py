@@ -1,4 +1,4 @@
-"""Keep or recompute: measured on a few examples before a pass, decided within the budget, told in one line."""
+"""The caching plan: cache or recompute, measured on a few examples, within the budget, reported in one line."""
 
 import contextlib
 import math
@@ -29,7 +29,7 @@ FORMS_HINT = "Let the task give every example one shape (padded to a fixed lengt
 
 @dataclass(frozen=True)
 class Cost:
-    """What was measured, and what follows for one line."""
+    """Measurements for one line, and the costs derived from them."""
 
     examples: int
     missing: int
@@ -42,7 +42,7 @@ class Cost:
 
     @property
     def bytes(self) -> int:
-        """What the new rows take on the disk."""
+        """Disk space of the new rows."""
         return self.missing * self.row_bytes
 
     @property
@@ -80,7 +80,7 @@ def rows_at(request: RowRequest, listener: Listener = SILENT, reuse: Reuse | Non
         found = _completed(request, of_lines, kept, listener)
     except segments.FormError as error:
         if policy.mode == "keep":
-            raise InputError(f"Activations can't be kept: {error}.", FORMS_HINT) from error
+            raise InputError(f"Activations can't be cached: {error}.", FORMS_HINT) from error
         if policy.mode != "stored":  # there the leader has said so
             listener.note(f"Activations recomputed: {error}. {FORMS_HINT}")
         return recomputed
@@ -110,8 +110,8 @@ def _completed(
     except OSError as error:  # the disk is full, or may not be written
         if policy.mode == "keep":
             raise StepError(
-                f"Activations can't be kept in {store.store()} ({error.strerror or error}).",
-                "Free the disk, name another folder in THAWLINE_ACTIVATIONS, or use --activations auto.",
+                f"Activations can't be cached in {store.store()} ({error.strerror or error}).",
+                "Free disk space, set THAWLINE_ACTIVATIONS to another folder, or use --activations auto.",
             ) from error
         listener.note(f"Activations recomputed: {store.store()} can't be written ({error.strerror or error})")
     if missing:
@@ -120,7 +120,7 @@ def _completed(
 
 
 def _row_seconds(request: RowRequest, space: Path, line: int) -> float:
-    """What the usual loop takes for a row: encoded, and computed by PyTorch; measured once for each space."""
+    """Seconds per row of the usual loop, encoding and PyTorch; measured once for each space."""
     known = spaces.row_seconds(space)
     if known or not request.keys:
         return known
@@ -180,7 +180,7 @@ def _carry_out(request: RowRequest, of_lines: Sequence[Path], work: ComputePass,
 
 
 def _room(policy: CachePolicy, protected: Sequence[Path]) -> Callable[[float], bool]:
-    """Tells whether so many bytes fit into the budget, and removes what was used longest ago for them."""
+    """Return whether so many bytes fit into the budget, after removing the least recently used."""
 
     def room(needed: float) -> bool:
         if needed > store.free_for(store.store(), policy.budget, protected):
@@ -203,9 +203,9 @@ def _affordable(costs: Mapping[int, Cost], policy: CachePolicy, room: float) -> 
         fits = cost.bytes <= room
         if policy.mode == "keep" and not fits:
             raise UnavailableError(  # another machine may have more
-                f"Activations of {cost.bytes / GIGABYTE:.2g} GB are to be kept, and there is room for "
+                f"Caching takes {cost.bytes / GIGABYTE:.2g} GB, but there is room for only "
                 f"{max(0.0, room) / GIGABYTE:.2g} GB.",
-                "Raise --cache-budget, free the disk, or use --activations auto.",
+                "Raise --cache-budget, free disk space, or use --activations auto.",
             )
         if policy.mode == "keep" or (fits and cost.keep <= cost.recompute):
             chosen.append(line)
@@ -263,12 +263,12 @@ def _sentence(stages: int, costs: Mapping[int, Cost], chosen: Sequence[int], rea
         saved = sum(cost.recompute - cost.keep for line, cost in costs.items() if line in chosen)
         rounding = f", rounded to float16 with an error of {loss:.1e} of the largest at most" if loss else ""
         parts.append(
-            f"kept below {_named(stages, chosen)}: {size:,.0f} MB for {some.missing:,} new of {some.examples:,} "
-            f"examples{rounding}, saves about {saved:,.0f} s of the usual loop"
+            f"cached below {_named(stages, chosen)}: {size:,.0f} MB for {some.missing:,} new of "
+            f"{some.examples:,} examples{rounding}, saves about {saved:,.0f} s of the usual loop"
         )
     for line in sorted(costs.keys() - set(chosen)):
         dear = costs[line].keep > costs[line].recompute
-        why = "keeping them would take longer" if dear else "there is no room for them"
+        why = "caching them would take longer" if dear else "there is no room for them"
         parts.append(f"recomputed below {_named(stages, [line])}: {costs[line].bytes / 1e6:,.0f} MB, {why}")
     return f"Activations {'; '.join(parts)} ({reason})"
 

@@ -41,7 +41,7 @@ class ComputePass:
 def passes(
     of_lines: Sequence[Path], lines: Sequence[int], keys: Sequence[bytes], precision: str = "float32"
 ) -> list[ComputePass]:
-    """What has to be computed so that every line holds all rows; empty if nothing is missing."""
+    """Return the passes that fill in missing rows at every line; empty if nothing is missing."""
     absent: dict[int, list[int]] = defaultdict(list)
     for line in sorted(lines):
         for position in _missing(of_lines[line], keys):

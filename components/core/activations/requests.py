@@ -1,4 +1,4 @@
-"""What is asked for at the thaw line: which rows, how they are encoded, and what may be kept of them."""
+"""A request for rows at the thaw line: which rows, how they are encoded, and what may be cached."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from components.core.networks.network import Network, Pytree
 
 @dataclass(frozen=True)
 class CachePolicy:
-    """What the user decided about activations."""
+    """The user's choices about activations."""
 
     mode: str  # auto, keep, recompute, or stored: what is kept already, and nothing more
     precision: str  # float32 or float16

@@ -40,7 +40,7 @@ class FormError(ValueError):
 
 @dataclass(frozen=True)
 class Leaf:
-    """How the rows of one tensor lie in their file."""
+    """The layout of one tensor's rows in their file."""
 
     dtype: str  # as torch names it: float32
     shape: tuple[int, ...]  # of a row, in the order of the file
@@ -169,7 +169,7 @@ def refuse_forms(forms: Sequence[tuple[str, Sequence[Leaf]]]) -> None:
     for spec, leaves in forms[1:]:
         if (spec, list(leaves)) != (first[0], list(first[1])):
             shapes = [[_row_shape(leaf) for leaf in some] for some in (first[1], leaves)]
-            raise FormError(f"those of some examples have the shapes {shapes[0]}, of others {shapes[1]}")
+            raise FormError(f"some examples have the shapes {shapes[0]}, others {shapes[1]}")
 
 
 def _row_shape(leaf: Leaf) -> list[int]:

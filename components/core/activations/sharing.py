@@ -175,7 +175,9 @@ def _brought(
             if keys:
                 yield remote
             else:
-                listener.note(f"Activations: {remote.uri} is damaged, or was changed meanwhile, and was not taken")
+                listener.note(
+                    f"Activations: {remote.uri} is damaged or was changed during the download, and was skipped"
+                )
 
 
 def _bring(remote: _Remote, wanted: set[bytes]) -> set[bytes]:
@@ -263,7 +265,7 @@ def _checked(content: bytes) -> _Facts:
         if protocol != 1 or _leaves_of(structure) != len(facts.leaves):
             raise ValueError("the structure does not fit the leaves")
     except (ValidationError, RecursionError, KeyError, TypeError) as error:
-        raise ValueError(f"no description of a segment: {type(error).__name__}") from error
+        raise ValueError(f"not a description of a segment: {type(error).__name__}") from error
     if any(leaf.channels_last and len(leaf.shape) != 3 for leaf in facts.leaves):  # noqa: PLR2004 - [H, W, C]
         raise ValueError("only pictures are stored channels last")
     return facts
@@ -280,7 +282,7 @@ def _leaves_of(structure: dict[str, Any]) -> int:
     names = json.loads(context)
     plain = names is None or all(isinstance(name, str | int) for name in names)
     if kind not in _STRUCTURES or not plain or isinstance(names, dict):
-        raise ValueError("not a structure of lists, tuples and dicts")
+        raise ValueError("not a structure of lists, tuples and dicts only")
     return sum(_leaves_of(child) for child in children)
 
 
@@ -352,7 +354,7 @@ def _one_at_a_time() -> FileLock:
 
 def _give_up(prefix: str, error: Exception, listener: Listener) -> None:
     _given_up.add(prefix)
-    listener.note(f"Activations are not shared through {prefix}: {error} This step goes on with those that are here.")
+    listener.note(f"Activations are not shared through {prefix}: {error} This step continues with the local ones.")
 
 
 def _sizes(sizes: Sequence[int]) -> str:

@@ -51,7 +51,7 @@ def describe(space: Path, network: Network, line: int, precision: str, row_secon
 
 
 def row_seconds(space: Path) -> float:
-    """What computing a row of a space takes; 0 where nobody has measured it."""
+    """Return the seconds to compute a row of a space; 0 if never measured."""
     try:
         return float(json.loads((space / "space.json").read_text()).get("row_seconds", 0.0))
     except (OSError, ValueError, TypeError, AttributeError):  # gone, or damaged
@@ -59,7 +59,7 @@ def row_seconds(space: Path) -> float:
 
 
 def accepts(engine: str) -> bool:
-    """Whether rows of that engine may be used: all engines are equal within rounding, `deterministic` asks for bits."""
+    """Return whether rows of that engine may be used: engines agree within rounding, not in every bit."""
     return engine == FIXED_BATCHES_ENGINE or not torch.are_deterministic_algorithms_enabled()
 
 

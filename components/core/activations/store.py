@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def is_export(self) -> bool:
-        """Whether these are exported stages."""
+        """Return whether these are exported stages."""
         return self.folder.parent.name == ENGINES
 
 
@@ -60,12 +60,12 @@ def shared_prefix() -> str:
     if "://" not in given and not given.startswith("s3:"):
         return ""
     if not given.startswith("s3://") or not given.removeprefix("s3://").strip("/"):
-        raise InputError(f"THAWLINE_ACTIVATIONS can't be {given!r}.", "Name a folder, or s3://bucket/prefix.")
+        raise InputError(f"THAWLINE_ACTIVATIONS can't be {given!r}.", "Use a folder or s3://bucket/prefix.")
     return given.rstrip("/")
 
 
 def entries(store: Path) -> list[Entry]:
-    """Everything in the store, least recently used first."""
+    """Return everything in the store, least recently used first."""
     found = [Entry(path.parent, *_facts(path)) for path in _stamps(store)]
     return sorted(found, key=lambda entry: entry.last_used)
 

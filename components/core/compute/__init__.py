@@ -1,1 +1,1 @@
-"""How tensors are computed fast on this machine: devices, engines, kernels, processes."""
+"""Fast computation on this machine: devices, engines, kernels, processes."""

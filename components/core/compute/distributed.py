@@ -42,7 +42,7 @@ def rank() -> int:
 
 
 def is_local_leader() -> bool:
-    """Whether this process fills the store of activations for its machine."""
+    """Return whether this process fills the store of activations for its machine."""
     return count() == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
@@ -115,7 +115,7 @@ def share(rows: int) -> slice:
 
 
 def parallel(network: Network, line: int) -> Callable[[Pytree], Pytree]:
-    """What lies above the line as a function of activations there, whose gradients are the mean over processes."""
+    """Return the network above the line as a function of activations; its gradients are the mean over processes."""
     if count() == 1:
         return lambda inputs: network.above(inputs, line)
     device = next(network.parameters()).device

@@ -97,7 +97,7 @@ def choose(
     """
     plain = eager(network, lines, start)
     if torch.are_deterministic_algorithms_enabled():
-        return plain, "eager: results are to be the same bit for bit"
+        return plain, "eager: results must be identical bit for bit"
     if lines[-1] == start:
         return plain, "eager: there are no stages to run"
     try:
@@ -122,7 +122,7 @@ def _fastest(
         place = place_of(prefix, way, folder)
         cost = seconds_to_prepare(prefix, way, place)
         if cost + OVERHEAD_SECONDS > count * trial.best.seconds * MIN_GAIN:
-            trial.reasons.append(f"{way} (about {cost:.1f} s) would not pay for {count} examples")
+            trial.reasons.append(f"{way} (about {cost:.1f} s) would not pay off for {count} examples")
             continue
         if cost and way != "compile" and not room(size := export_bytes(prefix)):
             trial.reasons.append(f"{way}: there is no room for an export of {size / 1e6:,.0f} MB")
@@ -172,7 +172,7 @@ def _onnxruntime(prefix: Prefix, way: str, place: Path) -> tuple[str, _Flat, str
         offered = onnxruntime.get_available_providers()
         gpu = [name for name in ("TensorrtExecutionProvider", "CUDAExecutionProvider") if name in offered]
         if not gpu:
-            raise RuntimeError("this ONNX Runtime is one without a GPU")
+            raise RuntimeError("this ONNX Runtime has no GPU support")
         providers = [*((name, {"device_id": prefix.device.index or 0}) for name in gpu), *providers]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # search workers share the cores

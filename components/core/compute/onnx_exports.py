@@ -66,7 +66,7 @@ def place_of(prefix: Prefix, way: str, folder: Path) -> Path:
 
 
 def seconds_to_prepare(prefix: Prefix, way: str, place: Path) -> float:
-    """What an export or a compilation costs: nothing if it is kept, else estimated from those made here before."""
+    """Return the seconds of an export or a compilation: 0 if cached, otherwise estimated from earlier ones here."""
     if _facts(place):
         return 0.0
     kept = [_facts(path.parent, whole=False) for path in place.parent.glob("*/facts.json")]
@@ -100,7 +100,7 @@ def exported(prefix: Prefix, way: str, place: Path) -> tuple[bytes, str]:
 
 
 def first_line(error: Exception) -> str:
-    """What a log line shows of an error: exporters wrap the reason in advice."""
+    """Return the first line of an error for a log: exporters wrap the reason in advice."""
     reason = error.__cause__ or error
     return next(iter(str(reason).strip().splitlines()), "")[:200] or type(reason).__name__
 

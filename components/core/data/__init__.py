@@ -1,1 +1,1 @@
-"""From a source to examples with splits, and what the lineage remembers."""
+"""From a source to examples with splits and lineage."""

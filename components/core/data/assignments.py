@@ -107,8 +107,8 @@ def check_slices(examples: Sequence[Example], settings: Settings) -> None:
     columns = sorted(set[str]().union(*(example.metadata for example in examples)))
     for name in filter(None, map(str.strip, settings.slice_by.split(","))):
         if name not in columns:
-            has = f"The columns are {', '.join(columns)}" if columns else "Only a manifest can have such columns"
-            raise InputError(f"--slice-by {name!r} is no metadata column of the data.", f"{has}.")
+            has = f"The columns are {', '.join(columns)}" if columns else "Only a manifest can have metadata columns"
+            raise InputError(f"--slice-by {name!r} is not a metadata column of the data.", f"{has}.")
 
 
 def write_label_changes(path: Path, changes: Sequence[LabelChange]) -> None:
@@ -160,8 +160,8 @@ def _locked(labels: Mapping[str, str], assigned: Mapping[str, str], lineage: Lin
             counted[id_] = target.check_label(member.label)
         except RejectedRecord as error:
             raise InputError(
-                f"A test row is locked with the label {member.label!r}, which is of another problem: {error}.",
-                "Give the new problem a --model of its own.",
+                f"A test row is locked with the label {member.label!r}, which belongs to another problem: {error}.",
+                "Use a separate --model for the new problem.",
             ) from None
     return counted
 
@@ -205,7 +205,7 @@ def _told_of(ids: Sequence[str], groups: Mapping[str, str], uris: Mapping[str, s
 
 def _against(group: str) -> str:
     if group.startswith(NEAR):
-        return " If they only look alike, give --near-duplicates fewer bits, or -1 to look for none."
+        return " If they only look alike, use fewer bits for --near-duplicates, or -1 to turn it off."
     return " Examples of one group go into one split."
 
 

@@ -1,4 +1,4 @@
-"""What `dataset.json` holds: the facts of a prepared dataset, written last, so that a folder with it is complete."""
+"""The facts of a prepared dataset, `dataset.json`; written last, so a folder that has it is complete."""
 
 from collections.abc import Mapping
 from pathlib import Path

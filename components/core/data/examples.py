@@ -34,7 +34,7 @@ _SCHEMA = pa.schema([("id", pa.string()), ("content", pa.binary())])
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a content lies."""
+    """The location of a content."""
 
     shard: int
     row_group: int
@@ -150,7 +150,7 @@ def dataset_digest(examples: Sequence[Example]) -> str:
 
 
 def kinds(rejected: Sequence[Rejected]) -> dict[str, int]:
-    """How many records were rejected for each kind of reason, the most frequent first."""
+    """Count rejected records by kind of reason, the most frequent first."""
     return dict(Counter(record.reason.partition(":")[0] for record in rejected).most_common())
 
 
@@ -196,7 +196,7 @@ class Examples:
         return self.column("label", rows)
 
     def uris(self, rows: Sequence[int]) -> list[str]:
-        """Where the examples came from."""
+        """Return the sources of the examples."""
         return self.column("uri", rows)
 
     def column(self, name: str, rows: Sequence[int]) -> list[Any]:

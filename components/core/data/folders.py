@@ -17,8 +17,8 @@ SPLITS = {  # what folders of splits are called, and which split that is
     **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "holdout"), "test"),
 }
 LAYOUT = (
-    "Give a folder with one subfolder per class, s3://bucket/prefix of that shape, or a manifest of uri,label (or "
-    "text,label)."
+    "Use a folder with one subfolder per class, s3://bucket/prefix with the same structure, or a "
+    "manifest of uri,label (or text,label)."
 )
 _LITTER = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "@tmp", "#recycle", "#snapshot"),
@@ -115,8 +115,8 @@ def check_home(root: Path) -> None:
     own = inside in {("artifacts",), ("datasets",), ("activations",), ("runs",)}
     if own or (below is not None and not any(map(is_litter, below))):
         raise InputError(
-            f"{root} holds what Thawline itself writes: its home is {home}.",
-            "Give another folder, or another home by --home or THAWLINE_HOME.",
+            f"{root} contains files that Thawline writes: its home is {home}.",
+            "Use another folder, or another home with --home or THAWLINE_HOME.",
         )
 
 
@@ -145,18 +145,17 @@ def check_names(source: str, names: Sequence[str], look: Subfolders) -> None:
         beside = f" (beside {', '.join(others[:3])}{', …' if len(others) > 3 else ''})" if others else ""  # noqa: PLR2004
         raise InputError(
             f"The folders of {source} are splits, not classes: {', '.join(sorted(splits))}{beside}.",
-            "Give a manifest of uri,label,split, or one folder with one subfolder per class.",
+            "Use a manifest of uri,label,split, or one folder with one subfolder per class.",
         )
     if {name.lower() for name in names} <= _ANNOTATED | {"classes"} and len(names) > 1:
         raise InputError(
-            f"The folders of {source} are those of pictures with boxes or masks, not classes: "
-            f"{', '.join(sorted(names))}.",
+            f"The folders of {source} hold pictures with boxes or masks, not classes: {', '.join(sorted(names))}.",
             LAYOUT,
         )
     if shared := _shared(inner) or _folds(inner, look):
         first, second = [name for name in inner if shared & inner[name][0]][:2]
         raise InputError(
-            f"The same folders lie below {first} and {second} of {source}, so it can't be known which are the classes: "
+            f"The same folders lie below {first} and {second} of {source}, so the classes are ambiguous: "
             f"{', '.join(sorted(shared)[:4])}.",
             f"Give {source.rstrip('/')}/{first} alone, or a manifest of uri,label.",
         )

@@ -26,7 +26,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Grouped:
-    """What belongs together, and what can't go anywhere."""
+    """Groups of examples, and examples that fit into no split."""
 
     groups: Mapping[str, str]  # id -> group; empty: the example stands alone
     splits: Mapping[str, str]  # group -> split that it has already
@@ -68,7 +68,7 @@ def group_examples(records: Sequence[Record], lineage: Lineage, near: Iterable[t
             accepted = [other for other in accepted if web.splits(other) == web.splits(accepted[0])]
             splits = sorted(set[str]().union(*map(web.splits, [*named, *accepted])))
         if len(splits) > 1:
-            set_aside[id_] = f"set aside: it belongs to examples of {' and of '.join(splits)}"
+            set_aside[id_] = f"set aside: it belongs with examples in {' and '.join(splits)}"
             _hand_on(id_, neighbours, present, lineage)
         else:
             web.join([id_, *named, *accepted])
@@ -190,14 +190,14 @@ def _refuse_leaks(web: _Web, known: Sequence[str], present: Mapping[str, Record]
         sides[web.component(id_)].setdefault(lineage.members[id_].split, present[id_])
     if leaks := [splits for splits in sides.values() if len(splits) > 1]:
         hints = {
-            "the same group": "correct the column group",
-            "near-duplicates": "keep --near-duplicates and the task's options as they were",
+            "the same group": "fix the column group",
+            "near-duplicates": "restore --near-duplicates and the task's options",
         }
         told = [hint for link, hint in hints.items() if link in set(map(_link, leaks))]
         raise InputError(
             f"{_groups(len(leaks))} of examples that belong together {_are(len(leaks))} in two splits already: "
             f"{_shown(leaks)}.",
-            f"Take one side of each out of the data, {', '.join(told)}, or begin a new lineage with another --model.",
+            f"Remove one side of each from the data, {', '.join(told)}, or start a new lineage with another --model.",
         )
 
 
@@ -211,7 +211,7 @@ def _refuse_given(web: _Web, records: Sequence[Record]) -> None:
         raise InputError(
             f"The column split puts {_groups(len(leaks))} of examples that belong together into two splits: "
             f"{_shown(leaks)}.",
-            f"Correct it, or leave one side of each out.{alike}",
+            f"Fix it, or leave out one side of each.{alike}",
         )
 
 

@@ -1,4 +1,4 @@
-"""What a model's lineage remembers of every example that it ever had, so that nothing ever moves or leaks.
+"""A model's lineage: every example that it ever had, with its split and label, so that nothing moves or leaks.
 
 `assignments.parquet` travels with the runs: id, split, label, fingerprint, group, since (the number of the dataset that
 brought the example) and present (whether the last dataset had it). A row `group NAME` keeps the split of a group whose

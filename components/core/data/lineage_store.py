@@ -24,7 +24,7 @@ def waiting(model: str) -> list[LabelChange]:
         found = lineage_files(model, Path(folder))
         if found is None:
             raise InputError(
-                f"No dataset of a model {model!r} is in MLflow.", "Give --model the name that `thawline run` used."
+                f"MLflow has no dataset of a model {model!r}.", "Use the --model that `thawline run` used."
             )
         path = found[0] / "label_changes.parquet"
         return read_label_changes(path) if path.exists() else []
@@ -44,8 +44,8 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
         changes = waiting(model)
         unknown = [text for text in ids if not any(change.id.startswith(text) for change in changes)]
         if unknown or not changes:
-            what = f"No changed label of {unknown[0]!r} waits" if unknown else "No changed label waits"
-            raise InputError(f"{what} for {model!r}.", f"See what waits: thawline labels list --model {model}.")
+            what = f"No changed label of {unknown[0]!r} is waiting" if unknown else "No changed label is waiting"
+            raise InputError(f"{what} for {model!r}.", f"List the waiting ones: thawline labels list --model {model}.")
         taken = [change for change in changes if not ids or change.id.startswith(tuple(ids))]
         lineage = previous_lineage(model)
         members = dict(lineage.members)
@@ -74,7 +74,7 @@ def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:
 
 
 def previous_lineage(model: str) -> Lineage:
-    """What the model's lineage knows so far; empty for a new one."""
+    """Return the model's lineage so far; empty for a new model."""
     with tempfile.TemporaryDirectory() as folder:
         found = lineage_files(model, Path(folder))
         return read_lineage(found[0] / "assignments.parquet", found[1]) if found else Lineage()

@@ -39,7 +39,7 @@ _Result = TypeVar("_Result")
 
 
 def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, progress: Progress) -> DatasetInfo:
-    """The step without tracking: write the folder `dataset` and return its facts.
+    """Run the step without tracking: write the folder `dataset` and return its facts.
 
     Args:
         source: A folder, an S3 prefix or a manifest.
@@ -103,7 +103,7 @@ class _Read(NamedTuple):
 
 @dataclass
 class _Source:
-    """What a source holds."""
+    """The content of a source."""
 
     records: dict[str, CheckedRecord] = field(default_factory=dict)  # by id
     rejected: list[Rejected] = field(default_factory=list)
@@ -199,7 +199,7 @@ def _reject_conflicts(checked: _Source, lineage: Lineage) -> None:
 
 def _check_share(rejected: Sequence[Rejected], total: int, allowed: float, source: str, dataset: Path) -> None:
     if not total:
-        raise InputError(f"{source} is empty.", "Give a folder with one subfolder per class.")
+        raise InputError(f"{source} is empty.", "Use a folder with one subfolder per class.")
     share = len(rejected) / total
     if share > allowed:
         counts = kinds(rejected)
@@ -208,5 +208,5 @@ def _check_share(rejected: Sequence[Rejected], total: int, allowed: float, sourc
         raise InputError(
             f"{len(rejected)} of {total} records of {source} can't be used ({share:.1%}, allowed {allowed:.1%}): "
             f"{reasons}. One is {shown.uri}: {shown.reason}; {dataset / 'rejected.parquet'} lists each.",
-            "Mend or remove them, or raise --max-rejected.",
+            "Fix or remove them, or raise --max-rejected.",
         )

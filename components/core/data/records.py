@@ -23,7 +23,7 @@ class CheckedRecord:
 
     @property
     def uri(self) -> str:
-        """Where the first copy lies, as text that tables can hold."""
+        """Return the location of the first copy, as printable text."""
         return printable(self.first.uri)
 
     @property

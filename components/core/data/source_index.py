@@ -31,7 +31,7 @@ SPARSE = 20  # objects that are listed for one that is wanted, before asking for
 
 
 class Mark(NamedTuple):
-    """What tells a record's state without reading it."""
+    """The state of a record as known without reading it."""
 
     size: int  # bytes; -1: not known
     mark: str  # modification time or ETag; empty: not known
@@ -56,7 +56,7 @@ class IndexRow(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """How many examples differ between two indexes."""
+    """Numbers of examples that differ between two indexes."""
 
     new: int
     gone: int
@@ -143,7 +143,7 @@ def data_digest(rows: Iterable[IndexRow]) -> str:
 
 
 def compare(before: Iterable[IndexRow], now: Iterable[IndexRow]) -> Changes:
-    """How the examples of two indexes differ; an example is a content, however many copies of it there are."""
+    """Compare the examples of two indexes; all copies of a content are one example."""
     old, new = _by_content(before), _by_content(now)
     relabelled = described = 0
     for id_ in old.keys() & new.keys():
@@ -155,7 +155,7 @@ def compare(before: Iterable[IndexRow], now: Iterable[IndexRow]) -> Changes:
 
 
 def knows_more(rows: Iterable[IndexRow], known: Iterable[IndexRow]) -> bool:
-    """Whether an index has marks that another lacks, so that keeping it saves reading."""
+    """Return whether an index has marks that another lacks, so that keeping it saves reading."""
     seen = {row[:4] for row in known}
     return any(row.mark and row.sha256 and row[:4] not in seen for row in rows)
 

@@ -92,7 +92,7 @@ def check_source(source: str) -> None:
         raise InputError(f"{source} holds files but no class folders.", LAYOUT)
     if inner := folders.single_folder(names, look):
         place = f"{source.rstrip('/')}/{inner}"
-        raise InputError(f"{source} holds one folder only, which holds folders: {inner}.", f"Give {place}.")
+        raise InputError(f"{source} contains only one folder, which contains folders: {inner}.", f"Give {place}.")
     folders.check_names(source, names, look)
     _check_classes(source, {*map(_folder_label, names)})
 
@@ -187,7 +187,7 @@ def _check_path(source: str) -> None:
     if not path.exists():
         if "://" in source:
             raise InputError(
-                f"{source} is of a kind that can't be read.", "Use a folder, a manifest or s3://bucket/prefix."
+                f"{source} is neither a file nor a folder.", "Use a folder, a manifest or s3://bucket/prefix."
             )
         raise InputError(f"There is no file or folder {source!r}.", "Check the path.")
     if path.is_file() and path.suffix.lower() in _ARCHIVES:
@@ -200,7 +200,7 @@ def _check_classes(source: str, classes: set[str]) -> None:
     if not classes:
         raise InputError(f"{source} names no label.", LAYOUT)
     if len(classes) == 1:
-        raise InputError(f"{source} holds one class only: {next(iter(classes))}.", "Add examples of a second class.")
+        raise InputError(f"{source} has only one class: {next(iter(classes))}.", "Add examples of a second class.")
 
 
 @lru_cache(maxsize=4096)
@@ -358,9 +358,7 @@ def _csv_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
     except csv.Error as error:
         raise _ambiguous(str(error), source, begin, reader.line_num) from error
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"The manifest {source} is no CSV in UTF-8: {error}.", "Save it again as CSV, UTF-8."
-        ) from error
+        raise InputError(f"The manifest {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.") from error
 
 
 def _ambiguous(error: str, source: str, begin: int, line: int) -> InputError:
@@ -371,8 +369,8 @@ def _ambiguous(error: str, source: str, begin: int, line: int) -> InputError:
         return InputError(sentence, hint)
     if "expected after" in error:
         where = f"line {line}" if line == begin else f"lines {begin} to {line}"
-        return InputError(f"In {where} of {source} text follows on a quotation mark that ends a cell.", hint)
-    return InputError(f"The manifest {source} is no CSV in UTF-8: {error}.", "Save it again as CSV, UTF-8.")
+        return InputError(f"In {where} of {source} text follows a quotation mark that ends a cell.", hint)
+    return InputError(f"The manifest {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.")
 
 
 def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
@@ -386,7 +384,7 @@ def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise InputError(f"Line {number} of {source} is no JSON object.", "Write one object a line.")
+            raise InputError(f"Line {number} of {source} is not a JSON object.", "Write one object per line.")
         yield row
 
 
@@ -411,9 +409,9 @@ def _parquet_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
         for batch in table.iter_batches(batch_size=4096):
             yield from batch.to_pylist()
     except pa.ArrowException as error:
-        raise InputError(f"The manifest {source} is no Parquet file.", "Write it again.") from error
+        raise InputError(f"The manifest {source} is not a Parquet file.", "Write it again.") from error
     except (OverflowError, ValueError) as error:  # a date that Python has not
         raise InputError(
-            f"The manifest {source} holds a value that can't be read: {error}.",
+            f"The manifest {source} contains a value that can't be read: {error}.",
             "Write that column as text, or drop it.",
         ) from error

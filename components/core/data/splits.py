@@ -38,7 +38,7 @@ def split_name(text: str) -> str:
     name = text.strip().lower()
     name = _SYNONYMS.get(name, name)
     if name and name not in SPLITS:
-        raise ValueError(f"split {text!r} is none of train, validation, test")
+        raise ValueError(f"split {text!r} is not train, validation or test")
     return name
 
 
@@ -92,7 +92,9 @@ def assign_by_time(times: Mapping[str, str]) -> dict[str, str]:
     """
     missing = sum(not time for time in times.values())
     if missing:
-        raise InputError(f"{missing} of {len(times)} examples have no time.", "Give each a value in the column time.")
+        raise InputError(
+            f"{missing} of {len(times)} examples have no time.", "Add a value to the column time for each."
+        )
     order = sorted(times, key=lambda id_: (times[id_], id_))
     cuts = [times[order[len(order) * share // 40]] for share in _CUTS] if order else []
     assigned = {id_: SPLITS[bisect(cuts, times[id_])] for id_ in order}
@@ -109,11 +111,11 @@ def check_times(assigned: Mapping[str, str], times: Mapping[str, str]) -> None:
     trained = [times[id_] for id_, split in assigned.items() if split != "test"]
     tested = [times[id_] for id_, split in assigned.items() if split == "test"]
     if not trained or not tested:
-        raise InputError("All examples have one time, so none comes later.", "Check the column time.")
+        raise InputError("All examples have the same time, so none comes later.", "Check the column time.")
     if max(trained) >= min(tested):
         raise InputError(
             f"A training example of {max(trained)} is as late as a test example of {min(tested)}.",
-            "Leave the column split out: the times decide.",
+            "Leave out the column split: the times decide.",
         )
 
 
@@ -133,7 +135,7 @@ def check_classes(
     counts = count(assigned, labels)
     classes = sorted(set(labels.values()))
     if len(classes) < 2 and classes != [""]:  # noqa: PLR2004 - a choice needs two
-        raise InputError(f"There are usable examples of {len(classes)} class only.", "Add examples of other classes.")
+        raise InputError(f"There are usable examples of only {len(classes)} class.", "Add examples of other classes.")
     short = short_classes(counts)
     if not short:
         _check_calibration(counts, len(assigned), len(classes))
@@ -149,8 +151,8 @@ def check_classes(
         named = ", ".join(f"{name} ({text})" for name, text in list(told.items())[:NAMED])
         named += f", and {len(short) - NAMED} more" if len(short) > NAMED else ""
         raise InputError(
-            f"Too few {what} to train, validate and test each class; their numbers: {named}.",
-            f"Add {what} of these classes (10 give a first idea), or leave the classes out.",
+            f"Too few {what} to train, validate and test each class: {named}.",
+            f"Add {what} of these classes (10 are enough for a first try), or leave out the classes.",
         )
 
 

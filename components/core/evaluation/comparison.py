@@ -74,19 +74,19 @@ def contestant(
         seconds = min(_seconds(lambda: ask(some)) for _ in range(TIMED)) / len(some)
     found = _computed(trained or checkpoint, data, run, who, serving)
     if found is not None and not agree(found.iloc[some].reset_index(drop=True), expected):
-        run.note(f"The {who} is served otherwise than it computes here, so its served model answers all rows")
+        run.note(f"The {who} answers differently as served than as computed here, so its served model answers all rows")
         found = None
     found = ask(range(len(rows))) if found is None else found
     if {*found.columns} != {*get_type_hints(data.target.answer)}:
         raise StepError(
             f"The {who} answers {', '.join(found.columns)}, which can't be compared with this task's answers.",
-            "Give the new problem a --model of its own.",
+            "Use a separate --model for the new problem.",
         )
     return Contestant(found, serving["classes"], read_training_rows(checkpoint), seconds, weights_digest(checkpoint))
 
 
 def contest(champion: Contestant, challenger: Contestant, version: str, data: Data, calibration: float) -> Contest:
-    """What the gate decides on: rows of classes that both know, without those that the champion was trained on.
+    """Return the gate's input: rows of classes that both models know, without the champion's training rows.
 
     Args:
         champion: The model in production.
@@ -139,7 +139,9 @@ def _figures(
         StepError: It may not decide.
     """
     if metric.features is None or metric.figure is None:
-        raise StepError(f"{metric.name} can't decide between two models.", "Give its metric features and a figure.")
+        raise StepError(
+            f"{metric.name} can't decide between two models.", "Define the features and figure of its metric."
+        )
     champion, challenger = (metric.features(side, labels, classes) for side in sides)
     return Figures(metric.name, metric.sign, champion, challenger, metric.figure)
 

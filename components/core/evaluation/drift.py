@@ -23,7 +23,7 @@ QUANTILE = 0.95  # share of the old rows that may not be taken for new ones
 
 @dataclass(frozen=True)
 class Drift:
-    """How many of the new rows a classifier tells from the old ones; 0.05 is chance."""
+    """The share of new rows that a classifier tells apart from the old ones; 0.05 is chance."""
 
     share: float
     low: float
@@ -34,7 +34,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Insight:
-    """What the features say of a dataset."""
+    """Drift and suspicious labels of a dataset."""
 
     drift: Drift | None
     suspects: Sequence[Suspect]

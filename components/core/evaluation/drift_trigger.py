@@ -1,4 +1,4 @@
-"""Whether new data differ from the champion's so much that a retraining should not wait for more of them.
+"""The drift trigger: retrain early if new data differs enough from the champion's.
 
 Asked only where a run would wait: it imports torch and computes activations of the new examples below the head, which a
 training would read. Those of the champion's training data are in the store already, as a rule.

@@ -23,7 +23,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Budget:
-    """What the next look may use."""
+    """The share of alpha of the next look."""
 
     look: Look
     spent: float  # with this look
@@ -36,7 +36,7 @@ class Budget:
 
 
 def level(alpha: float, horizon: int) -> float:
-    """What each of `horizon` looks may use of `alpha`."""
+    """Return the share of `alpha` of each of `horizon` looks."""
     return alpha / horizon
 
 

@@ -1,4 +1,4 @@
-"""The gate: whether a challenger replaces the champion, from their answers to the same locked test rows.
+"""The promotion gate: decide between champion and challenger from their answers to the same locked test rows.
 
 A tie keeps the champion. One test decides, at the level that the budget of looks leaves (`alpha_spending.py`); every
 other check can only block, so none of them adds to the probability of a wrong promotion.
@@ -41,7 +41,7 @@ from components.core.settings import Settings
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger goes to production, why, and against which version."""
+    """The decision on a challenger, its reason, and the version it was compared with."""
 
     accepted: bool
     sentence: str
@@ -58,7 +58,7 @@ def first_version(metric: str, value: float, bound: float, trivial: float, rows:
         bound: Its one-sided 95 % bound: the lower one, or the upper one where lower is better.
         trivial: The trivial model's figure.
         rows: Test rows.
-        sign: 1 where a higher figure is better, else -1.
+        sign: Return 1 if higher is better, else -1.
     """
     accepted = sign * (bound - trivial) > 0
     end, side = ("lower", "above") if sign > 0 else ("upper", "below")
@@ -70,7 +70,7 @@ def first_version(metric: str, value: float, bound: float, trivial: float, rows:
 
 
 def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) -> Verdict:
-    """Whether the challenger replaces the champion.
+    """Decide whether the challenger replaces the champion.
 
     Args:
         contest: The two models' answers.
@@ -79,7 +79,7 @@ def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) ->
         metric: Name of what the scores are.
     """
     if not contest.champion.size:
-        text = f"No test row is left that the champion, version {contest.version}, can be compared on."
+        text = f"No test row is left for a comparison with the champion, version {contest.version}."
         return Verdict(accepted=False, sentence=text, champion=contest.version, evidence={"rule": settings.gate})
     counts = paired_counts(contest.champion, contest.challenger, contest.groups)
     tested, outcome = _tested(contest, counts, settings, budget, metric)
@@ -138,7 +138,10 @@ def _tested(
     else:
         outcome = _by_resampling(contest, contest.figures, budget.level, None if superiority else margin)
     if not (counts.wins or counts.losses or outcome.gain):
-        sentence = f"The challenger gives the answers of the champion, version {contest.version}: a tie keeps it."
+        sentence = (
+            f"The challenger gives the same answers as the champion, version {contest.version}: a tie keeps "
+            "the champion."
+        )
         return Check("test", passed=False, sentence=sentence), outcome
     passed = passes(outcome.p, outcome.gain, budget.level, superiority=superiority)
     verdict = {
@@ -158,7 +161,7 @@ def _tested(
 
 
 def passes(p: float, gain: float, level: float, *, superiority: bool = True) -> bool:
-    """Whether a test promotes, as far as it is up to the test: a tie never does where a challenger has to be better."""
+    """Return whether a test promotes by itself: a tie never does if a challenger has to be better."""
     return p <= level and (gain > 0 or not superiority)
 
 

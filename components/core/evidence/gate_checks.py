@@ -95,11 +95,11 @@ def conditions(contest: Contest, settings: Settings, slices: Sequence[Mapping[st
     gone = ", ".join(contest.removed_classes)
     checks = [
         Check("slices", not fallen, f"falls by more than {settings.slice_margin:g} in {', '.join(fallen)}"),
-        Check("label rates", not shifted, f"was trained on other shares of {', '.join(shifted)}"),
+        Check("label rates", not shifted, f"was trained on different shares of {', '.join(shifted)}"),
         Check(
             "classes",
             not gone or settings.allow_removed_class,
-            f"no longer knows {gone}, which takes --allow-removed-class",
+            f"no longer knows {gone}, which needs --allow-removed-class",
         ),
     ]
     if limit := settings.max_calibration_error:
@@ -107,7 +107,7 @@ def conditions(contest: Contest, settings: Settings, slices: Sequence[Mapping[st
         checks.append(Check("calibration", error <= limit, f"has a calibration error of {error:.3f}, above {limit:g}"))
     if limit := settings.max_latency_ratio:
         ratio = contest.latency_ratio
-        checks.append(Check("latency", ratio <= limit, f"takes {ratio:.2f} times as long for a row, above {limit:g}"))
+        checks.append(Check("latency", ratio <= limit, f"takes {ratio:.2f} times as long per row, above {limit:g}"))
     return checks
 
 

@@ -1,1 +1,1 @@
-"""What travels with a registered model and runs where Thawline is not installed."""
+"""Code that travels with a registered model and runs without Thawline."""

@@ -60,7 +60,7 @@ def check_archive(path: Path) -> None:
                 if member.filename.endswith("_config.json"):
                     _check_config(json.loads(archive.read(member)), path.name)
     except (zipfile.BadZipFile, json.JSONDecodeError, OSError) as error:
-        raise ValueError(f"{path.name} is no exported graph: {error}") from error
+        raise ValueError(f"{path.name} is not an exported graph: {error}") from error
 
 
 def _check_config(config: dict[str, dict[str, dict[str, object]]], name: str) -> None:

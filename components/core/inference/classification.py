@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Answer(TypedDict):
-    """What is said of one record."""
+    """The answer to one record."""
 
     label: str
     probabilities: dict[str, float]  # of all classes

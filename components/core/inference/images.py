@@ -72,7 +72,7 @@ _UPRIGHT = {  # EXIF orientation to what undoes it
 
 
 class Preprocessing(TypedDict):
-    """What turns a decoded picture into the network's input."""
+    """Parameters that turn a decoded picture into the network's input."""
 
     size: int  # side of the input in pixels
     resize: int  # the shorter side before the centre crop
@@ -115,7 +115,7 @@ def resized(picture: Image.Image, preprocessing: Mapping[str, Any]) -> Image.Ima
         canvas.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
         return canvas
     if mode != "crop":
-        raise ValueError(f"mode {mode!r} is none of crop, squash, pad")
+        raise ValueError(f"mode {mode!r} is not crop, squash or pad")
     # As Resize, then CenterCrop, but computes only what is kept: a 1 x 30000 line never grows to millions of pixels.
     shorter = max(preprocessing["resize"], size)
     left, right = _centre(width, int(shorter * width / min(width, height)), size)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Answer(TypedDict):
-    """What is said of one record."""
+    """The answer to one record."""
 
     labels: list[str]  # those whose probability reaches the threshold
     probabilities: dict[str, float]  # of all labels, each for itself

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Answer(TypedDict):
-    """What is said of one record."""
+    """The answer to one record."""
 
     number: float
     low: float  # of the interval that holds the true number in about nine of ten records

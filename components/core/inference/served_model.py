@@ -140,7 +140,7 @@ def _may_be_base64(text: str) -> bool:
 def _module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"served_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path.name} is no Python file")
+        raise ImportError(f"{path.name} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -50,7 +50,7 @@ _BEYOND = 0.01  # share of float samples that may lie beyond full scale: what is
 
 
 class Preprocessing(TypedDict):
-    """What turns a sound file into the network's input."""
+    """Parameters that turn a sound file into the network's input."""
 
     sample_rate: int  # hertz
     samples: int  # of every row at that rate; longer sounds lose their end, shorter ones are padded
@@ -78,7 +78,7 @@ def facts(content: bytes) -> dict[str, int]:
     if len(wave) < LEAST_SECONDS * rate:
         raise ValueError(f"shorter than {LEAST_SECONDS:g} s")
     if not np.isfinite(wave).all():
-        raise ValueError("samples that are no numbers")
+        raise ValueError("samples that are not numbers")
     if np.abs(wave).max() < SILENCE:
         raise ValueError("silent" if channels == 1 else f"silent: the mean of {channels} channels is")
     return {"milliseconds": round(1000 * len(wave) / rate), "sample_rate": rate, "channels": channels}
@@ -110,7 +110,7 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> dict[
 
 
 def encode_waves(waves: Sequence[Wave], preprocessing: Mapping[str, Any]) -> dict[str, Tensor]:
-    """As `encode`, of sounds that are decoded already."""
+    """Encode sounds that are already decoded; see `encode`."""
     samples = preprocessing["samples"]
     batch = torch.zeros(len(waves), samples)
     for row, wave in enumerate(waves):

@@ -16,7 +16,7 @@ MOST_CHARACTERS = 100  # of a token, on average: what lies behind so many for ea
 
 
 class Preprocessing(TypedDict):
-    """What turns a text into the network's input."""
+    """Parameters that turn a text into the network's input."""
 
     tokenizer: str  # the content of tokenizer.json
     max_length: int  # tokens of every row; longer texts are cut, shorter ones padded
@@ -48,7 +48,7 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "dict
 
 
 def encode_texts(texts: Sequence[str], preprocessing: Mapping[str, Any]) -> "dict[str, Tensor]":
-    """As `encode`, of texts that are decoded already."""
+    """Encode texts that are already decoded; see `encode`."""
     import torch
 
     length, pad = preprocessing["max_length"], preprocessing["pad"]

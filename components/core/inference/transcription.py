@@ -16,7 +16,7 @@ UNLIKELY = -7.0  # logarithm of the probability below which the search passes a 
 
 
 class Answer(TypedDict):
-    """What is said of one record."""
+    """The answer to one record."""
 
     transcript: str
     confidence: float  # mean probability of the characters or words where they are heard; 0 without any
@@ -40,7 +40,7 @@ def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[Answer]:
 
 
 def collapsed(path: Sequence[int]) -> list[int]:
-    """What the best path says: repeats count once, blanks not at all."""
+    """Collapse the best path: repeats count once, blanks not at all."""
     return [number for i, number in enumerate(path) if number != BLANK and (i == 0 or number != path[i - 1])]
 
 

@@ -1,1 +1,1 @@
-"""What tasks on one kind of record share: checks, augmentation, near-duplicates."""
+"""Code shared by tasks on one kind of record: checks, augmentation, near-duplicates."""

@@ -1,4 +1,4 @@
-"""Augmentation that tasks share: whether records are augmented afresh, what pictures alone take, and mixup."""
+"""Augmentation shared by tasks: the check for fresh augmentation, refusals, and mixup."""
 
 import numpy as np
 from torch import Tensor
@@ -11,15 +11,15 @@ from components.core.settings import Settings
 
 
 def augments(settings: Settings) -> bool:
-    """Whether records are augmented afresh in each epoch; views are augmented once, and kept."""
+    """Return whether records are augmented afresh in each epoch; views are augmented once and cached."""
     return settings.augment != "none" and not settings.views
 
 
 def refuse_those_of_pictures(settings: Settings, records: str) -> None:
-    """Of what `--augment` and its kin offer, pictures alone take all.
+    """Refuse augmentations that only pictures support.
 
     Raises:
-        InputError: Something is asked for that only pictures can take.
+        InputError: The settings ask for an augmentation of pictures.
     """
     if settings.augment not in ("none", "basic"):
         raise InputError(

@@ -42,7 +42,7 @@ def measure_seconds(
 
 
 def preprocessing_for(encoder: Encoder, seconds: float) -> dict[str, Any]:
-    """What turns a sound file into the encoder's input of that length; 0: its own, or ten seconds.
+    """Return the parameters that encode a sound at this length; 0: the encoder's own length, or ten seconds.
 
     Raises:
         InputError: The encoder can't take that length.

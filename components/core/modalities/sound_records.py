@@ -1,4 +1,4 @@
-"""What the tasks of sounds share: how a record is checked, and the options of length and augmentation."""
+"""Code shared by sound tasks: the check of a record, and the options of length and augmentation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +15,13 @@ class SoundOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float = Field(0.0, ge=0, le=600, description="Length of every sound; 0: chosen from the data.")
-    noise: float = Field(10.0, ge=0, le=40, description="Least signal-to-noise ratio of --augment, in dB; 0: none.")
-    time_mask: float = Field(0.1, ge=0, lt=1, description="Most of the length that a mask of --augment hides.")
-    band_mask: float = Field(0.2, ge=0, lt=1, description="Most of the mel bands that a mask of --augment hides.")
+    noise: float = Field(
+        10.0, ge=0, le=40, description="Lowest signal-to-noise ratio of --augment, in dB; 0: no noise."
+    )
+    time_mask: float = Field(0.1, ge=0, lt=1, description="Largest share of the length that a mask of --augment hides.")
+    band_mask: float = Field(
+        0.2, ge=0, lt=1, description="Largest share of the mel bands that a mask of --augment hides."
+    )
 
 
 def check(content: bytes) -> Mapping[str, int | str]:

@@ -53,7 +53,7 @@ def build_backbone(name: str, weights: str, image_size: int = 0) -> Backbone:
         from components.core.networks import images_timm as builder  # type: ignore[no-redef]  # the same signature
     else:
         raise InputError(
-            f"There is no backbone {name!r}.", "Give torchvision/NAME, timm/NAME or hf/NAME with --backbone."
+            f"There is no backbone {name!r}.", "Use torchvision/NAME, timm/NAME or hf/NAME with --backbone."
         )
     network, preprocessing = builder.build(network_name, weights, image_size)
     stages, features = split(network, name, preprocessing["size"])

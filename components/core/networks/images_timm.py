@@ -81,7 +81,7 @@ def _create(name: str, options: Mapping[str, Any], **more: Any) -> Any:  # noqa:
             raise
         raise InputError(
             f"timm/{name} can't take images of {options['img_size']} pixels ({error or 'it does not divide them'}).",
-            "Leave --image-size out, or give a multiple of the network's patch or window size.",
+            "Leave out --image-size, or use a multiple of the network's patch or window size.",
         ) from error
     return network
 
@@ -89,7 +89,7 @@ def _create(name: str, options: Mapping[str, Any], **more: Any) -> Any:  # noqa:
 def _with_hub_weights(name: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as above
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise InputError(f"timm publishes no weights for {name}.", "Give a file with --weights FILE, or none.")
+        raise InputError(f"timm publishes no weights for {name}.", "Use --weights FILE, or none.")
     try:
         return _create(name, options, pretrained=True)
     except InputError:
@@ -122,7 +122,7 @@ def _with_state(name: str, options: Mapping[str, Any], state: dict[str, Tensor],
         except (RuntimeError, KeyError, IndexError, AttributeError):  # timm's renaming meets names of another network
             continue
     fit_state(_create(name, options), state, heads[0] if heads else "", what)
-    raise InputError(f"{what} don't fit.", "Give weights of that very network with --weights.")
+    raise InputError(f"{what} don't fit.", "Use weights of exactly this network with --weights.")
 
 
 def _preprocessing(network: Any, image_size: int) -> "Preprocessing":  # noqa: ANN401 - as above

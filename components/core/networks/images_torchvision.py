@@ -47,12 +47,12 @@ def build(name: str, weights: str, image_size: int) -> tuple[nn.Module, "Preproc
     except AssertionError as error:
         raise InputError(
             f"torchvision/{name} can't take images of {preprocessing['size']} pixels ({error}).",
-            "Give a multiple of the network's patch size with --image-size.",
+            "Use a multiple of the network's patch size with --image-size.",
         ) from error
     linear = [module for module, layer in network.named_modules() if isinstance(layer, nn.Linear)]
     if not linear:
         raise InputError(
-            f"torchvision/{name} can't be split into stages: its classifier is no linear layer.",
+            f"torchvision/{name} can't be split into stages: its classifier is not a linear layer.",
             "Choose another --backbone.",
         )
     if weights != "none":

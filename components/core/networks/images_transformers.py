@@ -146,7 +146,7 @@ def _cut(model: nn.Module, size: int, what: str) -> tuple[Stages, int]:
         reason = f" ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
     raise InputError(
         f"{what} can't be cut into stages of images of {size} x {size} pixels{reason}.",
-        "Choose a network such as ViT, DINOv2 or ConvNeXt, or leave --image-size out.",
+        "Choose a network such as ViT, DINOv2 or ConvNeXt, or leave out --image-size.",
     )
 
 

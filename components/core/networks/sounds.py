@@ -199,7 +199,7 @@ class Embedding(nn.Module):
 
 
 def valid(hidden: Tensor, length: Tensor) -> Tensor:
-    """Which frames of `hidden` [B, T, H] are no padding, bool[B, T]."""
+    """Return the mask of frames of `hidden` [B, T, H] that are not padding, bool[B, T]."""
     return torch.arange(hidden.shape[1], device=hidden.device) < length[:, None]
 
 
@@ -233,7 +233,7 @@ def build_encoder(backbone: str, weights: str, *, frames: bool = False) -> Encod
     masked = config.model_type in WAVES and bool(extractor.get("return_attention_mask"))
     pooling = "tokens" if config.model_type not in (*WAVES, "whisper") else "mean"
     if frames and pooling == "tokens":
-        raise InputError(f"{what} gives no vector for each frame.", "Choose wav2vec2, HuBERT or Whisper.")
+        raise InputError(f"{what} has no vector for each frame.", "Choose wav2vec2, HuBERT or Whisper.")
     _check_cut(model, config, masked=masked, what=what)
     stages = _stages(model, config.model_type, "" if frames else pooling, masked=masked)
     facts = {"encoder": transformers_hub.plain(config), "masked": masked, "pooling": stages[-1].pooling}
@@ -293,8 +293,8 @@ def _packaged(weights: str) -> str:
     if found is None or found.origin is None:
         raise InputError(
             f"The weights {PACKAGE if weights == 'default' else weights} are not installed.",
-            f"{weight_sources.install_hint('resemblyzer==0.1.4', '--no-deps ')} Or give --backbone hf/NAME, or a "
-            "folder with --weights.",
+            f"{weight_sources.install_hint('resemblyzer==0.1.4', '--no-deps ')} Or use --backbone "
+            "hf/NAME, or a folder with --weights.",
         )
     return str(Path(found.origin).with_name("pretrained.pt"))
 
@@ -311,9 +311,7 @@ def _described(place: str, what: str) -> tuple[Any, Mapping[str, Any]]:
             return config, extractor.to_dict()
     except Exception as error:  # whatever the hub, its client or a damaged file raises
         raise transformers_hub.cannot_load(what, error) from error
-    raise InputError(
-        f"{what} is a {config.model_type}, which is not known here.", f"Use one of: {', '.join(FAMILIES)}."
-    )
+    raise InputError(f"{what} is a {config.model_type}, which is not supported.", f"Use one of: {', '.join(FAMILIES)}.")
 
 
 def _front(config: Any, extractor: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - transformers' own

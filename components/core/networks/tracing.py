@@ -275,7 +275,7 @@ def _features(network: nn.Module, stages: Stages, name: str, image: Tensor) -> i
     except Exception as error:  # each library refuses a size in its own way
         raise InputError(
             f"{name} can't take images of {image.shape[2]} x {image.shape[3]} pixels ({_first_line(error)}).",
-            "Leave --image-size out, or give a multiple of 32 (of 14 for a network with patches of 14).",
+            "Leave out --image-size, or use a multiple of 32 (of 14 for a network with patches of 14).",
         ) from error
     value = _run(stages, name, image, several=False)
     if value.ndim != 2 or not torch.equal(value, expected):  # noqa: PLR2004 - batch and features

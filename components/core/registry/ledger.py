@@ -1,4 +1,4 @@
-"""The ledger: who was champion when, why, by whom and on which evidence; append-only, in MLflow.
+"""The ledger of champions, with reason, user and evidence of each move; append-only, in MLflow.
 
 An entry is a run in the experiment of the model's name with the tag `thawline.kind = promotion`. It is opened
 (RUNNING) before any alias moves and closed after: FINISHED, or FAILED with a reason where the alias did not move. The
@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def done(self) -> bool:
-        """Whether the champion moved."""
+        """Return whether the champion moved."""
         return self.status == "FINISHED"
 
 
@@ -105,7 +105,7 @@ def stack(entries: Sequence[Entry]) -> list[str]:
 
 
 def history(model: str) -> list[dict[str, Any]]:
-    """Who was champion when, newest first.
+    """Return the champions with their dates, newest first.
 
     Returns:
         Dicts of `version`, `from` and `until` (UTC, ISO 8601; `until` is empty for the champion), `action`, `why`,

@@ -43,7 +43,7 @@ POLL = 0.2  # seconds between two looks
 
 
 class Evidence(NamedTuple):
-    """What allows a version to become champion."""
+    """The evidence that allows a version to become champion."""
 
     run_id: str  # of the pipeline run that evaluated it
     champion: str | None  # the version that it was compared with; None where that is not known
@@ -109,7 +109,7 @@ def rollback(model: str, to: str = "", *, why: str = "", who: str = "") -> Entry
     reigns = [entry for entry in entries if entry.to == target]
     if not reigns:
         hint = f"Promote it instead: `thawline promote {target} --model {model}`."
-        raise InputError(f"{model} version {target} never was champion.", hint)
+        raise InputError(f"{model} version {target} was never champion.", hint)
     if target != champion:
         _try_out(model, target, "")
     why = why or f"Back to version {target}"
@@ -146,7 +146,7 @@ def evidence_for(model: str, version: str) -> Evidence:
     Raises:
         InputError: There is no such version, it was not accepted, or against another champion than today's.
     """
-    hint = "To do it all the same, add --override with a --reason."
+    hint = "To do it anyway, add --override with a --reason."
     found = [facts for facts in registry.versions(model) if facts.version == version]
     if not found:
         raise InputError(f"{model} has no version {version}.", f"See `thawline models {model}`.")
@@ -163,7 +163,7 @@ def evidence_for(model: str, version: str) -> Evidence:
 
 
 def withdrawn(model: str, version: str) -> bool:
-    """Whether somebody went back from this version and nobody has made it champion again since."""
+    """Return whether this version was rolled back and has not been made champion again since."""
     told = [entry for entry in finished(model) if version in (entry.origin, entry.to)]
     return bool(told) and told[-1].action == "rollback" and told[-1].origin == version
 
@@ -228,7 +228,7 @@ def _claim(entry: Entry, champion: str) -> str:
     while True:
         others = [other for other in read(entry.model) if other.status == "RUNNING"]
         if entry.run_id not in [other.run_id for other in others]:
-            return "Another process took it for cut off."
+            return "Another process treated it as cut off."
         others = [other for other in others if other.run_id != entry.run_id]
         if not others:
             break
@@ -237,11 +237,13 @@ def _claim(entry: Entry, champion: str) -> str:
             return f"{first.who} was moving the champion to {named(first.to)} at the same time."
         time.sleep(POLL)
     now, before = registry.current(entry.model, CHAMPION), champion_of(finished(entry.model))
-    return "" if (now, before) == (champion, entry.origin) else f"The champion was moved to {named(now)} meanwhile."
+    return (
+        "" if (now, before) == (champion, entry.origin) else f"The champion was moved to {named(now)} in the meantime."
+    )
 
 
 def _complete(entry: Entry) -> Entry:
-    """What follows once the alias `champion` points where the entry says; doing it twice does no harm."""
+    """Finish a move once the alias `champion` points where the entry says; safe to repeat."""
     before = earlier([*finished(entry.model), entry])
     there = {known.version for known in registry.versions(entry.model)}
     registry.move_alias(entry.model, PREVIOUS, before if before in there else "")
@@ -280,7 +282,7 @@ def _settle(model: str) -> list[Entry]:
         busy = [entry for entry in left if not _cut_off(entry, late=late)]
         if busy and late:
             sentence = f"{busy[0].who} is moving the champion of {model} to {named(busy[0].to)}."
-            raise StepError(sentence, "Wait until that has ended, and try again.")
+            raise StepError(sentence, "Wait until that move is done, and try again.")
         if not busy:
             closed += [_repair(entry) for entry in left]
             found = _record_found(model)
@@ -291,7 +293,7 @@ def _settle(model: str) -> list[Entry]:
 
 
 def _cut_off(entry: Entry, *, late: bool) -> bool:
-    """Whether nobody goes on with an open entry.
+    """Return whether an open entry was abandoned.
 
     Another machine's processes can't be seen, so its entries count as cut off once they had time enough. Our own
     process holds the lock and is at the beginning of a call: what it left open, an error cut off.
@@ -312,7 +314,7 @@ def _repair(entry: Entry) -> Entry:
         return _complete(entry)
     if champion == entry.origin:
         return fail(entry, "It was cut off before it moved anything.")
-    return fail(entry, f"It was cut off, and the champion is {named(champion)} by another way.")
+    return fail(entry, f"It was cut off, and after another move the champion is {named(champion)}.")
 
 
 def _record_found(model: str) -> Entry | None:
@@ -323,7 +325,7 @@ def _record_found(model: str) -> Entry | None:
     before, champion = champion_of(finished(model)), registry.current(model, CHAMPION)
     if champion == before:
         return None
-    why = "Moved outside of Thawline's ledger, for instance on the tracking page"
+    why = "Moved outside Thawline's ledger, for example on the tracking page"
     entry = open_entry(model, "found", before, champion, why, "unknown", "")
     obstacle = _claim(entry, champion)
     return fail(entry, obstacle) if obstacle else _complete(entry)

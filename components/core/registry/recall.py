@@ -1,4 +1,4 @@
-"""What a version left in the registry: steps give it back, instead of making it anew, when it is judged again."""
+"""Artifacts of a registered version, which steps return instead of recomputing when it is judged again."""
 
 import json
 import shutil

@@ -117,7 +117,7 @@ def _asked(model: Any, input_name: str, contents: Sequence[bytes]) -> list[dict[
 
 
 def agree(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
-    """Whether two sets of answers are the same, figures within `AGREEMENT`, or that share of their column's spread."""
+    """Return whether two sets of answers agree: numbers within `AGREEMENT`, or that share of their column's spread."""
     return {*found.columns} == {*expected.columns} and all(
         _agree(found[name].tolist(), expected[name].tolist()) for name in expected.columns
     )

@@ -19,7 +19,7 @@ ALIASES = ("champion", "previous", "challenger", "pending")
 
 @dataclass(frozen=True)
 class Version:
-    """What the registry says of a version; None or empty where its tags say nothing."""
+    """A version's facts in the registry; None or empty if its tags have none."""
 
     version: str
     created: float  # seconds since the epoch
@@ -62,7 +62,7 @@ def aliases(model: str) -> dict[str, str]:
 
 
 def tags(model: str, version: str) -> dict[str, str]:
-    """What a version says of itself."""
+    """Return the tags of a version."""
     return dict(connection.client().get_model_version(model, version).tags)
 
 
@@ -122,7 +122,7 @@ def smoke_test(folder: Path) -> str:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise StepError(
             f"The served model does not answer where Thawline is not installed: {reason}.",
-            "No alias was moved; mend the task's serving code and run again.",
+            "No alias was moved; fix the task's serving code and run again.",
         )
     return done.stdout.strip()
 

@@ -1,1 +1,1 @@
-"""What people and monitors are told."""
+"""Reports to people and monitors."""

@@ -1,4 +1,4 @@
-"""What a run costs, said as a person says it: seconds of work, on which machine, at which price."""
+"""The cost of a run in words: seconds of work, machine and price."""
 
 from components.core.settings import Settings
 

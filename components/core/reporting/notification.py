@@ -1,4 +1,4 @@
-"""What a run tells a chat or a program when it has ended: one JSON message, for Slack and for anything else.
+"""The notification at the end of a run: one JSON message for Slack and for programs.
 
 Slack reads `text` and `blocks`; `run` has the same facts for programs.
 """
@@ -22,7 +22,7 @@ LINES = 12  # of figures
 
 
 def notify(settings: Settings, run_key: str, result: RunResult) -> None:
-    """Tell the webhook of a run that has ended, where there is one; a failure is told in one line and fails nothing."""
+    """Report the end of a run to the webhook, if there is one; a failure to do so is one line and fails nothing."""
     address = os.environ.get(WEBHOOK, "").strip()
     if not address or not wanted(settings.notify, result.status):
         return
@@ -40,7 +40,7 @@ def notify(settings: Settings, run_key: str, result: RunResult) -> None:
 
 
 def wanted(mode: str, status: str) -> bool:
-    """Whether a run that ended so is told of: `always`, all but skipped ones (`changes`), or `failures`."""
+    """Return whether to report a run with this outcome: `always`, all but skipped ones (`changes`), or `failures`."""
     return mode == "always" or status == "failed" or (mode == "changes" and status == "succeeded")
 
 
@@ -120,7 +120,7 @@ def _blocks(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     drift = run["drift"]
     fields = {
         "What changed": run["changes"],
-        "New data told apart": f"{drift['value']:.1%} [{drift['low']:.1%}, {drift['high']:.1%}]" if drift else "",
+        "New data that differs": f"{drift['value']:.1%} [{drift['low']:.1%}, {drift['high']:.1%}]" if drift else "",
         "Cost": run["cost"],
         "Approve it": f"`{run['pending']}`" if run["pending"] else "",
     }

@@ -26,7 +26,7 @@ REJECTED_ROWS = 200  # in the page; the whole table is an artifact of the step
 
 @dataclass(frozen=True)
 class ReportData:
-    """What the page says.
+    """The content of the page.
 
     `thumbnails` (PNG or JPEG as bytes, or text) belong to `evaluation.mistakes` one by one and may be missing;
     `champion` is the evidence of a comparison, see `components.core.evidence.gate`; `rejected` rows hold `uri`, `label`

@@ -1,4 +1,4 @@
-"""How the runs of a model ended: what a monitor asks. It only reads, and makes no experiment by asking."""
+"""The outcome of a model's runs, for monitors; only reads, and never creates an experiment."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,7 +35,7 @@ class Outcome:
         return now - self.succeeded if self.succeeded else None
 
     def stale(self, now: float, allowed: float) -> bool:
-        """Whether no run has done well for longer than `allowed` seconds."""
+        """Return whether the last good run is longer ago than `allowed` seconds."""
         age = self.age(now)
         return age is None or age > allowed
 
@@ -55,7 +55,7 @@ def _status(run: Any) -> Status:  # noqa: ANN401 - mlflow publishes no types
 
 
 def of(model: str) -> Outcome:
-    """How the model's last runs ended; `none` where there are none.
+    """Return the outcome of the model's last runs; `none` if there are none.
 
     Runs that made way for another one are left out: that one says how the model fares.
     """

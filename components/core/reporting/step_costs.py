@@ -1,4 +1,4 @@
-"""What each step of a run cost, and what reuse saved in it."""
+"""The cost of each step of a run, and the time that reuse saved."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry")  # they write address
 
 
 class Delivery(NamedTuple):
-    """Whether a message was taken, and what came of it, in a few words that hold no secret."""
+    """The outcome of a delivery, with a short text that contains no secret."""
 
     taken: bool
     text: str
@@ -89,7 +89,7 @@ def _try(session: requests.Session, address: str, body: bytes) -> tuple[str, boo
         for kind, (problem, again) in PROBLEMS.items():
             if isinstance(error, kind):
                 return problem, again, None
-        return f"could not be told ({type(error).__name__})", False, None
+        return f"could not be notified ({type(error).__name__})", False, None
 
 
 def _problem(status: int) -> str:

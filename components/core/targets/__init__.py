@@ -1,1 +1,1 @@
-"""What a network learns to answer: a class, a number, several labels, a transcript."""
+"""Learning targets of a network: a class, a number, several labels, a transcript."""

@@ -77,7 +77,7 @@ class Classification:
         }
 
     def calibrate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """What serving needs beside the weights: the temperature that divides the logits[N, C]."""
+        """Fit the temperature that divides the logits[N, C] when serving."""
         return {"temperature": fit_temperature(outputs, targets)}
 
 

@@ -42,7 +42,7 @@ def features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str
 def evaluate(
     answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
 ) -> Evaluation:
-    """Everything the report says of the served model's answers on the test rows.
+    """Evaluate the served model's answers on the test rows for the report.
 
     Each metric has a 95 % bootstrap interval over rows. The baseline answers every row with the majority class of the
     training labels, and with their frequencies as probabilities. Balanced accuracy is the mean recall of the classes
@@ -175,7 +175,7 @@ ACCURACY = Metric(
     features=features,
     figure=_accuracy,
     right_or_wrong=True,
-    explanation="share of test rows answered right",
+    explanation="share of test rows answered correctly",
 )
 CALIBRATION_ERROR = Metric(
     "ece",

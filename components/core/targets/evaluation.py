@@ -1,4 +1,4 @@
-"""What an evaluation on the test rows says, for any problem."""
+"""The result of an evaluation on the test rows, for any problem."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -45,7 +45,7 @@ class MultiLabel:
         except (ValueError, RecursionError):
             names = None
         if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-            raise RejectedRecord("the label is no JSON list of names")
+            raise RejectedRecord("the label is not a JSON list of names")
         return canonical_json(sorted({name.strip() for name in names}))
 
     def names(self, labels: Sequence[str]) -> list[list[str]]:
@@ -75,7 +75,7 @@ class MultiLabel:
         return functional.binary_cross_entropy_with_logits(outputs, soft, pos_weight=class_weights)
 
     def class_weights(self, targets: Tensor, size: int) -> Tensor:
-        """How much more a label that is there weighs than one that is not: rows without it over rows with it, [C].
+        """Return the weight of a present label relative to an absent one: rows without it over rows with it, [C].
 
         1.0 where all rows have it, or none: there is nothing to balance.
         """

@@ -1,4 +1,4 @@
-"""Which target a task has: classes, a number, or several labels, by the option `target`; for tasks of any input."""
+"""The option `target` of a task: classes, a number, or several labels."""
 
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
@@ -24,7 +24,7 @@ class TargetOptions(BaseModel):
 
     target: Literal["classes", "number", "labels"] = "classes"
     regression_loss: Literal["mse", "huber"] = "mse"
-    threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which one of several labels is given.")
+    threshold: float = Field(0.5, gt=0, lt=1, description="Lowest probability at which one of several labels is given.")
     label_mean: float = Field(0.0, description="Of the training labels that are numbers; measured.")
     label_scale: float = Field(1.0, gt=0, description="Their standard deviation; measured.")
 

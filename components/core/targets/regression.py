@@ -40,9 +40,9 @@ class Regression:
         try:
             number = float(label)
         except ValueError:
-            raise RejectedRecord("the label is no number") from None
+            raise RejectedRecord("the label is not a number") from None
         if not math.isfinite(number):
-            raise RejectedRecord("the label is no finite number")
+            raise RejectedRecord("the label is not a finite number")
         if abs(number) > LARGEST:
             raise RejectedRecord(f"the label is a number beyond {LARGEST:g}")
         return repr(number + 0.0)  # -0.0 becomes 0.0
@@ -166,7 +166,7 @@ METRICS = (
     Metric(  # without features: more is not better
         "coverage",
         figure=lambda sums: np.asarray(sums[:, 5] / sums[:, 4]),
-        explanation=f"share of rows whose number lies in the answer's interval; {COVERED:g} is meant",
+        explanation=f"share of rows whose number is in the answer's interval; the target is {COVERED:g}",
     ),
 )
 

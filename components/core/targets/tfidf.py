@@ -1,4 +1,4 @@
-"""What texts can be answered by their words alone: TF-IDF with a linear model, to stand beside a network."""
+"""TF-IDF with a linear model, for comparison with a network."""
 
 from typing import Any
 

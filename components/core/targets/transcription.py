@@ -45,7 +45,7 @@ class CTCHead(nn.Module):
 
 
 class Transcription:
-    """What is said, in small letters without punctuation.
+    """Transcripts in lowercase without punctuation.
 
     Args:
         beam: Prefixes that decoding keeps, 1: the best path.
@@ -63,7 +63,7 @@ class Transcription:
         """Small letters, digits and apostrophes, one space between words; raises RejectedRecord if none is left."""
         text = plain(label)
         if not text:
-            raise RejectedRecord("the transcript says nothing")
+            raise RejectedRecord("the transcript has no letter or digit")
         if len(text) > LONGEST:
             raise RejectedRecord(f"the transcript is longer than {LONGEST} characters")
         return text
@@ -118,7 +118,7 @@ class Transcription:
         }
 
     def calibrate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """How wide decoding searches, and what it puts together."""
+        """Return the parameters of decoding: the beam width, and 1.0 if units are words."""
         del outputs, targets
         return {"beam": float(self._beam), "words": float(self._words)}
 
@@ -213,7 +213,7 @@ CHARACTERS = Metric(
     figure=_character_error_rate,
     explanation="the same per character",
 )
-SENTENCES = Metric("sentence_error_rate", higher_is_better=False, explanation="share of rows that are not all right")
+SENTENCES = Metric("sentence_error_rate", higher_is_better=False, explanation="share of rows with any error")
 METRICS = (WORDS, CHARACTERS, SENTENCES)
 
 

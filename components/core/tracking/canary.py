@@ -1,4 +1,4 @@
-"""What a canary run looks at from within the pods; its findings leave by MLflow, as those of every run do."""
+"""The checks of a canary run in the pods; its findings go through MLflow, like those of every run."""
 
 import os
 import tempfile
@@ -108,7 +108,7 @@ def fail_once(run_key: str) -> None:
         attempt = int(tags.get(f"{FOUND}attempts", "0")) + 1  # an index that Kubeflow counts begins anew with a branch
         _found(run, "attempts", str(attempt))
         if attempt == 1:
-            raise StepError("The canary's last step fails once on purpose.", "Nothing is to be done about it.")
+            raise StepError("The canary's last step fails once on purpose.", "No action is needed.")
         _found(run, "last", "ok")
 
 
@@ -122,7 +122,7 @@ def tell(run_key: str, word: str) -> None:
 
 
 def findings(run_key: str) -> dict[str, str]:
-    """What a canary found, by promise; empty where it left nothing."""
+    """Return the findings of a canary by check; empty if it left none."""
     found = queries.find_runs(MODEL, run_key, "pipeline")
     tags = found[0].data.tags if found else {}
     return {name.removeprefix(FOUND): text for name, text in tags.items() if name.startswith(FOUND)}
@@ -167,4 +167,4 @@ def _listed(source: str) -> str:
         first = next(iter(s3.list_objects(source)), None)
     except ExpectedError as error:
         return str(error)
-    return "ok" if first else f"nothing lies at {source}"
+    return "ok" if first else f"nothing is at {source}"

@@ -50,8 +50,8 @@ def client() -> mlflow.MlflowClient:
         check_address(uri)
     elif identity.is_pod() and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise InputError(
-            "This pod has no MLFLOW_TRACKING_URI, so nothing that the run finds would outlive it.",
-            "Give --env MLFLOW_TRACKING_URI=http://…, or let Kubeflow's MLflow plugin set it (injectUserEnvVars).",
+            "This pod has no MLFLOW_TRACKING_URI, so the results of the run would be lost.",
+            "Use --env MLFLOW_TRACKING_URI=http://…, or let Kubeflow's MLflow plugin set it (injectUserEnvVars).",
         )
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)

@@ -1,4 +1,4 @@
-"""How a pipeline run ended: Kubeflow's word alone does not tell, so MLflow's record decides.
+"""The outcome of a pipeline run: Kubeflow's status alone is not enough, so MLflow's record decides.
 
 Kubeflow 2.17 says COMPLETE in the exit handler after success, RUNNING after a week in which all branches stayed out,
 and SUCCEEDED of the run; kfp's local runner says SUCCEEDED; other releases may say more. All of them agree on the words
@@ -15,7 +15,7 @@ UNFINISHED = "The run ended before its last step."
 
 
 def failed(word: str, *, recorded: bool) -> bool:
-    """Whether a run failed.
+    """Return whether a run failed.
 
     Args:
         word: What the runner calls its state, in the exit handler or in its API.
@@ -25,10 +25,10 @@ def failed(word: str, *, recorded: bool) -> bool:
 
 
 def is_terminated(state: str, history: Iterable[str]) -> bool:
-    """Whether somebody ended a run: by its state in Kubeflow's API, which then is FAILED, and the states before it."""
+    """Return whether somebody ended a run, from its state in Kubeflow's API (then FAILED) and the states before it."""
     return state.upper() in BROKEN and (state.upper() == "CANCELED" or "CANCELING" in history)
 
 
 def is_recorded(tags: Mapping[str, str]) -> bool:
-    """Whether the tags of a pipeline's run hold a registration, or a decision to skip."""
+    """Return whether the tags of a pipeline's run contain a registration or a decision to skip."""
     return tag_names.VERSION in tags or tags.get(tag_names.SKIPPED) == "true"

@@ -1,4 +1,4 @@
-"""What Kubeflow's own API says of a run, asked from a pod of the same cluster."""
+"""The state of a run in Kubeflow's API, asked from a pod of the same cluster."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ _UNKNOWN = 5  # gRPC: there is no such run
 
 
 class Known(NamedTuple):
-    """What became of a run."""
+    """The state of a run."""
 
     ended: bool
     word: str = ""  # Kubeflow's of its end; empty where it does not know the run any more
@@ -40,7 +40,7 @@ def mine(run_key: str) -> str:
 
 
 def state(run_id: str, own: str) -> Known | None:
-    """What became of a run of this cluster; None where Kubeflow does not answer, or does not let this pod ask.
+    """Return the state of a run of this cluster; None if Kubeflow does not answer or denies access.
 
     `THAWLINE_KUBEFLOW_API` is the API's address where it is another than that of Kubeflow's own manifests.
 

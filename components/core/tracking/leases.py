@@ -123,4 +123,4 @@ def _why_over(other: Open, run: runs.StepRun) -> str:
 
 def _sentence(holder: Open) -> str:
     since = datetime.fromtimestamp(holder.begun, UTC)
-    return f"The run {holder.name} is in progress since {since:%Y-%m-%d %H:%M} UTC."
+    return f"The run {holder.name} is in progress (since {since:%Y-%m-%d %H:%M} UTC)."

@@ -1,4 +1,4 @@
-"""What a trained model is made of, part by part: data, settings, weights, code, libraries; each with a digest.
+"""The inputs of a trained model, each with a digest: data, settings, weights, code, libraries.
 
 Equal inputs give an equal model as far as anyone can tell beforehand, so they need no second training.
 """

@@ -1,4 +1,4 @@
-"""What MLflow knows of runs: found, read, and claimed."""
+"""Queries on MLflow: find, read and claim runs."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

@@ -66,7 +66,7 @@ def _seconds() -> float:
     try:
         return 60 * max(0.0, float(text))
     except ValueError:
-        raise InputError(f"{MINUTES} can't be {text!r}.", "Give a number of minutes.") from None
+        raise InputError(f"{MINUTES} can't be {text!r}.", "Use a number of minutes.") from None
 
 
 def _say(step: str, run_key: str, text: str) -> None:
@@ -100,5 +100,5 @@ def refuse_repeated(step: str, earlier: Iterable[tuple[str, Mapping[str, str]]],
         passed = time.time() - float(tags[tag_names.INPUT_ERROR_AT])
         if name == step and passed < LASTS_SECONDS:
             told = tags.get(error_tag, "").partition(": ")[2]
-            hint = f"This attempt did not look again, for that was {passed:.0f} s ago."
-            raise RepeatedError(told, f"{hint} Mend it, and start another run, or retry this one in ten minutes.")
+            hint = f"This attempt did not check again, because that was only {passed:.0f} s ago."
+            raise RepeatedError(told, f"{hint} Fix it, and start another run, or retry this one in ten minutes.")

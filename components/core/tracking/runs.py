@@ -63,7 +63,7 @@ class StepRun:
         self.tags({tag_names.NOTES: "\n".join(self._notes)[: tag_names.TAG_LENGTH]})
 
     def should_stop(self, seconds: float) -> bool:
-        """Whether the step's deadline will have come in so many seconds."""
+        """Return whether the step's deadline will have passed in so many seconds."""
         return self.deadline.reached(seconds)
 
     def figure(self, text: str) -> None:
@@ -204,7 +204,7 @@ def _begun(name: str, run_key: str, settings: Settings) -> StepRun:
     pipeline = pipeline_run(run_key, settings)
     if pipeline.info.status == "KILLED":  # the model's next run took this one for lost, and works
         reason = pipeline.data.tags.get(tag_names.FAILURE, "")
-        raise StepError(f"This run was closed meanwhile: {reason or 'it was lost.'}", "Start another one.")
+        raise StepError(f"This run has been closed: {reason or 'it was lost.'}", "Start another one.")
     run_id = _step_run(name, run_key, settings.model, pipeline.info.run_id)
     run = StepRun(name, run_key, settings, run_id, pipeline.info.run_id)
     run_folder.working(name, run_key)
@@ -232,7 +232,7 @@ def _hold(run: StepRun) -> None:
         return
     if other := leases.take(run):
         client().set_terminated(run.pipeline_id, "FAILED")
-        raise StepError(other, "Retry this one when that has ended.")
+        raise StepError(other, "Retry this one when that run has ended.")
 
 
 def pipeline_run(run_key: str, settings: Settings) -> Run:

@@ -11,7 +11,7 @@ _LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 
 def is_server(uri: str) -> bool:
-    """Whether a tracking URI is a server's address, not a store's."""
+    """Return whether a tracking URI is a server's address, not a store's."""
     return uri.startswith(("http://", "https://"))
 
 
@@ -23,15 +23,17 @@ def check_address(uri: str) -> None:
     """
     parts = urlsplit(uri)
     if "@" in parts.netloc or parts.query or parts.fragment:
-        message = "The tracking URI holds more than an address, maybe a password; it is not used."
-        raise InputError(message, f"Give http://HOST:PORT alone, and log in by {_LOGIN}.")
+        message = "The tracking URI contains more than an address, maybe a password; it is not used."
+        raise InputError(message, f"Use only http://HOST:PORT, and log in with {_LOGIN}.")
     if not is_server(uri) or not parts.hostname:
-        raise InputError(f"The tracking URI can't be {uri!r}.", "Give an MLflow server's: http://HOST:PORT.")
+        raise InputError(
+            f"The tracking URI can't be {uri!r}.", "Use the address of an MLflow server: http://HOST:PORT."
+        )
 
 
 def unreachable(uri: str) -> NoAnswerError:
     """The server is silent."""
-    hint = "Check the address, the network, and that it runs."
+    hint = "Check the address, the network, and that the server runs."
     return NoAnswerError(f"The MLflow server {uri} can't be reached.", hint)
 
 
@@ -40,8 +42,8 @@ def failing(uri: str, status: int, text: str = "") -> UnavailableError:
     told = _message(text)
     sentence = f"The MLflow server {uri} answers with the error {status}{told and f': {told}'}."
     if status < 500:  # noqa: PLR2004 - HTTP: the server's own errors begin there
-        return UnavailableError(sentence, "Check the address: an MLflow server answers this.")
-    return NoAnswerError(sentence, "Look at its log: its database or its store for artifacts may be full or away.")
+        return UnavailableError(sentence, "Check the address: this does not look like an MLflow server.")
+    return NoAnswerError(sentence, "Check its log: its database or its artifact store may be full or down.")
 
 
 def _message(text: str) -> str:
@@ -62,7 +64,7 @@ def forbidden(uri: str, what: str) -> UnavailableError:
 
 
 def refusal(uri: str, status: int, text: str) -> UnavailableError | None:
-    """What an answer that is no success means; None if it is about the question, not about who asks."""
+    """Return the error for an unsuccessful answer; None if it concerns the request, not the login."""
     if status == 401:  # noqa: PLR2004 - HTTP: unauthorized
         return UnavailableError(f"The MLflow server {uri} refuses the login.", f"Check {_LOGIN}.")
     if "Invalid Host header" in text:

@@ -55,7 +55,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What a model has seen: by it, test rows that it knows are passed over."""
+    """The rows that a model has seen; test rows among them are left out of comparisons."""
 
     fingerprints: Mapping[str, str]  # id -> fingerprint, of all rows but the test rows
     labels: Mapping[str, int]  # class -> training rows that have it

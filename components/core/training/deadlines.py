@@ -65,7 +65,7 @@ def cut(run: "StepRun", what: str) -> None:
         run: The step, whose deadline was reached.
         what: What ended where, as `The search stopped after 3 of 20 trials`.
     """
-    sentence = f"{what}: {run.deadline.name} was over."
+    sentence = f"{what}: {run.deadline.name} was used up."
     run.note(sentence)
     run.tags({f"{tag_names.CUT}{run.name}": sentence}, pipeline=True)
 
@@ -77,7 +77,7 @@ def note(run: "StepRun", work: str, done: int, total: int) -> None:
 
 
 def cuts(tags: Mapping[str, str]) -> str:
-    """What stopped early in a pipeline's run, by its tags, in sentences; empty where all was done."""
+    """Return sentences on what stopped early in a pipeline's run, from its tags; empty if nothing did."""
     return " ".join(tags[f"{tag_names.CUT}{step}"] for step in SHARES if f"{tag_names.CUT}{step}" in tags)
 
 
@@ -96,10 +96,12 @@ def overdue(settings: Settings, seconds: float, running: Mapping[str, float]) ->
     """
     limit = 60 * settings.max_minutes
     if limit and seconds > patience(limit):
-        return f"The run did not end within --max-minutes {settings.max_minutes:g} and some grace, so it was stopped."
+        return (
+            f"The run did not end within --max-minutes {settings.max_minutes:g} plus a grace period, so it was stopped."
+        )
     limit = 60 * settings.step_max_minutes
     for step, spent in running.items():
         if limit and spent > patience(limit):
             option = f"--step-max-minutes {settings.step_max_minutes:g}"
-            return f"The step {step} did not end within {option} and some grace, so the run was stopped."
+            return f"The step {step} did not end within {option} plus a grace period, so the run was stopped."
     return ""

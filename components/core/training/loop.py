@@ -99,7 +99,7 @@ def fit(
         optimizer: Over the trainable parameters.
         schedule: Stepped after every batch.
         epochs: Most epochs to run.
-        patience: Epochs without a better validation loss before stopping.
+        patience: Epochs without a lower validation loss before stopping.
         clip_norm: Largest gradient norm; 0 switches clipping off.
         listener: Takes every epoch's figures; asked before each further epoch, with the seconds of the one before,
             whether to stop with the best so far.

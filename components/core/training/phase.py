@@ -26,7 +26,7 @@ def build_network(data: Data, hyperparameters: Hyperparameters, listener: Listen
     network = base_network(data, hyperparameters)
     if (data.examples.folder / START).exists():
         lent = start_from(network, data.examples.folder / START, data.examples.classes)
-        listener.note(f"The champion lends {lent}")
+        listener.note(f"Started from the champion: {lent}")
     return network
 
 

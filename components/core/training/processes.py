@@ -86,7 +86,7 @@ def train(
 
 
 def processes(settings: Settings) -> int:
-    """How many processes train.
+    """Return the number of processes that train.
 
     Raises:
         InputError: There are fewer GPUs than that, or one of them was named.
@@ -96,10 +96,10 @@ def processes(settings: Settings) -> int:
     count = settings.processes or max(1, gpus)
     if count > 1 and ":" in settings.device:
         hint = "Use --device cuda, or --processes 1."
-        raise InputError(f"--device {settings.device} is one GPU, and {count} processes need one each.", hint)
+        raise InputError(f"--device {settings.device} is one GPU, but {count} processes need one each.", hint)
     if on_gpu and count > gpus:
         hint = f"Use --processes {gpus}, or --device cpu."
-        raise UnavailableError(f"This machine has {gpus} GPUs, and {count} processes need one each.", hint)
+        raise UnavailableError(f"This machine has {gpus} GPUs, but {count} processes need one each.", hint)
     return count
 
 
@@ -150,7 +150,7 @@ def _messages(
         if worker.exitcode is not None and worker.exitcode < 0:
             name = signal.Signals(-worker.exitcode).name
             sentence = f"Training process {rank} of {len(workers)} was ended by {name}."
-            raise StepError(sentence, "Look for a lack of memory, and run again; --processes 1 needs the least.")
+            raise StepError(sentence, "Check for a lack of memory, and run again; --processes 1 needs the least.")
     if failures:
         _, kind, sentence, hint = min(failures)  # the first one; those of its peers follow from it
         raise ERRORS_BY_KIND[kind](sentence, hint)

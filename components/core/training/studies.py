@@ -41,7 +41,7 @@ def shared() -> str:
     """
     url = os.environ.get("THAWLINE_STUDY_STORAGE", "").strip().replace(_DRIVER, "", 1)
     if url and not url.startswith("postgresql://"):
-        raise InputError("THAWLINE_STUDY_STORAGE is no address of a Postgres database.", _ADDRESS)
+        raise InputError("THAWLINE_STUDY_STORAGE is not the address of a Postgres database.", _ADDRESS)
     return url
 
 
@@ -213,7 +213,7 @@ def _interval() -> int:
     """
     seconds = os.environ.get("THAWLINE_STUDY_HEARTBEAT") or str(HEARTBEAT_SECONDS)
     if not seconds.isdecimal() or int(seconds) == 0:
-        raise InputError(f"THAWLINE_STUDY_HEARTBEAT can't be {seconds!r}.", "Give whole seconds, 1 or more.")
+        raise InputError(f"THAWLINE_STUDY_HEARTBEAT can't be {seconds!r}.", "Use whole seconds, at least 1.")
     return int(seconds)
 
 
@@ -224,7 +224,7 @@ def _connected(url: str) -> "psycopg.Connection":
     try:
         where = conninfo_to_dict(url)
     except psycopg.Error:  # its message repeats a part of the address
-        raise InputError("THAWLINE_STUDY_STORAGE is no address of a Postgres database.", _ADDRESS) from None
+        raise InputError("THAWLINE_STUDY_STORAGE is not the address of a Postgres database.", _ADDRESS) from None
     try:
         return psycopg.connect(url, connect_timeout=CONNECT_SECONDS)
     except psycopg.Error as error:
@@ -247,5 +247,5 @@ def explained() -> Iterator[None]:
     except UpdateFinishedTrialError:
         raise
     except (StorageInternalError, DBAPIError) as error:
-        hint = "Look at its log; the search goes on with the trials left."
-        raise NoAnswerError("The search's database does not answer any more.", hint) from error
+        hint = "Check its log; the search continues with the remaining trials."
+        raise NoAnswerError("The search's database no longer answers.", hint) from error

@@ -88,11 +88,13 @@ def _request(network: Network, data: Data, lines: Mapping[int, float], splits: S
 def _refuse_moved(given: Tensor, moved: Tensor) -> None:
     """Views are kept without targets, so these must not move with them."""
     if moved is not given and not torch.equal(moved, given):
-        raise InputError("--augment moves the labels of this task, and --views keeps none.", "Leave out --views.")
+        raise InputError(
+            "--augment changes the labels of this task, which --views does not cache.", "Leave out --views."
+        )
 
 
 def policy_of(settings: Settings) -> CachePolicy:
-    """What the user decided about activations."""
+    """The user's choices about activations."""
     return CachePolicy(settings.activations, settings.activation_precision, settings.cache_budget * GIGABYTE)
 
 

@@ -37,7 +37,7 @@ def start_from(network: Network, checkpoint: Path, classes: Sequence[str]) -> st
     if stages != {name: tensor.shape for name, tensor in theirs.items() if name.startswith("stages.")}:
         raise InputError(
             f"The champion's stages (backbone {facts['settings']['backbone'] or 'default'}) don't fit this network.",
-            "Leave --warm-start out, or use the champion's --backbone.",
+            "Leave out --warm-start, or use the champion's --backbone.",
         )
     known = [name for name in classes if name in facts["classes"]]
     head = _head(own, theirs, classes, facts["classes"]) if known else {}

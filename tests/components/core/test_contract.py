@@ -129,7 +129,7 @@ def test_a_target_that_lacks_a_member_is_refused(name: str, module: Path) -> Non
     ("line", "reason"),
     [
         ("def augment(contents): return contents", r"augment\(contents\) has to take \(contents, .*, seeds\)"),
-        ("thumbnails = []", "thumbnails is no function"),
+        ("thumbnails = []", "thumbnails is not a function"),
         ("split_by = 'size'", "split_by is 'size', not 'hash' or 'time'"),
         ("serving_requirements = 'numpy'", "serving_requirements is 'numpy', not a list"),
         ("serving_code = 'code.py'", "serving_code is 'code.py', not a Path"),
@@ -181,7 +181,7 @@ def test_a_patched_module_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_metric_without_features_gives_no_scores() -> None:
-    """What is no function of sums can't say which rows are better: the target has to."""
+    """What is not a function of sums can't say which rows are better: the target has to."""
     target: Target = complete_target(Overlay(smallest_task.Distance(), metrics=[Metric("map")]))
     with pytest.raises(ValueError, match="map has no features"):
         target.scores(pd.DataFrame({"distance": [1.0]}), ["1"])

@@ -83,7 +83,7 @@ def test_a_manifest_may_lie_on_s3(s3: str) -> None:
 @needs_server
 @pytest.mark.parametrize(
     ("keys", "sentence"),
-    [((), "is empty"), (("1.png",), "no class folders"), (("cat/1.png",), "one class only: cat")],
+    [((), "is empty"), (("1.png",), "no class folders"), (("cat/1.png",), "only one class: cat")],
 )
 def test_a_prefix_that_can_not_be_used_is_one_sentence(s3: str, keys: tuple[str, ...], sentence: str) -> None:
     for key in keys:

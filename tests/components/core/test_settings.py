@@ -95,5 +95,5 @@ def test_every_searched_option_is_a_hyperparameter() -> None:
 
 def test_augmented_batches_can_not_be_kept() -> None:
     """Keeping activations and augmenting afresh contradict each other."""
-    with pytest.raises(ValidationError, match="give --views"):
+    with pytest.raises(ValidationError, match="use --views"):
         Settings(activations="keep", augment="basic")

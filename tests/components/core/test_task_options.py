@@ -37,7 +37,7 @@ def test_a_wrong_option_is_one_sentence(option: str, sentence: str) -> None:
 
 def test_a_task_without_options_takes_none() -> None:
     """An option for another task does not pass unseen."""
-    with pytest.raises(InputError, match="image_classification has no option 'seconds'. Leave --option out"):
+    with pytest.raises(InputError, match="image_classification has no option 'seconds'. Leave out --option"):
         parse_options(Settings(option=["seconds=1"]), NoOptions)
 
 

@@ -110,7 +110,7 @@ def test_labels_become_transcripts(tmp_path: Path) -> None:
     prepare(str(source), settings(max_rejected=0.5), tmp_path / "dataset", Lineage("0"), lambda *_: None)
     data = open_data(tmp_path / "dataset", settings())
     assert data.examples.classes == [" ", "a", "b", "c"]
-    assert {"the transcript says nothing"} == {row["reason"] for row in data.examples.rejected()}
+    assert {"the transcript has no letter or digit"} == {row["reason"] for row in data.examples.rejected()}
     assert data.targets["train"].shape[0] == len(data.rows["train"])
     assert float(data.settings.option["seconds"]) <= 1.0
 

@@ -135,12 +135,12 @@ def test_a_length_that_was_asked_for_stays(models: Mapping[str, Path], tmp_path:
     ("options", "sentence"),
     [
         ({"option": {"max_length": "400"}}, "max_length=400 is more than the 40 tokens"),
-        ({"option": {"max_length": "2"}}, "leaves no room for a text: the encoder's marks take 2 tokens"),
+        ({"option": {"max_length": "2"}}, "leaves no room for a text: the encoder needs 2 special tokens"),
         ({"option": {"max_length": "long"}}, "max_length=long can't be used"),
         ({"option": {"pool": "mean"}}, "has no option 'pool'"),
         ({"augment": "randaugment"}, "randaugment is for pictures"),
         ({"cutmix": 1.0}, "cutmix is for pictures"),
-        ({"mixup": 0.2, "augment": "basic"}, "words afresh, which can't be mixed"),
+        ({"mixup": 0.2, "augment": "basic"}, "--augment changes the words, which can't be mixed"),
     ],
 )
 def test_what_does_not_fit_is_an_input_error(

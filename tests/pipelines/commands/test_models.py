@@ -111,7 +111,7 @@ def test_listing_repairs(command: Command) -> None:
     ledger.open_entry("toy", "promote", "2", "3", "why", "me", "run")
     registry.move_alias("toy", "champion", "4")
     assert command("models", "toy").err.splitlines() == [
-        "toy: promotion to version 3 closed: It was cut off, and the champion is version 4 by another way.",
+        "toy: promotion to version 3 closed: It was cut off, and after another move the champion is version 4.",
         "toy: move by hand to version 4 recorded",
     ]
     assert command("models").err == ""

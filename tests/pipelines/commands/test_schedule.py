@@ -136,7 +136,7 @@ def test_a_change_never_ends_a_run_in_progress(schedule: Any, server: Kubeflow) 
     old = only(server).recurring_run_id
     run = server.fire(old)
     answer = schedule(*CHANGE)
-    assert "a run of its former revision 1 is in progress and goes on" in answer.err
+    assert "a run of its former revision 1 is in progress and continues" in answer.err
     assert server.runs[run].state == "RUNNING"
     assert [one.display_name for one in server.enabled()] == ["weekly r2"]
     assert old in server.recurring
@@ -311,7 +311,7 @@ def test_a_refused_schedule_may_have_begun(schedule: Any, server: Kubeflow, monk
     monkeypatch.setattr(limits, "cut", lambda text: text)
     answer = schedule("create", "weekly", f"s3://bucket/{'x' * 300}", "--cron", "0 2 * * 1")
     assert answer.status == 1
-    assert "Data too long for column 'Description' at row 1. It may have begun all the same" in answer.err
+    assert "Data too long for column 'Description' at row 1. It may be running anyway" in answer.err
     assert (len(server.orphans), server.recurring) == (1, {})
     assert schedule("list").out == "There are no schedules yet.\n"
 
@@ -324,7 +324,7 @@ def test_a_refused_schedule_may_have_begun(schedule: Any, server: Kubeflow, monk
             ("--cron", f"0 {','.join(map(str, range(24)))} {','.join(map(str, range(1, 32)))} * 1-5,{'1,' * 60}1"),
             "cron",
         ),
-        (("--cron", "0 2 * * 1", "--model", "ö" * 65), "Give a shorter one by --experiment."),
+        (("--cron", "0 2 * * 1", "--model", "ö" * 65), "Use a shorter --experiment."),
     ],
 )
 def test_what_is_too_long_is_said_before_anything_is_sent(
@@ -340,7 +340,7 @@ def test_a_run_in_progress_is_said_once(schedule: Any, server: Kubeflow) -> None
     """That a former revision's run goes on is said by the change and by `show`, and not by what asks every day."""
     schedule(*CREATE)
     server.fire(only(server).recurring_run_id)
-    text = "weekly: a run of its former revision 1 is in progress and goes on."
+    text = "weekly: a run of its former revision 1 is in progress and continues."
     assert [text in schedule(*words).err for words in (CHANGE, ("list",), ("show", "weekly"), ("list",))] == [
         *(True, False, True, False)
     ]

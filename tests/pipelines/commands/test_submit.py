@@ -303,7 +303,7 @@ def test_waiting_ends_after_the_minutes_that_were_given(submitted: Any, server: 
     answer = submitted("--wait", "--wait-minutes", "0.002", "--json")
     said, [run] = json.loads(answer.out), server.runs
     assert (answer.status, said["status"], said["run_key"]) == (1, "running", run)
-    assert said["reason"] == f"The run has not ended within 0.002 minutes. The run goes on: {said['kubeflow']}"
+    assert said["reason"] == f"The run has not ended within 0.002 minutes. The run continues: {said['kubeflow']}"
     assert server.runs[run].state == "RUNNING"
 
 
@@ -324,7 +324,7 @@ def test_a_server_that_is_gone_for_good_ends_the_waiting(
     answer = submitted("--wait")
     link = f"{server.host}/#/runs/details/{next(iter(server.runs))}"
     assert answer.status == 1
-    assert answer.err.splitlines()[-1].endswith(f"and try again. The run goes on: {link}")
+    assert answer.err.splitlines()[-1].endswith(f"and try again. The run continues: {link}")
 
 
 @pytest.mark.parametrize("arguments", [("--experiment", "x" * 129), ("--model", "ö" * 65)])
@@ -333,7 +333,7 @@ def test_a_name_that_is_too_long_is_said_first(arguments: tuple[str, ...], submi
     answer = submitted(*arguments)
     assert (answer.status, server.calls) == (2, [])
     assert is_one_sentence(answer)
-    assert "more than Kubeflow keeps. Give a shorter one by --experiment." in answer.err
+    assert "more than Kubeflow keeps. Use a shorter --experiment." in answer.err
 
 
 def test_an_unknown_field_is_refused() -> None:

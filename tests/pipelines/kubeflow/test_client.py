@@ -22,7 +22,7 @@ def closed_port() -> str:
 def test_a_refused_connection_is_no_slow_answer(home: Any) -> None:
     """Where nothing listens, the first call says that the server can't be reached, not that it took its time."""
     host = closed_port()
-    with pytest.raises(StepError, match=f"Kubeflow at {host} can't be reached. Look at --host"):
+    with pytest.raises(StepError, match=f"Kubeflow at {host} can't be reached. Check --host"):
         kubeflow.connect(host, "")
 
 

@@ -276,7 +276,7 @@ def test_a_step_that_fails_leaves_the_next_ones_out(lab: Lab, tmp_path: Path) ->
     """The exit handler closes the run in MLflow, and its result says why."""
     for name in ("class0", "class1"):
         (tmp_path / "bad" / name).mkdir(parents=True)
-        (tmp_path / "bad" / name / "point.txt").write_text("no numbers")
+        (tmp_path / "bad" / name / "point.txt").write_text("not numbers")
     found = lab.run(SETTINGS, source=str(tmp_path / "bad"))
     assert (found.state, functions(found)[-2:]) == ("FAILED", ["prepare_data", "finish"])
     [pipeline] = queries.find_runs("toy", run_key(1), "pipeline")

@@ -55,10 +55,10 @@ def test_a_search_pod_has_a_process_for_each_cpu_it_asked_for(cpu: str, processe
     ("settings", "timeout", "told"),
     [
         ({"max_minutes": 60}, "30", "--timeout 30 would end the step search before --max-minutes 60 lets"),
-        ({"max_minutes": 800}, "720", "Give --timeout search=800 or more."),
-        ({"max_minutes": 60}, "fine_tune=59", "Give --timeout fine_tune=60 or more."),
+        ({"max_minutes": 800}, "720", "Use --timeout search=800 or more."),
+        ({"max_minutes": 60}, "fine_tune=59", "Use --timeout fine_tune=60 or more."),
         ({"step_max_minutes": 20}, "20", "before --step-max-minutes 20 lets"),
-        ({"step_max_minutes": 20, "max_minutes": 600}, "20", "Give --timeout search=25 or more."),
+        ({"step_max_minutes": 20, "max_minutes": 600}, "20", "Use --timeout search=25 or more."),
     ],
 )
 def test_a_timeout_before_the_deadline_is_refused(settings: dict[str, float], timeout: str, told: str) -> None:

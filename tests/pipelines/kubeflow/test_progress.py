@@ -92,7 +92,7 @@ FAILED = [
 ]
 DRIVERLESS = [
     *ran(("detect_changes", 10), ("prepare_data", 20)),
-    "search did not begin: Kubeflow's driver for it failed; its log says why (search-driver)",
+    "search did not start: Kubeflow's driver for it failed; see its log (search-driver)",
     *ran(("finish", 10)),
 ]
 TERMINATED = ran(("detect_changes", 9), ("prepare_data", 14))
@@ -122,12 +122,12 @@ def test_a_pod_that_does_not_begin_is_reported_once(
     """A step whose pod has been pending for a minute has not started; the command that tells why is shown."""
     answer = waited(recorded(name), more=("--wait-minutes", "0.003", "--namespace", "team"))
     run = next(iter(kubeflow_server.runs))
-    why = f"this says why: kubectl -n team {PENDING.format(run=run)}"
+    why = f"to see why: kubectl -n team {PENDING.format(run=run)}"
     link = f"{kubeflow_server.host}/#/runs/details/{run}"
     assert answer.status == 1
     assert lines_of(answer) == [
-        f"detect_changes its pod …-{pod} has not begun since 15:11:11 UTC; {why}",
-        f"Error: The run has not ended within 0.003 minutes. The run goes on: {link}",
+        f"detect_changes its pod …-{pod} has not started since 15:11:11 UTC; {why}",
+        f"Error: The run has not ended within 0.003 minutes. The run continues: {link}",
     ]
 
 
@@ -214,7 +214,7 @@ def test_a_driver_that_does_not_begin_is_reported() -> None:
     answer["run_details"]["task_details"] = [driver]
     shown = progress.Progress(LAB, "kubectl")
     [event] = shown.events(model_of(answer, "V2beta1Run"))
-    assert event["text"] == "its pod root-driver(0) has not begun since 15:10:57 UTC; this says why: kubectl"
+    assert event["text"] == "its pod root-driver(0) has not started since 15:10:57 UTC; to see why: kubectl"
     assert shown.events(model_of(answer, "V2beta1Run")) == []
 
 

@@ -64,7 +64,7 @@ def test_the_user_overrides(home: Path) -> None:
     assert not store.store().exists()
     rows, [sentence] = asked({3: 1.0}, "keep")
     assert isinstance(rows[3], StoredRows)
-    assert "kept below the head" in sentence
+    assert "cached below the head" in sentence
 
 
 def test_the_input_is_never_kept(home: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_budget_decides_line_by_line(home: Path, monkeypatch: pytest.MonkeyP
     rows, [sentence] = asked({1: 10.0, 3: 10.0}, budget=size * 1.5)
     assert isinstance(rows[3], StoredRows)
     assert isinstance(rows[1], Recomputed)
-    assert "kept below the head: 0 MB" in sentence
+    assert "cached below the head: 0 MB" in sentence
     assert "recomputed below 2 thawed stages: 0 MB, there is no room" in sentence
     assert sum(entry.bytes for entry in store.entries(store.store())) < size * 1.5
 
@@ -233,11 +233,11 @@ def test_examples_of_different_form_are_never_kept_as_one(
     rows, said = widths(COUNT, "auto")
     assert isinstance(rows, Recomputed)
     assert said[-1].startswith(
-        "Activations recomputed: those of some examples have the shapes [[8, 8, 8]], of others [[8, 8, 10]]."
+        "Activations recomputed: some examples have the shapes [[8, 8, 8]], others [[8, 8, 10]]."
     )
     assert rows[0:40].shape == (40, 8, 8, 8)
     assert rows[50:90].shape == (40, 8, 8, 10)
-    with pytest.raises(InputError, match="can't be kept: those of some examples") as raised:
+    with pytest.raises(InputError, match="can't be cached: some examples") as raised:
         widths(COUNT, "keep")
     assert "one shape" in raised.value.hint
 

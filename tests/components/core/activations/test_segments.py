@@ -244,7 +244,7 @@ def test_a_writer_takes_rows_of_one_form_only(tmp_path: Path) -> None:
     """Rows of another shape would be written to be never read: they are refused, and what is there stays."""
     writer = Writer(tmp_path, "eager")
     writer.append(KEYS[:4], torch.ones(4, 3))
-    with pytest.raises(FormError, match=r"shapes \[\[3\]\], of others \[\[5\]\]"):
+    with pytest.raises(FormError, match=r"shapes \[\[3\]\], others \[\[5\]\]"):
         writer.append(KEYS[4:8], torch.ones(4, 5))
     writer.append(KEYS[8:10], torch.ones(2, 3))
     assert len(read(tmp_path, [*KEYS[:4], *KEYS[8:10]])) == 6

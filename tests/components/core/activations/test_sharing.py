@@ -256,7 +256,7 @@ def test_an_object_larger_than_it_was_listed_never_fills_the_disk(
     assert right(two.rows(lines=[2]))
     assert limits == [COUNT * 64 * 4]
     assert set(two.computed) == set(range(COUNT))
-    assert any("was changed meanwhile" in sentence for sentence in two.said)
+    assert any("was changed during the download" in sentence for sentence in two.said)
     assert two.hidden() == []
 
 
@@ -336,7 +336,7 @@ def test_wrong_credentials_cost_the_sharing_only(
     told = [sentence for sentence in one.said if "not shared" in sentence]
     assert len(told) == 1
     assert "key is" in told[0]
-    assert "goes on with those that are here" in told[0]
+    assert "continues with the local ones" in told[0]
     assert "private" not in told[0]
 
 

@@ -251,7 +251,7 @@ class TestChoice:
         monkeypatch.setattr(onnx_exports, "PREPARATION", dict.fromkeys(onnx_exports.PREPARATION, 1e9))
         engine, reason = choose(plain(), [1], POINTS, LONG, tmp_path)
         assert engine.name == "eager"
-        assert f"would not pay for {LONG} examples" in reason
+        assert f"would not pay off for {LONG} examples" in reason
         assert not written
 
     def test_kept_exports_are_free(self, tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_another_distance_finds_leaks_among_known_examples() -> None:
     assert assign_examples(records, lineage, Settings(near_duplicates=8), wide).changes["new"] == 0
     with pytest.raises(InputError, match="in two splits already") as raised:
         assign_examples(records, lineage, Settings(near_duplicates=32), wide)
-    assert "keep --near-duplicates and the task's options as they were" in raised.value.hint
+    assert "restore --near-duplicates and the task's options" in raised.value.hint
     with pytest.raises(InputError, match="in two splits already"):  # a task may read an option, as texts do
         assign_examples(records, lineage, Settings(near_duplicates=8, option={"similarity": "0.5"}), wide)
 
@@ -102,9 +102,9 @@ def test_locked_labels_are_read_as_the_target_reads_them() -> None:
     assigned = assign_examples(now, lineages[0], Settings(), number)
     assert not assigned.label_changes
     assert {example.label for example in assigned.examples} == {"3.0", "4.0"}
-    with pytest.raises(InputError, match="locked with the label 'good', which is of another problem") as raised:
+    with pytest.raises(InputError, match="locked with the label 'good', which belongs to another problem") as raised:
         assign_examples(now, lineages[1], Settings(), number)
-    assert "--model of its own" in raised.value.hint
+    assert "a separate --model" in raised.value.hint
 
 
 def test_data_by_time_are_tested_on_what_comes_last() -> None:
@@ -176,7 +176,7 @@ def test_a_slice_that_no_example_is_in_is_refused() -> None:
     """A misspelt column would watch nothing; the error names those that there are."""
     examples = assign_examples(checked(list(range(60))), Lineage("s"), Settings(), TASK).examples
     check_slices(examples, Settings(slice_by="time"))
-    with pytest.raises(InputError, match=r"'tmie' is no metadata column.*columns are time"):
+    with pytest.raises(InputError, match=r"'tmie' is not a metadata column.*columns are time"):
         check_slices(examples, Settings(slice_by="time, tmie"))
 
 

@@ -93,7 +93,7 @@ def test_what_systems_and_network_drives_leave_behind_is_no_class(name: str, tmp
     assert {entry.label for entry in list_entries(source)} == {"cat", "dog"}
     assert len(list(list_entries(source))) == 2
     (tmp_path / "dog/1").unlink()
-    with pytest.raises(InputError, match="one class only: cat"):
+    with pytest.raises(InputError, match="only one class: cat"):
         check_source(source)
 
 
@@ -169,7 +169,7 @@ def test_folders_on_s3_mean_the_same(s3: str) -> None:
         ("b", SPLITS["one split of classes beside loose samples"], "splits, not classes"),
         ("c", ("in/cat/1", "in/dog/1"), "one folder only, which holds folders: in"),
         ("d", ("x/cat/1", "x/dog/1", "y/cat/1", "y/dog/1"), "same folders lie below x and y"),
-        ("e", ("cat/1", "lost+found/1"), "one class only: cat"),
+        ("e", ("cat/1", "lost+found/1"), "only one class: cat"),
     ):
         with pytest.raises(InputError, match=sentence):
             check_source(put(prefix, *names))

@@ -43,7 +43,7 @@ def test_a_newcomer_between_two_splits_is_set_aside() -> None:
     lineage = known(left="train", right="test")
     near = [("left", "new"), ("right", "new"), ("left", "other"), ("new", "other")]
     found = group_examples([record(i) for i in ("left", "right", "new", "other")], lineage, near)
-    assert found.set_aside == {"new": "set aside: it belongs to examples of test and of train"}
+    assert found.set_aside == {"new": "set aside: it belongs with examples in test and train"}
     assert found.splits[found.groups["other"]] == "train"
 
 
@@ -85,7 +85,7 @@ def test_known_examples_that_straddle_are_a_leak() -> None:
     """A group column that joins a training and a test example stops the run, names both and says what joins them."""
     with pytest.raises(InputError, match=r"b.png \(test\) and a.png \(train\), the same group") as error:
         group_examples([record("a", "g"), record("b", "g")], known(a="train", b="test"), [])
-    assert "correct the column group" in error.value.hint
+    assert "fix the column group" in error.value.hint
     assert "--near-duplicates" not in error.value.hint
     with pytest.raises(InputError, match=r"b.png \(test\) and a.png \(train\), near-duplicates") as error:
         group_examples([record("a"), record("b")], known(a="train", b="test"), [("a", "b")])

@@ -47,10 +47,10 @@ def test_an_accepted_label_counts_from_the_next_dataset_on(tmp_path: Path, track
 
 def test_what_does_not_wait_is_not_accepted(tmp_path: Path, tracked_home: Path) -> None:
     relabelled(tmp_path, 1)
-    with pytest.raises(InputError, match="No changed label of 'zz' waits"):
+    with pytest.raises(InputError, match="No changed label of 'zz' is waiting"):
         lineage_store.accept("toy", ["zz"])
     lineage_store.accept("toy", [])
-    with pytest.raises(InputError, match="No changed label waits"):
+    with pytest.raises(InputError, match="No changed label is waiting"):
         lineage_store.accept("toy", [])
-    with pytest.raises(InputError, match="No dataset of a model 'other'"):
+    with pytest.raises(InputError, match="MLflow has no dataset of a model 'other'"):
         lineage_store.waiting("other")

@@ -165,7 +165,7 @@ def test_a_time_that_python_has_not_is_one_sentence(tmp_path: Path) -> None:
     """A year beyond 9999 in a Parquet column, where some write that something never ends."""
     never = pa.array([2**59], pa.timestamp("us"))
     pq.write_table(pa.table({"text": ["fine"], "label": ["up"], "until": never}), tmp_path / "m.parquet")
-    with pytest.raises(InputError, match="holds a value that can't be read"):
+    with pytest.raises(InputError, match="contains a value that can't be read"):
         list(list_entries(str(tmp_path / "m.parquet")))
 
 
@@ -181,17 +181,17 @@ def test_numbers_are_labels_too(tmp_path: Path) -> None:
     [
         ("m.csv", b"path,label\n1.png,cat\n", "no column 'uri' \\(it has path, label\\)"),
         ("m.csv", b"uri;label\n1.png;cat\n", "no column 'uri' \\(it has uri;label\\)"),
-        ("m.csv", b"uri,label\n\xff\xfe.png,cat\n", "no CSV in UTF-8"),
+        ("m.csv", b"uri,label\n\xff\xfe.png,cat\n", "not CSV in UTF-8"),
         ("m.csv", b'text,label\nfine,up\n"dull,down\nbad,down\n', "mark in line 3 of .* is never closed"),
         ("m.csv", b'text,label\n"two\nlines",up\nfine,"', "mark in line 4 of .* is never closed"),
         ("m.jsonl", b'{"uri": "1.png"}\n', "no column 'label'"),
         ("m.jsonl", b'{"uri": "1.png", "label": "a"}\n{"uri": \n', "Line 2 of"),
         ("m.jsonl", b"[1, 2]\n", "Line 1 of"),
         ("m.jsonl", b'{"uri": ' + b"[" * 100_000 + b"\n", "Line 1 of"),
-        ("m.parquet", b"PAR?", "no Parquet file"),
+        ("m.parquet", b"PAR?", "not a Parquet file"),
         ("m.csv", b"", "names no label"),
         ("m.csv", b"uri,label\n1.png,\n", "names no label"),
-        ("m.csv", b"uri,label\n1.png,cat\n2.png,cat\n", "one class only: cat"),
+        ("m.csv", b"uri,label\n1.png,cat\n2.png,cat\n", "only one class: cat"),
     ],
 )
 def test_a_manifest_that_can_not_be_used_is_one_sentence(
@@ -209,8 +209,8 @@ def test_a_manifest_that_can_not_be_used_is_one_sentence(
         ((), "is empty"),
         (("cat/.keep", "dog/.keep"), "is empty"),
         (("a.txt", "b.txt"), "holds files but no class folders"),
-        (("cat/1.png",), "one class only: cat"),
-        (("cat/1.png", "dog/.keep"), "one class only: cat"),
+        (("cat/1.png",), "only one class: cat"),
+        (("cat/1.png", "dog/.keep"), "only one class: cat"),
         (("train/cat/1.png", "val/cat/1.png", "test/cat/2.png"), "splits, not classes"),
     ],
 )
@@ -304,7 +304,7 @@ def test_stray_quotation_marks_join_no_lines(tmp_path: Path) -> None:
     rows[4], rows[14] = '"5 inches,cat', 'a 7" disk,dog'
     file = tmp_path / "texts.csv"
     file.write_text("\n".join(["text,label", *rows]))
-    with pytest.raises(InputError, match="In lines 6 to 16 of .* text follows on a quotation mark that ends a cell"):
+    with pytest.raises(InputError, match="In lines 6 to 16 of .* text follows a quotation mark that ends a cell"):
         list(sources.list_entries(str(file)))
     file.write_text('text,label\n"said ""yes"", twice",cat\n"two\nlines",dog\n')
     assert [sources.content(entry).decode() for entry in sources.list_entries(str(file))] == [

@@ -51,7 +51,7 @@ def test_new_data_of_another_kind_train(toy_home: PlainRun, source: Path) -> Non
     decision, metrics = decided(source, toy_home)
     assert decision.change == "train"
     assert decision.reason.startswith("36 of at least 500 changes since the run toy ")
-    assert "of 36 new ones can be told from the training data of the champion, version 1" in decision.reason
+    assert "of 36 new ones can be told apart from the training data of the champion, version 1" in decision.reason
     assert decision.reason.endswith(": above --drift-trigger 0.2.")
     assert 0.2 < metrics["drift_low"] <= metrics["drift"] <= metrics["drift_high"]
 

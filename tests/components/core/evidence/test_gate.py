@@ -77,7 +77,7 @@ def test_a_champion_against_itself_is_never_promoted(right: int, wrong: int) -> 
     for gate in ("superiority", "non-inferiority"):
         verdict = judged(contest(0, 0, right + 1, wrong), gate=gate, gate_alpha=0.49)
         assert not verdict.accepted
-        assert "a tie keeps it" in verdict.sentence
+        assert "a tie keeps the champion" in verdict.sentence
 
 
 def test_a_tie_in_numbers_keeps_the_champion() -> None:

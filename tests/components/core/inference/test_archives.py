@@ -89,7 +89,7 @@ def test_pickled_weights_are_refused(archive: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
-    """A torch.save file or a torn one is no exported graph."""
+    """A torch.save file or a torn one is not an exported graph."""
     buffer = io.BytesIO()
     torch.save({"a": torch.zeros(1)}, buffer)
     (tmp_path / "saved.pt2").write_bytes(buffer.getvalue())

@@ -103,7 +103,7 @@ HOSTILE = {
     "truncated or damaged": flac_that_says(32_000),
     "sample rate: 100 Hz": sound_file(tone(10.0, 5.0, 100), 100),
     "channels: 100 are too many": sound_file(np.repeat(tone(440.0)[:, None], 100, axis=1)),
-    "no numbers": sound_file(np.full(16_000, np.nan, np.float32), subtype="FLOAT"),
+    "not numbers": sound_file(np.full(16_000, np.nan, np.float32), subtype="FLOAT"),
 }
 
 

@@ -142,7 +142,7 @@ def test_the_speaker_encoder_is_its_papers(seconds: float, tmp_path: Path) -> No
             *("hf/no-such/encoder", "default", "network hf/no-such/encoder could not be loaded"),
             marks=pytest.mark.slow,  # the hub's client tries again for a while
         ),
-        ("timm/tf_efficientnet_lite0", "default", "no network of the Hugging Face hub"),
+        ("timm/tf_efficientnet_lite0", "default", "not a network of the Hugging Face hub"),
         ("hf/facebook/hubert-base-ls960", "package:resemblyzer", "are of the backbone speaker/lstm"),
     ],
 )
@@ -171,9 +171,9 @@ def test_other_kinds_are_refused(tmp_path: Path) -> None:
     """A text network, and frames of a network that has none, are told in a sentence."""
     from tests.data.text_models import save_model as save_text
 
-    with pytest.raises(InputError, match="is a bert, which is not known here"):
+    with pytest.raises(InputError, match="is a bert, which is not supported"):
         build_encoder("hf/x", str(save_text(tmp_path / "text", "bert")))
-    with pytest.raises(InputError, match="gives no vector for each frame"):
+    with pytest.raises(InputError, match="has no vector for each frame"):
         build_encoder("hf/x", str(save_model(tmp_path / "ast", "ast")), frames=True)
 
 

@@ -161,7 +161,7 @@ def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:
             *("hf/no-such/encoder", "default", "hf/no-such/encoder could not be loaded"),
             marks=pytest.mark.slow,  # the hub's client tries again for a while
         ),
-        ("timm/tf_efficientnet_lite0", "default", "no network of the Hugging Face hub"),
+        ("timm/tf_efficientnet_lite0", "default", "not a network of the Hugging Face hub"),
         ("hf/x", "no/such/folder", "no weights 'no/such/folder' of hf/x"),
         ("hf/x", "package:efficientnet-lite0", "no weights 'package:efficientnet-lite0' of hf/x"),
     ],

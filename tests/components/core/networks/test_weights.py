@@ -80,7 +80,7 @@ class TestLoadState:
     def test_not_a_state_dict(self, tmp_path: Path, content: object) -> None:
         """A file that holds anything but named tensors is refused."""
         torch.save(content, tmp_path / "weights.pth")
-        with pytest.raises(InputError, match="are no state dict"):
+        with pytest.raises(InputError, match="are not a state dict"):
             load_state(str(tmp_path / "weights.pth"))
 
     def test_pickle_is_refused(self, tmp_path: Path) -> None:

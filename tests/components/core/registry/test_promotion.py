@@ -275,11 +275,11 @@ def test_a_rollback_to_the_champion_does_nothing(toy: PlainRun) -> None:
 def test_what_never_was_champion_is_promoted_instead(toy: PlainRun) -> None:
     """A rollback leads back only; the error names the command that leads on."""
     promote("2")
-    with pytest.raises(InputError, match="toy version 3 never was champion") as error:
+    with pytest.raises(InputError, match="toy version 3 was never champion") as error:
         promotion.rollback("toy", "3")
     assert "thawline promote 3 --model toy" in error.value.hint
     promote("3", expected="1")  # refused, so it is still no champion of the past
-    with pytest.raises(InputError, match="never was champion"):
+    with pytest.raises(InputError, match="was never champion"):
         promotion.rollback("toy", "3")
 
 
@@ -498,7 +498,7 @@ def test_a_cut_off_entry_does_not_hide_a_hand(toy: PlainRun) -> None:
     failed, found = promotion.settle("toy")
     assert (failed.status, failed.reason) == (
         "FAILED",
-        "It was cut off, and the champion is version 3 by another way.",
+        "It was cut off, and after another move the champion is version 3.",
     )
     assert (found.origin, found.to) == ("1", "3")
     assert is_settled()
@@ -598,7 +598,7 @@ def test_the_oldest_waits_for_younger_ones(toy: PlainRun, monkeypatch: pytest.Mo
         connection.client().set_terminated(theirs.run_id, "FINISHED")
 
     monkeypatch.setattr("time.sleep", look)
-    assert promotion._claim(entry, "1") == "The champion was moved to version 3 meanwhile."
+    assert promotion._claim(entry, "1") == "The champion was moved to version 3 in the meantime."
     assert len(looks) == 1
 
 
@@ -606,7 +606,7 @@ def test_an_entry_that_others_closed_moves_nothing(toy: PlainRun) -> None:
     """Who was taken for cut off, for instance after its machine slept, finds its entry closed and gives up."""
     entry = ledger.open_entry("toy", "promote", "1", "2", "ours", "ann@here", "run")
     ledger.fail(entry, "It was cut off before it moved anything.")
-    assert promotion._claim(entry, "1") == "Another process took it for cut off."
+    assert promotion._claim(entry, "1") == "Another process treated it as cut off."
 
 
 def test_an_open_entry_of_another_machine_is_waited_for(toy: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:

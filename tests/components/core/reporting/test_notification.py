@@ -123,7 +123,7 @@ def test_drift_has_its_place(toy_run: PlainRun) -> None:
     drift = {"drift": 0.12, "drift_low": 0.1, "drift_high": 0.15}
     found = told(toy_run, metrics={**toy_run.result["metrics"], **drift})
     assert found["run"]["drift"] == {"value": 0.12, "low": 0.1, "high": 0.15}
-    assert "*New data told apart*\\n12.0% [10.0%, 15.0%]" in said(found)
+    assert "*New data that differs*\\n12.0% [10.0%, 15.0%]" in said(found)
 
 
 def test_links_lead_to_the_tracking_page(toy_run: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:

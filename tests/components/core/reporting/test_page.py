@@ -148,7 +148,7 @@ def sample(classes: list[str] = CLASSES) -> ReportData:
         suspects=[Suspect(row=3, label="food", suggested="plant", probability=0.9)],
         suspect_count=1,
         suspect_thumbnails=[picture("PNG")],
-        costs=[{"step": "train_head", "seconds": 7.9, "saved": 61.5, "notes": ["Activations kept below the head"]}],
+        costs=[{"step": "train_head", "seconds": 7.9, "saved": 61.5, "notes": ["Activations cached below the head"]}],
         timeline=[
             {"version": "3", "since": "2025-11-01 10:00", "until": "", "metric": "accuracy", "value": 0.66, "rows": 47}
         ],
@@ -197,13 +197,13 @@ def test_the_report_states_the_evidence(html: str) -> None:
         low, high = data.evaluation.intervals[name]
         assert f"{value:.3f}" in text
         assert f"{low:.3f} to {high:.3f}" in text
-    assert "8 better by the challenger" in text
+    assert "8 better with the challenger" in text
     assert "38 the same" in text
     assert "probability 0.020" in text
     assert "This was look 1 of 1" in text
     assert "falls by more than 0.05 in class food" in text
     assert "tells 30.0 % of the 60 rows" in text
-    assert "1 of the rows that train and validate are contradicted" in text
+    assert "1 training and validation rows are contradicted" in text
     assert "saved about 1 min 02 s" in text
     cells = "".join(text.split())  # a table's cells have nothing between them
     assert "trainheadActivationskeptbelowthehead7.961.5" in cells

@@ -33,7 +33,7 @@ def drawn(rows: int = 120, seed: int = 0) -> tuple[np.ndarray, pd.DataFrame, lis
     "label", ["", "a", '"a"', "{}", "[1]", '["a", ""]', '["a"', r'["\ud800"]', pytest.param("[" * 9999, id="deep")]
 )
 def test_what_is_no_list_of_names_is_rejected(label: str) -> None:
-    with pytest.raises(RejectedRecord, match="no JSON list of names"):
+    with pytest.raises(RejectedRecord, match="not a JSON list of names"):
         TARGET.check_label(label)
 
 

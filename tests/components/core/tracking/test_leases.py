@@ -52,7 +52,7 @@ def test_a_second_run_gives_way() -> None:
     """While a run has the lease, another one of its model is told which run has it; other models are not concerned."""
     assert begin("first") == ""
     told = begin("second")
-    assert told.startswith("The run toy first is in progress since 20")
+    assert told.startswith("The run toy first is in progress (since 20")
     assert begin("other", SETTINGS.model_copy(update={"model": "other"})) == ""
     assert begin("first") == ""  # its pod was started again
 
@@ -72,7 +72,7 @@ def test_a_run_that_gives_way_is_skipped_and_counts_for_nothing(tracked_home: Pa
     assert detect_changes(str(toy_source), forced.to_json(), "second") == (False, "", "second")
     result = finish(forced.to_json(), "second", "RUNNING")
     assert result.status == "skipped"
-    assert result.reason.startswith("The run toy first is in progress since")
+    assert result.reason.startswith("The run toy first is in progress (since")
     assert (result.version, result.metrics, result.report, result.same_as) == ("", {}, "", "")
     found = outcomes.of("toy")
     assert (found.status, found.running, found.succeeded) == ("running", True, 0.0)
@@ -235,7 +235,7 @@ def test_a_run_that_was_closed_does_not_go_on(cluster: Kubeflow, monkeypatch: py
     in_pod(cluster, "first", monkeypatch)
     cluster.runs["first"] = recorded("terminated")
     assert in_pod(cluster, "second", monkeypatch) == ""
-    with pytest.raises(StepError, match="This run was closed meanwhile: It was terminated on Kubeflow."):
+    with pytest.raises(StepError, match="This run has been closed: It was terminated on Kubeflow."):
         in_pod(cluster, "first", monkeypatch)
     connection.client().set_tag(pipeline("first"), tag_names.VERSION, "1")
     result = finish(SETTINGS.to_json(), "first", "COMPLETE")

@@ -45,7 +45,7 @@ def test_an_input_error_is_not_met_twice() -> None:
     """The next attempt ends before its work, with the first one's sentence; the run is failed for that reason."""
     assert attempt(EMPTY)
     with (
-        pytest.raises(RepeatedError, match="^The folder is empty. Fill it. This attempt did not look"),
+        pytest.raises(RepeatedError, match="^The folder is empty. Fill it. This attempt did not check"),
         runs.step("prepare_data", "k", SETTINGS),
     ):
         pytest.fail("it must not work")

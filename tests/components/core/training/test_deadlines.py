@@ -69,7 +69,9 @@ def test_what_was_cut_is_a_tag_and_a_note(tracked_home: Path) -> None:
             run.deadline = Deadline(NOW, "--step-max-minutes 5")
             deadlines.cut(run, f"The {step} stopped")
     [pipeline] = queries.find_runs("toy", "k", "pipeline")
-    told = "The search stopped: --step-max-minutes 5 was over. The fine_tune stopped: --step-max-minutes 5 was over."
+    told = (
+        "The search stopped: --step-max-minutes 5 was used up. The fine_tune stopped: --step-max-minutes 5 was used up."
+    )
     assert deadlines.cuts(pipeline.data.tags) == told
     notes = {r.info.run_name: r.data.tags["thawline.notes"] for r in queries.find_runs("toy", "k", "step")}
     assert notes["search"] == pipeline.data.tags[f"{tag_names.CUT}search"]
@@ -81,9 +83,9 @@ def test_what_was_cut_is_a_tag_and_a_note(tracked_home: Path) -> None:
     [
         ({}, 1e9, {"search": 1e9}, ""),
         ({"max_minutes": 10}, 600 + 299, {}, ""),
-        ({"max_minutes": 10}, 600 + 301, {}, "--max-minutes 10 and"),
+        ({"max_minutes": 10}, 600 + 301, {}, "--max-minutes 10 plus"),
         ({"max_minutes": 60}, 3600 + 899, {}, ""),
-        ({"max_minutes": 60}, 3600 + 901, {}, "--max-minutes 60 and"),
+        ({"max_minutes": 60}, 3600 + 901, {}, "--max-minutes 60 plus"),
         ({"step_max_minutes": 10}, 1e9, {"search": 899}, ""),
         ({"step_max_minutes": 10}, 1e9, {"register": 901}, "The step register did not end within"),
     ],

@@ -155,8 +155,8 @@ def test_a_death_before_the_first_heartbeat_is_noticed(storage: str) -> None:
         (lambda url: url.replace("postgres:", "postgres:wrong-and-private"), "password authentication failed"),
         (lambda url: url.rpartition("/")[0] + "/nowhere", 'database "nowhere" does not exist'),
         (lambda _url: "postgresql://me:wrong-and-private@127.0.0.1:9/x", "127.0.0.1:9/x: Connection refused"),
-        (lambda _url: "postgresql://me:wrong-and private@127.0.0.1/x", "no address of a Postgres"),
-        (lambda _url: "mysql://me:wrong-and-private@127.0.0.1/x", "no address of a Postgres"),
+        (lambda _url: "postgresql://me:wrong-and private@127.0.0.1/x", "not the address of a Postgres"),
+        (lambda _url: "mysql://me:wrong-and-private@127.0.0.1/x", "not the address of a Postgres"),
     ],
 )
 def test_a_storage_that_can_not_be_used_is_one_sentence(

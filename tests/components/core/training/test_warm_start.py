@@ -128,7 +128,7 @@ def test_all_of_a_run_starts_from_what_lies_beside_its_data(toy_run: PlainRun, t
     said: list[str] = []
     state = build_network(data, chosen, Callbacks(note=said.append)).state_dict()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
-    assert said == ["The champion lends all stages, and its head for 3 of 3 classes"]
+    assert said == ["Started from the champion: all stages, and its head for 3 of 3 classes"]
     plain = open_data(toy_run.folder / "dataset", toy_run.settings)
     base = base_network(data, chosen).state_dict()
     assert all(torch.equal(base[name], t) for name, t in build_network(plain, chosen).state_dict().items())
