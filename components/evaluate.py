@@ -53,8 +53,6 @@ def evaluate(
     settings: str,
     run_key: str,
     dataset: Path,
-    dataset_digest: str,
-    weights_digest: str,
     checkpoint: Path,
     trials: Path,
     served: Path,
@@ -67,8 +65,6 @@ def evaluate(
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
         dataset: Folder that `prepare_data` wrote.
-        dataset_digest: Of that data; here so that a cache can't serve another week's result.
-        weights_digest: Of the pretrained weights, for the same reason.
         checkpoint: What `fine_tune` wrote.
         trials: What `select_trial` wrote.
         served: Folder for the served model.
@@ -79,8 +75,8 @@ def evaluate(
         StepError: The champion can't be loaded: without it there is no evidence, so nothing is promoted.
     """
     with runs.step("evaluate", run_key, settings) as run:
-        run.tags({tag_names.DATASET_DIGEST: dataset_digest, tag_names.WEIGHTS_DIGEST: weights_digest})
         data = open_data(dataset, run.settings)
+        run.tags(data.examples.info.tags())
         trained = load_checkpoint(checkpoint)
         calibration = _serve(data, trained, run, served, version)
         challenger = contestant(served, checkpoint, data, run, "challenger", trained)

@@ -8,6 +8,7 @@ from components.core import torchrun
 from components.core.compute import distributed
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
+from components.core.data.dataset_info import DatasetInfo
 from components.core.registry import recall
 from components.core.settings import Hyperparameters
 from components.core.tracking import retries, runs, tag_names
@@ -22,8 +23,6 @@ def fine_tune(
     settings: str,
     run_key: str,
     dataset: Path,
-    dataset_digest: str,
-    weights_digest: str,
     hyperparameters: str,
     head: Path,
     checkpoint: Path,
@@ -35,8 +34,6 @@ def fine_tune(
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
         dataset: Folder that `prepare_data` wrote.
-        dataset_digest: Of that data; here so that a cache can't serve another week's result.
-        weights_digest: Of the pretrained weights, for the same reason.
         hyperparameters: The chosen trial as JSON.
         head: Checkpoint that `train_head` wrote.
         checkpoint: Folder to write.
@@ -47,7 +44,7 @@ def fine_tune(
             return _recall(run, version, checkpoint)
         chosen = Hyperparameters.model_validate_json(hyperparameters)
         run.params(chosen.model_dump())
-        run.tags({tag_names.DATASET_DIGEST: dataset_digest, tag_names.WEIGHTS_DIGEST: weights_digest})
+        run.tags(DatasetInfo.read(dataset).tags())
         run.deadline = deadlines.of(run)
         distributed.rendezvous()  # the first process may still be writing the head
         network, facts = load_checkpoint(head)

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 @retries.patient
-def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_digest: str = "") -> tuple[str, str]:
-    """Write the examples of `source` into the folder `dataset`; return the dataset's and the weights' digest.
+def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_digest: str = "") -> DatasetInfo:
+    """Write the examples of `source` into the folder `dataset`; return its facts.
 
     Args:
         source: A folder, an S3 prefix or a manifest.
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
         dataset: Folder to write; see `components.core.data.examples`.
-        input_digest: Of what `detect_changes` saw; here so that a cache can't serve another week's data.
+        input_digest: Of what `detect_changes` saw, to tell when the source changed in between.
 
     Raises:
         InputError: The source, its share of bad records, its classes or the weights are at fault.
@@ -62,7 +62,9 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
                 "splits could test it on its training data.",
             )
         try:
-            info = prepare(source, run.settings, dataset, with_salt(lineage, run.settings), run.progress)
+            info = prepare(
+                source, run.settings, dataset, with_salt(lineage, run.settings), run.progress, weights_digest
+            )
         finally:
             if (dataset / "rejected.parquet").exists():
                 run.artifact(dataset / "rejected.parquet", "dataset")
@@ -71,10 +73,9 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         run.artifact(dataset / "label_changes.parquet", "dataset")
         run.artifact(dataset / source_index.INDEX, "dataset", pipeline=True)
         run.tags(provenance.tags_of_data(run.pipeline_tags(), info.data_digest, start), pipeline=True)
-        digests = {tag_names.DATASET_DIGEST: info.digest, tag_names.WEIGHTS_DIGEST: weights_digest}
-        run.tags(digests, pipeline=True)
-        digests[tag_names.DETECTED_INPUTS] = input_digest
-        run.tags({tag_names.SALT: info.salt, **digests})  # the next run of the lineage finds the assignments by it
+        run.tags(info.tags(), pipeline=True)
+        # the next run of the lineage finds the assignments by the salt
+        run.tags({tag_names.SALT: info.salt, **info.tags(), tag_names.DETECTED_INPUTS: input_digest})
         run.dataset(run.settings.model, info.digest, source)
         bad = sum(info.rejected.values())
         figures = {"examples", "duplicates", "near_duplicates", "set_aside", "label_changes"}
@@ -82,7 +83,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         _note(run, info)
         sorted_by = f" in {len(info.classes)} classes" if any(info.counts["train"]) else ""
         run.figure(f"{info.examples} examples{sorted_by}, {bad} rejected")
-    return info.digest, weights_digest
+    return info
 
 
 def _bring_start(run: "runs.StepRun", dataset: Path) -> str:

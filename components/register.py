@@ -17,8 +17,6 @@ from components.core.training.checkpoints import read_facts
 def register(
     settings: str,
     run_key: str,
-    dataset_digest: str,
-    weights_digest: str,
     served: Path,
     checkpoint: Path,
     champion: str,
@@ -32,8 +30,6 @@ def register(
     Args:
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
-        dataset_digest: Of the data, for the version's tags.
-        weights_digest: Of the pretrained weights, for the version's tags.
         served: The served model that `evaluate` scored.
         checkpoint: The checkpoint it was made of.
         champion: The version that `evaluate` compared with; empty where there was none.
@@ -50,8 +46,6 @@ def register(
         archives.check_folder(folder)
         answer = versions.smoke_test(folder)
         tags = {
-            tag_names.DATASET_DIGEST: dataset_digest,
-            tag_names.WEIGHTS_DIGEST: weights_digest,
             tag_names.THAWED: str(read_facts(checkpoint)["thawed"]),
             tag_names.ACCEPTED: str(accepted).lower(),
             tag_names.COMPARED_WITH: champion,
@@ -88,8 +82,15 @@ def _origin(run: runs.StepRun) -> dict[str, str]:
         tag_names.CODE_REVISION: revision.code_revision(),
         tag_names.SETTINGS_DIGEST: run.settings.digest(),
         tag_names.RUN_KEY: run.run_key,
-        tag_names.DECISION: evaluated.tags.get(tag_names.DECISION, ""),
-        tag_names.EVIDENCE: evaluated.tags.get(tag_names.EVIDENCE, ""),
+        **{
+            name: evaluated.tags.get(name, "")
+            for name in (
+                tag_names.DATASET_DIGEST,
+                tag_names.WEIGHTS_DIGEST,
+                tag_names.DECISION,
+                tag_names.EVIDENCE,
+            )
+        },
         **{name: value for name, value in evaluated.tags.items() if name == tag_names.WARM_START},
         tag_names.METRIC: metric,
         **{tag_names.figure(name): str(value) for name, value in evaluated.metrics.items() if name == metric},

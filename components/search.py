@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.core.data.dataset_info import DatasetInfo
 from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
 from components.core.revision import libraries
@@ -31,8 +32,6 @@ def search(
     settings: str,
     run_key: str,
     dataset: Path,
-    dataset_digest: str,
-    weights_digest: str,
     worker: int = 0,
     version: str = "",
 ) -> str:
@@ -42,8 +41,6 @@ def search(
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
         dataset: Folder that `prepare_data` wrote.
-        dataset_digest: Of that data: other data have a study of their own.
-        weights_digest: Of the pretrained weights, for the same reason.
         worker: Number of this pod where several search.
         version: An earlier version that is judged again, so there is nothing to search; else empty.
 
@@ -56,7 +53,7 @@ def search(
         if version:
             run.figure(f"nothing to search: version {version} is judged again")
             return ""
-        name = study_name(run.settings, dataset_digest, weights_digest)
+        name = study_name(run.settings, DatasetInfo.read(dataset))
         run.tags({tag_names.STUDY: name, tag_names.WORKER: str(worker)})
         if run.settings.trials == 0:
             run.figure("skipped: the defaults are used")
@@ -91,10 +88,10 @@ def _lines(settings: Settings, stages: int) -> dict[int, float]:
     }
 
 
-def study_name(settings: Settings, dataset_digest: str, weights_digest: str) -> str:
+def study_name(settings: Settings, info: DatasetInfo) -> str:
     """Identifies everything a trial's value depends on; the number of trials is not part of it."""
     relevant = settings.model_dump(exclude={"trials", "model", *OPERATIONAL, *GATE})
-    return digest([relevant, dataset_digest, weights_digest, libraries()])[:32]
+    return digest([relevant, info.digest, info.weights_digest, libraries()])[:32]
 
 
 def worker_devices(settings: Settings, cores: int, gpus: int) -> list[str]:

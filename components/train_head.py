@@ -4,9 +4,10 @@ import math
 from pathlib import Path
 
 from components.core import torchrun
+from components.core.data.dataset_info import DatasetInfo
 from components.core.errors import StepError
 from components.core.settings import Hyperparameters
-from components.core.tracking import retries, runs, tag_names
+from components.core.tracking import retries, runs
 from components.core.training import deadlines
 from components.core.training.checkpoints import save_checkpoint, save_training_rows
 from components.core.training.data import open_data
@@ -19,8 +20,6 @@ def train_head(
     settings: str,
     run_key: str,
     dataset: Path,
-    dataset_digest: str,
-    weights_digest: str,
     hyperparameters: str,
     checkpoint: Path,
     version: str = "",
@@ -31,8 +30,6 @@ def train_head(
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
         dataset: Folder that `prepare_data` wrote.
-        dataset_digest: Of that data; here so that a cache can't serve another week's result.
-        weights_digest: Of the pretrained weights, for the same reason.
         hyperparameters: The chosen trial as JSON.
         checkpoint: Folder to write.
         version: An earlier version that is judged again, so no head is trained and the folder stays empty; else empty.
@@ -44,7 +41,7 @@ def train_head(
             return 0.0
         chosen = Hyperparameters.model_validate_json(hyperparameters)
         run.params(chosen.model_dump())
-        run.tags({tag_names.DATASET_DIGEST: dataset_digest, tag_names.WEIGHTS_DIGEST: weights_digest})
+        run.tags(DatasetInfo.read(dataset).tags())
         run.deadline = deadlines.of(run)
         data = open_data(dataset, run.settings)
         network = build_network(data, chosen, run)

@@ -39,9 +39,8 @@ def main() -> None:
         source = Path(folder) / "pictures"
         _write_pictures(source)
         changed, _, inputs = detect_changes(str(source), settings, run_key)
-        digest, _ = prepare_data(str(source), settings, run_key, Path(folder) / "dataset", inputs)
-        index = json.loads((Path(folder) / "dataset" / "dataset.json").read_text())
-    print(json.dumps({"uid": os.getuid(), "changed": changed, "digest": digest, "classes": index["classes"]}))
+        info = prepare_data(str(source), settings, run_key, Path(folder) / "dataset", inputs)
+    print(json.dumps({"uid": os.getuid(), "changed": changed, "digest": info.digest, "classes": info.classes}))
 
 
 def _write_pictures(folder: Path) -> None:

@@ -52,24 +52,14 @@ def _run(source: str, settings: str, run_key: str, search: Search) -> None:
         changes = steps.detect_changes(source=source, **common)
         with dsl.If(changes.outputs["Output"] == True, name="changed"):  # noqa: E712 - builds a condition
             prepared = steps.prepare_data(source=source, input_digest=changes.outputs["input_digest"], **common)
-            # KFP's cache keys on names and addresses, not on content: the digests make it see a change
-            made_of = {name: prepared.outputs[name] for name in ("dataset_digest", "weights_digest")}
-            inputs = {
-                **common,
-                **made_of,
-                "version": changes.outputs["version"],
-                "dataset": prepared.outputs["dataset"],
-            }
+            inputs = {**common, "version": changes.outputs["version"], "dataset": prepared.outputs["dataset"]}
             hyperparameters, trials = search(inputs)
             head = steps.train_head(hyperparameters=hyperparameters, **inputs)
             tuned = steps.fine_tune(hyperparameters=hyperparameters, head=head.outputs["checkpoint"], **inputs)
             checkpoint = tuned.outputs["checkpoint"]
             evaluated = steps.evaluate(checkpoint=checkpoint, trials=trials, **inputs)
             decision = {name: evaluated.outputs[name] for name in ("served", "accepted", "champion")}
-            registered = steps.register(checkpoint=checkpoint, **decision, **common, **made_of)
-    # the source is a name, and what it stands for may have changed; so may the champion; a cached exit closes nothing
-    for task in (changes, evaluated, registered, finished):
-        task.set_caching_options(False)
+            steps.register(checkpoint=checkpoint, **decision, **common)
 
 
 @dsl.pipeline(name="fine-tuning", description="Freeze, train a head, thaw, evaluate, register.")  # type: ignore[untyped-decorator]  # kfp is untyped

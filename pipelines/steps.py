@@ -33,6 +33,7 @@ def step(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - kfp is untyped
 
     def call(**inputs: Any) -> Any:  # noqa: ANN401 - as above
         task = component(**inputs)
+        task.set_caching_options(False)  # what an input names may have changed: a source, a champion, a run in MLflow
         _configure.get()(function.__name__, task)
         return task
 
@@ -63,7 +64,7 @@ def prepare_data(
     run_key: str,
     input_digest: str,
     dataset: dsl.Output[dsl.Dataset],
-) -> NamedTuple("Prepared", dataset_digest=str, weights_digest=str):  # type: ignore[valid-type]  # KFP form of several outputs
+) -> None:
     """See components/prepare_data.py."""
     from pathlib import Path
 
@@ -72,7 +73,7 @@ def prepare_data(
     run_key = start("prepare_data", run_key)
     from components.prepare_data import prepare_data
 
-    return prepare_data(source, settings, run_key, Path(dataset.path), input_digest)
+    prepare_data(source, settings, run_key, Path(dataset.path), input_digest)
 
 
 @step
@@ -81,8 +82,6 @@ def search(
     run_key: str,
     version: str,
     dataset: dsl.Input[dsl.Dataset],
-    dataset_digest: str,
-    weights_digest: str,
     trials: dsl.Output[dsl.Artifact],
 ) -> str:
     """See components/search.py and components/select_trial.py: one pod searches, and takes the best trial."""
@@ -93,7 +92,7 @@ def search(
     run_key = start("search", run_key)
     from components.search import search
 
-    study = search(settings, run_key, Path(dataset.path), dataset_digest, weights_digest, version=version)
+    study = search(settings, run_key, Path(dataset.path), version=version)
     start("select_trial", run_key)
     from components.select_trial import select_trial
 
@@ -106,8 +105,6 @@ def search_worker(
     run_key: str,
     version: str,
     dataset: dsl.Input[dsl.Dataset],
-    dataset_digest: str,
-    weights_digest: str,
     worker: int,
 ) -> str:
     """See components/search.py: one of several pods that share a study."""
@@ -118,7 +115,7 @@ def search_worker(
     run_key = start("search", run_key)
     from components.search import search
 
-    return search(settings, run_key, Path(dataset.path), dataset_digest, weights_digest, worker, version)
+    return search(settings, run_key, Path(dataset.path), worker, version)
 
 
 @step
@@ -146,8 +143,6 @@ def train_head(
     run_key: str,
     version: str,
     dataset: dsl.Input[dsl.Dataset],
-    dataset_digest: str,
-    weights_digest: str,
     hyperparameters: str,
     checkpoint: dsl.Output[dsl.Model],
 ) -> float:
@@ -163,8 +158,6 @@ def train_head(
         settings,
         run_key,
         Path(dataset.path),
-        dataset_digest,
-        weights_digest,
         hyperparameters,
         Path(checkpoint.path),
         version,
@@ -177,8 +170,6 @@ def fine_tune(
     run_key: str,
     version: str,
     dataset: dsl.Input[dsl.Dataset],
-    dataset_digest: str,
-    weights_digest: str,
     hyperparameters: str,
     head: dsl.Input[dsl.Model],
     checkpoint: dsl.Output[dsl.Model],
@@ -195,8 +186,6 @@ def fine_tune(
         settings,
         run_key,
         Path(dataset.path),
-        dataset_digest,
-        weights_digest,
         hyperparameters,
         Path(head.path),
         Path(checkpoint.path),
@@ -210,8 +199,6 @@ def evaluate(
     run_key: str,
     version: str,
     dataset: dsl.Input[dsl.Dataset],
-    dataset_digest: str,
-    weights_digest: str,
     checkpoint: dsl.Input[dsl.Model],
     trials: dsl.Input[dsl.Artifact],
     served: dsl.Output[dsl.Model],
@@ -231,8 +218,6 @@ def evaluate(
         settings,
         run_key,
         Path(dataset.path),
-        dataset_digest,
-        weights_digest,
         Path(checkpoint.path),
         Path(trials.path),
         Path(served.path),
@@ -250,8 +235,6 @@ def evaluate(
 def register(
     settings: str,
     run_key: str,
-    dataset_digest: str,
-    weights_digest: str,
     served: dsl.Input[dsl.Model],
     checkpoint: dsl.Input[dsl.Model],
     champion: str,
@@ -268,8 +251,6 @@ def register(
     return register(
         settings,
         run_key,
-        dataset_digest,
-        weights_digest,
         Path(served.path),
         Path(checkpoint.path),
         champion,

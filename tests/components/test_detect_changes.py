@@ -208,17 +208,17 @@ def test_another_champion_has_the_version_judged(earlier: Path) -> None:
     assert seen(earlier)[1].reason.endswith("there is no champion any more.")
 
 
-def judge(text: str, key: str, version: str, digests: tuple[str, str], folder: Path) -> None:
+def judge(text: str, key: str, version: str, folder: Path) -> None:
     """The steps after `prepare_data`, as the DAG calls them where an earlier version is judged again."""
     dataset, head, tuned, trials, served, page = (
         folder / name for name in ("dataset", "head", "tuned", "trials.json", "served", "report.html")
     )
-    study = search(text, key, dataset, *digests, version=version)
+    study = search(text, key, dataset, version=version)
     chosen = select_trial(text, key, [study], trials, version)
-    train_head(text, key, dataset, *digests, chosen, head, version)
-    fine_tune(text, key, dataset, *digests, chosen, head, tuned, version)
-    found = evaluate(text, key, dataset, *digests, tuned, trials, served, page, version)
-    register(text, key, *digests, served, tuned, found.champion, accepted=found.accepted)
+    train_head(text, key, dataset, chosen, head, version)
+    fine_tune(text, key, dataset, chosen, head, tuned, version)
+    found = evaluate(text, key, dataset, tuned, trials, served, page, version)
+    register(text, key, served, tuned, found.champion, accepted=found.accepted)
 
 
 def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:
@@ -227,8 +227,8 @@ def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:
     decision = look(str(source), run.settings, key)
     if decision.change == "judge":
         folder.mkdir()
-        digests = prepare_data(str(source), text, key, folder / "dataset", decision.input_digest)
-        judge(text, key, decision.version, digests, folder)
+        prepare_data(str(source), text, key, folder / "dataset", decision.input_digest)
+        judge(text, key, decision.version, folder)
     finish(text, key, "SUCCEEDED")
     return decision
 

@@ -36,7 +36,6 @@ def again(run: PlainRun, target: Path, key: str, checkpoint: Path | None = None)
         text,
         key,
         run.folder / "dataset",
-        *run.digests,
         checkpoint or run.folder / "tuned",
         run.folder / "trials.json",
         *names,
@@ -201,13 +200,12 @@ def test_a_better_challenger_is_accepted(toy_home: PlainRun, tmp_path: Path) -> 
         text,
         "spoilt",
         dataset,
-        *run.digests,
         spoilt,
         run.folder / "trials.json",
         served,
         tmp_path / "report.html",
     )
-    register(text, "spoilt", *run.digests, served, spoilt, "1", accepted=True)
+    register(text, "spoilt", served, spoilt, "1", accepted=True)
     assert versions.current("toy", "champion") == "2"
     assert again(run, tmp_path / "again", "better")[:2] == (True, "2")
 

@@ -17,7 +17,7 @@ from tests.support.plain import PlainRun
 def tune(run: PlainRun, target: Path, key: str, **changes: float) -> float:
     chosen = json.dumps({**run.hyperparameters, **changes})
     text = run.settings.to_json()
-    return fine_tune(text, key, run.folder / "dataset", *run.digests, chosen, run.folder / "head", target)
+    return fine_tune(text, key, run.folder / "dataset", chosen, run.folder / "head", target)
 
 
 def test_both_phases_are_in_the_history(toy_run: PlainRun) -> None:

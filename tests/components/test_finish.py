@@ -25,7 +25,7 @@ def test_the_result_has_the_contracts_keys(toy_run: PlainRun) -> None:
     result = toy_run.result
     assert result.keys() == RunResult.model_fields.keys()
     assert (result["status"], result["model"], result["version"], result["promoted"]) == ("succeeded", "toy", "1", True)
-    assert result["dataset_digest"] == toy_run.digests[0]
+    assert result["dataset_digest"] == toy_run.dataset_digest
     assert result == json.loads((run_folder.run_folder(toy_run.run_key) / "result.json").read_text())
 
 
@@ -46,7 +46,7 @@ def test_the_tree_in_mlflow(toy_run: PlainRun) -> None:
     assert {t.data.tags[tag_names.PARENT] for t in trials} <= {s.info.run_id for s in steps}
     assert {r.info.status for r in (pipeline, *steps, *trials)} == {"FINISHED"}
     [data] = pipeline.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest) == ("toy", toy_run.digests[0][:36])
+    assert (data.dataset.name, data.dataset.digest) == ("toy", toy_run.dataset_digest[:36])
 
 
 def test_an_expected_error_is_the_reason(tracked_home: Path) -> None:

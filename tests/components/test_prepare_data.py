@@ -477,15 +477,16 @@ def test_a_fault_of_the_program_is_no_bad_record(tmp_path: Path, picture_task: t
 def test_the_lineage_keeps_salt_and_splits_from_run_to_run(tmp_path: Path, tracked_home: Path) -> None:
     """The next run finds the splits of the last one, also of pictures that were gone for a run."""
     source = photos(tmp_path / "in", cat=20, dog=20)
-    digest, weights = prepare_data(str(source), settings(split_salt="7").to_json(), "run1", tmp_path / "1")
-    assert (Examples(tmp_path / "1").digest, weights) == (digest, "weights")
+    first = prepare_data(str(source), settings(split_salt="7").to_json(), "run1", tmp_path / "1")
+    assert (Examples(tmp_path / "1").digest, first.weights_digest) == (first.digest, "weights")
+    assert DatasetInfo.read(tmp_path / "1") == first
     for path in (source / "cat").glob("01*.png"):
         path.unlink()
     prepare_data(str(source), settings().to_json(), "run2", tmp_path / "2")
     assert Examples(tmp_path / "2").info.salt == "7"
     assert assignments(tmp_path / "2") == assignments(tmp_path / "1")
-    again, _ = prepare_data(str(photos(source, cat=20)), settings().to_json(), "run3", tmp_path / "3")
-    assert again == digest
+    again = prepare_data(str(photos(source, cat=20)), settings().to_json(), "run3", tmp_path / "3")
+    assert again.digest == first.digest
     with pytest.raises(InputError, match="salt"):
         prepare_data(str(source), settings(split_salt="8").to_json(), "run4", tmp_path / "4")
 

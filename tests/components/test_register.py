@@ -36,15 +36,15 @@ def registered(run: PlainRun, key: str, served: Path, champion: str, *, accepted
         facts = json.loads((other / "checkpoint.json").read_text())
         (other / "checkpoint.json").write_text(json.dumps({**facts, "made by": key}))
         text = run.settings.to_json()
-        return register(text, key, *run.digests, served, other, champion, accepted=accepted)
+        return register(text, key, served, other, champion, accepted=accepted)
 
 
 def test_the_version_says_what_it_is_made_of(toy_run: PlainRun) -> None:
     """Tags hold the digests of data, weights, settings and files, the backbone and the code's revision."""
     version = connection.client().get_model_version("toy", "1")
     tags = version.tags
-    assert tags["thawline.dataset_digest"] == toy_run.digests[0]
-    assert tags["thawline.weights_digest"] == toy_run.digests[1]
+    assert tags["thawline.dataset_digest"] == toy_run.dataset_digest
+    assert tags["thawline.weights_digest"] == toy_run.weights_digest
     assert tags["thawline.settings_digest"] == toy_run.settings.digest()
     assert tags["thawline.backbone"] == "tanh"  # the task's own, since none was given
     assert len(tags[tag_names.ARTIFACT_DIGEST]) == 64
@@ -117,7 +117,7 @@ def test_registered_files_get_no_second_version(accepted: bool, toy_home: PlainR
     connection.client().delete_registered_model_alias("toy", "champion")
     connection.client().set_model_version_tag("toy", "1", "thawline.accepted", "false")
     text, served, tuned = toy_home.settings.to_json(), toy_home.folder / "served", toy_home.folder / "tuned"
-    assert register(text, "again", *toy_home.digests, served, tuned, "", accepted=accepted) == "1"
+    assert register(text, "again", served, tuned, "", accepted=accepted) == "1"
     assert [facts.version for facts in versions.versions("toy")] == ["1"]
     assert versions.current("toy", "champion") == ("1" if accepted else "")
     assert versions.tags("toy", "1")["thawline.accepted"] == str(accepted).lower()
@@ -164,7 +164,7 @@ def waiting(run: PlainRun, key: str, champion: str, *, accepted: bool = True) ->
         shutil.copytree(run.folder / "tuned", tuned)
         facts = tuned / "checkpoint.json"
         facts.write_text(json.dumps({**json.loads(facts.read_text()), "note": key}))
-        return register(text, key, *run.digests, run.folder / "served", tuned, champion, accepted=accepted)
+        return register(text, key, run.folder / "served", tuned, champion, accepted=accepted)
 
 
 @pytest.mark.usefixtures("smoke_tested")

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 
+from components.core.data.dataset_info import DatasetInfo
 from components.core.listener import Deadline
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import connection, queries, runs, tag_names
@@ -22,6 +23,7 @@ from tests.conftest import TOY
 from tests.support.plain import PlainRun
 
 SETTINGS = Settings(**TOY, trials=3, search_workers=1)
+INFO = DatasetInfo(classes=[], digest="d", weights_digest="w")
 
 
 @pytest.mark.parametrize(
@@ -70,25 +72,25 @@ def test_trials_are_nested_runs(toy_run: PlainRun) -> None:
 
 def test_the_defaults_are_the_first_trial(toy_run: PlainRun) -> None:
     """The search starts from the defaults, so on validation it never ends worse than without."""
-    study = open_study(study_name(toy_run.settings, *toy_run.digests))
+    study = open_study(study_name(toy_run.settings, DatasetInfo.read(toy_run.folder / "dataset")))
     assert study.trials[0].user_attrs["hyperparameters"] == toy_run.settings.defaults().model_dump()
 
 
 def test_trials_count_in_total(toy_home: PlainRun) -> None:
     """Asking again runs nothing; asking for one more runs one."""
     dataset = toy_home.folder / "dataset"
-    name = study_name(toy_home.settings, *toy_home.digests)
+    name = study_name(toy_home.settings, DatasetInfo.read(toy_home.folder / "dataset"))
     before = len(open_study(name).trials)
     for total in (before, before + 1):
         settings = toy_home.settings.model_copy(update={"trials": total})
-        search(settings.to_json(), f"again-{total}", dataset, *toy_home.digests, 0)
+        search(settings.to_json(), f"again-{total}", dataset, 0)
         assert len(open_study(name).trials) == total
 
 
 def test_no_trials_no_search(tracked_home: Path, toy_dataset: Path) -> None:
     """With --trials 0 the search makes no study and no trial."""
     settings = SETTINGS.model_copy(update={"trials": 0})
-    search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    search(settings.to_json(), "k", toy_dataset, 0)
     assert not (tracked_home / "studies").exists()
     assert queries.find_runs("toy", "k", "trial") == []
 
@@ -98,8 +100,8 @@ def test_bad_trials_are_pruned_by_their_epochs(tracked_home: Path, toy_dataset: 
     settings = SETTINGS.model_copy(
         update={"trials": 12, "head_epochs": 20, "head_learning_rate": None, "thaw_epochs": 2, "patience": 20}
     )
-    search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
-    trials = open_study(study_name(settings, "d" * 64, "w" * 64)).trials
+    search(settings.to_json(), "k", toy_dataset, 0)
+    trials = open_study(study_name(settings, DatasetInfo.read(toy_dataset))).trials
     pruned = [t for t in trials if t.state.name == "PRUNED"]
     assert len(trials) == 12
     assert pruned
@@ -113,8 +115,8 @@ def test_bad_trials_are_pruned_by_their_epochs(tracked_home: Path, toy_dataset: 
 def test_workers_share_the_trials(tracked_home: Path, toy_dataset: Path) -> None:
     """Two processes take different trials and together exactly as many as asked."""
     settings = SETTINGS.model_copy(update={"trials": 8, "search_workers": 2})
-    search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
-    trials = open_study(study_name(settings, "d" * 64, "w" * 64)).trials
+    search(settings.to_json(), "k", toy_dataset, 0)
+    trials = open_study(study_name(settings, DatasetInfo.read(toy_dataset))).trials
     assert [t.number for t in trials] == list(range(8))
     assert all(t.state.name in ("COMPLETE", "PRUNED") for t in trials)
 
@@ -123,7 +125,7 @@ def test_workers_share_the_trials(tracked_home: Path, toy_dataset: Path) -> None
 def test_a_killed_search_goes_on(tracked_home: Path, toy_dataset: Path) -> None:
     """After a kill the trial under way is closed and the search runs only the trials that are left."""
     settings = SETTINGS.model_copy(update={"trials": 6, "head_epochs": 60, "patience": 60})
-    name = study_name(settings, "d" * 64, "w" * 64)
+    name = study_name(settings, DatasetInfo.read(toy_dataset))
     study = open_study(name)
     process = multiprocessing.get_context("spawn").Process(
         target=work, args=(name, str(toy_dataset), settings.to_json(), 3, 1, "step")
@@ -138,7 +140,7 @@ def test_a_killed_search_goes_on(tracked_home: Path, toy_dataset: Path) -> None:
     process.join()
     done = sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
     assert done >= 1
-    search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    search(settings.to_json(), "k", toy_dataset, 0)
     states = [t.state.name for t in open_study(name).trials]
     assert sum(s in ("COMPLETE", "PRUNED") for s in states) == 6
     assert "RUNNING" not in states
@@ -147,7 +149,7 @@ def test_a_killed_search_goes_on(tracked_home: Path, toy_dataset: Path) -> None:
 def test_no_time_no_search(tracked_home: Path, toy_dataset: Path) -> None:
     """Past the deadline no trial starts; the defaults are taken, and the run says what was left out."""
     settings = SETTINGS.model_copy(update={"step_max_minutes": 1e-9})
-    name = search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    name = search(settings.to_json(), "k", toy_dataset, 0)
     trials = tracked_home / "trials.json"
     assert json.loads(select_trial(settings.to_json(), "k", [name], trials)) == settings.defaults().model_dump()
     assert open_study(name).trials == []
@@ -159,7 +161,7 @@ def test_no_time_no_search(tracked_home: Path, toy_dataset: Path) -> None:
 def test_a_deadline_ends_the_search(tracked_home: Path, toy_dataset: Path) -> None:
     """The trial under way stops at an epoch's end and counts for nothing; a run with more time does what is left."""
     short = SETTINGS.model_copy(update={"trials": 400, "head_epochs": 100, "patience": 100, "step_max_minutes": 0.25})
-    name = search(short.to_json(), "short", toy_dataset, "d" * 64, "w" * 64, 0)
+    name = search(short.to_json(), "short", toy_dataset, 0)
     states = [trial.state.name for trial in open_study(name).trials]
     assert states[-1] == "FAIL"
     done = sum(state in DONE for state in states)
@@ -169,7 +171,7 @@ def test_a_deadline_ends_the_search(tracked_home: Path, toy_dataset: Path) -> No
     assert "RUNNING" not in {run.info.status for run in queries.find_runs("toy", "short", "trial")}
 
     longer = short.model_copy(update={"trials": done + 1, "step_max_minutes": 0.0})
-    assert search(longer.to_json(), "longer", toy_dataset, "d" * 64, "w" * 64, 0) == name
+    assert search(longer.to_json(), "longer", toy_dataset, 0) == name
     assert sum(trial.state.name in DONE for trial in open_study(name).trials) == done + 1
     [pipeline] = queries.find_runs("toy", "longer", "pipeline")
     assert deadlines.cuts(pipeline.data.tags) == ""
@@ -178,14 +180,14 @@ def test_a_deadline_ends_the_search(tracked_home: Path, toy_dataset: Path) -> No
 def test_a_first_trial_that_was_cut_is_repeated(tracked_home: Path, toy_dataset: Path) -> None:
     """The defaults are the first trial that counts, also where a deadline cut the first one."""
     settings = SETTINGS.model_copy(update={"trials": 1})
-    name = study_name(settings, "d" * 64, "w" * 64)
+    name = study_name(settings, DatasetInfo.read(toy_dataset))
     study = open_study(name)
     study.enqueue_trial(settings.defaults().model_dump(include=set(SETTINGS.SEARCHED - SETTINGS.fixed().keys())))
     trial = study.ask()
     with pytest.raises(OutOfTimeError):
         objective(trial, open_data(toy_dataset, settings), 3, Deadline(0.0))
     study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+    search(settings.to_json(), "k", toy_dataset, 0)
     first, second = open_study(name).trials
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
     assert second.user_attrs["hyperparameters"] == settings.defaults().model_dump()
@@ -204,12 +206,12 @@ def test_a_deadline_while_others_run_the_last_trials_is_no_failure(tracked_home:
 
 def test_another_question_is_another_study() -> None:
     """Data, weights and settings name the study; the number of trials, workers and the model's name don't."""
-    base = study_name(SETTINGS, "d", "w")
-    assert study_name(SETTINGS, "e", "w") != base
-    assert study_name(SETTINGS, "d", "x") != base
-    assert study_name(SETTINGS.model_copy(update={"seed": 1}), "d", "w") != base
+    base = study_name(SETTINGS, INFO)
+    assert study_name(SETTINGS, INFO.model_copy(update={"digest": "e"})) != base
+    assert study_name(SETTINGS, INFO.model_copy(update={"weights_digest": "x"})) != base
+    assert study_name(SETTINGS.model_copy(update={"seed": 1}), INFO) != base
     same = SETTINGS.model_copy(update={"trials": 99, "search_workers": 5, "model": "other"})
-    assert study_name(same, "d", "w") == base
+    assert study_name(same, INFO) == base
 
 
 def test_a_failing_trial_fails_the_step(
@@ -231,7 +233,7 @@ def test_a_failing_trial_fails_the_step(
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
     settings = SETTINGS.model_copy(update={"task": "own.task"})
     with pytest.raises(StepError, match="no loss today"):
-        search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
+        search(settings.to_json(), "k", toy_dataset, 0)
     trials = queries.find_runs("toy", "k", "trial")
     assert [t.info.status for t in trials] == ["FAILED"]
 
@@ -243,5 +245,7 @@ def test_trials_that_diverge_end(tracked_home: Path, toy_dataset: Path) -> None:
     settings = SETTINGS.model_copy(update={"trials": 2, "head_learning_rate": 1e38, "thaw_learning_rate": 1e38})
     settings = settings.model_copy(update={"optimizer": "sgd", "clip_norm": 0.0, "patience": 1})
     with pytest.raises(StepError, match="No trial of the search finished"):
-        search(settings.to_json(), "k", toy_dataset, "d" * 64, "w" * 64, 0)
-    assert [t.state.name for t in open_study(study_name(settings, "d" * 64, "w" * 64)).trials] == ["PRUNED"] * 2
+        search(settings.to_json(), "k", toy_dataset, 0)
+    assert [t.state.name for t in open_study(study_name(settings, DatasetInfo.read(toy_dataset))).trials] == [
+        "PRUNED"
+    ] * 2

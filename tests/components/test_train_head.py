@@ -47,7 +47,7 @@ def test_a_deadline_leaves_the_best_so_far(toy_home: PlainRun, tmp_path: Path) -
     """With no time left the head still trains one epoch, writes its checkpoint, and says what was cut."""
     text = toy_home.settings.model_copy(update={"step_max_minutes": 1e-6}).to_json()
     chosen, dataset = json.dumps(toy_home.hyperparameters), toy_home.folder / "dataset"
-    train_head(text, "late", dataset, *toy_home.digests, chosen, tmp_path / "head")
+    train_head(text, "late", dataset, chosen, tmp_path / "head")
     assert len(read_facts(tmp_path / "head")["history"]) == 1
     [pipeline] = queries.find_runs("toy", "late", "pipeline")
     told = "The training of the head stopped after 1 of 12 epochs: --step-max-minutes 1e-06 was used up."
@@ -60,4 +60,4 @@ def test_a_head_that_diverges_fails_the_step(toy_home: PlainRun, tmp_path: Path)
     chosen = json.dumps({**toy_home.hyperparameters, "head_learning_rate": 1e38})
     dataset = toy_home.folder / "dataset"
     with pytest.raises(StepError, match="diverged"):
-        train_head(settings.to_json(), "wild", dataset, *toy_home.digests, chosen, tmp_path / "head")
+        train_head(settings.to_json(), "wild", dataset, chosen, tmp_path / "head")

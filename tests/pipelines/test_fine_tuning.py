@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.core.data.dataset_info import DatasetInfo
 from components.core.registry import versions
 from components.core.settings import Settings
 from components.core.tracking import connection, queries, tag_names
@@ -81,7 +82,10 @@ def test_the_search_knows_its_data(whole: WholeRun) -> None:
     [folder] = [path.parent for path in (whole.home / "runs").glob("*/settings.json")]
     settings = Settings.from_json((folder / "settings.json").read_text())
     tags = step_run(whole, "prepare_data").data.tags
-    expected = study_name(settings, whole.result["dataset_digest"], tags["thawline.weights_digest"])
+    expected = study_name(
+        settings,
+        DatasetInfo(classes=[], digest=whole.result["dataset_digest"], weights_digest=tags["thawline.weights_digest"]),
+    )
     assert step_run(whole, "search").data.tags["thawline.study"] == expected
 
 

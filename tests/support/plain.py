@@ -29,7 +29,8 @@ class PlainRun:
     metrics: dict[str, float | str] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
     hyperparameters: dict[str, float] = field(default_factory=dict)
-    digests: tuple[str, str] = ("", "")
+    dataset_digest: str = ""
+    weights_digest: str = ""
     accepted: bool = False
     champion: str = ""
     version: str = ""
@@ -42,9 +43,8 @@ class PlainRun:
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote."""
         run = json.loads(text)
-        first, second = run["digests"]
         given = {"settings": Settings.from_json(run["settings"]), "folder": Path(run["folder"])}
-        return cls(**{**run, **given, "digests": (first, second)})
+        return cls(**{**run, **given})
 
 
 def run_steps(source: Path, settings: Settings, folder: Path, run_key: str = "") -> PlainRun:
@@ -55,17 +55,18 @@ def run_steps(source: Path, settings: Settings, folder: Path, run_key: str = "")
     folder.mkdir(parents=True, exist_ok=True)
     home_folder.write_text(run_folder.run_folder(key) / "settings.json", text)
     *_, inputs = detect_changes(str(source), text, key)
-    run.digests = prepare_data(str(source), text, key, dataset, inputs)
-    study = search(text, key, dataset, *run.digests, 0)
+    info = prepare_data(str(source), text, key, dataset, inputs)
+    run.dataset_digest, run.weights_digest = info.digest, info.weights_digest
+    study = search(text, key, dataset, 0)
     chosen = select_trial(text, key, [study], trials)
     run.hyperparameters = json.loads(chosen)
-    train_head(text, key, dataset, *run.digests, chosen, head)
-    fine_tune(text, key, dataset, *run.digests, chosen, head, tuned)
+    train_head(text, key, dataset, chosen, head)
+    fine_tune(text, key, dataset, chosen, head, tuned)
 
     served, report = folder / "served", folder / "report.html"
-    found = evaluate(text, key, dataset, *run.digests, tuned, trials, served, report)
+    found = evaluate(text, key, dataset, tuned, trials, served, report)
     run.accepted, run.champion, run.metrics = found.accepted, found.champion, found.metrics
     run.confusion = found.confusion[1] if found.confusion else []
-    run.version = register(text, key, *run.digests, folder / "served", tuned, run.champion, accepted=run.accepted)
+    run.version = register(text, key, folder / "served", tuned, run.champion, accepted=run.accepted)
     run.result = finish(text, key, "SUCCEEDED").model_dump()
     return run

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from components.core.digests import canonical_json
 from components.core.home_folder import write_text
+from components.core.tracking import tag_names
 
 FILE = "dataset.json"
 
@@ -19,6 +20,7 @@ class DatasetInfo(BaseModel):
 
     classes: list[str]  # what the network learns to answer, in the order of its outputs
     digest: str  # of ids, labels and splits
+    weights_digest: str = ""  # of the weights that training starts from
     counts: Mapping[str, Mapping[str, int]] = {}  # split -> class -> examples
     examples: int = 0
     data_digest: str = ""  # of the source, with what can't be used
@@ -40,6 +42,10 @@ class DatasetInfo(BaseModel):
     def read(cls, folder: Path) -> Self:
         """The facts of the dataset in a folder."""
         return cls.model_validate_json((folder / FILE).read_text())
+
+    def tags(self) -> dict[str, str]:
+        """What a run that works on this dataset is found by."""
+        return {tag_names.DATASET_DIGEST: self.digest, tag_names.WEIGHTS_DIGEST: self.weights_digest}
 
     def write(self, folder: Path) -> None:
         """Write `dataset.json` into a folder, whole or not at all."""

@@ -38,7 +38,9 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, progress: Progress) -> DatasetInfo:
+def prepare(
+    source: str, settings: Settings, dataset: Path, lineage: Lineage, progress: Progress, weights_digest: str = ""
+) -> DatasetInfo:
     """Run the step without tracking: write the folder `dataset` and return its facts.
 
     Args:
@@ -47,6 +49,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
         dataset: Folder to write; see `components.core.data.examples`.
         lineage: What earlier datasets of the model left, with the salt to use; it wins.
         progress: Called with records done, records in total and a text, a few times a second.
+        weights_digest: Of the weights that training starts from, for `dataset.json`.
 
     Raises:
         InputError: Too many records are bad (the rejected table is written), or a class has too few examples.
@@ -71,6 +74,7 @@ def prepare(source: str, settings: Settings, dataset: Path, lineage: Lineage, pr
     info = DatasetInfo(
         classes=target.class_names(names),
         digest=dataset_digest(assigned.examples),
+        weights_digest=weights_digest,
         data_digest=source_index.data_digest(checked.index),
         salt=lineage.salt,
         number=lineage.datasets,

@@ -14,7 +14,6 @@ import optuna
 import torch
 
 from components.core import home_folder, run_folder
-from components.core.data.examples import Examples
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import connection
@@ -35,9 +34,8 @@ def thawline(dataset: Path, settings: Settings) -> dict[str, Any]:
     connection.migrate()
     home_folder.write_text(run_folder.run_folder(key) / "settings.json", settings.to_json())
     data = open_data(dataset, settings)
-    weights = build_network(data, settings.defaults()).weights_digest
     clock = Clock()
-    name = search(settings.to_json(), key, dataset, Examples(dataset).info.digest, weights, 0)
+    name = search(settings.to_json(), key, dataset)
     seconds = clock.now()
     trials = [trial for trial in open_study(name).get_trials(deepcopy=False) if "history" in trial.user_attrs]
     best = min((t for t in trials if t.state.name == "COMPLETE"), key=lambda trial: trial.value)

@@ -231,8 +231,8 @@ def test_gpus_that_are_not_there_are_an_input_error(monkeypatch: pytest.MonkeyPa
 def steps(dataset: Path, settings: Settings, folder: Path, key: str) -> None:
     """Both training steps."""
     chosen, text = CHOSEN.model_dump_json(), settings.to_json()
-    train_head(text, key, dataset, "d", "w", chosen, folder / "head")
-    fine_tune(text, key, dataset, "d", "w", chosen, folder / "head", folder / "tuned")
+    train_head(text, key, dataset, chosen, folder / "head")
+    fine_tune(text, key, dataset, chosen, folder / "head", folder / "tuned")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import optuna
 import psycopg
 import pytest
 
+from components.core.data.dataset_info import DatasetInfo
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.tracking import queries
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.services.servers"]
 needs_server = pytest.mark.slow  # it needs seconds to start
-DIGESTS = ("d" * 64, "w" * 64)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def wait_until(condition: Any, seconds: float = 120) -> None:
 def test_four_workers_and_a_killed_one(storage: str, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four processes one is killed in the middle of a trial: the total holds, its trial is run again."""
     settings = Settings(**TOY | {"head_epochs": 40}, patience=40, trials=10, thaw_epochs=2)
-    name = study_name(settings, *DIGESTS)
+    name = study_name(settings, DatasetInfo.read(toy_dataset))
     studies.begin(open_study(name), settings.defaults().model_dump(include={"dropout", "weight_decay"}))
     context = multiprocessing.get_context("spawn")
     arguments = [(name, str(toy_dataset), settings.to_json(), 3, 1, f"step {i}") for i in range(4)]
@@ -96,7 +96,7 @@ def test_steps_in_different_homes_share_a_study(
     copy_store(store, tmp_path / "home")
     for total, logged in ((2, 2), (4, 2)):
         settings = Settings(**TOY, trials=total, search_workers=1)
-        name = search(settings.to_json(), f"run {total} {logged}", toy_dataset, *DIGESTS, 0)
+        name = search(settings.to_json(), f"run {total} {logged}", toy_dataset, 0)
         assert sum(t.state.name in DONE for t in trials_of(name)) == total
         assert len(queries.find_runs("toy", f"run {total} {logged}", "trial")) == logged
     assert not (tmp_path / "home/studies").exists()

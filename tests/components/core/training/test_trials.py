@@ -5,6 +5,7 @@ from pathlib import Path
 
 import optuna
 
+from components.core.data.dataset_info import DatasetInfo
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.studies import open_study
 from components.core.training.trials import suggest, work
@@ -37,7 +38,7 @@ def test_both_phases_are_searched() -> None:
 def test_the_best_trial_is_left_its_time(tracked_home: Path, toy_dataset: Path) -> None:
     """No trial starts when the best one so far could not be trained once more before all training has to end."""
     settings = SETTINGS.model_copy(update={"trials": 3})
-    name, text = study_name(settings, "d" * 64, "w" * 64), settings.to_json()
+    name, text = study_name(settings, DatasetInfo(classes=[], digest="d")), settings.to_json()
     study = open_study(name)
     for value, seconds in ((0.5, 600.0), (0.9, 1.0)):
         trial = study.ask()
