@@ -177,7 +177,7 @@ def test_predict_takes_a_list_on_standard_input(whole: WholeRun, tmp_path: Path)
         [str(whole.source / "class0/0000.txt"), "class0"],
         [f"{tmp_path}/p\\udcff.txt", "class1"],
     ]
-    assert b"Error: /nowhere/1.txt can't be answered: unreadable: no such file or directory." in done.stderr
+    assert b"Error: /nowhere/1.txt can't be predicted: unreadable: no such file or directory." in done.stderr
 
 
 def test_predict_answers_what_is_given_here(

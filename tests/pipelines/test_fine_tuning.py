@@ -61,15 +61,11 @@ def test_finish_is_the_exit_handler(compiled: str) -> None:
     assert "taskFinalStatus" in finish["inputs"]["parameters"]["status"]
 
 
-def test_what_decides_is_never_cached(compiled: str) -> None:
-    """What looks or decides runs again although its inputs are the same; the other steps are cached."""
-    cached = {
-        name: bool(task.get("cachingOptions", {}).get("enableCache"))
-        for name, task in tasks(yaml.safe_load(compiled)).items()
-    }
-    deciding = ("detect-changes", "evaluate", "register", "finish")
-    assert [cached[name] for name in deciding] == [False] * 4
-    assert [cached[name] for name in ("prepare-data", "search", "train-head", "fine-tune")] == [True] * 4
+def test_no_step_is_cached(compiled: str) -> None:
+    """Every step runs although its inputs are the same: what they name may have changed, and it writes into MLflow."""
+    found = tasks(yaml.safe_load(compiled))
+    assert {"detect-changes", "prepare-data", "search", "train-head", "evaluate", "finish"} <= {*found}
+    assert not [name for name, task in found.items() if task.get("cachingOptions", {}).get("enableCache")]
 
 
 def test_one_worker_needs_no_loop(compiled: str) -> None:
