@@ -288,7 +288,6 @@ def train(network: Network, pictures: Tensor, targets: Tensor, thaw: int) -> lis
         epochs=2,
         patience=9,
         clip_norm=1.0,
-        report=lambda _figures: None,
     )
     return [tensor.detach().clone() for tensor in network.state_dict().values()]
 
