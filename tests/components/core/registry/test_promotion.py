@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -613,8 +614,9 @@ def test_an_open_entry_of_another_machine_is_waited_for(toy: PlainRun, monkeypat
     """Whether another machine's process lives can't be seen: it gets its time, then its entry is repaired."""
     theirs = someone("3", monkeypatch)
     waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)
-    monkeypatch.setattr(promotion, "PATIENCE", 0.05)
+    clock = SimpleNamespace(sleep=waits.append, monotonic=lambda: sum(waits), time=time.time)
+    monkeypatch.setattr(promotion, "time", clock)
+    monkeypatch.setattr(promotion, "PATIENCE", 1.0)
     assert promote("2").done
     assert waits
     [failed] = [entry for entry in ledger.read("toy") if entry.run_id == theirs.run_id]
