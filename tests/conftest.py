@@ -222,7 +222,6 @@ def smoke_tested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def copy_home(home: Path, copy: Path) -> None:
     """Copy a home with its MLflow store, in which MLflow keeps absolute paths."""
-    shutil.copytree(home, copy)
     from components.core.tracking.relocation import relocate
 
     shutil.copytree(home, copy)

@@ -40,7 +40,7 @@ def test_what_is_not_there_or_no_record_is_one_sentence(name: str, sentence: str
     (tmp_path / "texts.csv").write_text("text\nfine\n")
     with pytest.raises(InputError, match=sentence):
         listed([str(tmp_path / name)], [], [])
-    with pytest.raises(InputError, match="nothing to answer"):
+    with pytest.raises(InputError, match="nothing to predict"):
         listed(["-"], [], [])
 
 

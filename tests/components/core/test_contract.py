@@ -81,7 +81,7 @@ def test_the_smallest_task_is_completed() -> None:
     assert task.build is smallest_task.build
     assert task.serving_code == Path(smallest_task.__file__)
     facts = {"classes": ["a", "b"], "hyperparameters": {"dropout": 0.5}}
-    assert task.rebuild(settings, facts).head.out_features == 2
+    assert task.rebuild(settings, facts).head[-1].out_features == 2
 
 
 def test_the_smallest_target_is_completed() -> None:

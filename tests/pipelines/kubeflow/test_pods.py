@@ -180,7 +180,7 @@ def test_a_step_takes_its_key_from_the_parameter_or_from_the_pod(home: Path, mon
         ({"accelerators": ["finish=1"]}, "--accelerators can't be 'finish': use one of search"),
         ({"env": ["S=postgresql://u:secret@db/x"]}, "--env S contains a secret"),
         ({"env": ["S=postgresql://db/x?user=u&password=secret@"]}, "--env S contains a secret"),
-        ({"env": ["THAWLINE_WEBHOOK_URL=https://hooks.example.com/secret@"]}, "--env THAWLINE_WEBHOOK_URL holds"),
+        ({"env": ["THAWLINE_WEBHOOK_URL=https://hooks.example.com/secret@"]}, "--env THAWLINE_WEBHOOK_URL contains"),
         ({"env": ["MLFLOW_TRACKING_PASSWORD=secret@"]}, "--env MLFLOW_TRACKING_PASSWORD contains a secret"),
         ({"env": ["AWS_SECRET_ACCESS_KEY=secret@"]}, "--env AWS_SECRET_ACCESS_KEY contains a secret"),
         ({"env": ["A=secret@", "B"]}, "'B' is not NAME=VALUE"),

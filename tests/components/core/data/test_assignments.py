@@ -199,12 +199,11 @@ def test_too_few_groups_are_told_with_what_joins_them() -> None:
     others = checked(list(range(20, 50)), "dog")
     with pytest.raises(InputError) as error:
         assign_examples(records | others, Lineage("s"), Settings(), alike)
-    assert (
-        "Too few groups to train, validate and test each class; their numbers: cat (20 in 2 groups, 19 of them in one)"
-        in (error.value.sentence)
+    assert "Too few groups to train, validate and test each class: cat (20 in 2 groups, 19 of them in one)" in (
+        error.value.sentence
     )
     assert " 19 examples go together as near-duplicates, such as " in error.value.sentence
-    assert "give --near-duplicates fewer bits, or -1 to look for none" in error.value.hint
+    assert "use fewer bits for --near-duplicates, or -1 to turn it off" in error.value.hint
     named = {
         id_: replace(some, copies=[replace(some.copies[0], group="patient")])
         for id_, some in checked(list(range(20)), "cat").items()

@@ -76,7 +76,7 @@ def test_classes_that_repeat_one_level_below_are_refused(names: tuple[str, ...],
 
 def test_folders_of_object_detection_are_no_classes(tmp_path: Path) -> None:
     """The folders images and labels of a data set with boxes are told as such."""
-    with pytest.raises(InputError, match="those of pictures with boxes or masks, not classes: images, labels"):
+    with pytest.raises(InputError, match="hold pictures with boxes or masks, not classes: images, labels"):
         check_source(tree(tmp_path, "images/train/1.jpg", "images/val/2.jpg", "labels/train/1.txt", "labels/val/2.txt"))
 
 
@@ -106,7 +106,7 @@ def test_what_windows_notes_beside_each_file_is_no_record(tmp_path: Path) -> Non
 def test_the_only_folder_is_named_where_it_holds_the_classes(tmp_path: Path) -> None:
     """A zip that was unpacked into a folder of its own name leaves the classes one level too deep."""
     source = tree(tmp_path / "photos", "photos/cat/1", "photos/dog/1", "__MACOSX/photos/cat/1")
-    with pytest.raises(InputError, match=r"one folder only, which holds folders: photos\. Give .*photos/photos\."):
+    with pytest.raises(InputError, match=r"only one folder, which contains folders: photos\. Give .*photos/photos\."):
         check_source(source)
     check_source(f"{source}/photos")
 
@@ -116,7 +116,7 @@ def test_a_source_that_holds_the_home_is_refused(place: str, tmp_path: Path, mon
     """What Thawline writes is no record of the next run."""
     source = tree(tmp_path / "data", "cat/1", "dog/1")
     monkeypatch.setenv("THAWLINE_HOME", f"{source}/{place}")
-    with pytest.raises(InputError, match="holds what Thawline itself writes"):
+    with pytest.raises(InputError, match="contains files that Thawline writes"):
         check_source(source)
 
 
@@ -126,7 +126,7 @@ def test_a_hidden_home_and_data_within_a_home_are_no_fault(tmp_path: Path, monke
     monkeypatch.setenv("THAWLINE_HOME", f"{source}/.thawline")
     check_source(source)
     check_source(f"{source}/.thawline/demo")
-    with pytest.raises(InputError, match="holds what Thawline itself writes"):
+    with pytest.raises(InputError, match="contains files that Thawline writes"):
         check_source(f"{source}/.thawline/runs")
 
 
@@ -167,7 +167,7 @@ def test_folders_on_s3_mean_the_same(s3: str) -> None:
     for prefix, names, sentence in (
         ("a", SPLITS["beside another folder"], "splits, not classes"),
         ("b", SPLITS["one split of classes beside loose samples"], "splits, not classes"),
-        ("c", ("in/cat/1", "in/dog/1"), "one folder only, which holds folders: in"),
+        ("c", ("in/cat/1", "in/dog/1"), "only one folder, which contains folders: in"),
         ("d", ("x/cat/1", "x/dog/1", "y/cat/1", "y/dog/1"), "same folders lie below x and y"),
         ("e", ("cat/1", "lost+found/1"), "only one class: cat"),
     ):

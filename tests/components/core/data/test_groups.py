@@ -90,7 +90,7 @@ def test_known_examples_that_straddle_are_a_leak() -> None:
     with pytest.raises(InputError, match=r"b.png \(test\) and a.png \(train\), near-duplicates") as error:
         group_examples([record("a"), record("b")], known(a="train", b="test"), [("a", "b")])
     assert "column group" not in error.value.hint
-    assert "keep --near-duplicates" in error.value.hint
+    assert "restore --near-duplicates" in error.value.hint
 
 
 def test_what_is_gone_leaks_no_more() -> None:

@@ -3,7 +3,6 @@
 import base64
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -11,9 +10,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 
+from components.core.contract import load_task
+from components.core.optional_members import Overlay
 from components.core.registry.serving import agree, answer_some, build_served
 from components.core.settings import Settings
-from components.core.targets import classification
 from components.core.tracking import pyfunc
 from tests.fakes import toy
 
@@ -22,10 +22,9 @@ LEFT, RIGHT = "-2,0", "2,0"
 
 def served(folder: Path, column: str) -> Any:
     """The untrained toy as a served model whose records are in a column of that name."""
-    task: Any = SimpleNamespace(**{name: getattr(toy, name) for name in dir(toy) if not name.startswith("__")})
-    task.input_name = column
+    task: Any = Overlay(load_task("tests.fakes.toy"), input_name=column)
     network = toy.build(Settings(), ["a", "b"], 0.0)
-    build_served(folder, task, classification, network, ["a", "b"], {"temperature": 1.0}, [LEFT.encode()])
+    build_served(folder, task, task.target(Settings()), network, ["a", "b"], {"temperature": 1.0}, [LEFT.encode()])
     return pyfunc.load_pyfunc(folder)
 
 

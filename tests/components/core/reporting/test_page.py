@@ -202,11 +202,11 @@ def test_the_report_states_the_evidence(html: str) -> None:
     assert "probability 0.020" in text
     assert "This was look 1 of 1" in text
     assert "falls by more than 0.05 in class food" in text
-    assert "tells 30.0 % of the 60 rows" in text
+    assert "can tell apart 30.0 % of the 60 rows" in text
     assert "1 training and validation rows are contradicted" in text
     assert "saved about 1 min 02 s" in text
     cells = "".join(text.split())  # a table's cells have nothing between them
-    assert "trainheadActivationskeptbelowthehead7.961.5" in cells
+    assert "trainheadActivationscachedbelowthehead7.961.5" in cells
     assert "32025-11-0110:00now470.660" in cells
     assert "food/apple_07.png" in text
     assert "not set" in text

@@ -145,5 +145,5 @@ def test_views_keep_no_targets_that_move(home: Path, toy_dataset: Path) -> None:
     """Kept views would train on the targets of other places, so they are refused with a sentence."""
     data = open_data(toy_dataset, SETTINGS.model_copy(update={"augment": "basic", "views": 2}))
     data = replace(data, task=Overlay(data.task, augment=mirrored))
-    with pytest.raises(InputError, match="--views keeps none"):
+    with pytest.raises(InputError, match="--views does not cache"):
         train_phase(build_network(data, CHOSEN), data, CHOSEN, thaw=0)
