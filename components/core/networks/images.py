@@ -13,7 +13,7 @@ from torch import nn
 from components.core.errors import InputError
 from components.core.networks.tracing import split
 from components.core.networks.weights import state_digest
-from components.core.weight_sources import is_model
+from components.core.weight_sources import group_hint, is_model
 
 if TYPE_CHECKING:
     from components.core.inference.images import Preprocessing
@@ -73,7 +73,7 @@ def rebuild_backbone(name: str, preprocessing: "Preprocessing", config: Mapping[
 
 def _of_transformers(name: str, weights: str, image_size: int) -> Backbone:
     if importlib.util.find_spec("transformers") is None:
-        raise InputError(f"{name} needs the library transformers.", "Run: pip install 'thawline[text]'.")
+        raise InputError(f"{name} needs the library transformers.", group_hint("text"))
     from components.core.networks import images_transformers
 
     stages, features, preprocessing, config = images_transformers.build(name, weights, image_size)

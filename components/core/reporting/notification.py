@@ -53,7 +53,7 @@ def message(run_key: str, result: RunResult) -> dict[str, Any]:
     """
     run_id = result.mlflow_run_id
     tags = dict(connection.client().get_run(run_id).data.tags) if run_id else {}
-    title, numbers = _title(result, tags), _figures(result)
+    title, numbers = _title(result), _figures(result)
     run = {
         "title": title,
         **{name: getattr(result, name) for name in ("status", "reason", "model", "version", "promoted", "pending")},
@@ -67,7 +67,7 @@ def message(run_key: str, result: RunResult) -> dict[str, Any]:
     return {"text": _mrkdwn(f"{title}: {run['reason']}", MOST_SECTION), "blocks": _blocks(run), "run": run}
 
 
-def _title(result: RunResult, tags: Mapping[str, str]) -> str:
+def _title(result: RunResult) -> str:
     name = f"{result.model} version {result.version}"
     if result.status == "failed":
         return f"✗ The run of {result.model} failed"
@@ -77,8 +77,7 @@ def _title(result: RunResult, tags: Mapping[str, str]) -> str:
         return f"✓ {name} is champion"
     if result.pending:
         return f"▸ {name} waits for approval"
-    stays = result.version == tags.get(tag_names.COMPARED_WITH)
-    return f"✓ {name} stays champion" if stays else f"· {name} is challenger, not promoted"
+    return f"✓ {name} stays champion" if result.stays else f"· {name} is challenger, not promoted"
 
 
 def _figures(result: RunResult) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The connection to MLflow: where it is, whether it answers, and whose experiment is whose."""
 
+import difflib
 import functools
 import os
 import re
@@ -168,6 +169,20 @@ def experiment(model: str) -> str:
 @functools.cache
 def _experiment_of(run_id: str) -> str:
     return str(client().get_run(run_id).info.experiment_id)
+
+
+def check_known(model: str) -> None:
+    """Check that a model has runs or versions, without creating anything for it.
+
+    Raises:
+        InputError: It has none; the hint names models that are spelled alike.
+    """
+    if client().get_experiment_by_name(model) or client().search_registered_models(f"name = '{model}'"):
+        return
+    names = [found.name for found in client().search_experiments() if found.name != "Default"]
+    near = difflib.get_close_matches(model, names)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "See the models with `thawline models`."
+    raise InputError(f"There is no model {model!r}.", hint)
 
 
 def own_experiment(model: str) -> str:

@@ -50,7 +50,7 @@ def test_a_task_whose_library_is_missing_is_an_input_error(tmp_path: Path, monke
     (tmp_path / "juggler").mkdir()
     (tmp_path / "juggler" / "balls.py").write_text("import no_such_library\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match="needs the library no_such_library.*pip install"):
+    with pytest.raises(InputError, match="needs the library no_such_library.*Run in the checkout of Thawline"):
         load_task("juggler.balls")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from components.core.errors import InputError
+from components.core.tracking import connection
 from pipelines.cli import app
 from tests.components.core.data.test_lineage_store import relabelled
 
@@ -20,6 +21,15 @@ def test_labels_are_listed_and_accepted(tmp_path: Path, tracked_home: Path) -> N
     accepted = json.loads(run(app, ["labels", "accept", "--model", "toy", "--all", "--json"]).stdout)
     assert [row["proposed"] for row in accepted["accepted"]] == ["class1"]
     assert run(app, ["labels", "list", "--model", "toy"]).stdout == "0 waiting\n"
+
+
+def test_a_model_that_is_not_there_is_looked_up_only(tmp_path: Path, tracked_home: Path) -> None:
+    """A name with a typing error is refused with the nearest one, and no experiment is created for it."""
+    relabelled(tmp_path, 1)
+    result = CliRunner().invoke(app, ["labels", "list", "--model", "toyy"])
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception) == "There is no model 'toyy'. Did you mean toy?"
+    assert connection.client().get_experiment_by_name("toyy") is None
 
 
 def test_accepting_needs_to_be_told_what() -> None:
