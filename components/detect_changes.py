@@ -220,7 +220,9 @@ def _again(run: "Ended", last: "Ended", settings: Settings, parts: provenance.Pa
         reasons.append(f"{_name(last)} came in between")
     if tags.get(tag_names.GATE_DIGEST) != settings.gate_digest():
         reasons += provenance.differences(provenance.read(tags), parts, "gate") or ["gate"]
-    if champion not in (version, tags.get(tag_names.COMPARED_WITH, "")) or _lost(run, settings.model, champion):
+    if champion not in (version, tags.get(tag_names.COMPARED_WITH, "")) or _champion_removed(
+        run, settings.model, champion
+    ):
         reasons.append(f"version {champion} is champion now" if champion else "there is no champion any more")
     if not reasons:
         return Decision("skip", f"Nothing has changed since {_name(run)}.", version, run.id)
@@ -228,7 +230,7 @@ def _again(run: "Ended", last: "Ended", settings: Settings, parts: provenance.Pa
     return Decision("judge", reason, version, run.id)
 
 
-def _lost(run: "Ended", model: str, champion: str) -> bool:
+def _champion_removed(run: "Ended", model: str, champion: str) -> bool:
     """Whether a run made a champion, at once or by approval, and somebody has taken the alias away since then."""
     from components.core.registry import ledger
     from components.core.registry import versions as registry

@@ -100,7 +100,7 @@ def _origin(run: runs.StepRun) -> dict[str, str]:
 def _carry_out(run: runs.StepRun, version: str, champion: str, why: str, answered: str) -> str:
     """Promote an accepted version, or let it wait for approval; return what it became."""
     model = run.settings.model
-    if promotion.withdrawn(model, version):
+    if promotion.was_rolled_back(model, version):
         return "challenger"  # a schedule must not undo what somebody decided
     if run.settings.promote == "manual" or deadlines.cuts(run.pipeline_tags()):  # cut short: a person decides
         return "pending" if promotion.propose(model, version, champion) else "challenger"
@@ -112,7 +112,7 @@ def _carry_out(run: runs.StepRun, version: str, champion: str, why: str, answere
 
 def _obstacle(model: str, version: str) -> str:
     """Why an accepted version did not become champion."""
-    if promotion.withdrawn(model, version):
+    if promotion.was_rolled_back(model, version):
         return (
             f"Accepted, but version {version} was rolled back: it becomes champion again only with "
             f"`{promotion.approval(model, version)}`."

@@ -1,6 +1,6 @@
 """Which task a run is of where the user does not say it: the one for what the records are."""
 
-from components.core.data.record_kinds import TAKES, check_task, task_for
+from components.core.data.record_kinds import KIND_OF_TASK, check_task, task_for
 from components.core.errors import InputError
 from components.core.settings import Settings
 
@@ -22,7 +22,7 @@ def with_task_of_data(settings: Settings, source: str) -> tuple[Settings, str]:
     if meant := sorted(FOR_ONE_KIND & settings.model_fields_set):
         named = ", ".join("--" + name.replace("_", "-") for name in meant)
         raise InputError(
-            f"The records of {source} are {TAKES[task]}, and which task {named} are for can't be known.",
+            f"The records of {source} are {KIND_OF_TASK[task]}, and which task {named} are for can't be known.",
             f"Give --task {task}, or another one.",
         )
-    return settings.model_copy(update={"task": task}), f"The records are {TAKES[task]}, so this is --task {task}"
+    return settings.model_copy(update={"task": task}), f"The records are {KIND_OF_TASK[task]}, so this is --task {task}"

@@ -20,7 +20,7 @@ Panel = Literal[
 ]
 
 
-TASK_NAMES = {  # short ones
+SHORT_TASK_NAMES = {
     **dict.fromkeys(("image", "images", "picture", "pictures"), "image_classification"),
     **dict.fromkeys(("text", "texts"), "text_classification"),
     **dict.fromkeys(("audio", "sound", "sounds"), "audio_classification"),
@@ -311,7 +311,7 @@ class Settings(BaseModel):
     def _by_short_name(cls, value: str) -> str:
         """The module that a short name stands for."""
         plain = value.strip().lower().replace("-", "_")
-        return value if "." in value else TASK_NAMES.get(plain, plain)
+        return value if "." in value else SHORT_TASK_NAMES.get(plain, plain)
 
     @field_validator("option", mode="before")
     @classmethod

@@ -19,7 +19,7 @@ from torch import Tensor
 from components.core.data.examples import Examples
 from components.core.inference import sounds
 from components.core.inference.sounds import encode
-from components.core.modalities.augmentation import mixup, refuse_those_of_pictures
+from components.core.modalities.augmentation import mixup, refuse_picture_augmentation
 from components.core.modalities.sound_augmentation import augmented
 from components.core.modalities.sound_lengths import measure_seconds, preprocessing_for
 from components.core.modalities.sound_records import SoundOptions, check, near_duplicates
@@ -60,7 +60,7 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     """Pretrained stages (front, then layer by layer) and a new head."""
-    refuse_those_of_pictures(settings, "sounds")
+    refuse_picture_augmentation(settings, "sounds")
     encoder = build_encoder(settings.backbone or backbone, settings.weights)
     preprocessing = preprocessing_for(encoder, parse_options(settings, Options).seconds)
     head = new_head(settings.head, encoder.features, settings.hidden, len(classes), dropout)

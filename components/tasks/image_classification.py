@@ -89,7 +89,7 @@ def augment(
     settings: Settings,
     seeds: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Augmented pictures [B, 3, size, size]; whatever they show, it keeps its target."""
+    """Augmented pictures [B, 3, size, size]; targets are unchanged."""
     transform = _augmentation(settings, preprocessing)
     inputs = []
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator

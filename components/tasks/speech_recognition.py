@@ -16,7 +16,7 @@ from components.core.data.examples import Examples
 from components.core.errors import InputError
 from components.core.inference import sounds
 from components.core.inference.sounds import encode
-from components.core.modalities.augmentation import refuse_those_of_pictures
+from components.core.modalities.augmentation import refuse_picture_augmentation
 from components.core.modalities.sound_augmentation import augmented
 from components.core.modalities.sound_lengths import measure_seconds, preprocessing_for
 from components.core.modalities.sound_records import SoundOptions, check, near_duplicates
@@ -66,7 +66,7 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     """Pretrained stages (front, then layer by layer) and a new head that scores each frame."""
-    refuse_those_of_pictures(settings, "sounds")
+    refuse_picture_augmentation(settings, "sounds")
     if settings.mixup:
         raise InputError("Transcription can't be mixed.", "Leave out --mixup.")
     encoder = build_encoder(settings.backbone or backbone, settings.weights, frames=True)

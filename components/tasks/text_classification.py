@@ -18,7 +18,7 @@ from components.core.errors import InputError, RejectedRecord
 from components.core.inference import texts
 from components.core.inference.texts import encode
 from components.core.modalities import near_duplicate_texts
-from components.core.modalities.augmentation import augments, mixup, refuse_those_of_pictures
+from components.core.modalities.augmentation import augments, mixup, refuse_picture_augmentation
 from components.core.networks import transformers_hub
 from components.core.networks.heads import new_head
 from components.core.networks.network import Network, Pytree
@@ -94,7 +94,7 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     """Pretrained stages (embedding, then layer by layer) and a new head."""
-    refuse_those_of_pictures(settings, "texts")
+    refuse_picture_augmentation(settings, "texts")
     if settings.mixup and augments(settings):
         raise InputError(
             "--mixup mixes the output of frozen stages, but --augment changes the words, which can't be mixed.",

@@ -48,7 +48,7 @@ def assign_examples(checked: Mapping[str, CheckedRecord], lineage: Lineage, sett
     Args:
         checked: Usable contents by id. Several records of one content belong to all the groups that they name.
         lineage: What earlier datasets left; its salt is the one to use.
-        settings: What counts as a near-duplicate.
+        settings: Of the run; they say what counts as a near-duplicate.
         task: Finds near-duplicates, and says whether its data are split by time.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from components.core import home_folder
 from components.core.errors import InputError
 
-SPLITS = {  # what folders of splits are called, and which split that is
+SPLIT_OF_FOLDER = {  # what folders of splits are called, and which split that is
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "holdout"), "test"),
@@ -137,7 +137,7 @@ def check_names(source: str, names: Sequence[str], look: Subfolders) -> None:
             f"The folders {' and '.join(sorted(twice)[:2])} of {source} differ in upper and lower case only.",
             "Rename one, or move the files together.",
         )
-    shown = sorted(names, key=lambda name: (name.lower() not in SPLITS, name))[:_LOOKED_AT]
+    shown = sorted(names, key=lambda name: (name.lower() not in SPLIT_OF_FOLDER, name))[:_LOOKED_AT]
     inner = {name: look(name) for name in shown}
     splits = _splits(names, inner)
     if splits:
@@ -177,10 +177,10 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
     """The split that a name holds, and the rest of it: `seg_train` is train of seg; empty if there is none."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|\d+", name)]
-    words = [word[:-3] if word[:-3] in SPLITS and word.endswith("set") else word for word in words]
-    found = [word for word in words if word in SPLITS]
-    rest = tuple(word for word in words if word not in SPLITS and word not in _FILLERS and len(word) > 1)
-    return (SPLITS[found[0]], rest) if len(found) == 1 else ("", ())
+    words = [word[:-3] if word[:-3] in SPLIT_OF_FOLDER and word.endswith("set") else word for word in words]
+    found = [word for word in words if word in SPLIT_OF_FOLDER]
+    rest = tuple(word for word in words if word not in SPLIT_OF_FOLDER and word not in _FILLERS and len(word) > 1)
+    return (SPLIT_OF_FOLDER[found[0]], rest) if len(found) == 1 else ("", ())
 
 
 def _splits(names: Sequence[str], inner: Mapping[str, tuple[set[str], bool]]) -> set[str]:
@@ -197,7 +197,7 @@ def _splits(names: Sequence[str], inner: Mapping[str, tuple[set[str], bool]]) ->
     }
     if alike:
         return alike
-    exact = {name for name in names if name.lower() in SPLITS}
+    exact = {name for name in names if name.lower() in SPLIT_OF_FOLDER}
     if exact == set(names):
         return exact
     holding = {name for name in exact if name in inner and len(inner[name][0]) > 1 and not inner[name][1]}
@@ -219,7 +219,7 @@ def _folds(inner: Mapping[str, tuple[set[str], bool]], look: Subfolders) -> set[
     if len(inner) < 2 or any(files for _, files in inner.values()):  # noqa: PLR2004 - repeated
         return set()
     shared = set[str].intersection(*(below for below, _ in inner.values()))
-    if not {name.lower() for name in shared} & SPLITS.keys():
+    if not {name.lower() for name in shared} & SPLIT_OF_FOLDER.keys():
         return set()
     first = next(iter(inner))
     deeper, files = look(f"{first}/{min(shared)}")

@@ -8,8 +8,11 @@ from pathlib import PurePosixPath
 from components.core.data.sources import RawRecord, list_entries
 from components.core.errors import InputError
 
-TASKS = {"pictures": "image_classification", "texts": "text_classification", "sounds": "audio_classification"}
-TAKES = {**{task: kind for kind, task in TASKS.items()}, "speech_recognition": "sounds"}  # of the tasks that we bring
+TASK_OF_KIND = {"pictures": "image_classification", "texts": "text_classification", "sounds": "audio_classification"}
+KIND_OF_TASK = {
+    **{task: kind for kind, task in TASK_OF_KIND.items()},
+    "speech_recognition": "sounds",
+}  # of the tasks that we bring
 
 LOOKED_AT = 40  # records
 SURE = 0.8  # share of them that are of one kind
@@ -39,10 +42,10 @@ def kind_of(source: str) -> str:
 
 def task_for(source: str, task: str) -> str:
     """The task for what the records of a source are; the given one where that can't be told, or where it takes them."""
-    kind = kind_of(source) if task in TAKES else ""
-    if not kind or (TAKES[task] == kind and kind != "sounds"):
+    kind = kind_of(source) if task in KIND_OF_TASK else ""
+    if not kind or (KIND_OF_TASK[task] == kind and kind != "sounds"):
         return task
-    return "speech_recognition" if kind == "sounds" and _are_transcripts(source) else TASKS[kind]
+    return "speech_recognition" if kind == "sounds" and _are_transcripts(source) else TASK_OF_KIND[kind]
 
 
 def check_task(source: str, task: str) -> None:
@@ -52,9 +55,9 @@ def check_task(source: str, task: str) -> None:
         InputError: It does; or the source can't be listed.
     """
     wanted = task_for(source, task)
-    if TAKES.get(wanted) != TAKES.get(task):
+    if KIND_OF_TASK.get(wanted) != KIND_OF_TASK.get(task):
         raise InputError(
-            f"The records of {source} are {TAKES[wanted]}, and --task {task} takes {TAKES[task]}.",
+            f"The records of {source} are {KIND_OF_TASK[wanted]}, and --task {task} takes {KIND_OF_TASK[task]}.",
             f"Give --task {wanted}, or other data.",
         )
 

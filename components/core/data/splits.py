@@ -13,12 +13,14 @@ from itertools import accumulate
 
 from components.core.errors import InputError
 
-# In fortieths, so that every cut is exact: 70 % train, 15 % validation of which half calibrates, 15 % test.
-_FORTIETHS = {"train": 28, "validation": 3, "calibrate": 3, "test": 6}
-FRACTIONS = {split: parts / 40 for split, parts in _FORTIETHS.items()}
-SPLITS = tuple(_FORTIETHS)
+# In whole parts, so that every cut is exact: 70 % train, 15 % validation of which half calibrates, 15 % test.
+# Examples of a lineage keep their splits; only newcomers follow a change here.
+SHARES = {"train": 28, "validation": 3, "calibrate": 3, "test": 6}
+PARTS = sum(SHARES.values())
+FRACTIONS = {split: parts / PARTS for split, parts in SHARES.items()}
+SPLITS = tuple(SHARES)
 NAMED = 20  # classes in an error
-_CUTS = list(accumulate(_FORTIETHS.values()))[:-1]
+_CUTS = list(accumulate(SHARES.values()))[:-1]
 REQUIRED = ("train", "validation", "test")  # of every class; `calibrate` needs one example of any class
 _SYNONYMS = {
     "training": "train",
@@ -96,7 +98,7 @@ def assign_by_time(times: Mapping[str, str]) -> dict[str, str]:
             f"{missing} of {len(times)} examples have no time.", "Add a value to the column time for each."
         )
     order = sorted(times, key=lambda id_: (times[id_], id_))
-    cuts = [times[order[len(order) * share // 40]] for share in _CUTS] if order else []
+    cuts = [times[order[len(order) * share // PARTS]] for share in _CUTS] if order else []
     assigned = {id_: SPLITS[bisect(cuts, times[id_])] for id_ in order}
     check_times(assigned, times)
     return assigned
@@ -225,7 +227,7 @@ def _hash(text: str) -> int:
 def _by_threshold(unit: _Unit) -> str:
     if unit.given == "validation":
         return "calibrate" if unit.position % 2 else "validation"
-    return unit.given or SPLITS[bisect(_CUTS, unit.position * 40 >> 64)]
+    return unit.given or SPLITS[bisect(_CUTS, unit.position * PARTS >> 64)]
 
 
 def _stratified(units: Sequence[_Unit], tie: str) -> list[str]:
@@ -235,7 +237,7 @@ def _stratified(units: Sequence[_Unit], tie: str) -> list[str]:
     validation = [i for i in order if chosen[i] == "validation"]
     chosen |= dict.fromkeys(validation[(len(validation) + 1) // 2 :], "calibrate")
     free = [i for i in order if not chosen[i]]
-    wanted = _apportion(len(units), _FORTIETHS, tie)
+    wanted = _apportion(len(units), SHARES, tie)
     lacking = {split: max(0, wanted[split] - sum(s == split for s in chosen.values())) for split in SPLITS}
     cuts = lacking if sum(lacking.values()) == len(free) else _apportion(len(free), lacking, tie)
     splits = (split for split in SPLITS for _ in range(cuts[split]))

@@ -58,7 +58,7 @@ def first_version(metric: str, value: float, bound: float, trivial: float, rows:
         bound: Its one-sided 95 % bound: the lower one, or the upper one where lower is better.
         trivial: The trivial model's figure.
         rows: Test rows.
-        sign: Return 1 if higher is better, else -1.
+        sign: 1 if higher is better, else -1.
     """
     accepted = sign * (bound - trivial) > 0
     end, side = ("lower", "above") if sign > 0 else ("upper", "below")

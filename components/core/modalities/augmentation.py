@@ -1,4 +1,4 @@
-"""Augmentation shared by tasks: the check for fresh augmentation, refusals, and mixup."""
+"""Rules of augmentation that tasks share, and mixup; pictures are augmented in their own task."""
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +15,7 @@ def augments(settings: Settings) -> bool:
     return settings.augment != "none" and not settings.views
 
 
-def refuse_those_of_pictures(settings: Settings, records: str) -> None:
+def refuse_picture_augmentation(settings: Settings, records: str) -> None:
     """Refuse augmentations that only pictures support.
 
     Raises:

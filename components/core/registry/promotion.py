@@ -117,7 +117,9 @@ def rollback(model: str, to: str = "", *, why: str = "", who: str = "") -> Entry
 
 
 def propose(model: str, version: str, expected: str) -> bool:
-    """Let an accepted version wait for approval as `pending`, in the place of one that waited.
+    """Let an accepted version wait for approval as `pending`.
+
+    It replaces one that waited, which the ledger does not record.
 
     Returns:
         Whether it waits: not if `expected` is no longer the champion that it was compared with.
@@ -162,7 +164,7 @@ def evidence_for(model: str, version: str) -> Evidence:
     return Evidence(judged, compared, facts.decision)
 
 
-def withdrawn(model: str, version: str) -> bool:
+def was_rolled_back(model: str, version: str) -> bool:
     """Return whether this version was rolled back and has not been made champion again since."""
     told = [entry for entry in finished(model) if version in (entry.origin, entry.to)]
     return bool(told) and told[-1].action == "rollback" and told[-1].origin == version
@@ -243,7 +245,10 @@ def _claim(entry: Entry, champion: str) -> str:
 
 
 def _complete(entry: Entry) -> Entry:
-    """Finish a move once the alias `champion` points where the entry says; safe to repeat."""
+    """Finish a move once the alias `champion` points where the entry says; safe to repeat.
+
+    A version that waits for approval is withdrawn if it was judged against another champion.
+    """
     before = earlier([*finished(entry.model), entry])
     there = {known.version for known in registry.versions(entry.model)}
     registry.move_alias(entry.model, PREVIOUS, before if before in there else "")
@@ -255,7 +260,7 @@ def _complete(entry: Entry) -> Entry:
 
 
 def _stale(entry: Entry) -> str:
-    """The version that waits for approval, if it was judged against another champion than the one that this makes."""
+    """Return the version that waits for approval, if it was judged against another champion than this move leaves."""
     version = registry.current(entry.model, PENDING)
     if version in ("", entry.to):
         return ""
@@ -264,7 +269,7 @@ def _stale(entry: Entry) -> str:
 
 
 def _clear_pending(model: str, version: str) -> None:
-    """A version that was promoted, replaced or withdrawn waits no longer."""
+    """Remove the marks of a waiting version, which was promoted, replaced or withdrawn."""
     if not version:
         return
     if tag_names.PENDING in connection.client().get_model_version(model, version).tags:

@@ -28,7 +28,7 @@ class Version:
     compared_with: str | None  # the champion that the evidence is against
     decision: str
     accuracy: float | None
-    metric: str  # what its target names first
+    metric: str  # the headline metric
     value: float | None  # of the metric on the test rows
     run: str  # the pipeline's, in MLflow
 
@@ -146,7 +146,7 @@ def add_version(model: str, folder: Path, run: runs.StepRun, tags: Mapping[str, 
 
 
 def registered(model: str, folder: Path, tags: Mapping[str, str]) -> str:
-    """The version that holds these very files; empty where there is none.
+    """Return the version with these files, empty if there is none, and update the tags of its verdict.
 
     It gets the tags of this verdict if it is accepted, or if it was judged against the same champion before: what lost
     the second time is not promoted by the first. Else it keeps what it was accepted by against an earlier champion.

@@ -25,7 +25,7 @@ class Mistake:
 class Evaluation:
     """Figures of one served model on the test rows."""
 
-    metrics: Mapping[str, float]  # the target's own first
+    metrics: Mapping[str, float]  # the headline metric first
     intervals: Mapping[str, tuple[float, float]]  # 95 %, for each headline number
     baseline: Mapping[str, float]  # the same metrics of the trivial model
     reference: Mapping[str, float] = field(default_factory=dict, kw_only=True)  # of a simple model of these data

@@ -242,11 +242,11 @@ def test_rollbacks_go_back_one_by_one(toy: PlainRun, tmp_path: Path) -> None:
 def test_what_was_rolled_back_is_withdrawn_until_it_is_promoted_again(toy: PlainRun) -> None:
     """Only the version that somebody went back from; a promotion by hand takes that back."""
     promote("2")
-    assert not promotion.withdrawn("toy", "2")
+    assert not promotion.was_rolled_back("toy", "2")
     promotion.rollback("toy")
-    assert [promotion.withdrawn("toy", version) for version in ("1", "2", "3")] == [False, True, False]
+    assert [promotion.was_rolled_back("toy", version) for version in ("1", "2", "3")] == [False, True, False]
     promote("2")
-    assert not promotion.withdrawn("toy", "2")
+    assert not promotion.was_rolled_back("toy", "2")
 
 
 def test_a_rollback_takes_over_the_evidence(toy: PlainRun) -> None:
