@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.support.plain import PlainRun
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported anywhere: tests reach no network
+os.environ["HF_HUB_OFFLINE"] = "1"  # as above
 os.environ["GIT_PYTHON_REFRESH"] = "quiet"
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; threads that wait for each other cost minutes
 

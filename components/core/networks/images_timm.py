@@ -12,7 +12,15 @@ from timm.models._registry import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
 from components.core.errors import InputError
-from components.core.networks.weights import PACKAGED, SkipInit, cannot_download, fit_state, is_source, load_state
+from components.core.networks.weights import (
+    PACKAGED,
+    SkipInit,
+    cannot_download,
+    fit_state,
+    hub_asked_once,
+    is_source,
+    load_state,
+)
 
 if TYPE_CHECKING:
     from components.core.inference.images import Preprocessing
@@ -90,18 +98,19 @@ def _with_hub_weights(name: str, options: Mapping[str, Any]) -> Any:  # noqa: AN
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise InputError(f"timm publishes no weights for {name}.", "Use --weights FILE, or none.")
-    try:
-        return _create(name, options, pretrained=True)
-    except InputError:
-        raise
-    except Exception as error:  # the hub raises what the network below it raises
-        if "loading state_dict" in str(error):
-            faults = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"The weights {config.tag} of timm/{name} don't fit it ({faults}).",
-                "Choose another tag with --weights.",
-            ) from error
-        raise cannot_download(config.tag or "default", f"timm/{name}", error) from error
+    with hub_asked_once() as silence:
+        try:
+            return _create(name, options, pretrained=True)
+        except InputError:
+            raise
+        except Exception as error:  # the hub raises what the network below it raises
+            if "loading state_dict" in str(error):
+                faults = " ".join(str(error).split())[:300]
+                raise InputError(
+                    f"The weights {config.tag} of timm/{name} don't fit it ({faults}).",
+                    "Choose another tag with --weights.",
+                ) from error
+            raise cannot_download(config.tag or "default", f"timm/{name}", silence or error) from (silence or error)
 
 
 def _with_state(name: str, options: Mapping[str, Any], state: dict[str, Tensor], what: str) -> Any:  # noqa: ANN401 - as above

@@ -12,7 +12,7 @@ from torchvision.models import WeightsEnum
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from components.core.errors import InputError
-from components.core.networks.weights import SkipInit, cannot_download, fit_state, is_source, load_state
+from components.core.networks.weights import SkipInit, cannot_download, fit_state, impatient, is_source, load_state
 
 if TYPE_CHECKING:
     from components.core.inference.images import Preprocessing
@@ -80,9 +80,10 @@ def _choose(name: str, weights: str) -> WeightsEnum | None:
 
 def _download(choice: WeightsEnum, name: str) -> Mapping[str, Tensor]:
     try:
-        state: Mapping[str, Tensor] = choice.get_state_dict(
-            progress=False, check_hash=True, map_location="cpu", weights_only=True
-        )
+        with impatient():
+            state: Mapping[str, Tensor] = choice.get_state_dict(
+                progress=False, check_hash=True, map_location="cpu", weights_only=True
+            )
     except Exception as error:  # the hub raises what the network below it raises
         raise cannot_download(choice.name, f"torchvision/{name}", error) from error
     return state

@@ -17,7 +17,7 @@ from torch import nn
 
 from components.core import weight_sources
 from components.core.errors import InputError, NoAnswerError, UnavailableError, is_silence
-from components.core.networks.weights import SkipInit, fit_state, load_state
+from components.core.networks.weights import SkipInit, fit_state, hub_asked_once, load_state
 from components.core.weight_sources import WEIGHT_FILES, is_model
 
 PACKAGE = "package:all-minilm-l6-v2"
@@ -74,7 +74,11 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
             "Use the folder of a model, s3://BUCKET/PREFIX or FILE.safetensors with --weights, or leave it out.",
         )
     else:
-        yield backbone.removeprefix("hf/")
+        with hub_asked_once() as silence:
+            try:
+                yield backbone.removeprefix("hf/")
+            except UnavailableError as error:
+                raise cannot_load(backbone, silence) if silence else error from error.__cause__
 
 
 def _packaged() -> bool:

@@ -1,13 +1,16 @@
 """Pretrained weights from files, S3 and packages: loaded without pickle's code, checked, identified by their digest."""
 
+import contextlib
 import hashlib
 import importlib
 import pickle
+import socket
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import requests
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -16,6 +19,7 @@ from components.core import weight_sources
 from components.core.errors import InputError, NoAnswerError, UnavailableError, is_silence
 
 PACKAGED = "package:efficientnet-lite0"
+HUB_SECONDS = 5.0  # of silence, after which a hub is out of reach
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 _RANDOM_INIT = frozenset(("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"))
@@ -68,6 +72,40 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 def is_source(weights: str) -> bool:
     """Return whether `load_state` reads these weights; otherwise they are a name of a library."""
     return weights.startswith(("package:", "s3://")) or "/" in weights or "." in weights
+
+
+@contextlib.contextmanager
+def hub_asked_once() -> Iterator[Exception | None]:
+    """Let libraries use only what they have downloaded while the Hugging Face hub does not answer within seconds.
+
+    Their own attempts take 47 s where its name can't be resolved, and minutes where nobody answers. Yields why it did
+    not answer, or None.
+    """
+    from huggingface_hub import constants
+
+    silence: Exception | None = None
+    before = constants.HF_HUB_OFFLINE
+    if not before:
+        try:
+            requests.head(constants.ENDPOINT, timeout=HUB_SECONDS)
+        except requests.RequestException as error:
+            silence = error
+    constants.HF_HUB_OFFLINE = before or silence is not None
+    try:
+        yield silence
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """Give connections without a timeout of their own, such as those of `torch.hub`, a limit of silence."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(HUB_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def cannot_download(weights: str, network: str, error: Exception) -> UnavailableError:

@@ -1,6 +1,7 @@
 """Weight files are loaded without running code, unwrapped, checked and identified."""
 
 import pickle
+import socket
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -8,12 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.core import s3
-from components.core.errors import InputError
+from components.core.errors import InputError, NoAnswerError
+from components.core.networks import weights
+from components.core.networks.images import build_backbone
+from components.core.networks.texts import build_encoder
 from components.core.networks.weights import PACKAGED, SkipInit, fit_state, is_source, load_state, state_digest
+from tests.fakes.webhook import listening
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2), "count": torch.tensor(3)}
 
@@ -217,3 +223,38 @@ class TestFitState:
 def test_is_source(weights: str, source: bool) -> None:  # noqa: FBT001 - a table of cases
     """Files, objects and packages are told from the names that libraries give to weights."""
     assert is_source(weights) is source
+
+
+def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody answers, libraries are told to use what they have, and the error says what the hub did not do.
+
+    Without that, timm's retries of a name that is not cached would last for minutes.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{hole.getsockname()[1]}")
+        monkeypatch.setattr(weights, "HUB_SECONDS", 0.2)
+        with pytest.raises(NoAnswerError, match="weights a1_in1k of timm/resnet18.* could not be downloaded") as caught:
+            build_backbone("timm/resnet18", "a1_in1k", 64)
+        assert "Read timed out" in caught.value.sentence
+        assert not constants.HF_HUB_OFFLINE
+        with pytest.raises(NoAnswerError, match="network hf/no/such could not be loaded .*Read timed out"):
+            build_encoder("hf/no/such", "default", "auto")
+
+
+def test_a_hub_that_answers_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any answer is one: the libraries ask for themselves then."""
+    with listening() as hook:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", hook.address)
+        with weights.hub_asked_once() as silence:
+            assert silence is None
+            assert not constants.HF_HUB_OFFLINE
+
+
+def test_connections_have_a_limit_of_silence() -> None:
+    """What sets no timeout of its own, as `torch.hub` does, gets one; afterwards it is as before."""
+    before = socket.getdefaulttimeout()
+    with weights.impatient():
+        assert socket.getdefaulttimeout() == weights.HUB_SECONDS
+    assert socket.getdefaulttimeout() == before
