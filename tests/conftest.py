@@ -22,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; threads that wait
 
 
 # Fixtures that cost a session much: their tests stay on one of several workers, each group on one of its own.
+# The engine comes first: a worker that has it keeps others from it to its end, so no test of it may go elsewhere.
 GROUPS = {"engine": "engine", "mlflow_server": "services", "postgres": "services", "_whole_run": "whole run"}
 
 
@@ -33,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         assert isinstance(item, pytest.Function)
-        group = next((GROUPS[name] for name in item.fixturenames if name in GROUPS), "") or _shared_in_module(item)
+        group = next((GROUPS[name] for name in GROUPS if name in item.fixturenames), "") or _shared_in_module(item)
         if group:
             item.add_marker(pytest.mark.xdist_group(group))
     # minutes at the end would leave the other workers idle
