@@ -3,7 +3,7 @@
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; threads that wait
 GROUPS = {"engine": "engine", "mlflow_server": "services", "postgres": "services", "_whole_run": "whole run"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before xdist reads the marks, which it does first of all
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """Let parallel workers take single tests, but those together that share a costly fixture; runs of the DAG first.
 
     What depends on a parameter of a module's fixture stays together by the parameter: each network is built once.
@@ -39,6 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(group))
     # minutes at the end would leave the other workers idle
     items.sort(key=lambda item: not item.location[0].startswith(("tests/docker", "tests/pipelines", "tests/test_half")))
+    yield
 
 
 def _shared_in_module(item: pytest.Function) -> str:
