@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from components.core.compute import device
 from components.core.listener import Callbacks
 from components.core.settings import Settings
-from components.core.training import loop
 from components.core.training.data import open_data
 from components.core.training.phase import build_network, train_phase
 from tests.benchmarks.compare import plain
@@ -168,7 +168,7 @@ def main() -> None:
     job, system = spec.pop("job"), spec.pop("system")
     os.environ["THAWLINE_HOME"] = spec.pop("home")
     if system not in ("thawline", "plain-kept", "machine"):
-        loop.keep_freed_memory = lambda: False  # a peer's process has the allocator as it comes
+        device.keep_freed_memory = lambda: False  # a peer's process has the allocator as it comes
     dataset, settings = Path(spec.pop("dataset")), Settings.model_validate(spec.pop("settings"))
     if job == "phases":
         result = phases(system, dataset, settings, spec["thaws"])
