@@ -114,19 +114,18 @@ def thawed_state(network: Network, line: int) -> dict[str, Tensor]:
     }
 
 
+def keeping(states: list[dict[str, Tensor]], network: Network, line: int) -> Callbacks:
+    """A listener that adds what lies above the line to `states` after every epoch."""
+    return Callbacks(epoch=lambda _figures: states.append(thawed_state(network, line)))
+
+
 def trained(network: Network, data: Data, thaw: int) -> list[dict[str, Tensor]]:
     """What is thawed: at the start, after every epoch, and at the end; then the network is as it was."""
     line = len(network.stages) - thaw
     before = copy.deepcopy(nn.ModuleList([*network.stages[line:], network.head]).state_dict())
     states = [thawed_state(network, line)]
     seed_everything(data.settings)  # as `build_network` does; dropout draws from here on
-    train_phase(
-        network,
-        data,
-        CHOSEN,
-        thaw=thaw,
-        listener=Callbacks(epoch=lambda _figures: states.append(thawed_state(network, line))),
-    )
+    train_phase(network, data, CHOSEN, thaw=thaw, listener=keeping(states, network, line))
     states.append(thawed_state(network, line))
     nn.ModuleList([*network.stages[line:], network.head]).load_state_dict(before)
     return states
@@ -355,13 +354,7 @@ class TestFrozen:
         seed_everything(data.settings)
         states: list[dict[str, Tensor]] = []
         line = len(network.stages) - thaw
-        train_phase(
-            network,
-            data,
-            CHOSEN,
-            thaw=thaw,
-            listener=Callbacks(epoch=lambda _figures: states.append(thawed_state(network, line))),
-        )
+        train_phase(network, data, CHOSEN, thaw=thaw, listener=keeping(states, network, line))
         return network, states, data
 
     @pytest.mark.parametrize("mode", ["keep", "recompute"])
