@@ -1,6 +1,5 @@
 """Look for changes before the DAG starts: a run without any ends here, in seconds."""
 
-import os
 import traceback
 
 from rich.console import Console
@@ -30,7 +29,6 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
         from components.core.tracking import connection
 
         connection.check_server(settings.model)
-    os.environ.pop("MLFLOW_RUN_ID", None)  # of one step of some other run
     folder, reason, state = run_folder.run_folder(run_key), "", endings.FAILED
     home_folder.write_text(folder / "settings.json", settings.to_json())
     run_folder.take_lease(run_key)  # killed from here on, the next run closes it

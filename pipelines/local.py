@@ -20,7 +20,6 @@ from components.core import home_folder, run_folder
 from components.core.contract import TASKS_FOLDER
 from components.core.run_result import RunResult
 from components.core.settings import Settings
-from pipelines.surroundings import LEFT_OVER
 
 
 def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[bytes]":
@@ -76,9 +75,8 @@ def environment() -> dict[str, str]:
     root = str(Path(__file__).parent.parent)
     # the working folder is none of these: a queue.py of the user's would hide the standard library's
     path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    inherited = {name: value for name, value in os.environ.items() if name not in LEFT_OVER}
     return {
-        **inherited,
+        **os.environ,
         TASKS_FOLDER: str(Path.cwd()),
         "THAWLINE_HOME": str(home_folder.home()),
         "PYTHONPATH": os.pathsep.join(path),

@@ -33,11 +33,12 @@ def check_store(address: str) -> None:
     Raises:
         InputError: It is not, such as `databricks` or a folder.
     """
-    kind = address.partition(":")[0].partition("+")[0] if ":" in address else ""
-    if address and kind not in STORES:
+    kind, colon, _ = address.partition(":")
+    if address and not (colon and kind.partition("+")[0] in STORES):
+        shown = f"{kind}:…" if colon else address  # what follows may hold a password
         raise InputError(
-            f"MLFLOW_TRACKING_URI={address} is not supported.",
-            "Unset it to track in the home folder, or give a server: --tracking-uri http://HOST:PORT.",
+            f"MLFLOW_TRACKING_URI={shown} is not supported.",
+            "Unset it to track in the home folder, or use a server: --tracking-uri http://HOST:PORT.",
         )
 
 
@@ -65,7 +66,7 @@ def check_name(source: str) -> None:
         source.encode()
     except UnicodeEncodeError:
         shown = os.fsencode(source).decode(errors="backslashreplace")
-        raise InputError(f"The name {shown} is not UTF-8.", "Rename it, or give a link to it.") from None
+        raise InputError(f"The name {shown} is not UTF-8.", "Rename it, or use a link to it.") from None
 
 
 def check_temporary_folder() -> None:
@@ -76,7 +77,7 @@ def check_temporary_folder() -> None:
     """
     folder = os.environ.get("TMPDIR", "")
     if folder and not (Path(folder).is_dir() and os.access(folder, os.W_OK)):
-        raise InputError(f"TMPDIR={folder} is not a folder that can be written to.", "Make it, or unset TMPDIR.")
+        raise InputError(f"TMPDIR={folder} is not a folder that can be written to.", "Create it, or unset TMPDIR.")
 
 
 def ensure_home() -> None:

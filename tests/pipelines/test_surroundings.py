@@ -43,6 +43,13 @@ def test_a_tracking_store_of_another_kind_is_refused(
     assert refused.value.hint.startswith("Unset it")
 
 
+def test_a_refused_store_keeps_its_password() -> None:
+    """Of an address that is refused, only the kind is shown."""
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI=oracle:… is not supported") as refused:
+        surroundings.check_store("oracle://ann:private@db/mlflow")
+    assert "private" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "address", ["", "http://127.0.0.1:5000", "sqlite:////tmp/mlflow.db", "postgresql+psycopg://h/d"]
 )
