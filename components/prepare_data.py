@@ -152,9 +152,8 @@ def _note(run: "runs.StepRun", info: DatasetInfo) -> None:
         run.note(info.note)
     if info.chained:
         run.note(
-            f"{info.chained} examples look alike one after another, like the pictures of a fixed camera: "
-            "they are divided into groups of nearest neighbors; use the column group for those that "
-            "belong together"
+            f"{info.chained} examples form chains of near-duplicates, like pictures of a fixed camera, and were "
+            "divided into groups; use the column group to say what belongs together"
         )
     if info.set_aside:
         run.note(f"{info.set_aside} examples set aside: they belong with examples in two splits")

@@ -33,14 +33,14 @@ app.add_typer(models.app)
 app.add_typer(submit.app)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(status.app)
-GOES_ON = "Nobody reads this output any more; the run goes on, and `thawline status` has its result."
+GOES_ON = "The output was closed; the run continues, and `thawline status` will show its result."
 
 
 @app.callback()
 def _common() -> None:
     """Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register."""
     if found := drop_left_over():
-        sentence = f"Ignoring {', '.join(found)}: left over in the environment, and it would change what happens."
+        sentence = f"Ignoring {', '.join(found)}: left over in the environment from something else."
         Console(stderr=True).print(sentence, style="dim", highlight=False, soft_wrap=True)
 
 

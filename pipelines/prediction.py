@@ -1,4 +1,4 @@
-"""Answers of a registered model to many records: files, folders, objects on S3, a list of them, or text."""
+"""Predict for many records with a registered model: files, folders, objects on S3, a list of them, or text."""
 
 import contextlib
 import json
@@ -21,19 +21,19 @@ STDIN = "-"  # instead of a file: a list of them on standard input, one a line
 
 @dataclass(frozen=True)
 class Record:
-    """One record to answer."""
+    """One record to predict for."""
 
     kind: str  # file or text
     name: str  # its path, or the text itself
     read: Callable[[], bytes]  # raises RejectedRecord if it can't be read
 
     def shown(self) -> dict[str, str]:
-        """How the answer says which record it is of."""
+        """Return the columns that identify the record in the output."""
         return {self.kind: sources.printable(self.name)}
 
 
 def listed(files: Sequence[str], texts: Sequence[str], lines: Iterable[bytes]) -> list[Record]:
-    """The records that were asked for, in that order; a folder and an S3 prefix stand for all files in them.
+    """Return the requested records in order; a folder or an S3 prefix means all files in it.
 
     Args:
         files: Paths, s3:// addresses, or `-` for those in `lines`.
@@ -52,12 +52,12 @@ def listed(files: Sequence[str], texts: Sequence[str], lines: Iterable[bytes]) -
             found += _below(file, strict=True)
     found += [Record("text", text, text.encode) for text in texts]
     if not found:
-        raise InputError("There is nothing to predict.", "Give the paths of files, a folder, s3://…, - or --text.")
+        raise InputError("There is nothing to predict.", "Use paths of files, a folder, s3://…, - or --text.")
     return found
 
 
 def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool) -> bool:
-    """Print the answers of a version, a line each or all as one JSON object; return whether all could be answered.
+    """Print a version's predictions, one per line or all as one JSON object; return whether all records had one.
 
     Raises:
         InputError: There is no such model or version.
@@ -93,7 +93,7 @@ def _answered(
     records: Sequence[Record],
     console: Console,
 ) -> Iterator[tuple[Record, dict[str, Any] | str]]:
-    """Each record with its answer, or with the reason why there is none."""
+    """Yield each record with its prediction, or with the reason why there is none."""
     from components.core.registry.serving import CHUNK, answer_some
 
     column = served.metadata.get_input_schema().input_names()[0]
@@ -116,17 +116,17 @@ def _content(record: Record) -> bytes | str:
 
 
 def _below(name: str, *, strict: bool) -> Iterator[Record]:
-    """What a path or an address stands for; one that is not there is a bad record of a list, and bad usage else."""
+    """Return the records at a path or address; a missing one is a bad record in a list, and bad usage otherwise."""
     if name.startswith("s3://"):
         yield from _objects(name, strict=strict)
         return
     path = Path(name).expanduser()
     if name.lower().endswith(sources.MANIFESTS) and path.is_file():
-        raise InputError(f"{name} is a table, not a record.", "Give its records as files, or its texts by --text.")
+        raise InputError(f"{name} is a table, not a record.", "Pass its records as files, or its texts with --text.")
     if path.is_dir():
         files = list(folders.walk(path))
         if strict and not files:
-            raise InputError(f"The folder {name} holds no files.", "Check the paths.")
+            raise InputError(f"The folder {name} contains no files.", "Check the paths.")
         yield from (_file(str(file)) for file in files)
         return
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
@@ -147,7 +147,7 @@ def _objects(name: str, *, strict: bool) -> Iterator[Record]:
             found += 1
             yield _file(uri)
     if not found and strict:
-        raise InputError(f"There is nothing at {name}.", "Give the address of an object, or what theirs begin with.")
+        raise InputError(f"There is nothing at {name}.", "Use the address of an object, or a prefix of several.")
     if not found:
         yield _file(name)
 
@@ -157,7 +157,7 @@ def _file(name: str) -> Record:
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - a cell of an answer
-    """A cell as the terminal shows it: of a list all, of figures by name the highest."""
+    """Return a cell as text for the terminal: all items of a list, the highest of figures by name."""
     if isinstance(value, dict):
         return f"{max(value.values(), default=0.0):.3f}"
     if isinstance(value, list):

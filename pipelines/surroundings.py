@@ -1,4 +1,4 @@
-"""What the user's environment has that would change a run: variables left over from other runs, and a closed pipe."""
+"""Protect a run from the user's environment: leftover variables, unusable folders, a closed pipe."""
 
 import os
 import sys
@@ -81,7 +81,7 @@ def check_temporary_folder() -> None:
 
 
 def ensure_home() -> None:
-    """Give a user without a home folder a place for the caches of libraries, some of which fail without one."""
+    """Set HOME for a user without a home folder: some libraries fail without a place for their caches."""
     try:
         Path.home()
     except RuntimeError:
@@ -89,7 +89,7 @@ def ensure_home() -> None:
 
 
 class Enduring:
-    """A text stream whose reader may go away: from then on nothing is written, and the work goes on."""
+    """A text stream that drops its text once its reader is gone, so that the work continues."""
 
     def __init__(self, stream: IO[str], note: str) -> None:
         self._stream, self._note = stream, note
@@ -123,7 +123,7 @@ class Enduring:
 
 @contextmanager
 def enduring(note: str) -> Iterator[None]:
-    """Let this process go on when the reader of its output goes away, and say so once on stderr."""
+    """Continue when the reader of the output is gone, and report it once on stderr."""
     before = sys.stdout, sys.stderr
     sys.stdout = Enduring(sys.stdout, note)
     sys.stderr = Enduring(sys.stderr, "")

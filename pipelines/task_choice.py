@@ -1,4 +1,4 @@
-"""Which task a run is of where the user does not say it: the one for what the records are."""
+"""Choose the task that fits the records if the user did not choose one."""
 
 from components.core.data.record_kinds import KIND_OF_TASK, check_task, task_for
 from components.core.errors import InputError
@@ -8,7 +8,7 @@ FOR_ONE_KIND = {"backbone", "option", "image_size", "resize", "cutmix"}  # optio
 
 
 def with_task_of_data(settings: Settings, source: str) -> tuple[Settings, str]:
-    """The settings with the task for the records of a source, and a sentence on it, empty where nothing was chosen.
+    """Return the settings with the task that fits a source, and a sentence about it, empty if nothing was chosen.
 
     Raises:
         InputError: A task was given that takes other records, or none, but options that another one might not have.
@@ -22,7 +22,7 @@ def with_task_of_data(settings: Settings, source: str) -> tuple[Settings, str]:
     if meant := sorted(FOR_ONE_KIND & settings.model_fields_set):
         named = ", ".join("--" + name.replace("_", "-") for name in meant)
         raise InputError(
-            f"The records of {source} are {KIND_OF_TASK[task]}, and which task {named} are for can't be known.",
-            f"Give --task {task}, or another one.",
+            f"The records of {source} are {KIND_OF_TASK[task]}, and the task for {named} can't be detected.",
+            f"Use --task {task}, or another one.",
         )
     return settings.model_copy(update={"task": task}), f"The records are {KIND_OF_TASK[task]}, so this is --task {task}"

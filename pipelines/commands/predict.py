@@ -36,7 +36,7 @@ def predict(
     """Answer files with a model of the registry, or text that is given here; 1 if some can't be answered."""
     use_home(home, tracking_uri)
     if not files and not text:
-        raise InputError("There is nothing to predict.", "Give the paths of files, a folder, s3://…, - or --text.")
+        raise InputError("There is nothing to predict.", "Use paths of files, a folder, s3://…, - or --text.")
     name, _, wanted = model.replace("/", "@").partition("@")
     check_model(name)
     from pipelines import prediction

@@ -32,7 +32,7 @@ def test_folders_lists_and_texts_become_records_in_their_order(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("gone.png", "There is no file"), ("empty", "holds no files"), ("texts.csv", "is a table, not a record")],
+    [("gone.png", "There is no file"), ("empty", "contains no files"), ("texts.csv", "is a table, not a record")],
 )
 def test_what_is_not_there_or_no_record_is_one_sentence(name: str, sentence: str, tmp_path: Path) -> None:
     """A table is not answered as if it were one text."""

@@ -200,7 +200,7 @@ def _told_of(ids: Sequence[str], groups: Mapping[str, str], uris: Mapping[str, s
     """How many examples are one group, through what, and two of them."""
     name = groups[ids[0]]
     through = "as near-duplicates" if name.startswith(NEAR) else f"by the group {name!r}"
-    return f" {len(ids)} examples go together {through}, such as {uris[ids[0]]} and {uris[ids[1]]}."
+    return f" {len(ids)} examples form one group {through}, such as {uris[ids[0]]} and {uris[ids[1]]}."
 
 
 def _against(group: str) -> str:

@@ -1,6 +1,6 @@
-"""Chains of near-duplicates: each is near to the next, and the ends to nothing of each other.
+"""Divide chains of near-duplicates, in which each example is near the next but the ends are unlike each other.
 
-Pictures of a fixed camera, or texts of one template, may chain into one group that holds nearly all data. Such a chain
+Pictures of a fixed camera, or texts of one template, can chain into one group with nearly all the data. Such a chain
 is divided into groups whose members are all near to one of them. The nearest pairs are joined first, so that a copy
 stays with what it is a copy of.
 """
@@ -47,7 +47,7 @@ def divide(pairs: Sequence[Pair], fingerprints: Mapping[str, str], examples: int
 
 
 class _Stars:
-    """Groups whose members are all near to one of them."""
+    """Groups in which every member is near the same one."""
 
     def __init__(self, near: Mapping[str, set[str]]) -> None:
         self._near = near
@@ -55,7 +55,7 @@ class _Stars:
         self._members: dict[str, list[str]] = {}
 
     def join(self, a: str, b: str) -> bool:
-        """Make the groups of two ids one if all are near to the centre of one of them; whether they are one."""
+        """Merge the groups of two ids if all members are near one center; return whether they are merged."""
         ours, theirs = (self._centre.setdefault(id_, id_) for id_ in (a, b))
         if ours == theirs:
             return True
@@ -70,7 +70,7 @@ class _Stars:
 
 
 def _components(pairs: Sequence[Pair]) -> dict[str, list[str]]:
-    """Everything that is connected, by its least id."""
+    """Return the connected components, each by its smallest id."""
     above: dict[str, str] = {}
 
     def top(id_: str) -> str:

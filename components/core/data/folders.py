@@ -1,4 +1,4 @@
-"""Folders of records: what is passed over in them, and which of them are classes."""
+"""Walk folders of records, skip what is not a record, and refuse folders that are not classes."""
 
 import os
 import re
@@ -36,12 +36,12 @@ Subfolders = Callable[[str], tuple[set[str], bool]]  # of a folder by its name: 
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder is hidden, or left behind by a system or a network drive."""
+    """Return whether a file or folder is hidden, or was created by a system or a network drive."""
     return name.startswith(".") or name.lower() in _LITTER or name.endswith(_MARK)
 
 
 def as_label(text: str) -> str:
-    """A label in the form in which those that look the same are the same.
+    """Return a label in a form in which labels that look the same are equal.
 
     The composed form of Unicode, without blanks at its ends and characters of no width, every space a plain one.
     """
@@ -52,7 +52,7 @@ def as_label(text: str) -> str:
 
 
 def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Files below a folder, through links too; a folder that can't be listed stands for itself."""
+    """Yield the files below a folder, following links; a folder that can't be listed is yielded itself."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that holds it
         return
@@ -70,7 +70,7 @@ def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def holds_files(folder: Path, above: tuple[str, ...] = ()) -> bool:
-    """Whether `walk` would give anything, as soon as that is known."""
+    """Return whether `walk` would yield anything, stopping at the first file."""
     real = os.path.realpath(folder)
     if real in above:
         return False
@@ -89,7 +89,7 @@ def holds_files(folder: Path, above: tuple[str, ...] = ()) -> bool:
 
 
 def subfolders(root: Path) -> Subfolders:
-    """What looks into the folders right below a local one."""
+    """Return a function that looks into the direct subfolders of a local folder."""
 
     def look(name: str) -> tuple[set[str], bool]:
         try:
@@ -104,7 +104,7 @@ def subfolders(root: Path) -> Subfolders:
 
 
 def check_home(root: Path) -> None:
-    """Refuse a folder in which Thawline keeps its own files: they would become records, more with each run.
+    """Refuse a folder that contains Thawline's own files: they would become records, more with each run.
 
     Raises:
         InputError: The home lies in it and is not hidden, or it is a part of the home that Thawline writes.
@@ -121,7 +121,7 @@ def check_home(root: Path) -> None:
 
 
 def check_names(source: str, names: Sequence[str], look: Subfolders) -> None:
-    """Refuse folders that are no classes: splits, parts of a layout for object detection, classes one level too deep.
+    """Refuse folders that are not classes: splits, parts of an object detection layout, classes one level too deep.
 
     Args:
         source: For the sentence.
@@ -129,13 +129,13 @@ def check_names(source: str, names: Sequence[str], look: Subfolders) -> None:
         look: What tells the folders in one of them.
 
     Raises:
-        InputError: They are none, or two of them differ in upper and lower case only.
+        InputError: They are not classes, or two of them differ only in upper and lower case.
     """
     alike = Counter(as_label(name).casefold() for name in {as_label(name): name for name in names}.values())
     if twice := [name for name in names if alike[as_label(name).casefold()] > 1]:
         raise InputError(
-            f"The folders {' and '.join(sorted(twice)[:2])} of {source} differ in upper and lower case only.",
-            "Rename one, or move the files together.",
+            f"The folders {' and '.join(sorted(twice)[:2])} of {source} differ only in upper and lower case.",
+            "Rename one, or move the files into one folder.",
         )
     shown = sorted(names, key=lambda name: (name.lower() not in SPLIT_OF_FOLDER, name))[:_LOOKED_AT]
     inner = {name: look(name) for name in shown}
@@ -155,14 +155,14 @@ def check_names(source: str, names: Sequence[str], look: Subfolders) -> None:
     if shared := _shared(inner) or _folds(inner, look):
         first, second = [name for name in inner if shared & inner[name][0]][:2]
         raise InputError(
-            f"The same folders lie below {first} and {second} of {source}, so the classes are ambiguous: "
+            f"The folders {first} and {second} of {source} contain the same folders, so the classes are ambiguous: "
             f"{', '.join(sorted(shared)[:4])}.",
-            f"Give {source.rstrip('/')}/{first} alone, or a manifest of uri,label.",
+            f"Use {source.rstrip('/')}/{first} alone, or a manifest of uri,label.",
         )
 
 
 def single_folder(names: Sequence[str], look: Subfolders) -> str:
-    """Where the classes are if the only folder holds them, as a zip leaves it: its name; else empty."""
+    """Return the only folder if it contains the class folders, as an unpacked archive does; else an empty name."""
     if len(names) != 1:
         return ""
     below, files = look(names[0])
@@ -175,7 +175,7 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 
 def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
-    """The split that a name holds, and the rest of it: `seg_train` is train of seg; empty if there is none."""
+    """Return the split in a name and the rest of the name (`seg_train`: train, seg); both empty if there is none."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|\d+", name)]
     words = [word[:-3] if word[:-3] in SPLIT_OF_FOLDER and word.endswith("set") else word for word in words]
     found = [word for word in words if word in SPLIT_OF_FOLDER]
@@ -184,7 +184,7 @@ def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _splits(names: Sequence[str], inner: Mapping[str, tuple[set[str], bool]]) -> set[str]:
-    """Those of the folders that are splits: two that differ in the split only, or one that holds classes."""
+    """Return the folders that are splits: two that differ only in the split, or one that contains classes."""
     found = {name: _split_of(name) for name in names}
     kinds: dict[tuple[str, ...], set[str]] = {}
     for split, rest in found.values():
@@ -206,7 +206,7 @@ def _splits(names: Sequence[str], inner: Mapping[str, tuple[set[str], bool]]) ->
 
 
 def _shared(inner: Mapping[str, tuple[set[str], bool]]) -> set[str]:
-    """Names of folders that lie below several others and would be classes; none where files lie beside them."""
+    """Return names of folders that repeat below several others and would be classes; none if files lie next to them."""
     if len(inner) < 2 or any(files or not below for below, files in inner.values()):  # noqa: PLR2004 - repeated
         return set()
     counts = Counter(name for below, _ in inner.values() for name in below if _may_be_class(name))
@@ -215,7 +215,7 @@ def _shared(inner: Mapping[str, tuple[set[str], bool]]) -> set[str]:
 
 
 def _folds(inner: Mapping[str, tuple[set[str], bool]], look: Subfolders) -> set[str]:
-    """Splits below several others that hold folders, as those of cross-validation do; those of a class hold files."""
+    """Return splits that repeat below several folders and contain folders, as cross-validation has them."""
     if len(inner) < 2 or any(files for _, files in inner.values()):  # noqa: PLR2004 - repeated
         return set()
     shared = set[str].intersection(*(below for below, _ in inner.values()))

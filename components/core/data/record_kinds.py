@@ -1,4 +1,4 @@
-"""What the records of a source are, by a look at a few of them: pictures, texts or sounds."""
+"""Detect whether a source contains pictures, texts or sounds by looking at a few records."""
 
 import os
 from collections import Counter
@@ -30,7 +30,7 @@ _CONTROLS = {*range(32)} - {9, 10, 12, 13}
 
 
 def kind_of(source: str) -> str:
-    """`pictures`, `texts` or `sounds`; empty where that can't be told.
+    """Return `pictures`, `texts` or `sounds`; empty if that can't be detected.
 
     Raises:
         InputError: The source can't be listed.
@@ -41,7 +41,7 @@ def kind_of(source: str) -> str:
 
 
 def task_for(source: str, task: str) -> str:
-    """The task for what the records of a source are; the given one where that can't be told, or where it takes them."""
+    """Return the task that fits the records of a source; the given one if it fits or nothing is detected."""
     kind = kind_of(source) if task in KIND_OF_TASK else ""
     if not kind or (KIND_OF_TASK[task] == kind and kind != "sounds"):
         return task
@@ -49,7 +49,7 @@ def task_for(source: str, task: str) -> str:
 
 
 def check_task(source: str, task: str) -> None:
-    """Refuse a task that takes other records than the source holds.
+    """Refuse a task for another kind of records than the source contains.
 
     Raises:
         InputError: It does; or the source can't be listed.
@@ -57,13 +57,13 @@ def check_task(source: str, task: str) -> None:
     wanted = task_for(source, task)
     if KIND_OF_TASK.get(wanted) != KIND_OF_TASK.get(task):
         raise InputError(
-            f"The records of {source} are {KIND_OF_TASK[wanted]}, and --task {task} takes {KIND_OF_TASK[task]}.",
-            f"Give --task {wanted}, or other data.",
+            f"The records of {source} are {KIND_OF_TASK[wanted]}, but --task {task} takes {KIND_OF_TASK[task]}.",
+            f"Use --task {wanted}, or other data.",
         )
 
 
 def _are_transcripts(source: str) -> bool:
-    """Whether the labels are sentences that seldom repeat, so what is said rather than classes."""
+    """Return whether the labels are sentences that rarely repeat, so transcripts rather than classes."""
     labels = [entry.label for entry in islice(list_entries(source), LOOKED_AT)]
     several = sum(" " in label for label in labels)
     return len(set(labels)) > SURE * len(labels) >= 5 and several > len(labels) / 2  # noqa: PLR2004 - a few say nothing

@@ -1,4 +1,4 @@
-"""A home that was moved or copied: MLflow keeps absolute addresses, which then name the place where it was."""
+"""Repair the store of a home that was moved or copied: MLflow keeps absolute addresses of artifacts."""
 
 import sqlite3
 from contextlib import closing

@@ -202,7 +202,7 @@ def test_too_few_groups_are_told_with_what_joins_them() -> None:
     assert "Too few groups to train, validate and test each class: cat (20 in 2 groups, 19 of them in one)" in (
         error.value.sentence
     )
-    assert " 19 examples go together as near-duplicates, such as " in error.value.sentence
+    assert " 19 examples form one group as near-duplicates, such as " in error.value.sentence
     assert "use fewer bits for --near-duplicates, or -1 to turn it off" in error.value.hint
     named = {
         id_: replace(some, copies=[replace(some.copies[0], group="patient")])
@@ -210,5 +210,5 @@ def test_too_few_groups_are_told_with_what_joins_them() -> None:
     }
     with pytest.raises(InputError) as error:
         assign_examples(named | others, Lineage("s"), Settings(), TASK)
-    assert " 20 examples go together by the group 'patient', such as " in error.value.sentence
+    assert " 20 examples form one group by the group 'patient', such as " in error.value.sentence
     assert "--near-duplicates" not in error.value.hint

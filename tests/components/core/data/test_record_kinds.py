@@ -1,4 +1,4 @@
-"""What the records of a source are, and which task takes them."""
+"""Kinds of records, and the tasks for them."""
 
 import json
 from pathlib import Path
@@ -82,10 +82,10 @@ def test_the_task_of_the_data_is_taken_and_told(tmp_path: Path) -> None:
     )
     assert with_task_of_data(Settings(task="text"), source) == (Settings(task="text"), "")
     with pytest.raises(
-        InputError, match=r"are texts, and --task image_classification takes pictures\. Give --task text"
+        InputError, match=r"are texts, but --task image_classification takes pictures\. Use --task text"
     ):
         with_task_of_data(Settings(task="image_classification"), source)
-    with pytest.raises(InputError, match=r"are texts, and which task --backbone, --image-size are for"):
+    with pytest.raises(InputError, match=r"are texts, and the task for --backbone, --image-size"):
         with_task_of_data(Settings(backbone="timm/x", image_size=32), source)
     pictures = folder(tmp_path / "pictures", "pictures", ".png")
     assert with_task_of_data(Settings(image_size=32), pictures) == (Settings(image_size=32), "")
