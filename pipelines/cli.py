@@ -51,7 +51,8 @@ def _fail(message: str, status: int) -> NoReturn:
 
 def main() -> None:
     """Entry point of the command."""
-    with enduring(GOES_ON if sys.argv[1:2] in (["run"], ["submit"]) else ""):
+    runs = sys.argv[1:2] in (["run"], ["submit"]) and "--help" not in sys.argv
+    with enduring(GOES_ON if runs else ""):
         _main()
 
 

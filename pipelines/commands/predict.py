@@ -24,7 +24,9 @@ app = typer.Typer()
 def predict(
     files: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, folders or s3://… to answer, one record a file; -: a list on standard input."),
+        typer.Argument(
+            help="Files, folders or s3://… to predict for, one record per file; -: a list on standard input."
+        ),
     ] = None,
     *,
     text: Annotated[list[str] | None, typer.Option(help="A record to predict, as text; repeatable.")] = None,
@@ -33,7 +35,7 @@ def predict(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer files with a model of the registry, or text that is given here; 1 if some can't be answered."""
+    """Predict for files, or for text, with a registered model; exit with 1 if some records can't be predicted."""
     use_home(home, tracking_uri)
     if not files and not text:
         raise InputError("There is nothing to predict.", "Use paths of files, a folder, s3://…, - or --text.")

@@ -120,6 +120,19 @@ def test_a_deleted_working_folder_is_reported(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_help_is_no_run_that_goes_on(tmp_path: Path) -> None:
+    """Help whose reader goes away ends without a word: there is no run to continue."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{COMMAND} run --help | head -n 1 >/dev/null"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
 def test_work_goes_on_when_nobody_reads_its_output(tmp_path: Path) -> None:
     """A closed pipe ends neither the work nor its exit status, and is reported once on stderr."""
     code = (
