@@ -389,7 +389,7 @@ def test_text_files_in_class_folders_are_one_sentence(given: tuple[str, str], tm
     assert answer.status == 2
     assert result["status"] == "failed"
     assert "The records of texts are texts" in result["reason"]
-    assert "Give --task text_classification" in result["reason"]
+    assert "Use --task text_classification" in result["reason"]
     assert answer.err.splitlines()[-1] == f"Error: {result['reason']}"
     assert "Traceback" not in answer.err
     assert not (tmp_path / "home/mlflow.db").exists()
