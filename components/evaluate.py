@@ -15,10 +15,11 @@ import pandas as pd
 from components.core import revision
 from components.core.digests import digest
 from components.core.errors import StepError
-from components.core.evaluation import look_budget
+from components.core.evaluation import look_budget, references
 from components.core.evaluation.champion_timeline import timeline
 from components.core.evaluation.comparison import Contestant, Trained, contest, contestant
 from components.core.evaluation.drift import Insight, examine
+from components.core.evaluation.features import Array, pretrained_features
 from components.core.evaluation.label_errors import Suspect
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.gate import Verdict, decide, first_version
@@ -82,9 +83,10 @@ def evaluate(
         challenger = contestant(served, checkpoint, data, run, "challenger", trained)
         _refuse_leak(data, challenger)
         facts = trained[1]
-        evaluation = _evaluated(data, challenger.answers, facts["classes"])
+        features = pretrained_features(data, references.probed_splits(data), run)
+        evaluation = _evaluated(data, challenger.answers, features, facts, run)
         decision, champion = _decide(data, run, evaluation, challenger)
-        insight = examine(data, champion.trained_on if champion else None, run)
+        insight = examine(data, features, champion.trained_on if champion else None)
         reigns = timeline(data, run, (decision.champion, champion) if champion else None)
         search = json.loads(trials.read_text())
         page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns)
@@ -111,16 +113,17 @@ def _serve(data: Data, trained: Trained, run: runs.StepRun, served: Path, versio
     return calibration
 
 
-def _evaluated(data: Data, answers: pd.DataFrame, classes: Sequence[str]) -> Evaluation:
-    """What the target says of the answers, beside those of the task's simple model."""
-    labels = data.examples.labels(data.rows["test"])
-    training = Counter(data.examples.labels(data.rows["train"]))
-    evaluation = data.target.evaluate(answers, labels, classes, training)
-    if (reference := data.task.reference(data.settings, data.examples)) is None:
-        return evaluation
-    name, theirs = reference
-    figures = data.target.evaluate(theirs, labels, classes, training).metrics
-    return replace(evaluation, reference_name=name, reference=figures)
+def _evaluated(
+    data: Data,
+    answers: pd.DataFrame,
+    features: Mapping[str, Array] | None,
+    facts: Mapping[str, Any],
+    run: runs.StepRun,
+) -> Evaluation:
+    """What the target says of the answers, beside those of simple models."""
+    labels, classes = data.examples.labels(data.rows["test"]), facts["classes"]
+    evaluation = data.target.evaluate(answers, labels, classes, Counter(data.examples.labels(data.rows["train"])))
+    return references.with_references(evaluation, answers, data, features, classes, facts["thawed"], run)
 
 
 def _calibrate(data: Data, network: Network, thawed: int, run: runs.StepRun) -> dict[str, float]:
@@ -243,7 +246,8 @@ def _shown(evaluation: Evaluation, decision: Verdict, metric: str) -> dict[str, 
     }
     finite = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
     champion_is = {"compared_with": f"version {decision.champion}"} if decision.champion else {}
-    return {"decision": decision.sentence, "accepted": "yes" if decision.accepted else "no", **champion_is, **finite}
+    told = {"decision": decision.sentence, "accepted": "yes" if decision.accepted else "no", **champion_is}
+    return {**told, **({"reference": evaluation.shortfall} if evaluation.shortfall else {}), **finite}
 
 
 def _log_insight(run: runs.StepRun, data: Data, insight: Insight) -> None:
@@ -280,10 +284,13 @@ def _log(
         for end, v in zip(("low", "high"), pair, strict=True)
     }
     baseline = {f"baseline_{name}": value for name, value in evaluation.baseline.items()}
-    baseline |= {f"reference_{name}": value for name, value in evaluation.reference.items()}
+    for prefix, reference in evaluation.references.items():
+        baseline |= {f"{prefix}_{name}": value for name, value in reference.metrics.items()}
     for pipeline in (False, True):
         run.metrics({**evaluation.metrics, **bounds, **baseline}, pipeline=pipeline)
     told = {tag_names.ACCEPTED: str(decision.accepted).lower(), tag_names.DECISION: decision.sentence}
+    if evaluation.shortfall:
+        told[tag_names.REFERENCE] = evaluation.shortfall
     run.tags({**told, tag_names.METRIC: next(iter(evaluation.metrics))}, pipeline=True)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "report.html"

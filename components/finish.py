@@ -84,6 +84,7 @@ def result_of(model: str, run_key: str, state: str) -> RunResult:
             if "step_seconds" in run.data.metrics
         },
         cut=cut,
+        reference=facts.get(tag_names.REFERENCE, ""),
         report=_report(made.info.artifact_uri) if made and tag_names.ACCEPTED in facts else "",
         same_as=same_as,
     )

@@ -105,7 +105,7 @@ BELOW = {
     "training": {"networks", "tracking", "data", "compute", "activations"},
     "registry": {"inference", "networks", "tracking"},
     "evaluation": {
-        *("evidence", "networks", "tracking", "data", "compute", "activations", "training", "registry"),
+        *("evidence", "networks", "tracking", "data", "compute", "activations", "targets", "training", "registry"),
     },
     "reporting": {"tracking", "targets", "training", "registry"},
 }

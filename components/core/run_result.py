@@ -33,6 +33,7 @@ class RunResult(BaseModel):
     steps: Mapping[str, float] = {}  # seconds of each step's own work
     cost: str = ""  # in words
     cut: str = ""  # what a deadline stopped early
+    reference: str = ""  # which simple model this one does not beat, and what to try
     report: str = ""
     same_as: str = ""  # the earlier run, in MLflow, that a skipped run stands for
 

@@ -161,6 +161,7 @@ def _print_summary(console: Console, result: RunResult, settings: Settings) -> N
         f"{metrics.get(f'baseline_{metric}', math.nan):.3f}",
         "Registered": f"{settings.model} version {result.version}, {state}",
         "Why": _folded(result.reason, console, 12),
+        **({"Reference": _folded(result.reference, console, 12)} if result.reference else {}),
         **({"Cost": result.cost} if settings.machine or settings.price_per_hour else {}),
         "Report": result.report,
         "Tracking": tracking,

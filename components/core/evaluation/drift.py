@@ -4,19 +4,17 @@ Both ask a linear classifier on the features below the head, which training has 
 sample: no row, and no row of its group, is among those that its classifier was fitted on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from components.core.evaluation.features import MAX_FITTED_ROWS, MIN_ROWS, Array, features, out_of_sample
+from components.core.evaluation.features import MAX_FITTED_ROWS, MIN_ROWS, Array, out_of_sample
 from components.core.evaluation.label_errors import Suspect, suspects
 from components.core.evidence.intervals import exact_interval
 from components.core.evidence.paired_tests import units_of
-from components.core.listener import SILENT, Listener
 from components.core.training.checkpoints import TrainingRows
 from components.core.training.data import Data
-from components.core.training.phase import base_network
 
 QUANTILE = 0.95  # share of the old rows that may not be taken for new ones
 
@@ -41,16 +39,18 @@ class Insight:
     places: Sequence[int]  # positions in the index of the rows that the suspects' numbers count
 
 
-def examine(data: Data, trained_on: TrainingRows | None, listener: Listener = SILENT) -> Insight:
-    """Look at the rows that train and validate, by the pretrained network: a trained one knows its own rows.
+def examine(data: Data, features: Mapping[str, Array] | None, trained_on: TrainingRows | None) -> Insight:
+    """Look at the rows that train and validate.
 
     Args:
         data: The prepared data.
+        features: Of the pretrained network for both splits; None: there is nothing to look at.
         trained_on: What the champion was trained on; None without a champion.
-        listener: Takes a note on each decision to keep or recompute activations, and the progress.
     """
-    splits, network = ("train", "validation"), base_network(data, data.settings.defaults())
-    rows = np.concatenate([features(network, data, split, listener) for split in splits])
+    if features is None:
+        return Insight(None, [], [])
+    splits = ("train", "validation")
+    rows = np.concatenate([features[split] for split in splits])
     places = [place for split in splits for place in data.rows[split]]
     groups: list[str] = data.examples.column("group", places)
     found = None

@@ -1,5 +1,6 @@
 """Features below the head, which training has kept already, and classifiers on them that are out of sample."""
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,15 +13,35 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from components.core.activations.rows import Rows
+from components.core.errors import InputError, NoAnswerError
 from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network
 from components.core.training.data import Data
+from components.core.training.phase import base_network
 from components.core.training.thaw_line import rows_of_split
 
 Array: TypeAlias = np.ndarray[Any, Any]
 FOLDS = 5  # of the cross-validation
 MIN_ROWS = 20  # that a statement needs
 MAX_FITTED_ROWS = 10_000  # rows that a classifier is fitted on: it costs seconds for these
+
+
+def pretrained_features(data: Data, splits: Sequence[str], listener: Listener = SILENT) -> dict[str, Array] | None:
+    """Features of some splits below the head of the pretrained network: a trained one knows its own rows.
+
+    None, with a note, where the pretrained weights are no longer at hand: the model is trained, and can do without.
+
+    Raises:
+        NoAnswerError: A server of weights is silent.
+    """
+    try:
+        network = base_network(data, data.settings.defaults())
+    except NoAnswerError:  # the step tries again
+        raise
+    except InputError as error:
+        listener.note(f"No linear probe, drift or suspicious labels: {error.sentence}")
+        return None
+    return {split: features(network, data, split, listener) for split in splits}
 
 
 def features(network: Network, data: Data, split: str, listener: Listener = SILENT) -> Array:

@@ -127,7 +127,11 @@ def _metric(metric: Metric, evaluation: Evaluation) -> dict[str, Any]:
         "low": _number(low),
         "high": _number(high),
         "baseline": None if baseline is None else _number(baseline),
-        "reference": _number(evaluation.reference[name]) if name in evaluation.reference else None,
+        "references": [
+            (reference.name, _number(reference.metrics[name]))
+            for reference in evaluation.references.values()
+            if name in reference.metrics
+        ],
         "end": _number(end),
         "at": place(value),
         "from": place(low),

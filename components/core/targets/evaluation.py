@@ -22,14 +22,24 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A simple model on the same test rows, beside the trivial one."""
+
+    name: str  # as in a sentence: TF-IDF with logistic regression
+    metrics: Mapping[str, float]  # the same as the model's
+    answers: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Figures of one served model on the test rows."""
 
     metrics: Mapping[str, float]  # the headline metric first
     intervals: Mapping[str, tuple[float, float]]  # 95 %, for each headline number
     baseline: Mapping[str, float]  # the same metrics of the trivial model
-    reference: Mapping[str, float] = field(default_factory=dict, kw_only=True)  # of a simple model of these data
-    reference_name: str = field(default="", kw_only=True)
+    # by what the names of their metrics begin with in MLflow: `probe`, and `reference` for the task's own
+    references: Mapping[str, Reference] = field(default_factory=dict, kw_only=True)
+    shortfall: str = field(default="", kw_only=True)  # in a sentence, which of them the model does not beat; or empty
     bound: float  # one-sided 95 % bound of the target's metric, on the side of the worse figures
     per_class: pd.DataFrame | None = None  # class, support, then any figures, the last of which ranks the classes
     confusion: np.ndarray[Any, Any] | None = None  # counts[true, predicted], in the order of the classes

@@ -1,11 +1,15 @@
-"""Linear models that stand beside a network: fitted on the training rows, chosen by the validation rows."""
+"""Linear models that stand beside a network: fitted on the training rows alone, and their answers by target."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 
 from components.core.data.examples import Examples
+from components.core.targets.regression import COVERED
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 MOST_FITTED = 20_000  # rows that a model is fitted on
 
@@ -26,3 +30,41 @@ def class_answers(model: Any, features: Any) -> pd.DataFrame:  # noqa: ANN401 - 
     """A classifier's answers, as a network of classes gives them."""
     named = [dict(zip(model.classes_, map(float, row), strict=True)) for row in model.predict_proba(features)]
     return pd.DataFrame([{"label": max(row, key=row.__getitem__), "probabilities": row} for row in named])
+
+
+def number_answers(found: Array, validated: Array, true: Array) -> pd.DataFrame:
+    """A regression's answers, as a network of numbers gives them.
+
+    Args:
+        found: Its numbers float[n] for the test rows.
+        validated: Its numbers float[m] for the validation rows, whose errors give the interval.
+        true: Their labels float[m].
+    """
+    margin = np.quantile(np.abs(validated - true), COVERED)
+    return pd.DataFrame({"number": found, "low": found - margin, "high": found + margin})
+
+
+def label_answers(
+    fit: Callable[[int], Any],
+    features: Any,  # noqa: ANN401 - as above, also sparse
+    there: Array,
+    classes: Sequence[str],
+    threshold: float,
+) -> pd.DataFrame:
+    """The answers of one classifier a label, as a network of several labels gives them.
+
+    Args:
+        fit: Returns the classifier of label k.
+        features: Of the test rows.
+        there: Whether each training row has each label, [n, C]: one that all or none has is not fitted.
+        classes: Names of the labels.
+        threshold: The probability from which a label is given.
+    """
+    chances = np.zeros((features.shape[0], len(classes)))
+    for k in range(len(classes)):
+        constant = len(set(there[:, k])) == 1  # nothing to tell apart
+        chances[:, k] = there[0, k] if constant else fit(k).predict_proba(features)[:, 1]
+    named = [dict(zip(classes, map(float, row), strict=True)) for row in chances]
+    return pd.DataFrame(
+        [{"labels": [name for name in row if row[name] >= threshold], "probabilities": row} for row in named]
+    )

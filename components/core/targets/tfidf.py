@@ -7,9 +7,9 @@ import pandas as pd
 
 from components.core.data.examples import Examples
 from components.core.inference import texts
-from components.core.targets.linear_models import best_of, class_answers, rows_of
+from components.core.targets.linear_models import best_of, class_answers, label_answers, number_answers, rows_of
+from components.core.targets.multilabel import MultiLabel
 from components.core.targets.options import Chosen
-from components.core.targets.regression import COVERED
 
 MOST_WEIGHTS = 4_000_000  # of a fit, which takes 160 bytes for each: beyond it the rarest words go
 STRENGTHS = (1.0, 10.0, 100.0)  # of the fit, against its regularisation; the validation rows choose
@@ -54,22 +54,14 @@ def _numbers(words: dict[str, Any], labels: dict[str, list[str]]) -> pd.DataFram
 
     true = {split: np.array(some, dtype=np.float64) for split, some in labels.items()}
     best = best_of([Ridge(alpha=1 / strength) for strength in STRENGTHS], words, true)
-    margin = np.quantile(np.abs(best.predict(words["validation"]) - true["validation"]), COVERED)
-    found = best.predict(words["test"])
-    return pd.DataFrame({"number": found, "low": found - margin, "high": found + margin})
+    return number_answers(best.predict(words["test"]), best.predict(words["validation"]), true["validation"])
 
 
 def _labels(words: dict[str, Any], labels: dict[str, list[str]], target: Chosen, classes: list[str]) -> pd.DataFrame:
     true = {split: target.targets(some, classes).numpy() for split, some in labels.items()}
-    chances = np.zeros((words["test"].shape[0], len(classes)))
-    for k in range(len(classes)):
-        there = true["train"][:, k]
-        if len(set(there)) == 1:  # nothing to tell apart
-            chances[:, k] = there[0]
-            continue
-        best = best_of(_logistic(), words, {split: some[:, k] for split, some in true.items()})
-        chances[:, k] = best.predict_proba(words["test"])[:, 1]
-    named = [dict(zip(classes, map(float, row), strict=True)) for row in chances]
-    return pd.DataFrame(
-        [{"labels": [name for name in row if row[name] >= 0.5], "probabilities": row} for row in named]  # noqa: PLR2004 - likelier than not
-    )
+    threshold = target.threshold if isinstance(target, MultiLabel) else 0.5
+
+    def fit(k: int) -> Any:  # noqa: ANN401 - as above
+        return best_of(_logistic(), words, {split: some[:, k] for split, some in true.items()})
+
+    return label_answers(fit, words["test"], true["train"], classes, threshold)

@@ -55,6 +55,7 @@ HORIZON_OPENED = "thawline.horizon_opened"
 # Of the pipeline's run and of a version: how it was judged.
 ACCEPTED = "thawline.accepted"  # "true" or "false"
 DECISION = "thawline.decision"
+REFERENCE = "thawline.reference"  # which simple model it does not beat, in a sentence, if there is one
 EVIDENCE = "thawline.evidence"  # a JSON object; of an entry of the ledger, the id of the pipeline run that has it
 METRIC = "thawline.metric"  # what the target names first
 COMPARED_WITH = "thawline.compared_with"  # the champion then; of a run no tag where there was none

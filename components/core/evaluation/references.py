@@ -1,0 +1,121 @@
+"""Simple models beside the trained one on the same test rows, and a sentence where the strongest of them is better."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from components.core.data.record_kinds import KIND_OF_TASK
+from components.core.evaluation.features import Array
+from components.core.evidence.paired_tests import swap_test, units_of
+from components.core.listener import SILENT, Listener
+from components.core.settings import Settings
+from components.core.targets.evaluation import Evaluation, Reference
+from components.core.targets.linear_probe import NoProbeError, has_probe, probe
+from components.core.training.data import Data
+
+PROBE, OWN = "probe", "reference"  # what the names of their metrics begin with in MLflow
+CHANCE = 0.05  # two-sided p-value of the paired test above which a difference is within chance
+DIGITS = 3  # of a figure that people see: what is equal there is no shortfall
+TRIALS = 20  # the fewest that are worth a try
+
+
+def probed_splits(data: Data) -> tuple[str, ...]:
+    """The splits whose features are looked at: the test rows' only where they are probed."""
+    return ("train", "validation", "test") if has_probe(data.target) else ("train", "validation")
+
+
+def with_references(
+    evaluation: Evaluation,
+    answers: pd.DataFrame,
+    data: Data,
+    features: Mapping[str, Array] | None,
+    classes: Sequence[str],
+    thawed: int,
+    listener: Listener = SILENT,
+) -> Evaluation:
+    """Return an evaluation with the linear probe and the task's own simple model beside it.
+
+    Args:
+        evaluation: Of the model.
+        answers: Its answers to the test rows.
+        data: The prepared data.
+        features: Of the pretrained network for `probed_splits`; None: there is no probe.
+        classes: In the order of the model's outputs.
+        thawed: Stages that were thawed in the model.
+        listener: Takes a note where the data allow no probe.
+    """
+    labels = data.examples.labels(data.rows["test"])
+    training = Counter(data.examples.labels(data.rows["train"]))
+    found = {PROBE: _probe(data, features, listener), OWN: data.task.reference(data.settings, data.examples)}
+    references = {
+        key: Reference(name, data.target.evaluate(theirs, labels, classes, training).metrics, theirs)
+        for key, (name, theirs) in ((key, model) for key, model in found.items() if model is not None)
+    }
+    known = replace(evaluation, references=references)
+    return replace(known, shortfall=shortfall(known, answers, data, classes, thawed))
+
+
+def shortfall(evaluation: Evaluation, answers: pd.DataFrame, data: Data, classes: Sequence[str], thawed: int) -> str:
+    """What to try where the strongest reference is better in the headline metric, in a sentence; else empty."""
+    metric = data.target.metrics[0]
+    own = evaluation.metrics[metric.name]
+
+    def ahead(reference: Reference) -> float:
+        return metric.sign * (round(reference.metrics[metric.name], DIGITS) - round(own, DIGITS))
+
+    better = [key for key, reference in evaluation.references.items() if ahead(reference) > 0]  # none where undefined
+    if not better:
+        return ""
+    best = max(better, key=lambda key: ahead(evaluation.references[key]))
+    reference = evaluation.references[best]
+    name = "a linear probe of the same network" if best == PROBE else reference.name
+    figures = f"{metric.name.replace('_', ' ')} {own:.{DIGITS}f} against {reference.metrics[metric.name]:.{DIGITS}f}"
+    chance = "a difference within chance" if _within_chance(reference.answers, answers, data, classes) else ""
+    return (
+        f"This model does not beat {name} on the {len(answers)} test rows "
+        f"({', '.join(filter(None, [figures, chance]))}): try {_advice(best, data.settings, thawed)}."
+    )
+
+
+def _probe(data: Data, features: Mapping[str, Array] | None, listener: Listener) -> tuple[str, pd.DataFrame] | None:
+    if features is None or not has_probe(data.target):
+        return None
+    labels = {split: data.examples.labels(data.rows[split]) for split in ("train", "validation")}
+    try:
+        return "linear probe", probe(features, labels, data.target, data.examples.classes)
+    except NoProbeError as error:
+        listener.note(f"No linear probe: {error}")
+        return None
+
+
+def _within_chance(theirs: pd.DataFrame, ours: pd.DataFrame, data: Data, classes: Sequence[str]) -> bool:
+    """Whether swapping the two models' answers, unit by unit, makes such a difference more often than 1 in 20 times."""
+    metric, labels = data.target.metrics[0], data.examples.labels(data.rows["test"])
+    features, figure = metric.features, metric.figure
+    if features is None or figure is None:
+        return False
+    known = [*classes, *sorted({name for names in data.target.names(labels) for name in names} - {*classes})]
+    units = units_of(data.examples.column("group", data.rows["test"]), len(labels))
+
+    def higher_is_better(sums: Array) -> Array:
+        return np.asarray(metric.sign * figure(sums))
+
+    one_sided = swap_test(features(ours, labels, known), features(theirs, labels, known), higher_is_better, units)
+    return 2 * one_sided > CHANCE
+
+
+def _advice(reference: str, settings: Settings, thawed: int) -> str:
+    """Options that may help: against a probe of the same network it is the training that falls short, else the network.
+
+    The way that pictures become square is the cheapest of all changes: one pass, the same weights.
+    """
+    trials = f"--trials {max(TRIALS, 2 * settings.trials)}"
+    other = "another --resize" if KIND_OF_TASK.get(settings.task) == "pictures" else "another --backbone"
+    if reference == PROBE:
+        options = ["--thaw 0", trials, other] if thawed else [trials, other]
+    else:
+        options = ["a larger --thaw", trials, "another --backbone"]
+    return f"{', '.join(options[:-1])} or {options[-1]}"
