@@ -22,6 +22,7 @@ from components.core.settings import Settings
 from components.core.tracking import connection, pyfunc, queries
 from components.core.training.checkpoints import WEIGHTS
 from components.evaluate import Evaluated, evaluate
+from components.finish import finish
 from components.register import register
 from tests.conftest import TOY
 from tests.support.plain import PlainRun, run_steps
@@ -69,6 +70,29 @@ def test_headline_numbers_have_intervals_and_a_baseline(toy_run: PlainRun) -> No
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier", "ece"):
         assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"], name
         assert f"baseline_{name}" in metrics
+
+
+def test_the_linear_probe_stands_beside_the_model(toy_run: PlainRun) -> None:
+    """Every metric of the probe is in MLflow and in the result, and the report names it."""
+    metrics = toy_run.result["metrics"]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier", "ece"):
+        assert f"probe_{name}" in metrics
+    assert metrics["probe_accuracy"] > metrics["baseline_accuracy"]
+    assert "· linear probe" in (toy_run.folder / "report.html").read_text()
+
+
+def test_a_model_below_the_probe_is_told(toy_home: PlainRun, tmp_path: Path) -> None:
+    """A head that knows nothing: the result, the report and the pipeline's own page say what beats it."""
+    shutil.copytree(toy_home.folder / "tuned", tmp_path / "spoilt")
+    state = load_file(tmp_path / "spoilt" / WEIGHTS)
+    save_file(
+        {name: t * 0 if name.startswith("head") else t for name, t in state.items()}, tmp_path / "spoilt" / WEIGHTS
+    )
+    _, _, shown, _ = again(toy_home, tmp_path / "again", "again", tmp_path / "spoilt")
+    sentence = finish(toy_home.settings.to_json(), "again", "SUCCEEDED").reference
+    assert sentence.startswith("This model does not beat a linear probe of the same network on the ")
+    assert shown["reference"] == sentence
+    assert sentence in (tmp_path / "again" / "report.html").read_text()
 
 
 def test_what_reuse_saved_is_a_number_by_step(toy_run: PlainRun) -> None:

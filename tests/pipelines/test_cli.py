@@ -39,6 +39,7 @@ KEYS = {
     "steps",
     "cost",
     "cut",
+    "reference",
     "report",
     "same_as",
 }
@@ -67,6 +68,15 @@ def test_the_result_tells_what_happened(whole: WholeRun) -> None:
     assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
     assert metrics["accuracy"] > metrics["baseline_accuracy"] == pytest.approx(1 / 3)
     assert len(result["dataset_digest"]) == 64
+
+
+@pytest.mark.parametrize("sentence", ["", "This model does not beat TF-IDF: try more."])
+def test_the_summary_names_what_beats_the_model(sentence: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a simple model is better, the summary says so in a line of its own; else there is none."""
+    result = RunResult(status="succeeded", model="toy", metric="accuracy", reference=sentence)
+    run._print_summary(Console(), result, Settings(model="toy"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Reference")]
+    assert lines == ([f"Reference   {sentence}"] if sentence else [])
 
 
 def test_seconds_are_told_for_every_step(whole: WholeRun) -> None:
@@ -450,6 +460,7 @@ def test_the_summary_ends_a_run(tmp_path: Path) -> None:
     answer = thawline("run", str(source), *TOY, "--trials", "0", home=home, cwd=tmp_path)
     assert (answer.status, answer.err) == (0, "")
     summary = dict(line.split(maxsplit=1) for line in answer.out.partition("\n\n")[2].splitlines())
+    summary.pop("Reference", None)  # where a simple model is better
     assert list(summary) == ["Accuracy", "Registered", "Why", "Report", "Tracking"]
     assert "95 % interval [" in summary["Accuracy"]
     assert summary["Registered"] == "toy version 1, champion"

@@ -16,7 +16,7 @@ from components.core.evaluation.label_errors import Suspect
 from components.core.reporting.page import ReportData, render
 from components.core.targets import classification_metrics
 from components.core.targets.classification import Classification
-from components.core.targets.evaluation import Evaluation
+from components.core.targets.evaluation import Evaluation, Reference
 from components.core.targets.multilabel import MultiLabel
 from components.core.targets.regression import Regression
 from components.core.targets.transcription import Transcription
@@ -361,14 +361,19 @@ def test_texts_stand_beside_the_mistakes_escaped() -> None:
     assert not page.all("img")
 
 
-def test_a_simple_model_stands_beside_the_trivial_one() -> None:
-    """Where a task names a simple model, each metric says what that one reaches."""
+def test_simple_models_stand_beside_the_trivial_one() -> None:
+    """Each metric says what the linear probe and the simple model of a task reach, and where the model falls short."""
     data = sample()
-    result = dataclasses.replace(data.evaluation, reference_name="TF-IDF", reference={"accuracy": 0.431})
+    names = {"probe": ("linear probe", 0.877), "reference": ("TF-IDF", 0.431)}
+    references = {key: Reference(name, {"accuracy": n}, pd.DataFrame()) for key, (name, n) in names.items()}
+    result = dataclasses.replace(data.evaluation, references=references, shortfall="It does not beat <the> probe.")
     text = " ".join(Outline(render(dataclasses.replace(data, evaluation=result))).text.split())
-    assert "· TF-IDF 0.431" in text
-    assert "of the trivial baseline and 0.431 of TF-IDF" in text
-    assert "TF-IDF" not in Outline(render(data)).text
+    assert "· linear probe 0.877 · TF-IDF 0.431" in text
+    assert "of the trivial baseline, 0.877 of the linear probe and 0.431 of TF-IDF." in text
+    assert "It does not beat <the> probe." in text
+    plain = Outline(render(data)).text
+    assert "TF-IDF" not in plain
+    assert "linear probe" not in plain
 
 
 def test_many_classes_become_a_list_of_confusions() -> None:
