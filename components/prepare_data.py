@@ -11,7 +11,7 @@ from filelock import FileLock
 from components.core import home_folder
 from components.core.activations import store
 from components.core.contract import load_task
-from components.core.data import dataset_info, source_index
+from components.core.data import dataset_info
 from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import (
     START,
@@ -20,6 +20,7 @@ from components.core.data.lineage import Lineage, read_lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
 from components.core.settings import Settings
+from components.core.sources import source_index
 from components.core.task_options import parse_options
 from components.core.tracking import retries, tag_names
 

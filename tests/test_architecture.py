@@ -97,7 +97,8 @@ BELOW = {
     "evidence": set(),
     "networks": {"inference"},
     "tracking": set(),
-    "data": {"tracking"},
+    "sources": set(),
+    "data": {"tracking", "sources"},
     "compute": {"networks"},
     "activations": {"networks", "compute"},
     "modalities": {"inference", "networks", "data"},
@@ -105,7 +106,7 @@ BELOW = {
     "training": {"networks", "tracking", "data", "compute", "activations"},
     "registry": {"inference", "networks", "tracking"},
     "evaluation": {
-        *("evidence", "networks", "tracking", "data", "compute", "activations", "training", "registry"),
+        *("evidence", "networks", "tracking", "sources", "data", "compute", "activations", "training", "registry"),
     },
     "reporting": {"tracking", "targets", "training", "registry"},
 }

@@ -83,7 +83,7 @@ def run(
 
 
 def _checked(options: dict[str, Any], config: Path | None, source: str, run_key: str) -> Settings:
-    from components.core.data.sources import check_source
+    from components.core.sources.raw_records import check_source
 
     check_name(source)
     settings = merge(options, config, source)

@@ -15,10 +15,11 @@ import pytest
 from components.core import home_folder, run_folder
 from components.core import s3 as storage
 from components.core import settings as settings_module
-from components.core.data import lineage_store, source_index
+from components.core.data import lineage_store
 from components.core.errors import InputError
 from components.core.registry import ledger, promotion, versions
 from components.core.settings import Settings
+from components.core.sources import source_index
 from components.core.tracking import connection, provenance, queries, runs, tag_names
 from components.detect_changes import DECISION, Decision, detect_changes, look
 from components.evaluate import evaluate
