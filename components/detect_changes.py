@@ -76,6 +76,7 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
 def look(source: str, settings: Settings, run_key: str, progress: Progress = SILENT.progress) -> Decision:
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
     run_folder.start("detect_changes", run_key)
+    from components.core.data import lineage_store
     from components.core.registry import versions as registry
     from components.core.tracking import (
         leases,  # mlflow costs seconds
@@ -94,6 +95,7 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = SIL
             run.progress(done, total, text)
             progress(done, total, text)
 
+        lineage_store.check_salt(settings.model, settings.split_salt)
         history = _History(settings.model, Path(folder))
         # accepted labels of test rows change the dataset, not the source
         accepted = queries.recorded(settings.model, tag_names.ACCEPTED_LABELS)

@@ -186,9 +186,10 @@ PARTS = {
     "dags": set(),
     "display": set(),
     "surroundings": set(),
+    "option_checks": set(),
     "here": {"dags", "display", "surroundings"},
-    "kubeflow": {"dags", "display"},
-    "commands": {"dags", "display", "surroundings", "here", "kubeflow"},
+    "kubeflow": {"dags", "display", "option_checks"},
+    "commands": {"dags", "display", "surroundings", "option_checks", "here", "kubeflow"},
     "cli": {"commands", "surroundings"},
 }
 FILES = {

@@ -103,6 +103,17 @@ def earlier(source: Path, tracked_home: Path) -> Path:
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
+def test_another_salt_ends_the_run_before_its_data_are_read(
+    source: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lineage keeps its salt, so another one is refused by the first step; its own and the default one are fine."""
+    completed(source, split_salt="7")
+    assert {seen(source, split_salt="7")[1].change, seen(source)[1].change} <= {"skip", "train"}
+    monkeypatch.setattr(source_index, "take", None)
+    with pytest.raises(InputError, match="The splits of 'toy' were made with salt '7', so '8' can't be used"):
+        seen(source, split_salt="8")
+
+
 def test_the_first_run_trains(source: Path, tracked_home: Path) -> None:
     """Without an earlier run there is nothing to compare with, so nothing is read; prepare_data fills the digests."""
     key, decision = seen(source)
