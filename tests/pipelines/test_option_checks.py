@@ -12,7 +12,7 @@ from pipelines.kubeflow.pods import Cluster
 from pipelines.kubeflow.submission import plan
 from pipelines.option_checks import check_names
 from tests.data.pictures import write_pictures
-from tests.support.command import thawline
+from tests.support.command import call
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,13 +27,19 @@ ROOT = Path(__file__).parents[2]
         ("--task imageclassification", "There is no task 'imageclassification'."),
     ],
 )
-def test_a_run_with_a_typo_ends_before_it_begins(tmp_path: Path, options: str, sentence: str) -> None:
+def test_a_run_with_a_typo_ends_before_it_begins(
+    home: Path,
+    tmp_path: Path,
+    options: str,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Exit status 2, one sentence with the names that are near, and no run in MLflow."""
-    pictures = write_pictures(tmp_path / "pictures", 3)
-    answer = thawline("run", str(pictures), *options.split(), home=tmp_path / "home", cwd=tmp_path)
+    answer = call(capsys, monkeypatch, "run", str(write_pictures(tmp_path / "pictures", 3)), *options.split())
     assert answer.status == 2
     assert answer.err.startswith(f"Error: {sentence}")
-    assert not (tmp_path / "home" / "mlflow.db").exists()
+    assert not (home / "mlflow.db").exists()
 
 
 def test_names_are_checked_without_importing_libraries() -> None:
