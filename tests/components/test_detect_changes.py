@@ -245,6 +245,7 @@ def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:
     return decision
 
 
+@pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
 def test_a_champion_that_was_taken_away_comes_back(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
     """Without the alias nothing is in production: the version is judged as a first one, and once is enough."""
     connection.client().delete_registered_model_alias("toy", "champion")
@@ -480,6 +481,7 @@ print([name for name in ("torch", "kfp", "optuna", "boto3", "timm") if name in s
 # --- a warm start -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
 def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
     """Another champion is another input, but not one that the last run made itself: it would train on for ever."""
     warm = toy_home.settings.model_copy(update={"warm_start": True})
