@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from components.core import home_folder, run_folder
-from components.core.data import source_index, sources
-from components.core.data.record_kinds import check_task
-from components.core.data.source_index import IndexRow
 from components.core.listener import SILENT, Callbacks, Progress
 from components.core.settings import Settings
+from components.core.sources import raw_records, source_index
+from components.core.sources.record_kinds import check_task
+from components.core.sources.source_index import IndexRow
 from components.core.tracking import provenance, retries, tag_names
 from components.core.training import deadlines
 
@@ -76,6 +76,7 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
 def look(source: str, settings: Settings, run_key: str, progress: Progress = SILENT.progress) -> Decision:
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
     run_folder.start("detect_changes", run_key)
+    from components.core.data import lineage_store
     from components.core.registry import versions as registry
     from components.core.tracking import (
         leases,  # mlflow costs seconds
@@ -94,6 +95,7 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = SIL
             run.progress(done, total, text)
             progress(done, total, text)
 
+        lineage_store.check_salt(settings.model, settings.split_salt)
         history = _History(settings.model, Path(folder))
         # accepted labels of test rows change the dataset, not the source
         accepted = queries.recorded(settings.model, tag_names.ACCEPTED_LABELS)
@@ -132,13 +134,13 @@ def _decide(
     settings = run.settings
     last, trained = history.last, history.trained
     if settings.force or last is None or trained is None:
-        sources.check_source(source)  # nothing else looks at it before prepare_data
+        raw_records.check_source(source)  # nothing else looks at it before prepare_data
         check_task(source, settings.task)
         earlier = f"There is no earlier successful run of {settings.model!r}."
         return Decision("train", "Training was forced." if settings.force else earlier), []
     rows = source_index.take(source, history.index(history.newest), report, verify=settings.verify)
     if not rows:
-        sources.check_source(source)
+        raw_records.check_source(source)
     parts["data"] = source_index.data_digest(rows)
     digest = provenance.input_digest(parts)
     versions = {known.version for known in registry.versions(settings.model)}

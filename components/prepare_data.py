@@ -11,15 +11,16 @@ from filelock import FileLock
 from components.core import home_folder
 from components.core.activations import store
 from components.core.contract import load_task
-from components.core.data import dataset_info, source_index
+from components.core.data import dataset_info
 from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import (
     START,
 )
-from components.core.data.lineage import Lineage, read_lineage
+from components.core.data.lineage import Lineage, read_lineage, refuse_other_salt
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
 from components.core.settings import Settings
+from components.core.sources import source_index
 from components.core.task_options import parse_options
 from components.core.tracking import retries, tag_names
 
@@ -213,9 +214,5 @@ def with_salt(lineage: Lineage, settings: Settings) -> Lineage:
     asked = settings.split_salt
     if not lineage.datasets:
         return replace(lineage, salt=asked)
-    if asked not in (lineage.salt, Settings.model_fields["split_salt"].default):
-        raise InputError(
-            f"The splits of {settings.model!r} were made with salt {lineage.salt!r}, so {asked!r} can't be used.",
-            "Leave out --split-salt, or start a new lineage with another --model.",
-        )
+    refuse_other_salt(settings.model, lineage.salt, asked)
     return lineage

@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from components.core.data import folders, sources
 from components.core.errors import InputError, RejectedRecord
+from components.core.sources import folders, raw_records
 
 STDIN = "-"  # instead of a file: a list of them on standard input, one a line
 
@@ -29,7 +29,7 @@ class Record:
 
     def shown(self) -> dict[str, str]:
         """Return the columns that identify the record in the output."""
-        return {self.kind: sources.printable(self.name)}
+        return {self.kind: raw_records.printable(self.name)}
 
 
 def listed(files: Sequence[str], texts: Sequence[str], lines: Iterable[bytes]) -> list[Record]:
@@ -121,7 +121,7 @@ def _below(name: str, *, strict: bool) -> Iterator[Record]:
         yield from _objects(name, strict=strict)
         return
     path = Path(name).expanduser()
-    if name.lower().endswith(sources.MANIFESTS) and path.is_file():
+    if name.lower().endswith(raw_records.MANIFESTS) and path.is_file():
         raise InputError(f"{name} is a table, not a record.", "Pass its records as files, or its texts with --text.")
     if path.is_dir():
         files = list(folders.walk(path))
@@ -153,7 +153,7 @@ def _objects(name: str, *, strict: bool) -> Iterator[Record]:
 
 
 def _file(name: str) -> Record:
-    return Record("file", name, partial(sources.read, name))
+    return Record("file", name, partial(raw_records.read, name))
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - a cell of an answer

@@ -1,8 +1,8 @@
 """Choose the task that fits the records if the user did not choose one."""
 
-from components.core.data.record_kinds import KIND_OF_TASK, check_task, task_for
 from components.core.errors import InputError
 from components.core.settings import Settings
+from components.core.sources.record_kinds import KIND_OF_TASK, check_task, task_for
 
 FOR_ONE_KIND = {"backbone", "option", "image_size", "resize", "cutmix"}  # options that mean a certain kind of records
 

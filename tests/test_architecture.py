@@ -3,7 +3,7 @@
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -18,14 +18,16 @@ STEPS = ("detect_changes", *TRAINING, "finish")
 SERVED = ("components/core/inference/served_model.py", "components/core/inference/smoke_test.py")
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> tuple[str, ...]:
     """Every module that a file imports, anywhere in it."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    return tuple(found)
 
 
 def importers(folder: str, package: str) -> set[str]:
@@ -97,7 +99,8 @@ BELOW = {
     "evidence": set(),
     "networks": {"inference"},
     "tracking": set(),
-    "data": {"tracking"},
+    "sources": set(),
+    "data": {"tracking", "sources"},
     "compute": {"networks"},
     "activations": {"networks", "compute"},
     "modalities": {"inference", "networks", "data"},
@@ -105,7 +108,8 @@ BELOW = {
     "training": {"networks", "tracking", "data", "compute", "activations"},
     "registry": {"inference", "networks", "tracking"},
     "evaluation": {
-        *("evidence", "networks", "tracking", "data", "compute", "activations", "targets", "training", "registry"),
+*("evidence", "networks", "tracking", "sources", "data", "compute", "activations", "targets", "training"),
+        "registry",
     },
     "reporting": {"tracking", "targets", "training", "registry"},
 }
@@ -185,9 +189,10 @@ PARTS = {
     "dags": set(),
     "display": set(),
     "surroundings": set(),
+    "option_checks": set(),
     "here": {"dags", "display", "surroundings"},
-    "kubeflow": {"dags", "display"},
-    "commands": {"dags", "display", "surroundings", "here", "kubeflow"},
+    "kubeflow": {"dags", "display", "option_checks"},
+    "commands": {"dags", "display", "surroundings", "option_checks", "here", "kubeflow"},
     "cli": {"commands", "surroundings"},
 }
 FILES = {

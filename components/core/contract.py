@@ -251,13 +251,22 @@ def load_task(name: str) -> Task:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-            known = sorted(p.stem for p in (Path(__file__).parents[1] / "tasks").glob("[a-z]*.py"))
-            raise InputError(f"There is no task {name!r}.", f"Use one of: {', '.join(known)}.") from None
+            raise unknown_task(name, built_in_tasks()) from None
         raise InputError(
             f"The task {name!r} needs the library {error.name}, which is not installed.",
             group_hint("text,audio"),
         ) from error
     return complete_task(found)
+
+
+def built_in_tasks() -> list[str]:
+    """Return the names of the tasks that Thawline brings."""
+    return sorted(path.stem for path in (Path(__file__).parents[1] / "tasks").glob("[a-z]*.py"))
+
+
+def unknown_task(name: str, known: Sequence[str]) -> InputError:
+    """The error for a task that is not there, with those that are."""
+    return InputError(f"There is no task {name!r}.", f"Use one of: {', '.join(known)}.")
 
 
 def complete_task(module: object) -> Task:

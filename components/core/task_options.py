@@ -4,7 +4,7 @@ They are part of the settings and so of their digest. What the data decide, and 
 are prepared: every later step then sees the same values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -34,12 +34,19 @@ def parse_options(settings: Settings, model: type[_Options]) -> _Options:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            known = ", ".join(model.model_fields)
-            hint = f"Use one of: {known}." if known else "Leave out --option."
-            raise InputError(f"The task {settings.task} has no option {name!r}.", hint) from None
-        raise InputError(
-            f"--option {name}={first['input']} can't be used: {first['msg'].lower()}.", "Use another value."
-        ) from None
+            raise unknown_option(settings.task, name, model.model_fields) from None
+        raise unusable_option(name, first["input"], first["msg"].lower()) from None
+
+
+def unknown_option(task: str, name: str, known: Collection[str]) -> InputError:
+    """The error for an option that a task does not have, with those that it has."""
+    hint = f"Use one of: {', '.join(known)}." if known else "Leave out --option."
+    return InputError(f"The task {task} has no option {name!r}.", hint)
+
+
+def unusable_option(name: str, value: object, reason: str) -> InputError:
+    """The error for an option's value."""
+    return InputError(f"--option {name}={value} can't be used: {reason}.", "Use another value.")
 
 
 def with_measured(settings: Settings, measured: Mapping[str, str]) -> Settings:

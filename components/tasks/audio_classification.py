@@ -25,12 +25,13 @@ from components.core.modalities.sound_lengths import measure_seconds, preprocess
 from components.core.modalities.sound_records import SoundOptions, check, near_duplicates
 from components.core.networks.heads import new_head
 from components.core.networks.network import Network, Pytree
-from components.core.networks.sounds import SPEAKER, SPEAKER_FRONT, build_encoder, rebuild_stages
+from components.core.networks.sounds import SPEAKER_FRONT, build_encoder, rebuild_stages
 from components.core.settings import Settings
 from components.core.targets import linear_models
 from components.core.targets import options as targets
 from components.core.targets.options import Chosen, TargetOptions
 from components.core.task_options import parse_options
+from components.core.weight_sources import SPEAKER
 
 __all__ = ["check", "encode", "near_duplicates"]
 

@@ -20,10 +20,11 @@ from components.core.settings import Settings
 from components.core.targets.options import TargetOptions as Options
 from components.core.targets.options import chosen as target
 from components.core.targets.options import measure
+from components.core.weight_sources import LITE0_BACKBONE
 
 __all__ = ["Options", "encode", "measure", "target"]
 
-backbone = "timm/tf_efficientnet_lite0"
+backbone = LITE0_BACKBONE
 input_name = "image"
 serving_requirements = ("pillow",)
 

@@ -19,7 +19,6 @@ from components.core.inference import texts
 from components.core.inference.texts import encode
 from components.core.modalities import near_duplicate_texts
 from components.core.modalities.augmentation import augments, mixup, refuse_picture_augmentation
-from components.core.networks import transformers_hub
 from components.core.networks.heads import new_head
 from components.core.networks.network import Network, Pytree
 from components.core.networks.texts import build_encoder, rebuild_stages
@@ -28,10 +27,11 @@ from components.core.targets import options as targets
 from components.core.targets import tfidf
 from components.core.targets.options import Chosen, TargetOptions
 from components.core.task_options import parse_options
+from components.core.weight_sources import MINILM_BACKBONE
 
 __all__ = ["encode"]
 
-backbone = transformers_hub.DEFAULT
+backbone = MINILM_BACKBONE
 input_name = "text"
 serving_requirements = ("tokenizers",)
 

@@ -55,11 +55,13 @@ def run(
     use_home(home, tracking_uri)
     from pipelines.changes import settled
     from pipelines.local import fetch_report, launch
+    from pipelines.option_checks import check_names
     from pipelines.task_choice import with_task_of_data
 
     run_key, console = run_folder.new_run_key(), Console(stderr=as_json)
     try:
         settings, task = with_task_of_data(_checked(options, config, source, run_key), source)
+        check_names(settings)
         source = source if "://" in source else str(Path(source).expanduser().resolve())
         _print_settings(console, source, settings, task)
         _catch_signals()
@@ -83,7 +85,7 @@ def run(
 
 
 def _checked(options: dict[str, Any], config: Path | None, source: str, run_key: str) -> Settings:
-    from components.core.data.sources import check_source
+    from components.core.sources.raw_records import check_source
 
     check_name(source)
     settings = merge(options, config, source)

@@ -13,6 +13,7 @@ from pipelines.kubeflow.client import ENDED, call, experiment, too_old, upload
 from pipelines.kubeflow.parameters import dag_of, parameters
 from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster, compile_dag
 from pipelines.kubeflow.progress import Progress
+from pipelines.option_checks import check_names
 
 PIPELINE = "thawline"  # its name in Kubeflow; each change of the DAG or of its pods is a version
 POLL = 5.0  # seconds between two looks at a run
@@ -38,6 +39,7 @@ def plan(source: str, settings: Settings, cluster: Cluster) -> Plan:
     Raises:
         InputError: Pods can't do what is asked for.
     """
+    check_names(settings, here=False)
     return Plan(settings, cluster, parameters(source, settings, cluster))
 
 

@@ -15,10 +15,11 @@ import pytest
 from components.core import home_folder, run_folder
 from components.core import s3 as storage
 from components.core import settings as settings_module
-from components.core.data import lineage_store, source_index
+from components.core.data import lineage_store
 from components.core.errors import InputError
 from components.core.registry import ledger, promotion, versions
 from components.core.settings import Settings
+from components.core.sources import source_index
 from components.core.tracking import connection, provenance, queries, runs, tag_names
 from components.detect_changes import DECISION, Decision, detect_changes, look
 from components.evaluate import evaluate
@@ -100,6 +101,17 @@ def earlier(source: Path, tracked_home: Path) -> Path:
 
 
 # --- the rule ---------------------------------------------------------------------------------------------------------
+
+
+def test_another_salt_ends_the_run_before_its_data_are_read(
+    source: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lineage keeps its salt, so another one is refused by the first step; its own and the default one are fine."""
+    completed(source, split_salt="7")
+    assert {seen(source, split_salt="7")[1].change, seen(source)[1].change} <= {"skip", "train"}
+    monkeypatch.setattr(source_index, "take", None)
+    with pytest.raises(InputError, match="The splits of 'toy' were made with salt '7', so '8' can't be used"):
+        seen(source, split_salt="8")
 
 
 def test_the_first_run_trains(source: Path, tracked_home: Path) -> None:
@@ -233,6 +245,7 @@ def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:
     return decision
 
 
+@pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
 def test_a_champion_that_was_taken_away_comes_back(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
     """Without the alias nothing is in production: the version is judged as a first one, and once is enough."""
     connection.client().delete_registered_model_alias("toy", "champion")
@@ -468,6 +481,7 @@ print([name for name in ("torch", "kfp", "optuna", "boto3", "timm") if name in s
 # --- a warm start -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
 def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
     """Another champion is another input, but not one that the last run made itself: it would train on for ever."""
     warm = toy_home.settings.model_copy(update={"warm_start": True})

@@ -207,6 +207,7 @@ def test_a_champion_that_can_not_be_loaded_stops_the_run(toy_home: PlainRun, tmp
     assert statuses == {"evaluate": "FAILED"}
 
 
+@pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
 def test_a_better_challenger_is_accepted(toy_home: PlainRun, tmp_path: Path) -> None:
     """Against a champion with a spoilt head, the good model wins on the same rows."""
     from components.core.settings import Hyperparameters
@@ -263,6 +264,7 @@ def test_champion_and_challenger_share_frozen_stages(toy_home: PlainRun, tmp_pat
     assert before
 
 
+@pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
 def test_few_groups_end_no_run(tracked_home: Path, tmp_path: Path) -> None:
     """Two classes of four groups each are trained, judged and registered; what needs more groups is left out."""
     source = tmp_path / "points.csv"

@@ -21,18 +21,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.core import s3 as storage
-from components.core.data import lineage_store, source_index
+from components.core.data import lineage_store
 from components.core.data.assignments import read_label_changes
 from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import Examples, Location
 from components.core.data.lineage import Lineage, Member, read_lineage, write_lineage
 from components.core.data.preparation import _in_order, _reject_conflicts, _Source, prepare
 from components.core.data.records import CheckedRecord
-from components.core.data.sources import RawRecord
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import images
 from components.core.modalities import near_duplicate_images
 from components.core.settings import Settings
+from components.core.sources import source_index
+from components.core.sources.raw_records import RawRecord
 from components.core.targets.classification import Classification
 from components.core.tracking import queries
 from components.prepare_data import prepare_data, with_salt

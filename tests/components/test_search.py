@@ -13,7 +13,7 @@ from components.core.data.dataset_info import DatasetInfo
 from components.core.listener import Deadline
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import connection, queries, runs, tag_names
-from components.core.training import deadlines
+from components.core.training import deadlines, studies
 from components.core.training.data import open_data
 from components.core.training.studies import DONE, open_study
 from components.core.training.trials import OutOfTimeError, objective, work
@@ -24,6 +24,14 @@ from tests.support.plain import PlainRun
 
 SETTINGS = Settings(**TOY, trials=3, search_workers=1)
 INFO = DatasetInfo(classes=[], digest="d", weights_digest="w")
+
+
+def trials_of(settings: Settings, dataset: Path) -> None:
+    """Run the trials as a worker process does, without the seconds that starting one takes."""
+    name = study_name(settings, DatasetInfo.read(dataset))
+    searched = SETTINGS.SEARCHED - settings.fixed().keys()
+    studies.begin(open_study(name), settings.defaults().model_dump(include=set(searched)))
+    work(name, str(dataset), settings.to_json(), 3, 1, "step")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +108,7 @@ def test_bad_trials_are_pruned_by_their_epochs(tracked_home: Path, toy_dataset: 
     settings = SETTINGS.model_copy(
         update={"trials": 12, "head_epochs": 20, "head_learning_rate": None, "thaw_epochs": 2, "patience": 20}
     )
-    search(settings.to_json(), "k", toy_dataset, 0)
+    trials_of(settings, toy_dataset)
     trials = open_study(study_name(settings, DatasetInfo.read(toy_dataset))).trials
     pruned = [t for t in trials if t.state.name == "PRUNED"]
     assert len(trials) == 12
@@ -187,7 +195,7 @@ def test_a_first_trial_that_was_cut_is_repeated(tracked_home: Path, toy_dataset:
     with pytest.raises(OutOfTimeError):
         objective(trial, open_data(toy_dataset, settings), 3, Deadline(0.0))
     study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    search(settings.to_json(), "k", toy_dataset, 0)
+    trials_of(settings, toy_dataset)
     first, second = open_study(name).trials
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
     assert second.user_attrs["hyperparameters"] == settings.defaults().model_dump()

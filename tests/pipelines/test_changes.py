@@ -109,7 +109,7 @@ def test_an_interruption_closes_the_run(toy_home: PlainRun, toy_source: Path, mo
     def interrupted(*_arguments: Any, **_options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("components.core.data.source_index.take", interrupted)
+    monkeypatch.setattr("components.core.sources.source_index.take", interrupted)
     result = changes.settled(str(toy_source), Settings(**TOY), "key", CONSOLE)
     assert result is not None
     assert (result.status, result.reason) == ("failed", "The run was interrupted.")
@@ -125,7 +125,7 @@ def test_what_nobody_expected_is_one_sentence(
     def broken(*_arguments: Any, **_options: Any) -> None:
         raise ArithmeticError("no fingerprints today")
 
-    monkeypatch.setattr("components.core.data.source_index.take", broken)
+    monkeypatch.setattr("components.core.sources.source_index.take", broken)
     with pytest.raises(StepError, match="detect_changes failed") as error:
         changes.settled(str(toy_source), Settings(**TOY), "key", CONSOLE)
     log = run_folder.run_folder("key") / "log.txt"

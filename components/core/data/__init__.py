@@ -1,1 +1,1 @@
-"""From a source to examples with splits and lineage."""
+"""From records to examples with splits and lineage."""

@@ -13,6 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.core.errors import InputError
+from components.core.settings import Settings
+
+DEFAULT_SALT: str = Settings.model_fields["split_salt"].default
 GROUP = "group "  # before a group's name; no content id has a space
 _SCHEMA = pa.schema(
     [
@@ -49,6 +53,19 @@ class Lineage:
     members: Mapping[str, Member] = field(default_factory=dict)  # by id
     groups: Mapping[str, str] = field(default_factory=dict)  # name -> split
     sought: str = ""  # what counted as near-duplicates, see `assign_examples`; empty in files of before
+
+
+def refuse_other_salt(model: str, known: str, asked: str) -> None:
+    """Check the salt of the settings against that of a lineage; the default one stands for whatever it has.
+
+    Raises:
+        InputError: They differ.
+    """
+    if asked not in (known, DEFAULT_SALT):
+        raise InputError(
+            f"The splits of {model!r} were made with salt {known!r}, so {asked!r} can't be used.",
+            "Leave out --split-salt, or start a new lineage with another --model.",
+        )
 
 
 def write_lineage(path: Path, lineage: Lineage) -> None:

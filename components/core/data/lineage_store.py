@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from components.core import home_folder, identity, run_folder
 from components.core.data.assignments import LabelChange, read_label_changes, write_label_changes
-from components.core.data.lineage import Lineage, read_lineage, write_lineage
+from components.core.data.lineage import DEFAULT_SALT, Lineage, read_lineage, refuse_other_salt, write_lineage
 from components.core.errors import InputError
 from components.core.tracking import connection, queries, runs, tag_names
 
@@ -66,11 +66,21 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
 
 def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:
     """Download what the last prepared dataset of the model left, or what was accepted since, with its salt."""
-    found = queries.find_runs(model, "", "", f"{tag_names.is_set(tag_names.SALT)} and {queries.FINISHED}")
-    if not found:
+    found = _newest_dataset(model)
+    if found is None:
         return None
-    path = connection.client().download_artifacts(found[0].info.run_id, "dataset", str(folder))
-    return Path(path), found[0].data.tags[tag_names.SALT]
+    path = connection.client().download_artifacts(found[0], "dataset", str(folder))
+    return Path(path), found[1]
+
+
+def check_salt(model: str, salt: str) -> None:
+    """Check a salt against the one that a model's lineage was split with, without downloading the lineage.
+
+    Raises:
+        InputError: The lineage has another one, and this is not the default.
+    """
+    if salt != DEFAULT_SALT and (found := _newest_dataset(model)):
+        refuse_other_salt(model, found[1], salt)
 
 
 def previous_lineage(model: str) -> Lineage:
@@ -86,3 +96,9 @@ def log_lineage(model: str, salt: str, folder: Path, tags: Mapping[str, str]) ->
     connection.client().log_artifacts(run_id, str(folder), "dataset")
     runs.record(run_id, {}, {tag_names.SALT: salt, **tags})
     connection.client().set_terminated(run_id, "FINISHED")
+
+
+def _newest_dataset(model: str) -> tuple[str, str] | None:
+    """The id of the run that prepared the last dataset of a model, or accepted labels since, and the salt."""
+    found = queries.find_runs(model, "", "", f"{tag_names.is_set(tag_names.SALT)} and {queries.FINISHED}")
+    return (found[0].info.run_id, found[0].data.tags[tag_names.SALT]) if found else None

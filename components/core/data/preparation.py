@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from components.core.contract import Target, Task, load_task
-from components.core.data import dataset_info, source_index, sources, splits
+from components.core.data import dataset_info, splits
 from components.core.data.assignments import assign_examples, check_slices, write_label_changes
 from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import (
@@ -27,10 +27,11 @@ from components.core.data.examples import (
 from components.core.data.groups import NEAR, OF
 from components.core.data.lineage import Lineage, write_lineage
 from components.core.data.records import CheckedRecord
-from components.core.data.source_index import IndexRow, Mark
 from components.core.errors import InputError, RejectedRecord
 from components.core.listener import Progress
 from components.core.settings import Settings
+from components.core.sources import raw_records, source_index
+from components.core.sources.source_index import IndexRow, Mark
 
 DOWNLOADS = 32  # objects in flight; the connections of the S3 client
 Facts = Mapping[str, int | str]
@@ -56,7 +57,7 @@ def prepare(
     """
     dataset.mkdir(parents=True, exist_ok=True)
     (dataset / dataset_info.FILE).unlink(missing_ok=True)
-    entries, task = list(sources.list_entries(source)), load_task(settings.task)
+    entries, task = list(raw_records.list_entries(source)), load_task(settings.task)
     target = task.target(settings)
     checked = _check_all(entries, task, target, dataset, progress)
     source_index.write_index(dataset / source_index.INDEX, checked.index)
@@ -100,7 +101,7 @@ class _Read(NamedTuple):
     """One listed record, read and checked."""
 
     row: IndexRow
-    record: sources.RawRecord | Rejected
+    record: raw_records.RawRecord | Rejected
     content: bytes = b""
     facts: Mapping[str, int | str] = {}
 
@@ -125,7 +126,7 @@ class _Source:
 
 
 def _check_all(
-    entries: Sequence[sources.RawRecord], task: Task, target: Target, dataset: Path, progress: Progress
+    entries: Sequence[raw_records.RawRecord], task: Task, target: Target, dataset: Path, progress: Progress
 ) -> _Source:
     """Read and check every record; memory holds what is in flight, not the data."""
     cores = os.cpu_count() or 1
@@ -144,7 +145,7 @@ def _check_all(
 
 
 def _check(
-    entry: sources.RawRecord, mark: Mark, task: Task, target: Target, checking: threading.BoundedSemaphore
+    entry: raw_records.RawRecord, mark: Mark, task: Task, target: Target, checking: threading.BoundedSemaphore
 ) -> _Read:
     row, content = source_index.read(entry, mark)
     if row.reason:
@@ -157,8 +158,8 @@ def _check(
         return _Read(row, _rejected(entry, str(error)))
 
 
-def _rejected(entry: sources.RawRecord, reason: str) -> Rejected:
-    return Rejected(sources.printable(entry.uri), entry.label, sources.printable(reason))
+def _rejected(entry: raw_records.RawRecord, reason: str) -> Rejected:
+    return Rejected(raw_records.printable(entry.uri), entry.label, raw_records.printable(reason))
 
 
 def _in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from components.core.data.examples import Example, Location
-from components.core.data.sources import RawRecord, printable
+from components.core.sources.raw_records import RawRecord, printable
 
 
 @dataclass(slots=True)

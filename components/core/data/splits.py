@@ -12,36 +12,16 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from components.core.errors import InputError
+from components.core.sources.split_names import SPLITS
 
 # In whole parts, so that every cut is exact: 70 % train, 15 % validation of which half calibrates, 15 % test.
 # Examples of a lineage keep their splits; only newcomers follow a change here.
 SHARES = {"train": 28, "validation": 3, "calibrate": 3, "test": 6}
 PARTS = sum(SHARES.values())
 FRACTIONS = {split: parts / PARTS for split, parts in SHARES.items()}
-SPLITS = tuple(SHARES)
 NAMED = 20  # classes in an error
 _CUTS = list(accumulate(SHARES.values()))[:-1]
 REQUIRED = ("train", "validation", "test")  # of every class; `calibrate` needs one example of any class
-_SYNONYMS = {
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "testing": "test",
-}
-
-
-def split_name(text: str) -> str:
-    """The split that a manifest means; empty stays empty.
-
-    Raises:
-        ValueError: It is no split.
-    """
-    name = text.strip().lower()
-    name = _SYNONYMS.get(name, name)
-    if name and name not in SPLITS:
-        raise ValueError(f"split {text!r} is not train, validation or test")
-    return name
 
 
 def assign(

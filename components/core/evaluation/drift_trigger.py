@@ -17,8 +17,6 @@ from components.core.activations.requests import RowRequest, row_key
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
 from components.core.contract import Task, load_task
-from components.core.data import sources
-from components.core.data.source_index import IndexRow
 from components.core.errors import RejectedRecord
 from components.core.evaluation.drift import Drift, drift
 from components.core.evaluation.features import MIN_ROWS, Array, flattened
@@ -26,6 +24,8 @@ from components.core.listener import SILENT, Listener
 from components.core.networks.network import Pytree
 from components.core.registry import versions
 from components.core.settings import Settings
+from components.core.sources import raw_records
+from components.core.sources.source_index import IndexRow
 from components.core.tracking.provenance import encoding_digest
 from components.core.training.checkpoints import read_training_rows
 from components.core.training.thaw_line import policy_of
@@ -60,7 +60,7 @@ def drift_of_new(
     task, generator = load_task(settings.task), np.random.default_rng(settings.seed)
     sides = [sorted(rows.keys() & prints.keys()), sorted(rows.keys() - prints.keys() - known)]
     old, new = ([side[i] for i in generator.permutation(len(side))[:MOST]] for side in sides)
-    read = sources.reader({rows[id_].uri for id_ in (*old, *new)})
+    read = raw_records.reader({rows[id_].uri for id_ in (*old, *new)})
     new_prints = _usable([rows[id_] for id_ in new], task, read)
     new = [id_ for id_ in new if id_ in new_prints]
     if min(len(old), len(new)) < MIN_ROWS:

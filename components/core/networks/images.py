@@ -3,17 +3,16 @@
 Any stage boundary can be the thaw line: one tensor crosses it, and no stage writes into what it is given.
 """
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from components.core.errors import InputError
+from components.core.networks.installed_names import check_transformers, unknown_library
 from components.core.networks.tracing import split
 from components.core.networks.weights import state_digest
-from components.core.weight_sources import group_hint, is_model
+from components.core.weight_sources import is_model
 
 if TYPE_CHECKING:
     from components.core.inference.images import Preprocessing
@@ -52,9 +51,7 @@ def build_backbone(name: str, weights: str, image_size: int = 0) -> Backbone:
     elif library == "timm":
         from components.core.networks import images_timm as builder  # type: ignore[no-redef]  # the same signature
     else:
-        raise InputError(
-            f"There is no backbone {name!r}.", "Use torchvision/NAME, timm/NAME or hf/NAME with --backbone."
-        )
+        raise unknown_library(name)
     network, preprocessing = builder.build(network_name, weights, image_size)
     stages, features = split(network, name, preprocessing["size"])
     state = {key: tensor for _, stage in stages for key, tensor in stage.state_dict().items()}
@@ -72,8 +69,7 @@ def rebuild_backbone(name: str, preprocessing: "Preprocessing", config: Mapping[
 
 
 def _of_transformers(name: str, weights: str, image_size: int) -> Backbone:
-    if importlib.util.find_spec("transformers") is None:
-        raise InputError(f"{name} needs the library transformers.", group_hint("text"))
+    check_transformers(name)
     from components.core.networks import images_transformers
 
     stages, features, preprocessing, config = images_transformers.build(name, weights, image_size)

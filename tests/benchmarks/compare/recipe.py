@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.core.networks.network import Network
-from components.core.networks.weights import PACKAGED, load_state
+from components.core.networks.weights import load_state
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.data import Data
 from components.core.training.loop import warmup_cosine
 from components.core.training.phase import build_network
+from components.core.weight_sources import LITE0
 
 BATCH = 64  # of every evaluation
 HEAD_RATE, THAW_RATE, WEIGHT_DECAY = 3e-3, 2e-4, 1e-2
@@ -147,7 +148,7 @@ def factors(settings: Settings, steps: int) -> Callable[[int], float]:
 def peer_network(data: Data, chosen: Hyperparameters) -> Network:
     """EfficientNet-Lite0 of timm with the packaged weights, in the same nine stages, with Thawline's first head."""
     network = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-    state = load_state(PACKAGED)
+    state = load_state(LITE0)
     network.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("classifier")})
     stages = [
         nn.Sequential(network.conv_stem, network.bn1),

@@ -11,8 +11,8 @@ import pytest
 from botocore.exceptions import IncompleteReadError
 
 from components.core import s3 as storage
-from components.core.data.sources import check_source, list_entries, read
 from components.core.errors import InputError, RejectedRecord
+from components.core.sources.raw_records import check_source, list_entries, read
 
 pytest_plugins = ["tests.services.s3"]
 needs_server = pytest.mark.slow  # it needs 4 s to start
@@ -107,7 +107,7 @@ def test_what_is_missing_is_named(s3: str, tmp_path: Path) -> None:
 @needs_server
 def test_an_object_above_the_limit_is_not_read(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put(f"{s3}/large", b"12345")
-    monkeypatch.setattr("components.core.data.sources.MAX_BYTES", 4)
+    monkeypatch.setattr("components.core.sources.raw_records.MAX_BYTES", 4)
     with pytest.raises(RejectedRecord, match=r"^larger than"):
         read(f"{s3}/large")
 

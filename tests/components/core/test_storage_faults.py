@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.core import s3 as storage
-from components.core.data.sources import list_entries, read
 from components.core.errors import InputError, RejectedRecord
+from components.core.sources.raw_records import list_entries, read
 from tests.fakes.proxy import Fault, Proxy
 
 pytest_plugins = ["tests.services.s3"]

@@ -19,9 +19,9 @@ from components.core.data.assignments import (
 from components.core.data.examples import Location
 from components.core.data.lineage import Lineage
 from components.core.data.records import CheckedRecord
-from components.core.data.sources import RawRecord
 from components.core.errors import InputError
 from components.core.settings import Settings
+from components.core.sources.raw_records import RawRecord
 from components.core.targets.regression import Regression
 
 PLACE = Location(0, 0, 0)

@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 from components.core.data.chains import LEAST, Pair, divide
 from components.core.data.groups import Grouped, Record, group_examples
 from components.core.data.lineage import Lineage, Member
-from components.core.data.splits import SPLITS, assign
+from components.core.data.splits import assign
 from components.core.modalities.near_duplicate_images import fingerprint, pairs
+from components.core.sources.split_names import SPLITS
 
 
 def camera(frames: int, drift: float) -> list[Image.Image]:

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from components.core.data.splits import (
     FRACTIONS,
     REQUIRED,
-    SPLITS,
     assign,
     assign_by_time,
     check_classes,
     check_times,
     count,
-    split_name,
 )
 from components.core.errors import InputError
+from components.core.sources.split_names import SPLITS
 
 
 def ids_of(name: str, number: int) -> list[str]:
@@ -147,19 +146,6 @@ def test_previous_splits_win_over_the_source() -> None:
     previous = assign(ids, labels, "0", {})
     other = ["train" if previous[id_] == "test" else "test" for id_ in ids]
     assert assign(ids, labels, "0", previous, given=other) == previous
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("", ""), (" Train ", "train"), ("val", "validation"), ("valid", "validation"), ("dev", "validation")],
-)
-def test_split_names_have_synonyms(text: str, name: str) -> None:
-    assert split_name(text) == name
-
-
-def test_an_unknown_split_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'holdout' is not train, validation or test"):
-        split_name("holdout")
 
 
 @pytest.mark.parametrize("number", [1, 2])

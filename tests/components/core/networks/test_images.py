@@ -18,7 +18,7 @@ from torch.nn import functional
 from components.core.errors import InputError
 from components.core.networks.images import Backbone, build_backbone
 from components.core.networks.tracing import split
-from components.core.networks.weights import PACKAGED
+from components.core.weight_sources import LITE0
 
 QUICK = {  # small ones; family: (backbone, image size)
     "resnet": ("torchvision/resnet18", 64),
@@ -235,7 +235,7 @@ class TestWeights:
                 value = stage(value)
         assert value.shape == (2, 1280)
         assert value.std() > 0.1
-        assert build_backbone("timm/tf_efficientnet_lite0", PACKAGED).weights_digest == backbone.weights_digest
+        assert build_backbone("timm/tf_efficientnet_lite0", LITE0).weights_digest == backbone.weights_digest
 
     def test_none_is_random_by_seed(self) -> None:
         """Random weights follow the seed, and differ from seed to seed."""
@@ -249,7 +249,7 @@ class TestWeights:
     def test_another_network(self, name: str) -> None:
         """Weights of another network are refused with counts and names, and nothing random is used in their place."""
         with pytest.raises(InputError, match=rf"of {name} don't fit; of its tensors: missing \d+ \(.*unknown \d+"):
-            build_backbone(name, PACKAGED)
+            build_backbone(name, LITE0)
 
     @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18d"])
     def test_incomplete(self, name: str, tmp_path: Path) -> None:

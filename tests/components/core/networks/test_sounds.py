@@ -1,5 +1,6 @@
 """Sound networks of transformers, and the packaged speaker encoder, as stages."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def test_what_can_not_be_had_is_an_input_error(
     backbone: str, weights: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that is not in the cache while the hub is out of reach, and a picture network, are told in a sentence."""
-    monkeypatch.setattr(sounds, "_packaged", lambda weights: weights)
+    monkeypatch.setattr(sounds, "_packaged", lambda: "package:resemblyzer")
     with pytest.raises(InputError, match=sentence):
         build_encoder(backbone, weights)
 
@@ -162,7 +163,7 @@ def test_a_whole_model_asks_for_no_backbone(tmp_path: Path) -> None:
 
 def test_the_package_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the packaged weights are not installed, the error says how to get them."""
-    monkeypatch.setattr(sounds.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(InputError, match="pip install --no-deps resemblyzer"):
         build_encoder("speaker/lstm", "default")
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from components.core import s3
 from components.core.errors import InputError
-from components.core.networks import texts, transformers_hub
+from components.core.networks import texts
 from components.core.networks.network import Network
 from components.core.networks.texts import build_encoder, pooled, rebuild_stages
 from components.core.registry.serving import export_network
+from components.core.weight_sources import MINILM_BACKBONE
 from tests.data.text_models import FAMILIES, SIZE, save_model
 
 
@@ -101,7 +102,7 @@ def test_the_packaged_encoder_is_a_real_one() -> None:
     """The packaged MiniLM finds two sentences on cats closer than one on taxes."""
     from components.core.inference.texts import encode
 
-    encoder = build_encoder(transformers_hub.DEFAULT, "default", "auto")
+    encoder = build_encoder(MINILM_BACKBONE, "default", "auto")
     preprocessing = {"tokenizer": encoder.tokenizer, "max_length": 16, "pad": encoder.pad}
     rows = encode(
         [b"The cat sleeps on the sofa.", b"A kitten naps on the couch.", b"Tax law changes again."], preprocessing

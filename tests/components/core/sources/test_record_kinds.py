@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.core.data.record_kinds import check_task, kind_of, task_for
 from components.core.errors import InputError
 from components.core.settings import Settings
+from components.core.sources.record_kinds import check_task, kind_of, task_for
 from pipelines.task_choice import with_task_of_data
 from tests.data.sound_models import sound_file, tone
 

@@ -5,8 +5,8 @@ from collections import Counter
 from itertools import islice
 from pathlib import PurePosixPath
 
-from components.core.data.sources import RawRecord, list_entries
 from components.core.errors import InputError
+from components.core.sources.raw_records import RawRecord, list_entries
 
 TASK_OF_KIND = {"pictures": "image_classification", "texts": "text_classification", "sounds": "audio_classification"}
 KIND_OF_TASK = {

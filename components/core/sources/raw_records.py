@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from components.core.data import folders
-from components.core.data.folders import LAYOUT, as_label
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
+from components.core.sources import folders
+from components.core.sources.folders import LAYOUT, as_label
 
 MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
 ROW = "#row="  # between the manifest and the number of an inline record, from 1

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core.data.folders import as_label
-from components.core.data.sources import check_source, list_entries
 from components.core.errors import InputError
+from components.core.sources.folders import as_label
+from components.core.sources.raw_records import check_source, list_entries
 
 pytest_plugins = ["tests.services.s3"]
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.core.data import sources
-from components.core.data.sources import RawRecord, check_source, content, list_entries, read
 from components.core.errors import InputError, RejectedRecord
+from components.core.sources import raw_records
+from components.core.sources.raw_records import RawRecord, check_source, content, list_entries, read
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -130,7 +130,7 @@ def test_records_are_read_by_their_uri_alone(tmp_path: Path) -> None:
     path.write_text("text,label\nfine,up\ndull,down\n")
     (tmp_path / "one.txt").write_text("one")
     uris = [f"{path}#row=2", str(tmp_path / "one.txt")]
-    assert [sources.reader(uris)(uri) for uri in uris] == [b"dull", b"one"]
+    assert [raw_records.reader(uris)(uri) for uri in uris] == [b"dull", b"one"]
 
 
 def test_inline_records_of_other_kinds(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_long_text_fits_into_a_cell(tmp_path: Path) -> None:
     [entry] = list_entries(str(path))
     assert len(content(entry)) == 200_000
     with pytest.raises(RejectedRecord, match="larger than 100 MB"):
-        content(RawRecord("m", "a", content=bytes(sources.MAX_BYTES + 1)))
+        content(RawRecord("m", "a", content=bytes(raw_records.MAX_BYTES + 1)))
 
 
 def test_a_time_that_python_has_not_is_one_sentence(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_checking_a_folder_loads_nothing_heavy(tmp_path: Path) -> None:
     """The check before a run imports neither torch, pyarrow nor boto3."""
     tree(tmp_path, "a/1.png", "b/1.png")
     code = (
-        "import sys; from components.core.data.sources import check_source; check_source(sys.argv[1]);"
+        "import sys; from components.core.sources.raw_records import check_source; check_source(sys.argv[1]);"
         "print([m for m in ('torch', 'pyarrow', 'boto3', 'PIL') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True)
@@ -249,7 +249,7 @@ def test_what_can_not_be_read_is_rejected_with_its_reason(tmp_path: Path, monkey
     """Missing, a folder, a pipe, too large, no address: each has its own reason."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b"12345")
-    monkeypatch.setattr(sources, "MAX_BYTES", 4)
+    monkeypatch.setattr(raw_records, "MAX_BYTES", 4)
     for uri, reason in {
         "": "no uri",
         str(tmp_path / "gone.png"): "unreadable: no such file or directory",
@@ -275,8 +275,8 @@ def test_a_folder_named_like_a_manifest_is_a_folder(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "photos.csv" / name).mkdir(parents=True)
         (tmp_path / "photos.csv" / name / "1.png").write_bytes(b"x")
-    sources.check_source(str(tmp_path / "photos.csv"))
-    assert [entry.label for entry in sources.list_entries(str(tmp_path / "photos.csv"))] == ["a", "b"]
+    raw_records.check_source(str(tmp_path / "photos.csv"))
+    assert [entry.label for entry in raw_records.list_entries(str(tmp_path / "photos.csv"))] == ["a", "b"]
 
 
 @pytest.mark.parametrize("columns", ["label,text", "text,label"])
@@ -284,12 +284,12 @@ def test_a_row_with_other_cells_than_the_header_is_none(columns: str, tmp_path: 
     """A comma that nobody quoted, or a cell that is missing, is rejected with line and counts, and cuts no text."""
     file = tmp_path / "texts.csv"
     file.write_text(f"{columns}\na,b\n\ncat,dogs, too\nbird\n")
-    whole, *faulty = sources.list_entries(str(file))
-    assert {whole.label, sources.content(whole).decode()} == {"a", "b"}
+    whole, *faulty = raw_records.list_entries(str(file))
+    assert {whole.label, raw_records.content(whole).decode()} == {"a", "b"}
     reasons = []
     for entry in faulty:
         with pytest.raises(RejectedRecord) as caught:
-            sources.content(entry)
+            raw_records.content(entry)
         reasons.append(str(caught.value))
         assert entry.label == ""
     assert reasons == [
@@ -305,9 +305,9 @@ def test_stray_quotation_marks_join_no_lines(tmp_path: Path) -> None:
     file = tmp_path / "texts.csv"
     file.write_text("\n".join(["text,label", *rows]))
     with pytest.raises(InputError, match="In lines 6 to 16 of .* text follows a quotation mark that ends a cell"):
-        list(sources.list_entries(str(file)))
+        list(raw_records.list_entries(str(file)))
     file.write_text('text,label\n"said ""yes"", twice",cat\n"two\nlines",dog\n')
-    assert [sources.content(entry).decode() for entry in sources.list_entries(str(file))] == [
+    assert [raw_records.content(entry).decode() for entry in raw_records.list_entries(str(file))] == [
         'said "yes", twice',
         "two\nlines",
     ]
@@ -321,9 +321,9 @@ def test_a_name_for_two_columns_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_arrays([column] * 3, names=["uri", "label", "label"]), tmp_path / "a.parquet")
     for name, where in (("a.csv", "two columns 'label'"), ("a.jsonl", "Line 2 .* the key 'label' twice")):
         with pytest.raises(InputError, match=where):
-            list(sources.list_entries(str(tmp_path / name)))
+            list(raw_records.list_entries(str(tmp_path / name)))
     with pytest.raises(InputError, match="two columns 'label'"):
-        list(sources.list_entries(str(tmp_path / "a.parquet")))
+        list(raw_records.list_entries(str(tmp_path / "a.parquet")))
 
 
 def test_a_missing_label_is_no_class(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_missing_label_is_no_class(tmp_path: Path) -> None:
     pq.write_table(pa.table({"uri": ["x", "y"], "label": [float("nan"), None]}), tmp_path / "a.parquet")
     (tmp_path / "a.csv").write_text("uri,label\nx,\n")
     for name in ("a.jsonl", "a.parquet", "a.csv"):
-        assert {entry.label for entry in sources.list_entries(str(tmp_path / name))} == {""}
+        assert {entry.label for entry in raw_records.list_entries(str(tmp_path / name))} == {""}
 
 
 def test_whole_numbers_are_one_label_whatever_their_type(tmp_path: Path) -> None:
@@ -340,13 +340,13 @@ def test_whole_numbers_are_one_label_whatever_their_type(tmp_path: Path) -> None
     labels = {"ints": [1, 2], "floats": [1.0, 2.0], "decimals": [Decimal("1.00"), Decimal("2.00")]}
     for name, values in labels.items():
         pq.write_table(pa.table({"uri": ["x", "y"], "label": values}), tmp_path / f"{name}.parquet")
-        assert [e.label for e in sources.list_entries(str(tmp_path / f"{name}.parquet"))] == ["1", "2"]
+        assert [e.label for e in raw_records.list_entries(str(tmp_path / f"{name}.parquet"))] == ["1", "2"]
     lines = [f'{{"uri": "x", "label": {text}}}\n' for text in ("1", "2.0", "0.5")]
     (tmp_path / "a.jsonl").write_text("".join(lines))
-    assert [e.label for e in sources.list_entries(str(tmp_path / "a.jsonl"))] == ["1", "2", "0.5"]
+    assert [e.label for e in raw_records.list_entries(str(tmp_path / "a.jsonl"))] == ["1", "2", "0.5"]
     written = ["007", "1.0", "NA", "None", "True", "nan"]
     (tmp_path / "a.csv").write_text("uri,label\n" + "".join(f"x,{text}\n" for text in written))
-    assert [e.label for e in sources.list_entries(str(tmp_path / "a.csv"))] == written
+    assert [e.label for e in raw_records.list_entries(str(tmp_path / "a.csv"))] == written
 
 
 def test_a_pointer_of_git_lfs_is_no_record(tmp_path: Path) -> None:

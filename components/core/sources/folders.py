@@ -10,12 +10,8 @@ from pathlib import Path
 
 from components.core import home_folder
 from components.core.errors import InputError
+from components.core.sources.split_names import SPLIT_OF_FOLDER
 
-SPLIT_OF_FOLDER = {  # what folders of splits are called, and which split that is
-    **dict.fromkeys(("train", "training", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "holdout"), "test"),
-}
 LAYOUT = (
     "Use a folder with one subfolder per class, s3://bucket/prefix with the same structure, or a "
     "manifest of uri,label (or text,label)."

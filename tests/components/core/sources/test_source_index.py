@@ -12,8 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.core import s3 as storage
-from components.core.data import source_index
-from components.core.data.source_index import Changes, compare, data_digest, knows_more, read_index, take, write_index
+from components.core.sources import source_index
+from components.core.sources.source_index import (
+    Changes,
+    compare,
+    data_digest,
+    knows_more,
+    read_index,
+    take,
+    write_index,
+)
 
 pytest_plugins = ["tests.services.s3"]
 LONG_AGO = time.time() - 1000

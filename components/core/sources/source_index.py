@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core import digests
-from components.core.data import sources, splits
-from components.core.data.sources import RawRecord
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 from components.core.listener import SILENT, Progress
+from components.core.sources import raw_records, split_names
+from components.core.sources.raw_records import RawRecord
 
 INDEX = "index_of_source.parquet"
 REQUESTS = 32  # to S3 in flight
@@ -98,9 +98,9 @@ def read(entry: RawRecord, mark: Mark) -> tuple[IndexRow, bytes]:
     try:
         if not reason:
             split = _split_name(entry.split)
-            content = sources.content(entry)
+            content = raw_records.content(entry)
     except RejectedRecord as error:
-        reason = sources.printable(str(error))
+        reason = raw_records.printable(str(error))
     sha256 = "" if reason else hashlib.sha256(content).hexdigest()
     return _row(entry, mark, sha256, reason, split), content
 
@@ -119,11 +119,11 @@ def take(
     Raises:
         InputError: The source can't be listed.
     """
-    entries = list(sources.list_entries(source))
+    entries = list(raw_records.list_entries(source))
     before = {} if verify else {(row.uri, row.size, row.mark): row for row in known if row.mark and row.sha256}
     found: list[IndexRow | None] = []
     for entry, mark in zip(entries, taken := marks(entries), strict=True):
-        row = before.get((sources.printable(entry.uri), *mark)) if entry.label else None
+        row = before.get((raw_records.printable(entry.uri), *mark)) if entry.label else None
         found.append(_known(entry, mark, row) if row else None)
     missing = [i for i, row in enumerate(found) if row is None]
     with ThreadPoolExecutor(REQUESTS if any("://" in entries[i].uri for i in missing) else os.cpu_count()) as pool:
@@ -186,7 +186,7 @@ def _by_content(rows: Iterable[IndexRow]) -> dict[str, set[tuple[str, ...]]]:
 
 
 def _row(entry: RawRecord, mark: Mark, sha256: str, reason: str, split: str) -> IndexRow:
-    uri, label, split, group = map(sources.printable, (entry.uri, entry.label, split, entry.group))
+    uri, label, split, group = map(raw_records.printable, (entry.uri, entry.label, split, entry.group))
     metadata = canonical_json(dict(entry.metadata)) if entry.metadata else "{}"
     return IndexRow(uri, mark.size, mark.mark, sha256, reason, label, split, group, metadata)
 
@@ -200,7 +200,7 @@ def _known(entry: RawRecord, mark: Mark, row: IndexRow) -> IndexRow | None:
 
 def _split_name(text: str) -> str:
     try:
-        return splits.split_name(text)
+        return split_names.split_name(text)
     except ValueError as error:
         raise RejectedRecord(f"unknown split: {error}") from error
 

@@ -1,0 +1,1 @@
+"""List a source, read its records, and index it."""
