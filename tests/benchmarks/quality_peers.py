@@ -68,8 +68,9 @@ def tfidf(data: Data) -> dict[str, float]:
 def fastai(data: Data, epochs: int) -> dict[str, float]:
     """Run `fine_tune` of fastai on the same network from the same weights; the size of a run plays no part."""
     import torch
+    from fastai.callback import progress, schedule  # noqa: F401 - they add `no_bar` and `fine_tune` to Learner
     from fastai.data.block import CategoryBlock, DataBlock
-    from fastai.data.transforms import ColReader, IndexSplitter, Normalize
+    from fastai.data.transforms import IndexSplitter, Normalize
     from fastai.vision.augment import Resize, aug_transforms
     from fastai.vision.data import ImageBlock
     from fastai.vision.learner import vision_learner
@@ -79,16 +80,16 @@ def fastai(data: Data, epochs: int) -> dict[str, float]:
 
     fitted, test = rows_of(data)
     rows, names = [*fitted, *test], data.examples.classes
-    items = list(zip(data.examples.uris(rows), data.examples.labels(rows), strict=True))
+    labels = dict(zip(data.examples.uris(rows), data.examples.labels(rows), strict=True))
     cfg = get_pretrained_cfg("tf_efficientnet_lite0")
     loaders = DataBlock(
         blocks=(ImageBlock, CategoryBlock(vocab=names)),
-        get_x=lambda item: opened(item[0]),
-        get_y=ColReader(1),
+        get_x=opened,
+        get_y=lambda uri: labels[uri],
         splitter=IndexSplitter(range(len(fitted), len(rows))),
         item_tfms=Resize(LARGE),
         batch_tfms=[*aug_transforms(size=SMALL, min_scale=0.75), Normalize.from_stats(cfg.mean, cfg.std)],
-    ).dataloaders(items)
+    ).dataloaders(list(labels))
     learner = vision_learner(loaders, "tf_efficientnet_lite0", normalize=False, n_out=len(names), pretrained=False)
     # the weights come from the package, not from a hub
     state = {name: tensor for name, tensor in load_state(PACKAGED).items() if not name.startswith("classifier")}
