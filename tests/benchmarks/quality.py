@@ -1,4 +1,4 @@
-"""How good the models are: a linear probe, fastai and Thawline on the same splits of ten real sets.
+"""How good the models are: a linear probe, fastai and Thawline on the same splits of twelve real sets.
 
     python -m tests.benchmarks.quality [--sets stamps clipart …] [--salts 5] [--contenders probe defaults …]
 

@@ -1,4 +1,4 @@
-"""The data of the quality benchmark: seven sets of pictures, two of texts and one of voices, each written once."""
+"""The data of the quality benchmark: nine sets of pictures, two of texts and one of voices, each written once."""
 
 from collections.abc import Callable
 from pathlib import Path
