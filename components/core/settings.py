@@ -97,9 +97,10 @@ class Settings(BaseModel):
     image_size: Annotated[int, Option("Network", affects="model")] = Field(
         0, ge=0, description="Side of the square input in pixels; 0: what the weights expect."
     )
-    resize: Annotated[Literal["auto", "crop", "squash", "pad"], Option("Network", affects="model")] = Field(
+    resize: Annotated[Literal["auto", "weights", "crop", "squash", "pad"], Option("Network", affects="model")] = Field(
         "auto",
-        description="How a picture becomes square: center crop, stretch, pad with white, or what the weights expect.",
+        description="How a picture becomes square: stretch, pad with white, center crop, or what the weights expect; "
+        "auto: what the weights expect if that keeps all of the picture, else stretch.",
     )
 
     head: Annotated[Literal["linear", "mlp"], Option("Network", affects="model")] = Field(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
@@ -26,6 +27,7 @@ __all__ = ["Options", "encode", "measure", "target"]
 
 backbone = LITE0_BACKBONE
 input_name = "image"
+WHOLE = "squash"  # keeps all of a picture; docs/benchmarks.md compares the ways
 serving_requirements = ("pillow",)
 
 
@@ -53,11 +55,16 @@ def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network
 
 def _with_head(built: Backbone, settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     head = new_head(settings.head, built.features, settings.hidden, len(classes), dropout)
-    preprocessing = dict(built.preprocessing)
-    if settings.resize != "auto":
-        preprocessing["mode"] = settings.resize
+    preprocessing = {**built.preprocessing, "mode": _mode(settings.resize, built.preprocessing["mode"])}
     stages = [stage for _, stage in built.stages]
     return Network(stages, head, preprocessing, built.weights_digest, dict(built.config))
+
+
+def _mode(resize: str, expected: str) -> str:
+    """How a picture becomes square, by the option and by what the weights expect."""
+    if resize == "auto":
+        return WHOLE if expected == "crop" else expected
+    return expected if resize == "weights" else resize
 
 
 def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
@@ -112,6 +119,15 @@ def mix(inputs: Pytree, targets: Tensor, settings: Settings, classes: int, seed:
     return mixed
 
 
+def _square(picture: Image, preprocessing: Mapping[str, Any]) -> Image:
+    """Make a picture square as evaluation does, where it keeps all of it, with pixels to spare for a crop."""
+    if preprocessing["mode"] == "crop" or picture.width == picture.height:
+        return picture
+    # a line of 1 x 30000 pixels never grows to millions; the smallest crop has 1.4 times the side of the input
+    side = min(max(picture.size), 2 * preprocessing["size"])
+    return images.resized(picture, {**preprocessing, "size": side})
+
+
 def _augmentation(settings: Settings, preprocessing: Mapping[str, Any]) -> Any:  # noqa: ANN401 - torchvision is untyped
     size = preprocessing["size"]
     if settings.augment == "none":
@@ -119,6 +135,7 @@ def _augmentation(settings: Settings, preprocessing: Mapping[str, Any]) -> Any: 
     else:
         interpolation = InterpolationMode(preprocessing["interpolation"])
         geometry = [
+            v2.Lambda(lambda picture: _square(picture, preprocessing)),
             v2.RandomResizedCrop(size, scale=(0.5, 1.0), interpolation=interpolation),
             v2.RandomHorizontalFlip(),
         ]

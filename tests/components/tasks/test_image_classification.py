@@ -16,6 +16,7 @@ from components.core.inference import images as pictures
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.targets.classification import Classification
+from components.core.training.checkpoints import load_checkpoint, save_checkpoint
 from components.tasks import image_classification
 
 SMALL = Settings(backbone="torchvision/resnet18", weights="none", image_size=32)
@@ -24,8 +25,12 @@ CLASSES = ["bird", "food", "money"]
 
 def picture(size: tuple[int, int] = (48, 40), seed: int = 0) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return encoded(Image.fromarray(pixels))
+
+
+def encoded(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -92,11 +97,28 @@ def test_a_head_leaves_its_input_alone(head: str) -> None:
     assert torch.equal(features, before)
 
 
-def test_resize_is_overlaid(network: Network) -> None:
-    """--resize decides how a picture becomes square; auto leaves it to the weights."""
-    padded = image_classification.build(SMALL.model_copy(update={"resize": "pad"}), CLASSES, 0.2)
-    assert padded.preprocessing["mode"] == "pad"
-    assert network.preprocessing["mode"] == "crop"
+@pytest.mark.parametrize(
+    ("resize", "mode"),
+    [("auto", "squash"), ("weights", "crop"), ("crop", "crop"), ("squash", "squash"), ("pad", "pad")],
+)
+def test_resize_decides_how_a_picture_becomes_square(resize: str, mode: str) -> None:
+    """By default all of it is kept, though these weights expect a crop, which goes by the name `weights`."""
+    settings = SMALL.model_copy(update={"resize": resize})
+    assert image_classification.build(settings, CLASSES, 0.2).preprocessing["mode"] == mode
+
+
+@pytest.mark.parametrize("expected", ["squash", "pad"])
+def test_weights_that_expect_the_whole_picture_get_it_as_they_expect(expected: str) -> None:
+    """The default changes nothing for weights that were trained on whole pictures."""
+    assert image_classification._mode("auto", expected) == expected
+
+
+def test_a_checkpoint_keeps_its_way_of_resizing(tmp_path: Path) -> None:
+    """A model that was trained on crops answers crops, whatever the default is when it is loaded."""
+    earlier = image_classification.build(SMALL, CLASSES, 0.2)
+    earlier.preprocessing["mode"] = "crop"
+    save_checkpoint(tmp_path, earlier, SMALL, SMALL.defaults(), CLASSES, {"history": [], "thawed": 0})
+    assert load_checkpoint(tmp_path)[0].preprocessing["mode"] == "crop"
 
 
 def augmented(settings: Settings, network: Network, seeds: Sequence[int] = (0, 1, 2, 3)) -> Tensor:
@@ -116,6 +138,27 @@ def test_augmentation_is_seeded(augment: str, network: Network) -> None:
     assert [torch.equal(a, b) for a, b in zip(one, other, strict=True)] == [False, True, False]
     assert one.shape == (3, 3, 32, 32)
     assert torch.isfinite(one).all()
+
+
+def test_views_show_a_picture_as_evaluation_does(network: Network) -> None:
+    """A random crop of a wide picture is one of the squashed square, not a piece at one of its ends."""
+    ramp = np.tile(
+        np.linspace(0, 255, 90, dtype=np.uint8)[:, None], (30, 1, 3)
+    )  # dark at the left, bright at the right
+    assert network.preprocessing["mode"] == "squash"
+    settings = SMALL.model_copy(update={"augment": "basic"})
+    contents, targets = [encoded(Image.fromarray(ramp))] * 20, torch.zeros(20, dtype=torch.long)
+    views, _ = image_classification.augment(contents, targets, network.preprocessing, settings, range(20))
+    shown = (views.amax((2, 3)) - views.amin((2, 3))) * torch.tensor(network.preprocessing["std"])
+    assert float(shown.min()) > 0.55  # of the whole ramp: the narrowest crop has 0.61 of the width
+
+
+def test_a_picture_that_is_square_or_cropped_is_augmented_as_it_is(network: Network) -> None:
+    """Only what evaluation squashes or pads is made square before, and a long line takes little memory."""
+    square, line = Image.new("RGB", (90, 90)), Image.new("RGB", (30_000, 1))
+    assert image_classification._square(square, network.preprocessing) is square
+    assert image_classification._square(line, {**network.preprocessing, "mode": "crop"}) is line
+    assert image_classification._square(line, network.preprocessing).size == (64, 64)
 
 
 def test_augmentation_leaves_the_global_generator_alone(network: Network) -> None:

@@ -1,0 +1,75 @@
+"""The results of the quality benchmark as Markdown."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+Record = Mapping[str, Any]
+HEAD = "| data | contender | accuracy | log loss | seconds | thawing helped |"
+OURS = "defaults"  # whose difference to all others is shown
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """Return a table of every set, then of the differences to Thawline's defaults, and what was measured when."""
+    lines = [HEAD, "|---" * 6 + "|"]
+    for name in dict.fromkeys(record["data"] for record in records):
+        lines += (row(name, some) for some in by_contender(records, name))
+    lines += ["", *differences(records), "", about(records)]
+    return "\n".join(lines)
+
+
+def by_contender(records: Sequence[Record], name: str) -> Iterator[list[Record]]:
+    """Yield the records of each contender on a set, in the order of the first."""
+    mine = [record for record in records if record["data"] == name]
+    for contender in dict.fromkeys(record["contender"] for record in mine):
+        yield [record for record in mine if record["contender"] == contender]
+
+
+def row(name: str, records: Sequence[Record]) -> str:
+    """Return a line of the table: means and standard errors over the salts."""
+    helped = [record["helped"] for record in records if record.get("helped") is not None]
+    cells = [
+        name,
+        str(records[0]["contender"]),
+        spread([record["accuracy"] for record in records]),
+        spread([record["log_loss"] for record in records]),
+        f"{mean(record['seconds'] for record in records):.0f}",
+        f"{sum(helped)} of {len(helped)}" if helped else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Return a mean with its standard error, the latter where there are several values."""
+    error = f" ± {stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
+    return f"{mean(values):{sign}.3f}{error}"
+
+
+def differences(records: Sequence[Record]) -> Iterator[str]:
+    """Yield a table of Thawline's defaults against each other contender, paired within set and salt.
+
+    A set counts by its mean over the salts, so the standard error is that over sets.
+    """
+    found = {(record["data"], record["salt"], record["contender"]): record for record in records}
+    yield f"| {OURS} less | accuracy | log loss | sets |"
+    yield "|---|---|---|---|"
+    for other in dict.fromkeys(record["contender"] for record in records):
+        gains: dict[str, dict[str, list[float]]] = {"accuracy": {}, "log_loss": {}}
+        for (data, salt, contender), record in found.items():
+            ours = found.get((data, salt, OURS))
+            if contender == other != OURS and ours is not None:
+                for metric, of_sets in gains.items():
+                    of_sets.setdefault(data, []).append(ours[metric] - record[metric])
+        if gains["accuracy"]:
+            cells = [spread([mean(values) for values in of_sets.values()], "+") for of_sets in gains.values()]
+            yield f"| {other} | {' | '.join(cells)} | {len(gains['accuracy'])} |"
+
+
+def about(records: Sequence[Record]) -> str:
+    """Say which revisions were measured, and when."""
+    revisions = sorted({record["revision"][:12] for record in records})
+    times = sorted(record["finished"] for record in records)
+    salts = len({record["salt"] for record in records})
+    return (
+        f"Salts: {salts}. Revision {', '.join(revisions)}; {len(records)} runs between {times[0]} and {times[-1]} UTC."
+    )
