@@ -15,7 +15,7 @@ from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import TRAINING, load_checkpoint, read_facts, save_checkpoint
 from components.core.training.data import open_data
-from components.core.training.processes import train
+from components.core.training.thawing import thaw
 
 
 @retries.patient
@@ -28,7 +28,7 @@ def fine_tune(
     checkpoint: Path,
     version: str = "",
 ) -> float:
-    """Write the better of the head-only and the thawed model by validation loss; return that loss.
+    """Write the thawed model where it is surely better, else the head-only one; return the loss on held-out rows.
 
     Args:
         settings: The run's settings as JSON.
@@ -54,21 +54,21 @@ def fine_tune(
             return _hand_on(run, chosen, head, checkpoint, before["loss"])
         data = open_data(dataset, run.settings)
         seed_everything(run.settings)
-        history = train(place(network, run.settings.device), data, chosen, thaw=chosen.thaw, listener=run)
-        after = _best([before, *history])
+        judged = thaw(place(network, run.settings.device), data, chosen, run)
         if torchrun.is_helper():
-            return after["loss"]
-        deadlines.note(run, "The thawed training", len(history), chosen.thaw_epochs)
-        helped = after is not before
-        kept = network if helped else load_checkpoint(head)[0]
-        epochs = [*facts["history"], *({"phase": "thaw", **figures} for figures in history)]
-        known = {"history": epochs, "thawed": chosen.thaw if helped else 0}
+            return before["loss"]
+        deadlines.note(run, "The thawed training", len(judged.history), chosen.thaw_epochs)
+        after = _best(judged.history) if judged.helps else before
+        kept = network if judged.helps else load_checkpoint(head)[0]
+        epochs = [*facts["history"], *({"phase": "thaw", **figures} for figures in judged.history)]
+        known = {"history": epochs, "thawed": chosen.thaw if judged.helps else 0, "thawing": str(judged)}
         save_checkpoint(checkpoint, kept, run.settings, chosen, facts["classes"], known)
         shutil.copy(head / TRAINING, checkpoint)
         run.saved(data.reuse.seconds)
-        run.tags({tag_names.THAWING_HELPED: str(helped).lower()})
+        run.tags({tag_names.THAWING_HELPED: str(judged.helps).lower()})
+        run.note(str(judged))
         figure = runs.describe(data.target.metrics[0].name, after)
-        run.figure(figure if helped else f"{figure}: thawing did not help, the head-only model is kept")
+        run.figure(figure if judged.helps else f"{figure}: thawing did not help, the head-only model is kept")
     return after["loss"]
 
 

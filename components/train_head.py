@@ -11,6 +11,7 @@ from components.core.tracking import retries, runs
 from components.core.training import deadlines
 from components.core.training.checkpoints import save_checkpoint, save_training_rows
 from components.core.training.data import open_data
+from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.phase import build_network
 from components.core.training.processes import train
 
@@ -24,7 +25,7 @@ def train_head(
     checkpoint: Path,
     version: str = "",
 ) -> float:
-    """Write the checkpoint of the head-only model; return its validation loss.
+    """Write the checkpoint of the head-only model; return its loss on rows that were held out.
 
     Args:
         settings: The run's settings as JSON.
@@ -45,7 +46,10 @@ def train_head(
         run.deadline = deadlines.of(run)
         data = open_data(dataset, run.settings)
         network = build_network(data, chosen, run)
-        history = train(network, data, chosen, thaw=0, listener=run)
+        if is_solved(network, data):
+            history = [solve_head(network, data, chosen, run, whole=True)]
+        else:
+            history = train(network, data, chosen, thaw=0, listener=run)
         best = min(history, key=lambda figures: figures["loss"], default={"loss": math.inf})
         if torchrun.is_helper():
             return best["loss"]

@@ -108,8 +108,8 @@ BELOW = {
     "training": {"networks", "tracking", "data", "compute", "activations"},
     "registry": {"inference", "networks", "tracking"},
     "evaluation": {
-*("evidence", "networks", "tracking", "sources", "data", "compute", "activations", "targets", "training"),
-        "registry",
+        *("evidence", "networks", "tracking", "sources", "data", "compute", "activations"),
+        *("targets", "training", "registry"),
     },
     "reporting": {"tracking", "targets", "training", "registry"},
 }

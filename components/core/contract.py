@@ -92,6 +92,8 @@ class Labels(Protocol):
 class Objective(Protocol):
     """The members of a target that training uses."""
 
+    convex: bool  # whether `loss` is convex in the outputs, so that a linear head has an optimum; optional: no
+
     def loss(
         self, outputs: "Pytree", targets: "Tensor", label_smoothing: float, class_weights: "Tensor | None"
     ) -> "Tensor":

@@ -122,6 +122,8 @@ class TaskDefaults:
 class TargetDefaults:
     """The optional members of a target."""
 
+    convex = False
+
     def __init__(self, own: "Target") -> None:
         self._own = own
 

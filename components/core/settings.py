@@ -120,6 +120,11 @@ class Settings(BaseModel):
         "none", description="Weight classes by inverse frequency."
     )
 
+    head_solver: Annotated[Literal["auto", "lbfgs", "sgd"], Option("Training", affects="model")] = Field(
+        "auto",
+        description="How the head is trained. lbfgs solves for the optimum of a linear head; sgd trains in epochs, by "
+        "--optimizer; auto solves where there is an optimum.",
+    )
     optimizer: Annotated[Literal["adamw", "adam", "sgd"], Option("Training", affects="model")] = Field(
         "adamw", description="Optimizer of both phases."
     )
@@ -333,6 +338,9 @@ class Settings(BaseModel):
             raise ValueError("--views caches augmented views, so it needs --augment")
         if self.views and self.cutmix:
             raise ValueError("--cutmix mixes pictures afresh in each epoch: leave out --views, or use --mixup")
+        afresh = bool(self.mixup or self.cutmix) or (self.augment != "none" and not self.views)
+        if self.head_solver == "lbfgs" and (self.head != "linear" or afresh):
+            raise ValueError("--head-solver lbfgs needs --head linear, and examples that stay the same in each epoch")
         if self.activations == "keep" and (self.cutmix or (self.augment != "none" and not self.views)):
             raise ValueError("--activations keep can't cache what differs in each epoch: use --views, without --cutmix")
         return self

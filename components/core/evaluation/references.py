@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from components.core.data.record_kinds import KIND_OF_TASK
 from components.core.evaluation.features import Array
 from components.core.evidence.paired_tests import swap_test, units_of
 from components.core.listener import SILENT, Listener
 from components.core.settings import Settings
+from components.core.sources.record_kinds import KIND_OF_TASK
 from components.core.targets.evaluation import Evaluation, Reference
 from components.core.targets.linear_probe import NoProbeError, has_probe, probe
 from components.core.training.data import Data

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Pytree: TypeAlias = Any  # nested tuples, lists and dicts of tensors, batch first (torch.utils._pytree)
 
@@ -67,7 +68,13 @@ def set_thawed(network: Network, thaw: int) -> int:
 
 
 def set_training(network: Network, line: int) -> None:
-    """Training mode above the line only: frozen BatchNorm and dropout behave as when the network serves."""
+    """Training mode above the line only, and nowhere for BatchNorm: its statistics stay those of the pretraining.
+
+    Statistics of small batches would be others than those that the head was fitted to, and that the network serves with
+    (as in detection, He et al. 2017).
+    """
     network.eval()
     for module in (*network.stages[line:], network.head):
         module.train()
+        for norm in filter(lambda one: isinstance(one, _BatchNorm), module.modules()):
+            norm.eval()

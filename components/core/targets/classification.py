@@ -18,6 +18,7 @@ class Classification:
     """One class for each record, any text."""
 
     metrics = classification_metrics.METRICS
+    convex = True
     answer: type = Answer
     answers = staticmethod(answers)
     evaluate = staticmethod(classification_metrics.evaluate)

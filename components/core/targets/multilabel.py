@@ -30,6 +30,7 @@ class MultiLabel:
     """Any number of labels for each record, written as a JSON list of names."""
 
     answer: type = Answer
+    convex = True
     answers = staticmethod(answers)
 
     def __init__(self, threshold: float) -> None:

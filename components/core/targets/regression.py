@@ -28,6 +28,7 @@ class Regression:
     """A number for each record; the network learns it less the mean, over the scale, of the training labels."""
 
     answer: type = Answer
+    convex = True
     answers = staticmethod(answers)
 
     def __init__(self, mean: float, scale: float, loss: str) -> None:

@@ -12,7 +12,7 @@ from components.core.training.data import Data
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-FEW = 2_000  # training and validation rows, below which folds of them are held out
+FEW = 1_000  # training and validation rows, below which folds of them are held out
 
 
 def few(data: Data) -> bool:

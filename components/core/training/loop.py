@@ -76,7 +76,7 @@ def fit(
     network: Network,
     line: int,
     batches: Batches,
-    validation: tuple[Rows, Tensor],
+    validation: tuple[Rows, Tensor] | None,
     loss: Callable[[Pytree, Tensor], Tensor],
     validate: Callable[[Pytree, Tensor], dict[str, float]],
     optimizer: torch.optim.Optimizer,
@@ -93,7 +93,7 @@ def fit(
         network: On its device already; only parameters that require gradients change.
         line: Stages below the thaw line; batches and validation hold the activations there.
         batches: Gives an epoch's batches.
-        validation: Activations of the validation split and their targets.
+        validation: Activations of the validation split and their targets; without, the last epoch is the best.
         loss: Of outputs and targets, a scalar mean.
         validate: Figures of the whole validation split; `loss` decides which epoch is best.
         optimizer: Over the trainable parameters.
@@ -129,16 +129,19 @@ def fit(
             _descend(optimizer, schedule, scaler, clip_norm)
             total += batch_loss.detach() * len(targets)  # stays on the device: .item() here would wait for the GPU
             count += len(targets)
-        figures = validate(outputs_of(network, line, validation[0], device), validation[1])
-        figures = distributed.agreed({"train_loss": float(total) / max(1, count), **figures}, device)
-        if figures["loss"] < best:
+        mean = float(total) / max(1, count)
+        figures = {"loss": mean}
+        if validation:
+            figures = validate(outputs_of(network, line, validation[0], device), validation[1])
+        figures = distributed.agreed({"train_loss": mean, **figures}, device)
+        if figures["loss"] < best or not validation:
             best, best_epoch, kept = figures["loss"], epoch, _copy(trained)
         if not (math.isfinite(figures["train_loss"]) and math.isfinite(figures["loss"])):
             break  # diverged: no later epoch can be better
         seconds = time.monotonic() - begin
         history.append({"epoch": epoch, **figures, "learning_rate": rate, "seconds": seconds})
         listener.epoch(history[-1])
-        listener.progress(epoch + 1, epochs, f"validation loss {figures['loss']:.3f}")
+        listener.progress(epoch + 1, epochs, f"{'validation' if validation else 'training'} loss {figures['loss']:.3f}")
         if epoch - best_epoch >= patience or epoch + 1 == epochs:
             break
         # the first process's clock decides for all

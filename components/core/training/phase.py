@@ -1,5 +1,11 @@
 """A phase of fine-tuning: freeze below the thaw line, train what lies above. Both training steps and every trial."""
 
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from torch import Tensor
+
+from components.core.activations.rows import Rows
 from components.core.compute import distributed
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
@@ -9,9 +15,12 @@ from components.core.networks.network import Network, Pytree, set_thawed
 from components.core.settings import Hyperparameters
 from components.core.training.batches import batch_count, fresh_batches, is_fresh, kept_batches
 from components.core.training.data import Data
+from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.loop import fit, make_optimizer, outputs_of, warmup_cosine
 from components.core.training.thaw_line import rows_of_split, rows_of_splits
 from components.core.training.warm_start import start_from
+
+Validate: TypeAlias = Callable[[Pytree, Tensor], dict[str, float]]
 
 
 def base_network(data: Data, hyperparameters: Hyperparameters) -> Network:
@@ -46,46 +55,61 @@ def train_phase(
     *,
     thaw: int,
     listener: Listener = SILENT,
+    validate: Validate | None = None,
+    epochs: int = 0,
 ) -> list[dict[str, float]]:
-    """Train the head and the last `thaw` stages; `thaw=0` is the head phase.
+    """Train the head and the last `thaw` stages; `thaw=0` is the head phase, whose optimum is solved for if it has one.
 
     Args:
-        network: On its device; keeps the best epoch's weights.
+        network: On its device; keeps the best epoch's weights, or the last one's where nothing validates.
         data: The prepared data.
         hyperparameters: Rates, decays and epochs of both phases.
         thaw: Stages to thaw.
         listener: Takes notes on activations, their progress, and each epoch's figures; see `fit`.
+        validate: In place of the target's.
+        epochs: After how many of the phase's epochs to stop; 0: all of them.
 
     Returns:
-        Every epoch's figures, see `fit`.
+        Every epoch's figures, see `fit`; those of a solved head as one epoch, see `solve_head`.
     """
+    if not thaw and is_solved(network, data):
+        found = solve_head(network, data, hyperparameters, listener)
+        listener.epoch(found)
+        return [found]
     settings, target = data.settings, data.target
     line = set_thawed(network, thaw)
-    rate, decay, epochs = hyperparameters.head_learning_rate, 1.0, settings.head_epochs
+    rate, decay, planned = hyperparameters.head_learning_rate, 1.0, settings.head_epochs
     if thaw:
         rate, decay = hyperparameters.thaw_learning_rate, hyperparameters.layer_decay
-        epochs = hyperparameters.thaw_epochs
-    steps = batch_count(len(data.rows["train"]), settings.batch_size) * epochs
+        planned = hyperparameters.thaw_epochs
+    steps = batch_count(len(data.rows["train"]), settings.batch_size) * planned
     optimizer = make_optimizer(network, line, settings.optimizer, rate, decay, hyperparameters.weight_decay)
     weights = data.class_weights.to(next(network.parameters()).device) if data.class_weights is not None else None
-    lines = {line: float(epochs)}
+    lines = {line: float(planned)}
     if not thaw and hyperparameters.thaw:  # the thawed phase follows: one pass serves both
         lines[line - hyperparameters.thaw] = float(hyperparameters.thaw_epochs)
-    with distributed.leader_first():
-        splits = {"validation": 0} if is_fresh(data, line) else {"validation": 0, "train": settings.views}
-        rows = {name: found[line] for name, found in rows_of_splits(network, data, lines, splits, listener).items()}
+    rows = _rows(network, data, lines, line, listener)
     batches = kept_batches(data, rows["train"]) if "train" in rows else fresh_batches(network, data, line)
     return fit(
         network,
         line,
         batches,
-        (rows["validation"], data.targets["validation"]),
+        (rows["validation"], data.targets["validation"]) if "validation" in rows else None,
         lambda outputs, targets: target.loss(outputs, targets, hyperparameters.label_smoothing, weights),
-        target.validate,
+        validate or target.validate,
         optimizer,
         warmup_cosine(optimizer, steps, settings.warmup),
-        epochs=epochs,
+        epochs=epochs or planned,
         patience=settings.patience,
         clip_norm=settings.clip_norm,
         listener=listener,
     )
+
+
+def _rows(network: Network, data: Data, lines: Mapping[int, float], line: int, listener: Listener) -> dict[str, Rows]:
+    """Activations at the line of both splits: none of training rows that differ in each epoch, or of no rows."""
+    splits = {"validation": 0} if data.rows["validation"] else {}
+    if not is_fresh(data, line):
+        splits["train"] = data.settings.views
+    with distributed.leader_first():
+        return {name: found[line] for name, found in rows_of_splits(network, data, lines, splits, listener).items()}

@@ -30,6 +30,7 @@ from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.checkpoints import load_checkpoint, save_checkpoint
 from components.core.training.data import Data, open_data
+from components.core.training.head_phase import is_solved
 from components.core.training.phase import train_phase
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def train(
     """
     settings = data.settings
     phase = partial(train_phase, network, data, hyperparameters, thaw=thaw, listener=listener)
+    if not thaw and not torchrun.launched() and is_solved(network, data):
+        return phase()  # there are no batches to divide
     if torchrun.launched():
         with distributed.joined(next(network.parameters()).device):
             return phase()

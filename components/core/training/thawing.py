@@ -61,7 +61,7 @@ class Judgment:
 def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT) -> Judgment:
     """Thaw the last stages and train on; judge whether that helps.
 
-    With a solved head and fewer than 2,000 rows, cross-validation judges, and the network is then trained on the
+    With a solved head and fewer than 1,000 rows, cross-validation judges, and the network is then trained on the
     training and validation rows together, for as many epochs as were best on average. Else the validation rows stop the
     training, and judge.
 
@@ -181,7 +181,7 @@ def paired(differences: Array, units: Sequence[str]) -> tuple[float, float]:
 
 
 def calibrated_losses(target: Target, given: Pytree, targets: Tensor) -> Array:
-    """The loss of each row alone at the temperature that suits all of them, as a served model is calibrated, float[N]."""
+    """The loss of each row alone, float[N], at the temperature that suits all: a served model is calibrated too."""
     temperature = target.calibrate(given, targets).get("temperature", 1.0)
     given = tree_map_only(Tensor, lambda tensor: tensor / temperature, given) if temperature != 1.0 else given
 

@@ -21,13 +21,18 @@ if TYPE_CHECKING:
     from components.core.training.data import Data
 
 MAX_THAW_EPOCHS = 8
+FOLDS = 3  # of few rows, one of which is held out in all trials
 NO_ANSWER_STATUS = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
 WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
 MAX_THAWED_STAGES = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
 
 
-def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperparameters:
-    """Hyperparameters of one trial: what the user gave is fixed, the rest is searched."""
+# What a solved head makes needless: its rate, and what keeps a head that is trained in epochs from overfitting.
+NOT_OF_SOLVED = frozenset({"head_learning_rate", "dropout", "label_smoothing"})
+
+
+def suggest(trial: "optuna.Trial", settings: Settings, stages: int, *, solved: bool = False) -> Hyperparameters:
+    """Hyperparameters of one trial: what the user gave is fixed, what matters beside it is searched."""
     fast = settings.optimizer == "sgd"  # without adaptive steps the useful rates lie an order higher
     deepest = min(MAX_THAWED_STAGES, stages)
     space: dict[str, Callable[[str], float]] = {
@@ -43,6 +48,8 @@ def suggest(trial: "optuna.Trial", settings: Settings, stages: int) -> Hyperpara
         "thaw_epochs": lambda n: trial.suggest_int(n, 2, MAX_THAW_EPOCHS),
     }
     fixed = settings.fixed()
+    if solved:
+        fixed = settings.defaults().model_dump(include=set(NOT_OF_SOLVED)) | fixed
     return Hyperparameters.model_validate({n: fixed[n] if n in fixed else ask(n) for n, ask in space.items()})
 
 
@@ -58,11 +65,18 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
     """
     import optuna
 
+    from components.core.training.folds import few, held_out
+    from components.core.training.head_phase import is_solved
     from components.core.training.phase import build_network, train_phase
 
     settings, begin, saved = data.settings, time.time(), data.reuse.seconds
-    hyperparameters = suggest(trial, settings, stages)
-    network = build_network(data, hyperparameters)
+    network = build_network(data, settings.defaults())
+    solved = is_solved(network, data)
+    hyperparameters = suggest(trial, settings, stages, solved=solved)
+    if not solved:
+        network = build_network(data, hyperparameters)
+    elif few(data) and (parts := held_out(data, FOLDS, "search")):
+        data = parts[0]  # a third of all rows tells more than the few that validate
     history: list[dict[str, Any]] = []
     best = float("inf")
     for phase, thaw in (("head", 0), ("thaw", hyperparameters.thaw)):
