@@ -15,7 +15,7 @@ from components.core.data.dataset_info import DatasetInfo
 from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
 from components.core.revision import libraries
-from components.core.settings import GATE, OPERATIONAL, Hyperparameters, Settings
+from components.core.settings import GATE, OPERATIONAL, Settings
 from components.core.tracking import retries, tag_names
 from components.core.training import deadlines, studies
 from components.core.training.studies import DONE, open_study
@@ -124,7 +124,7 @@ def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     with studies.alone(name):
         study = open_study(name)
-        searched = Hyperparameters.model_fields.keys() - settings.fixed().keys()
+        searched = settings.searched(solved=False)
         studies.begin(study, settings.defaults().model_dump(include=set(searched)))
         logged = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
         end = deadlines.time_to_train(run)[1]

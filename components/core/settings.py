@@ -61,6 +61,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     SEARCHED: ClassVar[frozenset[str]] = frozenset(Hyperparameters.model_fields)
+    # the rate of a head that is trained in epochs, and what keeps it from overfitting
+    OF_EPOCHS: ClassVar[frozenset[str]] = frozenset({"head_learning_rate", "dropout", "label_smoothing"})
 
     task: Annotated[str, Option("Problem and model", affects="model")] = Field(
         "image_classification",
@@ -338,8 +340,7 @@ class Settings(BaseModel):
             raise ValueError("--views caches augmented views, so it needs --augment")
         if self.views and self.cutmix:
             raise ValueError("--cutmix mixes pictures afresh in each epoch: leave out --views, or use --mixup")
-        afresh = bool(self.mixup or self.cutmix) or (self.augment != "none" and not self.views)
-        if self.head_solver == "lbfgs" and (self.head != "linear" or afresh):
+        if self.head_solver == "lbfgs" and not self.may_solve_head():
             raise ValueError("--head-solver lbfgs needs --head linear, and examples that stay the same in each epoch")
         if self.activations == "keep" and (self.cutmix or (self.augment != "none" and not self.views)):
             raise ValueError("--activations keep can't cache what differs in each epoch: use --views, without --cutmix")
@@ -373,6 +374,18 @@ class Settings(BaseModel):
     def fixed(self) -> dict[str, float]:
         """The searched options that the user gave, by name."""
         return {name: getattr(self, name) for name in sorted(self.SEARCHED) if getattr(self, name) is not None}
+
+    def searched(self, *, solved: bool) -> frozenset[str]:
+        """The options that the search decides; with a solved head fewer matter."""
+        return self.SEARCHED - self.fixed().keys() - (self.OF_EPOCHS if solved else frozenset())
+
+    def trains_afresh(self) -> bool:
+        """Return whether training examples differ in each epoch, so that a head has no optimum to solve for."""
+        return bool(self.mixup or self.cutmix) or (self.augment != "none" and not self.views)
+
+    def may_solve_head(self) -> bool:
+        """Return whether these settings let a head be solved for; the task's loss has to be convex too."""
+        return self.head_solver != "sgd" and self.head == "linear" and not self.trains_afresh()
 
     def defaults(self) -> Hyperparameters:
         """Hyperparameters without a search: what is given, else the defaults."""

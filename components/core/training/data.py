@@ -1,7 +1,9 @@
 """The prepared data as training sees them."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +26,7 @@ class Data:
     targets: dict[str, Tensor]
     class_weights: Tensor | None
     reuse: Reuse = field(default_factory=Reuse)  # what reading kept activations saved so far
+    heads: dict[Hashable, Any] = field(default_factory=dict)  # solved so far: trials that differ above ask for the same
 
 
 def open_data(dataset: Path, settings: Settings) -> Data:

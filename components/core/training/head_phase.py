@@ -11,6 +11,7 @@ from torch import Tensor
 
 from components.core.activations.rows import Rows
 from components.core.compute import distributed
+from components.core.digests import canonical_json
 from components.core.errors import InputError
 from components.core.listener import SILENT, Listener
 from components.core.networks.heads import linear_of
@@ -36,7 +37,7 @@ def is_solved(network: Network, data: Data) -> bool:
     obstacles = {
         "the head is not linear": linear_of(network.head) is None,
         "the loss of this task is not convex": not data.target.convex,
-        "the examples differ in each epoch": data.task.augments(settings) or bool(settings.mixup or settings.cutmix),
+        "the examples differ in each epoch": data.task.augments(settings) or settings.trains_afresh(),
     }
     reason = next((reason for reason, holds in obstacles.items() if holds), "")
     if reason and settings.head_solver == "lbfgs":
@@ -67,9 +68,9 @@ def solve_head(
         StepError: A feature is not finite.
     """
     begin, device = time.monotonic(), next(network.parameters()).device
-    line = set_thawed(network, 0)
+    line, names = set_thawed(network, 0), ("train", "validation") if whole else ("train",)
     rows = _rows(network, data, hyperparameters, line, listener)
-    fitted = _fitted(data, hyperparameters, rows, ("train", "validation") if whole else ("train",), device)
+    fitted = _remembered(network, data, hyperparameters, rows, names)
     _put(network, fitted.head)
     if whole or not len(rows["validation"]):
         figures = data.target.validate(fitted.outputs.float().cpu(), fitted.targets)
@@ -107,6 +108,18 @@ def _rows(
     splits = {"validation": 0, "train": data.settings.views}
     with distributed.leader_first():
         return {name: found[line] for name, found in rows_of_splits(network, data, lines, splits, listener).items()}
+
+
+def _remembered(
+    network: Network, data: Data, hyperparameters: Hyperparameters, rows: Mapping[str, Rows], names: Sequence[str]
+) -> _Fitted:
+    """What `_fitted` gives; trials of one process that differ in the thawed phase alone fit it once."""
+    fitted_on = tuple(hash((*data.rows[name], *data.targets[name].flatten().tolist())) for name in names)
+    same = (network.weights_digest, canonical_json(network.preprocessing), hyperparameters.label_smoothing, fitted_on)
+    if same not in data.heads:
+        data.heads[same] = _fitted(data, hyperparameters, rows, names, next(network.parameters()).device)
+    found: _Fitted = data.heads[same]
+    return found
 
 
 def _fitted(

@@ -27,10 +27,6 @@ WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
 MAX_THAWED_STAGES = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
 
 
-# What a solved head makes needless: its rate, and what keeps a head that is trained in epochs from overfitting.
-NOT_OF_SOLVED = frozenset({"head_learning_rate", "dropout", "label_smoothing"})
-
-
 def suggest(trial: "optuna.Trial", settings: Settings, stages: int, *, solved: bool = False) -> Hyperparameters:
     """Hyperparameters of one trial: what the user gave is fixed, what matters beside it is searched."""
     fast = settings.optimizer == "sgd"  # without adaptive steps the useful rates lie an order higher
@@ -47,10 +43,8 @@ def suggest(trial: "optuna.Trial", settings: Settings, stages: int, *, solved: b
         "layer_decay": lambda n: trial.suggest_float(n, 0.3, 1.0),
         "thaw_epochs": lambda n: trial.suggest_int(n, 2, MAX_THAW_EPOCHS),
     }
-    fixed = settings.fixed()
-    if solved:
-        fixed = settings.defaults().model_dump(include=set(NOT_OF_SOLVED)) | fixed
-    return Hyperparameters.model_validate({n: fixed[n] if n in fixed else ask(n) for n, ask in space.items()})
+    searched, rest = settings.searched(solved=solved), settings.defaults().model_dump()
+    return Hyperparameters.model_validate({n: ask(n) if n in searched else rest[n] for n, ask in space.items()})
 
 
 class OutOfTimeError(Exception):

@@ -1,0 +1,127 @@
+"""Whether thawing helps."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from components.core.listener import Callbacks
+from components.core.settings import Hyperparameters, Settings
+from components.core.targets.classification import Classification
+from components.core.training import folds, thawing
+from components.core.training.data import Data, open_data
+from components.core.training.head_phase import solve_head
+from components.core.training.phase import build_network
+from components.core.training.thawing import Judgment, calibrated_losses, cross_validated, paired, thaw
+from tests.conftest import TOY
+
+SETTINGS = Settings(**{**TOY, "head_solver": "auto"})
+HELPS = Hyperparameters(thaw=3, thaw_learning_rate=0.05, layer_decay=1.0, thaw_epochs=6, dropout=0.0)
+HARMS = Hyperparameters(thaw=3, thaw_learning_rate=20.0, thaw_epochs=2, dropout=0.0)
+
+
+def trained(dataset: Path, chosen: Hyperparameters, **changes: Any) -> tuple[Data, torch.nn.Module]:
+    data = open_data(dataset, SETTINGS.model_copy(update=changes))
+    network = build_network(data, chosen)
+    solve_head(network, data, chosen, whole=True)
+    return data, network
+
+
+def test_a_gain_has_to_exceed_its_standard_error() -> None:
+    """What is better by less than one standard error stays out."""
+    assert Judgment(0.03, 0.02, 100, "", [], 1).helps
+    assert not Judgment(0.02, 0.03, 100, "", [], 1).helps
+    assert not Judgment(-math.inf, math.inf, 0, "", [], 0).helps
+
+
+def test_the_standard_error_is_that_of_a_mean() -> None:
+    """Rows that stand alone have the textbook's standard error."""
+    found = np.random.default_rng(0).normal(0.5, 2.0, 400)
+    gain, error = paired(found, [str(i) for i in range(400)])
+    assert gain == pytest.approx(found.mean())
+    assert error == pytest.approx(found.std(ddof=1) / 20)
+
+
+def test_copies_of_a_row_make_nothing_surer() -> None:
+    """Each row ten times in a group of its own gives the same standard error."""
+    found = np.random.default_rng(0).normal(0.5, 2.0, 50)
+    once = paired(found, [str(i) for i in range(50)])
+    tenfold = paired(np.repeat(found, 10), [str(i) for i in range(50) for _ in range(10)])
+    assert tenfold == pytest.approx(once)
+
+
+def test_one_group_tells_nothing() -> None:
+    """A single group has no spread, so no gain exceeds its error."""
+    assert paired(np.ones(5), ["a"] * 5) == (1.0, math.inf)
+
+
+def test_losses_are_compared_at_their_own_temperatures() -> None:
+    """Outputs that are only too sure lose nothing: the served model is calibrated."""
+    logits = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.distributions.Categorical(logits=logits).sample()
+    plain = calibrated_losses(Classification(), logits, targets)  # type: ignore[arg-type]  # what is used of it is there
+    sure = calibrated_losses(Classification(), 5 * logits, targets)  # type: ignore[arg-type]  # as above
+    np.testing.assert_allclose(plain, sure, atol=1e-3)
+
+
+def test_judging_leaves_the_network_as_it_was(home: Path, toy_dataset: Path) -> None:
+    """Cross-validation trains copies: weights before and after are the same."""
+    data, network = trained(toy_dataset, HELPS)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    judged = cross_validated(network, data, HELPS)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert judged.rows == len(data.rows["train"]) + len(data.rows["validation"])
+    assert len(judged.history) == HELPS.thaw_epochs
+
+
+def test_no_test_row_is_asked_for(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither judging nor training on all labels reads a test row."""
+    data, network = trained(toy_dataset, HELPS)
+    test, asked = set(data.rows["test"]) | set(data.rows["calibrate"]), set[int]()
+    contents = data.examples.contents
+    monkeypatch.setattr(data.examples, "contents", lambda rows: asked.update(rows) or contents(rows))
+    thaw(network, replace(data, settings=data.settings.model_copy(update={"activations": "recompute"})), HELPS)
+    assert asked
+    assert not asked & test
+
+
+def test_what_helps_is_trained_on_all_labels(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the judgment the thawed network sees training and validation rows, for the epochs that were best."""
+    data, network = trained(toy_dataset, HELPS)
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(thawing, "cross_validated", lambda *_: Judgment(0.5, 0.1, 9, "", [{"loss": 1.0}], 2))
+    monkeypatch.setattr(
+        thawing, "train_phase", lambda _n, some, _h, **given: seen.append((len(some.rows["train"]), given["epochs"]))
+    )
+    thaw(network, data, HELPS)
+    assert seen == [(len(data.rows["train"]) + len(data.rows["validation"]), 2)]
+
+
+def test_what_harms_leaves_the_head_only_model(home: Path, toy_dataset: Path) -> None:
+    """A rate that destroys the stages is not taken."""
+    data, network = trained(toy_dataset, HARMS)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert not thaw(network, data, HARMS).helps
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_many_rows_are_judged_by_the_validation_rows(
+    home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the validation split is large enough nothing is trained twice, and its rows are compared in pairs."""
+    monkeypatch.setattr(folds, "FEW", 1)
+    data, network = trained(toy_dataset, HELPS)
+    judged = thaw(network, data, HELPS)
+    assert (judged.rows, judged.how) == (len(data.rows["validation"]), thawing.VALIDATION)
+
+
+def test_without_time_nothing_is_decided(home: Path, toy_dataset: Path) -> None:
+    """A deadline within the cross-validation leaves the head-only model, and says so."""
+    data, network = trained(toy_dataset, HELPS)
+    judged = thaw(network, data, HELPS, Callbacks(should_stop=lambda _seconds: True))
+    assert not judged.helps
+    assert str(judged) == "Thawing was not judged: time was up"
