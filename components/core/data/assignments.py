@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from components.core.contract import Target, Task
 from components.core.data import splits
 from components.core.data.examples import Example, Rejected
-from components.core.data.groups import NEAR, Record, group_examples
+from components.core.data.groups import NEAR, group_examples
 from components.core.data.lineage import Lineage, Member
 from components.core.data.records import CheckedRecord
 from components.core.digests import canonical_json
@@ -54,18 +54,15 @@ def assign_examples(checked: Mapping[str, CheckedRecord], lineage: Lineage, sett
     Raises:
         InputError: What belongs together is in two splits, or a class has too few examples.
     """
-    records = [
-        Record(some.id, some.uri, some.named("group"), some.named("split"), some.fingerprint, some.by_split())
-        for some in checked.values()
-    ]
+    records = list(checked.values())
     near = _near(records, lineage, settings, task)
     target, by_time = task.target(settings), task.split_by == "time"
     # what the times decide may part what belongs together, and moves: no earlier split binds anyone
     grouped = group_examples(*(_unbound(records, lineage) if by_time else (records, lineage)), near)
     usable = [record for record in records if record.id not in grouped.set_aside]
-    labels = {record.id: checked[record.id].label for record in usable}
+    labels = {record.id: record.label for record in usable}
     if by_time:
-        times = {record.id: checked[record.id].first.metadata.get(TIME, "") for record in usable}
+        times = {record.id: record.first.metadata.get(TIME, "") for record in usable}
         assigned = splits.assign_by_time(times)
     else:
         known = {id_: member.split for id_, member in lineage.members.items()}
@@ -85,9 +82,9 @@ def assign_examples(checked: Mapping[str, CheckedRecord], lineage: Lineage, sett
     ]
     strata = dict(zip(counted, target.strata([*counted.values()]), strict=True))
     _check(assigned, strata, waiting, grouped.groups, {record.id: record.uri for record in usable})
-    examples = [checked[id_].example(counted[id_], assigned[id_], grouped.groups[id_]) for id_ in labels]
+    examples = [some.example(counted[some.id], assigned[some.id], grouped.groups[some.id]) for some in usable]
     set_aside = [
-        Rejected(record.uri, checked[record.id].label, grouped.set_aside[record.id])
+        Rejected(record.uri, record.label, grouped.set_aside[record.id])
         for record in records
         if record.id in grouped.set_aside
     ]
@@ -122,12 +119,13 @@ def read_label_changes(path: Path) -> list[LabelChange]:
     return [LabelChange(**row) for row in pq.read_table(path).to_pylist()]
 
 
-def _unbound(records: Sequence[Record], lineage: Lineage) -> tuple[list[Record], Lineage]:
+def _unbound(records: Sequence[CheckedRecord], lineage: Lineage) -> tuple[list[CheckedRecord], Lineage]:
     members = {id_: replace(member, split="") for id_, member in lineage.members.items()}
-    return [replace(record, splits=[]) for record in records], replace(lineage, members=members, groups={})
+    free = [replace(record, copies=[replace(copy, split="") for copy in record.copies]) for record in records]
+    return free, replace(lineage, members=members, groups={})
 
 
-def _near(records: Sequence[Record], lineage: Lineage, settings: Settings, task: Task) -> list[tuple[str, str]]:
+def _near(records: Sequence[CheckedRecord], lineage: Lineage, settings: Settings, task: Task) -> list[tuple[str, str]]:
     """Pairs of near-duplicates of which at least one is new; all of them, where another distance is asked for."""
     prints = {id_: member.fingerprint for id_, member in lineage.members.items()}
     prints |= {record.id: record.fingerprint for record in records}

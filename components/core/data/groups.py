@@ -6,22 +6,11 @@ from dataclasses import dataclass, field
 
 from components.core.data.chains import divide
 from components.core.data.lineage import GROUP, Lineage
+from components.core.data.records import CheckedRecord
 from components.core.errors import InputError
 
 SHOWN = 3  # examples that an error names
 NEAR, OF = "near ", " of "  # a group by looks is called after its least id, one of a chain after that of the chain too
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One example of the present data."""
-
-    id: str
-    uri: str
-    groups: Sequence[str]  # that the source gives; copies of one content may name several
-    splits: Sequence[str]  # the same
-    fingerprint: str
-    copies: Mapping[str, str] = field(default_factory=dict)  # split -> uri of the copy that names it
 
 
 @dataclass(frozen=True)
@@ -33,7 +22,7 @@ class Grouped:
     set_aside: Mapping[str, str] = field(default_factory=dict)  # id -> why
 
 
-def group_examples(records: Sequence[Record], lineage: Lineage, near: Iterable[tuple[str, str]]) -> Grouped:
+def group_examples(records: Sequence[CheckedRecord], lineage: Lineage, near: Iterable[tuple[str, str]]) -> Grouped:
     """Put examples that belong together into groups, with what the lineage knows of them.
 
     Examples that the lineage knows keep their split. A new one joins what it belongs to; if that has two splits, it is
@@ -83,7 +72,7 @@ def group_examples(records: Sequence[Record], lineage: Lineage, near: Iterable[t
 class _Chains:
     """The pairs that bind, and which chain an example is of, now or by the name of its group."""
 
-    def __init__(self, pairs: Sequence[tuple[str, str]], records: Sequence[Record], lineage: Lineage) -> None:
+    def __init__(self, pairs: Sequence[tuple[str, str]], records: Sequence[CheckedRecord], lineage: Lineage) -> None:
         prints = {record.id: record.fingerprint for record in records}
         fresh = [pair for pair in pairs if not any(id_ in lineage.members for id_ in pair)]
         divided = divide(fresh, prints, len(records))
@@ -169,7 +158,9 @@ def _named(groups: Sequence[str]) -> list[str]:
     return [GROUP + group for group in groups if group]
 
 
-def _hand_on(id_: str, neighbours: dict[str, list[str]], present: Mapping[str, Record], lineage: Lineage) -> None:
+def _hand_on(
+    id_: str, neighbours: dict[str, list[str]], present: Mapping[str, CheckedRecord], lineage: Lineage
+) -> None:
     """Give the neighbours of an example that is set aside to one of equal looks: such are paired through it only."""
     mine = present[id_].fingerprint
     waiting = [other for other in neighbours[id_] if other > id_ and other in present and other not in lineage.members]
@@ -184,8 +175,8 @@ def _known(ids: Iterable[str], lineage: Lineage) -> list[str]:
     return [id_ for id_ in ids if id_ in lineage.members]
 
 
-def _refuse_leaks(web: _Web, known: Sequence[str], present: Mapping[str, Record], lineage: Lineage) -> None:
-    sides: dict[str, dict[str, Record]] = defaultdict(dict)
+def _refuse_leaks(web: _Web, known: Sequence[str], present: Mapping[str, CheckedRecord], lineage: Lineage) -> None:
+    sides: dict[str, dict[str, CheckedRecord]] = defaultdict(dict)
     for id_ in known:
         sides[web.component(id_)].setdefault(lineage.members[id_].split, present[id_])
     if leaks := [splits for splits in sides.values() if len(splits) > 1]:
@@ -201,8 +192,8 @@ def _refuse_leaks(web: _Web, known: Sequence[str], present: Mapping[str, Record]
         )
 
 
-def _refuse_given(web: _Web, records: Sequence[Record]) -> None:
-    given: dict[str, dict[str, Record]] = defaultdict(dict)
+def _refuse_given(web: _Web, records: Sequence[CheckedRecord]) -> None:
+    given: dict[str, dict[str, CheckedRecord]] = defaultdict(dict)
     for record in records:
         for split in record.splits if not web.splits(record.id) else []:
             given[web.component(record.id)].setdefault(split, record)
@@ -223,7 +214,7 @@ def _are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def _link(splits: Mapping[str, Record]) -> str:
+def _link(splits: Mapping[str, CheckedRecord]) -> str:
     """What the two sides of a leak have to do with each other."""
     one, other = list(splits.values())[:2]
     if one.id == other.id:
@@ -231,10 +222,10 @@ def _link(splits: Mapping[str, Record]) -> str:
     return "the same group" if set(one.groups) & set(other.groups) else "near-duplicates"
 
 
-def _shown(leaks: Sequence[Mapping[str, Record]]) -> str:
+def _shown(leaks: Sequence[Mapping[str, CheckedRecord]]) -> str:
     """A few leaks, each with one example of either split."""
     return "; ".join(
-        " and ".join(f"{record.copies.get(split, record.uri)} ({split})" for split, record in sorted(splits.items()))
+        " and ".join(f"{one.by_split().get(split, one.uri)} ({split})" for split, one in sorted(splits.items()))
         + f", {_link(splits)}"
         for splits in leaks[:SHOWN]
     )

@@ -36,9 +36,15 @@ class CheckedRecord:
         """By which near-duplicates are found; empty where the task makes none."""
         return str(self.facts.get("fingerprint", ""))
 
-    def named(self, column: str) -> list[str]:
-        """All groups, or all splits, that the copies name."""
-        return sorted({value for copy in self.copies if (value := getattr(copy, column))})
+    @property
+    def groups(self) -> list[str]:
+        """All groups that the copies name."""
+        return sorted({copy.group for copy in self.copies if copy.group})
+
+    @property
+    def splits(self) -> list[str]:
+        """All splits that the copies name."""
+        return sorted({copy.split for copy in self.copies if copy.split})
 
     def by_split(self) -> dict[str, str]:
         """The first copy's place in each split that the copies name."""

@@ -1,16 +1,9 @@
 """Raw records with their labels: a folder per class, the same on S3, or a manifest."""
 
-import codecs
-import contextlib
-import csv
-import json
-import math
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import lru_cache
 from io import BytesIO
 from itertools import islice
@@ -18,19 +11,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
-from components.core.sources import folders
+from components.core.sources import folders, tables
 from components.core.sources.folders import LAYOUT, as_label
 
 MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
 ROW = "#row="  # between the manifest and the number of an inline record, from 1
 MAX_BYTES = 100 * 2**20  # of one record: dozens are in memory at once
 INLINE = ("text", "content")  # columns that may hold the record itself where there is no column uri
-_FAULT = "\0fault"  # key of a row that is no record, with the reason; no column has that name
 _POINTER = b"version https://git-lfs.github.com/spec/"  # what stands in a file that was cloned without Git LFS
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
-_EXACT = 2**53  # whole numbers up to here are exact as floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,10 +260,8 @@ def _manifest(source: str) -> Iterator[RawRecord]:
     else:
         path = _path(source)
         base, file = str(path.parent), path.open("rb")
-    suffix = Path(source).suffix.lower()
-    rows = _csv_rows if suffix == ".csv" else _parquet_rows if suffix == ".parquet" else _json_rows
     with file:
-        for number, row in enumerate(rows(file, source), start=1):
+        for number, row in enumerate(tables.read_rows(file, source), start=1):
             if number == 1:
                 _check_columns(row, source)
             yield _entry(row, base, f"{source}{ROW}{number}")
@@ -292,10 +280,10 @@ def _check_columns(row: Mapping[str, Any], source: str) -> None:
 
 
 def _entry(row: Mapping[str, Any], base: str, place: str) -> RawRecord:
-    if _FAULT in row:
-        return RawRecord(place, "", fault=row[_FAULT])
+    if tables.FAULT in row:
+        return RawRecord(place, "", fault=row[tables.FAULT])
     inline = "" if "uri" in row else next((name for name in INLINE if name in row), "")
-    values = {name: printable(_text(value).strip()) for name, value in row.items() if name and name != inline}
+    values = {name: printable(tables.as_text(value).strip()) for name, value in row.items() if name and name != inline}
     uri = values.pop("uri", "")
     if uri.startswith("file://"):
         uri = unquote(urlsplit(uri).path)
@@ -305,113 +293,6 @@ def _entry(row: Mapping[str, Any], base: str, place: str) -> RawRecord:
     metadata = {name: value for name, value in values.items() if value}
     if inline:
         value = row[inline]
-        own = value if isinstance(value, bytes) else printable(_text(value)).encode()
+        own = value if isinstance(value, bytes) else printable(tables.as_text(value)).encode()
         return RawRecord(place, label, split, group, metadata, content=own)
     return RawRecord(uri, label, split, group, metadata)
-
-
-def _text(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
-    """A cell as text: a missing one is empty, a whole number has no decimals, lists and objects are canonical JSON.
-
-    pandas writes a column of whole numbers as floats as soon as one is missing: 1.0 and 1 are one label.
-    """
-    if isinstance(value, dict | list):
-        with contextlib.suppress(TypeError):  # bytes or times within
-            return canonical_json(value)
-    if isinstance(value, float | Decimal):
-        if math.isnan(value):
-            return ""
-        if -_EXACT < value < _EXACT and value == int(value):
-            return str(int(value))
-    return "" if value is None else str(value)
-
-
-def _distinct(columns: Iterable[str], source: str) -> None:
-    """Refuse a table in which a name stands for two columns.
-
-    Raises:
-        InputError: It does.
-    """
-    twice = [name for name, count in Counter(columns).items() if name and count > 1]
-    if twice:
-        raise InputError(f"{source} has two columns {twice[0]!r}.", "Rename one of them.")
-
-
-def _csv_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
-    csv.field_size_limit(MAX_BYTES)  # 128 kB otherwise, which a text may be longer than
-    # strict: without it a stray quotation mark joins lines into one cell, until the next one
-    reader = csv.reader(codecs.iterdecode(file, "utf-8-sig"), strict=True)
-    begin = 1
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        _distinct(header, source)
-        while True:
-            begin = reader.line_num + 1
-            cells = next(reader, None)
-            if cells is None:
-                return
-            if len(cells) == len(header):
-                yield dict(zip(header, cells, strict=True))
-            elif cells:  # an empty line is none
-                fault = f"not as many cells as columns: line {begin} has {len(cells)}, the header {len(header)}"
-                yield {**dict.fromkeys(header, ""), _FAULT: fault}
-    except csv.Error as error:
-        raise _ambiguous(str(error), source, begin, reader.line_num) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"The manifest {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.") from error
-
-
-def _ambiguous(error: str, source: str, begin: int, line: int) -> InputError:
-    """What the csv module found where it can't tell the cells of a row."""
-    hint = 'Close it, or write it twice ("") where it is part of a quoted text.'
-    if "unexpected end of data" in error:
-        sentence = f"A quotation mark in line {begin} of {source} is never closed: what follows would be one cell."
-        return InputError(sentence, hint)
-    if "expected after" in error:
-        where = f"line {line}" if line == begin else f"lines {begin} to {line}"
-        return InputError(f"In {where} of {source} text follows a quotation mark that ends a cell.", hint)
-    return InputError(f"The manifest {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.")
-
-
-def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=_pairs)
-        except _TwiceError as error:
-            raise InputError(f"Line {number} of {source} has the key {error} twice.", "Rename one of them.") from None
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise InputError(f"Line {number} of {source} is not a JSON object.", "Write one object per line.")
-        yield row
-
-
-class _TwiceError(Exception):
-    """A key that an object has twice; its name is the message."""
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _TwiceError(repr(next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)))
-    return found
-
-
-def _parquet_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(file)
-        _distinct(table.schema_arrow.names, source)
-        for batch in table.iter_batches(batch_size=4096):
-            yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise InputError(f"The manifest {source} is not a Parquet file.", "Write it again.") from error
-    except (OverflowError, ValueError) as error:  # a date that Python has not
-        raise InputError(
-            f"The manifest {source} contains a value that can't be read: {error}.",
-            "Write that column as text, or drop it.",
-        ) from error

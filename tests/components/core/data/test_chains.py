@@ -8,10 +8,13 @@ import pytest
 from PIL import Image, ImageDraw
 
 from components.core.data.chains import LEAST, Pair, divide
-from components.core.data.groups import Grouped, Record, group_examples
+from components.core.data.examples import Location
+from components.core.data.groups import Grouped, group_examples
 from components.core.data.lineage import Lineage, Member
+from components.core.data.records import CheckedRecord
 from components.core.data.splits import assign
 from components.core.modalities.near_duplicate_images import fingerprint, pairs
+from components.core.sources.raw_records import RawRecord
 from components.core.sources.split_names import SPLITS
 
 
@@ -62,7 +65,9 @@ def near(prints: dict[str, str], new: set[str] | None = None) -> list[Pair]:
 
 
 def grouped(prints: dict[str, str], lineage: Lineage, found: list[Pair], new: set[str] | None = None) -> Grouped:
-    records = [Record(id_, id_, [], [], text) for id_, text in prints.items() if new is None or id_ in new]
+    ids = [id_ for id_ in prints if new is None or id_ in new]
+    place = Location(0, 0, 0)
+    records = [CheckedRecord(id_, {"fingerprint": prints[id_]}, place, [RawRecord(id_, "")]) for id_ in ids]
     return group_examples(records, lineage, found)
 
 

@@ -6,14 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.data.groups import Record, group_examples
+from components.core.data.examples import Location
+from components.core.data.groups import group_examples
 from components.core.data.lineage import Lineage, Member
+from components.core.data.records import CheckedRecord
 from components.core.data.splits import assign
 from components.core.errors import InputError
+from components.core.sources.raw_records import RawRecord
+
+PLACE = Location(0, 0, 0)
 
 
-def record(id_: str, group: str = "", split: str = "", fingerprint: str = "") -> Record:
-    return Record(id_, f"{id_}.png", [group] if group else [], [split] if split else [], fingerprint)
+def record(id_: str, group: str = "", split: str = "", fingerprint: str = "") -> CheckedRecord:
+    return copies(id_, RawRecord(f"{id_}.png", "", split, group), fingerprint=fingerprint)
+
+
+def copies(id_: str, *entries: RawRecord, fingerprint: str = "") -> CheckedRecord:
+    """One content that these entries of the source hold."""
+    return CheckedRecord(id_, {"fingerprint": fingerprint}, PLACE, list(entries))
 
 
 def known(**splits: str) -> Lineage:
@@ -65,7 +75,7 @@ def test_a_newcomer_to_a_group_with_two_splits_is_set_aside() -> None:
 
 def test_copies_that_name_several_groups_join_them() -> None:
     """Copies of one content under two patients keep both patients in one split."""
-    both = Record("b", "b.png", ["g", "h"], [], "")
+    both = copies("b", RawRecord("b.png", "", group="g"), RawRecord("c.png", "", group="h"))
     found = group_examples([record("a", "g"), both, record("c", "h")], Lineage(), [])
     assert len(set(found.groups.values())) == 1
 
@@ -75,9 +85,7 @@ def test_copies_that_the_source_gives_two_splits_are_refused() -> None:
     with pytest.raises(
         InputError, match=r"column split puts 1 group of .*: b.png \(test\) and a.png \(train\), the same content"
     ) as error:
-        group_examples(
-            [Record("a", "a.png", [], ["test", "train"], "", {"train": "a.png", "test": "b.png"})], Lineage(), []
-        )
+        group_examples([copies("a", RawRecord("a.png", "", "train"), RawRecord("b.png", "", "test"))], Lineage(), [])
     assert "--near-duplicates" not in str(error.value)
 
 
