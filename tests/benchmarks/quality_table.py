@@ -45,24 +45,24 @@ def spread(values: Sequence[float], sign: str = "") -> str:
     return f"{mean(values):{sign}.3f}{error}"
 
 
-def differences(records: Sequence[Record]) -> Iterator[str]:
-    """Yield a table of Thawline's defaults against each other contender, paired within set and salt.
+def differences(records: Sequence[Record]) -> list[str]:
+    """Return a table of Thawline's defaults less each other contender, paired within set and salt; empty without them.
 
     A set counts by its mean over the salts, so the standard error is that over sets.
     """
     found = {(record["data"], record["salt"], record["contender"]): record for record in records}
-    yield f"| {OURS} less | accuracy | log loss | sets |"
-    yield "|---|---|---|---|"
-    for other in dict.fromkeys(record["contender"] for record in records):
+    rows = []
+    for other in dict.fromkeys(record["contender"] for record in records if record["contender"] != OURS):
         gains: dict[str, dict[str, list[float]]] = {"accuracy": {}, "log_loss": {}}
         for (data, salt, contender), record in found.items():
             ours = found.get((data, salt, OURS))
-            if contender == other != OURS and ours is not None:
+            if contender == other and ours is not None:
                 for metric, of_sets in gains.items():
                     of_sets.setdefault(data, []).append(ours[metric] - record[metric])
         if gains["accuracy"]:
             cells = [spread([mean(values) for values in of_sets.values()], "+") for of_sets in gains.values()]
-            yield f"| {other} | {' | '.join(cells)} | {len(gains['accuracy'])} |"
+            rows.append(f"| {other} | {' | '.join(cells)} | {len(gains['accuracy'])} |")
+    return [f"| {OURS} less | accuracy | log loss | sets |", "|---|---|---|---|", *rows] if rows else []
 
 
 def about(records: Sequence[Record]) -> str:
