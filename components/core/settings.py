@@ -51,9 +51,9 @@ class Hyperparameters(BaseModel):
     dropout: float = 0.2
     label_smoothing: float = 0.0
     thaw: int = 2
-    thaw_learning_rate: float = 2e-4
+    thaw_learning_rate: float = 3e-4
     layer_decay: float = 0.7
-    thaw_epochs: int = 6
+    thaw_epochs: int = 8
 
 
 class Settings(BaseModel):

@@ -32,7 +32,7 @@ from tests.support.plain import run_steps
 
 CLASSES, SPREAD, GROWTH, DAMAGED = 3, 0.25, 0.05, 0.7
 THAWED = {"thaw_epochs": 30, "thaw_learning_rate": 2e-2, "layer_decay": 1.0}
-WEAK: dict[str, Any] = {"head_epochs": 30, "head_learning_rate": 3e-2, **THAWED, "thaw": 1}
+WEAK: dict[str, Any] = {"head_solver": "sgd", "head_epochs": 30, "head_learning_rate": 3e-2, **THAWED, "thaw": 1}
 STRONG = {**WEAK, "thaw": 3}
 
 

@@ -31,6 +31,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 VALIDATION = "the validation rows"
 FOLDS = 3
+SMALLEST = 1e-3  # gain that is worth leaving the pretrained stages for
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Judgment:
     @property
     def helps(self) -> bool:
         """Return whether the thawed network goes on."""
-        return self.gain > self.error
+        return self.gain > max(self.error, SMALLEST)
 
     def __str__(self) -> str:
         """Say it in a line."""

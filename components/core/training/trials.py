@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from components.core.training.data import Data
 
-MAX_THAW_EPOCHS = 8
+MAX_THAW_EPOCHS = 12
 FOLDS = 3  # of few rows, one of which is held out in all trials
 NO_ANSWER_STATUS = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
 WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
@@ -38,7 +38,7 @@ def suggest(trial: "optuna.Trial", settings: Settings, stages: int, *, solved: b
         "label_smoothing": lambda n: trial.suggest_float(n, 0.0, 0.2),
         "thaw": lambda n: trial.suggest_int(n, 1, deepest),
         "thaw_learning_rate": lambda n: trial.suggest_float(
-            n, 1e-4 if fast else 1e-5, 1e-1 if fast else 1e-3, log=True
+            n, 1e-4 if fast else 1e-5, 1e-1 if fast else 3e-3, log=True
         ),
         "layer_decay": lambda n: trial.suggest_float(n, 0.3, 1.0),
         "thaw_epochs": lambda n: trial.suggest_int(n, 2, MAX_THAW_EPOCHS),

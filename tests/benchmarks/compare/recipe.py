@@ -36,6 +36,7 @@ def settings_of(image_size: int, head_epochs: int, thaw_epochs: int, **more: Any
     """
     recipe = {
         "image_size": image_size,
+        "head_solver": "sgd",  # as everybody else: the epochs are what is compared
         "batch_size": 64,
         "head_epochs": head_epochs,
         "thaw_epochs": thaw_epochs,

@@ -231,7 +231,7 @@ def test_the_whole_way(models: Mapping[str, Path], tracked_home: Path, tmp_path:
     assert "TF-IDF with logistic regression" in page
     network, facts = load_checkpoint(tmp_path / "artifacts/tuned")
     assert facts["settings"]["backbone"] == ""
-    answers = predict("--model", "films", "--text", "good fine", "--text", "dull")
+    answers = predict("--model", "films", "--text", "good 3f8a fine 9c21", "--text", "dull 3f8a bad 9c21")
     assert [answer["label"] for answer in answers] == ["up", "down"]
     assert network.preprocessing["max_length"] == 16
 
@@ -260,7 +260,7 @@ def test_other_targets_go_the_whole_way(
     assert run.accepted
     name = {"number": "TF-IDF with ridge regression", "labels": "TF-IDF with logistic regression"}[kind]
     assert name in (tmp_path / "artifacts/report.html").read_text()
-    good, bad = predict("--model", "films", "--text", "good fine", "--text", "dull")
+    good, bad = predict("--model", "films", "--text", "good 3f8a fine 9c21", "--text", "dull 3f8a bad 9c21")
     if kind == "number":
         assert good["number"] > 2.0 > bad["number"]
     else:

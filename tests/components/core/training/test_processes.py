@@ -115,7 +115,7 @@ def test_two_processes_give_the_single_ones_result(case: str, home: Path, points
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["timm/test_resnet", "timm/test_efficientnet", "timm/test_vit"])
 def test_a_picture_network_is_the_single_processes(backbone: str, home: Path, pictures: Path) -> None:
-    """BatchNorm in thawed stages sees the whole batch, in training and in the statistics that it keeps."""
+    """Convolutional and attention networks with two thawed stages end with the weights of a single process."""
     options = {"backbone": backbone, "weights": "none", "image_size": 32, "near_duplicates": -1}
     settings = Settings(**options, batch_size=7, head_epochs=3, optimizer="sgd")
     one = trained(pictures, settings, 2)

@@ -32,9 +32,10 @@ def trained(dataset: Path, chosen: Hyperparameters, **changes: Any) -> tuple[Dat
 
 
 def test_a_gain_has_to_exceed_its_standard_error() -> None:
-    """What is better by less than one standard error stays out."""
+    """What is better by less than one standard error stays out, and so does what is as good as equal."""
     assert Judgment(0.03, 0.02, 100, "", [], 1).helps
     assert not Judgment(0.02, 0.03, 100, "", [], 1).helps
+    assert not Judgment(1e-4, 1e-5, 100, "", [], 1).helps
     assert not Judgment(-math.inf, math.inf, 0, "", [], 0).helps
 
 
