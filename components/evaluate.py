@@ -203,6 +203,7 @@ def _page(
         metrics=data.target.metrics,
         champion=dict(decision.evidence) if "wins" in decision.evidence else None,
         history=facts["history"],
+        thawing=facts.get("thawing", ""),
         trials=search["trials"],
         importances=search["importances"],
         dataset=data.examples.info.model_dump(),

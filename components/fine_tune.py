@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from components.core import torchrun
 from components.core.compute import distributed
@@ -48,7 +49,7 @@ def fine_tune(
         run.deadline = deadlines.of(run)
         distributed.rendezvous()  # the first process may still be writing the head
         network, facts = load_checkpoint(head)
-        before = _best(facts["history"])
+        before = _kept(facts["history"], "head")
         # processes of torchrun can't know the deadline and are under way: there one epoch is trained
         if chosen.thaw == 0 or (not torchrun.launched() and run.deadline.reached()):
             return _hand_on(run, chosen, head, checkpoint, before["loss"])
@@ -56,11 +57,11 @@ def fine_tune(
         seed_everything(run.settings)
         judged = thaw(place(network, run.settings.device), data, chosen, run)
         if torchrun.is_helper():
-            return before["loss"]
+            return float(before["loss"])
         deadlines.note(run, "The thawed training", len(judged.history), chosen.thaw_epochs)
-        after = _best(judged.history) if judged.helps else before
         kept = network if judged.helps else load_checkpoint(head)[0]
         epochs = [*facts["history"], *({"phase": "thaw", **figures} for figures in judged.history)]
+        after = _kept(epochs, "thaw") if judged.helps else before
         known = {"history": epochs, "thawed": chosen.thaw if judged.helps else 0, "thawing": str(judged)}
         save_checkpoint(checkpoint, kept, run.settings, chosen, facts["classes"], known)
         shutil.copy(head / TRAINING, checkpoint)
@@ -69,11 +70,13 @@ def fine_tune(
         run.note(str(judged))
         figure = runs.describe(data.target.metrics[0].name, after)
         run.figure(figure if judged.helps else f"{figure}: thawing did not help, the head-only model is kept")
-    return after["loss"]
+    return float(after["loss"])
 
 
-def _best(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    return min(history, key=lambda figures: figures["loss"])
+def _kept(history: Sequence[dict[str, Any]], phase: str) -> dict[str, Any]:
+    """The epoch of a phase whose weights were kept."""
+    epochs = [figures for figures in history if figures["phase"] == phase]
+    return next((figures for figures in epochs if figures["best"]), epochs[-1])
 
 
 def _recall(run: runs.StepRun, version: str, checkpoint: Path) -> float:
@@ -83,7 +86,8 @@ def _recall(run: runs.StepRun, version: str, checkpoint: Path) -> float:
     recall.checkpoint(run.settings.model, version, checkpoint)
     run.tags({tag_names.VERSION: version})
     run.figure(f"version {version} is judged again")
-    return _best(read_facts(checkpoint)["history"])["loss"]
+    facts = read_facts(checkpoint)
+    return float(_kept(facts["history"], "thaw" if facts["thawed"] else "head")["loss"])
 
 
 def _hand_on(run: runs.StepRun, chosen: Hyperparameters, head: Path, checkpoint: Path, loss: float) -> float:

@@ -63,13 +63,14 @@ def search(
             deadlines.cut(run, "The search was skipped")
             return name
         from components.core.training.data import open_data  # torch costs seconds
+        from components.core.training.head_phase import is_solved
         from components.core.training.phase import build_network
         from components.core.training.thaw_line import rows_of_splits
 
         data = open_data(dataset, run.settings)
         network = build_network(data, run.settings.defaults())
         if not data.task.augments(run.settings) and run.settings.activations != "recompute":
-            lines = _lines(run.settings, len(network.stages))
+            lines = _lines(run.settings, len(network.stages), solved=is_solved(network, data))
             splits = {"train": run.settings.views, "validation": 0}
             rows_of_splits(network, data, lines, splits, run)
         with studies.explained():
@@ -78,14 +79,13 @@ def search(
     return name
 
 
-def _lines(settings: Settings, stages: int) -> dict[int, float]:
-    """Thaw lines whose activations the trials share, and the epochs that all trials together train there."""
+def _lines(settings: Settings, stages: int, *, solved: bool) -> dict[int, float]:
+    """Thaw lines whose activations the trials share, and how often all of them together read these there."""
     thawed = range(1, min(MAX_THAWED_STAGES, stages) + 1) if settings.thaw is None else [settings.thaw]
     depths = [depth for depth in thawed if 0 < depth < stages]
     epochs = settings.thaw_epochs or MAX_THAW_EPOCHS
-    return {stages: float(settings.trials * settings.head_epochs)} | {
-        stages - depth: settings.trials * epochs / len(depths) for depth in depths
-    }
+    head = 2.0 if solved else float(settings.trials * settings.head_epochs)
+    return {stages: head} | {stages - depth: settings.trials * epochs / len(depths) for depth in depths}
 
 
 def study_name(settings: Settings, info: DatasetInfo) -> str:

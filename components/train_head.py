@@ -13,7 +13,7 @@ from components.core.training.checkpoints import save_checkpoint, save_training_
 from components.core.training.data import open_data
 from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.phase import build_network
-from components.core.training.processes import train
+from components.core.training.processes import together, train
 
 
 @retries.patient
@@ -46,10 +46,12 @@ def train_head(
         run.deadline = deadlines.of(run)
         data = open_data(dataset, run.settings)
         network = build_network(data, chosen, run)
-        if is_solved(network, data):
-            history = [solve_head(network, data, chosen, run, whole=True)]
-        else:
-            history = train(network, data, chosen, thaw=0, listener=run)
+        with together(network):
+            if is_solved(network, data):
+                history = [solve_head(network, data, chosen, run, whole=True)]
+                run.epoch(history[0])
+            else:
+                history = train(network, data, chosen, thaw=0, listener=run)
         best = min(history, key=lambda figures: figures["loss"], default={"loss": math.inf})
         if torchrun.is_helper():
             return best["loss"]

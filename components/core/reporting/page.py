@@ -43,6 +43,7 @@ class ReportData:
     metrics: Sequence[Metric] = ()  # what the figures of the evaluation are called, and which way is better
     champion: Mapping[str, Any] | None = None
     history: Sequence[Mapping[str, Any]] = ()
+    thawing: str = ""  # by how much thawing helps, and how sure that is, as a sentence without a full stop
     trials: Sequence[Mapping[str, Any]] = ()
     importances: Mapping[str, float] = field(default_factory=dict)
     rejected: Sequence[Mapping[str, Any]] = ()

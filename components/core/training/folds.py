@@ -27,17 +27,22 @@ def fold_of_rows(units: Sequence[str], strata: Sequence[str], count: int, purpos
         units: The unit of each row, such as its group; folds depend on these names, not on their order.
         strata: The class of each row; the first row's counts for the unit.
         count: Number of folds.
-        purpose: Another one gives other folds.
+        purpose: Makes the folds of different purposes different.
 
     Returns:
-        0 to `count` - 1, or -1 for the only unit of a stratum: without it nothing would be known of that class.
+        0 to `count` - 1, or -1 for the only unit that has rows of a stratum: a model without it would not know that
+        class.
     """
     first = dict(zip(reversed(units), reversed(strata), strict=True))
+    having: dict[str, set[str]] = {}  # the units of each stratum
+    for unit, stratum in zip(units, strata, strict=True):
+        having.setdefault(stratum, set()).add(unit)
+    needed = {unit for some in having.values() if len(some) == 1 for unit in some}
     members: dict[str, list[str]] = {}
-    for unit in sorted(first, key=lambda unit: digest([purpose, unit])):
+    for unit in sorted(first.keys() - needed, key=lambda unit: digest([purpose, unit])):
         members.setdefault(first[unit], []).append(unit)
     # each stratum goes on where the one before ended, so that small ones don't all fill the first fold
-    spread = [unit for _, some in sorted(members.items()) if len(some) > 1 for unit in some]
+    spread = [unit for _, some in sorted(members.items()) for unit in some]
     fold = {unit: number % count for number, unit in enumerate(spread)}
     return np.array([fold.get(unit, -1) for unit in units], dtype=np.int64)
 

@@ -13,7 +13,7 @@ from components.core.activations.rows import Rows
 from components.core.compute import distributed
 from components.core.digests import canonical_json
 from components.core.errors import InputError
-from components.core.listener import SILENT, Listener
+from components.core.listener import SILENT, Listener, Progress
 from components.core.networks.heads import linear_of
 from components.core.networks.network import Network, set_thawed
 from components.core.settings import Hyperparameters
@@ -70,7 +70,7 @@ def solve_head(
     begin, device = time.monotonic(), next(network.parameters()).device
     line, names = set_thawed(network, 0), ("train", "validation") if whole else ("train",)
     rows = _rows(network, data, hyperparameters, line, listener)
-    fitted = _remembered(network, data, hyperparameters, rows, names)
+    fitted = _remembered(network, data, hyperparameters, rows, names, listener.progress)
     _put(network, fitted.head)
     if whole or not len(rows["validation"]):
         figures = data.target.validate(fitted.outputs.float().cpu(), fitted.targets)
@@ -111,13 +111,19 @@ def _rows(
 
 
 def _remembered(
-    network: Network, data: Data, hyperparameters: Hyperparameters, rows: Mapping[str, Rows], names: Sequence[str]
+    network: Network,
+    data: Data,
+    hyperparameters: Hyperparameters,
+    rows: Mapping[str, Rows],
+    names: Sequence[str],
+    progress: Progress,
 ) -> _Fitted:
     """What `_fitted` gives; trials of one process that differ in the thawed phase alone fit it once."""
     fitted_on = tuple(hash((*data.rows[name], *data.targets[name].flatten().tolist())) for name in names)
     same = (network.weights_digest, canonical_json(network.preprocessing), hyperparameters.label_smoothing, fitted_on)
     if same not in data.heads:
-        data.heads[same] = _fitted(data, hyperparameters, rows, names, next(network.parameters()).device)
+        device = next(network.parameters()).device
+        data.heads[same] = _fitted(data, hyperparameters, rows, names, device, progress)
     found: _Fitted = data.heads[same]
     return found
 
@@ -128,6 +134,7 @@ def _fitted(
     rows: Mapping[str, Rows],
     names: Sequence[str],
     device: torch.device,
+    progress: Progress,
 ) -> _Fitted:
     """Fit the head on all rows of these splits, with the strength that cross-validation over them chooses."""
     names, target, size = [name for name in names if len(rows[name])], data.target, len(data.examples.classes)
@@ -137,11 +144,10 @@ def _fitted(
     weights = data.class_weights.double().to(device) if data.class_weights is not None else None
     features = Features([rows[name] for name in names], device)
     loss = partial(target.loss, label_smoothing=hyperparameters.label_smoothing, class_weights=weights)
-    judge = partial(target.loss, label_smoothing=0.0, class_weights=None)
+    judge = partial(target.loss, label_smoothing=0.0, class_weights=weights)
+    folds = fold_of_rows(*units_and_strata(data, own), FOLDS)
     with _threads(features.rows.numel() * size):
-        choice = linear_head.choose(
-            features, targets, size, fold_of_rows(*units_and_strata(data, own), FOLDS), loss, judge
-        )
+        choice = linear_head.choose(features, targets, size, folds, loss, judge, progress)
         fit = linear_head.solve(features.rows, targets, size, loss, choice.strength)
     found = fit(features.rows)
     held, outputs = (choice.held, choice.outputs) if len(choice.held) else (torch.arange(len(given)), found)
@@ -161,7 +167,7 @@ def _threads(products: int) -> Iterator[None]:
 
 def _put(network: Network, head: LinearFit) -> None:
     linear = linear_of(network.head)
-    assert linear is not None  # noqa: S101 - `is_solved` said so
+    assert linear is not None  # noqa: S101 - solved heads are linear
     with torch.no_grad():
         linear.weight.copy_(head.weight)
         linear.bias.copy_(head.bias)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from components.core.activations.rows import Rows
 from components.core.errors import StepError
+from components.core.listener import SILENT, Progress
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # of outputs [N, C] and targets, a scalar mean, convex in outputs
@@ -30,6 +31,7 @@ FEW = 2_000  # rows up to which all folds are held out in turn; beyond, one of t
 MOST_ON_PATH = 20_000  # rows that choose the penalty
 ITERATIONS = 500
 CHUNK = 8_192  # rows that are multiplied at once
+READ = 64  # rows that are read at once: where nothing is kept, so many are encoded together
 IN_MEMORY = 2 << 30  # bytes of features; more lie in a temporary file
 
 
@@ -58,7 +60,7 @@ class Features:
     """Features [N, F], standardized; constant ones become 0, so that their weights do too.
 
     Args:
-        parts: Activations [B, F] below the head, one behind the other.
+        parts: Activations [B, F] below the head, concatenated.
         device: Where they are multiplied.
 
     Raises:
@@ -99,7 +101,15 @@ class Features:
         return LinearFit(weight, fit.bias - weight @ self.mean)
 
 
-def choose(features: Features, targets: Tensor, size: int, folds: Array, loss: Loss, judge: Loss) -> Choice:
+def choose(
+    features: Features,
+    targets: Tensor,
+    size: int,
+    folds: Array,
+    loss: Loss,
+    judge: Loss,
+    progress: Progress = SILENT.progress,
+) -> Choice:
     """Choose the penalty whose models have the lowest loss on rows that they did not see.
 
     Up to 2,000 rows every fold is held out in turn; of more, one fold is, of 20,000 rows at most. Where nothing can be
@@ -111,7 +121,8 @@ def choose(features: Features, targets: Tensor, size: int, folds: Array, loss: L
         size: Number of outputs.
         folds: Of the rows, int[N], 0 to 4, or -1 for those that are never held out.
         loss: The training loss.
-        judge: The loss without smoothing and weights.
+        judge: The loss without smoothing.
+        progress: Takes how far the path is; it ends early where weaker penalties do no better.
     """
     folds = folds[:MOST_ON_PATH]
     rows, targets = features.rows[: len(folds)], targets[: len(folds)]
@@ -124,13 +135,14 @@ def choose(features: Features, targets: Tensor, size: int, folds: Array, loss: L
     order = torch.cat(places)
     starts: list[LinearFit | None] = [None] * len(held)
     best, lowest, since = Choice(STRENGTHS[0], order, torch.zeros(0, size)), math.inf, 0
-    for strength in STRENGTHS:
+    for number, strength in enumerate(STRENGTHS):
         fits = [
             solve(rows[own], targets[own], size, loss, strength, start) for own, start in zip(rest, starts, strict=True)
         ]
         starts = [*fits]
         outputs = torch.cat([fit(rows[place]) for fit, place in zip(fits, places, strict=True)])
         lost = float(judge(outputs, targets[order]))
+        progress(number + 1, len(STRENGTHS), f"penalties of the head: held-out loss {min(lost, lowest):.3f}")
         if lost < lowest:
             best, lowest, since = Choice(strength, order, outputs), lost, 0
         elif (since := since + 1) >= PATIENCE:
@@ -206,14 +218,14 @@ def _gathered(parts: Sequence[Rows], device: torch.device) -> Tensor:
     width = next(rows[torch.arange(1)].shape[1] for rows in parts if len(rows))
     shape = (sum(map(len, parts)), width)
     if device.type == "cpu" and shape[0] * shape[1] * 4 > IN_MEMORY:
-        with tempfile.NamedTemporaryFile() as file:  # mapped, it lives on without its name
+        with tempfile.NamedTemporaryFile() as file:  # the mapping keeps it until it is no longer used
             found = torch.from_numpy(np.memmap(file.name, np.float32, "w+", shape=shape))
     else:
         found = torch.empty(shape, dtype=torch.float32, device=device)
     done = 0
     for rows in parts:
-        for start in range(0, len(rows), CHUNK):
-            some = rows[start : start + CHUNK]
+        for start in range(0, len(rows), READ):
+            some = rows[start : start + READ]
             found[done : done + len(some)] = some
             done += len(some)
     return found

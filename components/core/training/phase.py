@@ -1,6 +1,7 @@
 """A phase of fine-tuning: freeze below the thaw line, train what lies above. Both training steps and every trial."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network, Pytree, set_thawed
 from components.core.settings import Hyperparameters
 from components.core.training.batches import batch_count, fresh_batches, is_fresh, kept_batches
+from components.core.training.calibration import calibrated_figures
 from components.core.training.data import Data
 from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.loop import fit, make_optimizer, outputs_of, warmup_cosine
@@ -33,8 +35,9 @@ def base_network(data: Data, hyperparameters: Hyperparameters) -> Network:
 def build_network(data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT) -> Network:
     """The network that training starts from: pretrained with a new head, or with a warm start the champion's."""
     network = base_network(data, hyperparameters)
+    solved = is_solved(network, data)
     if (data.examples.folder / START).exists():
-        lent = start_from(network, data.examples.folder / START, data.examples.classes)
+        lent = start_from(network, data.examples.folder / START, data.examples.classes, head=not solved)
         listener.note(f"Started from the champion: {lent}")
     return network
 
@@ -66,13 +69,14 @@ def train_phase(
         hyperparameters: Rates, decays and epochs of both phases.
         thaw: Stages to thaw.
         listener: Takes notes on activations, their progress, and each epoch's figures; see `fit`.
-        validate: In place of the target's.
+        validate: In place of the target's, which is asked of calibrated outputs above a solved head.
         epochs: After how many of the phase's epochs to stop; 0: all of them.
 
     Returns:
         Every epoch's figures, see `fit`; those of a solved head as one epoch, see `solve_head`.
     """
-    if not thaw and is_solved(network, data):
+    solved = is_solved(network, data)
+    if solved and not thaw:
         found = solve_head(network, data, hyperparameters, listener)
         listener.epoch(found)
         return [found]
@@ -96,7 +100,7 @@ def train_phase(
         batches,
         (rows["validation"], data.targets["validation"]) if "validation" in rows else None,
         lambda outputs, targets: target.loss(outputs, targets, hyperparameters.label_smoothing, weights),
-        validate or target.validate,
+        validate or (partial(calibrated_figures, target) if solved else target.validate),
         optimizer,
         warmup_cosine(optimizer, steps, settings.warmup),
         epochs=epochs or planned,

@@ -10,6 +10,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -30,6 +32,7 @@ from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.checkpoints import load_checkpoint, save_checkpoint
 from components.core.training.data import Data, open_data
+from components.core.training.folds import pooled
 from components.core.training.head_phase import is_solved
 from components.core.training.phase import train_phase
 
@@ -51,28 +54,30 @@ def train(
     *,
     thaw: int,
     listener: Listener = SILENT,
+    whole_epochs: int = 0,
 ) -> History:
     """`train_phase` in as many processes as the settings ask for, or as one of those that torchrun started.
 
-    It has to be called from the main thread: the processes it starts end with the thread that started them.
+    It has to be called from the main thread: the processes it starts end with the thread that started them. With
+    `whole_epochs`, training and validation rows train together for so many of the phase's epochs.
 
     Raises:
         InputError: There are fewer GPUs than processes.
         StepError: A process failed or was killed; the others have ended too.
     """
     settings = data.settings
-    phase = partial(train_phase, network, data, hyperparameters, thaw=thaw, listener=listener)
-    if not thaw and not torchrun.launched() and is_solved(network, data):
-        return phase()  # there are no batches to divide
+    rows = pooled(data) if whole_epochs else data
+    phase = partial(train_phase, network, rows, hyperparameters, thaw=thaw, listener=listener, epochs=whole_epochs)
     if torchrun.launched():
-        with distributed.joined(next(network.parameters()).device):
+        with together(network):
             return phase()
     count = processes(settings)
-    if count == 1:
+    if count == 1 or (not thaw and is_solved(network, data)):  # what is solved has no batches to divide
         return phase()
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder), network, settings, hyperparameters, data.examples.classes, {})
-        given = (settings.to_json(), hyperparameters.model_dump_json(), thaw, torch.get_rng_state().numpy().tobytes())
+        state = torch.get_rng_state().numpy().tobytes()
+        job = _Job(folder, str(data.examples.folder), settings, hyperparameters, thaw, whole_epochs, state)
         history: History = []
         receive: dict[str, Callable[..., object]] = {
             "epoch": listener.epoch,
@@ -80,12 +85,31 @@ def train(
             "progress": listener.progress,
             "history": history.extend,
         }
-        job = (distributed.PEER_TIMEOUT, folder, str(data.examples.folder), *given)
         with contextlib.closing(_run(count, job, listener)) as messages:  # whatever `epoch` raises, the processes end
             for kind, *content in messages:
                 receive[kind](*content)
         network.load_state_dict(load_file(Path(folder) / TRAINED_WEIGHTS))
     return history
+
+
+def together(network: Network) -> AbstractContextManager[None]:
+    """Inside, this process is one of those that torchrun started, if it did; they compute together."""
+    if not torchrun.launched() or distributed.count() > 1:
+        return contextlib.nullcontext()
+    return distributed.joined(next(network.parameters()).device)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all processes of a training are given."""
+
+    folder: str  # of the network, and of what it is trained to
+    dataset: str
+    settings: Settings
+    hyperparameters: Hyperparameters
+    thaw: int
+    whole_epochs: int
+    random_state: bytes
 
 
 def processes(settings: Settings) -> int:
@@ -106,7 +130,7 @@ def processes(settings: Settings) -> int:
     return count
 
 
-def _run(count: int, job: tuple[Any, ...], listener: Listener) -> Generator[tuple[Any, ...]]:
+def _run(count: int, job: _Job, listener: Listener) -> Generator[tuple[Any, ...]]:
     """Messages of the processes until all have ended; whatever happens here, none of them is left."""
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     pipes = [context.Pipe() for _ in range(count)]
@@ -115,7 +139,9 @@ def _run(count: int, job: tuple[Any, ...], listener: Listener) -> Generator[tupl
         try:
             for rank, (_, theirs) in enumerate(pipes):
                 address = f"file://{folder}/meeting"
-                worker = context.Process(target=_work, args=(rank, count, address, theirs, *job), daemon=True)
+                worker = context.Process(
+                    target=_work, args=(rank, count, address, theirs, distributed.PEER_TIMEOUT, job), daemon=True
+                )
                 worker.start()
                 workers.append(worker)
                 theirs.close()  # so that our end sees the end of its process
@@ -161,26 +187,14 @@ def _messages(
         raise StepError("A training process exited without an error message.", "See the step's log, and run again.")
 
 
-def _work(
-    rank: int,
-    count: int,
-    address: str,
-    step: Connection,
-    stuck: timedelta,
-    folder: str,
-    dataset: str,
-    settings_json: str,
-    hyperparameters_json: str,
-    thaw: int,
-    random_state: bytes,
-) -> None:
+def _work(rank: int, count: int, address: str, step: Connection, stuck: timedelta, job: _Job) -> None:
     """One process of the training; number 0 tells what happens and writes the weights."""
     _end_with_parent()
     torch.set_num_threads(max(1, min(len(os.sched_getaffinity(0)) // count, torch.get_num_threads())))
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ |= {name: str(value) for name, value in own.items()}
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: nobody else can connect
-    settings = Settings.from_json(settings_json)
+    settings = job.settings
 
     def tell(kind: str, *content: object) -> None:
         if rank == 0:
@@ -192,21 +206,25 @@ def _work(
 
     told = Callbacks(partial(tell, "epoch"), partial(tell, "note"), partial(tell, "progress"), should_stop)
     try:
-        network, _ = load_checkpoint(Path(folder))
+        network, _ = load_checkpoint(Path(job.folder))
         place(network, settings.device)
         seed_everything(settings)
-        torch.set_rng_state(torch.frombuffer(bytearray(random_state), dtype=torch.uint8))  # draws as one process would
+        torch.set_rng_state(
+            torch.frombuffer(bytearray(job.random_state), dtype=torch.uint8)
+        )  # draws as one process would
         with distributed.joined(pick_device(settings.device), address, stuck):
+            data = open_data(Path(job.dataset), settings)
             history = train_phase(
                 network,
-                open_data(Path(dataset), settings),
-                Hyperparameters.model_validate_json(hyperparameters_json),
-                thaw=thaw,
+                pooled(data) if job.whole_epochs else data,
+                job.hyperparameters,
+                thaw=job.thaw,
                 listener=told,
+                epochs=job.whole_epochs,
             )
             if rank == 0:
                 state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-                save_file(state, Path(folder) / TRAINED_WEIGHTS)
+                save_file(state, Path(job.folder) / TRAINED_WEIGHTS)
             tell("history", history)
     except Exception as error:
         step.send(("failure", time.monotonic(), *_told(error)))

@@ -3,6 +3,7 @@
 import math
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     import optuna
 
+    from components.core.networks.network import Network
     from components.core.training.data import Data
 
 MAX_THAW_EPOCHS = 12
@@ -54,51 +56,72 @@ class OutOfTimeError(Exception):
 def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadline) -> float:
     """Validation loss of the better of the two phases, lower is better; prunes by the loss of every epoch.
 
+    The head of all trials is the same where it is solved for, so there the loss of the thawed phase counts.
+
     Raises:
         OutOfTimeError: The deadline was reached before the trial's end.
     """
-    import optuna
+    from components.core.training.phase import train_phase
 
-    from components.core.training.folds import few, held_out
-    from components.core.training.head_phase import is_solved
-    from components.core.training.phase import build_network, train_phase
-
-    settings, begin, saved = data.settings, time.time(), data.reuse.seconds
-    network = build_network(data, settings.defaults())
-    solved = is_solved(network, data)
-    hyperparameters = suggest(trial, settings, stages, solved=solved)
-    if not solved:
-        network = build_network(data, hyperparameters)
-    elif few(data) and (parts := held_out(data, FOLDS, "search")):
-        data = parts[0]  # a third of all rows tells more than the few that validate
+    begin, saved = time.time(), data.reuse.seconds
+    network, data, hyperparameters, solved = _begun(trial, data, stages)
     history: list[dict[str, Any]] = []
-    best = float("inf")
+    best = math.inf
     for phase, thaw in (("head", 0), ("thaw", hyperparameters.thaw)):
-
-        def report(figures: dict[str, float], phase: str = phase) -> None:
-            history.append({"phase": phase, **figures})
-            offset = settings.head_epochs if phase == "thaw" else 0
-            trial.report(figures["loss"], offset + int(figures["epoch"]))
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
+        if phase == "thaw" and not thaw:
+            break
         try:
-            if phase == "head" or thaw:
-                if deadline.reached():
-                    raise OutOfTimeError
-                listener = Callbacks(epoch=report, should_stop=deadline.reached)
-                epochs = train_phase(network, data, hyperparameters, thaw=thaw, listener=listener)
-                if deadline.hit:
-                    raise OutOfTimeError
-                best = min([best, *(e["loss"] for e in epochs)])
-                if not epochs:  # diverged at once
-                    break
+            if deadline.reached():
+                raise OutOfTimeError
+            report = partial(_report, trial, history, phase, 0 if solved else data.settings.head_epochs, solved)
+            listener = Callbacks(epoch=report, should_stop=deadline.reached)
+            epochs = train_phase(network, data, hyperparameters, thaw=thaw, listener=listener)
+            if deadline.hit:
+                raise OutOfTimeError
+            best = min([math.inf if solved else best, *(e["loss"] for e in epochs)])
+            if not epochs:  # diverged at once
+                break
         finally:
             trial.set_user_attr("history", history)
             trial.set_user_attr("hyperparameters", hyperparameters.model_dump())
             trial.set_user_attr("seconds", time.time() - begin)
             trial.set_user_attr(tag_names.SAVED, data.reuse.seconds - saved)
     return best
+
+
+def _begun(trial: "optuna.Trial", data: "Data", stages: int) -> "tuple[Network, Data, Hyperparameters, bool]":
+    """The network, the rows and the hyperparameters of a trial, and whether its head is solved for."""
+    from components.core.training.folds import few, held_out
+    from components.core.training.head_phase import is_solved
+    from components.core.training.phase import build_network
+
+    network = build_network(data, data.settings.defaults())
+    solved = is_solved(network, data)
+    hyperparameters = suggest(trial, data.settings, stages, solved=solved)
+    if not solved:
+        network = build_network(data, hyperparameters)
+    elif few(data) and (parts := held_out(data, FOLDS, "search")):
+        data = parts[0]  # a third of all rows tells more than the few that validate
+    return network, data, hyperparameters, solved
+
+
+def _report(
+    trial: "optuna.Trial",
+    history: list[dict[str, Any]],
+    phase: str,
+    head_epochs: int,
+    solved: bool,  # noqa: FBT001 - bound by `partial`
+    figures: dict[str, float],
+) -> None:
+    """Take an epoch's figures; a solved head, which is the same in all trials, decides about none of them."""
+    import optuna
+
+    history.append({"phase": phase, **figures})
+    if solved and phase == "head":
+        return
+    trial.report(figures["loss"], (head_epochs if phase == "thaw" else 0) + int(figures["epoch"]))
+    if trial.should_prune():
+        raise optuna.TrialPruned
 
 
 def work(

@@ -16,7 +16,7 @@ from components.core.networks.network import Network
 from components.core.training.checkpoints import WEIGHTS, read_facts, weights_digest
 
 
-def start_from(network: Network, checkpoint: Path, classes: Sequence[str]) -> str:
+def start_from(network: Network, checkpoint: Path, classes: Sequence[str], *, head: bool = True) -> str:
     """Put a checkpoint's weights into a network: all stages, and the head as far as the classes agree.
 
     The network's `weights_digest` becomes that of both, what it was built with and what it starts from.
@@ -25,6 +25,7 @@ def start_from(network: Network, checkpoint: Path, classes: Sequence[str]) -> st
         network: Changed in place.
         checkpoint: Of the same backbone.
         classes: The network's, in the order of its head.
+        head: Whether to take the head too: one that is solved for starts nowhere.
 
     Returns:
         What was taken, in words.
@@ -40,10 +41,10 @@ def start_from(network: Network, checkpoint: Path, classes: Sequence[str]) -> st
             "Leave out --warm-start, or use the champion's --backbone.",
         )
     known = [name for name in classes if name in facts["classes"]]
-    head = _head(own, theirs, classes, facts["classes"]) if known else {}
-    network.load_state_dict(own | {name: theirs[name] for name in stages} | head)
+    found = _head(own, theirs, classes, facts["classes"]) if head and known else {}
+    network.load_state_dict(own | {name: theirs[name] for name in stages} | found)
     network.weights_digest = digest([network.weights_digest, weights_digest(checkpoint)])
-    return f"all stages, and {f'its head for {len(known)} of {len(classes)} classes' if head else 'no head'}"
+    return f"all stages, and {f'its head for {len(known)} of {len(classes)} classes' if found else 'no head'}"
 
 
 def _head(

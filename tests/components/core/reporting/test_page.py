@@ -430,3 +430,14 @@ def test_a_figure_of_which_less_is_better_says_so() -> None:
             text = Outline(render(data)).text
             assert metric.explanation in text
             assert ("lower is better" in text) == (metric.sign < 0), metric.name
+
+
+def test_a_solved_head_has_no_epochs() -> None:
+    """The report names the penalty that was chosen for a solved head, and how sure it is that thawing helps."""
+    head = {"phase": "head", "epoch": 0, "train_loss": 0.1, "loss": 0.5, "strength": 0.01, "seconds": 1.5, "best": 1.0}
+    sentence = "Thawing lowered the loss by 0.031 ± 0.012 (239 rows, 3-fold cross-validation)"
+    text = " ".join(Outline(render(dataclasses.replace(sample(), history=[head], thawing=sentence))).text.split())
+    assert "Solved for in" in text
+    assert "C = 0.01" in text
+    assert "1 epoch in" not in text
+    assert f"{sentence}." in text

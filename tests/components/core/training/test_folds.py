@@ -32,6 +32,12 @@ def test_the_only_group_of_a_class_is_never_held_out() -> None:
     assert min(folds.tolist()[:3]) >= 0
 
 
+def test_a_class_within_one_mixed_group_is_never_held_out() -> None:
+    """Where all rows of a class are in a group of several classes, that group stays in every fold's training rows."""
+    folds = fold_of_rows(["1", "2", "3", "x", "x"], ["a", "a", "a", "a", "b"], 2)
+    assert folds.tolist()[3:] == [-1, -1]
+
+
 def test_folds_depend_on_names_alone() -> None:
     """Another order of the rows gives the same folds; another purpose gives others."""
     units, strata = [str(i) for i in range(40)], ["ab"[i % 2] for i in range(40)]

@@ -12,11 +12,12 @@ import torch
 from components.core.listener import Callbacks
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets.classification import Classification
-from components.core.training import folds, thawing
+from components.core.training import folds, processes, thawing
+from components.core.training.calibration import calibrated_losses
 from components.core.training.data import Data, open_data
 from components.core.training.head_phase import solve_head
 from components.core.training.phase import build_network
-from components.core.training.thawing import Judgment, calibrated_losses, cross_validated, paired, thaw
+from components.core.training.thawing import Judgment, cross_validated, paired, thaw
 from tests.conftest import TOY
 
 SETTINGS = Settings(**{**TOY, "head_solver": "auto"})
@@ -96,7 +97,7 @@ def test_what_helps_is_trained_on_all_labels(home: Path, toy_dataset: Path, monk
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(thawing, "cross_validated", lambda *_: Judgment(0.5, 0.1, 9, "", [{"loss": 1.0}], 2))
     monkeypatch.setattr(
-        thawing, "train_phase", lambda _n, some, _h, **given: seen.append((len(some.rows["train"]), given["epochs"]))
+        processes, "train_phase", lambda _n, some, _h, **given: seen.append((len(some.rows["train"]), given["epochs"]))
     )
     thaw(network, data, HELPS)
     assert seen == [(len(data.rows["train"]) + len(data.rows["validation"]), 2)]
@@ -125,4 +126,4 @@ def test_without_time_nothing_is_decided(home: Path, toy_dataset: Path) -> None:
     data, network = trained(toy_dataset, HELPS)
     judged = thaw(network, data, HELPS, Callbacks(should_stop=lambda _seconds: True))
     assert not judged.helps
-    assert str(judged) == "Thawing was not judged: time was up"
+    assert str(judged) == "Thawing was not judged: time ran out"

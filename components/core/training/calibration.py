@@ -1,0 +1,39 @@
+"""Losses of calibrated outputs: a served model is calibrated, so being too sure is no fault of its training."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from components.core.contract import Target
+from components.core.networks.network import Pytree
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+def calibrated(target: Target, outputs: Pytree, targets: Tensor) -> Pytree:
+    """Outputs [N, ...] divided by the temperature that suits them; as they are where the target has none."""
+    temperature = target.calibrate(outputs, targets).get("temperature", 1.0)
+    if temperature == 1.0:
+        return outputs
+    return tree_map_only(Tensor, lambda tensor: tensor / temperature, outputs)
+
+
+def calibrated_figures(target: Target, outputs: Pytree, targets: Tensor) -> dict[str, float]:
+    """The target's figures of a whole split, with the loss of calibrated outputs."""
+    loss = float(target.loss(calibrated(target, outputs, targets), targets, 0.0, None))
+    return {**target.validate(outputs, targets), "loss": loss}
+
+
+def calibrated_losses(target: Target, outputs: Pytree, targets: Tensor) -> Array:
+    """The loss of each row alone, float[N], without smoothing and weights, at the temperature that suits all rows."""
+    outputs = calibrated(target, outputs, targets)
+
+    def row(number: int) -> float:
+        one = tree_map_only(Tensor, lambda tensor: tensor[number : number + 1], outputs)
+        return float(target.loss(one, targets[number : number + 1], 0.0, None))
+
+    with torch.no_grad():
+        return np.array([row(number) for number in range(len(targets))])
