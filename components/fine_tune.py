@@ -18,6 +18,8 @@ from components.core.training.checkpoints import TRAINING, load_checkpoint, read
 from components.core.training.data import open_data
 from components.core.training.thawing import thaw
 
+NOT_THAWED = "No stage was thawed, so the head-only model is kept"
+
 
 @retries.patient
 def fine_tune(
@@ -58,7 +60,10 @@ def fine_tune(
         judged = thaw(place(network, run.settings.device), data, chosen, run)
         if torchrun.is_helper():
             return float(before["loss"])
-        deadlines.note(run, "The thawed training", len(judged.history), chosen.thaw_epochs)
+        if judged.undecided:
+            deadlines.cut(run, NOT_THAWED)
+        else:
+            deadlines.note(run, "The thawed training", len(judged.history), chosen.thaw_epochs)
         kept = network if judged.helps else load_checkpoint(head)[0]
         epochs = [*facts["history"], *({"phase": "thaw", **figures} for figures in judged.history)]
         after = _kept(epochs, "thaw") if judged.helps else before
@@ -97,5 +102,5 @@ def _hand_on(run: runs.StepRun, chosen: Hyperparameters, head: Path, checkpoint:
     shutil.copytree(head, checkpoint, dirs_exist_ok=True)
     run.figure("head only, as requested" if chosen.thaw == 0 else "head only: no time was left")
     if run.deadline.hit:
-        deadlines.cut(run, "No stage was thawed, so the head-only model is kept")
+        deadlines.cut(run, NOT_THAWED)
     return loss

@@ -50,7 +50,7 @@ def listed(files: Sequence[str], texts: Sequence[str], lines: Iterable[bytes]) -
             found += [record for line in named if line.strip() for record in _below(line, strict=False)]
         else:
             found += _below(file, strict=True)
-    found += [Record("text", text, text.encode) for text in texts]
+    found += [Record("text", text, partial(os.fsencode, text)) for text in texts]
     if not found:
         raise InputError("There is nothing to predict.", "Use paths of files, a folder, s3://…, - or --text.")
     return found
@@ -115,6 +115,10 @@ def _content(record: Record) -> bytes | str:
         return str(error)
 
 
+def _table() -> bytes:
+    raise RejectedRecord("a table, not a record")
+
+
 def _below(name: str, *, strict: bool) -> Iterator[Record]:
     """Return the records at a path or address; a missing one is a bad record in a list, and bad usage otherwise."""
     if name.startswith("s3://"):
@@ -122,7 +126,12 @@ def _below(name: str, *, strict: bool) -> Iterator[Record]:
         return
     path = Path(name).expanduser()
     if name.lower().endswith(raw_records.MANIFESTS) and path.is_file():
-        raise InputError(f"{name} is a table, not a record.", "Pass its records as files, or its texts with --text.")
+        if strict:
+            raise InputError(
+                f"{name} is a table, not a record.", "Pass its records as files, or its texts with --text."
+            )
+        yield Record("file", name, _table)
+        return
     if path.is_dir():
         files = list(folders.walk(path))
         if strict and not files:

@@ -245,6 +245,7 @@ def load_task(name: str) -> Task:
         InputError: There is no such module, a library that it needs is not installed, or a member is missing or has
             another form than the contract's.
     """
+    check_task_name(name)
     module = name if "." in name else f"components.tasks.{name}"
     folder = os.environ.get(TASKS_FOLDER, "")
     if folder and folder not in sys.path:
@@ -264,6 +265,19 @@ def load_task(name: str) -> Task:
 def built_in_tasks() -> list[str]:
     """Return the names of the tasks that Thawline brings."""
     return sorted(path.stem for path in (Path(__file__).parents[1] / "tasks").glob("[a-z]*.py"))
+
+
+def check_task_name(name: str) -> None:
+    """Refuse a name that no module can have, such as a file's.
+
+    Raises:
+        InputError: It has one.
+    """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(
+            f"{name!r} is not the name of a task.",
+            f"Use one of {', '.join(built_in_tasks())}, or the dotted name of a module, such as mine.points.",
+        )
 
 
 def unknown_task(name: str, known: Sequence[str]) -> InputError:

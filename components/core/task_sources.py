@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.core.contract import built_in_tasks, unknown_task
+from components.core.contract import built_in_tasks, check_task_name, unknown_task
 from components.core.settings import Settings
 from components.core.task_options import unknown_option, unusable_option
 
@@ -26,6 +26,7 @@ def check_task(settings: Settings, folder: Path) -> None:
     Raises:
         InputError: There is no such task, it declares no such option, or the option no such value.
     """
+    check_task_name(settings.task)
     if settings.task not in (known := built_in_tasks()) and "." not in settings.task:
         raise unknown_task(settings.task, known)
     module = settings.task if "." in settings.task else f"components.tasks.{settings.task}"

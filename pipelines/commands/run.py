@@ -138,7 +138,8 @@ def _print_settings(console: Console, source: str, settings: Settings, task: str
     console.print(f"Fine-tuning on {source}", highlight=False, markup=False, soft_wrap=True)
     if task:
         console.print(task, highlight=False, markup=False, soft_wrap=True)
-    searched = sorted(settings.searched(solved=settings.may_solve_head())) if settings.trials else []
+    solved = settings.may_solve_head()
+    searched = sorted(settings.searched(solved=solved)) if settings.trials else []
     for line in ("  ".join(f"{k}={v}" for k, v in chosen.items()), f"searched: {', '.join(searched) or 'nothing'}"):
         console.print(_folded(f"  {line}", console, 2), style="dim", highlight=False, markup=False, soft_wrap=True)
 

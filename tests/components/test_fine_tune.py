@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from components.core.listener import Deadline
-from components.core.tracking import queries
+from components.core.tracking import connection, queries
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 from components.fine_tune import fine_tune
+from components.train_head import train_head
 from tests.support.plain import PlainRun
 
 
@@ -64,6 +65,23 @@ def test_a_deadline_within_the_thaw_leaves_the_best_so_far(
     assert [figures["phase"] for figures in history].count("thaw") == 1
     [pipeline] = queries.find_runs("toy", "late", "pipeline")
     assert "The thawed training stopped after 1 of 5 epochs" in deadlines.cuts(pipeline.data.tags)
+
+
+def test_what_cross_validation_found_is_recorded(toy_home: PlainRun, tmp_path: Path) -> None:
+    """Above a solved head the folds' epochs are metrics of the step, and the checkpoint says how sure the result is."""
+    toy_home = replace(toy_home, settings=toy_home.settings.model_copy(update={"head_solver": "auto"}))
+    dataset, chosen = toy_home.folder / "dataset", json.dumps(toy_home.hyperparameters)
+    train_head(toy_home.settings.to_json(), "cv", dataset, chosen, tmp_path / "head")
+    toy_home = replace(toy_home, folder=tmp_path)
+    (tmp_path / "dataset").symlink_to(dataset)
+    loss = tune(toy_home, tmp_path / "tuned", "cv", thaw=2, thaw_epochs=3, thaw_learning_rate=0.02, layer_decay=1.0)
+    facts = read_facts(tmp_path / "tuned")
+    epochs = [figures for figures in facts["history"] if figures["phase"] == "thaw"]
+    [run] = [run for run in queries.find_runs("toy", "cv", "step") if run.info.run_name == "fine_tune"]
+    logged = connection.client().get_metric_history(run.info.run_id, "loss")
+    assert [metric.value for metric in logged] == [figures["loss"] for figures in epochs]
+    assert "3-fold cross-validation" in facts["thawing"]
+    assert loss == next(e["loss"] for e in (epochs if facts["thawed"] else facts["history"]) if e["best"])
 
 
 def test_thawed_stages_move_and_frozen_ones_stay(toy_home: PlainRun, tmp_path: Path) -> None:

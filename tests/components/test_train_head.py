@@ -43,6 +43,19 @@ def test_the_pretrained_stages_are_untouched(toy_run: PlainRun) -> None:
     assert read_facts(toy_run.folder / "head")["stage_digests"][:-1] == expected
 
 
+def test_a_solved_head_is_one_epoch_in_mlflow(toy_home: PlainRun, tmp_path: Path) -> None:
+    """The step's run has the held-out loss and the strength of a solved head, and the checkpoint the same figures."""
+    text = toy_home.settings.model_copy(update={"head_solver": "auto"}).to_json()
+    loss = train_head(
+        text, "solved", toy_home.folder / "dataset", json.dumps(toy_home.hyperparameters), tmp_path / "head"
+    )
+    [figures] = read_facts(tmp_path / "head")["history"]
+    [run] = queries.find_runs("toy", "solved", "step")
+    assert run.data.metrics["loss"] == pytest.approx(loss)
+    assert run.data.metrics["strength"] == pytest.approx(figures["strength"])
+    assert figures["accuracy"] > 0.6
+
+
 def test_a_deadline_leaves_the_best_so_far(toy_home: PlainRun, tmp_path: Path) -> None:
     """With no time left the head still trains one epoch, writes its checkpoint, and says what was cut."""
     text = toy_home.settings.model_copy(update={"step_max_minutes": 1e-6}).to_json()

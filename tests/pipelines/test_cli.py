@@ -108,7 +108,7 @@ def test_progress_goes_to_stderr_as_plain_lines(whole: WholeRun) -> None:
 def test_the_chosen_settings_are_printed(whole: WholeRun) -> None:
     """Before the steps, the run prints the options that were given and what is searched."""
     assert "head_learning_rate=0.05" in whole.answer.err
-    assert "searched: layer_decay, thaw, weight_decay" in whole.answer.err
+    assert "searched: dropout, label_smoothing, layer_decay, thaw, weight_decay" in whole.answer.err
 
 
 def test_nothing_is_written_outside_the_home(whole: WholeRun) -> None:

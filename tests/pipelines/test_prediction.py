@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.core import s3 as storage
-from components.core.errors import InputError
+from components.core.errors import InputError, RejectedRecord
 from pipelines.prediction import listed
 
 pytest_plugins = ["tests.services.s3"]
@@ -42,6 +42,23 @@ def test_what_is_not_there_or_no_record_is_one_sentence(name: str, sentence: str
         listed([str(tmp_path / name)], [], [])
     with pytest.raises(InputError, match="nothing to predict"):
         listed(["-"], [], [])
+
+
+def test_a_table_in_a_list_is_a_bad_record(tmp_path: Path) -> None:
+    """Among the paths of a list a table gets its reason, and the others are read."""
+    (tmp_path / "texts.csv").write_text("text\nfine\n")
+    (tmp_path / "one.txt").write_text("fine")
+    lines = [f"{tmp_path / name}\n".encode() for name in ("texts.csv", "one.txt")]
+    table, text = listed(["-"], [], lines)
+    with pytest.raises(RejectedRecord, match="a table, not a record"):
+        table.read()
+    assert text.read() == b"fine"
+
+
+def test_a_text_that_is_not_utf8_is_read_as_its_bytes() -> None:
+    """What a shell passes on in another encoding reaches the task, which says what is wrong with it."""
+    [record] = listed([], [os.fsdecode(b"caf\xe9")], [])
+    assert record.read() == b"caf\xe9"
 
 
 def test_objects_on_s3_are_records(s3: str) -> None:

@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("thawline"))
 # Enough for a good model of the points, and quick.
-TOY_OPTIONS = "--task tests.fakes.toy --model toy --head-epochs 12 --thaw-epochs 2 --head-learning-rate 0.05"
+TOY_OPTIONS = "--task tests.fakes.toy --model toy --head-solver sgd --head-epochs 12 --thaw-epochs 2"
+TOY_OPTIONS += " --head-learning-rate 0.05"
 TOY_OPTIONS += " --thaw-learning-rate 0.01 --search-workers 1"
 TOY = TOY_OPTIONS.split()
 

@@ -143,8 +143,8 @@ def weights_of(library: str) -> Mapping[str, list[str]]:
 
 
 def _occurs(name: str, library: str) -> bool:
-    """Return whether a name occurs in a library's source at all: it may be an older one of a network."""
-    return bool(re.search(rf"\b{re.escape(name)}\b", _source_of(library)))
+    """Return whether a library's source has this name as a key: it may be an older one of a network."""
+    return bool(name and re.search(rf"""(['"]){re.escape(name)}\1\s*:""", _source_of(library)))
 
 
 @cache

@@ -134,10 +134,10 @@ def fit(
         if validation:
             figures = validate(outputs_of(network, line, validation[0], device), validation[1])
         figures = distributed.agreed({"train_loss": mean, **figures}, device)
-        if figures["loss"] < best or not validation:
-            best, best_epoch, kept = figures["loss"], epoch, _copy(trained)
         if not (math.isfinite(figures["train_loss"]) and math.isfinite(figures["loss"])):
             break  # diverged: no later epoch can be better
+        if figures["loss"] < best or not validation:
+            best, best_epoch, kept = figures["loss"], epoch, _copy(trained)
         seconds = time.monotonic() - begin
         history.append({"epoch": epoch, **figures, "learning_rate": rate, "seconds": seconds})
         listener.epoch(history[-1])

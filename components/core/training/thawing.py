@@ -53,6 +53,11 @@ class Judgment:
         """Return whether the thawed network goes on."""
         return self.gain > max(self.error, SMALLEST)
 
+    @property
+    def undecided(self) -> bool:
+        """Return whether time ran out before the comparison, or before its result could be applied."""
+        return self.how == OUT_OF_TIME
+
     def __str__(self) -> str:
         """Return the sentence for people, without its full stop."""
         if not math.isfinite(self.gain):
@@ -89,7 +94,10 @@ def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listene
             return Judgment(-math.inf, math.inf, judged.rows, OUT_OF_TIME, judged.history, 0)
         seed_everything(data.settings)
         told = Callbacks(note=listener.note, progress=listener.progress)
-        train(network, data, hyperparameters, thaw=hyperparameters.thaw, listener=told, whole_epochs=judged.epochs)
+        epochs, depth = judged.epochs, hyperparameters.thaw
+        history = train(network, data, hyperparameters, thaw=depth, listener=told, whole_epochs=epochs)
+        if len(history) < epochs:
+            return Judgment(-math.inf, math.inf, judged.rows, DIVERGED, judged.history, 0)
         return judged
 
 

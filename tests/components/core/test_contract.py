@@ -187,3 +187,10 @@ def test_a_metric_without_features_gives_no_scores() -> None:
         target.scores(pd.DataFrame({"distance": [1.0]}), ["1"])
     assert not Metric("map").may_decide
     assert Metric("error", higher_is_better=False, figure=np.abs).sign == -1
+
+
+@pytest.mark.parametrize("name", ["./mine.py", "mine..task", "/a/b.py", "mine task"])
+def test_a_file_is_no_task(name: str) -> None:
+    """A path, or anything else that no module is called, is refused with what a name looks like."""
+    with pytest.raises(InputError, match="is not the name of a task"):
+        load_task(name)

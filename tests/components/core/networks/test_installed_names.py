@@ -29,6 +29,13 @@ def test_no_weights_are_missing() -> None:
         assert weights_of("torchvision")[name] == [member for member in members if member != "DEFAULT"]
 
 
+@pytest.mark.parametrize("backbone", ["timm/efficientnet", "torchvision/resnet", "timm/", "torchvision/"])
+def test_words_that_name_no_network_are_reported(backbone: str) -> None:
+    """A family's name and an empty one are no networks, although the sources are full of the first."""
+    with pytest.raises(InputError, match="has no network"):
+        check_network("pictures", backbone, "default", here=False)
+
+
 def test_older_names_of_networks_pass() -> None:
     """Names that timm only forwards are not taken for typos."""
     older = sorted(set(_model_entrypoints) - set(networks_of("timm")))

@@ -31,12 +31,20 @@ def validate(outputs: Tensor, targets: Tensor) -> dict[str, float]:
     return {"loss": float(functional.cross_entropy(outputs, targets)), "accuracy": float(accuracy)}
 
 
-def train(network: Network, rate: float = 0.1, epochs: int = 8, patience: int = 8, **options: object) -> list[dict]:
+def train(
+    network: Network,
+    rate: float = 0.1,
+    epochs: int = 8,
+    patience: int = 8,
+    *,
+    validated: bool = True,
+    **options: object,
+) -> list[dict]:
     set_thawed(network, 1)
     optimizer = make_optimizer(network, 0, "adamw", rate, 0.5, 0.01)
     schedule = warmup_cosine(optimizer, 5 * epochs, 0.1)
     arguments = {"clip_norm": 1.0, **options}
-    validation = (POINTS, TARGETS)
+    validation = (POINTS, TARGETS) if validated else None
     loss = functional.cross_entropy
     return fit(
         network,
@@ -138,6 +146,21 @@ def test_divergence_stops() -> None:
     assert len(history) < 20
     assert all(math.isfinite(value) for figures in history for value in figures.values())
     assert all(bool(torch.isfinite(p).all()) for p in network.parameters())
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_weights_that_diverged_are_never_kept(*, validated: bool) -> None:
+    """With validation rows and without, a training that diverges at once leaves the weights that it began with."""
+    network = tiny()
+    before = [parameter.clone() for parameter in network.parameters()]
+    assert train(network, rate=float("inf"), epochs=3, clip_norm=0.0, validated=validated) == []
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_without_validation_rows_the_last_epoch_is_kept() -> None:
+    """All epochs are trained, and each is better than the one before."""
+    history = train(tiny(), epochs=4, patience=1, validated=False)
+    assert [figures["best"] for figures in history] == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_deeper_stages_have_lower_rates() -> None:

@@ -125,6 +125,16 @@ def test_a_picture_network_is_the_single_processes(backbone: str, home: Path, pi
 
 
 @pytest.mark.slow
+def test_all_labels_train_in_two_processes(home: Path, points: Path) -> None:
+    """The final training on training and validation rows ends with the weights of a single process."""
+    settings = Settings(**TOY | {"batch_size": 13})
+    one = trained(points, settings, 2, whole_epochs=2)
+    two = trained(points, settings.model_copy(update={"processes": 2}), 2, whole_epochs=2)
+    assert [len(history) for _, history in (one, two)] == [2, 2]
+    assert difference(points, settings, two, one) < 1e-4
+
+
+@pytest.mark.slow
 def test_a_batch_smaller_than_the_processes(home: Path, points: Path) -> None:
     """A last batch of two rows is computed whole by each of three processes."""
     rows = len(open_data(points, Settings(**TOY)).rows["train"])

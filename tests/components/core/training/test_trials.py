@@ -28,6 +28,14 @@ def test_given_options_are_fixed_and_the_rest_is_searched() -> None:
     assert len({h.weight_decay for h in found}) == len(found)
 
 
+def test_a_solved_head_leaves_the_search() -> None:
+    """Rate, dropout and smoothing of a solved head stay at their defaults, or at what is given."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = [suggest(study.ask(), Settings(dropout=0.25), stages=3, solved=True) for _ in range(5)]
+    assert {(h.head_learning_rate, h.dropout, h.label_smoothing) for h in found} == {(3e-3, 0.25, 0.0)}
+    assert len({h.thaw_learning_rate for h in found}) == len(found)
+
+
 def test_both_phases_are_searched() -> None:
     """Rate, decay, dropout and smoothing of the head, and depth, rate, decay and epochs of the thaw all vary."""
     found = asked(Settings())
