@@ -11,9 +11,7 @@ import torch
 
 from components.core.listener import Callbacks
 from components.core.settings import Hyperparameters, Settings
-from components.core.targets.classification import Classification
 from components.core.training import folds, processes, thawing
-from components.core.training.calibration import calibrated_losses
 from components.core.training.data import Data, open_data
 from components.core.training.head_phase import solve_head
 from components.core.training.phase import build_network
@@ -59,15 +57,6 @@ def test_copies_of_a_row_make_nothing_surer() -> None:
 def test_one_group_tells_nothing() -> None:
     """A single group has no spread, so no gain exceeds its error."""
     assert paired(np.ones(5), ["a"] * 5) == (1.0, math.inf)
-
-
-def test_losses_are_compared_at_their_own_temperatures() -> None:
-    """Outputs that are only too sure lose nothing: the served model is calibrated."""
-    logits = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
-    targets = torch.distributions.Categorical(logits=logits).sample()
-    plain = calibrated_losses(Classification(), logits, targets)  # type: ignore[arg-type]  # what is used of it is there
-    sure = calibrated_losses(Classification(), 5 * logits, targets)  # type: ignore[arg-type]  # as above
-    np.testing.assert_allclose(plain, sure, atol=1e-3)
 
 
 def test_judging_leaves_the_network_as_it_was(home: Path, toy_dataset: Path) -> None:
