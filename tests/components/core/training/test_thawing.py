@@ -80,16 +80,34 @@ def test_no_test_row_is_asked_for(home: Path, toy_dataset: Path, monkeypatch: py
     assert not asked & test
 
 
+def last_training(monkeypatch: pytest.MonkeyPatch, epochs: int) -> list[tuple[int, int]]:
+    """Have thawing judged as helpful for two epochs; list the rows and epochs that the final training is given."""
+    seen: list[tuple[int, int]] = []
+
+    def train_phase(_network: object, some: Data, _chosen: object, **given: Any) -> list[dict[str, float]]:
+        seen.append((len(some.rows["train"]), given["epochs"]))
+        return [{"loss": 1.0}] * epochs
+
+    monkeypatch.setattr(thawing, "cross_validated", lambda *_: Judgment(0.5, 0.1, 9, "", [{"loss": 1.0}], 2))
+    monkeypatch.setattr(processes, "train_phase", train_phase)
+    return seen
+
+
 def test_what_helps_is_trained_on_all_labels(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the judgment the thawed network sees training and validation rows, for the epochs that were best."""
     data, network = trained(toy_dataset, HELPS)
-    seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(thawing, "cross_validated", lambda *_: Judgment(0.5, 0.1, 9, "", [{"loss": 1.0}], 2))
-    monkeypatch.setattr(
-        processes, "train_phase", lambda _n, some, _h, **given: seen.append((len(some.rows["train"]), given["epochs"]))
-    )
-    thaw(network, data, HELPS)
+    seen = last_training(monkeypatch, epochs=2)
+    assert thaw(network, data, HELPS).helps
     assert seen == [(len(data.rows["train"]) + len(data.rows["validation"]), 2)]
+
+
+def test_a_final_training_that_diverges_leaves_the_head_only_model(
+    home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What trained for fewer epochs than were judged is not what was judged."""
+    data, network = trained(toy_dataset, HELPS)
+    last_training(monkeypatch, epochs=1)
+    assert str(thaw(network, data, HELPS)) == "Thawing was not judged: it diverged"
 
 
 def test_what_harms_leaves_the_head_only_model(home: Path, toy_dataset: Path) -> None:
