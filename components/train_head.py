@@ -6,7 +6,7 @@ from pathlib import Path
 from components.core import torchrun
 from components.core.data.dataset_info import DatasetInfo
 from components.core.errors import StepError
-from components.core.settings import Hyperparameters
+from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import retries, runs
 from components.core.training import deadlines
 from components.core.training.checkpoints import save_checkpoint, save_training_rows
@@ -48,6 +48,7 @@ def train_head(
         network = build_network(data, chosen, run)
         with together(network):
             if is_solved(network, data):
+                _note_unused(run)
                 history = [solve_head(network, data, chosen, run, whole=True)]
                 run.epoch(history[0])
             else:
@@ -64,3 +65,12 @@ def train_head(
         run.saved(data.reuse.seconds)
         run.figure(runs.describe(data.target.metrics[0].name, best))
     return best["loss"]
+
+
+def _note_unused(run: runs.StepRun) -> None:
+    """Name the options that were given for a head that trains in epochs: a solved one uses none of them."""
+    fields = {name: Settings.model_fields[name] for name in ("head_epochs", "head_learning_rate")}
+    names = [name for name, field in fields.items() if getattr(run.settings, name) != field.default]
+    if names:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+        run.note(f"The head is solved for, without {options}; --head-solver sgd trains it in epochs")

@@ -52,6 +52,7 @@ def test_a_solved_head_is_one_epoch_in_mlflow(toy_home: PlainRun, tmp_path: Path
     [figures] = read_facts(tmp_path / "head")["history"]
     [run] = queries.find_runs("toy", "solved", "step")
     assert run.data.metrics["loss"] == pytest.approx(loss)
+    assert "without --head-epochs and --head-learning-rate" in run.data.tags["thawline.notes"]
     assert run.data.metrics["strength"] == pytest.approx(figures["strength"])
     assert figures["accuracy"] > 0.6
 
