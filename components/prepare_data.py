@@ -124,6 +124,11 @@ def _check_network(settings: Settings, start: Path) -> str:
             f"--max-calibration-error is for answers that are right or wrong, and those of {settings.task} are not.",
             "Leave it out.",
         )
+    if settings.head_solver == "lbfgs" and not target.convex:
+        raise InputError(
+            f"--head-solver lbfgs can't solve for the head: the loss of {settings.task} is not convex.",
+            "Use --head-solver sgd.",
+        )
     gate_metrics = [metric.name for metric in target.metrics if metric.may_decide]
     if settings.gate_metric and settings.gate_metric not in gate_metrics:
         raise InputError(

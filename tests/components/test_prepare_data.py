@@ -545,6 +545,13 @@ def test_a_calibration_error_needs_answers_that_are_right_or_wrong(tmp_path: Pat
         prepare_data(str(tmp_path / "never read"), asked.to_json(), "run1", tmp_path / "out")
 
 
+def test_a_loss_that_is_not_convex_has_no_solved_head(tmp_path: Path, tracked_home: Path) -> None:
+    """--head-solver lbfgs for such a task is refused before any data is read."""
+    asked = Settings(**{**TOY, "task": "tests.fakes.smallest_task", "head_solver": "lbfgs"})
+    with pytest.raises(InputError, match="the loss of tests.fakes.smallest_task is not convex"):
+        prepare_data(str(tmp_path / "never read"), asked.to_json(), "run1", tmp_path / "out")
+
+
 def test_a_champion_without_its_splits_stops_the_run(
     tmp_path: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

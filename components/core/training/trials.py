@@ -95,10 +95,13 @@ def _begun(trial: "optuna.Trial", data: "Data", stages: int) -> "tuple[Network, 
     from components.core.training.head_phase import is_solved
     from components.core.training.phase import build_network
 
+    if not (data.settings.may_solve_head() and data.target.convex):
+        hyperparameters = suggest(trial, data.settings, stages)
+        return build_network(data, hyperparameters), data, hyperparameters, False
     network = build_network(data, data.settings.defaults())
     solved = is_solved(network, data)
     hyperparameters = suggest(trial, data.settings, stages, solved=solved)
-    if not solved:
+    if not solved:  # the task's head is its own
         network = build_network(data, hyperparameters)
     elif few(data) and (parts := held_out(data, FOLDS, "search")):
         data = parts[0]  # a third of all rows tells more than the few that validate
