@@ -81,7 +81,7 @@ def fine_tune(
 def _kept(history: Sequence[dict[str, Any]], phase: str) -> dict[str, Any]:
     """The epoch of a phase whose weights were kept."""
     epochs = [figures for figures in history if figures["phase"] == phase]
-    return next((figures for figures in epochs if figures["best"]), epochs[-1])
+    return next((figures for figures in epochs if figures.get("best")), epochs[-1])
 
 
 def _recall(run: runs.StepRun, version: str, checkpoint: Path) -> float:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from components.core.activations.rows import Rows
-from components.core.compute import distributed
 from components.core.digests import canonical_json
 from components.core.errors import InputError
 from components.core.listener import SILENT, Listener, Progress
@@ -22,7 +21,7 @@ from components.core.training.data import Data
 from components.core.training.folds import fold_of_rows, units_and_strata
 from components.core.training.linear_head import FOLDS, Features, LinearFit
 from components.core.training.loop import outputs_of
-from components.core.training.thaw_line import rows_of_splits
+from components.core.training.thaw_line import rows_at_line
 
 LARGE = 50_000_000  # products of a pass over the rows, beyond which threads save more than they cost
 
@@ -69,7 +68,10 @@ def solve_head(
     """
     begin, device = time.monotonic(), next(network.parameters()).device
     line, names = set_thawed(network, 0), ("train", "validation") if whole else ("train",)
-    rows = _rows(network, data, hyperparameters, line, listener)
+    lines = {line: 2.0}
+    if hyperparameters.thaw:  # the thawed phase follows: one pass serves both
+        lines[line - hyperparameters.thaw] = float(hyperparameters.thaw_epochs)
+    rows = rows_at_line(network, data, line, lines, {"validation": 0, "train": data.settings.views}, listener)
     fitted = _remembered(network, data, hyperparameters, rows, names, listener.progress)
     _put(network, fitted.head)
     if whole or not len(rows["validation"]):
@@ -96,18 +98,6 @@ class _Fitted:
     strength: float
     outputs: Tensor  # of rows that cross-validation held out, or of those fitted where it held out none
     targets: Tensor  # of the same rows
-
-
-def _rows(
-    network: Network, data: Data, hyperparameters: Hyperparameters, line: int, listener: Listener
-) -> dict[str, Rows]:
-    """Features of both splits; one pass serves the thawed phase too, if it follows."""
-    lines = {line: 2.0}
-    if hyperparameters.thaw:
-        lines[line - hyperparameters.thaw] = float(hyperparameters.thaw_epochs)
-    splits = {"validation": 0, "train": data.settings.views}
-    with distributed.leader_first():
-        return {name: found[line] for name, found in rows_of_splits(network, data, lines, splits, listener).items()}
 
 
 def _remembered(

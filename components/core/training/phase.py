@@ -1,13 +1,11 @@
 """A phase of fine-tuning: freeze below the thaw line, train what lies above. Both training steps and every trial."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
 from torch import Tensor
 
-from components.core.activations.rows import Rows
-from components.core.compute import distributed
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
 from components.core.data.examples import START
@@ -19,7 +17,7 @@ from components.core.training.calibration import calibrated_figures
 from components.core.training.data import Data
 from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.loop import fit, make_optimizer, outputs_of, warmup_cosine
-from components.core.training.thaw_line import rows_of_split, rows_of_splits
+from components.core.training.thaw_line import rows_at_line, rows_of_split
 from components.core.training.warm_start import start_from
 
 Validate: TypeAlias = Callable[[Pytree, Tensor], dict[str, float]]
@@ -92,7 +90,10 @@ def train_phase(
     lines = {line: float(planned)}
     if not thaw and hyperparameters.thaw:  # the thawed phase follows: one pass serves both
         lines[line - hyperparameters.thaw] = float(hyperparameters.thaw_epochs)
-    rows = _rows(network, data, lines, line, listener)
+    splits = {"validation": 0} if data.rows["validation"] else {}
+    if not is_fresh(data, line):
+        splits["train"] = settings.views
+    rows = rows_at_line(network, data, line, lines, splits, listener)
     batches = kept_batches(data, rows["train"]) if "train" in rows else fresh_batches(network, data, line)
     return fit(
         network,
@@ -108,12 +109,3 @@ def train_phase(
         clip_norm=settings.clip_norm,
         listener=listener,
     )
-
-
-def _rows(network: Network, data: Data, lines: Mapping[int, float], line: int, listener: Listener) -> dict[str, Rows]:
-    """Activations at the line of both splits: none of training rows that differ in each epoch, or of no rows."""
-    splits = {"validation": 0} if data.rows["validation"] else {}
-    if not is_fresh(data, line):
-        splits["train"] = data.settings.views
-    with distributed.leader_first():
-        return {name: found[line] for name, found in rows_of_splits(network, data, lines, splits, listener).items()}

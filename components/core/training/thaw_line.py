@@ -59,6 +59,19 @@ def rows_of_splits(
     return found
 
 
+def rows_at_line(
+    network: Network,
+    data: Data,
+    line: int,
+    lines: Mapping[int, float],
+    splits: Mapping[str, int],
+    listener: Listener = SILENT,
+) -> dict[str, Rows]:
+    """Activations of splits at one of the lines; one process of each machine computes all of them before the others."""
+    with distributed.leader_first():
+        return {name: found[line] for name, found in rows_of_splits(network, data, lines, splits, listener).items()}
+
+
 def _request(network: Network, data: Data, lines: Mapping[int, float], splits: Sequence[str], views: int) -> RowRequest:
     """Ask for the rows of splits, one behind the other, or for `views` augmented views of each."""
     settings, rows = data.settings, [row for split in splits for row in data.rows[split]]

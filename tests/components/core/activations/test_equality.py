@@ -25,8 +25,7 @@ from components.core.networks.images import build_backbone
 from components.core.networks.network import Network, set_thawed, set_training
 from components.core.optional_members import Overlay
 from components.core.settings import Hyperparameters, Settings
-from components.core.training import batches
-from components.core.training import phase as phase_module
+from components.core.training import batches, thaw_line
 from components.core.training.data import Data, open_data
 from components.core.training.phase import train_phase
 from components.core.training.thaw_line import rows_of_split, rows_of_splits
@@ -168,7 +167,7 @@ def trained_on_perturbed(network: Network, data: Data, thaw: int, share: float) 
         return {split: {line: Perturbed(rows, share) for line, rows in lines.items()} for split, lines in found}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phase_module, "rows_of_splits", perturbed)
+        patch.setattr(thaw_line, "rows_of_splits", perturbed)
         return trained(network, data, thaw)
 
 

@@ -17,7 +17,6 @@ from components.core.networks.network import Network
 from components.core.optional_members import Overlay
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets.classification import Classification
-from components.core.training import phase as phase_module
 from components.core.training import thaw_line
 from components.core.training.data import Data, open_data
 from components.core.training.phase import build_network, train_phase
@@ -97,7 +96,7 @@ def phase(dataset: Path, monkeypatch: pytest.MonkeyPatch, thaw: int = THAWED, **
     target = Overlay(data.target, loss=loss)
     data = replace(data, task=Overlay(data.task, **own), target=target)
     with monkeypatch.context() as patch:
-        patch.setattr(phase_module, "rows_of_splits", noted)
+        patch.setattr(thaw_line, "rows_of_splits", noted)
         seen.figures = train_phase(seen.network, data, CHOSEN, thaw=thaw)
     return seen
 
