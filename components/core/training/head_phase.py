@@ -108,7 +108,7 @@ def _remembered(
     names: Sequence[str],
     progress: Progress,
 ) -> _Fitted:
-    """What `_fitted` gives; trials of one process that differ in the thawed phase alone fit it once."""
+    """Fit the head once for all trials of a process that differ in the thawed phase alone."""
     fitted_on = tuple(hash((*data.rows[name], *data.targets[name].flatten().tolist())) for name in names)
     same = (network.weights_digest, canonical_json(network.preprocessing), hyperparameters.label_smoothing, fitted_on)
     if same not in data.heads:
