@@ -259,12 +259,21 @@ def _manifest(source: str) -> Iterator[RawRecord]:
         base, file = source.rpartition("/")[0], cast("BinaryIO", BytesIO(s3.read_bytes(source)))
     else:
         path = _path(source)
-        base, file = str(path.parent), path.open("rb")
+        base, file = str(path.parent), _opened(path, source)
     with file:
         for number, row in enumerate(tables.read_rows(file, source), start=1):
             if number == 1:
                 _check_columns(row, source)
             yield _entry(row, base, f"{source}{ROW}{number}")
+
+
+def _opened(path: Path, source: str) -> BinaryIO:
+    try:
+        if not path.is_file():
+            raise InputError(f"{source} is not a file.", LAYOUT)  # a pipe would wait for a writer for ever
+        return path.open("rb")
+    except OSError as error:
+        raise tables.cannot_open(source, error) from error
 
 
 def _check_columns(row: Mapping[str, Any], source: str) -> None:

@@ -170,11 +170,11 @@ def read_index(path: Path) -> list[IndexRow]:
     """The rows of an index; none if it was written otherwise than this version does."""
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError):  # it only saves reading
+        if not table.schema.equals(_SCHEMA):
+            return []
+        return list(map(IndexRow._make, zip(*(column.to_pylist() for column in table.columns), strict=True)))
+    except (pa.ArrowException, OSError, ValueError):  # it only saves reading
         return []
-    if not table.schema.equals(_SCHEMA):
-        return []
-    return list(map(IndexRow._make, zip(*(column.to_pylist() for column in table.columns), strict=True)))
 
 
 def _by_content(rows: Iterable[IndexRow]) -> dict[str, set[tuple[str, ...]]]:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from components.core import parquet_files
 from components.core.digests import canonical_json
 from components.core.errors import InputError
 
@@ -26,7 +27,20 @@ def read_rows(file: BinaryIO, name: str) -> Iterator[Mapping[str, Any]]:
         InputError: It can't be read, or can be read in more than one way.
     """
     suffix = Path(name).suffix.lower()
-    yield from (_csv_rows if suffix == ".csv" else _parquet_rows if suffix == ".parquet" else _json_rows)(file, name)
+    try:
+        yield from (_csv_rows if suffix == ".csv" else _parquet_rows if suffix == ".parquet" else _json_rows)(
+            file, name
+        )
+    except OSError as error:  # of the disk: what a reader finds wrong with the bytes is told by then
+        raise cannot_open(name, error) from error
+
+
+def cannot_open(name: str, error: OSError) -> InputError:
+    """The error for a table that the system does not let us read."""
+    return InputError(
+        f"The manifest {name} can't be read: {(error.strerror or 'input/output error').lower()}.",
+        "Check its permissions, and the disk.",
+    )
 
 
 def as_text(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
@@ -123,12 +137,12 @@ def _parquet_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(file, page_checksum_verification=True)  # of a file that has checksums
         _distinct(table.schema_arrow.names, source)
         for batch in table.iter_batches(batch_size=4096):
             yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise InputError(f"The manifest {source} is not a Parquet file.", "Write it again.") from error
+    except (pa.ArrowException, OSError, MemoryError) as error:  # damaged lengths ask for more memory than there is
+        raise InputError(f"The manifest {source} {parquet_files.fault(file, error)}.", "Write it again.") from error
     except (OverflowError, ValueError) as error:  # a date that Python has not
         raise InputError(
             f"The manifest {source} contains a value that can't be read: {error}.",
