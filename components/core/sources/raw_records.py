@@ -264,7 +264,7 @@ def _manifest(source: str) -> Iterator[RawRecord]:
         for number, row in enumerate(tables.read_rows(file, source), start=1):
             if number == 1:
                 _check_columns(row, source)
-            yield _entry(row, base, f"{source}{ROW}{number}")
+            yield _entry(row, base, source, number)
 
 
 def _opened(path: Path, source: str) -> BinaryIO:
@@ -288,20 +288,27 @@ def _check_columns(row: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _entry(row: Mapping[str, Any], base: str, place: str) -> RawRecord:
+def _entry(row: Mapping[str, Any], base: str, source: str, number: int) -> RawRecord:
+    place = f"{source}{ROW}{number}"
     if tables.FAULT in row:
         return RawRecord(place, "", fault=row[tables.FAULT])
     inline = "" if "uri" in row else next((name for name in INLINE if name in row), "")
     values = {name: printable(tables.as_text(value).strip()) for name, value in row.items() if name and name != inline}
     uri = values.pop("uri", "")
-    if uri.startswith("file://"):
-        uri = unquote(urlsplit(uri).path)
-    elif uri and "://" not in uri and not uri.startswith("/"):
-        uri = f"{base}/{uri}"
     label, split, group = (as_label(values.pop(name, "")) for name in ("label", "split", "group"))
     metadata = {name: value for name, value in values.items() if value}
     if inline:
         value = row[inline]
         own = value if isinstance(value, bytes) else printable(tables.as_text(value)).encode()
         return RawRecord(place, label, split, group, metadata, content=own)
-    return RawRecord(uri, label, split, group, metadata)
+    if not uri or not isinstance(row["uri"], str):
+        fault = f"uri is not text: row {number} has {tables.kind(row['uri'])}" if uri else f"no uri: row {number}"
+        return RawRecord(place, label, split, group, metadata, fault=fault)
+    return RawRecord(_located(uri, base), label, split, group, metadata)
+
+
+def _located(uri: str, base: str) -> str:
+    """A manifest's uri as a path or an address; relative ones are below the manifest's folder."""
+    if uri.startswith("file://"):
+        return unquote(urlsplit(uri).path)
+    return uri if "://" in uri or uri.startswith("/") else f"{base}/{uri}"

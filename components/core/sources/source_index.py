@@ -78,12 +78,12 @@ def marks(entries: Sequence[RawRecord]) -> list[Mark]:
 
     They are taken before the contents, so that what changes in between is read again by the next run.
     """
-    named = [e.uri for e in entries if e.uri.startswith("s3://") and not e.etag and e.content is None]
+    named = [e.uri for e in entries if e.uri.startswith("s3://") and not e.etag and e.content is None and not e.fault]
     remote = _of_objects(named) if named else {}
     now = time.time_ns()
 
     def mark(e: RawRecord) -> Mark:
-        if e.content is not None:  # it was read with the manifest, so its hash is at hand
+        if e.content is not None or e.fault:  # it was read with the manifest, so its hash is at hand
             return UNKNOWN
         if e.etag:
             return Mark(e.size, e.etag)

@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,6 +58,14 @@ def as_text(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
         if -_EXACT < value < _EXACT and value == int(value):
             return str(int(value))
     return "" if value is None else str(value)
+
+
+def kind(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
+    """Return what a cell holds that is not text, for a sentence."""
+    if isinstance(value, bool):
+        return "true or false"
+    known = {int | float | Decimal: "a number", date | time | timedelta: "a time", list: "a list", bytes: "bytes"}
+    return next((name for types, name in known.items() if isinstance(value, types)), "an object")
 
 
 def _distinct(columns: Iterable[str], source: str) -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import re
 from collections.abc import Callable
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.core.errors import InputError, RejectedRecord
-from components.core.sources import raw_records, tables
+from components.core.sources import raw_records, source_index, tables
 
 
 @pytest.mark.parametrize("columns", ["label,text", "text,label"])
@@ -137,3 +138,32 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "rows.csv")
     with pytest.raises(InputError, match="is not a file"):
         raw_records.check_source(str(tmp_path / "rows.csv"))
+
+
+def test_a_uri_that_is_not_text_is_rejected_with_its_row(tmp_path: Path) -> None:
+    """Numbers, times, lists, objects and missing ones name the row and what it has; the next row is read."""
+    (tmp_path / "x.png").write_bytes(b"x")
+    cells = ["5", "1.5", "true", '["x.png"]', '{"a": 1}', "null", "NaN", '""', '"x.png"']
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"uri": {cell}, "label": "a", "more": "m"}}\n' for cell in cells))
+    found = source_index.take(str(rows), [])
+    assert [row.reason for row in found] == [
+        "uri is not text: row 1 has a number",
+        "uri is not text: row 2 has a number",
+        "uri is not text: row 3 has true or false",
+        "uri is not text: row 4 has a list",
+        "uri is not text: row 5 has an object",
+        *(f"no uri: row {number}" for number in (6, 7, 8)),
+        "",
+    ]
+    assert found[3].uri == f"{rows}#row=4"
+    assert {row.label for row in found} == {"a"}
+    columns = [[date(2020, 1, 1)], [datetime(2020, 1, 1)], [b"x.png"], pa.array([None]), [["x.png"]]]  # noqa: DTZ001
+    told = []
+    for column in columns:
+        pq.write_table(pa.table({"uri": column, "label": ["a"]}), tmp_path / "rows.parquet")
+        told += [
+            row.reason.removeprefix("uri is not text: ")
+            for row in source_index.take(str(tmp_path / "rows.parquet"), [])
+        ]
+    assert told == ["row 1 has a time", "row 1 has a time", "row 1 has bytes", "no uri: row 1", "row 1 has a list"]
