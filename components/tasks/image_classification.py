@@ -34,11 +34,12 @@ serving_requirements = ("pillow",)
 def check(content: bytes) -> Mapping[str, int | str]:
     """Width and height in pixels and the fingerprint of a picture that can be decoded."""
     try:
-        picture = images.decode(content)
+        with images.decoded(content) as picture:
+            width, height = picture.info[images.FULL_SIZE]
+            print_ = near_duplicate_images.fingerprint(picture)
     except ValueError as error:
         raise RejectedRecord(str(error)) from error
-    print_ = near_duplicate_images.fingerprint(picture)
-    return {"width": picture.width, "height": picture.height, "fingerprint": print_}
+    return {"width": width, "height": height, "fingerprint": print_}
 
 
 def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: Settings) -> list[tuple[int, int]]:
@@ -79,9 +80,10 @@ def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
 
 
 def _thumbnail(content: bytes) -> bytes:
-    picture, buffer = images.decode(content), io.BytesIO()
-    picture.thumbnail((160, 160))
-    picture.save(buffer, "JPEG", quality=85)
+    buffer = io.BytesIO()
+    with images.decoded(content) as picture:
+        picture.thumbnail((160, 160))
+        picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
@@ -103,7 +105,8 @@ def augment(
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         for content, seed in zip(contents, seeds, strict=True):
             torch.manual_seed(seed)
-            inputs.append(transform(images.decode(content)))
+            with images.decoded(content) as picture:
+                inputs.append(transform(picture))
     return torch.stack(inputs), targets
 
 
