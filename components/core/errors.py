@@ -32,7 +32,7 @@ class ExpectedError(Exception):
 class InputError(ExpectedError):
     """The input or an option is at fault: exit status 2."""
 
-    kind = "input"
+    kind: Literal["input", "failure"] = "input"
 
 
 class UnavailableError(InputError):
@@ -44,6 +44,12 @@ class UnavailableError(InputError):
 
 class NoAnswerError(UnavailableError):
     """A server is silent, or answers that something is wrong with itself: on a cluster the step tries again."""
+
+
+class OutageError(NoAnswerError):
+    """A server that was waited for in vain: no fault of the input's, so exit status 1."""
+
+    kind = "failure"
 
 
 def is_silence(error: BaseException) -> bool:
