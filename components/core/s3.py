@@ -20,6 +20,7 @@ from botocore.config import Config
 from s3transfer.exceptions import RetriesExceededError
 
 from components.core import outages
+from components.core.addresses import check_no_login
 from components.core.errors import InputError, NoAnswerError, OutageError, UnavailableError
 
 if TYPE_CHECKING:
@@ -108,8 +109,9 @@ def split_uri(uri: str) -> tuple[str, str]:
     """Bucket and key of `s3://bucket/key`.
 
     Raises:
-        InputError: It names no bucket.
+        InputError: It names no bucket, or contains keys.
     """
+    check_no_login(uri, "The address")
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket:
         raise InputError(f"{uri!r} names no bucket.", "Write s3://bucket/prefix.")

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
+from components.core.addresses import check_no_login
 from components.core.errors import InputError, RejectedRecord
+from components.core.hidden_logins import hidden
 from components.core.sources import folders, tables
 from components.core.sources.folders import LAYOUT, as_label
 
@@ -64,6 +66,7 @@ def check_source(source: str) -> None:
     Raises:
         InputError: It is missing, empty, without classes, or lacks columns.
     """
+    check_no_login(source, "The source")
     if not source.startswith("s3://"):
         _check_path(source)
     if _is_manifest(source):
@@ -304,6 +307,8 @@ def _entry(row: Mapping[str, Any], base: str, source: str, number: int) -> RawRe
     if not uri or not isinstance(row["uri"], str):
         fault = f"uri is not text: row {number} has {tables.kind(row['uri'])}" if uri else f"no uri: row {number}"
         return RawRecord(place, label, split, group, metadata, fault=fault)
+    if "@" in uri and hidden(uri) != uri:
+        return RawRecord(place, label, split, group, metadata, fault=f"uri contains a login: row {number}")
     return RawRecord(_located(uri, base), label, split, group, metadata)
 
 
