@@ -138,7 +138,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield said
 
 
-@pytest.mark.parametrize("fault", [Fault(drop=True), Fault(answer=failure("InternalError")), Fault(cut=40)])
+@pytest.mark.parametrize("fault", [Fault(drop=True), Fault(answer=failure("InternalError")), Fault(cut=10)])
 def test_an_outage_is_waited_out(fault: Fault, s3: str, proxy: Proxy, told: list[str], tmp_path: Path) -> None:
     """Listing, looking, reading, download and upload go on when the server is back, and say that they wait."""
     on_new_connections()
