@@ -5,6 +5,8 @@
 Each row of the table is a process of its own: the index that `detect_changes` takes and what `prepare_data` does, over
 N rows that name 24 pictures of 640 x 480 in 3 classes (`one label`), the same with a fourth class whose rows contradict
 the others (`two labels`), with another label in every row (`labels`), and another group in every row (`groups`).
+Measured for one label on 2 cores (Zen 3) with much other work on them: index 0.5, 5 and 36 s, preparation 1, 7 and
+80 s, peak 169, 264 and 1,119 MB.
 """
 
 import json
