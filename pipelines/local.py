@@ -85,6 +85,8 @@ def environment() -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "GIT_PYTHON_REFRESH": "quiet",
+        # threads that wait sleep: spinning doubles a run's time beside other work, and gains nothing alone
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
 
 
@@ -94,6 +96,9 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     Raises:
         RuntimeError: A step failed; kfp passes no reason on, the step wrote it to the run's folder.
     """
+    from pipelines import warm_process
+
+    warm_process.start(Settings.from_json(settings).task)
     if not home_folder.store_is_ready():
         from components.core.tracking import connection
 
@@ -103,6 +108,7 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
 
     from pipelines.fine_tuning import fine_tuning
 
+    warm_process.patch()
     runner = local.SubprocessRunner(use_venv=False)
     folder = run_folder.run_folder(run_key)
     places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}

@@ -35,6 +35,7 @@ SKIPPED = "thawline.skipped"  # "true"
 SAME_AS = "thawline.same_as"  # the earlier run that a skipped run stands for, or whose version is judged again
 WARM_START = "thawline.warm_start"  # the version that training started from; of a version too
 VERSION = "thawline.version"  # what `register` registered; of `fine_tune`, the version that it gave back
+SMOKE_TESTED = "thawline.smoke_tested"  # digest of the served files that answered in a process without Thawline
 PROMOTED = "thawline.promoted"  # "true": it became champion at once
 PENDING = "thawline.pending"  # how to approve the version; of a version that waits "true"
 
