@@ -113,7 +113,10 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     folder = run_folder.run_folder(run_key)
     places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
     local.init(runner, **places, raise_on_error=True)
-    fine_tuning(source=source, settings=settings, run_key=run_key)
+    try:
+        fine_tuning(source=source, settings=settings, run_key=run_key)
+    finally:
+        warm_process.stop()
 
 
 def main() -> None:
