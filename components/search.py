@@ -5,11 +5,11 @@ data with the same settings is never searched twice.
 """
 
 import math
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.core import cpus
 from components.core.data.dataset_info import DatasetInfo
 from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
@@ -118,7 +118,7 @@ def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float
     from components.core.compute.device import pick_device
 
     settings = run.settings
-    cores = len(os.sched_getaffinity(0))
+    cores = cpus.available()
     gpus = torch.cuda.device_count() if pick_device(settings.device).type == "cuda" else 0
     devices = worker_devices(settings, cores, gpus)
     context = child_processes.context()

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import IO, Never
 from urllib.parse import urlsplit
 
-from components.core import home_folder, run_folder
+from components.core import cpus, home_folder, run_folder
 from components.core.contract import TASKS_FOLDER
 from components.core.run_result import RunResult
 from components.core.settings import Settings
@@ -75,7 +75,7 @@ def environment() -> dict[str, str]:
     root = str(Path(__file__).parent.parent)
     # the working folder is none of these: a queue.py of the user's would hide the standard library's
     path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
+    found = {
         **os.environ,
         TASKS_FOLDER: str(Path.cwd()),
         "THAWLINE_HOME": str(home_folder.home()),
@@ -85,9 +85,9 @@ def environment() -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "GIT_PYTHON_REFRESH": "quiet",
-        # threads that wait sleep: spinning doubles a run's time beside other work, and gains nothing alone
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
+    cpus.limit_threads(found)
+    return found
 
 
 def run_pipeline(source: str, settings: str, run_key: str) -> None:

@@ -1,6 +1,5 @@
 """Raw records become checked, split, content-addressed examples; no MLflow, no neural network."""
 
-import os
 import threading
 import time
 from collections import deque
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from components.core import cpus
 from components.core.contract import Target, Task, load_task
 from components.core.data import dataset_info, splits
 from components.core.data.assignments import assign_examples, check_slices, write_label_changes
@@ -129,7 +129,7 @@ def _check_all(
     entries: Sequence[raw_records.RawRecord], task: Task, target: Target, dataset: Path, progress: Progress
 ) -> _Source:
     """Read and check every record; memory holds what is in flight, not the data."""
-    cores = os.cpu_count() or 1
+    cores = cpus.available()
     remote = any(entry.uri.startswith("s3://") for entry in entries)
     checking = threading.BoundedSemaphore(cores)  # decoded records are large: only downloads may be many
     checked, shown = _Source(), time.monotonic()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.core import digests
+from components.core import cpus, digests
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 from components.core.listener import SILENT, Progress
@@ -126,7 +126,7 @@ def take(
         row = before.get((raw_records.printable(entry.uri), *mark)) if entry.label else None
         found.append(_known(entry, mark, row) if row else None)
     missing = [i for i, row in enumerate(found) if row is None]
-    with ThreadPoolExecutor(REQUESTS if any("://" in entries[i].uri for i in missing) else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(REQUESTS if any("://" in entries[i].uri for i in missing) else cpus.available()) as pool:
         rows = pool.map(lambda i: read(entries[i], taken[i])[0], missing)
         for done, (i, row) in enumerate(zip(missing, rows, strict=True), start=1):
             found[i] = row

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.core import torchrun
+from components.core import cpus, torchrun
 from components.core.compute import child_processes, distributed
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import pick_device, place
@@ -186,7 +186,7 @@ def _messages(
 def _work(rank: int, count: int, address: str, step: Connection, stuck: timedelta, job: _Job) -> None:
     """One process of the training; number 0 tells what happens and writes the weights."""
     child_processes.end_with_parent()
-    torch.set_num_threads(max(1, min(len(os.sched_getaffinity(0)) // count, torch.get_num_threads())))
+    torch.set_num_threads(max(1, min(cpus.available() // count, torch.get_num_threads())))
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ |= {name: str(value) for name, value in own.items()}
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: nobody else can connect
