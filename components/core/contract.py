@@ -7,7 +7,7 @@ A task writes `target`, `check`, `build` and `encode`. A target of its own write
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
 
     from components.core.data.examples import Examples
     from components.core.networks.network import Network, Pytree
+    from components.core.sources.raw_records import RawRecord
     from components.core.targets.evaluation import Evaluation
 
 
@@ -167,6 +168,13 @@ class Task(Protocol):
 
     def target(self, settings: Settings) -> Target:
         """Return the learning target; the settings include the options that `measure` found."""
+
+    def records(self, settings: Settings, source: str) -> "Iterator[RawRecord]":
+        """Yield the raw records of a source, always in the same order, each with its content, or a file's address.
+
+        Optional: those of a folder by class or of a manifest. A task that defines it finds the faults of its source
+        here, as InputError, and names the splits of its records itself if its options decide them.
+        """
 
     def check(self, content: bytes) -> Mapping[str, int | str]:
         """Return facts of one raw record for the index; the fact `fingerprint` is what `near_duplicates` compares.

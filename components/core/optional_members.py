@@ -1,7 +1,7 @@
 """Defaults of the optional members of tasks and targets, and their lookup."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from components.core.contract import Target, Task
     from components.core.data.examples import Examples
     from components.core.networks.network import Network, Pytree
+    from components.core.sources.raw_records import RawRecord
 
 
 class Overlay:
@@ -58,6 +59,12 @@ class TaskDefaults:
     def serving_code(self) -> Path:
         """The file that defines `encode`."""
         return defining_file(self._own.encode)
+
+    def records(self, settings: Settings, source: str) -> "Iterator[RawRecord]":  # noqa: ARG002 - the contract's signature
+        """A folder by class, the same on S3, or a manifest."""
+        from components.core.sources import raw_records
+
+        return raw_records.list_entries(source)
 
     def rebuild(self, settings: Settings, facts: Mapping[str, Any]) -> "Network":
         """Build as for training."""

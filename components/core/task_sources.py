@@ -13,6 +13,7 @@ from components.core.settings import Settings
 from components.core.task_options import unknown_option, unusable_option
 
 BASE = "BaseModel"  # pydantic's, which ends the search for inherited options
+RECORDS = "records"  # the member of a task that lists the records of a source
 Choices = dict[str, tuple[str, ...]]  # options by name, with the values that they may have; empty: not listed
 
 
@@ -40,6 +41,21 @@ def check_task(settings: Settings, folder: Path) -> None:
             *others, last = map(repr, declared[name])
             choices = f"{', '.join(others)} or {last}" if others else last
             raise unusable_option(name, value, f"input should be {choices}")
+
+
+def lists_records(task: str, folder: Path) -> bool:
+    """Return whether a task lists the records of a source itself, so that no manifest's rules hold for it.
+
+    Args:
+        task: A name of ours, or a module of the user's.
+        folder: Where a task of the user's own is looked for, after everything installed.
+    """
+    path = _path(task if "." in task else f"components.tasks.{task}", folder)
+    try:
+        body = ast.parse(path.read_bytes()).body if path else []
+    except (OSError, SyntaxError, ValueError):  # importing it will tell
+        return False
+    return RECORDS in _imported(body) or any(isinstance(n, ast.FunctionDef) and n.name == RECORDS for n in body)
 
 
 def _options(module: str, name: str, folder: Path) -> Choices | None:

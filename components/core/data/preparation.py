@@ -57,7 +57,8 @@ def prepare(
     """
     dataset.mkdir(parents=True, exist_ok=True)
     (dataset / dataset_info.FILE).unlink(missing_ok=True)
-    entries, task = list(raw_records.list_entries(source)), load_task(settings.task)
+    task = load_task(settings.task)
+    entries = list(task.records(settings, source))
     target = task.target(settings)
     checked = _check_all(entries, task, target, dataset, progress)
     source_index.write_index(dataset / source_index.INDEX, checked.index)

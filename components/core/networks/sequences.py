@@ -1,0 +1,140 @@
+"""Networks over sequences of items as stages: SASRec (Kang & McAuley 2018) and GRU4Rec (Hidasi et al. 2016).
+
+What flows between the stages is `items` int64[B, S], the whole history, and `hidden` [B, T, d] of its last T steps.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from components.core.inference.recommendation import FIRST, PAD
+
+Batch: TypeAlias = Mapping[str, Tensor]
+
+
+class Sizes(TypedDict):
+    """The shape of a network, as JSON values."""
+
+    width: int  # of a vector
+    blocks: int
+    heads: int  # of attention
+    length: int  # steps that the network sees
+    block_dropout: float
+    embedding_dropout: float
+
+
+HIDDEN = -1e9  # of a step that attention must not see; finite, so that a row that sees nothing is a number
+
+
+class Embedding(nn.Module):
+    """A vector for each item; a table with a row for each, and the marks of nothing and of the beginning apart."""
+
+    def __init__(self, items: int, width: int, length: int, dropout: float, *, positions: bool) -> None:
+        super().__init__()
+        self.length = length
+        self.marks = nn.Parameter(torch.zeros(FIRST, width))
+        self.items = nn.Parameter(torch.empty(items, width).normal_(std=0.02))
+        self.positions = nn.Parameter(torch.empty(length, width).normal_(std=0.02)) if positions else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, items: Tensor) -> dict[str, Tensor]:
+        """Histories int64[B, S] with their last T steps as vectors."""
+        table = torch.cat([self.marks, self.items])
+        hidden = table[items[:, -self.length :]] * table.shape[1] ** 0.5
+        if self.positions is not None:
+            hidden = hidden + self.positions[-hidden.shape[1] :]
+        return {"items": items, "hidden": self.dropout(hidden)}
+
+
+class Attention(nn.Module):
+    """A block of SASRec with norms before its parts: steps attend to earlier ones, then a feed-forward net."""
+
+    def __init__(self, width: int, heads: int, dropout: float, *, last: bool) -> None:
+        super().__init__()
+        self.heads, self.rate = heads, dropout
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.inputs, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.after = nn.LayerNorm(width) if last else nn.Identity()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of all positions."""
+        items, x = batch["items"], batch["hidden"]
+        rows, steps, width = x.shape
+        q, k, v = (
+            self.inputs(self.before(x)).view(rows, steps, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        )
+        earlier = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
+        seen = earlier & (items[:, None, -steps:] != PAD)
+        mask = torch.zeros(rows, steps, steps, dtype=x.dtype, device=x.device).masked_fill(~seen, HIDDEN)
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask[:, None], dropout_p=self.rate if self.training else 0.0
+        )
+        x = x + self.dropout(self.output(attended.transpose(1, 2).reshape(rows, steps, width)))
+        x = x + self.dropout(self.narrow(self.dropout(functional.gelu(self.wide(self.between(x))))))
+        return {"items": items, "hidden": self.after(x)}
+
+
+class Recurrent(nn.Module):
+    """A layer of GRU4Rec; what stands before the beginning is zero."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.weight_ih, self.weight_hh = (nn.Parameter(torch.empty(3 * width, width)) for _ in range(2))
+        self.bias_ih, self.bias_hh = (nn.Parameter(torch.empty(3 * width)) for _ in range(2))
+        for parameter in (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh):
+            nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """One layer over all steps."""
+        items, x = batch["items"], batch["hidden"]
+        known = x * (items[:, -x.shape[1] :, None] != PAD)
+        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)  # nn.GRU would lay them out again
+        begin = x.new_zeros(1, x.shape[0], x.shape[2])
+        steps, _ = torch.gru(known, begin, weights, True, 1, 0.0, self.training, False, True)
+        return {"items": items, "hidden": self.dropout(steps)}
+
+
+class Scores(nn.Module):
+    """Scores of all items: of each step in training [B, T, items], else of the next one alone [B, items].
+
+    In answers -inf stands for what the history holds. An item is scored by its vector of the embedding, and by what
+    this head adds to it. Where the embedding is trained, it alone learns (tied weights, Press & Wolf 2017); where it is
+    frozen, the head learns, and weight decay draws it to the embedding.
+    """
+
+    def __init__(self, embedding: Embedding, dropout: float) -> None:
+        super().__init__()
+        self._embedding = (embedding,)  # in a tuple: a stage is no part of the head
+        self.dropout = nn.Dropout(dropout)
+        self.added = nn.Parameter(torch.zeros_like(embedding.items))
+        self.bias = nn.Parameter(torch.zeros(len(embedding.items)))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Score all items."""
+        table = self._embedding[0].items
+        added = self.added.detach() if self.training and table.requires_grad else self.added
+        hidden = self.dropout(batch["hidden"] if self.training else batch["hidden"][:, -1])
+        scores = functional.linear(hidden, table + added, self.bias)
+        if self.training:
+            return scores
+        return functional.pad(scores, (FIRST, 0)).scatter(1, batch["items"], -torch.inf)[:, FIRST:]
+
+
+def build_stages(kind: str, items: int, sizes: Sizes) -> tuple[Embedding, list[nn.Module]]:
+    """The embedding, and the blocks above it; `kind` is sasrec or gru4rec."""
+    width, blocks = sizes["width"], sizes["blocks"]
+    if kind == "gru4rec":
+        layers: list[nn.Module] = [Recurrent(width, sizes["block_dropout"]) for _ in range(blocks)]
+    else:
+        layers = [
+            Attention(width, sizes["heads"], sizes["block_dropout"], last=number == blocks - 1)
+            for number in range(blocks)
+        ]
+    positions = kind == "sasrec"
+    return Embedding(items, width, sizes["length"], sizes["embedding_dropout"], positions=positions), layers

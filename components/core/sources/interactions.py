@@ -1,0 +1,238 @@
+"""Read a table of interactions (user, item, time) as records: what a user did, and what came next.
+
+Equal times say nothing about the order, so the items of a user that share one are ordered by a hash of user and item:
+the same in every export of the data, and no hint for a network that learns from the order. Of an item that a user has
+several times, the first one counts.
+"""
+
+import hashlib
+import math
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, cast
+
+from components.core.digests import canonical_json
+from components.core.errors import InputError
+from components.core.sources import tables
+from components.core.sources.raw_records import ROW, RawRecord, printable
+
+Rule: TypeAlias = Literal["time", "last"]
+COLUMNS = {  # ours, and what they may be called
+    "user": ("user", "user_id"),
+    "item": ("item", "item_id"),
+    "time": ("time", "timestamp"),
+}
+SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the interactions, in the order of their times
+LAYOUT = "Use a CSV or Parquet file with the columns user, item and time; rating is optional."
+_PARTS = tuple(SHARES)
+
+
+class _Row(NamedTuple):
+    """One usable interaction."""
+
+    user: str
+    item: str
+    time: float  # seconds since the epoch, or whatever number the table has
+
+    def order(self) -> tuple[float, bytes]:
+        """Sort by time, and equal times by a hash."""
+        return self.time, hashlib.sha256(canonical_json([self.user, self.item]).encode()).digest()
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What a table holds."""
+
+    users: Mapping[str, Sequence[_Row]]  # in order, each item once
+    faults: Sequence[RawRecord]
+
+
+def records(source: str, rule: Rule, window: int, least_rating: float = -math.inf) -> Iterator[RawRecord]:
+    """Yield the records of a table of interactions, always in the same order; see `docs/recommendation.md`.
+
+    Args:
+        source: A CSV, JSON lines or Parquet file, or s3://….
+        rule: `time` cuts all interactions at two moments into train, validation and test; `last` takes the last one of
+            each user for the test, and the one before for validation.
+        window: Items of a training record.
+        least_rating: Interactions with a lower rating are passed over.
+
+    Raises:
+        InputError: It can't be read, lacks a column, or has too few interactions.
+    """
+    table = _read(source, least_rating)
+    yield from table.faults
+    rows = [row for own in table.users.values() for row in own]
+    if not rows:
+        if table.faults:  # their share is refused, with reasons
+            return
+        raise InputError(f"{source} holds no interactions.", LAYOUT)
+    cuts = _cuts([row.time for row in rows], source) if rule == "time" else []
+    for user, own in sorted(table.users.items()):
+        parts = [_PARTS[bisect(cuts, row.time)] for row in own] if rule == "time" else _last(len(own))
+        yield from _of_user(source, user, own, parts, window)
+
+
+def check(source: str) -> None:
+    """Refuse what is no table of interactions, by its name and its first row.
+
+    Raises:
+        InputError: It is missing, of another kind, or lacks a column.
+    """
+    if not source.lower().endswith(SUFFIXES) or ("://" not in source and not _path(source).is_file()):
+        if "://" in source or _path(source).exists():
+            raise InputError(f"{source} is not a table of interactions.", LAYOUT)
+        raise InputError(f"There is no file {source!r}.", "Check the path.")
+    if "://" not in source:
+        with _path(source).open("rb") as file:
+            first = next(iter(tables.read_rows(file, source)), None)
+        if first is None:
+            raise InputError(f"{source} holds no interactions.", LAYOUT)
+        _named(first, source)
+
+
+def _of_user(source: str, user: str, rows: Sequence[_Row], parts: Sequence[str], window: int) -> Iterator[RawRecord]:
+    """Training records of up to `window` items each, then one of each other part: its last item, and all before it."""
+    items, trained = [row.item for row in rows], parts.count("train")
+    new = not trained
+    spans = [("train", max(0, end - window), end) for end in range(trained, 0, -window)][::-1]
+    for part in _PARTS[1:]:
+        if part in parts:
+            end = len(parts) - [*reversed(parts)].index(part)
+            spans.append((part, end - 1, end))
+    for part, begin, end in spans:
+        first = max(0, end - 1 - window) if part == "train" else 0
+        moments = (
+            list(accumulate(int(a.time != b.time) for a, b in pairwise(rows[first:end]))) if part == "train" else []
+        )
+        content = {
+            "at": begin,
+            "items": items[first : end - 1],
+            **({"moments": [0, *moments]} if part == "train" else {}),
+            "split": part,
+            "user": user,
+        }
+        yield RawRecord(
+            f"{source}#user={printable(user)}&items={begin + 1}-{end}",
+            canonical_json({"items": items[begin:end], **({"new": True} if new else {})}),
+            split=part,
+            metadata={"users": "new" if new else "old"},
+            content=canonical_json(content).encode(),
+        )
+
+
+def _last(count: int) -> list[str]:
+    """Of so many interactions the last one tests, the one before validates; one alone, or the first of two, trains."""
+    tested, validated = int(count > 1), int(count > 2)  # noqa: PLR2004 - what is left must train
+    return ["train"] * (count - tested - validated) + ["validation"] * validated + ["test"] * tested
+
+
+def _cuts(times: Sequence[float], source: str) -> list[float]:
+    """The moments at which validation and test begin; interactions of one time stay together."""
+    order, cuts, share = sorted(times), list[float](), 0.0
+    for part in _PARTS[:-1]:
+        share += SHARES[part]
+        cuts.append(order[min(len(order) - 1, round(len(order) * share))])
+    if order[0] == cuts[0] or cuts[0] == cuts[1]:
+        raise InputError(
+            f"Too many interactions of {source} have the same time to tell what came later.",
+            "Use finer times, or --option split=last.",
+        )
+    return cuts
+
+
+def _read(source: str, least_rating: float) -> _Table:
+    check(source)
+    found: dict[str, list[_Row]] = defaultdict(list)
+    faults, names = list[RawRecord](), dict[str, str]()
+    with _opened(source) as file:
+        for number, row in enumerate(tables.read_rows(file, source), start=1):
+            names = names or _named(row, source)
+            try:
+                read = _row(row, names, least_rating)
+            except ValueError as error:
+                faults.append(RawRecord(f"{source}{ROW}{number}", "", fault=str(error)))
+                continue
+            if read is not None:
+                found[read.user].append(read)
+    return _Table({user: _once(sorted(own, key=_Row.order)) for user, own in found.items()}, faults)
+
+
+def _once(rows: Sequence[_Row]) -> list[_Row]:
+    return list({row.item: row for row in reversed(rows)}.values())[::-1]
+
+
+def _opened(source: str) -> BinaryIO:
+    if not source.startswith("s3://"):
+        return _path(source).open("rb")
+    from components.core import s3
+
+    return cast("BinaryIO", BytesIO(s3.read_bytes(source)))
+
+
+def _path(source: str) -> Path:
+    return Path(source).expanduser().absolute()
+
+
+def _named(row: Mapping[str, Any], source: str) -> dict[str, str]:
+    """The table's own name of each column."""
+    found = {name: [one for one in choices if one in row] for name, choices in COLUMNS.items()}
+    if missing := next((name for name, own in found.items() if not own), ""):
+        has = ", ".join(name for name in map(str, row) if name != tables.FAULT) or "none"
+        raise InputError(f"{source} has no column {missing!r} (it has {has}).", LAYOUT)
+    if double := next((own for own in found.values() if len(own) > 1), []):
+        raise InputError(f"{source} has both {double[0]!r} and {double[1]!r}.", "Rename one of them.")
+    return {name: own[0] for name, own in found.items()} | ({"rating": "rating"} if "rating" in row else {})
+
+
+def _row(row: Mapping[str, Any], names: Mapping[str, str], least_rating: float) -> _Row | None:
+    """One interaction; None where its rating is too low.
+
+    Raises:
+        ValueError: It can't be used; the message is the reason.
+    """
+    if tables.FAULT in row:
+        raise ValueError(row[tables.FAULT])
+    user, item = (printable(tables.as_text(row[names[name]]).strip()) for name in ("user", "item"))
+    if not user or not item:
+        raise ValueError("no user" if not user else "no item")
+    moment = _time(row[names["time"]])
+    if least_rating > -math.inf:
+        rating = _number(tables.as_text(row.get(names.get("rating", ""), "")).strip(), "rating")
+        if rating < least_rating:
+            return None
+    return _Row(user, item, moment)
+
+
+def _time(value: Any) -> float:  # noqa: ANN401 - whatever a table holds
+    """Seconds since the epoch of a number or of ISO 8601, which is UTC unless it says otherwise."""
+    if isinstance(value, datetime):
+        return _seconds(value)
+    text = tables.as_text(value).strip()
+    if not text:
+        raise ValueError("no time")
+    try:
+        return _seconds(datetime.fromisoformat(text)) if "-" in text[1:] else _number(text, "time")
+    except ValueError:
+        raise ValueError(f"not a time: {text[:40]!r}") from None
+
+
+def _seconds(moment: datetime) -> float:
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"no {what}" if not text else f"not a {what}: {text[:40]!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"not a {what}: {text[:40]!r}")
+    return number
