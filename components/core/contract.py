@@ -239,8 +239,13 @@ class Task(Protocol):
         it, `--mixup` and `--cutmix` are refused.
         """
 
-    def reference(self, settings: Settings, examples: "Examples") -> "tuple[str, pd.DataFrame] | None":
-        """Return the name of a simple model of the training rows, and its answers to the test rows; optional: none."""
+    def reference(
+        self, settings: Settings, examples: "Examples"
+    ) -> "tuple[str, pd.DataFrame] | Sequence[tuple[str, pd.DataFrame]] | None":
+        """Return the name of a simple model of the training rows, and its answers to the test rows.
+
+        Or of several, those first that are likely to be the strongest. Optional: none.
+        """
 
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":
         """Return previews of raw records for the report: PNG or JPEG bytes, or text; optional: none."""

@@ -53,6 +53,7 @@ class Options(BaseModel):
     heads: int = Field(2, ge=1, description="Heads of attention.")
     block_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout within the blocks.")
     embedding_dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of the embedding.")
+    item_dropout: float = Field(0.1, ge=0, lt=1, description="Share of the items that training hides in a history.")
     history: int = Field(0, ge=0, description="Items of a history that answers leave out. 0: chosen from the data.")
 
 
@@ -95,6 +96,11 @@ def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network
     kind = settings.backbone or backbone
     if kind not in NETWORKS:
         raise InputError(f"There is no network {kind!r} of histories.", f"Use one of: {', '.join(NETWORKS)}.")
+    if settings.warm_start:
+        raise InputError(
+            "--warm-start can't start from a recommendation model: its items are others each week.",
+            "Use --weights with the champion's folder checkpoint.",
+        )
     options = parse_options(settings, Options)
     if kind == "sasrec" and options.width % options.heads:
         raise InputError(f"A width of {options.width} can't be divided by {options.heads} heads.", "Use another one.")
@@ -145,8 +151,8 @@ def augment(
     return inputs, moved
 
 
-def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame]:
-    """Return the answers of the strongest model without a network."""
+def reference(settings: Settings, examples: Examples) -> list[tuple[str, pd.DataFrame]]:
+    """Return the answers of models without a network, the strongest first."""
     del settings
     return interaction_models.answers(examples)
 

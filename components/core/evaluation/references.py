@@ -49,7 +49,10 @@ def with_references(
     """
     labels = data.examples.labels(data.rows["test"])
     training = Counter(data.examples.labels(data.rows["train"]))
-    found = {PROBE: _probe(data, features, listener), OWN: data.task.reference(data.settings, data.examples)}
+    own = data.task.reference(data.settings, data.examples)
+    several = [own] if isinstance(own, tuple) else own or ()
+    found = {PROBE: _probe(data, features, listener)}
+    found |= {f"{OWN}_{number}" if number > 1 else OWN: model for number, model in enumerate(several, start=1)}
     references = {
         key: Reference(name, data.target.evaluate(theirs, labels, classes, training).metrics, theirs)
         for key, (name, theirs) in ((key, model) for key, model in found.items() if model is not None)

@@ -24,41 +24,43 @@ class Sizes(TypedDict):
     length: int  # steps that the network sees
     block_dropout: float
     embedding_dropout: float
-
-
-HIDDEN = -1e9  # of a step that attention must not see; finite, so that a row that sees nothing is a number
+    item_dropout: float  # of whole items
 
 
 class Embedding(nn.Module):
     """A vector for each item; a table with a row for each, and the marks of nothing and of the beginning apart."""
 
-    def __init__(self, items: int, width: int, length: int, dropout: float, *, positions: bool) -> None:
+    def __init__(self, items: int, sizes: Sizes) -> None:
         super().__init__()
-        self.length = length
+        width, self.length, self.item_dropout = sizes["width"], sizes["length"], sizes["item_dropout"]
         self.marks = nn.Parameter(torch.zeros(FIRST, width))
         self.items = nn.Parameter(torch.empty(items, width).normal_(std=0.02))
-        self.positions = nn.Parameter(torch.empty(length, width).normal_(std=0.02)) if positions else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(sizes["embedding_dropout"])
 
     def forward(self, items: Tensor) -> dict[str, Tensor]:
         """Histories int64[B, S] with their last T steps as vectors."""
-        table = torch.cat([self.marks, self.items])
-        hidden = table[items[:, -self.length :]] * table.shape[1] ** 0.5
-        if self.positions is not None:
-            hidden = hidden + self.positions[-hidden.shape[1] :]
+        table, last = torch.cat([self.marks, self.items]), items[:, -self.length :]
+        hidden = table[last] * table.shape[1] ** 0.5
+        if self.training and self.item_dropout:
+            hidden = hidden * (torch.rand(last.shape, device=last.device) >= self.item_dropout)[:, :, None]
         return {"items": items, "hidden": self.dropout(hidden)}
 
 
 class Attention(nn.Module):
-    """A block of SASRec with norms before its parts: steps attend to earlier ones, then a feed-forward net."""
+    """A block of SASRec with norms before its parts: steps attend to earlier ones, then a feed-forward net.
 
-    def __init__(self, width: int, heads: int, dropout: float, *, last: bool) -> None:
+    It knows how far back a step lies, by a learned bias for each distance (Raffel et al. 2020), not where it stands:
+    of a few hundred users that is learned sooner.
+    """
+
+    def __init__(self, sizes: Sizes, *, last: bool) -> None:
         super().__init__()
-        self.heads, self.rate = heads, dropout
+        width, self.heads, self.rate = sizes["width"], sizes["heads"], sizes["block_dropout"]
+        self.distances = nn.Parameter(torch.zeros(sizes["heads"], sizes["length"]))
         self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
         self.inputs, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(self.rate)
         self.after = nn.LayerNorm(width) if last else nn.Identity()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -69,10 +71,16 @@ class Attention(nn.Module):
             self.inputs(self.before(x)).view(rows, steps, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         )
         earlier = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
-        seen = earlier & (items[:, None, -steps:] != PAD)
-        mask = torch.zeros(rows, steps, steps, dtype=x.dtype, device=x.device).masked_fill(~seen, HIDDEN)
+        itself = torch.eye(steps, dtype=torch.bool, device=x.device)  # attention over nothing is not a number
+        seen = earlier & (items[:, None, -steps:] != PAD) | itself
+        places = torch.arange(steps, device=x.device)
+        bias = self.distances[:, (places[:, None] - places).clamp(min=0)].to(x.dtype)
         attended = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask[:, None], dropout_p=self.rate if self.training else 0.0
+            q,
+            k,
+            v,
+            attn_mask=bias.masked_fill(~seen[:, None], -torch.inf),
+            dropout_p=self.rate if self.training else 0.0,
         )
         x = x + self.dropout(self.output(attended.transpose(1, 2).reshape(rows, steps, width)))
         x = x + self.dropout(self.narrow(self.dropout(functional.gelu(self.wide(self.between(x))))))
@@ -128,13 +136,7 @@ class Scores(nn.Module):
 
 def build_stages(kind: str, items: int, sizes: Sizes) -> tuple[Embedding, list[nn.Module]]:
     """The embedding, and the blocks above it; `kind` is sasrec or gru4rec."""
-    width, blocks = sizes["width"], sizes["blocks"]
+    count = sizes["blocks"]
     if kind == "gru4rec":
-        layers: list[nn.Module] = [Recurrent(width, sizes["block_dropout"]) for _ in range(blocks)]
-    else:
-        layers = [
-            Attention(width, sizes["heads"], sizes["block_dropout"], last=number == blocks - 1)
-            for number in range(blocks)
-        ]
-    positions = kind == "sasrec"
-    return Embedding(items, width, sizes["length"], sizes["embedding_dropout"], positions=positions), layers
+        return Embedding(items, sizes), [Recurrent(sizes["width"], sizes["block_dropout"]) for _ in range(count)]
+    return Embedding(items, sizes), [Attention(sizes, last=number == count - 1) for number in range(count)]

@@ -166,7 +166,10 @@ def _read(source: str, least_rating: float) -> _Table:
 
 
 def _once(rows: Sequence[_Row]) -> list[_Row]:
-    return list({row.item: row for row in reversed(rows)}.values())[::-1]
+    first: dict[str, _Row] = {}
+    for row in rows:
+        first.setdefault(row.item, row)
+    return list(first.values())
 
 
 def _opened(source: str) -> BinaryIO:

@@ -31,12 +31,14 @@ class Model(NamedTuple):
     steps: int  # of the history that count; 0: all
 
 
-def answers(examples: Examples) -> tuple[str, pd.DataFrame]:
-    """The strongest of all, as the validation rows say, fitted on the training rows; answers to the test rows."""
-    classes = examples.classes
-    name, best, _ = max(compare(examples), key=lambda one: one[2])
-    rows = examples.rows("test")
-    return name, pd.DataFrame(answer(best, examples.contents(rows), classes))
+def answers(examples: Examples) -> list[tuple[str, pd.DataFrame]]:
+    """The answers of each kind of model to the test rows, fitted on the training rows; the strongest first.
+
+    The validation rows choose each one's strength, and tell which is the strongest.
+    """
+    contents = examples.contents(examples.rows("test"))
+    found = sorted(compare(examples), key=lambda one: -one[2])
+    return [(name, pd.DataFrame(answer(model, contents, examples.classes))) for name, model, _ in found]
 
 
 def compare(examples: Examples) -> list[tuple[str, Model, float]]:

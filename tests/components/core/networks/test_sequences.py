@@ -1,0 +1,69 @@
+"""Networks over histories: what a step sees, what is masked, and who learns."""
+
+import pytest
+import torch
+from torch import nn
+
+from components.core.networks.network import Network, set_thawed, set_training
+from components.core.networks.sequences import Scores, Sizes, build_stages
+
+SIZES = Sizes(width=8, blocks=2, heads=2, length=5, block_dropout=0.0, embedding_dropout=0.0, item_dropout=0.0)
+KINDS = pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+
+
+def network(kind: str) -> Network:
+    torch.manual_seed(0)
+    embedding, blocks = build_stages(kind, 9, SIZES)
+    head = Scores(embedding, 0.0)
+    nn.init.normal_(head.bias)
+    return Network([embedding, *blocks], head, {})
+
+
+@KINDS
+def test_a_step_sees_nothing_later(kind: str) -> None:
+    """Scores of a step in training don't change with later items."""
+    one = network(kind).train()
+    early, late = torch.tensor([[0, 1, 3, 4, 5]]), torch.tensor([[0, 1, 3, 6, 7]])
+    with torch.no_grad():
+        assert torch.allclose(one(early)[:, :3], one(late)[:, :3])
+        assert not torch.allclose(one(early)[:, 3:], one(late)[:, 3:])
+
+
+@KINDS
+def test_answers_score_the_next_item_without_those_had(kind: str) -> None:
+    """All of the history is masked, also what lies before the steps that the network sees."""
+    one = network(kind)
+    items = torch.tensor([[2, 3, 4, 5, 6, 7, 8], [0, 0, 0, 0, 0, 0, 1]])
+    with torch.no_grad():
+        found = one.eval()(items)
+        steps = one.train()(items)
+    assert (found == -torch.inf).sum(1).tolist() == [7, 0]
+    assert torch.allclose(found[1], steps[1, -1])
+    assert torch.allclose(found[0, 7:], steps[0, -1, 7:])
+
+
+@KINDS
+def test_padding_does_not_matter(kind: str) -> None:
+    """A history scores the same however wide its row is."""
+    one = network(kind).eval()
+    with torch.no_grad():
+        assert torch.allclose(one(torch.tensor([[0, 0, 0, 1, 4]])), one(torch.tensor([[0, 0, 0, 0, 0, 0, 1, 4]])))
+
+
+@pytest.mark.parametrize(("thaw", "learning"), [(0, "head.added"), (2, "head.added"), (3, "stages.0.items")])
+def test_the_head_learns_items_where_the_embedding_is_frozen(thaw: int, learning: str) -> None:
+    """Thawed, the embedding alone learns what an item is; frozen, it keeps its weights and the head learns."""
+    one = network("sasrec")
+    line = set_thawed(one, thaw)
+    set_training(one, line)
+    one.above(one.below(torch.tensor([[0, 1, 2, 3, 4]]), line), line).sum().backward()
+    learned = {name for name, parameter in one.named_parameters() if parameter.grad is not None}
+    assert learning in learned
+    assert len(learned & {"head.added", "stages.0.items"}) == 1
+
+
+def test_the_embedding_is_no_part_of_the_head() -> None:
+    """The optimizer's groups and the stages' digests count it once."""
+    one = network("sasrec")
+    assert {name for name, _ in one.head.named_parameters()} == {"added", "bias"}
+    assert "stages.0.items" in one.state_dict()

@@ -1,0 +1,149 @@
+"""A table of interactions as records: windows, splits, equal times, and bad rows."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from components.core.errors import InputError
+from components.core.sources.interactions import check, records
+from components.core.sources.raw_records import RawRecord
+
+
+def table(folder: Path, rows: list[str], header: str = "user,item,time") -> str:
+    path = folder / "seen.csv"
+    path.write_text("\n".join([header, *rows, ""]))
+    return str(path)
+
+
+def parts(found: list[RawRecord]) -> list[tuple[str, list[str], list[str]]]:
+    """Split, history and what follows of each record."""
+    return [
+        (one.split, json.loads(one.content or b"{}")["items"], json.loads(one.label)["items"])
+        for one in found
+        if not one.fault
+    ]
+
+
+def test_the_last_item_tests_and_the_one_before_validates(tmp_path: Path) -> None:
+    """With the rule `last`, what is left of each user trains, and every history ends before what follows."""
+    source = table(tmp_path, [f"u,{item},{time}" for time, item in enumerate("abcd")])
+    assert parts([*records(source, "last", 10)]) == [
+        ("train", ["a"], ["a", "b"]),
+        ("validation", ["a", "b"], ["c"]),
+        ("test", ["a", "b", "c"], ["d"]),
+    ]
+
+
+@pytest.mark.parametrize(("items", "splits"), [("a", ["train"]), ("ab", ["train", "test"])])
+def test_users_with_few_items_train_first(tmp_path: Path, items: str, splits: list[str]) -> None:
+    """A single interaction trains; of two, the later one tests."""
+    source = table(tmp_path, [f"u,{item},{time}" for time, item in enumerate(items)])
+    assert [split for split, _, _ in parts([*records(source, "last", 10)])] == splits
+
+
+def test_long_histories_train_in_windows(tmp_path: Path) -> None:
+    """Every item of the training follows once, in a window of at most so many."""
+    source = table(tmp_path, [f"u,i{time},{time}" for time in range(9)])
+    found = parts([*records(source, "last", 3)])
+    assert found[:3] == [
+        ("train", [], ["i0"]),
+        ("train", ["i0", "i1", "i2"], ["i1", "i2", "i3"]),
+        ("train", ["i3", "i4", "i5"], ["i4", "i5", "i6"]),
+    ]
+    assert found[4] == ("test", [f"i{n}" for n in range(8)], ["i8"])
+
+
+def test_equal_times_are_ordered_alike_in_every_export(tmp_path: Path) -> None:
+    """Items of one moment keep their order when the rows are shuffled, and it is not that of their names."""
+    rows = [f"u,{item},{item // 6}" for item in range(30)]
+    one = parts([*records(table(tmp_path, rows), "last", 50)])
+    random.Random(1).shuffle(rows)
+    assert parts([*records(table(tmp_path, rows), "last", 50)]) == one
+    last = [*one[-1][1], *one[-1][2]]
+    assert last != sorted(last, key=int)
+    assert sorted(last[:6], key=int) == [str(n) for n in range(6)]
+
+
+def test_moments_tell_which_items_share_a_time(tmp_path: Path) -> None:
+    """A training record says which of its items, and of what follows, may stand in any order."""
+    source = table(tmp_path, ["u,a,1", "u,b,2", "u,c,2", "u,d,3", "u,e,4", "u,f,5"])
+    first = next(iter(records(source, "last", 10)))
+    assert json.loads(first.content or b"")["moments"] == [0, 1, 1, 2]
+
+
+def test_time_parts_all_users_at_the_same_moments(tmp_path: Path) -> None:
+    """With the rule `time` nothing that trains is as late as what validates, and new users are marked."""
+    rows = [f"u{time // 10},i{time},{time}" for time in range(100)]
+    found = [*records(table(tmp_path, rows), "time", 50)]
+    assert Counter(one.split for one in found) == {"train": 8, "validation": 1, "test": 1}
+    assert [(one.split, one.metadata["users"]) for one in found[-2:]] == [("validation", "new"), ("test", "new")]
+    assert json.loads(found[-1].label) == {"items": ["i99"], "new": True}
+    late = [f"{row},1" for row in ["u,a", "u,b", "v,c"]]
+    with pytest.raises(InputError, match="same time"):
+        list(records(table(tmp_path, late), "time", 50))
+
+
+def test_of_a_repeated_item_the_first_counts(tmp_path: Path) -> None:
+    """An item that a user has already is nothing to recommend."""
+    source = table(tmp_path, ["u,a,1", "u,b,2", "u,a,3", "u,c,4"])
+    assert parts([*records(source, "last", 10)])[-1] == ("test", ["a", "b"], ["c"])
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (",a,1", "no user"),
+        ("u,,1", "no item"),
+        ("u,a,", "no time"),
+        ("u,a,soon", "not a time: 'soon'"),
+        ("u,a,inf", "not a time: 'inf'"),
+        ("u,a,2024-13-01", "not a time: '2024-13-01'"),
+        ("u,a", "not as many cells as columns: line 5 has 2, the header 3"),
+    ],
+)
+def test_bad_rows_have_reasons(tmp_path: Path, row: str, reason: str) -> None:
+    """A row that can't be used is a record with its reason; the others stay."""
+    found = [*records(table(tmp_path, ["u,a,1", "u,b,2", "u,c,3", row]), "last", 10)]
+    assert [one.fault for one in found if one.fault] == [reason]
+    assert len(found) == 4
+
+
+def test_times_are_numbers_or_iso_8601(tmp_path: Path) -> None:
+    """Dates sort by what they mean, in CSV and in Parquet; columns may have their other names."""
+    source = table(
+        tmp_path, ["u,b,2024-01-02T00:00:00+05:00", "u,a,2024-01-01", "u,c,2024-01-02"], "user_id,item_id,timestamp"
+    )
+    assert parts([*records(source, "last", 10)])[-1] == ("test", ["a", "b"], ["c"])
+    frame = pd.DataFrame({"user": [7, 7], "item": [1.0, 2.0], "time": pd.to_datetime(["2024-01-02", "2024-01-01"])})
+    frame.to_parquet(tmp_path / "seen.parquet")
+    assert parts([*records(str(tmp_path / "seen.parquet"), "last", 10)])[-1] == ("test", ["2"], ["1"])
+
+
+def test_low_ratings_are_passed_over(tmp_path: Path) -> None:
+    """With a least rating, a missing one is a fault and a lower one is nothing."""
+    source = table(tmp_path, ["u,a,1,5", "u,b,2,1", "u,c,3,4", "u,d,4,"], "user,item,time,rating")
+    found = [*records(source, "last", 10, 3)]
+    assert [one.fault for one in found if one.fault] == ["no rating"]
+    assert parts(found)[-1] == ("test", ["a"], ["c"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("seen.csv", "user,item\nu,a\n", "no column 'time'"),
+        ("seen.csv", "user,user_id,item,time\nu,v,a,1\n", "both 'user' and 'user_id'"),
+        ("seen.csv", "user,item,time\n", "holds no interactions"),
+        ("seen.txt", "user,item,time\n", "not a table of interactions"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, name: str, text: str, sentence: str) -> None:
+    """What is no table of interactions is refused by its name or its first row."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        check(str(tmp_path / name))
+    with pytest.raises(InputError, match="no file"):
+        check(str(tmp_path / "other.csv"))
