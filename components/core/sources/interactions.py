@@ -99,10 +99,13 @@ def check(source: str) -> None:
 
 
 def _of_user(source: str, user: str, rows: Sequence[_Row], parts: Sequence[str], window: int) -> Iterator[RawRecord]:
-    """Training records of up to `window` items each, then one of each other part: its last item, and all before it."""
+    """Training records of up to `window` items each, then one of each other part: its last item, and all before it.
+
+    Windows are laid from the beginning, so that those which are full stay the same records when more items come.
+    """
     items, trained = [row.item for row in rows], parts.count("train")
     new = not trained
-    spans = [("train", max(0, end - window), end) for end in range(trained, 0, -window)][::-1]
+    spans = [("train", begin, min(begin + window, trained)) for begin in range(0, trained, window)]
     for part in _PARTS[1:]:
         if part in parts:
             end = len(parts) - [*reversed(parts)].index(part)

@@ -50,11 +50,20 @@ def test_long_histories_train_in_windows(tmp_path: Path) -> None:
     source = table(tmp_path, [f"u,i{time},{time}" for time in range(9)])
     found = parts([*records(source, "last", 3)])
     assert found[:3] == [
-        ("train", [], ["i0"]),
-        ("train", ["i0", "i1", "i2"], ["i1", "i2", "i3"]),
-        ("train", ["i3", "i4", "i5"], ["i4", "i5", "i6"]),
+        ("train", ["i0", "i1"], ["i0", "i1", "i2"]),
+        ("train", ["i2", "i3", "i4"], ["i3", "i4", "i5"]),
+        ("train", ["i3", "i4", "i5"], ["i6"]),
     ]
     assert found[4] == ("test", [f"i{n}" for n in range(8)], ["i8"])
+
+
+def test_full_windows_stay_when_more_items_come(tmp_path: Path) -> None:
+    """A week later the records of full windows are the same bytes, so that their activations are still cached."""
+    before, after = (
+        {one.content for one in records(table(tmp_path, [f"u,i{n},{n}" for n in range(count)]), "last", 3)}
+        for count in (9, 12)
+    )
+    assert len(before & after) == 2
 
 
 def test_equal_times_are_ordered_alike_in_every_export(tmp_path: Path) -> None:
