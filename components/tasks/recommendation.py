@@ -19,6 +19,7 @@ from components.core.data.examples import Examples
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import recommendation
 from components.core.inference.recommendation import FIRST, encode
+from components.core.modalities.augmentation import refuse_picture_augmentation
 from components.core.networks.network import Network
 from components.core.networks.sequences import Scores, Sizes, build_stages
 from components.core.networks.weights import state_digest
@@ -93,6 +94,7 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
     """An embedding and blocks, new or of a checkpoint, and a head that scores all items."""
+    refuse_picture_augmentation(settings, "histories")
     kind = settings.backbone or backbone
     if kind not in NETWORKS:
         raise InputError(f"There is no network {kind!r} of histories.", f"Use one of: {', '.join(NETWORKS)}.")

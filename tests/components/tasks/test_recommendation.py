@@ -43,6 +43,7 @@ def test_it_is_found_by_name() -> None:
     ("options", "sentence"),
     [
         ({"backbone": "bert"}, "There is no network 'bert' of histories"),
+        ({"augment": "randaugment"}, "randaugment is for pictures"),
         ({"warm_start": True}, "--warm-start can't start"),
         ({"weights": "somewhere/else"}, "no checkpoint of a recommendation model"),
         ({"own": {"width": "15"}}, "A width of 15 can't be divided by 2 heads"),
