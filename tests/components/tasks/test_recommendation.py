@@ -11,6 +11,7 @@ from components.core.contract import load_task
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
+from components.core.run_folder import new_run_key
 from components.core.settings import Settings
 from components.core.training.checkpoints import save_checkpoint
 from components.core.training.data import Data, open_data
@@ -145,14 +146,15 @@ def test_the_report_shows_the_ends_of_histories() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["sasrec", "gru4rec"])
 def test_the_whole_way(backbone: str, tracked_home: Path, tmp_path: Path, predict: Predict) -> None:
-    """From a table to a champion that knows the map of the walks, and a fine-tuned second version from its weights."""
+    """From a table to a champion that knows the map of the walks; the same again is skipped, and more is fine-tuned."""
+    from components.detect_changes import detect_changes
     from tests.support.plain import run_steps
 
     source = write_interactions(tmp_path / "walks.csv", 200)
     chosen = settings(backbone=backbone, augment="basic")
     run = run_steps(source, chosen, tmp_path / "artifacts")
     assert run.accepted
-    figures = {name: float(value) for name, value in run.metrics.items() if isinstance(value, float)}
+    figures = run.result["metrics"]
     assert figures["ndcg_at_10"] > figures["baseline_ndcg_at_10"] + 0.2
     page = (tmp_path / "artifacts/report.html").read_text()
     assert "transition counts within 20 steps" in page
@@ -160,7 +162,9 @@ def test_the_whole_way(backbone: str, tracked_home: Path, tmp_path: Path, predic
     (best,) = predict("--model", "walks", "--text", '{"items": ["i3", "i5"]}')
     assert len(best["items"]) == len(best["scores"]) == 20
     assert not {"i3", "i5"} & {*best["items"]}
+    again_needed, *_ = detect_changes(str(source), chosen.to_json(), new_run_key())
+    assert not again_needed
     later = write_interactions(tmp_path / "later.csv", 230)
     again = settings(backbone=backbone, weights=str(tmp_path / "artifacts/tuned"), seed=1, thaw_epochs=2)
     second = run_steps(later, again, tmp_path / "again")
-    assert second.metrics["ndcg_at_10"] > figures["baseline_ndcg_at_10"] + 0.2
+    assert second.result["metrics"]["ndcg_at_10"] > figures["baseline_ndcg_at_10"] + 0.2
