@@ -70,10 +70,10 @@ def records(source: str, rule: Rule, window: int, least_rating: float = -math.in
     table = _read(source, least_rating)
     yield from table.faults
     rows = [row for own in table.users.values() for row in own]
-    if not rows:
-        if table.faults:  # their share is refused, with reasons
-            return
+    if not rows and not table.faults:
         raise InputError(f"{source} holds no interactions.", LAYOUT)
+    if len(rows) < len(table.faults):  # their share is refused, with reasons, and the times of the rest tell little
+        return
     cuts = _cuts([row.time for row in rows], source) if rule == "time" else []
     for user, own in sorted(table.users.items()):
         parts = [_PARTS[bisect(cuts, row.time)] for row in own] if rule == "time" else _last(len(own))
@@ -145,8 +145,9 @@ def _cuts(times: Sequence[float], source: str) -> list[float]:
         cuts.append(order[min(len(order) - 1, round(len(order) * share))])
     if order[0] == cuts[0] or cuts[0] == cuts[1]:
         raise InputError(
-            f"Too many interactions of {source} have the same time to tell what came later.",
-            "Use finer times, or --option split=last.",
+            f"The {len(order)} interactions of {source} have too few different times ({len({*order})}) to tell what came "
+            "later.",
+            "Use finer times or more interactions, or --option split=last.",
         )
     return cuts
 

@@ -92,7 +92,7 @@ def test_time_parts_all_users_at_the_same_moments(tmp_path: Path) -> None:
     assert [(one.split, one.metadata["users"]) for one in found[-2:]] == [("validation", "new"), ("test", "new")]
     assert json.loads(found[-1].label) == {"items": ["i99"], "new": True}
     late = [f"{row},1" for row in ["u,a", "u,b", "v,c"]]
-    with pytest.raises(InputError, match="same time"):
+    with pytest.raises(InputError, match=r"too few different times \(1\)"):
         list(records(table(tmp_path, late), "time", 50))
 
 
@@ -138,6 +138,12 @@ def test_low_ratings_are_passed_over(tmp_path: Path) -> None:
     found = [*records(source, "last", 10, 3)]
     assert [one.fault for one in found if one.fault] == ["no rating"]
     assert parts(found)[-1] == ("test", ["a"], ["c"])
+
+
+def test_a_table_of_mostly_bad_rows_is_its_faults(tmp_path: Path) -> None:
+    """Their share is what stops the run, not the few times of the others."""
+    source = table(tmp_path, ["u,a,1", "u,,2", "u,,3"])
+    assert [one.fault for one in records(source, "time", 10)] == ["no item", "no item"]
 
 
 @pytest.mark.parametrize(
