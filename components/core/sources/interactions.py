@@ -145,8 +145,8 @@ def _cuts(times: Sequence[float], source: str) -> list[float]:
         cuts.append(order[min(len(order) - 1, round(len(order) * share))])
     if order[0] == cuts[0] or cuts[0] == cuts[1]:
         raise InputError(
-            f"The {len(order)} interactions of {source} have too few different times ({len({*order})}) to tell what came "
-            "later.",
+            f"The {len(order)} interactions of {source} have too few different times ({len({*order})}) to tell what "
+            "came later.",
             "Use finer times or more interactions, or --option split=last.",
         )
     return cuts
