@@ -54,7 +54,7 @@ class Options(BaseModel):
     heads: int = Field(2, ge=1, description="Heads of attention.")
     block_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout within the blocks.")
     embedding_dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of the embedding.")
-    item_dropout: float = Field(0.1, ge=0, lt=1, description="Share of the items that training hides in a history.")
+    item_dropout: float = Field(0.2, ge=0, lt=1, description="Share of the items that training hides in a history.")
     history: int = Field(0, ge=0, description="Items of a history that answers leave out. 0: chosen from the data.")
 
 
