@@ -66,10 +66,13 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tens
 
 
 def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[Answer]:
-    """The best items for scores [B, items], where -inf stands for what the user has."""
+    """The best items for scores [B, items], where -inf stands for what the user has.
+
+    `serving` holds the names of the items as `classes`, and the `temperature` of the probabilities.
+    """
     names, count = serving["classes"], min(BEST, outputs.shape[1])
     best = outputs.topk(count, dim=1)
-    chances = outputs.softmax(dim=1).gather(1, best.indices)
+    chances = (outputs / serving.get("temperature", 1.0)).softmax(dim=1).gather(1, best.indices)
     open_ = best.values > -float("inf")
     last = best.values.masked_fill(~open_, float("inf")).min(dim=1, keepdim=True).values
     tied = (outputs == last).sum(1) - (best.values == last).sum(1)

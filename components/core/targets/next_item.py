@@ -20,6 +20,7 @@ from components.core.contract import Metric
 from components.core.digests import canonical_json
 from components.core.errors import RejectedRecord
 from components.core.inference.recommendation import BEST, Answer, answers
+from components.core.targets.classification import fit_temperature
 from components.core.targets.evaluation import Evaluation, Mistake, by_sums
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -94,6 +95,10 @@ class NextItem:
             "loss": float(self.loss(outputs, targets)),
             **{m.name: float(m.figure(sums)[0]) for m in METRICS if m.figure},
         }
+
+    def calibrate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Fit the temperature that divides the scores when serving, so that probabilities are those of hits."""
+        return {"temperature": fit_temperature(outputs, targets[:, -1])}
 
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]

@@ -104,6 +104,18 @@ def test_an_evaluation_parts_new_users_from_old_ones() -> None:
     assert found.per_class["ndcg_at_10"].tolist() == pytest.approx([1, 0.5])
 
 
+def test_probabilities_are_calibrated() -> None:
+    """Scores that are too sure are divided by a temperature, which changes probabilities and no rank."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(400, 40, generator=generator)
+    targets = torch.multinomial(outputs.softmax(1), 1, generator=generator)
+    found = TARGET.calibrate(3 * outputs, targets)
+    assert found["temperature"] == pytest.approx(3, rel=0.15)
+    sure, calm = (TARGET.answers(3 * outputs, {"classes": CLASSES, **more}) for more in ({}, found))
+    assert [one["items"] for one in sure] == [one["items"] for one in calm]
+    assert sure[0]["scores"][0] > calm[0]["scores"][0]
+
+
 def test_misses_are_shown() -> None:
     """Where the item is not among the first ten, the report shows what came first."""
     found = TARGET.evaluate(
