@@ -83,10 +83,10 @@ def check(content: bytes) -> Mapping[str, int | str]:
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
     """How many items of a history answers leave out: all of the longest one."""
-    rows = range(len(examples.index))
-    lengths = examples.column("items", list(rows))
+    rows = list(range(len(examples.index)))
+    lengths = examples.column("items", rows)
     found = parse_options(settings, Options).history or min(max(lengths) + 1, MOST_MASKED)
-    users = len({json.loads(content)["user"] for content in examples.contents(list(rows))})
+    users = len({uri.rpartition("&items=")[0] for uri in examples.uris(rows)})
     longer = sum(length >= found for length in lengths)
     note = f"{len(examples.classes)} items, {users} users"
     return {"history": str(found)}, note + (f"; answers may repeat old items of {longer} histories" if longer else "")
