@@ -103,7 +103,7 @@ class NextItem:
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
-        """NDCG and hit rate with 95 % bootstrap intervals over users; of new and old users apart; coverage; misses.
+        """NDCG and hit rate with 95 % bootstrap intervals over users; of new and old users and items apart; coverage.
 
         The trivial model gives everybody the items that are the most frequent in training, those that they have too.
 
@@ -116,7 +116,7 @@ class NextItem:
             found,
             metrics={**found.metrics, COVERAGE.name: coverage(answers, classes)},
             baseline={**found.baseline, COVERAGE.name: coverage(pd.DataFrame([trivial]), classes)},
-            per_class=_by_user(answers, labels),
+            per_class=_by_novelty(answers, labels, training),
             mistakes=_misses(answers, labels),
         )
 
@@ -208,11 +208,18 @@ def _most_popular(training: Mapping[str, int]) -> Answer:
     return ranked(np.array([[counts[name] for name in names]], dtype=np.float64), names)[0]
 
 
-def _by_user(answers: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """The metrics of users that the training knows and of new ones, where there are any."""
-    gains, new = _gains(ranks(answers, labels)), np.array([bool(json.loads(label).get("new")) for label in labels])
-    kinds = [(name, gains[rows]) for name, rows in (("users of the training", ~new), ("new users", new)) if rows.any()]
-    sums = [(name, len(rows), rows.sum(0)[None]) for name, rows in kinds]
+def _by_novelty(answers: pd.DataFrame, labels: Sequence[str], training: Mapping[str, int]) -> pd.DataFrame:
+    """The metrics of users and of items that the training knows and of new ones, where there are any."""
+    gains, known = _gains(ranks(answers, labels)), {item for label in training for item in _items(label)}
+    new_users = np.array([bool(json.loads(label).get("new")) for label in labels])
+    new_items = np.array([_items(label)[-1] not in known for label in labels])
+    kinds = {
+        "users of the training": ~new_users,
+        "new users": new_users,
+        "items of the training": ~new_items,
+        "new items": new_items,
+    }
+    sums = [(name, int(rows.sum()), gains[rows].sum(0)[None]) for name, rows in kinds.items() if rows.any()]
     return pd.DataFrame(
         [
             {"class": name, "support": n, HIT_RATE.name: float(_hit_rate(own)[0]), NDCG.name: float(_ndcg(own)[0])}

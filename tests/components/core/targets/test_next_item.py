@@ -90,18 +90,24 @@ def test_validation_ranks_all_items() -> None:
     assert figures["loss"] == pytest.approx(float(functional.cross_entropy(outputs, targets[:, 0])))
 
 
-def test_an_evaluation_parts_new_users_from_old_ones() -> None:
-    """One user's item is first, a new user's third; coverage counts the items that anyone gets."""
+def test_an_evaluation_parts_new_users_and_items_from_old_ones() -> None:
+    """One user's item is first, a new user's third and not of the training; coverage counts what anyone gets."""
     scores = np.tile(np.arange(40.0), (2, 1))
     labels = [label("39"), label("37", new=True)]
-    found = TARGET.evaluate(frame(scores), labels, CLASSES, {label("3", "3", "4"): 2})
+    training = {label(*CLASSES[:12]): 2, label("39"): 1}
+    found = TARGET.evaluate(frame(scores), labels, CLASSES, training)
     assert found.metrics["ndcg_at_10"] == pytest.approx((1 + 1 / math.log2(4)) / 2)
     assert found.metrics["hit_rate_at_10"] == 1.0
     assert found.metrics["coverage"] == 10 / 40
     assert found.baseline["ndcg_at_10"] == 0.0
     assert found.per_class is not None
-    assert found.per_class["class"].tolist() == ["users of the training", "new users"]
-    assert found.per_class["ndcg_at_10"].tolist() == pytest.approx([1, 0.5])
+    assert found.per_class["class"].tolist() == [
+        "users of the training",
+        "new users",
+        "items of the training",
+        "new items",
+    ]
+    assert found.per_class["ndcg_at_10"].tolist() == pytest.approx([1, 0.5] * 2)
 
 
 def test_probabilities_are_calibrated() -> None:
