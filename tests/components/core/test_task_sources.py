@@ -95,3 +95,17 @@ def test_a_task_that_lists_its_records_is_known_by_its_source(tmp_path: Path) ->
     names = ("imported", "defined", "broken", "missing")
     found = {name: task_sources.lists_records(f"my_own_tasks.{name}", tmp_path) for name in names}
     assert found == {"imported": True, "defined": True, "broken": False, "missing": False}
+
+
+def test_a_recipe_is_read_from_the_source(tmp_path: Path) -> None:
+    """Settings that a task recommends are a literal of its module; a task without one recommends nothing."""
+    assert task_sources.recipe("recommendation", tmp_path)["thaw"] == 3
+    assert task_sources.recipe("text_classification", tmp_path) == {}
+    folder = tmp_path / "my_own_tasks"
+    folder.mkdir()
+    (folder / "cooked.py").write_text('recipe = {"thaw": 1}\n')
+    (folder / "made.py").write_text("recipe = dict(thaw=1)\n")
+    assert task_sources.recipe("my_own_tasks.cooked", tmp_path) == {"thaw": 1}
+    assert task_sources.recipe("my_own_tasks.missing", tmp_path) == {}
+    with pytest.raises(InputError, match=r"The recipe of the task my_own_tasks.made is not a literal"):
+        task_sources.recipe("my_own_tasks.made", tmp_path)
