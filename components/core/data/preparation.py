@@ -64,7 +64,7 @@ def prepare(
     source_index.write_index(dataset / source_index.INDEX, checked.index)
     _reject_conflicts(checked, lineage)
     write_rejected(dataset, checked.rejected)
-    _check_share(checked.rejected, len(entries), settings.max_rejected, source, dataset)
+    _check_share(checked.rejected, sum(entry.rows for entry in entries), settings.max_rejected, source, dataset)
     assigned = assign_examples(checked.records, lineage, settings, task)
     check_slices(assigned.examples, settings)
     write_rejected(dataset, [*checked.rejected, *assigned.set_aside])

@@ -9,7 +9,7 @@ import hashlib
 import math
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -28,9 +28,11 @@ COLUMNS = {  # ours, and what they may be called
     "item": ("item", "item_id"),
     "time": ("time", "timestamp"),
 }
+FEATURE = "item_"  # what the name of a column with features of the items begins with
+SEPARATOR = "|"  # between several features in a cell
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the interactions, in the order of their times
-LAYOUT = "Use a CSV or Parquet file with the columns user, item and time; rating is optional."
+LAYOUT = "Use a CSV or Parquet file with the columns user, item and time; rating and item_… are optional."
 _PARTS = tuple(SHARES)
 
 
@@ -40,6 +42,7 @@ class _Row(NamedTuple):
     user: str
     item: str
     time: float  # seconds since the epoch, or whatever number the table has
+    features: tuple[str, ...] = ()  # of the item
 
     def order(self) -> tuple[float, bytes]:
         """Sort by time, and equal times by a hash."""
@@ -52,6 +55,7 @@ class _Table:
 
     users: Mapping[str, Sequence[_Row]]  # in order, each item once
     faults: Sequence[RawRecord]
+    features: Mapping[str, Sequence[str]]  # of items that have any
 
 
 def records(source: str, rule: Rule, window: int, least_rating: float = -math.inf) -> Iterator[RawRecord]:
@@ -70,14 +74,43 @@ def records(source: str, rule: Rule, window: int, least_rating: float = -math.in
     table = _read(source, least_rating)
     yield from table.faults
     rows = [row for own in table.users.values() for row in own]
-    if not rows and not table.faults:
-        raise InputError(f"{source} holds no interactions.", LAYOUT)
-    if len(rows) < len(table.faults):  # their share is refused, with reasons, and the times of the rest tell little
+    if table.faults and len(rows) <= len(
+        table.faults
+    ):  # their share is refused, with reasons, and the times of the rest tell little
         return
+    _check_items({row.item for row in rows}, source, least_rating)
     cuts = _cuts([row.time for row in rows], source) if rule == "time" else []
-    for user, own in sorted(table.users.items()):
-        parts = [_PARTS[bisect(cuts, row.time)] for row in own] if rule == "time" else _last(len(own))
-        yield from _of_user(source, user, own, parts, window)
+    parts = {
+        user: [_PARTS[bisect(cuts, row.time)] for row in own] if rule == "time" else _last(len(own))
+        for user, own in sorted(table.users.items())
+    }
+    _check_parts(parts, source, rule)
+    for user, own in parts.items():
+        yield from _of_user(source, user, table.users[user], own, window, table.features)
+
+
+def _check_items(items: Collection[str], source: str, least_rating: float) -> None:
+    if not items:
+        rated = f" with a rating of at least {least_rating:g}" if least_rating > -math.inf else ""
+        raise InputError(f"{source} holds no interactions{rated}.", "Lower least_rating." if rated else LAYOUT)
+    if len(items) == 1:
+        raise InputError(
+            f"All interactions of {source} are with one item, {next(iter(items))!r}: there is nothing to choose from.",
+            "Add interactions with other items.",
+        )
+
+
+def _check_parts(parts: Mapping[str, Sequence[str]], source: str, rule: Rule) -> None:
+    for part, least, purpose in (("train", 1, "train on"), ("validation", 2, "validate with"), ("test", 1, "test on")):
+        count = sum(part in own for own in parts.values())
+        if count < least:  # half of those who validate calibrate
+            raise InputError(
+                f"{count} of the {len(parts)} users of {source} have an interaction to {purpose}, and at least {least} "
+                "are needed.",
+                "A user with three items trains, validates and tests: add interactions."
+                if rule == "last"
+                else "Add interactions, or use --option split=last.",
+            )
 
 
 def check(source: str) -> None:
@@ -98,10 +131,18 @@ def check(source: str) -> None:
         _named(first, source)
 
 
-def _of_user(source: str, user: str, rows: Sequence[_Row], parts: Sequence[str], window: int) -> Iterator[RawRecord]:
+def _of_user(
+    source: str,
+    user: str,
+    rows: Sequence[_Row],
+    parts: Sequence[str],
+    window: int,
+    features: Mapping[str, Sequence[str]],
+) -> Iterator[RawRecord]:
     """Training records of up to `window` items each, then one of each other part: its last item, and all before it.
 
-    Windows are laid from the beginning, so that those which are full stay the same records when more items come.
+    Windows are laid from the beginning, so that those which are full stay the same records when more items come. The
+    features of the items that follow are in the record, not those of the history, which are in others.
     """
     items, trained = [row.item for row in rows], parts.count("train")
     new = not trained
@@ -110,13 +151,16 @@ def _of_user(source: str, user: str, rows: Sequence[_Row], parts: Sequence[str],
         if part in parts:
             end = len(parts) - [*reversed(parts)].index(part)
             spans.append((part, end - 1, end))
-    for part, begin, end in spans:
+    ends = [0, *(end for _, _, end in spans)]
+    for (part, begin, end), before in zip(spans, ends, strict=False):
         first = max(0, end - 1 - window) if part == "train" else 0
         moments = (
             list(accumulate(int(a.time != b.time) for a, b in pairwise(rows[first:end]))) if part == "train" else []
         )
+        known = {item: list(features[item]) for item in items[begin:end] if item in features}
         content = {
             "at": begin,
+            **({"features": known} if known else {}),
             "items": items[first : end - 1],
             **({"moments": [0, *moments]} if part == "train" else {}),
             "split": part,
@@ -128,6 +172,7 @@ def _of_user(source: str, user: str, rows: Sequence[_Row], parts: Sequence[str],
             split=part,
             metadata={"users": "new" if new else "old"},
             content=canonical_json(content).encode(),
+            rows=end - before,
         )
 
 
@@ -166,7 +211,18 @@ def _read(source: str, least_rating: float) -> _Table:
                 continue
             if read is not None:
                 found[read.user].append(read)
-    return _Table({user: _once(sorted(own, key=_Row.order)) for user, own in found.items()}, faults)
+    users = {user: _once(sorted(own, key=_Row.order)) for user, own in found.items()}
+    return _Table(users, faults, _features(row for own in users.values() for row in own if row.features))
+
+
+def _features(rows: Iterable[_Row]) -> dict[str, Sequence[str]]:
+    """The features of each item: those of its first interaction that has any, so that they stay when more come."""
+    first: dict[str, _Row] = {}
+    for row in rows:
+        known = first.setdefault(row.item, row)
+        if (row.time, row.features) < (known.time, known.features):
+            first[row.item] = row
+    return {item: row.features for item, row in first.items()}
 
 
 def _once(rows: Sequence[_Row]) -> list[_Row]:
@@ -196,7 +252,9 @@ def _named(row: Mapping[str, Any], source: str) -> dict[str, str]:
         raise InputError(f"{source} has no column {missing!r} (it has {has}).", LAYOUT)
     if double := next((own for own in found.values() if len(own) > 1), []):
         raise InputError(f"{source} has both {double[0]!r} and {double[1]!r}.", "Rename one of them.")
-    return {name: own[0] for name, own in found.items()} | ({"rating": "rating"} if "rating" in row else {})
+    columns = {name: own[0] for name, own in found.items()}
+    optional = [name for name in row if name == "rating" or (name.startswith(FEATURE) and name != columns["item"])]
+    return columns | {name: name for name in optional}
 
 
 def _row(row: Mapping[str, Any], names: Mapping[str, str], least_rating: float) -> _Row | None:
@@ -207,15 +265,25 @@ def _row(row: Mapping[str, Any], names: Mapping[str, str], least_rating: float) 
     """
     if tables.FAULT in row:
         raise ValueError(row[tables.FAULT])
-    user, item = (printable(tables.as_text(row[names[name]]).strip()) for name in ("user", "item"))
+    user, item = (printable(tables.as_text(row.get(names[name])).strip()) for name in ("user", "item"))
     if not user or not item:
         raise ValueError("no user" if not user else "no item")
-    moment = _time(row[names["time"]])
+    moment = _time(row.get(names["time"]))
     if least_rating > -math.inf:
         rating = _number(tables.as_text(row.get(names.get("rating", ""), "")).strip(), "rating")
         if rating < least_rating:
             return None
-    return _Row(user, item, moment)
+    return _Row(user, item, moment, tuple(_features_of(row, names)))
+
+
+def _features_of(row: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
+    """The features in a row, each as `genre=Comedy`; a cell may hold several."""
+    for name in names:
+        if name.startswith(FEATURE):
+            value = row.get(name)
+            cells = value if isinstance(value, list) else tables.as_text(value).split(SEPARATOR)
+            parts = (printable(tables.as_text(cell).strip()) for cell in cells)
+            yield from (f"{name.removeprefix(FEATURE)}={part}" for part in parts if part)
 
 
 def _time(value: Any) -> float:  # noqa: ANN401 - whatever a table holds
