@@ -161,6 +161,7 @@ class Task(Protocol):
 
     backbone: str  # what an empty `--backbone` means; optional
     Options: type[BaseModel]  # of this task's own, given by `--option`; optional
+    recipe: Mapping[str, Any]  # settings that hold where the user gives none, as a literal: read, not run; optional
     split_by: Literal["hash", "time"]  # time: every training example is older than every test example; optional: hash
     input_name: str  # the column of raw records that the served model reads; optional: record
     serving_code: Path  # shipped with the model, so without imports from here; optional: the file that defines `encode`
@@ -194,6 +195,19 @@ class Task(Protocol):
 
         `facts` is checkpoint.json: `classes`, `hyperparameters`, and the network's `preprocessing` and `config`.
         Optional: what `build` gives.
+        """
+
+    def adapt(
+        self,
+        network: "Network",
+        classes: Sequence[str],
+        weights: "Mapping[str, Tensor]",
+        facts: Mapping[str, Any],
+    ) -> "tuple[Mapping[str, Tensor], Sequence[str]]":
+        """Return the weights of a checkpoint as a network for other classes takes them, and the classes they now know.
+
+        `facts` is checkpoint.json. Optional: as they are, so that the stages have to have the same shapes; of tensors
+        of the head with a row for each class, a warm start takes the rows of common classes.
         """
 
     def near_duplicates(

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
@@ -48,6 +49,7 @@ class TaskDefaults:
 
     backbone = ""
     Options: type[BaseModel] = NoOptions
+    recipe: Mapping[str, Any] = MappingProxyType({})
     split_by: Literal["hash", "time"] = "hash"
     input_name = "record"
     serving_requirements: Sequence[str] = ()
@@ -69,6 +71,16 @@ class TaskDefaults:
     def rebuild(self, settings: Settings, facts: Mapping[str, Any]) -> "Network":
         """Build as for training."""
         return self._own.build(settings, facts["classes"], facts["hyperparameters"]["dropout"])
+
+    def adapt(
+        self,
+        network: "Network",  # noqa: ARG002 - the contract's signature
+        classes: Sequence[str],  # noqa: ARG002 - as above
+        weights: "Mapping[str, Tensor]",
+        facts: Mapping[str, Any],
+    ) -> "tuple[Mapping[str, Tensor], Sequence[str]]":
+        """The weights as they are."""
+        return weights, facts["classes"]
 
     def near_duplicates(
         self,

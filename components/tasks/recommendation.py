@@ -5,6 +5,8 @@
 
 import json
 import math
+import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,16 +14,18 @@ from typing import Any, Literal, cast
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.core.data.examples import Examples
+from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import recommendation
 from components.core.inference.recommendation import FIRST, encode
 from components.core.modalities.augmentation import refuse_picture_augmentation
 from components.core.networks.network import Network
-from components.core.networks.sequences import Scores, Sizes, build_stages
+from components.core.networks.sequences import ItemFeatures, Scores, Sizes, build_stages
 from components.core.networks.weights import state_digest
 from components.core.settings import Settings
 from components.core.sources import interactions
@@ -35,8 +39,24 @@ __all__ = ["encode"]
 backbone = "sasrec"
 input_name = "text"  # a history is JSON
 
+recipe = {  # there is nothing pretrained for anyone's items: everything is trained
+    "trials": 0,
+    "head_epochs": 1,
+    "thaw": 3,
+    "thaw_epochs": 40,
+    "thaw_learning_rate": 0.003,
+    "layer_decay": 1.0,
+    "batch_size": 64,
+    "dropout": 0.4,
+    "augment": "basic",
+    "patience": 12,
+}
+
 NETWORKS = ("sasrec", "gru4rec")
+PER_ITEM = ("stages.0.items", "head.added", "head.bias")  # weights with a row for each item
+FEATURES, FEATURES_OF = "stages.0.features", "stages.0.of"
 WEIGHTS, FACTS = "network.safetensors", "checkpoint.json"  # of a checkpoint
+READ = 256  # records at a time
 MOST_MASKED = 2000  # items of a history that answers leave out
 SHOWN = 8  # items of a history in the report
 
@@ -48,20 +68,37 @@ class Options(BaseModel):
 
     split: Literal["time", "last"] = Field("time", description="By two moments, or the last items of each user.")
     length: int = Field(50, ge=2, description="Steps of a history that the network sees.")
-    least_rating: float = Field(-math.inf, description="Interactions with a lower rating are passed over.")
+    least_rating: float | None = Field(
+        None, allow_inf_nan=False, description="Interactions with a lower rating are passed over."
+    )
     width: int = Field(64, ge=2, description="Size of an item's vector.")
     blocks: int = Field(2, ge=1, description="Blocks above the embedding.")
     heads: int = Field(2, ge=1, description="Heads of attention.")
     block_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout within the blocks.")
     embedding_dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of the embedding.")
     item_dropout: float = Field(0.2, ge=0, lt=1, description="Share of the items that training hides in a history.")
+    features: str = Field("", description="Features of each item, as JSON. Empty: those of the data.")
     history: int = Field(0, ge=0, description="Items of a history that answers leave out. 0: chosen from the data.")
 
 
 def records(settings: Settings, source: str) -> Iterator[RawRecord]:
     """Histories, and the items that follow, by user and split."""
     options = parse_options(settings, Options)
-    return interactions.records(source, options.split, options.length, options.least_rating)
+    least = -math.inf if options.least_rating is None else options.least_rating
+    return interactions.records(source, options.split, options.length, least)
+
+
+def shared_features(examples: Examples) -> dict[str, list[str]]:
+    """Return the features of each item, without those that no other item has: they tell nothing about a new one."""
+    found: dict[str, list[str]] = {}
+    rows = list(range(len(examples.index)))
+    for begin in range(0, len(rows), READ):
+        for content in examples.contents(rows[begin : begin + READ]):
+            if b'"features":' in content:
+                found |= json.loads(content).get("features", {})
+    counts = Counter(feature for features in found.values() for feature in features)
+    shared = {item: sorted({one for one in features if counts[one] > 1}) for item, features in found.items()}
+    return {item: features for item, features in sorted(shared.items()) if features}
 
 
 def target(settings: Settings) -> NextItem:
@@ -86,10 +123,13 @@ def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str
     rows = list(range(len(examples.index)))
     lengths = examples.column("items", rows)
     found = parse_options(settings, Options).history or min(max(lengths) + 1, MOST_MASKED)
+    features = shared_features(examples)
     users = len({uri.rpartition("&items=")[0] for uri in examples.uris(rows)})
     longer = sum(length >= found for length in lengths)
     note = f"{len(examples.classes)} items, {users} users"
-    return {"history": str(found)}, note + (f"; answers may repeat old items of {longer} histories" if longer else "")
+    note += f", features of {len(features)} items" if features else ""
+    options = {"history": str(found), **({"features": canonical_json(features)} if features else {})}
+    return options, note + (f"; answers may repeat old items of {longer} histories" if longer else "")
 
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
@@ -98,34 +138,54 @@ def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network
     kind = settings.backbone or backbone
     if kind not in NETWORKS:
         raise InputError(f"There is no network {kind!r} of histories.", f"Use one of: {', '.join(NETWORKS)}.")
-    if settings.warm_start:
-        raise InputError(
-            "--warm-start can't start from a recommendation model: its items are others each week.",
-            "Use --weights with the champion's folder checkpoint.",
-        )
     options = parse_options(settings, Options)
     if kind == "sasrec" and options.width % options.heads:
         raise InputError(f"A width of {options.width} can't be divided by {options.heads} heads.", "Use another one.")
     sizes = cast("Sizes", options.model_dump(include=set(Sizes.__annotations__)))
     history = max(options.history, options.length)
     preprocessing = recommendation.Preprocessing(items=list(classes), history=history)
-    if settings.weights in ("default", "none"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            stages, head = _network(kind, len(classes), sizes, dropout)
-        digest = f"seed {settings.seed}"
-    else:
-        stages, head = _network(kind, len(classes), sizes, dropout)
-        digest = _load(nn.ModuleDict({"stages": nn.ModuleList(stages), "head": head}), Path(settings.weights), classes)
-    return Network(stages, head, dict(preprocessing), digest, {"kind": kind, "sizes": dict(sizes)})
+    names, features = _features(options.features, classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        stages, head = _network(kind, len(classes), sizes, dropout, features)
+    config: dict[str, Any] = {"kind": kind, "sizes": dict(sizes)}
+    if features:
+        config |= {"features": names, "slots": features.of.shape[1]}
+    found = Network(stages, head, dict(preprocessing), f"seed {settings.seed}", config)
+    if settings.weights not in ("default", "none"):
+        _load(found, settings.weights, classes)
+    return found
 
 
 def rebuild(settings: Settings, facts: Mapping[str, Any]) -> Network:
     """The network of a checkpoint, with random weights."""
     del settings
     config, dropout = facts["config"], facts["hyperparameters"]["dropout"]
-    stages, head = _network(config["kind"], len(facts["classes"]), config["sizes"], dropout)
+    items, features = len(facts["classes"]), None
+    if "features" in config:
+        features = ItemFeatures(torch.zeros(items, config["slots"], dtype=torch.int64), len(config["features"]))
+    stages, head = _network(config["kind"], items, config["sizes"], dropout, features)
     return Network(stages, head, facts["preprocessing"], config=config)
+
+
+def adapt(
+    network: Network, classes: Sequence[str], weights: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], Sequence[str]]:
+    """Give each item the row that a checkpoint has for it, and each feature likewise; new ones get the mean of all."""
+    own, found = network.state_dict(), dict(weights)
+    numbers = {item: row for row, item in enumerate(facts["classes"])}
+    rows = torch.tensor([numbers.get(item, -1) for item in classes])
+    for name in PER_ITEM:
+        found[name] = _rows(weights[name], rows)
+    for name in (FEATURES, FEATURES_OF):
+        found.pop(name, None)
+        if name in own:
+            found[name] = own[name]
+    if FEATURES in own and FEATURES in weights:
+        places = {name: row for row, name in enumerate(facts["config"]["features"])}
+        features = [places.get(name, -1) for name in network.config["features"]]
+        found[FEATURES] = _rows(weights[FEATURES], torch.tensor(features))
+    return found, classes
 
 
 def augment(
@@ -165,38 +225,53 @@ def thumbnails(contents: Sequence[bytes]) -> list[str]:
     return [("… " if len(items) > SHOWN else "") + ", ".join(items[-SHOWN:]) or "no history" for items in found]
 
 
-def _network(kind: str, items: int, sizes: Sizes, dropout: float) -> tuple[list[nn.Module], Scores]:
-    embedding, blocks = build_stages(kind, items, sizes)
+def _network(
+    kind: str, items: int, sizes: Sizes, dropout: float, features: ItemFeatures | None
+) -> tuple[list[nn.Module], Scores]:
+    embedding, blocks = build_stages(kind, items, sizes, features)
     return [embedding, *blocks], Scores(embedding, dropout)
 
 
-def _load(network: nn.Module, folder: Path, classes: Sequence[str]) -> str:
-    """Put the weights of a checkpoint into a network; items that it does not know begin as the mean of the others."""
+def _features(option: str, classes: Sequence[str]) -> tuple[list[str], ItemFeatures | None]:
+    """The names of all features, and those of each item; None where there are none."""
+    known: dict[str, list[str]] = json.loads(option) if option else {}
+    names = sorted({name for item in classes for name in known.get(item, [])})
+    if not names:
+        return [], None
+    numbers = {name: number for number, name in enumerate(names, start=1)}
+    rows = [torch.tensor([numbers[name] for name in known.get(item, [])], dtype=torch.int64) for item in classes]
+    return names, ItemFeatures(nn.utils.rnn.pad_sequence(rows, batch_first=True), len(names))
+
+
+def _load(network: Network, source: str, classes: Sequence[str]) -> None:
+    """Put the weights of a checkpoint, a folder or s3://…, into a network."""
     try:
-        theirs, facts = load_file(folder / WEIGHTS), json.loads((folder / FACTS).read_text())
-    except (OSError, ValueError) as error:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) if source.startswith("s3://") else Path(source)
+            if source.startswith("s3://"):
+                from components.core.s3 import download
+
+                for name in (WEIGHTS, FACTS):
+                    download(f"{source.rstrip('/')}/{name}", folder / name)
+            facts, theirs = json.loads((folder / FACTS).read_text()), load_file(folder / WEIGHTS)
+        found, _ = adapt(network, classes, theirs, facts)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
-            f"The weights {folder} are no checkpoint of a recommendation model.",
+            f"The weights {source} are no checkpoint of a recommendation model.",
             "Use the folder checkpoint of a registered version, or none.",
         ) from error
-    known = {item: row for row, item in enumerate(facts["classes"])}
-    rows = torch.tensor([known.get(item, -1) for item in classes])
-    own = network.state_dict()
-    per_item = {"stages.0.items", "head.added", "head.bias"}
-    found: dict[str, Tensor] = {
-        name: _rows(theirs[name], rows) if name in per_item else theirs[name] for name in theirs
-    }
-    if {name: some.shape for name, some in found.items()} != {name: some.shape for name, some in own.items()}:
+    if {name: some.shape for name, some in found.items()} != {
+        n: some.shape for n, some in network.state_dict().items()
+    }:
         raise InputError(
-            f"The weights {folder} are of another network ({facts['config']}).",
+            f"The weights {source} are of another network ({facts['config']}).",
             "Use the options that they were trained with.",
         )
     network.load_state_dict(found)
-    return state_digest(theirs)
+    network.weights_digest = state_digest(theirs)
 
 
 def _rows(theirs: Tensor, rows: Tensor) -> Tensor:
-    """Each item's row; of new ones the mean of all, of their bias the least, as they were never chosen."""
-    new = theirs.min() if theirs.dim() == 1 else theirs.mean(0)
+    """Each item's row, of new ones the mean of all."""
     known = theirs[rows.clamp(min=0)]
-    return torch.where((rows >= 0).view(-1, *[1] * (theirs.dim() - 1)), known, new)
+    return torch.where((rows >= 0).view(-1, *[1] * (theirs.dim() - 1)), known, theirs.mean(0))

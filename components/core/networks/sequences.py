@@ -4,7 +4,7 @@ What flows between the stages is `items` int64[B, S], the whole history, and `hi
 """
 
 from collections.abc import Mapping
-from typing import TypeAlias, TypedDict
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -27,19 +27,44 @@ class Sizes(TypedDict):
     item_dropout: float  # of whole items
 
 
-class Embedding(nn.Module):
-    """A vector for each item; a table with a row for each, and the marks of nothing and of the beginning apart."""
+class ItemFeatures(NamedTuple):
+    """Which features items have, such as a film's genres."""
 
-    def __init__(self, items: int, sizes: Sizes) -> None:
+    of: Tensor  # int64[items, K], numbers from 1, padded with 0
+    number: int  # of different features
+
+
+class Embedding(nn.Module):
+    """A vector for each item, and the marks of nothing and of the beginning.
+
+    An item's vector is the sum of one of its own and of the mean of its features' vectors (as in LightFM, Kula 2015),
+    so that an item without interactions has a place near those that are like it.
+    """
+
+    features: nn.Parameter | None
+    of: Tensor
+
+    def __init__(self, items: int, sizes: Sizes, features: ItemFeatures | None = None) -> None:
         super().__init__()
         width, self.length, self.item_dropout = sizes["width"], sizes["length"], sizes["item_dropout"]
         self.marks = nn.Parameter(torch.zeros(FIRST, width))
         self.items = nn.Parameter(torch.empty(items, width).normal_(std=0.02))
+        self.features = None
+        if features is not None:
+            self.features = nn.Parameter(torch.empty(features.number, width).normal_(std=0.02))
+            self.register_buffer("of", features.of)
         self.dropout = nn.Dropout(sizes["embedding_dropout"])
+
+    def table(self) -> Tensor:
+        """The vectors of all items [items, d]."""
+        if self.features is None:
+            return self.items
+        padded = functional.pad(self.features, (0, 0, 1, 0))
+        return self.items + functional.embedding_bag(self.of, padded, mode="mean", padding_idx=0)
 
     def forward(self, items: Tensor) -> dict[str, Tensor]:
         """Histories int64[B, S] with their last T steps as vectors."""
-        table, last = torch.cat([self.marks, self.items]), items[:, -self.length :]
+        table, last = torch.cat([self.marks, self.table()]), items[:, -self.length :]
         hidden = table[last] * table.shape[1] ** 0.5
         if self.training and self.item_dropout:
             hidden = hidden * (torch.rand(last.shape, device=last.device) >= self.item_dropout)[:, :, None]
@@ -125,7 +150,7 @@ class Scores(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Score all items."""
-        table = self._embedding[0].items
+        table = self._embedding[0].table()
         added = self.added.detach() if self.training and table.requires_grad else self.added
         hidden = self.dropout(batch["hidden"] if self.training else batch["hidden"][:, -1])
         scores = functional.linear(hidden, table + added, self.bias)
@@ -134,9 +159,11 @@ class Scores(nn.Module):
         return functional.pad(scores, (FIRST, 0)).scatter(1, batch["items"], -torch.inf)[:, FIRST:]
 
 
-def build_stages(kind: str, items: int, sizes: Sizes) -> tuple[Embedding, list[nn.Module]]:
+def build_stages(
+    kind: str, items: int, sizes: Sizes, features: ItemFeatures | None = None
+) -> tuple[Embedding, list[nn.Module]]:
     """The embedding, and the blocks above it; `kind` is sasrec or gru4rec."""
-    count = sizes["blocks"]
+    count, embedding = sizes["blocks"], Embedding(items, sizes, features)
     if kind == "gru4rec":
-        return Embedding(items, sizes), [Recurrent(sizes["width"], sizes["block_dropout"]) for _ in range(count)]
-    return Embedding(items, sizes), [Attention(sizes, last=number == count - 1) for number in range(count)]
+        return embedding, [Recurrent(sizes["width"], sizes["block_dropout"]) for _ in range(count)]
+    return embedding, [Attention(sizes, last=number == count - 1) for number in range(count)]

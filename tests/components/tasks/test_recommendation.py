@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from components.core.contract import load_task
 from components.core.data.lineage import Lineage
@@ -13,8 +14,9 @@ from components.core.data.preparation import prepare
 from components.core.errors import InputError
 from components.core.run_folder import new_run_key
 from components.core.settings import Settings
-from components.core.training.checkpoints import save_checkpoint
+from components.core.training.checkpoints import load_checkpoint, save_checkpoint
 from components.core.training.data import Data, open_data
+from components.core.training.warm_start import start_from
 from components.tasks import recommendation
 from tests.components.tasks.conftest import Predict
 from tests.data.interactions import write_interactions
@@ -45,7 +47,7 @@ def test_it_is_found_by_name() -> None:
     [
         ({"backbone": "bert"}, "There is no network 'bert' of histories"),
         ({"augment": "randaugment"}, "randaugment is for pictures"),
-        ({"warm_start": True}, "--warm-start can't start"),
+        ({"own": {"least_rating": "nan"}}, "least_rating=nan can't be used"),
         ({"weights": "somewhere/else"}, "no checkpoint of a recommendation model"),
         ({"own": {"width": "15"}}, "A width of 15 can't be divided by 2 heads"),
         ({"own": {"length": "1"}}, "length=1 can't be used"),
@@ -120,7 +122,7 @@ def test_augmentation_reorders_items_of_one_time(tmp_path: Path) -> None:
 
 
 def test_weights_of_a_checkpoint_keep_each_items_row(tmp_path: Path) -> None:
-    """Items that another training knows keep their vectors; a new one begins as their mean, and unlikely."""
+    """Items that another training knows keep their vectors; a new one begins as the mean of all."""
     old = recommendation.build(settings(), ["a", "b", "c"], 0.0)
     with torch.no_grad():
         old.head.get_parameter("bias").copy_(torch.tensor([1.0, 2.0, 3.0]))
@@ -130,11 +132,65 @@ def test_weights_of_a_checkpoint_keep_each_items_row(tmp_path: Path) -> None:
     rows, known = new.stages[0].get_parameter("items"), old.stages[0].get_parameter("items")
     assert torch.equal(rows[:2], known[1:])
     assert torch.allclose(rows[2], known.mean(0))
-    assert new.head.get_parameter("bias").tolist() == [2.0, 3.0, 1.0]
+    assert new.head.get_parameter("bias").tolist() == [2.0, 3.0, 2.0]
     assert torch.equal(new.stages[1].get_parameter("distances"), old.stages[1].get_parameter("distances"))
     assert new.weights_digest == recommendation.build(settings(weights=str(tmp_path)), ["", ""], 0.0).weights_digest
     with pytest.raises(InputError, match="of another network"):
         recommendation.build(settings({"width": "8"}, weights=str(tmp_path)), ["a"], 0.0)
+
+
+GENRES = {"features": '{"a":["kind=x"],"b":["kind=x","kind=y"],"d":["kind=y"]}'}
+
+
+def test_a_warm_start_keeps_the_rows_of_items_and_features(tmp_path: Path) -> None:
+    """A catalog in another order, with new items and features, starts from the champion's row of each that it knows."""
+    old = recommendation.build(settings(GENRES), ["a", "b", "c"], 0.0)
+    nn.init.normal_(old.head.get_parameter("bias"))
+    save_checkpoint(tmp_path, old, settings(), settings().defaults(), ["a", "b", "c"], {"thawed": 0})
+    more = {"features": '{"b":["kind=x"],"d":["kind=y"],"e":["kind=w","kind=y"]}'}
+    new = recommendation.build(settings(more, seed=1), ["c", "d", "b", "e"], 0.0)
+    said = start_from(new, tmp_path, ["c", "d", "b", "e"], adapt=recommendation.adapt)
+    assert said == "all stages, and its head for 2 of 4 classes"
+    before, after = old.state_dict(), new.state_dict()
+    for name in ("stages.0.items", "head.bias"):
+        mean = before[name].mean(0)
+        expected = torch.stack([before[name][2], mean, before[name][1], mean])
+        assert torch.allclose(after[name], expected), name
+    features = before["stages.0.features"]  # of x and of y
+    assert torch.allclose(after["stages.0.features"], torch.stack([features.mean(0), *features]))
+    assert after["stages.0.of"].tolist() == [[0, 0], [3, 0], [2, 0], [1, 3]]
+    assert torch.equal(after["stages.1.distances"], before["stages.1.distances"])
+    plain = recommendation.build(settings(), ["a", "d"], 0.0)
+    assert start_from(plain, tmp_path, ["a", "d"], adapt=recommendation.adapt).endswith("1 of 2 classes")
+    assert torch.equal(plain.state_dict()["stages.0.items"][0], before["stages.0.items"][0])
+
+
+def test_a_checkpoint_keeps_the_features(tmp_path: Path) -> None:
+    """A network with features is rebuilt without the data, and gives the same scores."""
+    items = ["a", "b", "c", "d"]
+    built = recommendation.build(settings(GENRES), items, 0.0).eval()
+    save_checkpoint(tmp_path, built, settings(), settings().defaults(), items, {"thawed": 0})
+    loaded = load_checkpoint(tmp_path)[0].eval()
+    inputs = recommendation.encode([b'{"items": ["a", "d"]}'], built.preprocessing)
+    assert torch.equal(built(inputs), loaded(inputs))
+    assert built.config["features"] == ["kind=x", "kind=y"]
+
+
+def test_features_that_no_other_item_has_are_left_out(tmp_path: Path) -> None:
+    """A title tells nothing about other items; what several share is what the data decide."""
+    rows = [f"u{n % 4},i{n},{n},{'xy'[n % 2]},title {n}" for n in range(24)]
+    path = tmp_path / "films.csv"
+    path.write_text("\n".join(["user,item,time,item_kind,item_title", *rows]))
+    info = prepare(str(path), settings(), tmp_path / "dataset", Lineage("0"), lambda *_: None)
+    found = json.loads(info.options["features"])
+    assert found == {f"i{n}": [f"kind={'xy'[n % 2]}"] for n in range(24)}
+    assert info.note == "24 items, 4 users, features of 24 items"
+
+
+def test_the_recipe_is_of_settings() -> None:
+    """The task recommends settings that exist and go together, none of which is the general default."""
+    recommended = Settings(task="recommendation", **recommendation.recipe)
+    assert all(getattr(recommended, name) != getattr(Settings(), name) for name in recommendation.recipe)
 
 
 def test_the_report_shows_the_ends_of_histories() -> None:
@@ -165,6 +221,6 @@ def test_the_whole_way(backbone: str, tracked_home: Path, tmp_path: Path, predic
     again_needed, *_ = detect_changes(str(source), chosen.to_json(), new_run_key())
     assert not again_needed
     later = write_interactions(tmp_path / "later.csv", 230)
-    again = settings(backbone=backbone, weights=str(tmp_path / "artifacts/tuned"), seed=1, thaw_epochs=2)
+    again = settings(backbone=backbone, warm_start=True, seed=1, thaw_epochs=2)
     second = run_steps(later, again, tmp_path / "again")
     assert second.result["metrics"]["ndcg_at_10"] > figures["baseline_ndcg_at_10"] + 0.2

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from components.core.networks.network import Network, set_thawed, set_training
-from components.core.networks.sequences import Scores, Sizes, build_stages
+from components.core.networks.sequences import Embedding, ItemFeatures, Scores, Sizes, build_stages
 
 SIZES = Sizes(width=8, blocks=2, heads=2, length=5, block_dropout=0.0, embedding_dropout=0.0, item_dropout=0.0)
 KINDS = pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
@@ -67,3 +67,20 @@ def test_the_embedding_is_no_part_of_the_head() -> None:
     one = network("sasrec")
     assert {name for name, _ in one.head.named_parameters()} == {"added", "bias"}
     assert "stages.0.items" in one.state_dict()
+
+
+def test_an_item_is_its_own_vector_and_the_mean_of_its_features() -> None:
+    """Items without features have their own vector alone; both are learned, and score items as well."""
+    of = torch.tensor([[1, 2], [2, 0], [0, 0]])
+    embedding = Embedding(3, SIZES, ItemFeatures(of, 2))
+    assert embedding.features is not None
+    own, features = embedding.items, embedding.features
+    expected = torch.stack([own[0] + features.mean(0), own[1] + features[1], own[2]])
+    assert torch.allclose(embedding.table(), expected)
+    head = Scores(embedding, 0.0).eval()
+    hidden = torch.ones(1, 1, 8)
+    scores = head({"items": torch.zeros(1, 1, dtype=torch.int64), "hidden": hidden})
+    assert torch.allclose(scores[0], expected.sum(1))
+    scores[0, 1].backward()
+    assert features.grad is not None
+    assert features.grad.sum(1).tolist() == [0, 8]
