@@ -65,7 +65,7 @@ def records(source: str, rule: Rule, window: int, least_rating: float = -math.in
         source: A CSV, JSON lines or Parquet file, or s3://….
         rule: `time` cuts all interactions at two moments into train, validation and test; `last` takes the last one of
             each user for the test, and the one before for validation.
-        window: Items of a training record.
+        window: Items of a history that the network sees.
         least_rating: Interactions with a lower rating are passed over.
 
     Raises:
@@ -139,14 +139,17 @@ def _of_user(
     window: int,
     features: Mapping[str, Sequence[str]],
 ) -> Iterator[RawRecord]:
-    """Training records of up to `window` items each, then one of each other part: its last item, and all before it.
+    """Training records, then one of each other part: its last item, and all before it.
 
-    Windows are laid from the beginning, so that those which are full stay the same records when more items come. The
-    features of the items that follow are in the record, not those of the history, which are in others.
+    A training record asks for half a window of items, so that each of them has at least as many before it as far as
+    the user has them: asked for a whole window, most are predicted from less than the network will see. Windows are
+    laid from the beginning, so that those which are full stay the same records when more items come. The features of
+    the items that follow are in the record, not those of the history, which are in others.
     """
     items, trained = [row.item for row in rows], parts.count("train")
     new = not trained
-    spans = [("train", begin, min(begin + window, trained)) for begin in range(0, trained, window)]
+    step = max(1, window // 2)
+    spans = [("train", begin, min(begin + step, trained)) for begin in range(0, trained, step)]
     for part in _PARTS[1:]:
         if part in parts:
             end = len(parts) - [*reversed(parts)].index(part)

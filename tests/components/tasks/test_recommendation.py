@@ -99,7 +99,7 @@ def test_augmentation_reorders_items_of_one_time(tmp_path: Path) -> None:
     path = tmp_path / "sessions.csv"
     rows = [f"u{user},i{user}-{item},{item // 5}" for user in range(8) for item in range(12)]
     path.write_text("\n".join(["user,item,time", *rows, ""]))
-    chosen = settings({"history": "20"}, augment="basic")
+    chosen = settings({"length": "24"}, augment="basic")
     prepare(str(path), chosen, tmp_path / "dataset", Lineage("0"), lambda *_: None)
     data = open_data(tmp_path / "dataset", chosen)
     contents = data.examples.contents(data.rows["train"])

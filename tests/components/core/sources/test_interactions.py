@@ -49,15 +49,16 @@ def test_users_with_few_items_train_first(tmp_path: Path, items: str, splits: li
 
 
 def test_long_histories_train_in_windows(tmp_path: Path) -> None:
-    """Every item of the training follows once, in a window of at most so many."""
+    """Every item of the training follows once, half a window at a time, behind as many as the network sees."""
     source = table(tmp_path, [f"u,i{time},{time}" for time in range(9)])
-    found = parts([*records(source, "last", 3)])
-    assert found[:3] == [
-        ("train", ["i0", "i1"], ["i0", "i1", "i2"]),
-        ("train", ["i2", "i3", "i4"], ["i3", "i4", "i5"]),
-        ("train", ["i3", "i4", "i5"], ["i6"]),
+    found = parts([*records(source, "last", 4)])
+    assert found[:4] == [
+        ("train", ["i0"], ["i0", "i1"]),
+        ("train", ["i0", "i1", "i2"], ["i2", "i3"]),
+        ("train", ["i1", "i2", "i3", "i4"], ["i4", "i5"]),
+        ("train", ["i2", "i3", "i4", "i5"], ["i6"]),
     ]
-    assert found[4] == ("test", [f"i{n}" for n in range(8)], ["i8"])
+    assert found[5] == ("test", [f"i{n}" for n in range(8)], ["i8"])
 
 
 def test_full_windows_stay_when_more_items_come(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_full_windows_stay_when_more_items_come(tmp_path: Path) -> None:
     before, after = (
         {
             one.content
-            for one in records(table(tmp_path, [f"u,i{n},{n}" for n in range(count)]), "last", 3)
+            for one in records(table(tmp_path, [f"u,i{n},{n}" for n in range(count)]), "last", 6)
             if "u" in one.uri.partition("user=")[2]
         }
         for count in (9, 12)
