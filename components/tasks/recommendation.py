@@ -56,7 +56,6 @@ NETWORKS = ("sasrec", "gru4rec")
 PER_ITEM = ("stages.0.items", "head.added", "head.bias")  # weights with a row for each item
 FEATURES, FEATURES_OF = "stages.0.features", "stages.0.of"
 WEIGHTS, FACTS = "network.safetensors", "checkpoint.json"  # of a checkpoint
-READ = 256  # records at a time
 MOST_MASKED = 2000  # items of a history that answers leave out
 SHOWN = 8  # items of a history in the report
 
@@ -91,11 +90,9 @@ def records(settings: Settings, source: str) -> Iterator[RawRecord]:
 def shared_features(examples: Examples) -> dict[str, list[str]]:
     """Return the features of each item, without those that no other item has: they tell nothing about a new one."""
     found: dict[str, list[str]] = {}
-    rows = list(range(len(examples.index)))
-    for begin in range(0, len(rows), READ):
-        for content in examples.contents(rows[begin : begin + READ]):
-            if b'"features":' in content:
-                found |= json.loads(content).get("features", {})
+    for content in examples.contents(range(len(examples.index))):  # all at once: any few lie in nearly all row groups
+        if b'"features":' in content:
+            found |= json.loads(content).get("features", {})
     counts = Counter(feature for features in found.values() for feature in features)
     shared = {item: sorted({one for one in features if counts[one] > 1}) for item, features in found.items()}
     return {item: features for item, features in sorted(shared.items()) if features}
@@ -229,7 +226,7 @@ def _network(
     kind: str, items: int, sizes: Sizes, dropout: float, features: ItemFeatures | None
 ) -> tuple[list[nn.Module], Scores]:
     embedding, blocks = build_stages(kind, items, sizes, features)
-    return [embedding, *blocks], Scores(embedding, dropout)
+    return [embedding, *blocks], Scores(embedding, dropout, interactions.asked_at_once(sizes["length"]))
 
 
 def _features(option: str, classes: Sequence[str]) -> tuple[list[str], ItemFeatures | None]:

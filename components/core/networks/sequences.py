@@ -134,15 +134,16 @@ class Recurrent(nn.Module):
 
 
 class Scores(nn.Module):
-    """Scores of all items: of each step in training [B, T, items], else of the next one alone [B, items].
+    """Scores of all items: in training of the last steps [B, T, items], all unless told, else of the next one alone.
 
     In answers -inf stands for what the history holds. An item is scored by its vector of the embedding, and by what
     this head adds to it. Where the embedding is trained, it alone learns (tied weights, Press & Wolf 2017); where it is
     frozen, the head learns, and weight decay draws it to the embedding.
     """
 
-    def __init__(self, embedding: Embedding, dropout: float) -> None:
+    def __init__(self, embedding: Embedding, dropout: float, asked: int = 0) -> None:
         super().__init__()
+        self.asked = asked  # steps that training asks for: those of all take most of the memory
         self._embedding = (embedding,)  # in a tuple: a stage is no part of the head
         self.dropout = nn.Dropout(dropout)
         self.added = nn.Parameter(torch.zeros_like(embedding.items))
@@ -152,7 +153,7 @@ class Scores(nn.Module):
         """Score all items."""
         table = self._embedding[0].table()
         added = self.added.detach() if self.training and table.requires_grad else self.added
-        hidden = self.dropout(batch["hidden"] if self.training else batch["hidden"][:, -1])
+        hidden = self.dropout(batch["hidden"][:, -self.asked :] if self.training else batch["hidden"][:, -1])
         scores = functional.linear(hidden, table + added, self.bias)
         if self.training:
             return scores

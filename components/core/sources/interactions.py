@@ -113,6 +113,11 @@ def _check_parts(parts: Mapping[str, Sequence[str]], source: str, rule: Rule) ->
             )
 
 
+def asked_at_once(window: int) -> int:
+    """Return how many items a training record asks for."""
+    return max(1, window // 2)
+
+
 def check(source: str) -> None:
     """Refuse what is no table of interactions, by its name and its first row.
 
@@ -141,14 +146,14 @@ def _of_user(
 ) -> Iterator[RawRecord]:
     """Training records, then one of each other part: its last item, and all before it.
 
-    A training record asks for half a window of items, so that each of them has at least as many before it as far as
-    the user has them: asked for a whole window, most are predicted from less than the network will see. Windows are
-    laid from the beginning, so that those which are full stay the same records when more items come. The features of
-    the items that follow are in the record, not those of the history, which are in others.
+    A training record asks for half a window of items at most, so that each of them has as many before it where the
+    user has them: asked for a whole window, most are predicted from less than the network will see. Windows are laid
+    from the beginning, so that those which are full stay the same records when more items come. The features of the
+    items that follow are in the record, not those of the history, which are in others.
     """
     items, trained = [row.item for row in rows], parts.count("train")
     new = not trained
-    step = max(1, window // 2)
+    step = asked_at_once(window)
     spans = [("train", begin, min(begin + step, trained)) for begin in range(0, trained, step)]
     for part in _PARTS[1:]:
         if part in parts:

@@ -18,7 +18,10 @@ Array: TypeAlias = np.ndarray[Any, Any]
 WITHIN = 20  # steps of a transition that is counted, and of a history that it is counted from
 DECAYS = (0.0, 0.5, 1.0, 1.5)  # an item that lies n steps back weighs n**-decay
 PENALTIES = (100.0, 300.0, 1000.0)  # of EASE
-MOST_ITEMS = 4000  # for EASE, which inverts a matrix of all of them
+MOST_ITEMS = 4000  # for EASE, which inverts a matrix of all of them, and for neighbors that are all kept
+NEIGHBORS = 200  # of an item that are kept where there are more items
+BLOCK = 20_000_000  # products of items that are held at once
+CHOOSING = 1000  # validation rows that choose between the models
 ROWS = 256  # that are scored at a time
 
 
@@ -45,6 +48,7 @@ def compare(examples: Examples) -> list[tuple[str, Model, float]]:
     """The best of each kind by the validation rows: its name, itself, and its NDCG there."""
     sequences, classes = training_sequences(examples), examples.classes
     rows = examples.rows("validation")
+    rows = rows[:: -(-len(rows) // CHOOSING) or 1]
     contents, labels = examples.contents(rows), examples.labels(rows)
     best: dict[str, tuple[str, Model, float]] = {}
     for model in fitted(sequences, len(classes)):
@@ -66,11 +70,10 @@ def training_sequences(examples: Examples) -> list[list[int]]:
     numbers = {item: number for number, item in enumerate(examples.classes)}
     rows = examples.rows("train")
     parts: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
-    for begin in range(0, len(rows), ROWS):
-        some = rows[begin : begin + ROWS]
-        for content, label in zip(examples.contents(some), examples.labels(some), strict=True):
-            record = json.loads(content)
-            parts[str(record["user"])].append((int(record["at"]), json.loads(label)["items"]))
+    # all at once: any few of them lie in nearly all row groups
+    for content, label in zip(examples.contents(rows), examples.labels(rows), strict=True):
+        record = json.loads(content)
+        parts[str(record["user"])].append((int(record["at"]), json.loads(label)["items"]))
     return [[numbers[item] for _, items in sorted(own) for item in items] for own in parts.values()]
 
 
@@ -81,19 +84,32 @@ def fitted(sequences: Sequence[Sequence[int]], size: int) -> Iterator[Model]:
     had = sparse.csr_matrix((np.ones(len(items)), (users, items)), shape=(len(sequences), size))
     popularity = np.asarray(had.sum(0)).ravel()
     yield Model("popularity", popularity, 0.0, 0)
-    together = (had.T @ had).tocsr()
-    norms = 1 / np.sqrt(np.maximum(popularity, 1))
-    near = sparse.diags(norms) @ together @ sparse.diags(norms)
-    near = (near - sparse.diags(near.diagonal())).tocsr()
+    near = neighbors(had, size if size <= MOST_ITEMS else NEIGHBORS)
     yield from (Model("item-kNN with decay", near, decay, 0) for decay in DECAYS)
     if size <= MOST_ITEMS:
+        together = (had.T @ had).toarray()
         for penalty in PENALTIES:
-            inverse = np.linalg.inv(together.toarray() + penalty * np.eye(size))
+            inverse = np.linalg.inv(together + penalty * np.eye(size))
             weights = -inverse / np.diag(inverse)
             np.fill_diagonal(weights, 0.0)
             yield from (Model("EASE with decay", weights, decay, 0) for decay in DECAYS)
     counts = transitions(sequences, size)
     yield from (Model(f"transition counts within {WITHIN} steps", counts, decay, WITHIN) for decay in DECAYS)
+
+
+def neighbors(had: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
+    """The cosine of the users of two items, of each item's `most` nearest ones, without itself: float[V, V]."""
+    size = had.shape[1]
+    norms = sparse.diags(1 / np.sqrt(np.maximum(np.asarray(had.sum(0)).ravel(), 1)))
+    scaled, blocks, step = (had @ norms).tocsc(), [], max(1, BLOCK // size)
+    for begin in range(0, size, step):
+        block = (scaled[:, begin : begin + step].T @ scaled).toarray()
+        block[np.arange(len(block)), np.arange(begin, begin + len(block))] = 0.0
+        if most < size:
+            far = np.argpartition(-block, most - 1, axis=1)[:, most:]
+            np.put_along_axis(block, far, 0.0, axis=1)
+        blocks.append(sparse.csr_matrix(block))
+    return sparse.vstack(blocks).tocsr()
 
 
 def transitions(sequences: Sequence[Sequence[int]], size: int) -> sparse.csr_matrix:

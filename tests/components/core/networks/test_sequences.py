@@ -84,3 +84,12 @@ def test_an_item_is_its_own_vector_and_the_mean_of_its_features() -> None:
     scores[0, 1].backward()
     assert features.grad is not None
     assert features.grad.sum(1).tolist() == [0, 8]
+
+
+def test_training_scores_the_last_steps_alone_where_they_are_asked() -> None:
+    """Steps that no target is known for are not scored; the others get the same scores."""
+    one, items = network("sasrec").train(), torch.tensor([[0, 1, 3, 4, 5]])
+    hidden = one.below(items, 3)
+    few = Scores(one.stages[0], 0.0, asked=2).train()  # type: ignore[arg-type]  # a stage of any kind
+    few.load_state_dict(one.head.state_dict())
+    assert torch.equal(few(hidden), one.head(hidden)[:, -2:])

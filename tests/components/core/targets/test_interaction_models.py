@@ -2,17 +2,20 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from components.core.data.examples import Examples
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.settings import Settings
+from components.core.targets import interaction_models
 from components.core.targets.interaction_models import (
     Model,
     answer,
     answers,
     compare,
     fitted,
+    neighbors,
     training_sequences,
     transitions,
 )
@@ -53,6 +56,19 @@ def test_every_kind_is_fitted() -> None:
     }
     popular = next(model for model in models if model.name == "popularity")
     assert answer(popular, [b'{"items": []}'], CLASSES)[0]["scores"] == [2, 1, 1, 0]
+
+
+def test_neighbors_are_the_cosine_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks or at once, all of them or the nearest of each item."""
+    had = np.random.default_rng(0).random((30, 7)) < 0.4
+    together = (had[:, :, None] & had[:, None, :]).sum(0) / np.sqrt(np.outer(had.sum(0), had.sum(0)))
+    np.fill_diagonal(together, 0)
+    monkeypatch.setattr(interaction_models, "BLOCK", 14)
+    matrix = sparse.csr_matrix(had.astype(float))
+    assert neighbors(matrix, 7).toarray() == pytest.approx(together)
+    two = neighbors(matrix, 2).toarray()
+    assert ((two > 0).sum(1) == 2).all()
+    assert two.max(1) == pytest.approx(together.max(1))
 
 
 def test_windows_join_to_sequences(examples: Examples) -> None:
