@@ -232,4 +232,4 @@ def test_the_whole_way(tracked_home: Path, tmp_path: Path, predict: Predict) -> 
     later = write_interactions(tmp_path / "later.csv", 110)
     again = settings(warm_start=True, seed=1, thaw_epochs=1, augment="basic")
     second = run_steps(later, again, tmp_path / "again")
-    assert second.result["metrics"]["ndcg_at_10"] > figures["baseline_ndcg_at_10"] + 0.2
+    assert float(second.metrics["ndcg_at_10"]) > figures["baseline_ndcg_at_10"] + 0.2, second.result
