@@ -14,7 +14,7 @@ Contenders:
 All contenders of a set and a salt share its splits; each runs in a fresh process, Thawline in a home of its own with
 an empty store. Seconds are those of the whole command; CPU seconds, of all of its processes, are what to compare where
 a machine is shared. Results are kept after every run: the same command goes on where it was stopped, and measures again
-what ran other code. `python -m tests.benchmarks.quality_table FILE` shows everything that a file of results holds.
+what ran other code. `python -m tests.benchmarks.quality_table FILE …` shows everything that files of results hold.
 """
 
 import argparse

@@ -20,6 +20,7 @@ import numpy as np
 
 from components.core.settings import Settings
 from components.core.training.data import Data, open_data
+from components.core.weight_sources import LITE0
 
 FITTED = ("train", "validation")
 STRENGTHS = np.logspace(-1, 3, 9)  # C on TF-IDF
@@ -76,7 +77,7 @@ def fastai(data: Data, epochs: int) -> dict[str, float]:
     from fastai.vision.learner import vision_learner
     from timm import get_pretrained_cfg
 
-    from components.core.networks.weights import PACKAGED, load_state
+    from components.core.networks.weights import load_state
 
     fitted, test = rows_of(data)
     rows, names = [*fitted, *test], data.examples.classes
@@ -93,7 +94,7 @@ def fastai(data: Data, epochs: int) -> dict[str, float]:
     ).dataloaders(list(labels))
     learner = vision_learner(loaders, "tf_efficientnet_lite0", normalize=False, n_out=len(names), pretrained=False)
     # the weights come from the package, not from a hub
-    state = {name: tensor for name, tensor in load_state(PACKAGED).items() if not name.startswith("classifier")}
+    state = {name: tensor for name, tensor in load_state(LITE0).items() if not name.startswith("classifier")}
     learner.model[0].model.load_state_dict(state)
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(epochs)

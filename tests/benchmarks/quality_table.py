@@ -1,6 +1,6 @@
 """The results of the quality benchmark as Markdown.
 
-`python -m tests.benchmarks.quality_table .thawline/quality/quality.json` shows all that a file holds.
+`python -m tests.benchmarks.quality_table .thawline/quality/quality.json …` shows all that files hold.
 """
 
 import json
@@ -89,4 +89,5 @@ def about(records: Sequence[Record]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{markdown(list(json.loads(Path(sys.argv[1]).read_text()).values()))}\n")
+    found = [record for file in sys.argv[1:] for record in json.loads(Path(file).read_text()).values()]
+    sys.stdout.write(f"{markdown(found)}\n")
