@@ -15,6 +15,6 @@ from pipelines.commands.run import _print_settings
 )
 def test_what_is_searched_depends_on_the_head(task: str, searched: str) -> None:
     """A head that is solved for leaves three options out of the search, and one of transcripts is not solved for."""
-    console = Console(file=io.StringIO(), width=200)
-    _print_settings(console, "data", Settings(task=task), "")
-    assert f"searched: {searched}thaw, " in console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+    printed = io.StringIO()
+    _print_settings(Console(file=printed, width=200), "data", Settings(task=task), "")
+    assert f"searched: {searched}thaw, " in printed.getvalue()
