@@ -79,7 +79,7 @@ def test_differences_are_paired_and_sets_count_alike() -> None:
     theirs = [record("a", 0, "probe", 0.8), record("a", 1, "probe", 0.6), record("b", 0, "probe", 0.2)]
     text = markdown([*ours, *theirs, record("b", 1, "probe", 0.1)])
     assert "| probe | a | +0.100 ± 0.000 | -0.100 ± 0.000 | 2 salts |" in text
-    assert "| probe | b | +0.300 | -0.300 | 1 salts |" in text
+    assert "| probe | b | +0.300 | -0.300 | 1 salt |" in text
     assert "| probe | all | +0.200 ± 0.100 | -0.200 ± 0.100 | 2 sets |" in text
     assert "Revision 0123456789ab" in text
 

@@ -67,10 +67,14 @@ def differences(records: Sequence[Record]) -> list[str]:
             if contender == other and ours is not None:
                 pair = ours["accuracy"] - record["accuracy"], ours["log_loss"] - record["log_loss"]
                 gains.setdefault(data, []).append(pair)
-        rows += [_difference(other, data, pairs, f"{len(pairs)} salts") for data, pairs in gains.items()]
+        rows += [_difference(other, data, pairs, _counted(len(pairs), "salt")) for data, pairs in gains.items()]
         means = [(mean(pair[0] for pair in pairs), mean(pair[1] for pair in pairs)) for pairs in gains.values()]
-        rows += [_difference(other, "all", means, f"{len(means)} sets")] if means else []
+        rows += [_difference(other, "all", means, _counted(len(means), "set"))] if means else []
     return [f"| {OURS} less | data | accuracy | log loss | over |", "|---" * 5 + "|", *rows] if rows else []
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count > 1)}"
 
 
 def _difference(other: str, data: str, pairs: Sequence[tuple[float, float]], over: str) -> str:
