@@ -253,12 +253,10 @@ class Task(Protocol):
         it, `--mixup` and `--cutmix` are refused.
         """
 
-    def reference(
-        self, settings: Settings, examples: "Examples"
-    ) -> "tuple[str, pd.DataFrame] | Sequence[tuple[str, pd.DataFrame]] | None":
-        """Return the name of a simple model of the training rows, and its answers to the test rows.
+    def references(self, settings: Settings, examples: "Examples") -> "Sequence[tuple[str, pd.DataFrame]]":
+        """Return names of simple models of the training rows, with their answers to the test rows.
 
-        Or of several, those first that are likely to be the strongest. Optional: none.
+        The likely strongest comes first. Optional: none.
         """
 
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":

@@ -129,9 +129,9 @@ class TaskDefaults:
         """Return a batch as it is."""
         return inputs, targets
 
-    def reference(self, settings: Settings, examples: "Examples") -> "tuple[str, pd.DataFrame] | None":  # noqa: ARG002 - the contract's signature
+    def references(self, settings: Settings, examples: "Examples") -> "Sequence[tuple[str, pd.DataFrame]]":  # noqa: ARG002 - the contract's signature
         """There is no simple model to compare with."""
-        return None
+        return []
 
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":  # noqa: ARG002 - the contract's signature
         """There is nothing to see."""

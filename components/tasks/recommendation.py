@@ -33,6 +33,7 @@ from components.core.sources.raw_records import RawRecord
 from components.core.targets import interaction_models
 from components.core.targets.next_item import PADDING, NextItem
 from components.core.task_options import parse_options
+from components.core.training.checkpoints import FACTS, WEIGHTS, read_facts
 
 __all__ = ["encode"]
 
@@ -40,6 +41,7 @@ backbone = "sasrec"
 input_name = "text"  # a history is JSON
 
 recipe = {  # there is nothing pretrained for anyone's items: everything is trained
+    "head_solver": "sgd",  # the loss of a head that shares vectors with the embedding is not convex
     "trials": 0,
     "head_epochs": 1,
     "thaw": 3,
@@ -55,7 +57,6 @@ recipe = {  # there is nothing pretrained for anyone's items: everything is trai
 NETWORKS = ("sasrec", "gru4rec")
 PER_ITEM = ("stages.0.items", "head.added", "head.bias")  # weights with a row for each item
 FEATURES, FEATURES_OF = "stages.0.features", "stages.0.of"
-WEIGHTS, FACTS = "network.safetensors", "checkpoint.json"  # of a checkpoint
 MOST_MASKED = 2000  # items of a history that answers leave out
 SHOWN = 8  # items of a history in the report
 
@@ -210,7 +211,7 @@ def augment(
     return inputs, moved
 
 
-def reference(settings: Settings, examples: Examples) -> list[tuple[str, pd.DataFrame]]:
+def references(settings: Settings, examples: Examples) -> list[tuple[str, pd.DataFrame]]:
     """Return the answers of models without a network, the strongest first."""
     del settings
     return interaction_models.answers(examples)
@@ -250,7 +251,7 @@ def _load(network: Network, source: str, classes: Sequence[str]) -> None:
 
                 for name in (WEIGHTS, FACTS):
                     download(f"{source.rstrip('/')}/{name}", folder / name)
-            facts, theirs = json.loads((folder / FACTS).read_text()), load_file(folder / WEIGHTS)
+            facts, theirs = read_facts(folder), load_file(folder / WEIGHTS)
         found, _ = adapt(network, classes, theirs, facts)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(

@@ -16,7 +16,7 @@ from rich.console import Console
 from components.core import home_folder, run_folder
 from components.core.errors import ExpectedError, InputError, StepError
 from components.core.run_result import RunResult
-from components.core.settings import SHORT_TASK_NAMES, Settings
+from components.core.settings import Settings
 from components.core.tracking.server import is_server
 from components.core.training import deadlines, studies
 from pipelines.commands.options import (
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer()
-SPEECH = SHORT_TASK_NAMES["speech"]
 INTERRUPTED = "The run was interrupted."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 
@@ -141,7 +140,7 @@ def _print_settings(console: Console, source: str, settings: Settings, task: str
     console.print(f"Fine-tuning on {source}", highlight=False, markup=False, soft_wrap=True)
     if task:
         console.print(task, highlight=False, markup=False, soft_wrap=True)
-    solved = settings.may_solve_head() and settings.task != SPEECH  # the loss of transcripts is not convex
+    solved = settings.may_solve_head()
     searched = sorted(settings.searched(solved=solved)) if settings.trials else []
     for line in ("  ".join(f"{k}={v}" for k, v in chosen.items()), f"searched: {', '.join(searched) or 'nothing'}"):
         console.print(_folded(f"  {line}", console, 2), style="dim", highlight=False, markup=False, soft_wrap=True)

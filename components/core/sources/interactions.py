@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, cast
 from components.core.digests import canonical_json
 from components.core.errors import InputError
 from components.core.sources import tables
-from components.core.sources.raw_records import ROW, RawRecord, printable
+from components.core.sources.raw_records import MANIFESTS, ROW, RawRecord, printable
 
 Rule: TypeAlias = Literal["time", "last"]
 COLUMNS = {  # ours, and what they may be called
@@ -30,7 +30,6 @@ COLUMNS = {  # ours, and what they may be called
 }
 FEATURE = "item_"  # what the name of a column with features of the items begins with
 SEPARATOR = "|"  # between several features in a cell
-SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the interactions, in the order of their times
 LAYOUT = "Use a CSV or Parquet file with the columns user, item and time; rating and item_… are optional."
 _PARTS = tuple(SHARES)
@@ -74,10 +73,8 @@ def records(source: str, rule: Rule, window: int, least_rating: float = -math.in
     table = _read(source, least_rating)
     yield from table.faults
     rows = [row for own in table.users.values() for row in own]
-    if table.faults and len(rows) <= len(
-        table.faults
-    ):  # their share is refused, with reasons, and the times of the rest tell little
-        return
+    if 0 < len(table.faults) >= len(rows):
+        return  # their share is refused, with reasons, and the times of the rest tell little
     _check_items({row.item for row in rows}, source, least_rating)
     cuts = _cuts([row.time for row in rows], source) if rule == "time" else []
     parts = {
@@ -124,7 +121,7 @@ def check(source: str) -> None:
     Raises:
         InputError: It is missing, of another kind, or lacks a column.
     """
-    if not source.lower().endswith(SUFFIXES) or ("://" not in source and not _path(source).is_file()):
+    if not source.lower().endswith(MANIFESTS) or ("://" not in source and not _path(source).is_file()):
         if "://" in source or _path(source).exists():
             raise InputError(f"{source} is not a table of interactions.", LAYOUT)
         raise InputError(f"There is no file {source!r}.", "Check the path.")

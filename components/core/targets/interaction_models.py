@@ -11,7 +11,7 @@ from scipy import sparse
 
 from components.core.data.examples import Examples
 from components.core.inference.recommendation import Answer, history
-from components.core.targets.next_item import NDCG, ranked
+from components.core.targets.next_item import ndcg, ranked
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -52,17 +52,10 @@ def compare(examples: Examples) -> list[tuple[str, Model, float]]:
     contents, labels = examples.contents(rows), examples.labels(rows)
     best: dict[str, tuple[str, Model, float]] = {}
     for model in fitted(sequences, len(classes)):
-        figure = ndcg(pd.DataFrame(answer(model, contents, classes)), labels, classes)
+        figure = ndcg(pd.DataFrame(answer(model, contents, classes)), labels)
         if model.name not in best or figure > best[model.name][2]:
             best[model.name] = (model.name, model, figure)
     return list(best.values())
-
-
-def ndcg(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> float:
-    """NDCG@10 of answers."""
-    if NDCG.features is None or NDCG.figure is None:
-        raise ValueError("the metric has no features")
-    return float(NDCG.figure(NDCG.features(answers, labels, classes).sum(0)[None])[0])
 
 
 def training_sequences(examples: Examples) -> list[list[int]]:

@@ -132,6 +132,11 @@ def ranks(answers: pd.DataFrame, labels: Sequence[str]) -> Array:
     )
 
 
+def ndcg(answers: pd.DataFrame, labels: Sequence[str]) -> float:
+    """NDCG@10, the mean over the rows."""
+    return float(_ndcg(_gains(ranks(answers, labels)).sum(0)[None])[0])
+
+
 def coverage(answers: pd.DataFrame, classes: Sequence[str]) -> float:
     """The share of all items that is among the first ten of any answer."""
     return len({item for items in answers["items"] for item in items[:CUTOFF]}) / max(len(classes), 1)
