@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from components.core.settings import Settings
+from pipelines.commands.options import merge
 from pipelines.commands.run import _print_settings
 
 
@@ -16,5 +16,5 @@ from pipelines.commands.run import _print_settings
 def test_what_is_searched_depends_on_the_head(task: str, searched: str) -> None:
     """A head that is solved for leaves three options out of the search, and one of transcripts is not solved for."""
     printed = io.StringIO()
-    _print_settings(Console(file=printed, width=200), "data", Settings(task=task), "")
+    _print_settings(Console(file=printed, width=200), "data", merge({"task": task}, None, "data"), "")
     assert f"searched: {searched}thaw, " in printed.getvalue()
