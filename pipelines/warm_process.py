@@ -1,9 +1,9 @@
 """Fork the steps of a local run from one process that has the libraries loaded.
 
-kfp.local starts a shell and an interpreter for each step, and each of them imports PyTorch and MLflow again, which takes
-seconds. `multiprocessing`'s fork server imports them once, while the run begins. It runs nothing in parallel, so that its
-forks start as clean as a new interpreter: its only threads are those of OpenBLAS and Arrow, which both prepare for forks.
-A pod on Kubeflow is one step, and knows nothing of this.
+kfp.local starts a shell and an interpreter for each step, and each of them imports PyTorch and MLflow again, which
+takes seconds. `multiprocessing`'s fork server imports them once, while the run begins. It runs nothing in parallel, so
+that its forks start as clean as a new interpreter: its only threads are those of OpenBLAS and Arrow, which both prepare
+for forks. A pod on Kubeflow is one step, and knows nothing of this.
 """
 
 import logging
