@@ -84,7 +84,6 @@ def evaluate(
         trained = load_checkpoint(checkpoint)
         calibration = _serve(data, trained, run, served, version)
         tried = beside.enter_context(versions.trying_out(served))
-        untouched = archives.folder_digest(served)  # loading it leaves compiled code there
         challenger = contestant(served, checkpoint, data, run, "challenger", trained)
         _refuse_leak(data, challenger)
         facts = trained[1]
@@ -100,7 +99,7 @@ def evaluate(
         _log_saved(run, page.costs, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
         run.text(tried(), "smoke_test.json")
-        run.tags({tag_names.SMOKE_TESTED: untouched}, pipeline=True)
+        run.tags({tag_names.SMOKE_TESTED: archives.folder_digest(served)}, pipeline=True)
         headline = data.target.metrics[0].name
         low, high = evaluation.intervals[headline]
         run.figure(f"test {headline} {evaluation.metrics[headline]:.3f} [{low:.3f}, {high:.3f}]")
