@@ -219,9 +219,9 @@ def _by_novelty(answers: pd.DataFrame, labels: Sequence[str], training: Mapping[
     new_users = np.array([bool(json.loads(label).get("new")) for label in labels])
     new_items = np.array([_items(label)[-1] not in known for label in labels])
     kinds = {
-        "users of the training": ~new_users,
+        "users seen in training": ~new_users,
         "new users": new_users,
-        "items of the training": ~new_items,
+        "items seen in training": ~new_items,
         "new items": new_items,
     }
     sums = [(name, int(rows.sum()), gains[rows].sum(0)[None]) for name, rows in kinds.items() if rows.any()]

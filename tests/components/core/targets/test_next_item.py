@@ -102,9 +102,9 @@ def test_an_evaluation_parts_new_users_and_items_from_old_ones() -> None:
     assert found.baseline["ndcg_at_10"] == 0.0
     assert found.per_class is not None
     assert found.per_class["class"].tolist() == [
-        "users of the training",
+        "users seen in training",
         "new users",
-        "items of the training",
+        "items seen in training",
         "new items",
     ]
     assert found.per_class["ndcg_at_10"].tolist() == pytest.approx([1, 0.5] * 2)
