@@ -5,6 +5,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from components.core.evaluation.features import Array, pretrained_features
 from components.core.evaluation.label_errors import Suspect
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.gate import Verdict, decide, first_version
+from components.core.inference import archives
 from components.core.networks.network import Network
 from components.core.registry import recall, versions
 from components.core.registry.serving import build_served
@@ -73,13 +75,15 @@ def evaluate(
         version: An earlier version that is judged again, in the files that were registered; else empty.
 
     Raises:
-        StepError: The champion can't be loaded: without it there is no evidence, so nothing is promoted.
+        StepError: The champion can't be loaded: without it there is no evidence, so nothing is promoted. Or the served
+            model does not load and answer in a process without Thawline.
     """
-    with runs.step("evaluate", run_key, settings) as run:
+    with runs.step("evaluate", run_key, settings) as run, ExitStack() as beside:
         data = open_data(dataset, run.settings)
         run.tags(data.examples.info.tags())
         trained = load_checkpoint(checkpoint)
         calibration = _serve(data, trained, run, served, version)
+        tried = beside.enter_context(versions.trying_out(served))
         challenger = contestant(served, checkpoint, data, run, "challenger", trained)
         _refuse_leak(data, challenger)
         facts = trained[1]
@@ -94,6 +98,8 @@ def evaluate(
         _log_insight(run, data, insight)
         _log_saved(run, page.costs, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
+        run.text(tried(), "smoke_test.json")
+        run.tags({tag_names.SMOKE_TESTED: archives.folder_digest(served)}, pipeline=True)
         headline = data.target.metrics[0].name
         low, high = evaluation.intervals[headline]
         run.figure(f"test {headline} {evaluation.metrics[headline]:.3f} [{low:.3f}, {high:.3f}]")

@@ -36,15 +36,17 @@ def register(
         accepted: What `evaluate` decided.
 
     Raises:
-        StepError: The served model does not load and answer in a process without Thawline.
+        StepError: The served files are not those that `evaluate` tried out, and do not load and answer in a process
+            without Thawline.
     """
     with runs.step("register", run_key, settings) as run, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         shutil.copytree(served, folder)
         versions.drop_traces(folder)
+        if archives.folder_digest(folder) != run.pipeline_tags().get(tag_names.SMOKE_TESTED):
+            run.text(versions.smoke_test(folder), "smoke_test.json")
         shutil.copytree(checkpoint, folder / "checkpoint")
         archives.check_folder(folder)
-        answer = versions.smoke_test(folder)
         tags = {
             tag_names.THAWED: str(read_facts(checkpoint)["thawed"]),
             tag_names.ACCEPTED: str(accepted).lower(),
@@ -60,7 +62,6 @@ def register(
         if accepted:
             digest, why = archives.folder_digest(folder), tags[tag_names.DECISION] or "Accepted"
             became = _carry_out(run, version, champion, why, digest)
-        run.text(answer, "smoke_test.json")
         outcome = {tag_names.VERSION: version, tag_names.PROMOTED: str(became == "champion").lower()}
         if champion:
             outcome[tag_names.COMPARED_WITH] = champion

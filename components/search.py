@@ -5,12 +5,11 @@ data with the same settings is never searched twice.
 """
 
 import math
-import multiprocessing
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.core import cpus
 from components.core.data.dataset_info import DatasetInfo
 from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
@@ -115,13 +114,14 @@ def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float
     """Run trials until there are enough; return the seconds that reading kept activations saved in them."""
     import torch
 
+    from components.core.compute import child_processes
     from components.core.compute.device import pick_device
 
     settings = run.settings
-    cores = len(os.sched_getaffinity(0))
+    cores = cpus.available()
     gpus = torch.cuda.device_count() if pick_device(settings.device).type == "cuda" else 0
     devices = worker_devices(settings, cores, gpus)
-    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
+    context = child_processes.context()
     with studies.alone(name):
         study = open_study(name)
         searched = settings.searched(solved=False)

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import IO, Never
 from urllib.parse import urlsplit
 
-from components.core import home_folder, run_folder
+from components.core import cpus, home_folder, run_folder
 from components.core.contract import TASKS_FOLDER
 from components.core.run_result import RunResult
 from components.core.settings import Settings
@@ -75,7 +75,7 @@ def environment() -> dict[str, str]:
     root = str(Path(__file__).parent.parent)
     # the working folder is none of these: a queue.py of the user's would hide the standard library's
     path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
+    found = {
         **os.environ,
         TASKS_FOLDER: str(Path.cwd()),
         "THAWLINE_HOME": str(home_folder.home()),
@@ -86,6 +86,8 @@ def environment() -> dict[str, str]:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "GIT_PYTHON_REFRESH": "quiet",
     }
+    cpus.limit_threads(found)
+    return found
 
 
 def run_pipeline(source: str, settings: str, run_key: str) -> None:
@@ -94,20 +96,24 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     Raises:
         RuntimeError: A step failed; kfp passes no reason on, the step wrote it to the run's folder.
     """
-    if not home_folder.store_is_ready():
-        from components.core.tracking import connection
+    from pipelines import warm_process
 
-        connection.migrate()
-    warnings.simplefilter("ignore")  # kfp warns of what a local run ignores
-    from kfp import local
+    with warm_process.loading(Settings.from_json(settings).task):
+        if not home_folder.store_is_ready():
+            from components.core.tracking import connection
 
-    from pipelines.fine_tuning import fine_tuning
+            connection.migrate()
+        warnings.simplefilter("ignore")  # kfp warns of what a local run ignores
+        from kfp import local
 
-    runner = local.SubprocessRunner(use_venv=False)
-    folder = run_folder.run_folder(run_key)
-    places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
-    local.init(runner, **places, raise_on_error=True)
-    fine_tuning(source=source, settings=settings, run_key=run_key)
+        from pipelines.fine_tuning import fine_tuning
+
+        warm_process.patch()
+        runner = local.SubprocessRunner(use_venv=False)
+        folder = run_folder.run_folder(run_key)
+        places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
+        local.init(runner, **places, raise_on_error=True)
+        fine_tuning(source=source, settings=settings, run_key=run_key)
 
 
 def main() -> None:

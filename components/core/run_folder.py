@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from components.core import cpus
 from components.core.errors import ExpectedError, StepError
 from components.core.hidden_logins import hidden
 from components.core.home_folder import home, writable, write_text
@@ -69,11 +70,13 @@ def emit(run_key: str, step: str, event: str, **facts: Any) -> None:  # noqa: AN
 def start(step: str, run_key: str) -> str:
     """Announce a step before its own imports, whose seconds are no work of its own; return the run's key.
 
-    The garbage collector pays nothing back in a process that only imports and ends: switched off until the work
-    begins, and with everything frozen at the end, a step saves about two seconds.
+    OpenMP learns here, before it is loaded, how many threads it may have. The garbage collector pays nothing back in a
+    process that only imports and ends: switched off until the work begins, and with everything frozen at the end, a
+    step saves about two seconds.
     """
     key = own_key(run_key)
     emit(key, step, "started")
+    cpus.limit_threads(os.environ)
     gc.disable()
     atexit.register(gc.freeze)
     return key

@@ -66,8 +66,8 @@ class Settings(BaseModel):
 
     task: Annotated[str, Option("Problem and model", affects="model")] = Field(
         "image_classification",
-        description="Kind of problem: image, text, audio or speech, or a module of yours. If not given, `run` "
-        "detects it from the records.",
+        description="Kind of problem: image, text, audio, speech or recommendation, or a module of yours. If not "
+        "given, `run` detects pictures, texts and sounds from the records.",
     )
     option: Annotated[dict[str, str], Option("Problem and model", affects="model")] = Field(
         {},

@@ -27,6 +27,8 @@ from components.register import register
 from tests.conftest import TOY
 from tests.support.plain import PlainRun, run_steps
 
+pytestmark = pytest.mark.usefixtures("smoke_tested")  # seconds of a clean process, spent in test_register.py
+
 
 def again(run: PlainRun, target: Path, key: str, checkpoint: Path | None = None) -> Evaluated:
     """Evaluate the run's checkpoint once more, or another one, as the next week's challenger."""
@@ -207,7 +209,6 @@ def test_a_champion_that_can_not_be_loaded_stops_the_run(toy_home: PlainRun, tmp
     assert statuses == {"evaluate": "FAILED"}
 
 
-@pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
 def test_a_better_challenger_is_accepted(toy_home: PlainRun, tmp_path: Path) -> None:
     """Against a champion with a spoilt head, the good model wins on the same rows."""
     from components.core.settings import Hyperparameters
@@ -264,7 +265,6 @@ def test_champion_and_challenger_share_frozen_stages(toy_home: PlainRun, tmp_pat
     assert before
 
 
-@pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
 def test_few_groups_end_no_run(tracked_home: Path, tmp_path: Path) -> None:
     """Two classes of four groups each are trained, judged and registered; what needs more groups is left out."""
     source = tmp_path / "points.csv"

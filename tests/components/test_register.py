@@ -20,12 +20,15 @@ import pytest
 from components.core import home_folder
 from components.core.data.examples import Examples
 from components.core.errors import StepError
+from components.core.inference import archives
 from components.core.listener import Deadline
 from components.core.registry import promotion, versions
 from components.core.tracking import connection, pyfunc, queries, runs, tag_names
 from components.core.training import deadlines
+from components.evaluate import evaluate
 from components.finish import finish
 from components.register import register
+from tests.fakes import toy, toy_serving
 from tests.support.plain import PlainRun
 
 
@@ -88,6 +91,30 @@ def test_serving_code_that_unpickles_is_found_out(toy_run: PlainRun, tmp_path: P
     code.write_text(bomb + code.read_text())
     with pytest.raises(StepError, match="must not be unpickled"):
         versions.smoke_test(path)
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_answer_fails_evaluate(
+    toy_home: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that breaks in a clean process is found out before it is registered."""
+    code = tmp_path / "serving_code.py"
+    code.write_text("__import__('components')\n" + Path(toy_serving.__file__).read_text())
+    monkeypatch.setattr(toy, "serving_code", code, raising=False)
+    names = (toy_home.folder / name for name in ("dataset", "tuned", "trials.json"))
+    with pytest.raises(StepError, match="must not import components"):
+        evaluate(toy_home.settings.to_json(), "broken", *names, tmp_path / "served", tmp_path / "report.html")
+    assert len(connection.client().search_model_versions("name = 'toy'")) == 1
+
+
+def test_files_that_answered_in_evaluate_are_not_tried_out_again(toy_home: PlainRun, smoke_tested: list[str]) -> None:
+    """`register` starts the clean process only for files that are not those of `evaluate`."""
+    run = toy_home
+    text = run.settings.to_json()
+    register(text, run.run_key, run.folder / "served", run.folder / "tuned", "1", accepted=False)
+    assert smoke_tested == []
+    register(text, "another", run.folder / "served", run.folder / "tuned", "1", accepted=False)
+    assert len(smoke_tested) == 1
 
 
 def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path) -> None:
@@ -242,6 +269,19 @@ def test_tampered_files_are_refused_and_not_executed(toy_home: PlainRun, tmp_pat
     with pytest.raises(StepError, match="not the ones that were registered"):
         versions.fetch("toy", "champion", tmp_path / "bad")
     assert not executed.exists()
+
+
+def test_loading_a_served_model_changes_no_file(
+    toy_run: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder has the same digest afterwards, although Python keeps compiled code elsewhere."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    folder = Path(shutil.copytree(toy_run.folder / "served", tmp_path / "served"))
+    versions.drop_traces(folder)
+    before = archives.folder_digest(folder)
+    pyfunc.load_pyfunc(folder)
+    assert archives.folder_digest(folder) == before
+    assert not sys.dont_write_bytecode
 
 
 def test_loading_a_model_by_its_name_does_no_harm(toy_home: PlainRun, tmp_path: Path) -> None:

@@ -56,12 +56,11 @@ def test_a_gpu_has_one_worker_and_a_core_another(changes: dict[str, Any], gpus: 
 
 
 def test_the_plan_is_kept_with_the_run(toy_run: PlainRun) -> None:
-    """The run in MLflow says whether activations are kept, how large they are, and which engine computed them."""
+    """The run in MLflow says whether activations are kept, and how large they are."""
     step = next(r for r in queries.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "search")
     [sentence] = step.data.tags["thawline.notes"].splitlines()
     assert sentence.startswith("Activations ")
     assert " MB" in sentence
-    assert "(eager: " in sentence
 
 
 def test_trials_are_nested_runs(toy_run: PlainRun) -> None:

@@ -1,6 +1,7 @@
 """The caching plan: cache or recompute, measured on a few examples, within the budget, reported in one line."""
 
 import contextlib
+import logging
 import math
 import tempfile
 import time
@@ -21,9 +22,11 @@ from components.core.errors import InputError, StepError, UnavailableError
 from components.core.listener import SILENT, Listener
 from components.core.networks.network import Pytree
 
+LOG = logging.getLogger(__name__)
 SAMPLE_SIZE = 16  # examples that are measured; a pass of fewer is not worth a measurement
 TIMED_ROWS = 8  # examples by which the seconds of a row are measured
 GIGABYTE = 1e9
+WORTH_A_WORD = 60.0  # seconds saved; below, the figure says more of a busy machine than of the cache
 FORMS_HINT = "Let the task give every example one shape (padded to a fixed length), or use --activations recompute."
 
 
@@ -171,7 +174,8 @@ def _carry_out(request: RowRequest, of_lines: Sequence[Path], work: ComputePass,
     chosen = _affordable(costs, policy, store.free_for(store.store(), policy.budget, protected))
     if not short or (chosen and max(losses)):  # what was rounded is told of a single example too
         reason = reason or f"eager: a pass over {len(work.positions)} examples is short"
-        listener.note(_sentence(len(network.stages), costs, chosen, reason, max(losses)))
+        LOG.info("The activations' engine: %s", reason)
+        listener.note(_sentence(len(network.stages), costs, chosen, max(losses)))
     store.make_room(store.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
     for line in chosen:
         spaces.describe(of_lines[line], network, line, policy.precision)
@@ -254,23 +258,24 @@ def _precision_loss(exact: Pytree, rows: Pytree) -> float:
     return max([*errors, *(torch.finfo(b.dtype).eps / 2 for _, b in pairs)], default=0.0)
 
 
-def _sentence(stages: int, costs: Mapping[int, Cost], chosen: Sequence[int], reason: str, loss: float) -> str:
-    """The decision in one line: what, how large, what it saves, and why."""
+def _sentence(stages: int, costs: Mapping[int, Cost], chosen: Sequence[int], loss: float) -> str:
+    """The decision in one line: what, how large, and what it saves, where that is worth a word."""
     some = next(iter(costs.values()))
     parts = []
     if chosen:
         size = sum(costs[line].bytes for line in chosen) / 1e6
-        saved = sum(cost.recompute - cost.keep for line, cost in costs.items() if line in chosen)
+        again, once = sum(costs[line].recompute for line in chosen), sum(costs[line].keep for line in chosen)
+        gain = f", {again / once:,.0f} times faster than computing them in every epoch"
         rounding = f", rounded to float16 with an error of {loss:.1e} of the largest at most" if loss else ""
         parts.append(
             f"cached below {_named(stages, chosen)}: {size:,.0f} MB for {some.missing:,} new of "
-            f"{some.examples:,} examples{rounding}, saves about {saved:,.0f} s of the usual loop"
+            f"{some.examples:,} examples{rounding}{gain if again - once > WORTH_A_WORD else ''}"
         )
     for line in sorted(costs.keys() - set(chosen)):
         dear = costs[line].keep > costs[line].recompute
         why = "caching them would take longer" if dear else "there is no room for them"
         parts.append(f"recomputed below {_named(stages, [line])}: {costs[line].bytes / 1e6:,.0f} MB, {why}")
-    return f"Activations {'; '.join(parts)} ({reason})"
+    return f"Activations {'; '.join(parts)}"
 
 
 def _named(stages: int, lines: Sequence[int]) -> str:

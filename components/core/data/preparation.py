@@ -1,7 +1,6 @@
 """Raw records become checked, split, content-addressed examples; no MLflow, no neural network."""
 
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from components.core import threads
+from components.core import cpus, threads
 from components.core.contract import Target, Task, load_task
 from components.core.data import dataset_info, splits
 from components.core.data.assignments import assign_examples, check_slices, write_label_changes
@@ -56,13 +55,13 @@ def prepare(
     """
     dataset.mkdir(parents=True, exist_ok=True)
     (dataset / dataset_info.FILE).unlink(missing_ok=True)
-    entries, task = list(raw_records.list_entries(source)), load_task(settings.task)
-    target = task.target(settings)
+    task = load_task(settings.task)
+    entries, target = list(task.records(settings, source)), task.target(settings)
     checked = _check_all(entries, task, target, dataset, progress)
     source_index.write_index(dataset / source_index.INDEX, checked.index)
     _reject_conflicts(checked, lineage)
     write_rejected(dataset, checked.rejected)
-    _check_share(checked.rejected, len(entries), settings.max_rejected, source, dataset)
+    _check_share(checked.rejected, sum(entry.rows for entry in entries), settings.max_rejected, source, dataset)
     assigned = assign_examples(checked.records, lineage, settings, task)
     check_slices(assigned.examples, settings)
     write_rejected(dataset, [*checked.rejected, *assigned.set_aside])
@@ -145,7 +144,7 @@ class _Checker:
 
     def __init__(self, task: Task, target: Target, entries: Sequence[raw_records.RawRecord]) -> None:
         self._task, self._target = task, target
-        self._cores = threading.BoundedSemaphore(os.cpu_count() or 1)  # decoded records are large: few at once
+        self._cores = threading.BoundedSemaphore(cpus.available())  # decoded records are large: few at once
         self._hashes = source_index.repeated(entries)
         self._facts: dict[str, Facts | str] = {}  # of a content, or why it is rejected
 
@@ -181,7 +180,7 @@ def _check_all(
 ) -> _Source:
     """Read and check every record; memory holds what is in flight, not the data."""
     remote = any(entry.uri.startswith("s3://") for entry in entries)
-    workers = DOWNLOADS if remote else os.cpu_count() or 1
+    workers = DOWNLOADS if remote else cpus.available()
     checker, checked, shown = _Checker(task, target, entries), _Source(), time.monotonic()
     with shard_writer(dataset) as writer:
         marked = zip(entries, source_index.marks(entries), strict=True)

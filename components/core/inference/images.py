@@ -3,7 +3,6 @@
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -209,7 +208,7 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tens
     """
     import torch
 
-    size, workers = preprocessing["size"], min(os.cpu_count() or 1, 8)
+    size, workers = preprocessing["size"], min(torch.get_num_threads(), 8)
     mean, std = (np.array(preprocessing[name], np.float32).reshape(3, 1, 1) for name in ("mean", "std"))
     inputs = np.empty((len(contents), 3, size, size), np.float32)
 

@@ -3,7 +3,6 @@
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
 
-import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -104,7 +103,7 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> dict[
         ValueError: One of them is no sound.
     """
     rate, seconds = preprocessing["sample_rate"], preprocessing["samples"] / preprocessing["sample_rate"]
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # both libraries release the interpreter lock
+    with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:  # both libraries release the interpreter lock
         waves = list(pool.map(lambda content: decode(content, rate, seconds), contents))
     return encode_waves(waves, preprocessing)
 

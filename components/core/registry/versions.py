@@ -4,7 +4,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from components.core.inference import archives
 from components.core.inference import smoke_test as smoke
 from components.core.tracking import connection, pyfunc, runs, tag_names
 
+TRY_OUT_SECONDS = 600
 ALIASES = ("champion", "previous", "challenger", "pending")
 
 
@@ -116,15 +118,30 @@ def smoke_test(folder: Path) -> str:
     Raises:
         StepError: It does not load, or does not answer.
     """
+    with trying_out(folder) as answer:
+        return answer()
+
+
+@contextmanager
+def trying_out(folder: Path) -> Iterator[Callable[[], str]]:
+    """Let a served model answer its example beside other work; yield what waits for `smoke_test`'s answer."""
     command = [sys.executable, "-I", "-B", smoke.__file__, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield lambda: _answer(process)
+        finally:
+            process.kill()
+
+
+def _answer(process: "subprocess.Popen[str]") -> str:
+    said, complaint = process.communicate(timeout=TRY_OUT_SECONDS)
+    if process.returncode:
+        reason = (complaint.strip().splitlines() or ["no message"])[-1]
         raise StepError(
             f"The served model does not answer where Thawline is not installed: {reason}.",
             "No alias was moved; fix the task's serving code and run again.",
         )
-    return done.stdout.strip()
+    return said.strip()
 
 
 def add_version(model: str, folder: Path, run: runs.StepRun, tags: Mapping[str, str]) -> str:

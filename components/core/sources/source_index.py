@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.core import digests, threads
+from components.core import cpus, digests, threads
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 from components.core.listener import SILENT, Progress
@@ -126,7 +126,12 @@ def read(entry: RawRecord, mark: Mark, hashes: dict[str, str]) -> tuple[IndexRow
 
 
 def take(
-    source: str, known: Iterable[IndexRow], progress: Progress = SILENT.progress, *, verify: bool = False
+    source: str,
+    known: Iterable[IndexRow],
+    progress: Progress = SILENT.progress,
+    *,
+    verify: bool = False,
+    records: Iterable[RawRecord] | None = None,
 ) -> list[IndexRow]:
     """The index of a source as it is now.
 
@@ -135,11 +140,12 @@ def take(
         known: An earlier index; what it knows by path, size and mark is not read again.
         progress: Called with records read, records to read and a text.
         verify: Read everything all the same.
+        records: Of the source, where its task lists them itself.
 
     Raises:
         InputError: The source can't be listed.
     """
-    entries = list(raw_records.list_entries(source))
+    entries = list(raw_records.list_entries(source) if records is None else records)
     before = {} if verify else {(row.uri, row.size, row.mark): row for row in known if row.mark and row.sha256}
     found: list[IndexRow | None] = []
     for entry, mark in zip(entries, taken := marks(entries), strict=True):
@@ -148,7 +154,7 @@ def take(
     missing = [i for i, row in enumerate(found) if row is None]
     remote, hashes = any("://" in entries[i].uri for i in missing), repeated(entries[i] for i in missing)
     rows = threads.in_order(
-        lambda i: read(entries[i], taken[i], hashes)[0], missing, REQUESTS if remote else os.cpu_count() or 1
+        lambda i: read(entries[i], taken[i], hashes)[0], missing, REQUESTS if remote else cpus.available()
     )
     for done, (i, row) in enumerate(zip(missing, rows, strict=True), start=1):
         found[i] = row

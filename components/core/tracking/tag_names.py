@@ -26,8 +26,7 @@ PARTS = "thawline.inputs"
 INPUT_DIGEST = "thawline.input_digest"
 DATA_DIGEST = "thawline.data_digest"
 GATE_DIGEST = "thawline.gate_digest"
-DATASET_DIGEST = "thawline.dataset_digest"  # of steps and of a version too
-WEIGHTS_DIGEST = "thawline.weights_digest"  # as above
+DATASET_DIGEST, WEIGHTS_DIGEST = "thawline.dataset_digest", "thawline.weights_digest"  # of steps and of a version too
 INDEXED = "thawline.index"  # "true": the run has an index of its source
 CHANGE = "thawline.change"  # what was decided: train, judge, skip or busy
 CHANGE_REASON = "thawline.change_reason"
@@ -35,6 +34,7 @@ SKIPPED = "thawline.skipped"  # "true"
 SAME_AS = "thawline.same_as"  # the earlier run that a skipped run stands for, or whose version is judged again
 WARM_START = "thawline.warm_start"  # the version that training started from; of a version too
 VERSION = "thawline.version"  # what `register` registered; of `fine_tune`, the version that it gave back
+SMOKE_TESTED = "thawline.smoke_tested"  # digest of the served files that answered in a process without Thawline
 PROMOTED = "thawline.promoted"  # "true": it became champion at once
 PENDING = "thawline.pending"  # how to approve the version; of a version that waits "true"
 

@@ -1,11 +1,8 @@
 """Training in several processes on this machine: started, listened to, and ended together."""
 
 import contextlib
-import ctypes
-import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -22,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.core import torchrun
-from components.core.compute import distributed
+from components.core import cpus, torchrun
+from components.core.compute import child_processes, distributed
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import pick_device, place
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError
@@ -37,12 +34,11 @@ from components.core.training.head_phase import is_solved
 from components.core.training.phase import train_phase
 
 if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.context import ForkServerProcess, SpawnProcess
 
 TRAINED_WEIGHTS = "trained.safetensors"
 ERRORS_BY_KIND = {"input": InputError, "unavailable": UnavailableError, "silent": NoAnswerError, "failure": StepError}
 CASCADE_SECONDS = 2.0  # seconds in which a process that failed, or whose peer did, ends
-_PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
 History = list[dict[str, float]]
 
@@ -132,9 +128,9 @@ def processes(settings: Settings) -> int:
 
 def _run(count: int, job: _Job, listener: Listener) -> Generator[tuple[Any, ...]]:
     """Messages of the processes until all have ended; whatever happens here, none of them is left."""
-    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
+    context = child_processes.context()
     pipes = [context.Pipe() for _ in range(count)]
-    workers: list[SpawnProcess] = []
+    workers: list[ForkServerProcess | SpawnProcess] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             for rank, (_, theirs) in enumerate(pipes):
@@ -189,8 +185,8 @@ def _messages(
 
 def _work(rank: int, count: int, address: str, step: Connection, stuck: timedelta, job: _Job) -> None:
     """One process of the training; number 0 tells what happens and writes the weights."""
-    _end_with_parent()
-    torch.set_num_threads(max(1, min(len(os.sched_getaffinity(0)) // count, torch.get_num_threads())))
+    child_processes.end_with_parent()
+    torch.set_num_threads(max(1, min(cpus.available() // count, torch.get_num_threads())))
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ |= {name: str(value) for name, value in own.items()}
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: nobody else can connect
@@ -239,13 +235,3 @@ def _told(error: Exception) -> tuple[str, str, str]:
         return next(kinds, error.kind), error.sentence, error.hint
     reason = traceback.format_exception_only(error)[-1].strip()
     return "failure", f"A training process failed: {reason}.", "See the step's log, and run again."
-
-
-def _end_with_parent() -> None:
-    """Have the kernel kill this process when the step ends, however it ends."""
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # while this process started
-        raise SystemExit(1)

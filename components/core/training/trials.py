@@ -151,9 +151,11 @@ def work(
     """
     import torch
 
+    from components.core.compute.child_processes import end_with_parent
     from components.core.compute.device import pick_device
     from components.core.training.data import open_data
 
+    end_with_parent()
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS still holds
     settings = Settings.from_json(settings_json)
     if (device := pick_device(settings.device)).type == "cuda":

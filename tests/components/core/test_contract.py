@@ -76,7 +76,7 @@ def test_the_smallest_task_is_completed() -> None:
     assert (task.split_by, task.input_name, task.backbone, task.serving_requirements) == ("hash", "record", "", ())
     assert task.near_duplicates(["a", "a"], [True, True], settings) == []
     assert list(task.thumbnails([b"1,2"])) == []
-    assert task.reference(settings, Any) is None  # type: ignore[arg-type]  # nobody looks
+    assert list(task.references(settings, Any)) == []  # type: ignore[arg-type]  # nobody looks
     assert not task.augments(settings)
     assert task.build is smallest_task.build
     assert task.serving_code == Path(smallest_task.__file__)

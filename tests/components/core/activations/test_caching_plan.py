@@ -5,6 +5,7 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_the_cheaper_way_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(caching_plan, "_transfer", lambda _rows: 0.0)
     rows, [sentence] = asked({1: 10.0})
     assert isinstance(rows[1], StoredRows)
-    assert "saves about" in sentence
+    assert sentence == "Activations cached below 2 thawed stages: 0 MB for 90 new of 90 examples"
 
 
 def test_costs_are_those_of_the_work() -> None:
@@ -92,6 +93,17 @@ def test_costs_are_those_of_the_work() -> None:
     cost = Cost(examples=100, missing=10, row_bytes=4, encode=1.0, engine=2.0, again=6.0, transfer=0.1, uses=3.0)
     assert cost.keep == pytest.approx(10 * 3.1 + 3 * 100 * 0.1)
     assert cost.recompute == 3 * 100 * 6.0
+
+
+def test_what_caching_gains_is_said_where_it_is_much() -> None:
+    """A minute saved is reported as a ratio to computing every epoch anew; seconds are not."""
+    cost = Cost(examples=100, missing=100, row_bytes=4, encode=1.0, engine=2.0, again=6.0, transfer=0.0, uses=5.0)
+    assert caching_plan._sentence(3, {3: cost}, [3], 0.0) == (
+        "Activations cached below the head: 0 MB for 100 new of 100 examples, "
+        "10 times faster than computing them in every epoch"
+    )
+    small = replace(cost, encode=0.01, engine=0.02, again=0.06)
+    assert caching_plan._sentence(3, {3: small}, [3], 0.0).endswith("of 100 examples")
 
 
 def test_recomputing_starts_from_the_records(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
