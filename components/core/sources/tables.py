@@ -39,7 +39,7 @@ def read_rows(file: BinaryIO, name: str) -> Iterator[Mapping[str, Any]]:
 def cannot_open(name: str, error: OSError) -> InputError:
     """The error for a table that the system does not let us read."""
     return InputError(
-        f"The manifest {name} can't be read: {(error.strerror or 'input/output error').lower()}.",
+        f"The table {name} can't be read: {(error.strerror or 'input/output error').lower()}.",
         "Check its permissions, and the disk.",
     )
 
@@ -100,7 +100,7 @@ def _csv_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
     except csv.Error as error:
         raise _ambiguous(str(error), source, begin, reader.line_num) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"The manifest {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.") from error
+        raise InputError(f"The table {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.") from error
 
 
 def _ambiguous(error: str, source: str, begin: int, line: int) -> InputError:
@@ -112,7 +112,7 @@ def _ambiguous(error: str, source: str, begin: int, line: int) -> InputError:
     if "expected after" in error:
         where = f"line {line}" if line == begin else f"lines {begin} to {line}"
         return InputError(f"In {where} of {source} text follows a quotation mark that ends a cell.", hint)
-    return InputError(f"The manifest {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.")
+    return InputError(f"The table {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.")
 
 
 def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
@@ -151,9 +151,9 @@ def _parquet_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
         for batch in table.iter_batches(batch_size=4096):
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError, MemoryError) as error:  # damaged lengths ask for more memory than there is
-        raise InputError(f"The manifest {source} {parquet_files.fault(file, error)}.", "Write it again.") from error
+        raise InputError(f"The table {source} {parquet_files.fault(file, error)}.", "Write it again.") from error
     except (OverflowError, ValueError) as error:  # a date that Python has not
         raise InputError(
-            f"The manifest {source} contains a value that can't be read: {error}.",
+            f"The table {source} contains a value that can't be read: {error}.",
             "Write that column as text, or drop it.",
         ) from error

@@ -113,7 +113,7 @@ def test_a_damaged_parquet_manifest_is_one_sentence(
     """The sentence names the file and what is wrong with it."""
     path = tmp_path / "rows.parquet"
     path.write_bytes(change(whole_parquet()))
-    with pytest.raises(InputError, match=re.escape(f"The manifest {path} {told}")):
+    with pytest.raises(InputError, match=re.escape(f"The table {path} {told}")):
         raw_records.check_source(str(path))
 
 
