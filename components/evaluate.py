@@ -93,7 +93,9 @@ def evaluate(
         insight = examine(data, features, champion.trained_on if champion else None)
         reigns = timeline(data, run, (decision.champion, champion) if champion else None)
         search = json.loads(trials.read_text())
-        page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns)
+        page = _page(
+            run, data, facts, evaluation, decision, calibration, search, insight, reigns, challenger.answers
+        )
         report.write_text(render(page))
         _log_insight(run, data, insight)
         _log_saved(run, page.costs, data.reuse.seconds)
@@ -197,9 +199,11 @@ def _page(
     search: Mapping[str, Any],
     insight: Insight,
     reigns: Sequence[Mapping[str, Any]],
+    answers: pd.DataFrame,
 ) -> ReportData:
     suspects = insight.suspects[:SHOWN]
-    wrong = [data.rows["test"][mistake.row] for mistake in evaluation.mistakes]
+    places = [mistake.row for mistake in evaluation.mistakes]
+    wrong = [data.rows["test"][place] for place in places]
     spent = costs(run)
     return ReportData(
         title=run.settings.model,
@@ -215,7 +219,9 @@ def _page(
         importances=search["importances"],
         dataset=data.examples.info.model_dump(),
         rejected=data.examples.rejected(),
-        thumbnails=data.task.thumbnails(data.examples.contents(wrong)),
+        thumbnails=data.task.drawn(
+            data.examples.contents(wrong), data.examples.labels(wrong), answers.iloc[places].reset_index(drop=True)
+        ),
         drift=insight.drift,
         suspects=suspects,
         suspect_count=len(insight.suspects),
