@@ -93,9 +93,7 @@ def evaluate(
         insight = examine(data, features, champion.trained_on if champion else None)
         reigns = timeline(data, run, (decision.champion, champion) if champion else None)
         search = json.loads(trials.read_text())
-        page = _page(
-            run, data, facts, evaluation, decision, calibration, search, insight, reigns, challenger.answers
-        )
+        page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns, challenger.answers)
         report.write_text(render(page))
         _log_insight(run, data, insight)
         _log_saved(run, page.costs, data.reuse.seconds)

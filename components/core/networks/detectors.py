@@ -86,6 +86,7 @@ class DetectionHead(nn.Module):
         self.pyramid = FeaturePyramidNetwork(list(channels), width, LastLevelP6P7(width, width))
         self.dropout = nn.Dropout2d(dropout)
         self.fcos = FCOSHead(width, num_anchors=1, num_classes=classes, num_convs=depth)
+        self.anchors: Tensor
         self.register_buffer("anchors", anchors(grids), persistent=False)
 
     def forward(self, flow: Flow) -> dict[str, Tensor]:
@@ -143,13 +144,13 @@ def _mapped(backbone: Backbone, name: str) -> Maps:
     size = backbone.preprocessing["size"]
     wanted = [-(-size // stride) for stride in STRIDES]
     image = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    stages, found, value = [stage for _, stage in backbone.stages], list[Tensor](), image
-    for number, stage in enumerate(stages):
-        if number == len(stages) - 1 and not any(_side(one) == wanted[-1] for one in found):
-            stages[number] = stage = _cut_behind_map(stage, value, wanted[-1])
-        with torch.no_grad():
-            value = stage(value)
-        found.append(value)
+    stages, found = [stage for _, stage in backbone.stages], list[Tensor]()
+    with torch.no_grad():
+        for stage in stages[:-1]:
+            found.append(stage(found[-1] if found else image))
+        if not any(_side(one) == wanted[-1] for one in found):
+            stages[-1] = _cut_behind_map(stages[-1], found[-1], wanted[-1])
+        found.append(stages[-1](found[-1]))
     places = [max((i for i, one in enumerate(found) if _side(one) == side), default=-1) for side in wanted]
     if -1 in places or sorted({*places}) != places:
         sides = ", ".join(dict.fromkeys(str(_side(one)) for one in found if _side(one))) or "none"

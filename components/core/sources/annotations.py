@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from components.core.boxes import Box, Boxes
 from components.core.errors import InputError, RejectedRecord
 from components.core.sources import folders
-from components.core.boxes import Box, Boxes
 
 COCO = ("annotations.json", "_annotations.coco.json", "instances.json")
 VOC, PICTURES = "Annotations", ("JPEGImages", "images", ".")
@@ -67,18 +67,16 @@ def _coco(root: Path, file: Path) -> Iterator[Annotated]:
     own: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for annotation in annotations or []:
         own[_id(annotation, "image_id")].append(annotation)
-    repeated = {key for key, count in Counter(_id(one, "id") for one in annotations or []).items() if count > 1}
+    ids = Counter(_id(one, "id") for one in annotations or [] if "id" in one)
+    repeated = {key for key, count in ids.items() if count > 1}
     twice = {key for key, count in Counter(_id(image, "id") for image in images or []).items() if count > 1}
     pictures = root / "images" if (root / "images").is_dir() else root
     for image in images or []:
         key, name = _id(image, "id"), image.get("file_name")
         uri = str(pictures / name) if isinstance(name, str) and name else f"{file}#image={key}"
+        fault = f"two pictures have one id: {key}" if key in twice else ""
         try:
-            if uri.startswith(f"{file}#"):
-                raise RejectedRecord("the picture has no file name")
-            if key in twice:
-                raise RejectedRecord(f"two pictures have one id: {key}")
-            yield Annotated(uri, _coco_label(image, own[key], names, repeated))
+            yield Annotated(uri, "" if fault else _coco_label(image, own[key], names, repeated), fault)
         except RejectedRecord as error:
             yield Annotated(uri, "", str(error))
     known = {_id(image, "id") for image in images or []}
@@ -96,6 +94,8 @@ def _coco_label(
     names: Mapping[Any, Any],
     repeated: set[str],
 ) -> str:
+    if not image.get("file_name"):
+        raise RejectedRecord("the picture has no file name")
     boxes = []
     for annotation in annotations:
         if _id(annotation, "id") in repeated:
@@ -127,14 +127,14 @@ def _voc(root: Path) -> Iterator[Annotated]:
         try:
             tree = _xml(file.read_bytes())
             uri = str(_voc_picture(tree, file, place))
-            if uri in seen:
-                raise RejectedRecord(f"two files annotate one picture: {file.name}")
-            seen.add(uri)
-            yield Annotated(uri, _voc_label(tree))
+            label = _voc_label(tree)
         except RejectedRecord as error:
             yield Annotated(uri, "", str(error))
         except OSError as error:
             yield Annotated(uri, "", f"unreadable: {(error.strerror or 'input/output error').lower()}")
+        else:
+            yield Annotated(uri, label, f"two files annotate one picture: {file.name}" if uri in seen else "")
+            seen.add(uri)
 
 
 def _xml(content: bytes) -> Element:
@@ -171,14 +171,19 @@ def _voc_label(tree: Element) -> str:
         name, corners = (thing.findtext("name") or "").strip(), thing.find("bndbox")
         if not name:
             raise RejectedRecord("a box has no class")
-        texts = [corners.findtext(side) if corners is not None else None for side in ("xmin", "ymin", "xmax", "ymax")]
-        try:
-            left, top, right, bottom = found = [float(text or "") for text in texts]
-            if not all(map(math.isfinite, found)):
-                raise ValueError
-        except ValueError:
-            raise RejectedRecord("a box is not four numbers: xmin, ymin, xmax, ymax") from None
+        sides = ("xmin", "ymin", "xmax", "ymax")
+        left, top, right, bottom = (_number(corners.findtext(s) if corners is not None else "") for s in sides)
         boxes.append(Box(folders.as_label(name), (left, top, right, bottom)))
-    sides = [tree.findtext(f"size/{side}") or "" for side in ("width", "height")]
-    told = [int(side) if side.strip().isdigit() else 0 for side in sides]
+    size = [tree.findtext(f"size/{side}") or "" for side in ("width", "height")]
+    told = [int(side) if side.strip().isdecimal() else 0 for side in size]
     return Boxes(boxes, *(told if all(told) else (0, 0))).text()
+
+
+def _number(text: str | None) -> float:
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise RejectedRecord("a box is not four numbers: xmin, ymin, xmax, ymax")
+    return number

@@ -5,8 +5,8 @@ from collections import Counter
 from itertools import islice
 from pathlib import PurePosixPath
 
-from components.core.errors import InputError
 from components.core.boxes import are_boxes
+from components.core.errors import InputError
 from components.core.sources.raw_records import RawRecord, list_entries
 
 BOXES = "pictures with boxes"

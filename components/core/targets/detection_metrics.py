@@ -83,11 +83,9 @@ def matches(answers: Sequence[Seen], things: Sequence[Seen], classes: Sequence[s
             found[some] = _found(iou(said.boxes[some], true.boxes[theirs == number]))
         known = ours >= 0
         sure = np.arange(len(ours)) < said.sure
-        parts.append((np.full(len(ours), picture)[known], ours[known], said.scores[known], found[known], sure[known]))
-    picture_, name, score, found_, sure_ = (
-        np.concatenate([part[place] for part in parts]) if parts else np.zeros(0) for place in range(5)
-    )
-    return Matches(picture_, name, score, found_, sure_, counts)
+        parts.append((np.full(known.sum(), picture), ours[known], said.scores[known], found[known], sure[known]))
+    picture_, name_, score, found_, sure_ = (np.concatenate([part[place] for part in parts]) for place in range(5))
+    return Matches(picture_, name_, score, found_, sure_, counts)
 
 
 def iou(boxes: Array, others: Array) -> Array:
@@ -177,11 +175,16 @@ def precision_features(answers: pd.DataFrame, labels: Sequence[str], classes: Se
     features = np.zeros((pictures, known, GATE_IOUS + 1, STEPS))
     for place in range(GATE_IOUS):
         hits = matched.found[:, 2 * place : 2 * place + 2].mean(1)
-        np.add.at(features, (matched.picture, matched.name, place, step), hits)
-    np.add.at(features, (matched.picture, matched.name, GATE_IOUS, step), 1.0)
-    return np.concatenate([features.reshape(pictures, known, -1), matched.things[:, :, None]], axis=2).reshape(
-        pictures, -1
-    )
+        _count(features[:, :, place], (matched.picture, matched.name, step), hits)
+    _count(features[:, :, GATE_IOUS], (matched.picture, matched.name, step), np.ones(len(step)))
+    both = np.concatenate([features.reshape(pictures, known, -1), matched.things[:, :, None]], axis=2)
+    return np.asarray(both.reshape(pictures, -1))
+
+
+def _count(into: Array, places: tuple[Array, ...], values: Array) -> None:
+    """Add values at places, which may repeat."""
+    flat = np.ravel_multi_index(places, into.shape)
+    into += np.bincount(flat, weights=values, minlength=into.size).reshape(into.shape)
 
 
 def mean_precision(sums: Array) -> Array:
@@ -199,27 +202,34 @@ def mean_precision(sums: Array) -> Array:
     area = (rise * envelope).sum(-1).mean(-1)  # [R, C]
     there = things > 0
     total = np.where(there, area, 0.0).sum(1)
-    return np.divide(total, there.sum(1), out=np.full(len(sums), np.nan), where=there.any(1))
+    return np.asarray(np.divide(total, there.sum(1), out=np.full(len(sums), np.nan), where=there.any(1)))
 
 
 def count_features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
     """Hits, false boxes and missed things of each picture among its sure boxes at IoU 0.5: float[N, 3]."""
     matched = _matched(answers, labels, classes)
-    hits, boxes = np.zeros((2, len(matched.things)))
-    np.add.at(hits, matched.picture[matched.sure], matched.found[matched.sure, HALF])
-    np.add.at(boxes, matched.picture[matched.sure], 1.0)
+    hits, boxes = per_picture(matched)
     return np.stack([hits, boxes - hits, matched.things.sum(1) - hits], axis=1)
+
+
+def per_picture(matched: Matches) -> tuple[Array, Array]:
+    """How many sure boxes of each picture find a thing at IoU 0.5, and how many there are: int[N] each."""
+    count = len(matched.things)
+    hit = matched.sure & matched.found[:, HALF]
+    return np.bincount(matched.picture[hit], minlength=count), np.bincount(
+        matched.picture[matched.sure], minlength=count
+    )
 
 
 def _share(sums: Array, over: Sequence[int]) -> Array:
     whole = sums[:, over].sum(1)
-    return np.divide(sums[:, 0], whole, out=np.full(len(sums), np.nan), where=whole > 0)
+    return np.asarray(np.divide(sums[:, 0], whole, out=np.full(len(sums), np.nan), where=whole > 0))
 
 
 def _f1(sums: Array) -> Array:
     hits, false, missed = sums.T
     whole = 2 * hits + false + missed
-    return np.divide(2 * hits, whole, out=np.full(len(sums), np.nan), where=whole > 0)
+    return np.asarray(np.divide(2 * hits, whole, out=np.full(len(sums), np.nan), where=whole > 0))
 
 
 MAP = Metric(
@@ -265,32 +275,18 @@ def coco_figures(answers: Sequence[Seen], things: Sequence[Seen], classes: Seque
     """Return COCO's own figures of answers to pictures with things, by a maintained implementation of its rules."""
     numbers = {name: number for number, name in enumerate(classes, start=1)}
     rows = [
-        {
-            "id": i,
-            "image_id": picture,
-            "category_id": numbers[name],
-            "bbox": _as_coco(box),
-            "area": float(np.prod(_as_coco(box)[2:])),
-            "iscrowd": 0,
-        }
-        for i, (picture, name, box) in enumerate(
-            ((picture, name, box) for picture, one in enumerate(things) for name, box in zip(one.names, one.boxes)),
-            start=1,
-        )
+        {"id": number, "iscrowd": 0, "area": box["bbox"][2] * box["bbox"][3], **box}
+        for number, box in enumerate(_as_coco(things, numbers), start=1)
     ]
-    said = [
-        {"image_id": picture, "category_id": numbers[name], "bbox": _as_coco(box), "score": float(score)}
-        for picture, one in enumerate(answers)
-        for name, box, score in zip(one.names, one.boxes, one.scores, strict=True)
-        if name in numbers
-    ]
+    said = _as_coco(answers, numbers)
     images = [{"id": picture} for picture in range(len(things))]
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     undefined = np.full(len(classes), np.nan)
     if not rows:
         return CocoFigures({}, undefined, np.zeros((len(RECALLS), 3)))
     if not said:
-        there = np.isin(np.array([*numbers.values()]), [row["category_id"] for row in rows])
+        named = {name for one in things for name in one.names}
+        there = np.array([name in named for name in classes])
         zeros = {metric.name: 0.0 for metric in (MAP, MAP50, MAP75)}
         return CocoFigures(zeros, np.where(there, 0.0, undefined), np.zeros((len(RECALLS), 3)))
     with contextlib.redirect_stdout(io.StringIO()):  # it reports to people
@@ -311,6 +307,17 @@ def _mean(values: Array) -> float:
     return float(values.mean()) if not np.isnan(values).all() else float("nan")
 
 
-def _as_coco(box: Array) -> list[float]:
-    left, top, right, bottom = (float(x) for x in box)
-    return [left, top, right - left, bottom - top]
+def _as_coco(seen: Sequence[Seen], numbers: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Things or boxes of pictures in COCO's form; those of other classes are passed over."""
+    found = []
+    for picture, one in enumerate(seen):
+        scores = one.scores if len(one.scores) else [None] * len(one.names)
+        for name, (left, top, right, bottom), score in zip(one.names, one.boxes.tolist(), scores, strict=True):
+            if name in numbers:
+                box = {
+                    "image_id": picture,
+                    "category_id": numbers[name],
+                    "bbox": [left, top, right - left, bottom - top],
+                }
+                found.append(box if score is None else {**box, "score": float(score)})
+    return found
