@@ -37,7 +37,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = Field(64, ge=32, le=1024, description="Channels of the feature pyramid, a multiple of 32.")
+    width: int = Field(64, ge=64, le=1024, description="Channels of the feature pyramid, a multiple of 32.")
     depth: int = Field(2, ge=0, le=8, description="Convolutions of each of the head's two towers.")
 
 
@@ -102,7 +102,7 @@ def augment(
     settings: Settings,
     seeds: Sequence[int],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Flipped, scaled, cropped and recolored pictures, and their boxes."""
+    """Flipped, scaled and cropped pictures, and their boxes."""
     del settings
     return box_augmentation.augmented(contents, targets, preprocessing, seeds)
 

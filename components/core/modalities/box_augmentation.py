@@ -13,14 +13,13 @@ from components.core.inference import images
 
 SMALLEST = 2.0  # pixels of the input: a box that a crop leaves less of is gone
 SCALES = (0.6, 1.6)  # of the picture; what is smaller than the input stands on white
-HUE = (-0.02, 0.02)  # of the circle
 PADDING = -1.0  # of targets
 
 
 def augmented(
     contents: Sequence[bytes], targets: Tensor, preprocessing: Mapping[str, Any], seeds: Sequence[int]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return flipped, scaled, cropped and recolored pictures with their boxes, each by its own seed.
+    """Return flipped, scaled and cropped pictures with their boxes, each by its own seed.
 
     Args:
         contents: N encoded pictures.
@@ -58,7 +57,6 @@ def _transform(preprocessing: Mapping[str, Any]) -> Any:  # noqa: ANN401 - torch
             v2.RandomCrop((side, side), pad_if_needed=True, fill={tv_tensors.Image: 255, "others": 0}),
             v2.ClampBoundingBoxes(),
             v2.SanitizeBoundingBoxes(min_size=SMALLEST),
-            v2.RandomPhotometricDistort(hue=HUE),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(preprocessing["mean"], preprocessing["std"]),
         ]

@@ -100,7 +100,7 @@ class DetectionHead(nn.Module):
         levels = [self.dropout(level) for level in self.pyramid(maps).values()]
         found: dict[str, Tensor] = self.fcos(levels)
         size = flow["size"]
-        return {**found, "anchors": self.anchors.expand(len(size), -1, -1), "size": size}
+        return {**found, "anchors": self.anchors.expand(size.shape[0], -1, -1), "size": size}
 
 
 def anchors(grids: Sequence[int]) -> Tensor:
