@@ -199,7 +199,8 @@ def mean_precision(sums: Array) -> Array:
     unknown = np.full_like(hits, np.nan)
     recall = np.divide(hits, things[..., None, None], out=unknown, where=things[..., None, None] > 0)
     rise = np.diff(recall, axis=-1, prepend=0.0)
-    area = (rise * envelope).sum(-1).mean(-1)  # [R, C]
+    before = np.concatenate([envelope[..., :1], envelope[..., :-1]], axis=-1)
+    area = (rise * (before + envelope) / 2).sum(-1).mean(-1)  # [R, C]; within a step precision falls evenly
     there = things > 0
     total = np.where(there, area, 0.0).sum(1)
     return np.asarray(np.divide(total, there.sum(1), out=np.full(len(sums), np.nan), where=there.any(1)))

@@ -111,7 +111,9 @@ def test_a_missing_picture_is_rejected_when_it_is_read(shown: list[Shown], tmp_p
         raw_records.content(entry)
 
 
-@pytest.mark.parametrize("content", ["[", "[]", '{"images": [], "annotations": {}}', '{"images": [1], "annotations": []}'])
+@pytest.mark.parametrize(
+    "content", ["[", "[]", '{"images": [], "annotations": {}}', '{"images": [1], "annotations": []}']
+)
 def test_what_is_not_coco_is_an_input_error(content: str, tmp_path: Path) -> None:
     """A file that can't be read as COCO stops the run with its name."""
     (tmp_path / "annotations.json").write_text(content)
