@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner
 
 from components.core.contract import load_task
@@ -16,7 +15,6 @@ from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
 from components.core.listener import SILENT
-from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.data import Data, open_data
 from components.core.training.phase import build_network, outputs, train_phase
@@ -126,14 +124,15 @@ def test_augmentation_reaches_the_loss_with_moved_boxes(data: Data, home: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:No complete tensor")  # torch's, of weights that lie channels last
 def test_boxes_go_the_whole_way(shapes: Path, tracked_home: Path, tmp_path: Path) -> None:
     """The pipeline trains, evaluates and registers a detector; its served model answers and draws boxes."""
-    settings = SMALL.model_copy(update={"head_epochs": 4, "thaw": 1, "thaw_epochs": 2, "head_learning_rate": 0.01})
+    settings = SMALL.model_copy(update={"head_epochs": 12, "thaw": 1, "thaw_epochs": 2, "head_learning_rate": 0.01})
     run = run_steps(shapes, settings, tmp_path / "run")
     assert {"map", "map50", "box_f1"} <= run.metrics.keys()
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Precision and recall" in page
-    assert run.accepted or "baseline" in page
+    assert run.accepted
     served = load_served(tmp_path / "run" / "served")
     picture = shapes.parent / "images" / "000.png"
     answer = served.predict(pd.DataFrame({"image": [picture.read_bytes()]})).iloc[0]
@@ -163,6 +162,6 @@ def test_a_checkpoint_is_rebuilt_without_its_weights() -> None:
         "preprocessing": network.preprocessing,
         "config": network.config,
     }
-    again: Network = object_detection.rebuild(SMALL, facts)
+    again = object_detection.rebuild(SMALL, facts)
     again.load_state_dict(network.state_dict())
     assert again.preprocessing == network.preprocessing

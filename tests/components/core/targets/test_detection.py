@@ -114,7 +114,7 @@ def test_the_threshold_is_that_of_the_best_f1() -> None:
 
 
 def test_right_answers_are_evaluated_as_right() -> None:
-    """All figures of answers that say the labels are 1, those of the trivial model far less, and nothing is a mistake."""
+    """All figures of answers that say the labels are 1, the trivial model's are less, and nothing is a mistake."""
     said = pd.DataFrame(answers(outputs(), {"classes": CLASSES}))
     found = TARGET.evaluate(said, LABELS, CLASSES, {LABELS[0]: 2, LABELS[1]: 1})
     assert [found.metrics[name] for name in ("map", "map50", "box_f1")] == pytest.approx([1.0, 1.0, 1.0])
