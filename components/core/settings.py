@@ -25,6 +25,7 @@ SHORT_TASK_NAMES = {
     **dict.fromkeys(("text", "texts"), "text_classification"),
     **dict.fromkeys(("audio", "sound", "sounds"), "audio_classification"),
     "speech": "speech_recognition",
+    "detection": "object_detection",
 }
 
 
