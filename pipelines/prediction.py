@@ -16,6 +16,7 @@ from rich.console import Console
 from components.core.errors import InputError, RejectedRecord
 from components.core.sources import folders, raw_records
 
+BOXES = {"boxes", "labels", "scores", "sure"}  # columns of an answer with boxes
 STDIN = "-"  # instead of a file: a list of them on standard input, one a line
 
 
@@ -83,7 +84,7 @@ def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool,
             elif as_json:
                 rows.append({**record.shown(), **said})
             else:
-                sys.stdout.write("\t".join([*record.shown().values(), *map(_cell, said.values())]) + "\n")
+                sys.stdout.write("\t".join([*record.shown().values(), *_cells(said)]) + "\n")
     if as_json:
         result = {"model": model, "version": version, "predictions": rows, "unanswered": bad}
         sys.stdout.write(json.dumps(result) + "\n")
@@ -96,8 +97,7 @@ def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool,
 
 def _check_boxes(served: Any, model: str, folder: Path) -> None:  # noqa: ANN401 - mlflow publishes no types
     """Refuse to draw what has no boxes, and make the folder."""
-    columns = served.metadata.get_output_schema().input_names()
-    if not {"boxes", "labels", "scores", "sure"} <= {*columns}:
+    if not {*served.metadata.get_output_schema().input_names()} >= BOXES:
         raise InputError(f"{model} answers without boxes, so there is nothing to draw.", "Leave out --draw.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -187,6 +187,15 @@ def _objects(name: str, *, strict: bool) -> Iterator[Record]:
 
 def _file(name: str) -> Record:
     return Record("file", name, partial(raw_records.read, name))
+
+
+def _cells(said: dict[str, Any]) -> list[str]:
+    """Return an answer as cells for the terminal; of boxes those that are sure, a cell for each."""
+    if not said.keys() >= BOXES:
+        return [*map(_cell, said.values())]
+    rows = zip(said["labels"], said["scores"], said["boxes"], strict=True)
+    found = [f"{name} {score:.3f} at {' '.join(f'{x:.0f}' for x in box)}" for name, score, box in rows]
+    return found[: said["sure"]] or ["nothing that is sure"]
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - a cell of an answer

@@ -142,6 +142,8 @@ def test_boxes_go_the_whole_way(shapes: Path, tracked_home: Path, tmp_path: Path
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["predictions"][0]["width"] == answer["width"]
+    shown = CliRunner().invoke(app, command[:4]).stdout.rstrip("\n").split("\t")[1:]
+    assert len(shown) == max(1, answer["sure"])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["00000-000.jpg"]
 
 

@@ -10,6 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from components.core.boxes import Box, Boxes
+from components.core.evidence.paired_tests import swap_test
 from components.core.targets import detection_metrics as figures
 from components.core.targets.detection_metrics import Seen
 
@@ -108,6 +109,17 @@ def test_what_decides_is_average_precision_in_steps_of_the_score() -> None:
         gaps.append(abs(exact[-1] - decided[-1]))
     assert max(gaps) < 0.03
     assert np.corrcoef(exact, decided)[0, 1] > 0.98
+
+
+def test_permuted_pictures_tell_the_better_model() -> None:
+    """The gate's test finds the model whose boxes lie better, and nothing where both say the same."""
+    answers, true = drawn()
+    worse = [Seen(one.boxes + 8, one.names, one.scores, one.sure) for one in answers]
+    ours, theirs = (figures.precision_features(frame(some), labels(true), CLASSES) for some in (answers, worse))
+    units = np.arange(len(true))
+    assert swap_test(theirs, ours, figures.mean_precision, units, 999) < 0.01
+    assert swap_test(ours, theirs, figures.mean_precision, units, 999) > 0.95
+    assert swap_test(ours, ours, figures.mean_precision, units, 999) == 1
 
 
 def test_features_of_two_models_have_the_same_columns() -> None:
