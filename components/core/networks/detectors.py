@@ -5,16 +5,27 @@ stages that the pyramid takes; so what is kept at a line above the first of thes
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
+from torchvision.models import detection, list_models
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
 from components.core.errors import InputError
 from components.core.networks.images import Backbone, build_backbone, rebuild_backbone
+from components.core.networks.weights import SkipInit, fit_state, load_state, state_digest
+from components.core.weight_sources import is_source
+
+if TYPE_CHECKING:
+    from components.core.inference.images import Preprocessing
+
+FCOS = "torchvision/fcos_resnet50_fpn"
+FCOS_SIZE = 512  # pixels; it was trained on about 800 x 1066
+KNOWS_CLASSES = "head.classification_head.cls_logits"
 
 STRIDES = (8, 16, 32)  # of the maps that the pyramid takes; two more lie above
 GROUPS = 32  # of the group norms in torchvision's heads
@@ -30,6 +41,9 @@ class Maps:
     channels: tuple[int, ...]  # of the maps, from the finest to the coarsest
     grids: tuple[int, ...]  # their sides, and those of the two levels above
     backbone: Backbone
+    head: Mapping[str, Tensor] = field(default_factory=dict)  # pretrained tensors of a `DetectionHead`, by name
+    width: int = 0  # of that head
+    depth: int = 0
 
 
 class MapStage(nn.Module):
@@ -77,17 +91,26 @@ class DetectionHead(nn.Module):
         classes: Number of classes.
         grids: Sides of the maps of all levels.
         dropout: Of the channels of the pyramid's maps.
+        at_corner: Whether a place's anchor lies at its upper left corner, as torchvision's weights have learned it.
     """
 
     def __init__(
-        self, channels: Sequence[int], width: int, depth: int, classes: int, grids: Sequence[int], dropout: float
+        self,
+        channels: Sequence[int],
+        width: int,
+        depth: int,
+        classes: int,
+        grids: Sequence[int],
+        dropout: float,
+        *,
+        at_corner: bool = False,
     ) -> None:
         super().__init__()
         self.pyramid = FeaturePyramidNetwork(list(channels), width, LastLevelP6P7(width, width))
         self.dropout = nn.Dropout2d(dropout)
         self.fcos = FCOSHead(width, num_anchors=1, num_classes=classes, num_convs=depth)
         self.anchors: Tensor
-        self.register_buffer("anchors", anchors(grids), persistent=False)
+        self.register_buffer("anchors", anchors(grids, 0.0 if at_corner else 0.5), persistent=False)
 
     def forward(self, flow: Flow) -> dict[str, Tensor]:
         """Outputs for A places in all levels.
@@ -103,11 +126,14 @@ class DetectionHead(nn.Module):
         return {**found, "anchors": self.anchors.expand(size.shape[0], -1, -1), "size": size}
 
 
-def anchors(grids: Sequence[int]) -> Tensor:
-    """One square for each place of each level, a place wide, as shares of the picture's sides: float[A, 4]."""
+def anchors(grids: Sequence[int], shift: float = 0.5) -> Tensor:
+    """One square for each place of each level, a place wide, as shares of the picture's sides: float[A, 4].
+
+    `shift` is where in its place the middle of a square lies.
+    """
     found = []
     for grid in grids:
-        centers = (torch.arange(grid) + 0.5) / grid
+        centers = (torch.arange(grid) + shift) / grid
         y, x = torch.meshgrid(centers, centers, indexing="ij")
         center, half = torch.stack([x, y, x, y], dim=-1).reshape(-1, 4), 0.5 / grid
         found.append(center + torch.tensor([-half, -half, half, half]))
@@ -115,28 +141,81 @@ def anchors(grids: Sequence[int]) -> Tensor:
 
 
 def detection_head(maps: Maps, width: int, depth: int, classes: int, dropout: float) -> DetectionHead:
-    """Return a new head for a backbone's maps.
+    """Return a new head for a backbone's maps; of a whole detector its own, new but for what knows the classes.
 
     Raises:
         InputError: Its group norms can't divide the width.
     """
+    if maps.width:
+        head = DetectionHead(maps.channels, maps.width, maps.depth, classes, maps.grids, dropout, at_corner=True)
+        head.load_state_dict(maps.head, strict=False)
+        return head
     if width % GROUPS:
         raise InputError(f"--option width={width} can't be used: it is no multiple of {GROUPS}.", "Use 64 or 128.")
     return DetectionHead(maps.channels, width, depth, classes, maps.grids, dropout)
 
 
 def build_maps(name: str, weights: str, image_size: int = 0) -> Maps:
-    """A pretrained backbone of `build_backbone`, up to its last map.
+    """A pretrained backbone of `build_backbone`, up to its last map, or that of a whole detector with its head.
 
     Raises:
-        InputError: As `build_backbone`; or it has no maps of a pyramid's sizes.
+        InputError: As `build_backbone`; or it has no maps of a pyramid's sizes, or is a detector of another kind.
     """
+    if name == FCOS:
+        return _of_fcos(weights, image_size)
+    if name.startswith("torchvision/") and name.removeprefix("torchvision/") in list_models(module=detection):
+        raise InputError(
+            f"{name} is a detector of another kind than FCOS.",
+            f"Use {FCOS}, or a backbone such as torchvision/resnet50.",
+        )
     return _mapped(build_backbone(name, weights, image_size), name)
 
 
 def rebuild_maps(name: str, preprocessing: Any, config: Mapping[str, Any]) -> Maps:  # noqa: ANN401 - of a checkpoint
     """The backbone of a checkpoint, with random weights."""
+    if name == FCOS:
+        return _of_fcos("none", preprocessing["size"])
     return _mapped(rebuild_backbone(name, preprocessing, config), name)
+
+
+def _of_fcos(weights: str, image_size: int) -> Maps:
+    """Torchvision's FCOS on a ResNet-50, with weights for COCO's classes."""
+    from components.core.networks import images_torchvision
+
+    size, what = image_size or FCOS_SIZE, f"The weights {weights} of {FCOS}"
+    network_name = FCOS.partition("/")[2]
+    choice = images_torchvision.choose_weights(network_name, weights)
+    with nullcontext() if weights == "none" else SkipInit():
+        whole = detection.fcos_resnet50_fpn(weights=None, weights_backbone=None)
+    if weights != "none":
+        own = choice is None or is_source(weights)
+        state = load_state(weights) if own else images_torchvision.download_weights(choice, network_name)
+        fit_state(whole, state, KNOWS_CLASSES, what)
+    body, tensors = whole.backbone.body, whole.state_dict()
+    stages = (
+        nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool),
+        *(body.layer1, body.layer2, body.layer3, body.layer4),
+    )
+    parts = {"backbone.fpn.": "pyramid.", "head.": "fcos."}
+    head = {
+        new + name.removeprefix(old): tensor
+        for old, new in parts.items()
+        for name, tensor in tensors.items()
+        if name.startswith(old) and not name.startswith(KNOWS_CLASSES)
+    }
+    preprocessing: Preprocessing = {
+        "size": size,
+        "resize": size,
+        "mode": "squash",
+        "interpolation": "bilinear",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+    named = tuple(zip(("stem", "layer1", "layer2", "layer3", "layer4"), stages, strict=True))
+    of_stages = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.body.")}
+    backbone = Backbone(named, 2048, preprocessing, state_digest(of_stages | head))
+    sides = [-(-size // stride) for stride in STRIDES]
+    return Maps(_wrapped(stages, [2, 3, 4]), (512, 1024, 2048), _grids(sides), backbone, head, width=256, depth=4)
 
 
 def _mapped(backbone: Backbone, name: str) -> Maps:
@@ -158,16 +237,25 @@ def _mapped(backbone: Backbone, name: str) -> Maps:
             f"{name} has no maps for a pyramid: their sides are {sides}, and {', '.join(map(str, wanted))} are needed.",
             "Use a convolutional network, such as timm/tf_efficientnet_lite0 or torchvision/resnet50.",
         )
-    wrapped = []
-    for number, stage in enumerate(stages[: places[-1] + 1]):
+    channels = tuple(found[place].shape[1] for place in places)
+    return Maps(_wrapped(stages[: places[-1] + 1], places), channels, _grids(wanted), backbone)
+
+
+def _grids(sides: Sequence[int]) -> tuple[int, ...]:
+    """Sides of the maps of all levels: of the pyramid's own, and of two above, each half as wide."""
+    sixth = -(-sides[-1] // 2)
+    return (*sides, sixth, -(-sixth // 2))
+
+
+def _wrapped(stages: Sequence[nn.Module], places: Sequence[int]) -> tuple[nn.Module, ...]:
+    """Stages that hand on the size and the maps; `places` are those whose output the pyramid takes."""
+    wrapped: list[nn.Module] = []
+    for number, stage in enumerate(stages):
         label = f"map{places.index(number)}" if number in places else ""
-        one: nn.Module = MapStage(stage, label, last=number == places[-1])
-        if number and number - 1 in places:
-            one = _Reader(one, f"map{places.index(number - 1)}")  # type: ignore[arg-type]  # it is a MapStage
-        wrapped.append(one)
-    sixth = -(-wanted[-1] // 2)
-    grids = (*wanted, sixth, -(-sixth // 2))
-    return Maps(tuple(wrapped), tuple(found[place].shape[1] for place in places), grids, backbone)
+        one = MapStage(stage, label, last=number == places[-1])
+        below = f"map{places.index(number - 1)}" if number - 1 in places else ""
+        wrapped.append(_Reader(one, below) if below else one)
+    return tuple(wrapped)
 
 
 def _side(value: Tensor) -> int:
