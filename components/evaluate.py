@@ -200,8 +200,6 @@ def _page(
     answers: pd.DataFrame,
 ) -> ReportData:
     suspects = insight.suspects[:SHOWN]
-    places = [mistake.row for mistake in evaluation.mistakes]
-    wrong = [data.rows["test"][place] for place in places]
     spent = costs(run)
     return ReportData(
         title=run.settings.model,
@@ -217,9 +215,7 @@ def _page(
         importances=search["importances"],
         dataset=data.examples.info.model_dump(),
         rejected=data.examples.rejected(),
-        thumbnails=data.task.drawn(
-            data.examples.contents(wrong), data.examples.labels(wrong), answers.iloc[places].reset_index(drop=True)
-        ),
+        thumbnails=_drawn(data, evaluation, answers),
         drift=insight.drift,
         suspects=suspects,
         suspect_count=len(insight.suspects),
@@ -243,6 +239,14 @@ def _page(
             **revision.libraries(),
         },
     )
+
+
+def _drawn(data: Data, evaluation: Evaluation, answers: pd.DataFrame) -> Sequence[bytes | str]:
+    """Previews of the mistakes, with the answers to them."""
+    places = [mistake.row for mistake in evaluation.mistakes]
+    wrong = [data.rows["test"][place] for place in places]
+    some = answers.iloc[places].reset_index(drop=True)
+    return data.task.drawn(data.examples.contents(wrong), data.examples.labels(wrong), some)
 
 
 def _shown(evaluation: Evaluation, decision: Verdict, metric: str) -> dict[str, float | str]:
