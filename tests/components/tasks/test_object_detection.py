@@ -98,6 +98,7 @@ def test_broken_boxes_are_rejected_with_their_reasons(tmp_path: Path, home: Path
     assert any("no such file" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 def test_kept_and_recomputed_activations_train_the_same_detector(data: Data, home: Path) -> None:
     """With maps that are kept at the thaw line, the head learns what the usual loop without a cache teaches it."""
     found = {}
@@ -113,6 +114,19 @@ def test_kept_and_recomputed_activations_train_the_same_detector(data: Data, hom
         found[activations]["figures"] = torch.tensor([figures["loss"], figures["map"]])
     for name in found["keep"]:
         assert torch.allclose(found["keep"][name].double(), found["recompute"][name].double(), atol=1e-5), name
+
+
+@pytest.mark.slow
+def test_maps_that_are_kept_in_half_precision_answer_nearly_the_same(data: Data, home: Path) -> None:
+    """Maps are rounded to float16, sizes of pictures are not."""
+    network = build_network(data, Hyperparameters())
+    exact = outputs(network, data, 0, "validation")
+    settings = data.settings.model_copy(update={"activation_precision": "float16", "activations": "keep"})
+    halved = Data(data.task, data.target, settings, data.examples, data.rows, data.targets, None)
+    found = outputs(network, halved, 0, "validation")
+    assert torch.equal(found["size"], exact["size"])
+    assert not torch.equal(found["bbox_regression"], exact["bbox_regression"])
+    assert torch.allclose(found["bbox_regression"], exact["bbox_regression"], atol=0.01)
 
 
 def test_augmentation_reaches_the_loss_with_moved_boxes(data: Data, home: Path) -> None:
