@@ -14,12 +14,14 @@ Before all that it takes the model's lease: while another run of the model is in
 """
 
 import json
+import os
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from components.core import home_folder, run_folder
+from components.core import home_folder, run_folder, task_sources
+from components.core.contract import TASKS_FOLDER, load_task
 from components.core.listener import SILENT, Callbacks, Progress
 from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
@@ -29,8 +31,9 @@ from components.core.tracking import provenance, retries, tag_names
 from components.core.training import deadlines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from components.core.sources.raw_records import RawRecord
     from components.core.tracking.queries import Ended
     from components.core.tracking.runs import StepRun
 
@@ -132,14 +135,15 @@ def _decide(
     from components.core.registry import versions as registry
 
     settings = run.settings
-    last, trained = history.last, history.trained
+    last, trained, own = history.last, history.trained, _own_records(settings, source)
     if settings.force or last is None or trained is None:
-        raw_records.check_source(source)  # nothing else looks at it before prepare_data
-        check_task(source, settings.task)
+        if own is None:  # nothing else looks at it before prepare_data
+            raw_records.check_source(source)
+            check_task(source, settings.task)
         earlier = f"There is no earlier successful run of {settings.model!r}."
         return Decision("train", "Training was forced." if settings.force else earlier), []
-    rows = source_index.take(source, history.index(history.newest), report, verify=settings.verify)
-    if not rows:
+    rows = source_index.take(source, history.index(history.newest), report, verify=settings.verify, records=own)
+    if not rows and own is None:
         raw_records.check_source(source)
     parts["data"] = source_index.data_digest(rows)
     digest = provenance.input_digest(parts)
@@ -163,6 +167,13 @@ def _decide(
     if decision.change == "skip" and settings.drift_trigger and source_index.compare(before, rows).new:
         decision = _despite_few(decision, run, champion, before, rows, report)
     return replace(decision, input_digest=digest), rows
+
+
+def _own_records(settings: Settings, source: str) -> "Iterable[RawRecord] | None":
+    """The records of a source whose task lists them itself; no other task is loaded, for torch costs seconds."""
+    if not task_sources.lists_records(settings.task, Path(os.environ.get(TASKS_FOLDER) or Path.cwd())):
+        return None
+    return list(load_task(settings.task).records(settings, source))
 
 
 def _same_inputs(model: str, parts: provenance.Parts, champion: str) -> "Iterator[Ended]":

@@ -99,7 +99,6 @@ def evaluate(
         _log_saved(run, page.costs, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
         run.text(tried(), "smoke_test.json")
-        versions.drop_traces(served)
         run.tags({tag_names.SMOKE_TESTED: archives.folder_digest(served)}, pipeline=True)
         headline = data.target.metrics[0].name
         low, high = evaluation.intervals[headline]

@@ -136,14 +136,15 @@ def _check_network(settings: Settings, start: Path) -> str:
             f"Use one of: {', '.join(gate_metrics)}.",
         )
     task.augments(settings)  # refuses augmentation that the task can't do
-    network = task.build(settings, ["", ""], 0.0)  # the classes don't matter to the weights
+    nameless = ["", ""]  # the classes don't matter to the weights
+    network = task.build(settings, nameless, 0.0)
     if (thaw := settings.defaults().thaw) > len(network.stages):
         raise InputError(
             f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone or task.backbone}.",
             f"Thaw at most {len(network.stages)}.",
         )
     if start.exists():
-        start_from(network, start, [])
+        start_from(network, start, nameless, adapt=task.adapt)
     return network.weights_digest
 
 

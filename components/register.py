@@ -36,7 +36,8 @@ def register(
         accepted: What `evaluate` decided.
 
     Raises:
-        StepError: The served files are not those that answered in `evaluate`, and do not answer either.
+        StepError: The served files are not those that `evaluate` tried out, and do not load and answer in a process
+            without Thawline.
     """
     with runs.step("register", run_key, settings) as run, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"

@@ -98,25 +98,22 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     """
     from pipelines import warm_process
 
-    warm_process.start(Settings.from_json(settings).task)
-    if not home_folder.store_is_ready():
-        from components.core.tracking import connection
+    with warm_process.loading(Settings.from_json(settings).task):
+        if not home_folder.store_is_ready():
+            from components.core.tracking import connection
 
-        connection.migrate()
-    warnings.simplefilter("ignore")  # kfp warns of what a local run ignores
-    from kfp import local
+            connection.migrate()
+        warnings.simplefilter("ignore")  # kfp warns of what a local run ignores
+        from kfp import local
 
-    from pipelines.fine_tuning import fine_tuning
+        from pipelines.fine_tuning import fine_tuning
 
-    warm_process.patch()
-    runner = local.SubprocessRunner(use_venv=False)
-    folder = run_folder.run_folder(run_key)
-    places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
-    local.init(runner, **places, raise_on_error=True)
-    try:
+        warm_process.patch()
+        runner = local.SubprocessRunner(use_venv=False)
+        folder = run_folder.run_folder(run_key)
+        places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
+        local.init(runner, **places, raise_on_error=True)
         fine_tuning(source=source, settings=settings, run_key=run_key)
-    finally:
-        warm_process.stop()
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Fork the steps of a local run from one process that has the libraries loaded.
 
-kfp.local starts a shell and an interpreter for each step, and each of them imports PyTorch and MLflow: some 30 of a
-short run's CPU seconds. `multiprocessing`'s fork server imports them once, while the run begins. It runs nothing in
-parallel, so that its forks start as clean as a new interpreter: the only threads of it are OpenBLAS' and Arrow's, which
-both prepare for forks. A pod on Kubeflow is one step, and knows nothing of this.
+kfp.local starts a shell and an interpreter for each step, and each of them imports PyTorch and MLflow again, which
+takes seconds. `multiprocessing`'s fork server imports them once, while the run begins. It runs nothing in parallel, so
+that its forks start as clean as a new interpreter: its only threads are those of OpenBLAS and Arrow, which both prepare
+for forks. A pod on Kubeflow is one step, and knows nothing of this.
 """
 
 import logging
@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,14 +22,11 @@ from components.core import home_folder
 from components.core.compute.child_processes import end_with_parent
 from components.core.sources.record_kinds import KIND_OF_TASK
 from components.core.tracking.server import is_server
+from pipelines.display import STEPS
 
 LOG = logging.getLogger(__name__)
 Run = Callable[[list[str], dict[str, str] | None], int]  # kfp's: a command and more environment, to an exit status
 SHELL = ("sh", "-ec")  # what kfp's commands begin with, before the script and the component's code
-STEPS = (
-    *("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune"),
-    *("evaluate", "register", "finish"),
-)
 # Imported where steps need them, and by most of them.
 INSIDE = ("components.core.data.lineage_store", "components.core.registry.versions", "components.core.tracking.runs")
 TIMM = "components.core.networks.images_timm"
@@ -42,8 +40,9 @@ class _Component(NamedTuple):
     arguments: list[str]
 
 
-def start(task: str) -> None:
-    """Start the process that loads the libraries, and have kfp.local fork steps from it.
+@contextmanager
+def loading(task: str) -> Iterator[None]:
+    """Start the process that loads the libraries, and end it with the run.
 
     Args:
         task: Name of the task, whose libraries are loaded too unless it is the user's own file.
@@ -59,9 +58,13 @@ def start(task: str) -> None:
         forkserver.ensure_running()
     finally:
         os.environ.pop("_KFP_RUNTIME") if before is None else os.environ.update(_KFP_RUNTIME=before)
+    try:
+        yield
+    finally:
+        _stop()
 
 
-def stop() -> None:
+def _stop() -> None:
     """End the process, which has nothing to finish: else it would take a second to clear up after the run."""
     server: Any = forkserver._forkserver  # noqa: SLF001 - multiprocessing has no public way; its own tests take this one
     if server._forkserver_pid is not None:  # noqa: SLF001 - as above

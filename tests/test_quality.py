@@ -19,7 +19,8 @@ from tests.data.pictures import write_pictures as write_toy
 def record(data: str, salt: int, contender: str, accuracy: float, **more: Any) -> dict[str, Any]:
     """One result, as the benchmark keeps it."""
     facts = {"data": data, "salt": salt, "contender": contender, "accuracy": accuracy, "log_loss": 1 - accuracy}
-    return {**facts, "seconds": 10.0, "revision": "0123456789abcdef", "finished": "2026-01-01 00:00", **more}
+    facts |= {"seconds": 10.0, "cpu_seconds": 12.0, "revision": "0123456789abcdef", "finished": "2026-01-01 00:00"}
+    return {**facts, **more}
 
 
 def test_a_class_keeps_the_least_hashes_and_each_content_once(tmp_path: Path) -> None:
@@ -69,16 +70,27 @@ def test_log_loss_of_even_odds() -> None:
 def test_a_row_is_mean_and_standard_error() -> None:
     """The table shows both over the salts, and how often thawing helped."""
     runs = [record("stamps", salt, "defaults", 0.8 + salt / 10, helped=salt > 0) for salt in range(3)]
-    assert "| stamps | defaults | 0.900 ± 0.058 | 0.100 ± 0.058 | 10 | 2 of 3 |" in markdown(runs)
+    assert "| stamps | defaults | 3 | 0.900 ± 0.058 | 0.100 ± 0.058 | 10 | 12 | 2 of 3 |" in markdown(runs)
 
 
 def test_differences_are_paired_and_sets_count_alike() -> None:
-    """A set with more salts weighs no more than another, and a run without its partner is left out."""
+    """Each set has its line; in that of all, a set with more salts weighs no more, and runs alone are left out."""
     ours = [record("a", 0, "defaults", 0.9), record("a", 1, "defaults", 0.7), record("b", 0, "defaults", 0.5)]
     theirs = [record("a", 0, "probe", 0.8), record("a", 1, "probe", 0.6), record("b", 0, "probe", 0.2)]
     text = markdown([*ours, *theirs, record("b", 1, "probe", 0.1)])
-    assert "| probe | +0.200 ± 0.100 | -0.200 ± 0.100 | 2 |" in text
+    assert "| probe | a | +0.100 ± 0.000 | -0.100 ± 0.000 | 2 salts |" in text
+    assert "| probe | b | +0.300 | -0.300 | 1 salt |" in text
+    assert "| probe | all | +0.200 ± 0.100 | -0.200 ± 0.100 | 2 sets |" in text
     assert "Revision 0123456789ab" in text
+
+
+def test_the_cpu_time_of_orphans_counts() -> None:
+    """A process that outlives the command that started it, as a fork server does, is waited for and counted."""
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    leave = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {burn!r}]); print('done')"
+    line, spent = quality.called(["-c", leave])
+    assert line == "done"
+    assert spent["cpu_seconds"] > 0.5
 
 
 def test_peers_take_part_where_they_can() -> None:
@@ -101,7 +113,7 @@ def test_an_interrupted_benchmark_runs_only_what_is_missing(tmp_path: Path, monk
         if job.contender == "search":
             raise KeyboardInterrupt
         ran.append(job.contender)
-        return {"accuracy": 0.5, "log_loss": 1.0, "seconds": 1.0}
+        return {"accuracy": 0.5, "log_loss": 1.0, "seconds": 1.0, "cpu_seconds": 1.0}
 
     monkeypatch.setattr(quality, "run", fake)
     arguments = ["quality", "--sets", "stamps", "--salts", "1", "--output", str(tmp_path)]

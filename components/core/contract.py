@@ -7,7 +7,7 @@ A task writes `target`, `check`, `build` and `encode`. A target of its own write
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch costs seconds; checking raw records needs none of it
 
     from components.core.data.examples import Examples
     from components.core.networks.network import Network, Pytree
+    from components.core.sources.raw_records import RawRecord
     from components.core.targets.evaluation import Evaluation
 
 
@@ -167,6 +168,7 @@ class Task(Protocol):
 
     backbone: str  # what an empty `--backbone` means; optional
     Options: type[BaseModel]  # of this task's own, given by `--option`; optional
+    recipe: Mapping[str, Any]  # settings that hold where the user gives none, as a literal: read, not run; optional
     split_by: Literal["hash", "time"]  # time: every training example is older than every test example; optional: hash
     input_name: str  # the column of raw records that the served model reads; optional: record
     serving_code: Path  # shipped with the model, so without imports from here; optional: the file that defines `encode`
@@ -174,6 +176,13 @@ class Task(Protocol):
 
     def target(self, settings: Settings) -> Target:
         """Return the learning target; the settings include the options that `measure` found."""
+
+    def records(self, settings: Settings, source: str) -> "Iterator[RawRecord]":
+        """Yield the raw records of a source, always in the same order, each with its content, or a file's address.
+
+        Optional: those of a folder by class or of a manifest. A task that defines it finds the faults of its source
+        here, as InputError, and names the splits of its records itself if its options decide them.
+        """
 
     def check(self, content: bytes) -> Mapping[str, int | str]:
         """Return facts of one raw record for the index; the fact `fingerprint` is what `near_duplicates` compares.
@@ -193,6 +202,19 @@ class Task(Protocol):
 
         `facts` is checkpoint.json: `classes`, `hyperparameters`, and the network's `preprocessing` and `config`.
         Optional: what `build` gives.
+        """
+
+    def adapt(
+        self,
+        network: "Network",
+        classes: Sequence[str],
+        weights: "Mapping[str, Tensor]",
+        facts: Mapping[str, Any],
+    ) -> "tuple[Mapping[str, Tensor], Sequence[str]]":
+        """Return the weights of a checkpoint as a network for other classes takes them, and the classes they now know.
+
+        `facts` is checkpoint.json. Optional: as they are, so that the stages have to have the same shapes; of tensors
+        of the head with a row for each class, a warm start takes the rows of common classes.
         """
 
     def near_duplicates(
@@ -238,8 +260,11 @@ class Task(Protocol):
         it, `--mixup` and `--cutmix` are refused.
         """
 
-    def reference(self, settings: Settings, examples: "Examples") -> "tuple[str, pd.DataFrame] | None":
-        """Return the name of a simple model of the training rows, and its answers to the test rows; optional: none."""
+    def references(self, settings: Settings, examples: "Examples") -> "Sequence[tuple[str, pd.DataFrame]]":
+        """Return names of simple models of the training rows, with their answers to the test rows.
+
+        The likely strongest comes first. Optional: none.
+        """
 
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":
         """Return previews of raw records for the report: PNG or JPEG bytes, or text; optional: none."""

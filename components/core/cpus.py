@@ -14,8 +14,9 @@ def available() -> int:
 def limit_threads(environment: MutableMapping[str, str]) -> None:
     """Set what OpenMP and OpenBLAS read when they are loaded, unless it is set.
 
-    Threads that wait sleep: spinning, which is OpenMP's default, makes a run twice as long beside other work, and
-    gains nothing alone. Both libraries see the affinity, but no quota: on 64 cores a pod of 2 would have 64 threads.
+    Waiting threads sleep. If they spin, which is OpenMP's default, the demo takes a quarter longer on two idle cores,
+    and far longer beside other work. Both libraries see the affinity, but no quota: on 64 cores a pod of 2 would have
+    64 threads.
     """
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     count = available()

@@ -1,8 +1,9 @@
 """Defaults of the optional members of tasks and targets, and their lookup."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from components.core.contract import Target, Task
     from components.core.data.examples import Examples
     from components.core.networks.network import Network, Pytree
+    from components.core.sources.raw_records import RawRecord
 
 
 class Overlay:
@@ -47,6 +49,7 @@ class TaskDefaults:
 
     backbone = ""
     Options: type[BaseModel] = NoOptions
+    recipe: Mapping[str, Any] = MappingProxyType({})
     split_by: Literal["hash", "time"] = "hash"
     input_name = "record"
     serving_requirements: Sequence[str] = ()
@@ -59,9 +62,25 @@ class TaskDefaults:
         """The file that defines `encode`."""
         return defining_file(self._own.encode)
 
+    def records(self, settings: Settings, source: str) -> "Iterator[RawRecord]":  # noqa: ARG002 - the contract's signature
+        """A folder by class, the same on S3, or a manifest."""
+        from components.core.sources import raw_records
+
+        return raw_records.list_entries(source)
+
     def rebuild(self, settings: Settings, facts: Mapping[str, Any]) -> "Network":
         """Build as for training."""
         return self._own.build(settings, facts["classes"], facts["hyperparameters"]["dropout"])
+
+    def adapt(
+        self,
+        network: "Network",  # noqa: ARG002 - the contract's signature
+        classes: Sequence[str],  # noqa: ARG002 - as above
+        weights: "Mapping[str, Tensor]",
+        facts: Mapping[str, Any],
+    ) -> "tuple[Mapping[str, Tensor], Sequence[str]]":
+        """The weights as they are."""
+        return weights, facts["classes"]
 
     def near_duplicates(
         self,
@@ -110,9 +129,9 @@ class TaskDefaults:
         """Return a batch as it is."""
         return inputs, targets
 
-    def reference(self, settings: Settings, examples: "Examples") -> "tuple[str, pd.DataFrame] | None":  # noqa: ARG002 - the contract's signature
+    def references(self, settings: Settings, examples: "Examples") -> "Sequence[tuple[str, pd.DataFrame]]":  # noqa: ARG002 - the contract's signature
         """There is no simple model to compare with."""
-        return None
+        return []
 
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":  # noqa: ARG002 - the contract's signature
         """There is nothing to see."""

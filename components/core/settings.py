@@ -67,8 +67,8 @@ class Settings(BaseModel):
 
     task: Annotated[str, Option("Problem and model", affects="model")] = Field(
         "image_classification",
-        description="Kind of problem: image, detection, text, audio or speech, or a module of yours. If not given, "
-        "`run` detects it from the records.",
+        description="Kind of problem: image, detection, text, audio, speech or recommendation, or a module of yours. "
+        "If not given, `run` detects pictures, boxes, texts and sounds from the records.",
     )
     option: Annotated[dict[str, str], Option("Problem and model", affects="model")] = Field(
         {},

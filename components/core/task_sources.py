@@ -4,15 +4,20 @@ What the source does not say plainly is taken to be right: the step that loads t
 """
 
 import ast
+import contextlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from components.core.contract import built_in_tasks, check_task_name, unknown_task
+from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.task_options import unknown_option, unusable_option
 
 BASE = "BaseModel"  # pydantic's, which ends the search for inherited options
+RECORDS = "records"  # the member of a task that lists the records of a source
+RECIPE = "recipe"  # the member with the settings that it recommends
 Choices = dict[str, tuple[str, ...]]  # options by name, with the values that they may have; empty: not listed
 
 
@@ -42,13 +47,49 @@ def check_task(settings: Settings, folder: Path) -> None:
             raise unusable_option(name, value, f"input should be {choices}")
 
 
+def lists_records(task: str, folder: Path) -> bool:
+    """Return whether a task lists the records of a source itself, so that no manifest's rules hold for it.
+
+    Args:
+        task: A name of ours, or a module of the user's.
+        folder: Where a task of the user's own is looked for, after everything installed.
+    """
+    body = _body(task if "." in task else f"components.tasks.{task}", folder) or []
+    return RECORDS in _imported(body) or any(isinstance(n, ast.FunctionDef) and n.name == RECORDS for n in body)
+
+
+def recipe(task: str, folder: Path) -> Mapping[str, Any]:
+    """Return the settings that a task recommends where the user gives none; empty where its source names none.
+
+    Args:
+        task: A name of ours, or a module of the user's.
+        folder: Where a task of the user's own is looked for, after everything installed.
+
+    Raises:
+        InputError: The recipe is not a literal mapping.
+    """
+    body = _body(task if "." in task else f"components.tasks.{task}", folder) or []
+    assigned = [node for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == RECIPE]
+    if not assigned:
+        return {}
+    with contextlib.suppress(ValueError):
+        if isinstance(found := ast.literal_eval(assigned[-1].value), dict):
+            return found
+    raise InputError(f"The recipe of the task {task} is not a literal mapping.", 'Write it as {"thaw": 2}.')
+
+
+def _body(module: str, folder: Path) -> list[ast.stmt] | None:
+    """The statements of a module's source; None where it can't be read, which importing it will tell."""
+    try:
+        path = _path(module, folder)
+        return ast.parse(path.read_bytes()).body if path else None
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
 def _options(module: str, name: str, folder: Path) -> Choices | None:
     """The fields of a class of pydantic's by the text of its module and of those that it inherits from."""
-    path = _path(module, folder)
-    try:
-        body = ast.parse(path.read_bytes()).body if path else None
-    except (OSError, SyntaxError, ValueError):  # importing it will tell
-        body = None
+    body = _body(module, folder)
     if body is None:
         return None
     found = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)

@@ -109,21 +109,21 @@ def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
     return shown
 
 
-def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame] | None:
+def references(settings: Settings, examples: Examples) -> list[tuple[str, pd.DataFrame]]:
     """Mean and deviation of log-mel bands with logistic regression; none for other targets than classes."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     if parse_options(settings, Options).target != "classes":
-        return None
+        return []
     rows = linear_models.rows_of(examples)
     labels = {split: examples.labels(some) for split, some in rows.items()}
     features = {split: _statistics(examples, some) for split, some in rows.items()}
     models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)) for c in (0.01, 0.1, 1.0)]
     best = linear_models.best_of(models, features, labels)
     answers = linear_models.class_answers(best, features["test"])
-    return "log-mel statistics with logistic regression", answers
+    return [("log-mel statistics with logistic regression", answers)]
 
 
 def _statistics(examples: Examples, rows: Sequence[int], chunk: int = 64) -> np.ndarray[Any, Any]:

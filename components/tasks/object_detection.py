@@ -27,6 +27,7 @@ __all__ = ["encode"]
 
 backbone = LITE0_BACKBONE
 input_name = "image"
+recipe = {"head_solver": "sgd"}  # the loss of boxes is not convex
 serving_requirements = ("pillow", "torchvision")
 
 SHOWN = 320  # pixels of a picture's longer side in the report

@@ -31,6 +31,7 @@ from components.core.weight_sources import SPEAKER
 __all__ = ["check", "encode", "near_duplicates"]
 
 backbone = SPEAKER
+recipe = {"head_solver": "sgd"}  # the loss of transcripts is not convex
 input_name = "sound"
 serving_requirements = ("soundfile", "soxr")
 

@@ -161,9 +161,10 @@ def thumbnails(contents: Sequence[bytes]) -> list[str]:
     return [text if len(text) <= EXCERPT else text[:EXCERPT].rstrip() + " …" for text in found]
 
 
-def reference(settings: Settings, examples: Examples) -> tuple[str, pd.DataFrame] | None:
+def references(settings: Settings, examples: Examples) -> list[tuple[str, pd.DataFrame]]:
     """Return the answers of TF-IDF with a linear model."""
-    return tfidf.answers(examples, target(settings))
+    found = tfidf.answers(examples, target(settings))
+    return [found] if found else []
 
 
 def _preprocessing(settings: Settings) -> tuple[Mapping[str, Any], int]:

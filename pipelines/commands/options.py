@@ -14,7 +14,7 @@ import typer
 import yaml
 from pydantic import ValidationError
 
-from components.core import home_folder
+from components.core import home_folder, task_sources
 from components.core.contract import TASKS_FOLDER
 from components.core.errors import InputError
 from components.core.settings import OPTIONS, Settings
@@ -84,6 +84,8 @@ def _plain(annotation: Any) -> Any:  # noqa: ANN401 - a type
 def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Settings:
     """Settings from a config file and the command line, which wins; a file may hold options of pods beside them.
 
+    What neither gives is taken from the recipe of a task that has one.
+
     Raises:
         InputError: A name or a value is not allowed, or the file can't be read.
     """
@@ -91,7 +93,9 @@ def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Setti
     given |= {name: value for name, value in options.items() if value not in (None, [])}
     given.setdefault("model", model_name(source))
     try:
-        return Settings.model_validate(given)
+        settings = Settings.model_validate(given)
+        recommended = task_sources.recipe(settings.task, Path.cwd()) if "task" in given else {}
+        return Settings.model_validate({**recommended, **given}) if recommended else settings
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # two settings that don't go together

@@ -86,10 +86,12 @@ def run(
 
 def _checked(options: dict[str, Any], config: Path | None, source: str, run_key: str) -> Settings:
     from components.core.sources.raw_records import check_source
+    from components.core.task_sources import lists_records
 
     check_name(source)
     settings = merge(options, config, source)
-    check_source(source)
+    if not lists_records(settings.task, Path.cwd()):
+        check_source(source)
     studies.check_storage()
     run_folder.run_folder(run_key)
     return settings

@@ -12,8 +12,9 @@ Contenders:
   search     thawline run --trials 20
 
 All contenders of a set and a salt share its splits; each runs in a fresh process, Thawline in a home of its own with
-an empty store. Seconds are those of the whole command. Results are kept after every run: the same command goes on
-where it was stopped, and measures again what ran other code.
+an empty store. Seconds are those of the whole command; CPU seconds, of all of its processes, are what to compare where
+a machine is shared. Results are kept after every run: the same command goes on where it was stopped, and measures again
+what ran other code. `python -m tests.benchmarks.quality_table FILE …` shows everything that files of results hold.
 """
 
 import argparse
@@ -54,7 +55,7 @@ class Options:
     salts: int
     contenders: tuple[str, ...]
     trials: int
-    image_size: int  # of the probe and Thawline; 0: what the weights expect
+    image_size: int  # 0: what the weights expect
     output: Path
 
     @property
@@ -114,12 +115,11 @@ def run(job: Job, options: Options) -> dict[str, Any]:
     source = DATA[job.data].write(options.output)
     settings = job.settings(options)
     dataset = prepared(job, source, options)
-    begin = time.perf_counter()
     if job.contender in THAWLINE:
         return thawline(source, settings, DatasetInfo.read(dataset).digest, options.output)
     spec = {"peer": job.contender, "dataset": str(dataset.resolve()), "settings": settings}
-    found = json.loads(called(["-m", "tests.benchmarks.quality_peers", json.dumps(spec)]))
-    return {**found, "seconds": time.perf_counter() - begin}
+    line, seconds = called(["-m", "tests.benchmarks.quality_peers", json.dumps(spec)])
+    return {**json.loads(line), **seconds}
 
 
 def prepared(job: Job, source: Path, options: Options) -> Path:
@@ -143,14 +143,13 @@ def thawline(source: Path, settings: dict[str, Any], splits: str, output: Path) 
     arguments = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     with tempfile.TemporaryDirectory(dir=output, prefix="home-") as home:
         command = ["-m", "pipelines.cli", "run", str(source.resolve()), "--home", str(Path(home).resolve())]
-        begin = time.perf_counter()
-        result = json.loads(called([*command, *arguments, "--json"]))
-        seconds = time.perf_counter() - begin
+        line, seconds = called([*command, *arguments, "--json"])
+        result = json.loads(line)
         if result["dataset_digest"] != splits:
             sys.exit(f"Thawline split {source} in another way than its peers")
         metrics = result["metrics"]
-        figures = {"accuracy": metrics["accuracy"], "log_loss": metrics["log_loss"], "seconds": seconds}
-        return {**figures, "steps": result["steps"], "helped": thawing_helped(Path(home))}
+        figures = {"accuracy": metrics["accuracy"], "log_loss": metrics["log_loss"]}
+        return {**figures, **seconds, "steps": result["steps"], "helped": thawing_helped(Path(home))}
 
 
 def thawing_helped(home: Path) -> bool | None:
@@ -165,15 +164,19 @@ def thawing_helped(home: Path) -> bool | None:
     return None
 
 
-def called(arguments: list[str]) -> str:
-    """Run Python on some arguments and return the last line that it printed."""
+def called(arguments: list[str]) -> tuple[str, dict[str, float]]:
+    """Run Python on some arguments; return the last line that it printed, its seconds and its CPU seconds.
+
+    The CPU seconds are those of all of its processes, in the program and in the kernel.
+    """
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "THAWLINE_"))}
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, *arguments]
+    command, begin = [sys.executable, "-m", "tests.benchmarks.cpu_seconds", *arguments], time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env={**mine, **quiet}, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(arguments)} failed:\n{(done.stderr or done.stdout)[-4000:]}")
-    return done.stdout.strip().splitlines()[-1]
+    *_, line, spent = filter(None, done.stdout.splitlines())
+    return line, {"seconds": time.perf_counter() - begin, "cpu_seconds": float(spent)}
 
 
 def parsed(arguments: list[str]) -> Options:
@@ -186,7 +189,7 @@ def parsed(arguments: list[str]) -> Options:
     add("--salts", type=int, default=5, help="how many splits of each set (default: 5)")
     add("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="who takes part (default: all)")
     add("--trials", type=int, default=20, help="trials of the search (default: 20)")
-    add("--image-size", type=int, default=0, help="of the probe and Thawline (default: what the weights expect)")
+    add("--image-size", type=int, default=0, help="of pictures (default: what the weights expect)")
     add("--output", type=Path, default=Path(".thawline/quality"), help="folder of data and results")
     found = parser.parse_args(arguments)
     return Options(
@@ -213,8 +216,8 @@ def main() -> None:
 
 def say(place: str, record: dict[str, Any]) -> None:
     """Print one result, so that somebody who waits sees it."""
-    told = f"{record['data']:10} salt {record['salt']}  {record['contender']:10}"
-    sys.stderr.write(f"{place:12} {told} accuracy {record['accuracy']:.3f}  {record['seconds']:5.0f} s\n")
+    told = f"{record['data']:10} salt {record['salt']}  {record['contender']:10} accuracy {record['accuracy']:.3f}"
+    sys.stderr.write(f"{place:12} {told}  {record['seconds']:5.0f} s, of the CPU {record['cpu_seconds']:5.0f} s\n")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ import numpy as np
 
 from components.core.settings import Settings
 from components.core.training.data import Data, open_data
+from components.core.weight_sources import LITE0
 
 FITTED = ("train", "validation")
 STRENGTHS = np.logspace(-1, 3, 9)  # C on TF-IDF
-LARGE, SMALL = 460, 224  # pixels: fastai's presizing, and the size that its examples train at
+SIZE, PRESIZING = 224, 460 / 224  # pixels that fastai's examples train at, and how many times larger they begin
 
 
 def rows_of(data: Data) -> tuple[list[int], list[int]]:
@@ -66,7 +67,7 @@ def tfidf(data: Data) -> dict[str, float]:
 
 
 def fastai(data: Data, epochs: int) -> dict[str, float]:
-    """Run `fine_tune` of fastai on the same network from the same weights; the size of a run plays no part."""
+    """Run `fine_tune` of fastai on the same network from the same weights; at 224 pixels, or at the size of the run."""
     import torch
     from fastai.callback import progress, schedule  # noqa: F401 - they add `no_bar` and `fine_tune` to Learner
     from fastai.data.block import CategoryBlock, DataBlock
@@ -76,10 +77,11 @@ def fastai(data: Data, epochs: int) -> dict[str, float]:
     from fastai.vision.learner import vision_learner
     from timm import get_pretrained_cfg
 
-    from components.core.networks.weights import PACKAGED, load_state
+    from components.core.networks.weights import load_state
 
     fitted, test = rows_of(data)
     rows, names = [*fitted, *test], data.examples.classes
+    size = data.settings.image_size or SIZE
     labels = dict(zip(data.examples.uris(rows), data.examples.labels(rows), strict=True))
     cfg = get_pretrained_cfg("tf_efficientnet_lite0")
     loaders = DataBlock(
@@ -87,12 +89,12 @@ def fastai(data: Data, epochs: int) -> dict[str, float]:
         get_x=opened,
         get_y=lambda uri: labels[uri],
         splitter=IndexSplitter(range(len(fitted), len(rows))),
-        item_tfms=Resize(LARGE),
-        batch_tfms=[*aug_transforms(size=SMALL, min_scale=0.75), Normalize.from_stats(cfg.mean, cfg.std)],
+        item_tfms=Resize(round(size * PRESIZING)),
+        batch_tfms=[*aug_transforms(size=size, min_scale=0.75), Normalize.from_stats(cfg.mean, cfg.std)],
     ).dataloaders(list(labels))
     learner = vision_learner(loaders, "tf_efficientnet_lite0", normalize=False, n_out=len(names), pretrained=False)
     # the weights come from the package, not from a hub
-    state = {name: tensor for name, tensor in load_state(PACKAGED).items() if not name.startswith("classifier")}
+    state = {name: tensor for name, tensor in load_state(LITE0).items() if not name.startswith("classifier")}
     learner.model[0].model.load_state_dict(state)
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(epochs)

@@ -20,6 +20,7 @@ import pytest
 from components.core import home_folder
 from components.core.data.examples import Examples
 from components.core.errors import StepError
+from components.core.inference import archives
 from components.core.listener import Deadline
 from components.core.registry import promotion, versions
 from components.core.tracking import connection, pyfunc, queries, runs, tag_names
@@ -268,6 +269,19 @@ def test_tampered_files_are_refused_and_not_executed(toy_home: PlainRun, tmp_pat
     with pytest.raises(StepError, match="not the ones that were registered"):
         versions.fetch("toy", "champion", tmp_path / "bad")
     assert not executed.exists()
+
+
+def test_loading_a_served_model_changes_no_file(
+    toy_run: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder has the same digest afterwards, although Python keeps compiled code elsewhere."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    folder = Path(shutil.copytree(toy_run.folder / "served", tmp_path / "served"))
+    versions.drop_traces(folder)
+    before = archives.folder_digest(folder)
+    pyfunc.load_pyfunc(folder)
+    assert archives.folder_digest(folder) == before
+    assert not sys.dont_write_bytecode
 
 
 def test_loading_a_model_by_its_name_does_no_harm(toy_home: PlainRun, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import warm_process
+from pipelines.display import STEPS
 from pipelines.fine_tuning import fine_tuning
 from tests.support.command import ROOT
 
@@ -45,7 +46,7 @@ def test_kfp_writes_commands_of_the_known_form() -> None:
     """The commands of the compiled DAG are those that a fork can do."""
     executors = fine_tuning.pipeline_spec.deployment_spec["executors"]
     commands = [[*executors[name]["container"]["command"]] for name in executors]
-    assert len(commands) == len(warm_process.STEPS) - 1  # one pod searches and selects
+    assert len(commands) == len(STEPS) - 1  # one pod searches and selects
     assert all(warm_process._parsed(one) for one in commands)
 
 
@@ -133,8 +134,8 @@ def test_libraries_are_loaded_without_a_trace_of_work(tmp_path: Path) -> None:
         "return f'{threads} {torch.cuda.is_initialized()} {missing} {\"kfp.client\" in sys.modules}'"
     )
     code = (
-        "from pipelines import warm_process\nwarm_process.start('image_classification')\n"
-        f"print(warm_process.run({command(body, tmp_path)!r}, {{}}, None))"
+        "from pipelines import warm_process\nwith warm_process.loading('image_classification'):\n"
+        f"    print(warm_process.run({command(body, tmp_path)!r}, {{}}, None))"
     )
     assert script(code, tmp_path).endswith("0\n")
     assert said(tmp_path) in ("1 False set() False", "2 False set() False")

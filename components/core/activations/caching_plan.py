@@ -264,7 +264,7 @@ def _sentence(stages: int, costs: Mapping[int, Cost], chosen: Sequence[int], los
     parts = []
     if chosen:
         size = sum(costs[line].bytes for line in chosen) / 1e6
-        again, once = (sum(getattr(costs[line], way) for line in chosen) for way in ("recompute", "keep"))
+        again, once = sum(costs[line].recompute for line in chosen), sum(costs[line].keep for line in chosen)
         gain = f", {again / once:,.0f} times faster than computing them in every epoch"
         rounding = f", rounded to float16 with an error of {loss:.1e} of the largest at most" if loss else ""
         parts.append(

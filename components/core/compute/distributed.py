@@ -168,7 +168,10 @@ def agreed(figures: Mapping[str, float], device: torch.device) -> dict[str, floa
 
 
 def whole_batch(rows: int) -> AbstractContextManager[Any]:
-    """Inside, BatchNorm in training mode and dropout act as if the batch of `rows` had not been divided."""
+    """Inside, dropout and BatchNorm act as if the batch of `rows` had not been divided.
+
+    In training BatchNorm goes by statistics that it keeps, see `set_training`, unless it keeps none.
+    """
     own = share(rows)
     return nullcontext() if own == slice(0, rows) else _WholeBatch(rows, own)
 

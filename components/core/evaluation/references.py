@@ -49,7 +49,9 @@ def with_references(
     """
     labels = data.examples.labels(data.rows["test"])
     training = Counter(data.examples.labels(data.rows["train"]))
-    found = {PROBE: _probe(data, features, listener), OWN: data.task.reference(data.settings, data.examples)}
+    own = data.task.references(data.settings, data.examples)
+    found = {PROBE: _probe(data, features, listener)}
+    found |= {f"{OWN}_{number}" if number > 1 else OWN: model for number, model in enumerate(own, start=1)}
     references = {
         key: Reference(name, data.target.evaluate(theirs, labels, classes, training).metrics, theirs)
         for key, (name, theirs) in ((key, model) for key, model in found.items() if model is not None)

@@ -36,6 +36,7 @@ class RawRecord:
     etag: str = field(default="", compare=False)  # of an S3 object, likewise
     content: bytes | None = field(default=None, repr=False)  # of an inline record
     fault: str = ""  # why the table's row is no record
+    rows: int = field(default=1, compare=False)  # of a table that the record is made of; their share may be rejected
 
 
 def list_entries(source: str) -> Iterator[RawRecord]:
@@ -277,10 +278,14 @@ def _check_columns(row: Mapping[str, Any], source: str) -> None:
     if not any(name in row for name in ("uri", *INLINE)):
         missing.insert(0, "uri")
     if missing:
-        raise InputError(
-            f"The manifest {source} has no column {missing[0]!r} (it has {', '.join(map(str, row)) or 'none'}).",
+        hint = (
             "Name the columns uri (or text, for records that are in the manifest itself) and label; split, group and "
-            "others may follow.",
+            "others may follow."
+        )
+        if {"user", "item"} <= {str(name).removesuffix("_id") for name in row}:
+            hint = "If it is a table of interactions, use --task recommendation."
+        raise InputError(
+            f"The manifest {source} has no column {missing[0]!r} (it has {', '.join(map(str, row)) or 'none'}).", hint
         )
 
 

@@ -106,7 +106,12 @@ def read(entry: RawRecord, mark: Mark) -> tuple[IndexRow, bytes]:
 
 
 def take(
-    source: str, known: Iterable[IndexRow], progress: Progress = SILENT.progress, *, verify: bool = False
+    source: str,
+    known: Iterable[IndexRow],
+    progress: Progress = SILENT.progress,
+    *,
+    verify: bool = False,
+    records: Iterable[RawRecord] | None = None,
 ) -> list[IndexRow]:
     """The index of a source as it is now.
 
@@ -115,11 +120,12 @@ def take(
         known: An earlier index; what it knows by path, size and mark is not read again.
         progress: Called with records read, records to read and a text.
         verify: Read everything all the same.
+        records: Of the source, where its task lists them itself.
 
     Raises:
         InputError: The source can't be listed.
     """
-    entries = list(raw_records.list_entries(source))
+    entries = list(raw_records.list_entries(source) if records is None else records)
     before = {} if verify else {(row.uri, row.size, row.mark): row for row in known if row.mark and row.sha256}
     found: list[IndexRow | None] = []
     for entry, mark in zip(entries, taken := marks(entries), strict=True):

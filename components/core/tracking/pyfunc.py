@@ -1,6 +1,7 @@
 """Served models in MLflow's format."""
 
 import base64
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -60,8 +61,12 @@ def _mlflow_type(hint: Any) -> Any:  # noqa: ANN401 - mlflow publishes no types
 
 
 def load_pyfunc(folder: Path) -> Any:  # noqa: ANN401 - mlflow publishes no types
-    """A served model from a local folder that has been checked."""
-    return mlflow.pyfunc.load_model(str(folder))
+    """A served model from a local folder that has been checked; its files stay as they are."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # else Python adds compiled code to the folder
+    try:
+        return mlflow.pyfunc.load_model(str(folder))
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def download_version(model: str, version: str, folder: Path) -> Path:

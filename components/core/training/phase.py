@@ -35,7 +35,8 @@ def build_network(data: Data, hyperparameters: Hyperparameters, listener: Listen
     network = base_network(data, hyperparameters)
     solved = is_solved(network, data)
     if (data.examples.folder / START).exists():
-        lent = start_from(network, data.examples.folder / START, data.examples.classes, head=not solved)
+        folder, classes = data.examples.folder / START, data.examples.classes
+        lent = start_from(network, folder, classes, head=not solved, adapt=data.task.adapt)
         listener.note(f"Started from the champion: {lent}")
     return network
 

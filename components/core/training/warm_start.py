@@ -4,8 +4,9 @@
 same weights, whoever becomes champion meanwhile.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,8 +16,14 @@ from components.core.errors import InputError
 from components.core.networks.network import Network
 from components.core.training.checkpoints import WEIGHTS, read_facts, weights_digest
 
+Adapt: TypeAlias = Callable[
+    [Network, Sequence[str], Mapping[str, Tensor], Mapping[str, Any]], tuple[Mapping[str, Tensor], Sequence[str]]
+]  # the member of a task
 
-def start_from(network: Network, checkpoint: Path, classes: Sequence[str], *, head: bool = True) -> str:
+
+def start_from(
+    network: Network, checkpoint: Path, classes: Sequence[str], *, head: bool = True, adapt: Adapt | None = None
+) -> str:
     """Put a checkpoint's weights into a network: all stages, and the head as far as the classes agree.
 
     The network's `weights_digest` becomes that of both, what it was built with and what it starts from.
@@ -26,6 +33,7 @@ def start_from(network: Network, checkpoint: Path, classes: Sequence[str], *, he
         checkpoint: Of the same backbone.
         classes: The network's, in the order of its head.
         head: Whether to take the head too: one that is solved for starts nowhere.
+        adapt: The task's, which brings the checkpoint's weights into the shapes of the network.
 
     Returns:
         What was taken, in words.
@@ -33,18 +41,22 @@ def start_from(network: Network, checkpoint: Path, classes: Sequence[str], *, he
     Raises:
         InputError: The stages are others.
     """
-    facts, theirs, own = read_facts(checkpoint), load_file(checkpoint / WEIGHTS), network.state_dict()
+    facts, own = read_facts(checkpoint), network.state_dict()
+    theirs: Mapping[str, Tensor] = load_file(checkpoint / WEIGHTS)
+    before: Sequence[str] = facts["classes"]
+    taken = sum(name in before for name in classes)
+    if adapt is not None:
+        theirs, before = adapt(network, classes, theirs, facts)
     stages = {name: tensor.shape for name, tensor in own.items() if name.startswith("stages.")}
     if stages != {name: tensor.shape for name, tensor in theirs.items() if name.startswith("stages.")}:
         raise InputError(
             f"The champion's stages (backbone {facts['settings']['backbone'] or 'default'}) don't fit this network.",
             "Leave out --warm-start, or use the champion's --backbone.",
         )
-    known = [name for name in classes if name in facts["classes"]]
-    found = _head(own, theirs, classes, facts["classes"]) if head and known else {}
+    found = _head(own, theirs, classes, before) if head and taken else {}
     network.load_state_dict(own | {name: theirs[name] for name in stages} | found)
     network.weights_digest = digest([network.weights_digest, weights_digest(checkpoint)])
-    return f"all stages, and {f'its head for {len(known)} of {len(classes)} classes' if found else 'no head'}"
+    return f"all stages, and {f'its head for {taken} of {len(classes)} classes' if found else 'no head'}"
 
 
 def _head(

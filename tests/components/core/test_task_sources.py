@@ -81,3 +81,31 @@ def test_what_a_source_does_not_say_passes(source: str, tmp_path: Path) -> None:
     (tmp_path / "my_own_tasks" / "points.py").write_text(source)
     task_sources.check_task(settings("my_own_tasks.points", b="1"), tmp_path)
     task_sources.check_task(settings("my_own_tasks.elsewhere", b="1"), tmp_path)
+
+
+def test_a_task_that_lists_its_records_is_known_by_its_source(tmp_path: Path) -> None:
+    """Ours and a user's own are told apart without importing them; what can't be read lists nothing."""
+    assert task_sources.lists_records("recommendation", tmp_path)
+    assert not task_sources.lists_records("text_classification", tmp_path)
+    folder = tmp_path / "my_own_tasks"
+    folder.mkdir()
+    (folder / "imported.py").write_text("from tables import rows as records\n")
+    (folder / "defined.py").write_text("def records(settings, source): ...\n")
+    (folder / "broken.py").write_text("def records(")
+    names = ("imported", "defined", "broken", "missing")
+    found = {name: task_sources.lists_records(f"my_own_tasks.{name}", tmp_path) for name in names}
+    assert found == {"imported": True, "defined": True, "broken": False, "missing": False}
+
+
+def test_a_recipe_is_read_from_the_source(tmp_path: Path) -> None:
+    """Settings that a task recommends are a literal of its module; a task without one recommends nothing."""
+    assert task_sources.recipe("recommendation", tmp_path)["thaw"] == 3
+    assert task_sources.recipe("text_classification", tmp_path) == {}
+    folder = tmp_path / "my_own_tasks"
+    folder.mkdir()
+    (folder / "cooked.py").write_text('recipe = {"thaw": 1}\n')
+    (folder / "made.py").write_text("recipe = dict(thaw=1)\n")
+    assert task_sources.recipe("my_own_tasks.cooked", tmp_path) == {"thaw": 1}
+    assert task_sources.recipe("my_own_tasks.missing", tmp_path) == {}
+    with pytest.raises(InputError, match=r"The recipe of the task my_own_tasks.made is not a literal"):
+        task_sources.recipe("my_own_tasks.made", tmp_path)

@@ -206,9 +206,7 @@ def test_the_report_shows_beginnings() -> None:
 def test_the_simple_model_answers_the_test_rows(models: Mapping[str, Path], tmp_path: Path) -> None:
     """TF-IDF with logistic regression learns which words tell the classes apart."""
     data = prepared(tmp_path, settings(models["bert"]))
-    found = text_classification.reference(data.settings, data.examples)
-    assert found is not None
-    name, answers = found
+    [(name, answers)] = text_classification.references(data.settings, data.examples)
     labels = data.examples.labels(data.rows["test"])
     assert name == "TF-IDF with logistic regression"
     assert Classification().scores(answers, labels).mean() == 1.0

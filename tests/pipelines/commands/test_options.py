@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from components.core import task_sources
 from components.core.errors import InputError
 from components.core.settings import OPTIONS, Hyperparameters, Settings
 from pipelines.cli import app
@@ -64,6 +65,17 @@ def test_what_is_not_given_is_left_to_the_defaults() -> None:
     settings = merge(unset(), None, "photos")
     assert settings == Settings(model="photos")
     assert settings.fixed() == {}
+
+
+def test_a_task_has_a_recipe_for_what_is_not_given(tmp_path: Path) -> None:
+    """Its settings hold where neither the command line nor the file says otherwise; other tasks have none."""
+    config = tmp_path / "config.yaml"
+    config.write_text("patience: 3\n")
+    settings = merge({**unset(), "task": "recommendation", "thaw_epochs": 5}, config, "seen.csv")
+    assert (settings.thaw_epochs, settings.patience) == (5, 3)
+    recipe = task_sources.recipe("recommendation", tmp_path)
+    assert {name: getattr(settings, name) for name in recipe} == {**recipe, "thaw_epochs": 5, "patience": 3}
+    assert merge({**unset(), "task": "text"}, None, "seen.csv") == Settings(model="seen", task="text")
 
 
 @pytest.mark.parametrize("name", sorted(Hyperparameters.model_fields))

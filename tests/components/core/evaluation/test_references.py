@@ -125,11 +125,25 @@ def test_the_tasks_own_model_stands_beside_the_probe(data: Data) -> None:
     """A task may name a simple model of its own, which is another reference."""
     labels = data.examples.labels(data.rows["test"])
     answers = pd.DataFrame([{"label": label, "probabilities": {label: 1.0}} for label in labels])
-    task: Any = Overlay(data.task, reference=lambda _settings, _examples: ("quadrants", answers))
+    task: Any = Overlay(data.task, references=lambda _settings, _examples: [("quadrants", answers)])
     both = Data(**{**vars(data), "task": task})
     evaluation = referred(both, pretrained_features(both, probed_splits(both)), [])
     assert evaluation.references.keys() == {"probe", "reference"}
     assert evaluation.references["reference"].metrics["accuracy"] == 1.0
+
+
+def test_a_task_may_name_several_models(data: Data) -> None:
+    """Each is a reference of its own, the first under the name that a single one has."""
+    labels = data.examples.labels(data.rows["test"])
+    first = pd.DataFrame([{"label": label, "probabilities": {label: 1.0}} for label in labels])
+    other = pd.DataFrame([{"label": labels[0], "probabilities": {labels[0]: 1.0}}] * len(labels))
+    task: Any = Overlay(data.task, references=lambda _settings, _examples: [("quadrants", first), ("one", other)])
+    evaluation = referred(Data(**{**vars(data), "task": task}), None, [])
+    assert {key: one.name for key, one in evaluation.references.items()} == {
+        "reference": "quadrants",
+        "reference_2": "one",
+    }
+    assert "does not beat quadrants" in evaluation.shortfall
 
 
 def test_features_without_use_are_a_note(data: Data) -> None:

@@ -25,7 +25,7 @@ from components.core.tracking import connection, queries, runs, tag_names
 from tests.support import moves
 from tests.support.plain import PlainRun
 
-SMOKE_TEST = versions.smoke_test
+SMOKE_TEST, TRYING_OUT = versions.smoke_test, versions.trying_out
 
 
 @pytest.fixture
@@ -147,6 +147,7 @@ def test_a_version_that_does_not_answer_is_never_promoted(
 ) -> None:
     """A version that breaks in a clean process moves no alias, neither forward nor back."""
     monkeypatch.setattr(versions, "smoke_test", SMOKE_TEST)
+    monkeypatch.setattr(versions, "trying_out", TRYING_OUT)
     served = tmp_path / "served"
     shutil.copytree(toy.folder / "served", served)
     (served / "artifacts/served/serving_code.py").write_text("raise RuntimeError('broken code')")

@@ -179,6 +179,7 @@ def test_numbers_are_labels_too(tmp_path: Path) -> None:
     ("name", "content", "sentence"),
     [
         ("m.csv", b"path,label\n1.png,cat\n", "no column 'uri' \\(it has path, label\\)"),
+        ("m.csv", b"user_id,item,time\nu,a,1\n", "has user_id, item, time.*interactions, use --task recommendation"),
         ("m.csv", b"uri;label\n1.png;cat\n", "no column 'uri' \\(it has uri;label\\)"),
         ("m.csv", b"uri,label\n\xff\xfe.png,cat\n", "not CSV in UTF-8"),
         ("m.csv", b'text,label\nfine,up\n"dull,down\nbad,down\n', "mark in line 3 of .* is never closed"),

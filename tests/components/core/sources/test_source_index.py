@@ -1,6 +1,7 @@
 """The index of a source: what is known again without being read, and what counts as a change."""
 
 import csv
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from components.core import s3 as storage
 from components.core.sources import source_index
+from components.core.sources.raw_records import RawRecord
 from components.core.sources.source_index import (
     Changes,
     compare,
@@ -294,3 +296,17 @@ def test_objects_far_apart_are_asked_for_one_by_one(
     calls.clear()
     assert take(source, before) == before
     assert calls == ["ListObjectsV2", "HeadObject"]
+
+
+def test_records_that_a_task_lists_are_indexed_as_they_are() -> None:
+    """Nothing is listed again, so the source may be of a kind that no manifest has."""
+    listed = [
+        RawRecord("walks.csv#user=u", "{}", "test", content=b"one"),
+        RawRecord("walks.csv#row=2", "", fault="no user"),
+    ]
+    found = take("walks.csv", [], records=listed)
+    assert [(row.uri, row.split, row.reason) for row in found] == [
+        ("walks.csv#user=u", "test", ""),
+        ("walks.csv#row=2", "", "no user"),
+    ]
+    assert found[0].sha256 == hashlib.sha256(b"one").hexdigest()
