@@ -153,7 +153,8 @@ def _check(
     try:
         with checking:
             facts = task.check(content)
-        return _Read(row, replace(entry, split=row.split, label=target.check_label(entry.label)), content, facts)
+        label = target.check_example(target.check_label(entry.label), facts)
+        return _Read(row, replace(entry, split=row.split, label=label), content, facts)
     except RejectedRecord as error:
         return _Read(row, _rejected(entry, str(error)))
 
