@@ -12,7 +12,7 @@ DOCKER ?= docker
 # More for `docker build`: BUILD='--build-arg TORCH=cpu --build-arg TORCH_INDEX=… --build-arg TASKS=text'
 BUILD ?=
 # Groups of pyproject.toml that only some tasks need; the image has those that it is built with.
-TASKS := text audio
+TASKS := text audio detection
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate
 IMAGE_LOCK := $(COMPILE) --python-version 3.11 -c requirements.lock -
 HOME_FOLDER := .thawline

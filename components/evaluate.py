@@ -93,7 +93,7 @@ def evaluate(
         insight = examine(data, features, champion.trained_on if champion else None)
         reigns = timeline(data, run, (decision.champion, champion) if champion else None)
         search = json.loads(trials.read_text())
-        page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns)
+        page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns, challenger.answers)
         report.write_text(render(page))
         _log_insight(run, data, insight)
         _log_saved(run, page.costs, data.reuse.seconds)
@@ -196,9 +196,9 @@ def _page(
     search: Mapping[str, Any],
     insight: Insight,
     reigns: Sequence[Mapping[str, Any]],
+    answers: pd.DataFrame,
 ) -> ReportData:
     suspects = insight.suspects[:SHOWN]
-    wrong = [data.rows["test"][mistake.row] for mistake in evaluation.mistakes]
     spent = costs(run)
     return ReportData(
         title=run.settings.model,
@@ -214,7 +214,7 @@ def _page(
         importances=search["importances"],
         dataset=data.examples.info.model_dump(),
         rejected=data.examples.rejected(),
-        thumbnails=data.task.thumbnails(data.examples.contents(wrong)),
+        thumbnails=_drawn(data, evaluation, answers),
         drift=insight.drift,
         suspects=suspects,
         suspect_count=len(insight.suspects),
@@ -238,6 +238,14 @@ def _page(
             **revision.libraries(),
         },
     )
+
+
+def _drawn(data: Data, evaluation: Evaluation, answers: pd.DataFrame) -> Sequence[bytes | str]:
+    """Previews of the mistakes, with the answers to them."""
+    places = [mistake.row for mistake in evaluation.mistakes]
+    wrong = [data.rows["test"][place] for place in places]
+    some = answers.iloc[places].reset_index(drop=True)
+    return data.task.drawn(data.examples.contents(wrong), data.examples.labels(wrong), some)
 
 
 def _shown(evaluation: Evaluation, decision: Verdict, metric: str) -> dict[str, float | str]:

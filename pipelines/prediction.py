@@ -16,6 +16,7 @@ from rich.console import Console
 from components.core.errors import InputError, RejectedRecord
 from components.core.sources import folders, raw_records
 
+BOXES = {"boxes", "labels", "scores", "sure"}  # columns of an answer with boxes
 STDIN = "-"  # instead of a file: a list of them on standard input, one a line
 
 
@@ -56,11 +57,13 @@ def listed(files: Sequence[str], texts: Sequence[str], lines: Iterable[bytes]) -
     return found
 
 
-def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool) -> bool:
+def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool, draw: Path | None = None) -> bool:
     """Print a version's predictions, one per line or all as one JSON object; return whether all records had one.
 
+    With `draw`, pictures with their sure boxes are written into that folder.
+
     Raises:
-        InputError: There is no such model or version.
+        InputError: There is no such model or version, or it answers without boxes, which `draw` needs.
         StepError: Its files are not what was registered.
     """
     from components.core.registry import versions
@@ -71,13 +74,17 @@ def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool)
     with tempfile.TemporaryDirectory() as folder:
         path, version = versions.fetch(model, wanted, Path(folder))
         served = pyfunc.load_pyfunc(path)
-        for record, said in _answered(served, records, console):
+        if draw:
+            _check_boxes(served, model, draw)
+        for place, (record, said) in enumerate(_answered(served, records, console)):
+            if draw and not isinstance(said, str):
+                _draw(record, said, draw / f"{place:05}-{Path(record.name).stem}.jpg")
             if isinstance(said, str):
                 bad.append({**record.shown(), "reason": said})
             elif as_json:
                 rows.append({**record.shown(), **said})
             else:
-                sys.stdout.write("\t".join([*record.shown().values(), *map(_cell, said.values())]) + "\n")
+                sys.stdout.write("\t".join([*record.shown().values(), *_cells(said)]) + "\n")
     if as_json:
         result = {"model": model, "version": version, "predictions": rows, "unanswered": bad}
         sys.stdout.write(json.dumps(result) + "\n")
@@ -86,6 +93,23 @@ def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool)
     for line in told:
         console.print(f"Error: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
     return not bad
+
+
+def _check_boxes(served: Any, model: str, folder: Path) -> None:  # noqa: ANN401 - mlflow publishes no types
+    """Refuse to draw what has no boxes, and make the folder."""
+    if not {*served.metadata.get_output_schema().input_names()} >= BOXES:
+        raise InputError(f"{model} answers without boxes, so there is nothing to draw.", "Leave out --draw.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} can't be made: {error.strerror}.", "Use another folder with --draw.") from error
+
+
+def _draw(record: Record, said: dict[str, Any], path: Path) -> None:
+    from components.core.modalities.box_drawing import draw
+
+    names = [f"{name} {score:.2f}" for name, score in zip(said["labels"], said["scores"], strict=True)]
+    path.write_bytes(draw(record.read(), said["boxes"][: said["sure"]], names[: said["sure"]]))
 
 
 def _answered(
@@ -163,6 +187,15 @@ def _objects(name: str, *, strict: bool) -> Iterator[Record]:
 
 def _file(name: str) -> Record:
     return Record("file", name, partial(raw_records.read, name))
+
+
+def _cells(said: dict[str, Any]) -> list[str]:
+    """Return an answer as cells for the terminal; of boxes those that are sure, a cell for each."""
+    if not said.keys() >= BOXES:
+        return [*map(_cell, said.values())]
+    rows = zip(said["labels"], said["scores"], said["boxes"], strict=True)
+    found = [f"{name} {score:.3f} at {' '.join(f'{x:.0f}' for x in box)}" for name, score, box in rows]
+    return found[: said["sure"]] or ["nothing that is sure"]
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - a cell of an answer

@@ -71,6 +71,13 @@ class Labels(Protocol):
             RejectedRecord: It can't be learned.
         """
 
+    def check_example(self, label: str, facts: Mapping[str, int | str]) -> str:
+        """Return a checked label, completed by what `Task.check` found in its record; optional: as it is.
+
+        Raises:
+            RejectedRecord: The two don't fit, as a box outside its picture.
+        """
+
     def names(self, labels: Sequence[str]) -> Sequence[Sequence[str]]:
         """Return the classes in each label: one of a class, any number of several labels or of boxes; optional: none.
 
@@ -262,6 +269,14 @@ class Task(Protocol):
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":
         """Return previews of raw records for the report: PNG or JPEG bytes, or text; optional: none."""
 
+    def drawn(
+        self, contents: Sequence[bytes], labels: Sequence[str], answers: "pd.DataFrame"
+    ) -> "Sequence[bytes | str]":
+        """Return previews of wrongly answered records, with what is true and what was answered.
+
+        Optional: `thumbnails`.
+        """
+
 
 def load_task(name: str) -> Task:
     """Return the task module of that name, complete with its optional members; only its own libraries are imported.
@@ -282,7 +297,7 @@ def load_task(name: str) -> Task:
             raise unknown_task(name, built_in_tasks()) from None
         raise InputError(
             f"The task {name!r} needs the library {error.name}, which is not installed.",
-            group_hint("text,audio"),
+            group_hint("text,audio,detection"),
         ) from error
     return complete_task(found)
 

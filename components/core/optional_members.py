@@ -137,6 +137,15 @@ class TaskDefaults:
         """There is nothing to see."""
         return []
 
+    def drawn(
+        self,
+        contents: Sequence[bytes],
+        labels: Sequence[str],  # noqa: ARG002 - the contract's signature
+        answers: "pd.DataFrame",  # noqa: ARG002 - as above
+    ) -> "Sequence[bytes | str]":
+        """Show the records alone."""
+        return self._own.thumbnails(contents) if hasattr(self._own, "thumbnails") else []
+
 
 class TargetDefaults:
     """The optional members of a target."""
@@ -153,6 +162,10 @@ class TargetDefaults:
 
     def check_label(self, label: str) -> str:
         """Any text is a label."""
+        return label
+
+    def check_example(self, label: str, facts: Mapping[str, int | str]) -> str:  # noqa: ARG002 - the contract's signature
+        """Any label fits any record."""
         return label
 
     def names(self, labels: Sequence[str]) -> Sequence[Sequence[str]]:

@@ -25,6 +25,7 @@ SHORT_TASK_NAMES = {
     **dict.fromkeys(("text", "texts"), "text_classification"),
     **dict.fromkeys(("audio", "sound", "sounds"), "audio_classification"),
     "speech": "speech_recognition",
+    "detection": "object_detection",
 }
 
 
@@ -66,8 +67,8 @@ class Settings(BaseModel):
 
     task: Annotated[str, Option("Problem and model", affects="model")] = Field(
         "image_classification",
-        description="Kind of problem: image, text, audio, speech or recommendation, or a module of yours. If not "
-        "given, `run` detects pictures, texts and sounds from the records.",
+        description="Kind of problem: image, detection, text, audio, speech or recommendation, or a module of yours. "
+        "If not given, `run` detects pictures, boxes, texts and sounds from the records.",
     )
     option: Annotated[dict[str, str], Option("Problem and model", affects="model")] = Field(
         {},

@@ -1,6 +1,7 @@
 """`thawline predict`: answers of a model of the registry."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +35,9 @@ def predict(
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
+    draw: Annotated[
+        Path | None, typer.Option(help="Folder for copies of the pictures with the boxes that are sure.")
+    ] = None,
 ) -> None:
     """Predict for files, or for text, with a registered model; exit with 1 if some records can't be predicted."""
     use_home(home, tracking_uri)
@@ -44,5 +48,5 @@ def predict(
     from pipelines import prediction
 
     records = prediction.listed(files or [], text or [], sys.stdin.buffer)
-    if not prediction.answer(name, wanted or "champion", records, as_json=as_json):
+    if not prediction.answer(name, wanted or "champion", records, as_json=as_json, draw=draw):
         raise typer.Exit(1)

@@ -155,7 +155,7 @@ class _Checker:
             return _Read(row, _rejected(entry, row.reason))
         try:
             facts = self._facts_of(row.sha256, content, entry)
-            label = self._target.check_label(entry.label)
+            label = self._target.check_example(self._target.check_label(entry.label), facts)
         except RejectedRecord as error:
             return _Read(row, _rejected(entry, str(error)))
         if (row.split, label) != (entry.split, entry.label):

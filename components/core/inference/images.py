@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -92,6 +92,7 @@ class Preprocessing(TypedDict):
     mean: list[float]  # of RGB in 0..1
     std: list[float]
     interpolation: str  # nearest, bilinear, bicubic, lanczos, box or hamming
+    sized: NotRequired[bool]  # whether the input tells how large the picture was, as boxes in pixels need it
 
 
 class _Memory:
@@ -200,8 +201,10 @@ def resized(picture: Image.Image, preprocessing: Mapping[str, Any]) -> Image.Ima
     return picture.resize((size, size), resample, box=(left, top, right, bottom))
 
 
-def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tensor":
+def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tensor | dict[str, Tensor]":
     """Encoded pictures as normalised float32 [B, 3, size, size].
+
+    If `sized`, they are the `latest` of two tensors, and `size` holds their width and height in pixels, int64 [B, 2].
 
     Raises:
         ValueError: One of them can't be decoded.
@@ -210,11 +213,12 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tens
 
     size, workers = preprocessing["size"], min(torch.get_num_threads(), 8)
     mean, std = (np.array(preprocessing[name], np.float32).reshape(3, 1, 1) for name in ("mean", "std"))
-    inputs = np.empty((len(contents), 3, size, size), np.float32)
+    inputs, sizes = np.empty((len(contents), 3, size, size), np.float32), np.empty((len(contents), 2), np.int64)
 
     def fill(first: int) -> None:
         for i in range(first, len(contents), workers):
             with decoded(contents[i]) as picture:
+                sizes[i] = picture.info[FULL_SIZE]
                 pixels = np.asarray(resized(picture, preprocessing)).transpose(2, 0, 1)
             # by NumPy: torch would wake threads of its own beside those of the network that runs meanwhile
             np.divide(pixels, np.float32(255), out=inputs[i])
@@ -223,7 +227,8 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tens
 
     with ThreadPoolExecutor(workers) as pool:  # Pillow releases the interpreter lock
         list(pool.map(fill, range(workers)))
-    return torch.from_numpy(inputs)
+    found = torch.from_numpy(inputs)
+    return {"latest": found, "size": torch.from_numpy(sizes)} if preprocessing.get("sized") else found
 
 
 class _UnreadableError(ValueError):

@@ -36,7 +36,7 @@ def build(name: str, weights: str, image_size: int) -> tuple[nn.Module, "Preproc
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise unknown_network("torchvision", name, known)
-    choice = _choose(name, weights)
+    choice = choose_weights(name, weights)
     preprocessing = _preprocessing(choice, image_size)
     options: dict[str, Any] = dict(_TRAINED_WITH.get(name, {}))
     if name.startswith("vit_"):
@@ -56,14 +56,14 @@ def build(name: str, weights: str, image_size: int) -> tuple[nn.Module, "Preproc
             "Choose another --backbone.",
         )
     if weights != "none":
-        state = load_state(weights) if choice is None or is_source(weights) else _download(choice, name)
+        state = load_state(weights) if choice is None or is_source(weights) else download_weights(choice, name)
         what = f"The weights {weights} of torchvision/{name}"
         fit_state(network, _adapted(state, network), linear[-1], what)
     network.set_submodule(linear[-1], nn.Identity())
     return network, preprocessing
 
 
-def _choose(name: str, weights: str) -> WeightsEnum | None:
+def choose_weights(name: str, weights: str) -> WeightsEnum | None:
     """The weights of the library that are asked for, or for a file those of which it is a variant."""
     if weights == "none":
         return None
@@ -75,7 +75,8 @@ def _choose(name: str, weights: str) -> WeightsEnum | None:
     return available[weights]
 
 
-def _download(choice: WeightsEnum, name: str) -> Mapping[str, Tensor]:
+def download_weights(choice: WeightsEnum, name: str) -> Mapping[str, Tensor]:
+    """The tensors of the library's weights of a network; raises UnavailableError if its hub is out of reach."""
     try:
         with impatient():
             state: Mapping[str, Tensor] = choice.get_state_dict(

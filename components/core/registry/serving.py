@@ -125,7 +125,7 @@ def agree(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
 
 def _agree(found: Sequence[object], expected: Sequence[object]) -> bool:
     (ours, shape), (theirs, expected_shape) = tree_flatten([*found]), tree_flatten([*expected])
-    figures = [value for value in expected if isinstance(value, float)]
+    figures = [value for value in theirs if isinstance(value, float)]
     tolerance = AGREEMENT * max(1.0, max(figures, default=0.0) - min(figures, default=0.0))  # a number has any unit
     return shape == expected_shape and all(
         abs(a - b) <= tolerance if isinstance(a, float) and isinstance(b, float) else a == b

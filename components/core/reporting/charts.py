@@ -125,6 +125,25 @@ def reliability(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def precision_recall(frame: pd.DataFrame) -> Figure:
+    """Precision at each recall, a line for each IoU threshold.
+
+    Args:
+        frame: Columns `iou`, `recall`, `precision`.
+    """
+    figure = _figure(4.4)
+    axis = figure.subplots()
+    for (threshold, rows), color, dash in zip(
+        frame.groupby("iou"), (ACCENT, WARM, MUTED), ("-", (0, (5, 2)), (0, (2, 2))), strict=False
+    ):
+        axis.plot(rows["recall"], rows["precision"], color=color, linestyle=dash, linewidth=2, label=f"IoU {threshold}")
+    _style(axis, "Precision")
+    axis.set(xlim=(0, 1.02), ylim=(0, 1.04))
+    axis.set_xlabel("recall", color=MUTED)
+    _legend(axis)
+    return figure
+
+
 def search_history(trials: Trials) -> Figure:
     """Validation loss of each trial in the order of their numbers, and the best so far.
 

@@ -262,6 +262,8 @@ def _pictures(data: ReportData) -> dict[str, Markup]:
         pictures["reliability"] = charts.reliability(data.evaluation.reliability)
     if data.evaluation.numbers is not None:
         pictures["numbers"] = charts.numbers(data.evaluation.numbers)
+    if data.evaluation.precision_recall is not None:
+        pictures["precision_recall"] = charts.precision_recall(data.evaluation.precision_recall)
     if data.trials:
         pictures["search"] = charts.search_history(data.trials)
     if data.importances:

@@ -1,4 +1,4 @@
-"""Raw records with their labels: a folder per class, the same on S3, or a manifest."""
+"""Raw records with their labels: a folder per class, the same on S3, a manifest, or pictures with boxes."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from components.core.addresses import check_no_login
 from components.core.errors import InputError, RejectedRecord
 from components.core.hidden_logins import hidden
-from components.core.sources import folders, tables
+from components.core.sources import annotations, folders, tables
 from components.core.sources.folders import LAYOUT, as_label
 
 MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
@@ -56,6 +56,9 @@ def list_entries(source: str) -> Iterator[RawRecord]:
         yield from _s3_folder(source)
     else:
         root = _path(source)
+        if annotations.is_annotated(root):
+            yield from (RawRecord(uri, label, fault=fault) for uri, label, fault in annotations.annotated(root))
+            return
         for path in folders.walk(root):
             above = path.relative_to(root).parts[:-1]
             yield RawRecord(str(path), _folder_label(above[0]) if above else "")
@@ -78,6 +81,8 @@ def check_source(source: str) -> None:
         look = _s3_subfolders(source)
     else:
         folders.check_home(_path(source))
+        if annotations.is_annotated(_path(source)):
+            return
         names, files = _local_folders(_path(source))
         look = folders.subfolders(_path(source))
     if not files:

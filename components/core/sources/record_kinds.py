@@ -1,14 +1,21 @@
-"""Detect whether a source contains pictures, texts or sounds by looking at a few records."""
+"""Detect whether a source contains pictures, with or without boxes, texts or sounds by looking at a few records."""
 
 import os
 from collections import Counter
 from itertools import islice
 from pathlib import PurePosixPath
 
+from components.core.boxes import are_boxes
 from components.core.errors import InputError
 from components.core.sources.raw_records import RawRecord, list_entries
 
-TASK_OF_KIND = {"pictures": "image_classification", "texts": "text_classification", "sounds": "audio_classification"}
+BOXES = "pictures with boxes"
+TASK_OF_KIND = {
+    "pictures": "image_classification",
+    BOXES: "object_detection",
+    "texts": "text_classification",
+    "sounds": "audio_classification",
+}
 KIND_OF_TASK = {
     **{task: kind for kind, task in TASK_OF_KIND.items()},
     "speech_recognition": "sounds",
@@ -30,14 +37,17 @@ _CONTROLS = {*range(32)} - {9, 10, 12, 13}
 
 
 def kind_of(source: str) -> str:
-    """Return `pictures`, `texts` or `sounds`; empty if that can't be detected.
+    """Return `pictures`, `pictures with boxes`, `texts` or `sounds`; empty if that can't be detected.
 
     Raises:
         InputError: The source can't be listed.
     """
-    kinds = [_kind(entry) for entry in islice(list_entries(source), LOOKED_AT)]
+    entries = list(islice(list_entries(source), LOOKED_AT))
+    kinds = [_kind(entry) for entry in entries]
     kind, count = Counter(kinds).most_common(1)[0] if kinds else ("", 0)
-    return kind if count >= SURE * len(kinds) else ""
+    if count < SURE * len(kinds):
+        return ""
+    return BOXES if kind == "pictures" and are_boxes(entry.label for entry in entries) else kind
 
 
 def task_for(source: str, task: str) -> str:

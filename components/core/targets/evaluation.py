@@ -46,7 +46,9 @@ class Evaluation:
     reliability: pd.DataFrame | None = None  # bin, confidence, right (share of the answers), count
     calibration_error: str = ""  # which of the metrics it is; empty: none of them
     numbers: pd.DataFrame | None = None  # true, predicted; a row per test row
+    precision_recall: pd.DataFrame | None = None  # iou, recall, precision
     mistakes: Sequence[Mistake] = field(default_factory=tuple)  # the surest or the largest first
+    worst_first: str = ""  # what the order of the mistakes is, and how they are drawn; empty: the surest first
 
 
 def by_sums(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 from components.core.activations.rows import Rows
 from components.core.compute import distributed
@@ -69,7 +69,8 @@ def outputs_of(network: Network, line: int, inputs: Rows, device: torch.device) 
         batch = inputs[start : min(start + EVALUATION_BATCH, own.stop)]
         with mixed_precision(device):
             parts.append(tree_map_only(Tensor, Tensor.float, network.above(to_device(batch, device), line)))
-    return distributed.whole(torch.cat(parts), len(inputs)).cpu()
+    outputs = tree_map(lambda *some: torch.cat(some), *parts)
+    return tree_map_only(Tensor, Tensor.cpu, distributed.whole(outputs, len(inputs)))
 
 
 def fit(

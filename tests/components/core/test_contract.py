@@ -76,6 +76,7 @@ def test_the_smallest_task_is_completed() -> None:
     assert (task.split_by, task.input_name, task.backbone, task.serving_requirements) == ("hash", "record", "", ())
     assert task.near_duplicates(["a", "a"], [True, True], settings) == []
     assert list(task.thumbnails([b"1,2"])) == []
+    assert list(task.drawn([b"1,2"], ["1"], pd.DataFrame())) == []
     assert list(task.references(settings, Any)) == []  # type: ignore[arg-type]  # nobody looks
     assert not task.augments(settings)
     assert task.build is smallest_task.build
@@ -88,6 +89,7 @@ def test_the_smallest_target_is_completed() -> None:
     """Labels hold no classes, validation gives the loss, and scores come from the headline."""
     target = load_task("tests.fakes.smallest_task").target(Settings())
     assert target.names(["1", "2"]) == [[], []]
+    assert target.check_example("1", {"right": 1}) == "1"
     assert target.strata(["1", "2"]) == ["", ""]
     assert target.class_names(["1", "2"]) == ["value"]
     assert target.validate(torch.ones(2, 1), torch.zeros(2, 1)) == {"loss": 1.0}

@@ -1,0 +1,70 @@
+"""From the outputs of a detector (FCOS) to boxes.
+
+This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOWEST = 0.05  # score below which a place has no box
+OVERLAP = 0.6  # IoU above which the lower of two boxes of a class is dropped
+CANDIDATES = 1000  # boxes of a picture that compete
+MOST = 100  # boxes of an answer, as COCO counts them
+
+
+class Answer(TypedDict):
+    """The answer to one record."""
+
+    boxes: list[list[float]]  # left, top, right, bottom in pixels of the upright picture; the surest first
+    labels: list[str]
+    scores: list[float]
+    sure: int  # how many of them, from the first, reach the score with the best F1 on calibration rows
+    width: int  # of the picture in pixels
+    height: int
+
+
+def answers(outputs: Mapping[str, "Tensor"], serving: Mapping[str, Any]) -> list[Answer]:
+    """Boxes for outputs of a `DetectionHead`; `serving` holds the `classes` and the `threshold` of sure boxes."""
+    classes, threshold, found = serving["classes"], serving.get("threshold", 0.5), list[Answer]()
+    sizes = outputs["size"].round().long().tolist()
+    for (boxes, labels, scores), (width, height) in zip(detected(outputs), sizes, strict=True):
+        scaled = boxes * boxes.new_tensor([width, height, width, height])
+        found.append(
+            {
+                "boxes": scaled.tolist(),
+                "labels": [classes[label] for label in labels.tolist()],
+                "scores": scores.tolist(),
+                "sure": int((scores >= threshold).sum()),
+                "width": width,
+                "height": height,
+            }
+        )
+    return found
+
+
+def detected(outputs: Mapping[str, "Tensor"]) -> "list[tuple[Tensor, Tensor, Tensor]]":
+    """Boxes [K, 4] as shares of the picture's sides, classes [K] and scores [K] of each row, the highest score first.
+
+    A score is the geometric mean of the class's probability and of that of the place being central (Tian et al. 2022).
+    """
+    import torch
+    from torchvision.ops import batched_nms
+
+    logits, center = outputs["cls_logits"].float(), outputs["bbox_ctrness"].float()
+    found = []
+    for row, scores in enumerate((logits.sigmoid() * center.sigmoid()).sqrt()):  # [A, C]
+        flat = scores.flatten()
+        values, places = flat.topk(min(CANDIDATES, len(flat)))
+        values, places = values[values >= LOWEST], places[values >= LOWEST]
+        labels, where = places % scores.shape[1], places // scores.shape[1]
+        squares = outputs["anchors"][row][where].float()
+        middle = (squares[:, :2] + squares[:, 2:]) / 2
+        side = (squares[:, 2:] - squares[:, :2]).repeat(1, 2)
+        reach = outputs["bbox_regression"][row][where].float() * side
+        boxes = torch.cat([middle - reach[:, :2], middle + reach[:, 2:]], dim=1).clamp(0, 1)
+        kept = batched_nms(boxes, values, labels, OVERLAP)[:MOST]
+        found.append((boxes[kept], labels[kept], values[kept]))
+    return found

@@ -1,0 +1,189 @@
+"""Folders of pictures with boxes as COCO and Pascal VOC write them; what is wrong with a picture becomes its fault."""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from components.core.boxes import Box, Boxes
+from components.core.errors import InputError, RejectedRecord
+from components.core.sources import folders
+
+COCO = ("annotations.json", "_annotations.coco.json", "instances.json")
+VOC, PICTURES = "Annotations", ("JPEGImages", "images", ".")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class Annotated(NamedTuple):
+    """A picture with its boxes, or with the reason why it can't be used."""
+
+    uri: str
+    label: str
+    fault: str = ""
+
+
+def is_annotated(root: Path) -> bool:
+    """Return whether a local folder holds the annotations of COCO or of Pascal VOC."""
+    return _coco_file(root) is not None or _has_voc(root)
+
+
+def annotated(root: Path) -> Iterator[Annotated]:
+    """Yield the pictures of a folder, always in the same order.
+
+    Raises:
+        InputError: The annotations can't be read.
+    """
+    coco = _coco_file(root)
+    yield from _voc(root) if coco is None else _coco(root, coco)
+
+
+def _coco_file(root: Path) -> Path | None:
+    direct = [root / name for name in COCO if (root / name).is_file()]
+    return direct[0] if direct else None
+
+
+def _has_voc(root: Path) -> bool:
+    return (root / VOC).is_dir() and any((root / VOC).glob("*.xml"))
+
+
+def _coco(root: Path, file: Path) -> Iterator[Annotated]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not JSON that can be read.", "Export it again.") from error
+    parts = {name: content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations")}
+    parts["categories"] = content.get("categories", []) if isinstance(content, dict) else None
+    for name, value in parts.items():
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            raise InputError(
+                f"{file} has no list of {name}, which COCO's format has.", "Export it as COCO object detection."
+            )
+    images, annotations, categories = parts.values()
+    names = {category.get("id"): category.get("name") for category in categories or []}
+    own: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for annotation in annotations or []:
+        own[_id(annotation, "image_id")].append(annotation)
+    ids = Counter(_id(one, "id") for one in annotations or [] if "id" in one)
+    repeated = {key for key, count in ids.items() if count > 1}
+    twice = {key for key, count in Counter(_id(image, "id") for image in images or []).items() if count > 1}
+    pictures = root / "images" if (root / "images").is_dir() else root
+    for image in images or []:
+        key, name = _id(image, "id"), image.get("file_name")
+        uri = str(pictures / name) if isinstance(name, str) and name else f"{file}#image={key}"
+        fault = f"two pictures have one id: {key}" if key in twice else ""
+        try:
+            yield Annotated(uri, "" if fault else _coco_label(image, own[key], names, repeated), fault)
+        except RejectedRecord as error:
+            yield Annotated(uri, "", str(error))
+    known = {_id(image, "id") for image in images or []}
+    for key in sorted(own.keys() - known, key=str):
+        yield Annotated(f"{file}#image={key}", "", f"boxes of a picture that is not listed: {key}")
+
+
+def _id(row: Mapping[str, Any], name: str) -> str:
+    return json.dumps(row.get(name))
+
+
+def _coco_label(
+    image: Mapping[str, Any],
+    annotations: Sequence[Mapping[str, Any]],
+    names: Mapping[Any, Any],
+    repeated: set[str],
+) -> str:
+    if not image.get("file_name"):
+        raise RejectedRecord("the picture has no file name")
+    boxes = []
+    for annotation in annotations:
+        if _id(annotation, "id") in repeated:
+            raise RejectedRecord(f"two boxes have one id: {_id(annotation, 'id')}")
+        if annotation.get("iscrowd"):
+            raise RejectedRecord("a box is marked as a crowd, whose things can't be counted")
+        category = annotation.get("category_id")
+        name = names.get(category) if isinstance(category, int | str) else None
+        if not isinstance(name, str) or not name.strip():
+            raise RejectedRecord(f"a box has an unknown class: category {category}")
+        corners = annotation.get("bbox")
+        numbers = isinstance(corners, list) and all(isinstance(x, int | float) for x in corners)
+        if not isinstance(corners, list) or not numbers or len(corners) != 4:  # noqa: PLR2004 - of a box
+            raise RejectedRecord("a box is not four numbers: left, top, width, height")
+        left, top, width, height = map(float, corners)
+        if not all(map(math.isfinite, corners)) or width <= 0 or height <= 0:
+            raise RejectedRecord(f"a box has no area: {name} {corners}")
+        boxes.append(Box(folders.as_label(name), (left, top, left + width, top + height)))
+    size = (image.get("width"), image.get("height"))
+    told = [side if isinstance(side, int) and side > 0 else 0 for side in size]
+    return Boxes(boxes, *(told if all(told) else (0, 0))).text()
+
+
+def _voc(root: Path) -> Iterator[Annotated]:
+    place = next(root / name for name in PICTURES if (root / name).is_dir())
+    files, seen = sorted((root / VOC).glob("*.xml")), set[str]()
+    for file in files:
+        uri = str(file)
+        try:
+            tree = _xml(file.read_bytes())
+            uri = str(_voc_picture(tree, file, place))
+            label = _voc_label(tree)
+        except RejectedRecord as error:
+            yield Annotated(uri, "", str(error))
+        except OSError as error:
+            yield Annotated(uri, "", f"unreadable: {(error.strerror or 'input/output error').lower()}")
+        else:
+            yield Annotated(uri, label, f"two files annotate one picture: {file.name}" if uri in seen else "")
+            seen.add(uri)
+
+
+def _xml(content: bytes) -> Element:
+    """Parse XML that declares no entities and no document type, so that nothing expands and nothing is fetched."""
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+
+    def refuse(*_: object) -> None:
+        raise RejectedRecord("the annotation declares a document type, which Pascal VOC has not")
+
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(content, True)
+        return builder.close()
+    except (expat.ExpatError, AssertionError, ValueError, LookupError) as error:
+        raise RejectedRecord(f"the annotation is not XML: {error}") from None
+
+
+def _voc_picture(tree: Element, file: Path, place: Path) -> Path:
+    """The picture that an annotation names, or where that is not there, the one named as the annotation is."""
+    named = place / Path((tree.findtext("filename") or "").strip().replace("\\", "/")).name
+    return named if named.is_file() else _by_stem(place, file.stem)
+
+
+def _by_stem(place: Path, stem: str) -> Path:
+    return next((place / f"{stem}{s}" for s in SUFFIXES if (place / f"{stem}{s}").is_file()), place / f"{stem}.jpg")
+
+
+def _voc_label(tree: Element) -> str:
+    boxes = []
+    for thing in tree.iter("object"):
+        name, corners = (thing.findtext("name") or "").strip(), thing.find("bndbox")
+        if not name:
+            raise RejectedRecord("a box has no class")
+        sides = ("xmin", "ymin", "xmax", "ymax")
+        left, top, right, bottom = (_number(corners.findtext(s) if corners is not None else "") for s in sides)
+        boxes.append(Box(folders.as_label(name), (left, top, right, bottom)))
+    size = [tree.findtext(f"size/{side}") or "" for side in ("width", "height")]
+    told = [int(side) if side.strip().isdecimal() else 0 for side in size]
+    return Boxes(boxes, *(told if all(told) else (0, 0))).text()
+
+
+def _number(text: str | None) -> float:
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise RejectedRecord("a box is not four numbers: xmin, ymin, xmax, ymax")
+    return number
