@@ -127,6 +127,7 @@ bench-steps: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits,
 	$(BIN)/python tests/benchmarks/five_salts.py $(PHOTOS) --home $(HOME_FOLDER)/bench
 	$(BIN)/python tests/benchmarks/overhead.py $$(ls -d $(HOME_FOLDER)/bench/runs/* | tail -n 1)
 	$(BIN)/python -m tests.benchmarks.prepare_20000
+	$(BIN)/python -m tests.benchmarks.copies
 	$(BIN)/python -m tests.benchmarks.half_year
 	$(BIN)/python -m tests.benchmarks.skip_20000
 

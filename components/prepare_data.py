@@ -202,11 +202,10 @@ def _read_assignments(place: str) -> Lineage:
 
                 path = Path(folder) / "assignments.parquet"
                 download(place, path)
-            return read_lineage(path)
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's own are among them
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+            return read_lineage(path, name=place)
+    except FileNotFoundError as error:
         raise InputError(
-            f"The assignments {place} can't be read: {reason}.",
+            f"The assignments {place} can't be read: there is no such file.",
             "Use the assignments.parquet that prepare_data of an earlier run stored in MLflow.",
         ) from error
 

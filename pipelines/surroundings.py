@@ -1,5 +1,6 @@
 """Protect a run from the user's environment: leftover variables, unusable folders, a closed pipe."""
 
+import errno
 import os
 import sys
 import tempfile
@@ -19,6 +20,7 @@ LEFT_OVER = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),  # torchrun's: a step would wait for the other ranks
 )
 STORES = ("http", "https", "sqlite", "postgresql", "mysql")
+TEMPORARY_BYTES = 2**20  # that a usable folder for temporary files takes
 UNSAFE = "%?#"  # a database's address reads them as its own
 
 
@@ -70,14 +72,24 @@ def check_name(source: str) -> None:
 
 
 def check_temporary_folder() -> None:
-    """Check the folder for temporary files: Python does without a missing one, the shells of the steps don't.
+    """Check the folder for temporary files by a small one: Python does without `TMPDIR`, the shells of the steps don't.
 
     Raises:
-        InputError: TMPDIR names a folder that is not there, or can't be written to.
+        InputError: It is not there, read-only, full or no folder.
     """
     folder = os.environ.get("TMPDIR", "")
-    if folder and not (Path(folder).is_dir() and os.access(folder, os.W_OK)):
-        raise InputError(f"TMPDIR={folder} is not a folder that can be written to.", "Create it, or unset TMPDIR.")
+    try:
+        with tempfile.TemporaryFile(dir=folder or None) as file:
+            file.write(bytes(TEMPORARY_BYTES))
+    except OSError as error:
+        name = f"TMPDIR={folder}" if folder else tempfile.tempdir or "/tmp, /var/tmp and /usr/tmp"  # noqa: S108 - told
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "Free space there, or set" if full else "Create it, or set"
+        reason = (error.strerror or "input/output error").lower()
+        raise InputError(
+            f"There is no usable folder for temporary files: {name} ({reason}).",
+            f"{hint} TMPDIR to a folder that can be written to.",
+        ) from error
 
 
 def ensure_home() -> None:

@@ -87,6 +87,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def use_home(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Make a folder THAWLINE_HOME and forget the store of the test before: mlflow keeps it in the environment."""
     patch.setenv("THAWLINE_HOME", str(folder))
+    patch.setenv("THAWLINE_OUTAGE_SECONDS", "0")  # a server that a test has taken away does not come back
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
         patch.delenv(name, raising=False)
 

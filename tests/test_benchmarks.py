@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.benchmarks import prepare_20000, top
+from tests.benchmarks import copies, prepare_20000, top
 from tests.benchmarks.compare import __main__
 from tests.benchmarks.compare.data import chosen, read_idx
 from tests.benchmarks.compare.jobs import Job, Options, groups
@@ -285,6 +285,13 @@ def test_the_benchmark_of_preparing_data_is_a_task(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     prepare_20000.generate(tmp_path / "in", 80)
     assert prepare_20000.timed(tmp_path / "in", 80, tmp_path / "out")["examples"] == 80
+
+
+def test_the_benchmark_of_copies_measures_every_kind(tmp_path: Path) -> None:
+    """Each kind of rows is indexed and prepared, those that contradict each other too."""
+    copies.generate(tmp_path)
+    for kind in copies.LABELS:
+        assert copies.timed(tmp_path, kind, 300)["prepare"] > 0
 
 
 def test_the_step_of_the_top_is_the_one_that_training_takes() -> None:

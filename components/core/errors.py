@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Literal
 
+from components.core.hidden_logins import hidden
+
 # Of builtins, requests, urllib3, urllib and httpx, by name: importing them all to ask would cost a second.
 _SILENCE = frozenset({"ConnectionError", "TimeoutError", "Timeout", "URLError", "TransportError", "MaxRetryError"})
 _SILENCE |= {"ChunkedEncodingError", "IncompleteRead", "ProtocolError"}  # an answer that breaks off
@@ -21,9 +23,9 @@ class ExpectedError(Exception):
     kind: Literal["input", "failure"] = "failure"
 
     def __init__(self, sentence: str, hint: str) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-        self.hint = hint
+        super().__init__(hidden(sentence))
+        self.sentence = hidden(sentence)
+        self.hint = hidden(hint)
 
     def __str__(self) -> str:
         return f"{self.sentence} {self.hint}".rstrip()
@@ -32,7 +34,7 @@ class ExpectedError(Exception):
 class InputError(ExpectedError):
     """The input or an option is at fault: exit status 2."""
 
-    kind = "input"
+    kind: Literal["input", "failure"] = "input"
 
 
 class UnavailableError(InputError):
@@ -44,6 +46,12 @@ class UnavailableError(InputError):
 
 class NoAnswerError(UnavailableError):
     """A server is silent, or answers that something is wrong with itself: on a cluster the step tries again."""
+
+
+class OutageError(NoAnswerError):
+    """A server that was waited for in vain: no fault of the input's, so exit status 1."""
+
+    kind = "failure"
 
 
 def is_silence(error: BaseException) -> bool:

@@ -26,8 +26,12 @@ def writable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        first = "Free space there" if full else f"Give {home()} to this process's user, {os.geteuid()}"
+        hints = {
+            errno.ENOSPC: "Free space there",
+            errno.EDQUOT: "Free space there",
+            errno.EROFS: "Mount that file system for writing",
+        }
+        first = hints.get(error.errno or 0, f"Give {home()} to this process's user, {os.geteuid()}")
         hint = f"{first}, or choose another folder with --home or THAWLINE_HOME."
         raise UnavailableError(f"{error.filename or home()} can't be written to: {error.strerror}.", hint) from None
 

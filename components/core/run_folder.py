@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from components.core import cpus
 from components.core.errors import ExpectedError, StepError
+from components.core.hidden_logins import hidden
 from components.core.home_folder import home, writable, write_text
 
 KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
@@ -59,7 +60,8 @@ def run_folder(run_key: str) -> Path:
 
 def emit(run_key: str, step: str, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
     """Append one event; a line under 4 KiB is written whole even with several writers (O_APPEND)."""
-    line = json.dumps({"time": time.time(), "step": step, "event": event, **facts})
+    shown = {name: hidden(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
+    line = json.dumps({"time": time.time(), "step": step, "event": event, **shown})
     path = run_folder(run_key) / "events.jsonl"
     with writable(), path.open("a") as file:
         file.write(line + "\n")

@@ -8,10 +8,10 @@ import functools
 import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -19,15 +19,21 @@ from botocore import exceptions
 from botocore.config import Config
 from s3transfer.exceptions import RetriesExceededError
 
-from components.core.errors import InputError, NoAnswerError, UnavailableError
+from components.core import outages
+from components.core.addresses import check_no_login
+from components.core.errors import InputError, NoAnswerError, OutageError, UnavailableError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
     from botocore.model import OperationModel
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+
+_Result = TypeVar("_Result")
 
 CONNECTIONS = 32  # downloads in flight
-READ_SECONDS = 60.0  # that a server may be silent in the middle of an answer
+READ_SECONDS = 20.0  # that a server may be silent in the middle of an answer
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between two attempts during an outage; doubled each time
 _BODY_ATTEMPTS = 4  # botocore retries requests, but not a body that breaks off
 _WHOLE = {"GetObject": "ContentLength", "HeadObject": "ContentLength", "ListObjectsV2": "IsTruncated"}
 _BROKEN_BODY = (exceptions.IncompleteReadError, exceptions.ReadTimeoutError, exceptions.ResponseStreamingError)
@@ -40,6 +46,10 @@ _CREDENTIALS = (
 )
 _UNREACHABLE = (exceptions.ConnectionError, exceptions.HTTPClientError, RetriesExceededError)
 _OF_ONE_OBJECT = {"NoSuchKey", "404", "NoSuchBucket", "AccessDenied", "403", "InvalidObjectState", "KeyTooLongError"}
+_OVERLOADED = {  # that a server may answer with any status
+    *("InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "Throttling", "ThrottlingException"),
+    *("RequestThrottled", "RequestLimitExceeded", "TooManyRequests", "429"),
+}
 _REFUSED = {
     "AccessDenied": "access is denied",
     "403": "access is denied",
@@ -99,22 +109,36 @@ def split_uri(uri: str) -> tuple[str, str]:
     """Bucket and key of `s3://bucket/key`.
 
     Raises:
-        InputError: It names no bucket.
+        InputError: It names no bucket, or contains keys.
     """
+    check_no_login(uri, "The address")
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket:
         raise InputError(f"{uri!r} names no bucket.", "Write s3://bucket/prefix.")
     return bucket, key
 
 
-def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
-    """Uri, size in bytes and ETag of every object whose key starts as `uri` does, in the order of the keys."""
+def list_objects(uri: str, *, patient: bool = True) -> Iterator[tuple[str, int, str]]:
+    """Uri, size in bytes and ETag of every object whose key starts as `uri` does, in the order of the keys.
+
+    Here and below: with `patient`, an outage of the server is waited out for as long as `outages` says.
+    """
+    bucket, _ = split_uri(uri)
+    for page in _pages(uri, "", patient=patient):
+        for item in page.get("Contents", []):
+            yield f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')
+
+
+def _pages(uri: str, delimiter: str, *, patient: bool = True) -> Iterator["ListObjectsV2OutputTypeDef"]:
+    """The pages of a listing; during an outage the next page is waited for, and none is listed twice."""
     bucket, prefix = split_uri(uri)
-    with _explained(uri):
-        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        for page in pages:
-            for item in page.get("Contents", []):
-                yield f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')
+    more: dict[str, Any] = {"Delimiter": delimiter} if delimiter else {}
+    while True:
+        page = _waiting(uri, lambda: client().list_objects_v2(Bucket=bucket, Prefix=prefix, **more), patient=patient)
+        yield page
+        if not page["IsTruncated"]:
+            return
+        more["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def look_up(uri: str) -> tuple[int, str]:
@@ -124,43 +148,44 @@ def look_up(uri: str) -> tuple[int, str]:
         InputError: It can't be looked up, for a reason that the sentence tells.
     """
     bucket, key = split_uri(uri)
-    with _explained(uri):
-        found = client().head_object(Bucket=bucket, Key=key)
+    found = _waiting(uri, lambda: client().head_object(Bucket=bucket, Key=key))
     return found["ContentLength"], found["ETag"].strip('"')
 
 
 def list_folders(uri: str) -> Iterator[str]:
     """Names of the folders right below `uri`, which ends with a slash or is a bucket."""
-    bucket, prefix = split_uri(uri)
-    with _explained(uri):
-        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        for page in pages:
-            for item in page.get("CommonPrefixes", []):
-                yield item["Prefix"].removeprefix(prefix).rstrip("/")
+    _, prefix = split_uri(uri)
+    for page in _pages(uri, "/"):
+        for item in page.get("CommonPrefixes", []):
+            yield item["Prefix"].removeprefix(prefix).rstrip("/")
 
 
-def read_bytes(uri: str, limit: int | None = None) -> bytes:
+def read_bytes(uri: str, limit: int | None = None, *, patient: bool = True) -> bytes:
     """The content of an object.
 
     Raises:
         InputError: It can't be read, for a reason that the sentence tells.
         ValueError: It is larger than `limit` bytes.
     """
+    return _waiting(uri, lambda: _read_bytes(uri, limit), patient=patient)
+
+
+def _read_bytes(uri: str, limit: int | None) -> bytes:
     bucket, key = split_uri(uri)
     attempt = 0
     while True:
         attempt += 1
-        with _explained(uri):
-            try:
-                response = client().get_object(Bucket=bucket, Key=key)
-                if limit is not None and response["ContentLength"] > limit:
-                    response["Body"].close()
-                    raise ValueError(f"{uri} is larger than {limit} bytes")
-                return response["Body"].read()
-            except _BROKEN_BODY:
-                if attempt == _BODY_ATTEMPTS:
-                    raise
-                time.sleep(2.0**attempt / 8)
+        try:
+            response = client().get_object(Bucket=bucket, Key=key)
+            if limit is not None and response["ContentLength"] > limit:
+                response["Body"].close()
+                raise ValueError(f"{uri} is larger than {limit} bytes")
+            return response["Body"].read()
+        except _BROKEN_BODY as error:
+            if attempt == _BODY_ATTEMPTS:
+                raise
+            outages.current()[1](f"waiting for S3: {uri} broke off ({type(error).__name__}) and is fetched again")
+            time.sleep(2.0**attempt / 8)
 
 
 class _Limited(io.BufferedRandom):
@@ -174,7 +199,7 @@ class _Limited(io.BufferedRandom):
         return super().write(content)
 
 
-def download(uri: str, target: Path, limit: int | None = None) -> None:
+def download(uri: str, target: Path, limit: int | None = None, *, patient: bool = True) -> None:
     """Write an object to a file; a reader or a kill never sees half of it.
 
     Raises:
@@ -185,24 +210,57 @@ def download(uri: str, target: Path, limit: int | None = None) -> None:
         raise ValueError(f"larger than {limit} bytes")
     bucket, key = split_uri(uri)
     part = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with _explained(uri), _Limited(io.FileIO(part, "w+")) as file:
+
+    def fetch() -> None:
+        with _Limited(io.FileIO(part, "w+")) as file:
             file.limit = limit
             client().download_fileobj(bucket, key, file)
+
+    try:
+        _waiting(uri, fetch, patient=patient)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
-def upload(source: Path, uri: str) -> None:
+def upload(source: Path, uri: str, *, patient: bool = True) -> None:
     """Write a file to an object, in parts if it is large.
 
     Raises:
         InputError: It can't be written, for a reason that the sentence tells.
     """
     bucket, key = split_uri(uri)
-    with _explained(uri), source.open("rb") as file:
-        client().upload_fileobj(file, bucket, key)
+
+    def send() -> None:
+        with source.open("rb") as file:
+            client().upload_fileobj(file, bucket, key)
+
+    _waiting(uri, send, patient=patient)
+
+
+def _waiting(uri: str, work: Callable[[], _Result], *, patient: bool = True) -> _Result:
+    """Do something with the server; again and again during an outage, and say so.
+
+    Raises:
+        InputError: It can't be done, for a reason that the sentence tells.
+        OutageError: The outage took longer than may be waited.
+    """
+    seconds, say = outages.current()
+    begin, pause = time.monotonic(), FIRST_PAUSE
+    while True:
+        try:
+            with _explained(uri):
+                return work()
+        except NoAnswerError as error:
+            if not patient or not seconds:
+                raise
+            left = begin + seconds - time.monotonic()
+            if left <= 0:
+                told = f"{error.sentence} It was waited for {seconds:.0f} s."
+                raise OutageError(told, error.hint) from error.__cause__
+            say(f"waiting for S3, for {left:.0f} s at most: {error.sentence}")
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 @contextmanager
@@ -236,7 +294,7 @@ def _explained(uri: str) -> Iterator[None]:
 
 def _refusal(uri: str, code: str, status: int) -> InputError:
     bucket, _ = split_uri(uri)
-    if status >= 500:  # noqa: PLR2004 - HTTP: the server's own errors
+    if status >= 500 or code in _OVERLOADED:  # noqa: PLR2004 - HTTP: the server's own errors
         return NoAnswerError(f"{uri}: the S3 server answers with {code}.", "Check its log, or wait.")
     kind = ObjectError if code in _OF_ONE_OBJECT else UnavailableError
     if code == "NoSuchBucket":

@@ -4,6 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+from components.core.addresses import check_no_login
 from components.core.errors import InputError
 from components.core.identity import is_pod
 
@@ -63,6 +64,7 @@ def check_state_file(weights: str, *, here: bool = True) -> None:
     Raises:
         InputError: It is missing, or of no known kind.
     """
+    check_no_login(weights, "The weights")
     if weights.startswith("package:"):
         if weights != LITE0:
             raise InputError(f"There are no packaged weights {weights}.", f"Use {LITE0}.")

@@ -9,11 +9,11 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from components.core.errors import RejectedRecord
 from components.core.inference import images
 from components.core.inference.images import encode
-from components.core.modalities import augmentation, near_duplicate_images
+from components.core.modalities import augmentation
 from components.core.modalities.augmentation import mixup
+from components.core.modalities.pictures import check, near_duplicates
 from components.core.networks.heads import new_head
 from components.core.networks.images import Backbone, build_backbone, rebuild_backbone
 from components.core.networks.network import Network, Pytree
@@ -23,28 +23,12 @@ from components.core.targets.options import chosen as target
 from components.core.targets.options import measure
 from components.core.weight_sources import LITE0_BACKBONE
 
-__all__ = ["Options", "encode", "measure", "target"]
+__all__ = ["Options", "check", "encode", "measure", "near_duplicates", "target"]
 
 backbone = LITE0_BACKBONE
 input_name = "image"
 WHOLE = "squash"  # keeps all of a picture; docs/benchmarks.md compares the ways
 serving_requirements = ("pillow",)
-
-
-def check(content: bytes) -> Mapping[str, int | str]:
-    """Width and height in pixels and the fingerprint of a picture that can be decoded."""
-    try:
-        picture = images.decode(content)
-    except ValueError as error:
-        raise RejectedRecord(str(error)) from error
-    print_ = near_duplicate_images.fingerprint(picture)
-    return {"width": picture.width, "height": picture.height, "fingerprint": print_}
-
-
-def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: Settings) -> list[tuple[int, int]]:
-    """Pictures that were rescaled, compressed again, slightly cropped or, if the settings say so, mirrored."""
-    bits, flipped = settings.near_duplicates, settings.near_duplicates_flipped
-    return near_duplicate_images.pairs(fingerprints, new, bits, flipped=flipped)
 
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:
@@ -79,9 +63,10 @@ def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
 
 
 def _thumbnail(content: bytes) -> bytes:
-    picture, buffer = images.decode(content), io.BytesIO()
-    picture.thumbnail((160, 160))
-    picture.save(buffer, "JPEG", quality=85)
+    buffer = io.BytesIO()
+    with images.decoded(content) as picture:
+        picture.thumbnail((160, 160))
+        picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
@@ -103,7 +88,8 @@ def augment(
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         for content, seed in zip(contents, seeds, strict=True):
             torch.manual_seed(seed)
-            inputs.append(transform(images.decode(content)))
+            with images.decoded(content) as picture:
+                inputs.append(transform(picture))
     return torch.stack(inputs), targets
 
 

@@ -11,10 +11,10 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from components.core.errors import InputError, RejectedRecord
-from components.core.inference import images
+from components.core.errors import InputError
 from components.core.inference.images import encode
-from components.core.modalities import augmentation, box_augmentation, box_drawing, near_duplicate_images
+from components.core.modalities import augmentation, box_augmentation, box_drawing
+from components.core.modalities.pictures import check, near_duplicates
 from components.core.networks.detectors import Maps, build_maps, detection_head, rebuild_maps
 from components.core.networks.network import Network
 from components.core.settings import Settings
@@ -23,7 +23,7 @@ from components.core.targets.detection import Detection
 from components.core.task_options import parse_options
 from components.core.weight_sources import LITE0_BACKBONE
 
-__all__ = ["encode"]
+__all__ = ["check", "encode", "near_duplicates"]
 
 backbone = LITE0_BACKBONE
 input_name = "image"
@@ -48,22 +48,6 @@ def target(settings: Settings) -> Detection:
         sentence = "--class-weights and --label-smoothing are for classes, not for boxes."
         raise InputError(sentence, "Leave them out.")
     return Detection()
-
-
-def check(content: bytes) -> Mapping[str, int | str]:
-    """Width and height in pixels and the fingerprint of a picture that can be decoded."""
-    try:
-        picture = images.decode(content)
-    except ValueError as error:
-        raise RejectedRecord(str(error)) from error
-    print_ = near_duplicate_images.fingerprint(picture)
-    return {"width": picture.width, "height": picture.height, "fingerprint": print_}
-
-
-def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: Settings) -> list[tuple[int, int]]:
-    """Pictures that were rescaled, compressed again, slightly cropped or, if the settings say so, mirrored."""
-    bits, flipped = settings.near_duplicates, settings.near_duplicates_flipped
-    return near_duplicate_images.pairs(fingerprints, new, bits, flipped=flipped)
 
 
 def build(settings: Settings, classes: Sequence[str], dropout: float) -> Network:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,15 +27,16 @@ from components.core.data.assignments import read_label_changes
 from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import Examples, Location
 from components.core.data.lineage import Lineage, Member, read_lineage, write_lineage
-from components.core.data.preparation import _in_order, _reject_conflicts, _Source, prepare
+from components.core.data.preparation import _reject_conflicts, _Source, prepare
 from components.core.data.records import CheckedRecord
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import images
 from components.core.modalities import near_duplicate_images
 from components.core.settings import Settings
-from components.core.sources import source_index
+from components.core.sources import raw_records, source_index
 from components.core.sources.raw_records import RawRecord
 from components.core.targets.classification import Classification
+from components.core.threads import in_order
 from components.core.tracking import queries
 from components.prepare_data import prepare_data, with_salt
 from tests.conftest import TOY
@@ -458,11 +460,69 @@ def test_results_come_in_order_and_few_are_in_flight() -> None:
             release.wait(10)
         return i
 
-    results = _in_order(slow_first, items(), workers=3)
+    results = in_order(slow_first, items(), workers=3)
     threading.Timer(0.1, release.set).start()
     assert next(results) == 0
     assert len(taken) <= 6
     assert list(results) == list(range(1, 100))
+
+
+def with_rows(root: Path, *rows: str) -> Path:
+    """A manifest of 40 pictures in two classes, and rows of its own."""
+    paths = sorted(photos(root, cat=20, dog=20).rglob("*.png"))
+    (root / "rows.csv").write_text("\n".join(["uri,label", *(f"{path},{path.parent.name}" for path in paths), *rows]))
+    return root / "rows.csv"
+
+
+def test_what_many_rows_name_is_read_and_checked_once(
+    tmp_path: Path, picture_task: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 rows of one picture, and 500 of one that is damaged, cost what the rows in flight do."""
+    (tmp_path / "copied.png").write_bytes(photo(1))
+    (tmp_path / "damaged.png").write_bytes(photo(2)[:50])
+    called: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: (called.update([name]), function(*given))[1]
+
+    picture_task.check = counted("check", picture_task.check)  # type: ignore[attr-defined]
+    monkeypatch.setattr(raw_records, "read", counted("read", raw_records.read))
+    same = [f"{tmp_path / name},cat" for name in ("copied.png", "damaged.png") for _ in range(500)]
+    info = run(with_rows(tmp_path / "in", *same), tmp_path / "out", max_rejected=1.0)
+    assert (info.examples, info.duplicates, info.rejected) == (41, 499, {"truncated": 500})
+    in_flight = 2 * (os.cpu_count() or 1)
+    assert called["read"] <= 42 + 2 * in_flight
+    assert called["check"] <= 42 + 2 * in_flight
+
+
+def test_a_copy_is_read_again_where_the_first_rows_could_not_use_it(
+    tmp_path: Path, picture_task: types.ModuleType
+) -> None:
+    """A content whose first hundred labels are refused becomes an example by the next label, with its own bytes."""
+
+    def check_label(label: str) -> str:
+        if label == "refused":
+            raise RejectedRecord("a bad label")
+        return label
+
+    (tmp_path / "copied.png").write_bytes(photo(1))
+    target = Classification()
+    target.check_label = check_label  # type: ignore[attr-defined]
+    picture_task.target = lambda _settings: target  # type: ignore[attr-defined]
+    rows = [f"{tmp_path}/copied.png,refused"] * 100
+    info = run(with_rows(tmp_path / "in", *rows, f"{tmp_path}/copied.png,cat"), tmp_path / "out", max_rejected=1.0)
+    assert (info.examples, info.rejected) == (41, {"a bad label": 100})
+    assert photo(1) in Examples(tmp_path / "out").contents(range(41))
+
+
+def test_a_contradiction_of_many_labels_names_a_few(tmp_path: Path) -> None:
+    """The reason of each row stays short, so that the table grows with the rows alone."""
+    (tmp_path / "copied.png").write_bytes(photo(1))
+    rows = [f"{tmp_path}/copied.png,label{number}" for number in range(10)]
+    run(with_rows(tmp_path / "in", *rows), tmp_path / "out", max_rejected=1.0)
+    told = [row["reason"] for row in Examples(tmp_path / "out").rejected()]
+    assert told[0] == "identical bytes under two labels: also label1, label2, label3 and 6 more"
+    assert told[9] == "identical bytes under two labels: also label0, label1, label2 and 6 more"
 
 
 def test_a_fault_of_the_program_is_no_bad_record(tmp_path: Path, picture_task: types.ModuleType) -> None:
@@ -581,7 +641,7 @@ def test_another_registry_goes_on_from_a_file_of_assignments(
     ("damage", "sentence"),
     [
         (lambda file: file.unlink(), "can't be read: there is no such file"),
-        (lambda file: file.write_text("x"), "can't be read: "),
+        (lambda file: file.write_text("x"), "is not a Parquet file"),
         (
             lambda file: write_lineage(file, swapped(read_lineage(file))),
             "assigns 1 of its examples to other splits",

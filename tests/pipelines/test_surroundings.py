@@ -1,5 +1,6 @@
 """What of the user's environment would change a run is dropped, refused or survived."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -88,11 +89,32 @@ def test_libraries_find_a_home_for_a_user_without_one(tmp_path: Path, monkeypatc
 
 def test_a_missing_temporary_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps would fail in their shells without a word on it: TMPDIR has to be a folder."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
-    with pytest.raises(InputError, match="TMPDIR=.*missing is not a folder"):
-        use_home(tmp_path)
+    (tmp_path / "file").touch()
+    for name, reason in (("missing", "no such file or directory"), ("file", "not a directory")):
+        monkeypatch.setenv("TMPDIR", str(tmp_path / name))
+        with pytest.raises(InputError, match=rf"no usable folder for temporary files: TMPDIR=.*{name} \({reason}\)"):
+            use_home(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     use_home(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(errno.ENOSPC, "Free space there, or set TMPDIR"), (errno.EROFS, "Create it, or set TMPDIR")]
+)
+def test_a_full_or_read_only_temporary_folder_is_reported(
+    number: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the system says of a small file there is told with its reason, before anything starts."""
+
+    def refuse(**_given: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    for folder in (str(tmp_path), ""):
+        monkeypatch.setenv("TMPDIR", folder)
+        with pytest.raises(InputError, match=os.strerror(number).lower()) as error:
+            surroundings.check_temporary_folder()
+        assert error.value.hint.startswith(hint)
 
 
 def test_a_source_whose_name_is_not_utf_8_is_refused() -> None:

@@ -4,8 +4,8 @@ A space is a folder of segments; a segment is a folder that one process writes o
 
     segment.json    engine, treespec, and shape, type and layout of every leaf
     0.bin, 1.bin    a leaf each: its rows, one behind the other
-    index           a record per row: its key and the CRC-32 of what segment.json says of its form and of its bytes;
-                    what is not in the index is not there
+    index           a record per row: its key, and the CRC-32 of what segment.json says of its form, of the key and of
+                    the row's bytes; what is not in the index is not there
 
 Data are written before their records, so a kill leaves at most rows that nobody sees. Nothing is changed after it was
 written: several processes write at the same time, each into segments of its own, and a copy of a folder is a backup.
@@ -111,7 +111,7 @@ class Writer:
             _extend(self._current / f"{i}.bin", array.data)
         records = np.zeros(len(keys), _RECORD)
         for i, key in enumerate(keys):
-            records[i] = (key, _checksum(start, (array[i] for array in arrays)))
+            records[i] = (key, _checksum(start, key, (array[i] for array in arrays)))
         _extend(self._current / "index", records.tobytes())
         self._written += sum(array.nbytes for array in arrays)
 
@@ -204,7 +204,8 @@ def _damaged(segment: Segment, rows: Sequence[int]) -> list[int]:
         return list(range(len(rows)))
     arrays = [tensor.view(len(segment.keys), -1).view(torch.uint8).numpy() for tensor in tensors]
     start = _form_checksum(segment.spec, segment.leaves)
-    wrong = [p for p, row in new if _checksum(start, (array[row] for array in arrays)) != segment.crcs[row]]
+    keys, crcs = segment.keys, segment.crcs
+    wrong = [p for p, row in new if _checksum(start, keys[row], (array[row] for array in arrays)) != crcs[row]]
     known.update({row for _, row in new} - {rows[position] for position in wrong})
     return wrong
 
@@ -247,7 +248,8 @@ def _form_checksum(spec: str, leaves: Sequence[Leaf]) -> int:
     return zlib.crc32(json.dumps([spec, [asdict(leaf) for leaf in leaves]]).encode())
 
 
-def _checksum(start: int, parts: Iterable["np.ndarray[Any, np.dtype[np.uint8]]"]) -> int:
+def _checksum(start: int, key: bytes, parts: Iterable["np.ndarray[Any, np.dtype[np.uint8]]"]) -> int:
+    start = zlib.crc32(key, start)  # rows that exchanged their keys are damaged too
     for part in parts:
         start = zlib.crc32(part.data, start)
     return start

@@ -192,7 +192,7 @@ def _bring(remote: _Remote, wanted: set[bytes]) -> set[bytes]:
     try:
         folder.mkdir(parents=True)
         for name, size in remote.files.items():
-            s3.download(f"{remote.uri}/{name}", folder / name, size)
+            s3.download(f"{remote.uri}/{name}", folder / name, size, patient=False)
         (folder / "index").write_bytes(remote.index)
         (folder / "segment.json").write_bytes(remote.facts)
         here = _index(target)
@@ -234,9 +234,9 @@ def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | Non
     if sizes["segment.json"] > MAX_FACTS_BYTES or not 0 < sizes.get("index", 0) <= MAX_INDEX_BYTES:
         return None
     try:
-        facts = s3.read_bytes(f"{uri}/segment.json", MAX_FACTS_BYTES)
+        facts = s3.read_bytes(f"{uri}/segment.json", MAX_FACTS_BYTES, patient=False)
         leaves = _checked(facts)
-        index = s3.read_bytes(f"{uri}/index", MAX_INDEX_BYTES)
+        index = s3.read_bytes(f"{uri}/index", MAX_INDEX_BYTES, patient=False)
     except ValueError:  # grown since it was listed, or no description
         return None
     rows = len(index) // store.RECORD
@@ -313,14 +313,14 @@ def _put(folder: Path, uri: str, index: bytes) -> int:
         for number in range(len(_checked(facts).leaves)):
             path = folder / f"{number}.bin"
             size += path.stat().st_size
-            s3.upload(path, f"{uri}/{path.name}")
+            s3.upload(path, f"{uri}/{path.name}", patient=False)
     except FileNotFoundError:  # no index was sent: nobody takes what was
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         # the segment's own index may have grown while its data travelled, and all of it may be gone
         for name, content in (("index", index), ("segment.json", facts)):
             (Path(temporary) / name).write_bytes(content)
-            s3.upload(Path(temporary) / name, f"{uri}/{name}")
+            s3.upload(Path(temporary) / name, f"{uri}/{name}", patient=False)
     return size
 
 
@@ -329,7 +329,7 @@ def _listed(uri: str) -> dict[str, dict[str, int]]:
     from components.core import s3
 
     found: dict[str, dict[str, int]] = {}
-    for address, size, _etag in s3.list_objects(uri):
+    for address, size, _etag in s3.list_objects(uri, patient=False):
         name, _, file = address.removeprefix(uri).partition("/")
         if _SEGMENT.fullmatch(name) and _FILE.fullmatch(file):
             found.setdefault(name, {})[file] = size

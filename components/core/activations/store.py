@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from components.core import home_folder
+from components.core.addresses import check_no_login
 from components.core.errors import InputError
 
 ENGINES = "engines"  # folder of exported stages, beside the spaces
@@ -61,6 +62,7 @@ def shared_prefix() -> str:
         return ""
     if not given.startswith("s3://") or not given.removeprefix("s3://").strip("/"):
         raise InputError(f"THAWLINE_ACTIVATIONS can't be {given!r}.", "Use a folder or s3://bucket/prefix.")
+    check_no_login(given, "THAWLINE_ACTIVATIONS")
     return given.rstrip("/")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.core import parquet_files
 from components.core.contract import Target, Task
 from components.core.data import splits
 from components.core.data.examples import Example, Rejected
@@ -115,8 +116,13 @@ def write_label_changes(path: Path, changes: Sequence[LabelChange]) -> None:
 
 
 def read_label_changes(path: Path) -> list[LabelChange]:
-    """The inverse of `write_label_changes`."""
-    return [LabelChange(**row) for row in pq.read_table(path).to_pylist()]
+    """The inverse of `write_label_changes`.
+
+    Raises:
+        InputError: The file is damaged, or another table.
+    """
+    with parquet_files.explained(path, "Restore it in MLflow, or run again.", what="The label changes"):
+        return [LabelChange(**row) for row in pq.read_table(path).to_pylist()]
 
 
 def _unbound(records: Sequence[CheckedRecord], lineage: Lineage) -> tuple[list[CheckedRecord], Lineage]:

@@ -12,7 +12,7 @@
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.core import digests
+from components.core import digests, parquet_files
 from components.core.data.dataset_info import DatasetInfo
 from components.core.digests import canonical_json
+from components.core.errors import StepError
 
 START = "warm_start"  # in a dataset's folder: the checkpoint that training starts from, if it does
 GROUP_ROWS, GROUP_BYTES = 16, 2**18  # a row group ends at either: what one random read costs at most
@@ -164,7 +165,8 @@ class Examples:
     def __init__(self, folder: Path, info: DatasetInfo | None = None) -> None:
         self.folder = folder
         self.info = info or DatasetInfo.read(folder)
-        self.index = pq.read_table(folder / "index.parquet")
+        with _whole(folder / "index.parquet"):
+            self.index = pq.read_table(folder / "index.parquet")
         self._lock = threading.Lock()
         self._shards: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
@@ -215,14 +217,16 @@ class Examples:
 
     def rejected(self) -> list[dict[str, str]]:
         """Records that can't be used: uri, label and reason."""
-        records: list[dict[str, str]] = pq.read_table(self.folder / "rejected.parquet").to_pylist()
+        with _whole(self.folder / "rejected.parquet"):
+            records: list[dict[str, str]] = pq.read_table(self.folder / "rejected.parquet").to_pylist()
         return records
 
     def _row_group(self, shard: int, group: int) -> pa.ChunkedArray:
         key = (shard, group)
         if key not in self._groups:
-            file = self._shard(shard)
-            self._groups[key] = file.read_row_group(group, columns=["content"], use_threads=False).column(0)
+            with _whole(_shard_path(self.folder, shard)):
+                file = self._shard(shard)
+                self._groups[key] = file.read_row_group(group, columns=["content"], use_threads=False).column(0)
             if len(self._groups) > KEPT_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
@@ -235,6 +239,11 @@ class Examples:
                 self._shards.popitem(last=False)[1].close()
         self._shards.move_to_end(shard)
         return self._shards[shard]
+
+
+def _whole(path: Path) -> AbstractContextManager[None]:
+    hint = "The disk may be at fault; run again with --force to write the examples anew."
+    return parquet_files.explained(path, hint, raises=StepError)
 
 
 def _shard_path(folder: Path, shard: int) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.core import parquet_files
 from components.core.errors import InputError
 from components.core.settings import Settings
 
@@ -29,6 +30,7 @@ _SCHEMA = pa.schema(
         ("present", pa.bool_()),
     ]
 )
+_LOST = "Use the assignments.parquet that prepare_data of an earlier run stored in MLflow."
 _MISSING = {"label": "", "fingerprint": "", "group": "", "since": 0, "present": True}  # in files of before
 
 
@@ -81,9 +83,22 @@ def write_lineage(path: Path, lineage: Lineage) -> None:
     pq.write_table(table.replace_schema_metadata(facts), path)
 
 
-def read_lineage(path: Path, salt: str = "") -> Lineage:
-    """The inverse of `write_lineage`; `salt` is that of a file that an earlier version wrote."""
-    table = pq.read_table(path)
+def read_lineage(path: Path, salt: str = "", name: str = "") -> Lineage:
+    """The inverse of `write_lineage`.
+
+    Args:
+        path: The file.
+        salt: Of a file that an earlier version wrote.
+        name: What the user calls the file, if not by its path.
+
+    Raises:
+        InputError: The file is damaged, or another table.
+    """
+    with parquet_files.explained(path, _LOST, name=name, what="The assignments"):
+        return _lineage(pq.read_table(path), salt)
+
+
+def _lineage(table: pa.Table, salt: str) -> Lineage:
     facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     members, groups = dict[str, Member](), dict[str, str]()
     for row in table.to_pylist():

@@ -1,15 +1,14 @@
 """Raw records become checked, split, content-addressed examples; no MLflow, no neural network."""
 
+import hashlib
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from components.core import cpus
+from components.core import cpus, threads
 from components.core.contract import Target, Task, load_task
 from components.core.data import dataset_info, splits
 from components.core.data.assignments import assign_examples, check_slices, write_label_changes
@@ -34,9 +33,8 @@ from components.core.sources import raw_records, source_index
 from components.core.sources.source_index import IndexRow, Mark
 
 DOWNLOADS = 32  # objects in flight; the connections of the S3 client
+OTHERS = 3  # labels that a contradiction names
 Facts = Mapping[str, int | str]
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 def prepare(
@@ -102,7 +100,7 @@ class _Read(NamedTuple):
 
     row: IndexRow
     record: raw_records.RawRecord | Rejected
-    content: bytes = b""
+    content: bytes | None = b""  # None: another row of the same uri has brought it
     facts: Mapping[str, int | str] = {}
 
 
@@ -121,22 +119,72 @@ class _Source:
             return
         id_ = read.row.sha256
         if id_ not in self.records:
-            self.records[id_] = CheckedRecord(id_, read.facts, writer.add(id_, read.content))
+            content = _again(read.record, id_) if read.content is None else read.content
+            if content is None:
+                self.rejected.append(_rejected(read.record, "changed while it was read"))
+                return
+            self.records[id_] = CheckedRecord(id_, read.facts, writer.add(id_, content))
         self.records[id_].copies.append(read.record)
+
+
+def _again(entry: raw_records.RawRecord, sha256: str) -> bytes | None:
+    """The content that another row of the same uri has brought but could not use; None if it has changed since."""
+    try:
+        content = raw_records.content(entry)
+    except RejectedRecord:
+        return None
+    return content if hashlib.sha256(content).hexdigest() == sha256 else None
+
+
+class _Checker:
+    """Reads and checks records in threads; what several rows name is read once, and each content is checked once.
+
+    Rows of one content in flight at the same moment may each do it, with the same result.
+    """
+
+    def __init__(self, task: Task, target: Target, entries: Sequence[raw_records.RawRecord]) -> None:
+        self._task, self._target = task, target
+        self._cores = threading.BoundedSemaphore(cpus.available())  # decoded records are large: few at once
+        self._hashes = source_index.repeated(entries)
+        self._facts: dict[str, Facts | str] = {}  # of a content, or why it is rejected
+
+    def check(self, pair: tuple[raw_records.RawRecord, Mark]) -> _Read:
+        entry, mark = pair
+        row, content = source_index.read(entry, mark, self._hashes)
+        if row.reason:
+            return _Read(row, _rejected(entry, row.reason))
+        try:
+            facts = self._facts_of(row.sha256, content, entry)
+            label = self._target.check_example(self._target.check_label(entry.label), facts)
+        except RejectedRecord as error:
+            return _Read(row, _rejected(entry, str(error)))
+        if (row.split, label) != (entry.split, entry.label):
+            entry = replace(entry, split=row.split, label=label)
+        return _Read(row, entry, content, facts)
+
+    def _facts_of(self, sha256: str, content: bytes | None, entry: raw_records.RawRecord) -> Facts:
+        if sha256 not in self._facts:
+            with self._cores:
+                try:
+                    self._facts[sha256] = self._task.check(raw_records.content(entry) if content is None else content)
+                except RejectedRecord as error:
+                    self._facts[sha256] = str(error)
+        found = self._facts[sha256]
+        if isinstance(found, str):
+            raise RejectedRecord(found)
+        return found
 
 
 def _check_all(
     entries: Sequence[raw_records.RawRecord], task: Task, target: Target, dataset: Path, progress: Progress
 ) -> _Source:
     """Read and check every record; memory holds what is in flight, not the data."""
-    cores = cpus.available()
     remote = any(entry.uri.startswith("s3://") for entry in entries)
-    checking = threading.BoundedSemaphore(cores)  # decoded records are large: only downloads may be many
-    checked, shown = _Source(), time.monotonic()
+    workers = DOWNLOADS if remote else cpus.available()
+    checker, checked, shown = _Checker(task, target, entries), _Source(), time.monotonic()
     with shard_writer(dataset) as writer:
         marked = zip(entries, source_index.marks(entries), strict=True)
-        records = _in_order(lambda pair: _check(*pair, task, target, checking), marked, DOWNLOADS if remote else cores)
-        for done, read in enumerate(records, start=1):
+        for done, read in enumerate(threads.in_order(checker.check, marked, workers), start=1):
             checked.add(read, writer)
             if time.monotonic() - shown > 0.25 or done == len(entries):  # noqa: PLR2004 - seconds
                 shown = time.monotonic()
@@ -144,38 +192,8 @@ def _check_all(
     return checked
 
 
-def _check(
-    entry: raw_records.RawRecord, mark: Mark, task: Task, target: Target, checking: threading.BoundedSemaphore
-) -> _Read:
-    row, content = source_index.read(entry, mark)
-    if row.reason:
-        return _Read(row, _rejected(entry, row.reason))
-    try:
-        with checking:
-            facts = task.check(content)
-        label = target.check_example(target.check_label(entry.label), facts)
-        return _Read(row, replace(entry, split=row.split, label=label), content, facts)
-    except RejectedRecord as error:
-        return _Read(row, _rejected(entry, str(error)))
-
-
 def _rejected(entry: raw_records.RawRecord, reason: str) -> Rejected:
     return Rejected(raw_records.printable(entry.uri), entry.label, raw_records.printable(reason))
-
-
-def _in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
-    """Results in the order of the items, with at most two calls for each worker begun and not consumed."""
-    pending: deque[Future[_Result]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _reject_conflicts(checked: _Source, lineage: Lineage) -> None:
@@ -195,10 +213,13 @@ def _reject_conflicts(checked: _Source, lineage: Lineage) -> None:
         if not record.copies:
             del checked.records[id_]
             locked = ""
+        some = sorted(labels)[: OTHERS + 1]  # a sentence that named them all would grow with their number
         for entry in copies:
-            others = ", ".join(sorted(labels - {entry.label}))
+            others = [label for label in some if label != entry.label][:OTHERS]
+            more = f" and {left} more" if (left := len(labels) - 1 - len(others)) else ""
             if not locked:
-                checked.rejected.append(_rejected(entry, f"identical bytes under two labels: also {others}"))
+                reason = f"identical bytes under two labels: also {', '.join(others)}{more}"
+                checked.rejected.append(_rejected(entry, reason))
             elif entry.label != locked:
                 checked.rejected.append(_rejected(entry, f"identical bytes as a locked test row: locked as {locked}"))
 

@@ -18,6 +18,8 @@ MEMBERS = re.compile(
     r"|models/[\w.-]+\.json|archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id)"
 )
 
+MAX_CONFIG_BYTES = 64 * 2**20  # of a list of weights, which is read whole: 300 bytes for each
+
 FILES = re.compile(
     r"MLmodel|conda\.yaml|python_env\.yaml|requirements\.txt|served_model\.py|(serving_)?input_example\.json"
     r"|artifacts/served/(network\.pt2|serving\.json|(serving|answers)_code\.py|archives\.py)"
@@ -53,20 +55,29 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
-                if not MEMBERS.fullmatch(member.filename) or ".." in member.filename:
-                    raise ValueError(f"{path.name} holds the unexpected member {member.filename!r}")
-                if "/sample_inputs/" in member.filename and member.file_size:
-                    raise ValueError(f"{path.name} holds sample inputs, which would be unpickled")
-                if member.filename.endswith("_config.json"):
-                    _check_config(json.loads(archive.read(member)), path.name)
-    except (zipfile.BadZipFile, json.JSONDecodeError, OSError) as error:
-        raise ValueError(f"{path.name} is not an exported graph: {error}") from error
+                _check_member(archive, member, path.name)
+    except _RefusedError:
+        raise
+    except Exception as error:  # damaged bytes make zipfile, its decompressors and json raise almost anything
+        raise ValueError(f"{path.name} is not an exported graph: {str(error) or type(error).__name__}") from error
 
 
-def _check_config(config: dict[str, dict[str, dict[str, object]]], name: str) -> None:
-    for tensor, facts in config["config"].items():
+class _RefusedError(ValueError):
+    """The reason is known already."""
+
+
+def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> None:
+    if not MEMBERS.fullmatch(member.filename) or ".." in member.filename:
+        raise _RefusedError(f"{name} holds the unexpected member {member.filename!r}")
+    if "/sample_inputs/" in member.filename and member.file_size:
+        raise _RefusedError(f"{name} holds sample inputs, which would be unpickled")
+    if not member.filename.endswith("_config.json"):
+        return
+    if member.file_size > MAX_CONFIG_BYTES:
+        raise _RefusedError(f"{name} holds {member.filename!r} of {member.file_size} bytes")
+    for tensor, facts in json.loads(archive.read(member))["config"].items():
         if facts.get("use_pickle") is not False:
-            raise ValueError(f"{name} holds {tensor!r} as a pickle")
+            raise _RefusedError(f"{name} holds {tensor!r} as a pickle")
 
 
 def folder_digest(folder: Path) -> str:

@@ -3,8 +3,10 @@
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -22,7 +24,15 @@ if TYPE_CHECKING:  # torch costs seconds; checking pictures needs none of it
 
 # Pillow's own limit: a quarter of a gigabyte as RGB.
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+HALVED = 2**25  # pixels, above which half the width and height are more than enough for a network
+FULL_SIZE = "full_size"  # of a picture's `info`: width and height of what was decoded, in pixels
 WHITE = (255, 255, 255)
+_LEAST_SIDE = 1024  # of a halved picture
+_STRIP = 2**20  # pixels that are converted at a time
+_BYTES = {"1": 1, "L": 1, "P": 1, "I": 2}  # of a pixel in memory, where they are not 4
+_WEBP_BYTES = {"RGB": 16, "RGBA": 20}  # of a pixel while its library decodes it, measured
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of JPEG
+_PROGRESSIVE, _SCAN = {0xC2, 0xC6, 0xCA, 0xCE}, 0xDA
 
 # Readers are called themselves, not through Image.open: that warns about large pictures before their size can be read
 # here, and warnings can't be caught safely in threads.
@@ -70,6 +80,9 @@ _UPRIGHT = {  # EXIF orientation to what undoes it
 }
 
 
+_SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+
+
 class Preprocessing(TypedDict):
     """Parameters that turn a decoded picture into the network's input."""
 
@@ -82,20 +95,85 @@ class Preprocessing(TypedDict):
     sized: NotRequired[bool]  # whether the input tells how large the picture was, as boxes in pixels need it
 
 
-def decode(content: bytes) -> Image.Image:
-    """An upright RGB picture: the first frame, alpha composited on white, 16 bits scaled to 8.
+class _Memory:
+    """Bytes that the pictures in work may take together; one that takes all of it waits for the others."""
+
+    def __init__(self, size: int) -> None:
+        self.size = self._free = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, number: int) -> Iterator[None]:
+        """Hold some of it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= number)
+            self._free -= number
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += number
+                self._changed.notify_all()
+
+
+_memory = _Memory(450_000_000)
+
+
+@contextmanager
+def decoded(content: bytes) -> Iterator[Image.Image]:
+    """Yield an upright RGB picture: the first frame, alpha composited on white, 16 bits scaled to 8.
+
+    One of more than `HALVED` pixels has half the width and height, unless it is a narrow strip, and its own ones in
+    `info[FULL_SIZE]`. Pictures that other threads decode meanwhile wait until together they take no more than 450 MB.
 
     Raises:
         ValueError: The bytes are no picture that can be read; the message is the reason, `kind` or `kind: detail`.
     """
-    try:
+    with _refused(content):
         picture = _opened(content)
-        picture.load()
-        return _upright(_rgb(picture), picture)
+        halved = picture.width * picture.height > HALVED and min(picture.size) >= 2 * _LEAST_SIDE
+        needed = _bytes_of(picture, content, halved=halved)
+    if needed > _memory.size:
+        raise ValueError(
+            f"too large: {picture.width} x {picture.height} pixels as {picture.format} take {needed // 10**6} MB to "
+            f"decode, and at most {_memory.size // 10**6} may be used"
+        )
+    with _memory.taken(needed):
+        with _refused(content):
+            upright = _decoded(picture, halved=halved)
+        yield upright
+
+
+def decode(content: bytes) -> Image.Image:
+    """The picture of `decoded`, for one that is used after others may be decoded again.
+
+    Raises:
+        ValueError: The bytes are no picture that can be read; the message is the reason, `kind` or `kind: detail`.
+    """
+    with decoded(content) as picture:
+        return picture
+
+
+@contextmanager
+def _refused(content: bytes) -> Iterator[None]:
+    try:
+        yield
     except _UnreadableError:
         raise
     except Exception as error:  # damaged bytes make readers fail with almost anything
         raise ValueError(_reason(content, error)) from error
+
+
+def _decoded(picture: ImageFile.ImageFile, *, halved: bool) -> Image.Image:
+    size = picture.size
+    if halved:
+        picture.draft(None, (size[0] // 2, size[1] // 2))  # JPEG: half of its cosines, and a fraction of the time
+    drafted = picture.size != size
+    picture.load()
+    full = size if drafted else picture.size  # TIFF is turned by then
+    upright, turned = _upright(_rgb(picture, halved=halved and not drafted), picture)
+    upright.info[FULL_SIZE] = full[::-1] if turned else full
+    return upright
 
 
 def resized(picture: Image.Image, preprocessing: Mapping[str, Any]) -> Image.Image:
@@ -139,9 +217,9 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tens
 
     def fill(first: int) -> None:
         for i in range(first, len(contents), workers):
-            picture = decode(contents[i])
-            sizes[i] = picture.size
-            pixels = np.asarray(resized(picture, preprocessing)).transpose(2, 0, 1)
+            with decoded(contents[i]) as picture:
+                sizes[i] = picture.info[FULL_SIZE]
+                pixels = np.asarray(resized(picture, preprocessing)).transpose(2, 0, 1)
             # by NumPy: torch would wake threads of its own beside those of the network that runs meanwhile
             np.divide(pixels, np.float32(255), out=inputs[i])
             inputs[i] -= mean
@@ -214,11 +292,74 @@ def _reason(content: bytes, error: Exception) -> str:
     return "truncated" if cut or "truncated" in str(error).lower() else "not a picture that can be read"
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        return _from_wide_grey(picture)
+def _bytes_of(picture: ImageFile.ImageFile, content: bytes, *, halved: bool) -> int:
+    """The most that decoding a picture takes at once, in bytes, beside its content."""
+    pixels, own = picture.width * picture.height, _BYTES.get(picture.mode.partition(";")[0], 4)
+    if picture.format == "WEBP":
+        return pixels * _WEBP_BYTES.get(picture.mode, 20)
+    jpeg = picture.format in ("JPEG", "MPO")
+    known = picture.format != "PNG" or "exif" in picture.info  # asking a PNG would load it
+    turned = known and _orientation(picture) in _UPRIGHT
+    result = pixels // (4 if halved else 1) * 4
+    source = pixels // (4 if halved and jpeg else 1) * own
+    fresh = picture.mode != "RGB" or picture.has_transparency_data or (halved and not jpeg)
+    if isinstance(picture, TiffImageFile):
+        source, turned = source * (1 + turned) + _block(picture), False  # turned when it is loaded
+    return source + result * (fresh + turned) + (2 * _buffered(content, pixels) if jpeg else 0)
+
+
+def _buffered(content: bytes, pixels: int) -> int:
+    """Cosines that a JPEG's decoder holds: all of a progressive one, and of one whose colours come one by one."""
+    place, samples, progressive, components = 2, 0.0, False, 0
+    while place + 4 <= len(content):
+        if content[place] != 0xFF:  # noqa: PLR2004 - a marker begins with it
+            break
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
+        if marker == 0xFF:  # noqa: PLR2004 - filled up
+            place += 1
+            continue
+        if marker in _FRAMES:
+            progressive, components = marker in _PROGRESSIVE, content[place + 9]
+            factors = content[place + 11 : place + 10 + 3 * components : 3]
+            areas = [(factor >> 4) * (factor & 15) for factor in factors]
+            most = max((factor >> 4 for factor in factors), default=1) * max((f & 15 for f in factors), default=1)
+            samples = sum(areas) / max(1, most)
+        if marker == _SCAN:
+            progressive |= content[place + 4] < components
+            break
+        place += 2 + length
+    return int(samples * pixels) if progressive else 0
+
+
+def _block(picture: TiffImageFile) -> int:
+    """Bytes of a strip or tile of a TIFF, which its library unpacks at once."""
+    tags = picture.tag_v2
+    width = tags.get(322, picture.width)
+    rows = tags.get(323, min(tags.get(278, picture.height), picture.height))
+    return int(width * rows * max(tags.get(_BITS, (1,))) * int(tags.get(_BANDS, 1)) // 8)
+
+
+def _rgb(picture: Image.Image, *, halved: bool) -> Image.Image:
+    """A picture as RGB, in strips: a large one is never held a third time."""
+    if picture.mode == "I":  # any range: of 32 bits or with a sign
+        raise _UnreadableError("type 32-bit integer is not supported")
     if picture.mode == "F":
         raise _UnreadableError("type float is not supported")
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture.reduce(2) if halved else picture
+    width, height, divisor = *picture.size, 2 if halved else 1
+    convert = _wide_grey(picture) if picture.mode.startswith("I") else _rgb_of_strip
+    rows = max(2, _STRIP // width // 2 * 2)
+    if height <= rows and not halved:
+        return convert(picture)
+    found = Image.new("RGB", (-(-width // divisor), -(-height // divisor)))
+    for top in range(0, height, rows):
+        strip = convert(picture.crop((0, top, width, min(top + rows, height))))
+        found.paste(strip.reduce(2) if halved else strip, (0, top // divisor))
+    return found
+
+
+def _rgb_of_strip(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
@@ -226,30 +367,38 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, picture).convert("RGB")
 
 
-def _from_wide_grey(picture: Image.Image) -> Image.Image:
-    if picture.mode == "I":  # any range: of 32 bits or with a sign
-        raise _UnreadableError("type 32-bit integer is not supported")
-    values = np.asarray(picture)
+def _wide_grey(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return what makes RGB of strips of a picture of 16-bit grey."""
     tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
     top = 4095 if tags.get(_BITS) == (12,) else (tags.get(_MOST) or (_WHITE_OF_16,))[0]
-    if not values.max() <= top <= _WHITE_OF_16:  # the tag says less than the picture holds
-        top = _WHITE_OF_16
-    # Pillow's own conversion clips at 255 instead
-    grey = ((values.astype(np.uint32) * 255 + top // 2) // max(1, top)).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds in 8 bits only
-        grey = 255 - grey
-    if isinstance(transparent := picture.info.get("transparency"), int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+    if not top <= _WHITE_OF_16 or (top < _WHITE_OF_16 and np.asarray(picture).max() > top):
+        top = _WHITE_OF_16  # the tag says less than the picture holds
+    transparent = picture.info.get("transparency")
+
+    def convert(strip: Image.Image) -> Image.Image:
+        values = np.asarray(strip)
+        # Pillow's own conversion clips at 255 instead
+        grey = ((values.astype(np.uint32) * 255 + top // 2) // max(1, top)).astype(np.uint8)
+        if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds in 8 bits only
+            grey = 255 - grey
+        if isinstance(transparent, int):
+            grey[values == transparent] = 255
+        return Image.fromarray(grey).convert("RGB")
+
+    return convert
 
 
-def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
+def _orientation(picture: Image.Image) -> int:
     try:
-        orientation = source.getexif().get(0x0112, 1)  # behind load(), which applies it for TIFF itself
+        return int(picture.getexif().get(0x0112, 1))
     except Exception:  # noqa: BLE001 - damaged EXIF data cost the orientation, not the picture
-        orientation = 1
-    turn = _UPRIGHT.get(orientation)
-    return rgb if turn is None else rgb.transpose(turn)
+        return 1
+
+
+def _upright(rgb: Image.Image, source: Image.Image) -> tuple[Image.Image, bool]:
+    """A picture turned by its EXIF data, and whether its width has become its height."""
+    turn = _UPRIGHT.get(_orientation(source))  # behind load(), which applies it for TIFF itself
+    return (rgb, False) if turn is None else (rgb.transpose(turn), turn in _SIDEWAYS)
 
 
 def _centre(length: int, resized_length: int, size: int) -> tuple[float, float]:

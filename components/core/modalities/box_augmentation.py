@@ -35,11 +35,11 @@ def augmented(
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         for content, target, seed in zip(contents, targets, seeds, strict=True):
             torch.manual_seed(seed)
-            picture = images.decode(content)
-            sizes.append(picture.size)
+            with images.decoded(content) as picture:
+                sizes.append(picture.info[images.FULL_SIZE])
+                pixels = tv_tensors.Image(pil_to_tensor(images.resized(picture, preprocessing)))
             there = target[target[:, 0] >= 0]
             boxes = tv_tensors.BoundingBoxes(there[:, 1:] * side, format="XYXY", canvas_size=(side, side))
-            pixels = tv_tensors.Image(pil_to_tensor(images.resized(picture, preprocessing)))
             found = transform({"image": pixels, "boxes": boxes, "labels": there[:, 0]})
             inputs.append(found["image"].as_subclass(Tensor))
             row = torch.cat([found["labels"][:, None], found["boxes"].as_subclass(Tensor) / side], dim=1)

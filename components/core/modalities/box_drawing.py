@@ -34,8 +34,11 @@ def draw(
         ValueError: It can't be decoded.
     """
     picture = images.decode(content)
-    scale = min(1.0, side / max(picture.size)) if side else 1.0
-    picture = picture.resize([max(1, round(length * scale)) for length in picture.size]) if scale < 1 else picture
+    full = picture.info[images.FULL_SIZE]
+    longest = min(side or max(picture.size), max(picture.size))  # a huge picture has been decoded at half its size
+    scale = longest / max(full)
+    if longest < max(picture.size):
+        picture = picture.resize([max(1, round(length * scale)) for length in full])
     pen, width = ImageDraw.Draw(picture), max(1, round(max(picture.size) / 300))
     for corners in true:
         _dashed(pen, [corner * scale for corner in corners], width)

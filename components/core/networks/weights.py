@@ -6,6 +6,7 @@ import importlib
 import pickle
 import socket
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,8 @@ from components.core.weight_sources import LITE0, check_state_file
 HUB_SECONDS = 5.0  # of silence, after which a hub is out of reach
 
 _RANDOM_INIT = frozenset(("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"))
+MAX_WRAPPERS = 4  # around a state dict
+MAX_PICKLE_BYTES = 64 * 2**20  # of names and shapes, 100 to 200 bytes a tensor; read in Python, some MB a second
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 _LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage of EfficientNet-Lite0
 _LITE0_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
@@ -176,7 +179,10 @@ def _read(path: Path, source: str) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
+            _check_size(path, source)
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # a damaged file makes the readers raise almost anything
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             reason, hint = "hold Python objects, which could run code", "Save only the state dict, as .safetensors."
@@ -186,17 +192,54 @@ def _read(path: Path, source: str) -> dict[str, Tensor]:
     return _unwrapped(content, source)
 
 
+def _check_size(path: Path, source: str) -> None:
+    """Refuse an archive that would take more time or memory than its size tells; one of before 2020 is none.
+
+    Raises:
+        InputError: Its pickle is too large, or its members are compressed or overlap.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    pickled = sum(member.file_size for member in members if member.filename.endswith(".pkl"))
+    if pickled > MAX_PICKLE_BYTES or sum(member.file_size for member in members) > path.stat().st_size:
+        raise InputError(
+            f"The weights {source} would unpack to more than a state dict of their size.",
+            "Save the network's state_dict() with torch.save, or as .safetensors.",
+        )
+
+
 def _unwrapped(content: Any, source: str) -> dict[str, Tensor]:  # noqa: ANN401 - whatever the file holds
-    while isinstance(content, Mapping) and (key := next((k for k in _WRAPPERS if k in content), None)):
-        content = content[key]
+    for _ in range(MAX_WRAPPERS):  # a value may contain itself
+        key = next((k for k in _WRAPPERS if k in content), None) if isinstance(content, Mapping) else None
+        content = content[key] if key else content
     if (
         not isinstance(content, Mapping)
         or not content
         or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
     ):
         raise InputError(f"The weights {source} are not a state dict.", "Save the network's state_dict() to that file.")
+    for name, tensor in content.items():
+        if kind := _unusable(tensor):
+            raise InputError(
+                f"The tensor {name!r} of the weights {source} is {kind}, which can't be loaded.",
+                "Save it as a plain tensor with its values.",
+            )
     wrapped = all(name.startswith("module.") for name in content)  # by DataParallel
-    return {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in content.items()}
+    return {name.removeprefix("module.") if wrapped else name: tensor.resolve_neg() for name, tensor in content.items()}
+
+
+def _unusable(tensor: Tensor) -> str:
+    """The kind of a tensor whose values a network can't take as they are; empty if it can."""
+    kinds = {
+        "nested": tensor.is_nested,
+        "without values (meta)": tensor.is_meta,
+        "quantized": tensor.is_quantized,
+        "complex": tensor.is_complex(),
+    }
+    layout = "" if tensor.layout is torch.strided else str(tensor.layout).removeprefix("torch.").replace("_", " ")
+    return next((kind for kind, applies in kinds.items() if applies), layout)
 
 
 def _packaged(source: str) -> dict[str, Tensor]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
+from components.core.addresses import check_no_login
 from components.core.errors import InputError, RejectedRecord
+from components.core.hidden_logins import hidden
 from components.core.sources import annotations, folders, tables
 from components.core.sources.folders import LAYOUT, as_label
 
@@ -68,6 +70,7 @@ def check_source(source: str) -> None:
     Raises:
         InputError: It is missing, empty, without classes, or lacks columns.
     """
+    check_no_login(source, "The source")
     if not source.startswith("s3://"):
         _check_path(source)
     if _is_manifest(source):
@@ -265,12 +268,21 @@ def _manifest(source: str) -> Iterator[RawRecord]:
         base, file = source.rpartition("/")[0], cast("BinaryIO", BytesIO(s3.read_bytes(source)))
     else:
         path = _path(source)
-        base, file = str(path.parent), path.open("rb")
+        base, file = str(path.parent), _opened(path, source)
     with file:
         for number, row in enumerate(tables.read_rows(file, source), start=1):
             if number == 1:
                 _check_columns(row, source)
-            yield _entry(row, base, f"{source}{ROW}{number}")
+            yield _entry(row, base, source, number)
+
+
+def _opened(path: Path, source: str) -> BinaryIO:
+    try:
+        if not path.is_file():
+            raise InputError(f"{source} is not a file.", LAYOUT)  # a pipe would wait for a writer for ever
+        return path.open("rb")
+    except OSError as error:
+        raise tables.cannot_open(source, error) from error
 
 
 def _check_columns(row: Mapping[str, Any], source: str) -> None:
@@ -289,20 +301,29 @@ def _check_columns(row: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _entry(row: Mapping[str, Any], base: str, place: str) -> RawRecord:
+def _entry(row: Mapping[str, Any], base: str, source: str, number: int) -> RawRecord:
+    place = f"{source}{ROW}{number}"
     if tables.FAULT in row:
         return RawRecord(place, "", fault=row[tables.FAULT])
     inline = "" if "uri" in row else next((name for name in INLINE if name in row), "")
     values = {name: printable(tables.as_text(value).strip()) for name, value in row.items() if name and name != inline}
     uri = values.pop("uri", "")
-    if uri.startswith("file://"):
-        uri = unquote(urlsplit(uri).path)
-    elif uri and "://" not in uri and not uri.startswith("/"):
-        uri = f"{base}/{uri}"
     label, split, group = (as_label(values.pop(name, "")) for name in ("label", "split", "group"))
     metadata = {name: value for name, value in values.items() if value}
     if inline:
         value = row[inline]
         own = value if isinstance(value, bytes) else printable(tables.as_text(value)).encode()
         return RawRecord(place, label, split, group, metadata, content=own)
-    return RawRecord(uri, label, split, group, metadata)
+    if not uri or not isinstance(row["uri"], str):
+        fault = f"uri is not text: row {number} has {tables.kind(row['uri'])}" if uri else f"no uri: row {number}"
+        return RawRecord(place, label, split, group, metadata, fault=fault)
+    if "@" in uri and hidden(uri) != uri:
+        return RawRecord(place, label, split, group, metadata, fault=f"uri contains a login: row {number}")
+    return RawRecord(_located(uri, base), label, split, group, metadata)
+
+
+def _located(uri: str, base: str) -> str:
+    """A manifest's uri as a path or an address; relative ones are below the manifest's folder."""
+    if uri.startswith("file://"):
+        return unquote(urlsplit(uri).path)
+    return uri if "://" in uri or uri.startswith("/") else f"{base}/{uri}"

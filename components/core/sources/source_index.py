@@ -8,7 +8,7 @@ could change again within one tick of the clock, and its time would not tell.
 import hashlib
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.core import cpus, digests
+from components.core import cpus, digests, threads
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 from components.core.listener import SILENT, Progress
@@ -78,12 +78,12 @@ def marks(entries: Sequence[RawRecord]) -> list[Mark]:
 
     They are taken before the contents, so that what changes in between is read again by the next run.
     """
-    named = [e.uri for e in entries if e.uri.startswith("s3://") and not e.etag and e.content is None]
+    named = [e.uri for e in entries if e.uri.startswith("s3://") and not e.etag and e.content is None and not e.fault]
     remote = _of_objects(named) if named else {}
     now = time.time_ns()
 
     def mark(e: RawRecord) -> Mark:
-        if e.content is not None:  # it was read with the manifest, so its hash is at hand
+        if e.content is not None or e.fault:  # it was read with the manifest, so its hash is at hand
             return UNKNOWN
         if e.etag:
             return Mark(e.size, e.etag)
@@ -92,17 +92,37 @@ def marks(entries: Sequence[RawRecord]) -> list[Mark]:
     return [mark(entry) for entry in entries]
 
 
-def read(entry: RawRecord, mark: Mark) -> tuple[IndexRow, bytes]:
-    """The row of a record, and its content, which is empty where there is a reason why it can't be read."""
+def repeated(entries: Iterable[RawRecord]) -> dict[str, str]:
+    """Return the uris that several records name, for `read`, which notes the sha256 of each."""
+    counts = Counter(entry.uri for entry in entries if entry.content is None and not entry.fault)
+    return {uri: "" for uri, count in counts.items() if count > 1}
+
+
+def read(entry: RawRecord, mark: Mark, hashes: dict[str, str]) -> tuple[IndexRow, bytes | None]:
+    """The row of a record, and its content, which is empty where there is a reason why it can't be read.
+
+    Args:
+        entry: The record.
+        mark: Its size and mark.
+        hashes: From `repeated`, for all records of the source. A uri that another record has read is not read again;
+            the content is None then.
+    """
     split, content, reason = entry.split, b"", entry.fault or ("" if entry.label else "no label")
+    known = hashes.get(entry.uri, "")
     try:
         if not reason:
             split = _split_name(entry.split)
-            content = raw_records.content(entry)
+            content = b"" if known else raw_records.content(entry)
     except RejectedRecord as error:
         reason = raw_records.printable(str(error))
-    sha256 = "" if reason else hashlib.sha256(content).hexdigest()
-    return _row(entry, mark, sha256, reason, split), content
+    if reason:
+        return _row(entry, mark, "", reason, split), b""
+    if known:
+        return _row(entry, mark, known, "", split), None
+    sha256 = hashlib.sha256(content).hexdigest()
+    if entry.uri in hashes:
+        hashes[entry.uri] = sha256
+    return _row(entry, mark, sha256, "", split), content
 
 
 def take(
@@ -132,11 +152,13 @@ def take(
         row = before.get((raw_records.printable(entry.uri), *mark)) if entry.label else None
         found.append(_known(entry, mark, row) if row else None)
     missing = [i for i, row in enumerate(found) if row is None]
-    with ThreadPoolExecutor(REQUESTS if any("://" in entries[i].uri for i in missing) else cpus.available()) as pool:
-        rows = pool.map(lambda i: read(entries[i], taken[i])[0], missing)
-        for done, (i, row) in enumerate(zip(missing, rows, strict=True), start=1):
-            found[i] = row
-            progress(done, len(missing), "records read for changes")
+    remote, hashes = any("://" in entries[i].uri for i in missing), repeated(entries[i] for i in missing)
+    rows = threads.in_order(
+        lambda i: read(entries[i], taken[i], hashes)[0], missing, REQUESTS if remote else cpus.available()
+    )
+    for done, (i, row) in enumerate(zip(missing, rows, strict=True), start=1):
+        found[i] = row
+        progress(done, len(missing), "records read for changes")
     return [row for row in found if row is not None]
 
 
@@ -176,11 +198,11 @@ def read_index(path: Path) -> list[IndexRow]:
     """The rows of an index; none if it was written otherwise than this version does."""
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError):  # it only saves reading
+        if not table.schema.equals(_SCHEMA):
+            return []
+        return list(map(IndexRow._make, zip(*(column.to_pylist() for column in table.columns), strict=True)))
+    except (pa.ArrowException, OSError, ValueError):  # it only saves reading
         return []
-    if not table.schema.equals(_SCHEMA):
-        return []
-    return list(map(IndexRow._make, zip(*(column.to_pylist() for column in table.columns), strict=True)))
 
 
 def _by_content(rows: Iterable[IndexRow]) -> dict[str, set[tuple[str, ...]]]:

@@ -7,10 +7,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from components.core import parquet_files
 from components.core.digests import canonical_json
 from components.core.errors import InputError
 
@@ -26,7 +28,20 @@ def read_rows(file: BinaryIO, name: str) -> Iterator[Mapping[str, Any]]:
         InputError: It can't be read, or can be read in more than one way.
     """
     suffix = Path(name).suffix.lower()
-    yield from (_csv_rows if suffix == ".csv" else _parquet_rows if suffix == ".parquet" else _json_rows)(file, name)
+    try:
+        yield from (_csv_rows if suffix == ".csv" else _parquet_rows if suffix == ".parquet" else _json_rows)(
+            file, name
+        )
+    except OSError as error:  # of the disk: what a reader finds wrong with the bytes is told by then
+        raise cannot_open(name, error) from error
+
+
+def cannot_open(name: str, error: OSError) -> InputError:
+    """The error for a table that the system does not let us read."""
+    return InputError(
+        f"The table {name} can't be read: {(error.strerror or 'input/output error').lower()}.",
+        "Check its permissions, and the disk.",
+    )
 
 
 def as_text(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
@@ -43,6 +58,14 @@ def as_text(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
         if -_EXACT < value < _EXACT and value == int(value):
             return str(int(value))
     return "" if value is None else str(value)
+
+
+def kind(value: Any) -> str:  # noqa: ANN401 - whatever a manifest holds
+    """Return what a cell holds that is not text, for a sentence."""
+    if isinstance(value, bool):
+        return "true or false"
+    known = {int | float | Decimal: "a number", date | time | timedelta: "a time", list: "a list", bytes: "bytes"}
+    return next((name for types, name in known.items() if isinstance(value, types)), "an object")
 
 
 def _distinct(columns: Iterable[str], source: str) -> None:
@@ -77,7 +100,7 @@ def _csv_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
     except csv.Error as error:
         raise _ambiguous(str(error), source, begin, reader.line_num) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"The manifest {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.") from error
+        raise InputError(f"The table {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.") from error
 
 
 def _ambiguous(error: str, source: str, begin: int, line: int) -> InputError:
@@ -89,7 +112,7 @@ def _ambiguous(error: str, source: str, begin: int, line: int) -> InputError:
     if "expected after" in error:
         where = f"line {line}" if line == begin else f"lines {begin} to {line}"
         return InputError(f"In {where} of {source} text follows a quotation mark that ends a cell.", hint)
-    return InputError(f"The manifest {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.")
+    return InputError(f"The table {source} is not CSV in UTF-8: {error}.", "Save it as CSV in UTF-8.")
 
 
 def _json_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
@@ -123,14 +146,14 @@ def _parquet_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(file, page_checksum_verification=True)  # of a file that has checksums
         _distinct(table.schema_arrow.names, source)
         for batch in table.iter_batches(batch_size=4096):
             yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise InputError(f"The manifest {source} is not a Parquet file.", "Write it again.") from error
+    except (pa.ArrowException, OSError, MemoryError) as error:  # damaged lengths ask for more memory than there is
+        raise InputError(f"The table {source} {parquet_files.fault(file, error)}.", "Write it again.") from error
     except (OverflowError, ValueError) as error:  # a date that Python has not
         raise InputError(
-            f"The manifest {source} contains a value that can't be read: {error}.",
+            f"The table {source} contains a value that can't be read: {error}.",
             "Write that column as text, or drop it.",
         ) from error

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import ParamSpec, TypeVar
 
-from components.core import run_folder
+from components.core import outages, run_folder
 from components.core.errors import ExpectedError, InputError, NoAnswerError, UnavailableError
 from components.core.tracking import tag_names
 
@@ -36,20 +36,18 @@ def patient(step: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(step)
     def waiting(*inputs: P.args, **named: P.kwargs) -> R:
         end, pause = time.monotonic() + _seconds(), FIRST_PAUSE
+        name = step.__module__.rpartition(".")[2]
+        key = str(inspect.signature(step).bind(*inputs, **named).arguments["run_key"])
         while True:
             try:
-                return step(*inputs, **named)
+                with outages.waited_out(functools.partial(_say, name, key)):
+                    return step(*inputs, **named)
             except NoAnswerError as error:
                 left = end - time.monotonic()
                 if left <= 0:
                     raise
                 pause = min(pause, left)
-                key = str(inspect.signature(step).bind(*inputs, **named).arguments["run_key"])
-                _say(
-                    step.__module__.rpartition(".")[2],
-                    key,
-                    f"{error.sentence} Trying again in {pause:.0f} s, for {left:.0f} s at most.",
-                )
+                _say(name, key, f"{error.sentence} Trying again in {pause:.0f} s, for {left:.0f} s at most.")
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 

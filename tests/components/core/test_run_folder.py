@@ -1,5 +1,6 @@
 """The run's folder: events, errors, lease."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import run_folder, weight_sources
+from components.core import home_folder, run_folder, weight_sources
 from components.core.errors import InputError
 
 
@@ -68,6 +69,18 @@ def test_a_home_that_can_not_be_written_to_is_one_sentence(home: Path) -> None:
     finally:
         os.seteuid(user)
         (home / "runs").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [(errno.EROFS, "Mount that file system for writing, or"), (errno.ENOSPC, "Free space there, or")],
+)
+def test_the_hint_for_a_home_fits_what_is_wrong(number: int, hint: str) -> None:
+    """Neither a read-only file system nor a full one is a matter of the folder's owner."""
+    with pytest.raises(InputError) as error, home_folder.writable():
+        raise OSError(number, os.strerror(number), "/home")
+    assert os.strerror(number) in error.value.sentence
+    assert error.value.hint.startswith(hint)
 
 
 def test_old_runs_of_a_cluster_are_deleted(home: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from components.core import outages
 from components.core import s3 as storage
-from components.core.errors import InputError, RejectedRecord
+from components.core.errors import InputError, NoAnswerError, OutageError, RejectedRecord
 from components.core.sources.raw_records import list_entries, read
 from tests.fakes.proxy import Fault, Proxy
 
@@ -44,6 +45,10 @@ def refusal(code: str) -> bytes:
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
     head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"Connection: close\r\n\r\n" + body
+
+
+def failure(code: str) -> bytes:
+    return refusal(code).replace(b"400 Bad Request", b"500 Internal Server Error")
 
 
 @pytest.mark.parametrize("fault", [Fault(drop=True), Fault(cut=40), Fault(cut=200_000), Fault(delay=0.5)])
@@ -121,6 +126,61 @@ def test_a_silent_server_is_not_waited_for_without_end(s3: str, proxy: Proxy, mo
     proxy.always = Fault(delay=3)
     with pytest.raises(InputError, match="can't be reached"):
         storage.read_bytes(uri)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What a step says while it waits for at most a minute."""
+    said: list[str] = []
+    monkeypatch.setenv("THAWLINE_OUTAGE_SECONDS", "60")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with outages.waited_out(said.append):
+        yield said
+
+
+@pytest.mark.parametrize("fault", [Fault(drop=True), Fault(answer=failure("InternalError")), Fault(cut=10)])
+def test_an_outage_is_waited_out(fault: Fault, s3: str, proxy: Proxy, told: list[str], tmp_path: Path) -> None:
+    """Listing, looking, reading, download and upload go on when the server is back, and say that they wait."""
+    on_new_connections()
+    (tmp_path / "up").write_bytes(CONTENT)
+    uri = put(f"{s3}/cat/1.png", CONTENT)
+
+    def listed() -> list[str]:
+        return [found for found, _, _ in storage.list_objects(s3)]
+
+    for work, expected in (
+        (lambda: storage.upload(tmp_path / "up", uri), None),
+        (lambda: storage.look_up(uri)[0], len(CONTENT)),
+        (listed, [uri]),
+        (lambda: list(storage.list_folders(f"{s3}/")), ["cat"]),
+        (lambda: storage.read_bytes(uri), CONTENT),
+        (lambda: storage.download(uri, tmp_path / "down"), None),
+    ):
+        on_new_connections()
+        told.clear()
+        proxy.faults.extend([fault] * 5)
+        assert work() == expected
+        assert not proxy.faults
+        assert told
+        assert all("waiting for S3" in text for text in told)
+    assert (tmp_path / "down").read_bytes() == CONTENT
+
+
+def test_an_outage_that_lasts_is_no_fault_of_the_input(
+    s3: str, proxy: Proxy, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the time is over, server and seconds are named and the step fails; a shared cache is not waited for."""
+    on_new_connections()
+    proxy.always = Fault(drop=True)
+    with pytest.raises(NoAnswerError):
+        list(storage.list_objects(s3, patient=False))
+    assert not told
+    monkeypatch.setenv("THAWLINE_OUTAGE_SECONDS", "1")
+    sentence = r"can't be reached at 127\.0\.0\.1:\d+\. It was waited for 1 s"
+    with outages.waited_out(told.append), pytest.raises(OutageError, match=sentence) as error:
+        read(f"{s3}/1.png")
+    assert error.value.kind == "failure"
+    assert told
 
 
 def test_pages_are_listed_without_holes_over_a_flaky_network(

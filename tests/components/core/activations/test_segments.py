@@ -141,6 +141,20 @@ def test_damaged_segments_cost_their_rows_only(damage: str, tmp_path: Path) -> N
     assert missing(tmp_path) == ([9] if damage == "truncate" else list(range(10)))
 
 
+def test_rows_that_exchanged_their_keys_are_missing(tmp_path: Path) -> None:
+    """A checksum belongs to its key too, so that no row is taken for another's, whichever way they were exchanged."""
+    write(tmp_path)
+    [folder] = tmp_path.iterdir()
+    content = (folder / "index").read_bytes()
+    records = [bytearray(content[i : i + store.RECORD]) for i in range(0, len(content), store.RECORD)]
+    records[3][: store.KEY], records[7][: store.KEY] = records[7][: store.KEY], records[3][: store.KEY]
+    (folder / "index").write_bytes(b"".join(records))
+    assert missing(tmp_path) == [3, 7]
+    write(tmp_path, 3, 4)
+    write(tmp_path, 7, 8)
+    assert same(read(tmp_path)[0:COUNT], ROWS)
+
+
 def test_no_flipped_bit_of_a_description_goes_unnoticed(tmp_path: Path) -> None:
     """Whatever bit of segment.json flips, rows are missing or right; each fifth bit is tried."""
     write(tmp_path, batch=COUNT)

@@ -164,10 +164,10 @@ def test_an_interrupted_upload_is_never_taken(
     one, two = homes
     real = storage.upload
 
-    def flaky(source: Path, uri: str) -> None:
+    def flaky(source: Path, uri: str, **options: bool) -> None:
         if uri.endswith(broken):
             raise InputError(f"The S3 server of {uri} can't be reached.", "Check the network.")
-        real(source, uri)
+        real(source, uri, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "upload", flaky)
@@ -247,10 +247,10 @@ def test_an_object_larger_than_it_was_listed_never_fills_the_disk(
     one.rows(lines=[2])
     real, limits = storage.download, []
 
-    def grown(uri: str, target: Path, limit: int | None = None) -> None:
+    def grown(uri: str, target: Path, limit: int | None = None, **options: bool) -> None:
         put(uri, bytes(1 << 20))
         limits.append(limit)
-        real(uri, target, limit)
+        real(uri, target, limit, **options)
 
     monkeypatch.setattr(storage, "download", grown)
     assert right(two.rows(lines=[2]))
@@ -268,11 +268,11 @@ def test_a_segment_that_is_evicted_meanwhile_is_not_sent(
     one, _ = homes
     real, evicted = storage.upload, []
 
-    def late(source: Path, uri: str) -> None:
+    def late(source: Path, uri: str, **options: bool) -> None:
         if not evicted:
             evicted.append(source.parent)
             cache.remove(source.parent)
-        real(source, uri)
+        real(source, uri, **options)
 
     monkeypatch.setattr(storage, "upload", late)
     monkeypatch.setattr(sharing, "TRANSFERS", 1)
@@ -405,7 +405,7 @@ def test_names_can_not_leave_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
         f"{name}/a/index",
     ]
     listed = [(f"{space}{one}", 1, "") for one in [*bad, f"{name}/0.bin", f"{name}/index"]]
-    monkeypatch.setattr(storage, "list_objects", lambda _uri: iter(listed))
+    monkeypatch.setattr(storage, "list_objects", lambda _uri, **_options: iter(listed))
     assert sharing._listed(space) == {name: {"0.bin": 1, "index": 1}}
 
 

@@ -19,6 +19,7 @@ from components.core.data.examples import (
     write_index,
     write_rejected,
 )
+from components.core.errors import StepError
 
 
 def write(folder: Path, number: int = 100, size: int = 50) -> dict[str, bytes]:
@@ -132,3 +133,13 @@ def test_an_empty_rejected_table_can_be_read(tmp_path: Path) -> None:
     write(tmp_path, number=3)
     write_rejected(tmp_path, [])
     assert Examples(tmp_path).rejected() == []
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "rejected.parquet", "shards/00000.parquet"])
+def test_a_damaged_file_is_one_sentence(name: str, tmp_path: Path) -> None:
+    """Which file of a dataset is damaged, and how to go on."""
+    write(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-30])
+    with pytest.raises(StepError, match=f"The file .*{name} is cut off") as caught:
+        (Examples(tmp_path).rejected(), Examples(tmp_path).contents([0]))
+    assert "--force" in caught.value.hint

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import random
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -97,6 +98,45 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     for name in ("saved.pt2", "torn.pt2", "missing.pt2"):
         with pytest.raises(ValueError, match=name):
             check_archive(tmp_path / name)
+
+
+def test_no_damage_is_another_error(archive: Path, tmp_path: Path) -> None:
+    """Whatever bytes are flipped or missing, the archive passes or is refused with a ValueError."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    whole, rng, refused = packed.getvalue(), random.Random(7), 0
+    for number in range(300):
+        damaged = bytearray(whole)
+        for _ in range(20):
+            damaged[rng.randrange(len(whole))] = rng.randrange(256)
+        if number % 5 == 0:
+            del damaged[rng.randrange(len(whole)) :]
+        (tmp_path / "t.pt2").write_bytes(damaged)
+        try:
+            check_archive(tmp_path / "t.pt2")
+        except ValueError:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("config", [[], {"config": []}, {"config": {"a": 3}}, {"other": {}}])
+def test_a_list_of_weights_of_another_form_is_refused(config: object, archive: Path, tmp_path: Path) -> None:
+    """JSON that is no list of weights is one sentence."""
+
+    def changed(name: str, old: bytes) -> bytes:
+        return json.dumps(config).encode() if name.endswith("weights_config.json") else old
+
+    with pytest.raises(ValueError, match="is not an exported graph"):
+        check_archive(rewritten(archive, tmp_path / "t.pt2", changed, {}))
+
+
+def test_a_list_of_weights_is_bounded(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that would unpack to gigabytes is refused by the size that it tells."""
+    monkeypatch.setattr("components.core.inference.archives.MAX_CONFIG_BYTES", 10)
+    with pytest.raises(ValueError, match="weights_config.json' of .* bytes"):
+        check_archive(archive)
 
 
 @pytest.fixture

@@ -2,7 +2,13 @@
 
 import io
 import struct
+import subprocess
+import sys
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +19,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode, v2
 
 from components.core.inference import images
-from components.core.inference.images import Preprocessing, decode, encode, resized
+from components.core.inference.images import Preprocessing, decode, decoded, encode, resized
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -222,6 +228,100 @@ def test_the_limit_allows_large_photos(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decode(encoded(Image.new("RGB", (8, 8)), "PNG")).size == (8, 8)
     with pytest.raises(ValueError, match="bomb: 13 x 5"):
         decode(encoded(Image.new("RGB", (13, 5)), "PNG"))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("halved", [False, True])
+def test_strips_give_the_pixels_of_the_whole(mode: str, halved: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - a parameter
+    """Converted and halved in strips, a picture is the same in every pixel as converted and halved at once."""
+    if mode == "I;16":
+        picture = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (41, 33), dtype=np.uint16))
+    else:
+        picture = noise(33, 41).convert("RGBA" if mode == "PA" else mode)
+        picture = picture.quantize(16) if mode == "PA" else picture
+    content = encoded(picture, "PNG", **({"transparency": 3} if mode == "P" else {}))
+    monkeypatch.setattr(images, "HALVED", 64 if halved else 10**6)
+    monkeypatch.setattr(images, "_LEAST_SIDE", 4)
+    whole = decode(content)
+    monkeypatch.setattr(images, "_STRIP", 100)
+    found = decode(content)
+    assert found.size == ((17, 21) if halved else (33, 41))
+    assert np.array_equal(np.asarray(found), np.asarray(whole))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_large_picture_is_halved_and_keeps_its_size(
+    kind: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above the limit width and height are halved, the true ones are told upright; what is seen stays the same."""
+    picture = noise(16, 12).resize((160, 120), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(picture, kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
+    whole = decode(content)
+    monkeypatch.setattr(images, "HALVED", 160 * 120 - 1)
+    monkeypatch.setattr(images, "_LEAST_SIDE", 61)
+    assert decode(content).size == whole.size
+    monkeypatch.setattr(images, "_LEAST_SIDE", 60)
+    halved = decode(content)
+    assert halved.info[images.FULL_SIZE] == whole.info[images.FULL_SIZE] == whole.size
+    assert halved.size == (whole.width // 2, whole.height // 2)
+    seen = [np.asarray(resized(some, preprocessing(mode="squash")), dtype=int) for some in (whole, halved)]
+    assert np.abs(seen[0] - seen[1]).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("WEBP", {}), ("JPEG", {"progressive": True}), ("TIFF", {"compression": "tiff_lzw"})]
+)
+def test_what_takes_too_much_memory_is_refused_with_its_numbers(
+    kind: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of a form that is decoded as a whole has another limit than its number of pixels."""
+    content = encoded(noise(1000, 1000), kind, **options)
+    decode(content)
+    monkeypatch.setattr(images, "_memory", images._Memory(3_000_000))
+    with pytest.raises(ValueError, match=rf"^too large: 1000 x 1000 pixels as {kind} take \d+ MB .*at most 3 may"):
+        decode(content)
+
+
+def test_large_pictures_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads hold no more pictures at once than fit into the memory for them, and all of them end."""
+    held, most, lock = 0, 0, threading.Lock()
+    monkeypatch.setattr(images, "_memory", images._Memory(1_000_000))
+    content = encoded(noise(300, 300), "PNG")  # 360,000 bytes
+
+    def use(_number: int) -> None:
+        nonlocal held, most
+        with decoded(content):
+            with lock:
+                held += 1
+                most = max(most, held)
+            time.sleep(0.01)
+            with lock:
+                held -= 1
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(use, range(18)))
+    assert most == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("PNG", "RGBA"), ("TIFF", "RGB")])
+def test_the_largest_pictures_take_less_than_600_mb(kind: str, mode: str, tmp_path: Path) -> None:
+    """A picture just under the limit of pixels is decoded and resized within the memory that is promised."""
+    options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
+    Image.new(mode, (9400, 9400), 0).save(tmp_path / "large", kind, **options)
+    code = (
+        "import re, sys; from pathlib import Path; from components.core.inference import images\n"
+        # of this process alone: what `resource` tells begins with the parent's
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+        "content = open(sys.argv[1], 'rb').read(); before = peak()\n"
+        "with images.decoded(content) as picture: picture.resize((64, 64))\n"
+        "print((peak() - before) / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "large"], check=True, capture_output=True, text=True)
+    assert 0 < float(done.stdout) < 500
 
 
 def test_floats_and_wide_integers_are_refused() -> None:

@@ -1,8 +1,11 @@
 """Weight files are loaded without running code, unwrapped, checked and identified."""
 
+import io
 import pickle
+import re
 import socket
 import sys
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +30,14 @@ STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2), "
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def rewritten(path: Path, pickled: bytes, compression: int = zipfile.ZIP_STORED) -> None:
+    """Write a file as torch.save does, with another pickle in it."""
+    torch.save(STATE, path)
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as old, zipfile.ZipFile(path, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, pickled if name.endswith("data.pkl") else old.read(name))
 
 
 class TestStateDigest:
@@ -116,6 +127,50 @@ class TestLoadState:
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"The weights .*weights\.\w+ can't be read\."):
             load_state(str(path))
+
+    @pytest.mark.parametrize(
+        ("make", "kind"),
+        [
+            (lambda w: w.to_sparse(), "sparse coo"),
+            (lambda w: w.to_sparse_csr(), "sparse csr"),
+            (lambda w: torch.empty_like(w, device="meta"), "without values (meta)"),
+            (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "quantized"),
+            (lambda w: torch.nested.nested_tensor([w, w[:1]]), "nested"),
+            (lambda w: torch.nested.nested_tensor([w, w[:1]], layout=torch.jagged), "nested"),
+            (lambda w: w + 1j, "complex"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore")  # of PyTorch about its own kinds
+    def test_other_kinds_of_tensors(self, tmp_path: Path, make: Callable[[Tensor], Tensor], kind: str) -> None:
+        """A tensor that is no plain array of values is refused by its name and kind."""
+        torch.save({**STATE, "a.weight": make(STATE["a.weight"])}, tmp_path / "weights.pth")
+        with pytest.raises(InputError, match=re.escape(f"weights.pth is {kind}, which")) as caught:
+            load_state(str(tmp_path / "weights.pth"))
+        assert "The tensor 'a.weight'" in caught.value.sentence
+
+    def test_a_negated_view(self, tmp_path: Path) -> None:
+        """A tensor that is marked as negated is loaded with its values."""
+        torch.save({"a": torch._neg_view(STATE["a.weight"])}, tmp_path / "weights.pth")
+        found = load_state(str(tmp_path / "weights.pth"))
+        assert state_digest(found) == state_digest({"a": -STATE["a.weight"]})
+
+    def test_a_value_that_contains_itself(self, tmp_path: Path) -> None:
+        """Wrappers within themselves end as what they are: no state dict."""
+        content: dict[str, object] = {}
+        content["model"] = content
+        rewritten(tmp_path / "weights.pth", pickle.dumps(content, 2))
+        with pytest.raises(InputError, match="are not a state dict"):
+            load_state(str(tmp_path / "weights.pth"))
+
+    def test_size(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A compressed archive, and a pickle of many megabytes, are refused before they are unpacked."""
+        rewritten(tmp_path / "weights.pth", bytes(100_000), zipfile.ZIP_DEFLATED)
+        with pytest.raises(InputError, match="would unpack to more"):
+            load_state(str(tmp_path / "weights.pth"))
+        torch.save(STATE, tmp_path / "weights.pth")
+        monkeypatch.setattr(weights, "MAX_PICKLE_BYTES", 10)
+        with pytest.raises(InputError, match="would unpack to more"):
+            load_state(str(tmp_path / "weights.pth"))
 
     def test_missing(self, tmp_path: Path) -> None:
         """A file that is not there is named."""

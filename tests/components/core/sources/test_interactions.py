@@ -194,8 +194,9 @@ def test_a_table_of_mostly_bad_rows_is_its_faults(tmp_path: Path) -> None:
     [
         ("seen.csv", "", "holds no interactions"),
         ("seen.csv", "user;item;time\nu;a;1\n", r"no column 'user' \(it has user;item;time\)"),
-        ("seen.parquet", "", "is not a Parquet file"),
-        ("seen.parquet", "PAR1 and no more", "is not a Parquet file"),
+        ("seen.parquet", "", "is empty"),
+        ("seen.parquet", "PAR1 and no more", "is cut off"),
+        ("seen.parquet", "user,item,time\n", "is not a Parquet file"),
         ("seen.csv", "user,item,user\nu,a,v\n", "has two columns 'user'"),
         ("seen.csv", "user,item\nu,a\n", "no column 'time'"),
         ("seen.csv", "user,user_id,item,time\nu,v,a,1\n", "both 'user' and 'user_id'"),

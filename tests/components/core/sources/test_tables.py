@@ -1,5 +1,11 @@
 """Tables that can be read in more than one way are refused, and cells are read as people mean them."""
 
+import io
+import os
+import random
+import re
+from collections.abc import Callable
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -8,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.core.errors import InputError, RejectedRecord
-from components.core.sources import raw_records
+from components.core.sources import raw_records, source_index, tables
 
 
 @pytest.mark.parametrize("columns", ["label,text", "text,label"])
@@ -79,3 +85,85 @@ def test_whole_numbers_are_one_label_whatever_their_type(tmp_path: Path) -> None
     written = ["007", "1.0", "NA", "None", "True", "nan"]
     (tmp_path / "a.csv").write_text("uri,label\n" + "".join(f"x,{text}\n" for text in written))
     assert [e.label for e in raw_records.list_entries(str(tmp_path / "a.csv"))] == written
+
+
+def whole_parquet() -> bytes:
+    """A manifest of three columns, one of them of times."""
+    rows, file = range(500), io.BytesIO()
+    columns = {"uri": [f"{i}.png" for i in rows], "label": [f"c{i % 3}" for i in rows], "time": pa.array(rows)}
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda _whole: b"", "is empty"),
+        (lambda _whole: b"uri,label\na.png,cat\n", "is not a Parquet file"),
+        (lambda _whole: b"\x1f\x8b\x08" + bytes(20), "is not a Parquet file: it is gzip"),
+        (lambda whole: whole[:-100], "is cut off"),
+        (lambda whole: whole[:4], "is cut off"),
+        (lambda whole: whole[:-4] + b"PARE", "is encrypted"),
+        (lambda whole: whole[:-400] + bytes(392) + whole[-8:], "is damaged: "),
+    ],
+)
+def test_a_damaged_parquet_manifest_is_one_sentence(
+    change: Callable[[bytes], bytes], told: str, tmp_path: Path
+) -> None:
+    """The sentence names the file and what is wrong with it."""
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(change(whole_parquet()))
+    with pytest.raises(InputError, match=re.escape(f"The table {path} {told}")):
+        raw_records.check_source(str(path))
+
+
+def test_no_damage_of_a_parquet_manifest_is_a_traceback() -> None:
+    """Cut and flipped at random, it is read or refused in a sentence."""
+    whole, rng, refused = whole_parquet(), random.Random(7), 0
+    for number in range(300):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 4, 50))):
+            damaged[rng.randrange(len(whole) * (number % 3) // 3, len(whole))] = rng.randrange(256)
+        if number % 5 == 0:
+            del damaged[rng.randrange(len(whole)) :]
+        try:
+            list(tables.read_rows(io.BytesIO(damaged), "rows.parquet"))
+        except InputError:
+            refused += 1
+    assert refused > 100
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A pipe under a manifest's name is not waited for."""
+    os.mkfifo(tmp_path / "rows.csv")
+    with pytest.raises(InputError, match="is not a file"):
+        raw_records.check_source(str(tmp_path / "rows.csv"))
+
+
+def test_a_uri_that_is_not_text_is_rejected_with_its_row(tmp_path: Path) -> None:
+    """Numbers, times, lists, objects and missing ones name the row and what it has; the next row is read."""
+    (tmp_path / "x.png").write_bytes(b"x")
+    cells = ["5", "1.5", "true", '["x.png"]', '{"a": 1}', "null", "NaN", '""', '"x.png"']
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"uri": {cell}, "label": "a", "more": "m"}}\n' for cell in cells))
+    found = source_index.take(str(rows), [])
+    assert [row.reason for row in found] == [
+        "uri is not text: row 1 has a number",
+        "uri is not text: row 2 has a number",
+        "uri is not text: row 3 has true or false",
+        "uri is not text: row 4 has a list",
+        "uri is not text: row 5 has an object",
+        *(f"no uri: row {number}" for number in (6, 7, 8)),
+        "",
+    ]
+    assert found[3].uri == f"{rows}#row=4"
+    assert {row.label for row in found} == {"a"}
+    columns = [[date(2020, 1, 1)], [datetime(2020, 1, 1)], [b"x.png"], pa.array([None]), [["x.png"]]]  # noqa: DTZ001
+    told = []
+    for column in columns:
+        pq.write_table(pa.table({"uri": column, "label": ["a"]}), tmp_path / "rows.parquet")
+        told += [
+            row.reason.removeprefix("uri is not text: ")
+            for row in source_index.take(str(tmp_path / "rows.parquet"), [])
+        ]
+    assert told == ["row 1 has a time", "row 1 has a time", "row 1 has bytes", "no uri: row 1", "row 1 has a list"]
