@@ -14,6 +14,7 @@ from rich.console import Console
 from components.core.errors import ExpectedError
 from components.core.run_result import RunResult
 from pipelines.commands import cache, doctor, labels, models, predict, run, schedule, status, submit, ui
+from pipelines.command_help import use_own_help
 from pipelines.commands import compile as compile_
 from pipelines.surroundings import drop_left_over, enduring
 
@@ -23,7 +24,6 @@ app = typer.Typer(
     "Each command's --help has an example.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 for command in (run, compile_, predict, ui, doctor):
     app.add_typer(command.app)
@@ -33,6 +33,7 @@ app.add_typer(models.app)
 app.add_typer(submit.app)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(status.app)
+use_own_help(app)
 GOES_ON = "The output was closed; the run continues, and `thawline status` will show its result."
 
 

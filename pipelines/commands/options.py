@@ -43,6 +43,11 @@ HostOption = Annotated[
 NamespaceOption = Annotated[
     str, typer.Option(envvar="KFP_NAMESPACE", help="Your namespace, if Kubeflow has several users.")
 ]
+# defaults that are not the field's: what a command puts in their place
+DEFAULTS = {
+    "task": "detected from the records by `run`, else image_classification",
+    "model": "the name of the source",
+}
 ConfigOption = Annotated[
     Path | None, typer.Option(help="YAML file with the same names; the command line overrides it.")
 ]
@@ -52,9 +57,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the command's `**options` by an option for every setting, unset unless given."""
     options = []
     for name, field in Settings.model_fields.items():
-        default = "searched" if name in Settings.SEARCHED else field.default
+        default = shown_default(name)
         option = typer.Option(
-            help=f"{field.description} (default: {default})",
+            help=f"{field.description}{default and f' (default: {default})'}",
             rich_help_panel=OPTIONS[name].panel,
             show_default=False,
         )
@@ -63,6 +68,18 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
         )
     return _extended(command, options)
+
+
+def shown_default(name: str) -> str:
+    """The default of a setting in words; empty where its description says what happens without it."""
+    default = Settings.model_fields[name].default
+    if name in Settings.SEARCHED:
+        return "searched"
+    if name in DEFAULTS:
+        return DEFAULTS[name]
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return "" if default in ("", {}) else f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _extended(command: Callable[..., None], options: Sequence[inspect.Parameter]) -> Callable[..., None]:
