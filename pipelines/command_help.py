@@ -121,7 +121,7 @@ def _by_panel(options: list[Any], *, brief: bool) -> dict[str, list[Any]]:
 
 
 def _argument(name: str) -> str:
-    return re.sub(r"[{}\[\]]", "", name.split()[0]).upper()
+    return re.sub(r"[{}\[\]]", "", name.split(maxsplit=1)[0]).upper()
 
 
 def _option(names: str) -> str:

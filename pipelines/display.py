@@ -37,6 +37,7 @@ class StepState:
         kind = event["event"]
         if kind == "started":
             self.state, self.started, self.ended = "running", event["time"], 0.0
+            self.said = event["time"]  # a first line at once would be the last one of a short step
         elif kind == "progress":
             self.done, self.total, self.text = event["done"], event["total"], event["text"]
         elif kind in ("finished", "failed"):

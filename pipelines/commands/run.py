@@ -29,6 +29,7 @@ from pipelines.commands.options import (
     use_home,
     with_settings,
 )
+from pipelines.config_file import text_of
 from pipelines.surroundings import check_name
 
 if TYPE_CHECKING:
@@ -49,21 +50,38 @@ def run(
     tracking_uri: TrackingOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors; the result too with --json.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what the run would do, and why, and do nothing.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings of the run as a config file, and do nothing.")
+    ] = False,
     **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
 ) -> None:
     """Run the whole pipeline on this machine, to a registered model."""
     use_home(home, tracking_uri)
     from pipelines.changes import settled
+    from pipelines.dry_run import foreseen, print_foreseen
     from pipelines.local import fetch_report, launch
     from pipelines.option_checks import check_names
     from pipelines.task_choice import with_task_of_data
 
-    run_key, console = run_folder.new_run_key(), Console(stderr=as_json)
+    run_key, console = run_folder.new_run_key(), Console(stderr=as_json or dry_run, quiet=quiet)
     try:
-        settings, task = with_task_of_data(_checked(options, config, source, run_key), source)
+        settings, task = with_task_of_data(_checked(options, config, source), source)
         check_names(settings)
+        if print_config:
+            sys.stdout.write(text_of(settings.model_dump(include=settings.model_fields_set), "FILE"))
+            return
         source = source if "://" in source else str(Path(source).expanduser().resolve())
         _print_settings(console, source, settings, task)
+        if dry_run:
+            print_foreseen(foreseen(source, settings, console), settings, as_json=as_json)
+            return
+        run_folder.run_folder(run_key)
         _catch_signals()
         result = settled(source, settings, run_key, console)
         if result is None:
@@ -84,7 +102,7 @@ def run(
         raise kind(result.reason, "" if errors else f"Its log is {run_folder.run_folder(run_key) / 'log.txt'}.")
 
 
-def _checked(options: dict[str, Any], config: Path | None, source: str, run_key: str) -> Settings:
+def _checked(options: dict[str, Any], config: Path | None, source: str) -> Settings:
     from components.core.sources.raw_records import check_source
     from components.core.task_sources import lists_records
 
@@ -93,7 +111,6 @@ def _checked(options: dict[str, Any], config: Path | None, source: str, run_key:
     if not lists_records(settings.task, Path.cwd()):
         check_source(source)
     studies.check_storage()
-    run_folder.run_folder(run_key)
     return settings
 
 
