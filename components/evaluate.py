@@ -25,6 +25,7 @@ from components.core.evaluation.label_errors import Suspect
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.gate import Verdict, decide, first_version
 from components.core.inference import archives
+from components.core.metric_names import label
 from components.core.networks.network import Network
 from components.core.registry import recall, versions
 from components.core.registry.serving import build_served
@@ -102,7 +103,7 @@ def evaluate(
         run.tags({tag_names.SMOKE_TESTED: archives.folder_digest(served)}, pipeline=True)
         headline = data.target.metrics[0].name
         low, high = evaluation.intervals[headline]
-        run.figure(f"test {headline} {evaluation.metrics[headline]:.3f} [{low:.3f}, {high:.3f}]")
+        run.figure(f"test {label(headline)} {evaluation.metrics[headline]:.3f} [{low:.3f}, {high:.3f}]")
     confusion = None if evaluation.confusion is None else (list(facts["classes"]), evaluation.confusion.tolist())
     return Evaluated(decision.accepted, decision.champion, _shown(evaluation, decision, headline), confusion)
 

@@ -1,7 +1,6 @@
 """`thawline report`: the report of the last run, in the browser."""
 
 import sys
-import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,9 @@ import typer
 
 from components.core import home_folder
 from components.core.errors import InputError
+from pipelines.browser import open_page
 from pipelines.commands.options import HomeOption, TrackingOption, check_model, has_store, use_home
+from pipelines.surroundings import near
 
 app = typer.Typer()
 REPORT = "report.html"
@@ -29,8 +30,8 @@ def report(
         check_model(name)
     found = _found(name)
     if not path:
-        webbrowser.open(found.absolute().as_uri())  # without a browser it does nothing, and the path is printed
-    sys.stdout.write(f"{found}\n")
+        open_page(found.absolute().as_uri())
+    sys.stdout.write(f"{near(str(found))}\n")
 
 
 def _found(name: str) -> Path:

@@ -15,6 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from components.core.metric_names import label
+
 Array: TypeAlias = np.ndarray[Any, Any]
 Epochs: TypeAlias = Sequence[Mapping[str, Any]]
 Trials: TypeAlias = Sequence[Mapping[str, Any]]
@@ -48,7 +50,7 @@ def learning_curves(history: Epochs, metric: str) -> Figure:
         axis.plot(steps, values, color=colour, label=label, marker=marker, linewidth=1.8)
         kept = [i for i, epoch in enumerate(history) if epoch.get("best") and colour == ACCENT]
         axis.plot(steps[kept], values[kept], "o", color=ACCENT, markersize=6, label="weights kept" if kept else None)
-    for axis, title in zip(axes, ("Loss", f"Validation {metric.replace('_', ' ')}"), strict=False):
+    for axis, title in zip(axes, ("Loss", f"Validation {label(metric)}"), strict=False):
         _style(axis, title)
         _mark_phases(axis, [str(epoch["phase"]) for epoch in history], named=axis is axes[0])
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -19,6 +19,7 @@ from mlflow.entities.input_tag import InputTag
 from components.core import home_folder, run_folder, torchrun
 from components.core.errors import ExpectedError, StepError
 from components.core.listener import Deadline
+from components.core.metric_names import label
 from components.core.settings import Settings
 from components.core.tracking import retries, tag_names
 from components.core.tracking.connection import client, experiment, explained
@@ -141,7 +142,7 @@ class StepRun:
 
 def describe(metric: str, figures: Mapping[str, float]) -> str:
     """The figure that the terminal shows beside a training step."""
-    shown = f"{metric.replace('_', ' ')} {figures[metric]:.3f}, " if metric in figures else ""
+    shown = f"{label(metric)} {figures[metric]:.3f}, " if metric in figures else ""
     return f"validation {shown}loss {figures['loss']:.3f}"
 
 
