@@ -5,6 +5,6 @@ import webbrowser
 
 
 def open_page(address: str) -> None:
-    """Open a page where there is a desktop: without one Python would start a browser of the terminal, and wait for it."""
+    """Open a page where there is a desktop: without one Python would wait for a browser of the terminal."""
     if any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")):
         webbrowser.open(address)

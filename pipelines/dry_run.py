@@ -44,7 +44,7 @@ def steps(decision: Decision) -> Sequence[str]:
 def print_foreseen(decision: Decision, settings: Settings, *, as_json: bool) -> None:
     """Print on stdout what a run would do."""
     if as_json:
-        facts = {"change": decision.change, "reason": decision.reason, "model": settings.model}
+        facts: dict[str, object] = {"change": decision.change, "reason": decision.reason, "model": settings.model}
         facts |= {"version": decision.version, "steps": list(steps(decision))}
         sys.stdout.write(json.dumps(facts) + "\n")
         return

@@ -153,9 +153,10 @@ def _tested(
         (False, False): f"is not shown to be within {margin:g} of",
     }[superiority, passed]
     groups = "" if counts.units == contest.champion.size else f" in {counts.units} groups"
+    name = label(outcome.metric)
     sentence = (
         f"The challenger {verdict} the champion, version {contest.version}, on the same {contest.champion.size} test "
-        f"rows{groups}: {label(outcome.metric)} {outcome.challenger:.3f} against {outcome.champion:.3f}{outcome.detail} "
+        f"rows{groups}: {name} {outcome.challenger:.3f} against {outcome.champion:.3f}{outcome.detail} "
         f"({outcome.method}, one-sided p {p_in_words(outcome.p)}, level {budget.level:.4f} at look "
         f"{budget.look.number} of {budget.look.horizon})."
     )

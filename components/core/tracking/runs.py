@@ -71,10 +71,11 @@ class StepRun:
         """The one figure that the terminal shows beside the finished step."""
         self._figure = text
 
-    def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters of the step."""
+    def params(self, values: Mapping[str, Any], *, pipeline: bool = False) -> None:
+        """Log parameters of the step, or of the whole pipeline."""
         if self._client:
-            self._client.log_batch(self.run_id, params=[Param(k, str(v)[:6000]) for k, v in values.items()])
+            run_id = self.pipeline_id if pipeline else self.run_id
+            self._client.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in values.items()])
 
     def metrics(self, values: Mapping[str, float], *, pipeline: bool = False) -> None:
         """Log final figures of the step, or of the whole pipeline."""
