@@ -79,11 +79,8 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
 def look(source: str, settings: Settings, run_key: str, progress: Progress = SILENT.progress) -> Decision:
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
     run_folder.start("detect_changes", run_key)
-    from components.core.data import lineage_store
-    from components.core.registry import versions as registry
     from components.core.tracking import (
         leases,  # mlflow costs seconds
-        queries,
         runs,
     )
 
@@ -98,15 +95,7 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = SIL
             run.progress(done, total, text)
             progress(done, total, text)
 
-        lineage_store.check_salt(settings.model, settings.split_salt)
-        history = _History(settings.model, Path(folder))
-        # accepted labels of test rows change the dataset, not the source
-        accepted = queries.recorded(settings.model, tag_names.ACCEPTED_LABELS)
-        found = {**provenance.parts(settings), "labels": f"{len(accepted)} times accepted"}
-        champion = registry.current(settings.model, "champion")
-        if settings.warm_start:
-            found[provenance.START] = registry.mark(settings.model, champion)
-        decision, rows = _decide(source, run, found, history, champion, report)
+        decision, found, rows, history = _weighed(source, run, Path(folder), report)
         _keep(run, decision, found, settings)
         if decision.change == "skip" and source_index.knows_more(rows, history.index(history.newest)):
             source_index.write_index(Path(folder) / source_index.INDEX, rows)
@@ -114,6 +103,42 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = SIL
             run.tags({tag_names.INDEXED: "true"}, pipeline=True)
         run.figure(f"{decision.change}: {decision.reason}")
     return _kept(run_key, decision)
+
+
+def foresee(source: str, settings: Settings, run_key: str, progress: Progress = SILENT.progress) -> Decision:
+    """Return what a run would do now, and why; nothing is written to MLflow.
+
+    Raises:
+        InputError: The source can't be listed, or holds nothing that a run could start with.
+    """
+    from components.core.tracking import leases, runs
+
+    run = runs.StepRun("detect_changes", run_key, settings, "", "", silent=True)
+    if other := leases.in_progress(run):
+        return Decision(provenance.BUSY, other)
+    with tempfile.TemporaryDirectory() as folder:
+        return _weighed(source, run, Path(folder), progress)[0]
+
+
+def _weighed(
+    source: str, run: "StepRun", folder: Path, report: Progress
+) -> tuple[Decision, provenance.Parts, list[IndexRow], "_History"]:
+    """The decision, what the inputs are made of, the index of the source, and earlier runs."""
+    from components.core.data import lineage_store
+    from components.core.registry import versions as registry
+    from components.core.tracking import queries
+
+    settings = run.settings
+    lineage_store.check_salt(settings.model, settings.split_salt)
+    history = _History(settings.model, folder)
+    # accepted labels of test rows change the dataset, not the source
+    accepted = queries.recorded(settings.model, tag_names.ACCEPTED_LABELS)
+    found = {**provenance.parts(settings), "labels": f"{len(accepted)} times accepted"}
+    champion = registry.current(settings.model, "champion")
+    if settings.warm_start:
+        found[provenance.START] = registry.mark(settings.model, champion)
+    decision, rows = _decide(source, run, found, history, champion, report)
+    return decision, found, rows, history
 
 
 def _give_way(run: "StepRun", other: str) -> Decision:

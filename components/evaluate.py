@@ -16,22 +16,25 @@ import pandas as pd
 from components.core import revision
 from components.core.digests import digest
 from components.core.errors import StepError
-from components.core.evaluation import look_budget, references
+from components.core.evaluation import look_budget, model_facts, references
 from components.core.evaluation.champion_timeline import timeline
-from components.core.evaluation.comparison import Contestant, Trained, contest, contestant
+from components.core.evaluation.comparison import CHALLENGER, Contestant, Trained, contest, contestant
 from components.core.evaluation.drift import Insight, examine
 from components.core.evaluation.features import Array, pretrained_features
 from components.core.evaluation.label_errors import Suspect
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.gate import Verdict, decide, first_version
 from components.core.inference import archives
+from components.core.metric_names import label
 from components.core.networks.network import Network
 from components.core.registry import recall, versions
 from components.core.registry.serving import build_served
 from components.core.reporting import charts
 from components.core.reporting.costs import sentence
+from components.core.reporting.headline import headline
 from components.core.reporting.page import ReportData, render
 from components.core.reporting.step_costs import costs
+from components.core.sources.record_kinds import KIND_OF_TASK
 from components.core.targets.evaluation import Evaluation
 from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines
@@ -84,7 +87,7 @@ def evaluate(
         trained = load_checkpoint(checkpoint)
         calibration = _serve(data, trained, run, served, version)
         tried = beside.enter_context(versions.trying_out(served))
-        challenger = contestant(served, checkpoint, data, run, "challenger", trained)
+        challenger = contestant(served, checkpoint, data, run, CHALLENGER, trained)
         _refuse_leak(data, challenger)
         facts = trained[1]
         features = pretrained_features(data, references.probed_splits(data), run)
@@ -94,17 +97,23 @@ def evaluate(
         reigns = timeline(data, run, (decision.champion, champion) if champion else None)
         search = json.loads(trials.read_text())
         page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns, challenger.answers)
+        kind = KIND_OF_TASK.get(run.settings.task, "rows").partition(" ")[0]
+        model = model_facts.described(
+            run.settings, data.examples.info.source, trained, served, challenger.seconds, kind
+        )
+        page = replace(page, headline=_headline(data, evaluation, decision, kind), model=model)
         report.write_text(render(page))
+        run.params(model_facts.resolved(run.settings, trained), pipeline=True)
         _log_insight(run, data, insight)
         _log_saved(run, page.costs, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
         run.text(tried(), "smoke_test.json")
         run.tags({tag_names.SMOKE_TESTED: archives.folder_digest(served)}, pipeline=True)
-        headline = data.target.metrics[0].name
-        low, high = evaluation.intervals[headline]
-        run.figure(f"test {headline} {evaluation.metrics[headline]:.3f} [{low:.3f}, {high:.3f}]")
+        first = data.target.metrics[0].name
+        low, high = evaluation.intervals[first]
+        run.figure(f"test {label(first)} {evaluation.metrics[first]:.3f} [{low:.3f}, {high:.3f}]")
     confusion = None if evaluation.confusion is None else (list(facts["classes"]), evaluation.confusion.tolist())
-    return Evaluated(decision.accepted, decision.champion, _shown(evaluation, decision, headline), confusion)
+    return Evaluated(decision.accepted, decision.champion, _shown(evaluation, decision, first), confusion)
 
 
 def _serve(data: Data, trained: Trained, run: runs.StepRun, served: Path, version: str) -> dict[str, float]:
@@ -246,6 +255,13 @@ def _drawn(data: Data, evaluation: Evaluation, answers: pd.DataFrame) -> Sequenc
     wrong = [data.rows["test"][place] for place in places]
     some = answers.iloc[places].reset_index(drop=True)
     return data.task.drawn(data.examples.contents(wrong), data.examples.labels(wrong), some)
+
+
+def _headline(data: Data, evaluation: Evaluation, decision: Verdict, kind: str) -> str:
+    metric = data.target.metrics[0]
+    figures = evaluation.metrics[metric.name], evaluation.baseline[metric.name]
+    rows = len(data.rows["test"])
+    return headline(decision.evidence, metric, figures, rows, kind, accepted=decision.accepted)
 
 
 def _shown(evaluation: Evaluation, decision: Verdict, metric: str) -> dict[str, float | str]:

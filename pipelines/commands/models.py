@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from components.core.errors import ExpectedError, InputError, StepError
+from components.core.metric_names import label
 from components.core.times import iso, minute
 from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, check_model, has_store, use_home
 from pipelines.commands.tables import table
@@ -194,7 +195,7 @@ def _page(model: dict[str, Any]) -> list[str]:
             minute(facts["created"]),
             ", ".join(facts["aliases"]),
             {True: "yes", False: "no", None: ""}[facts["accepted"]],
-            "" if facts["value"] is None else f"{facts['metric'].replace('_', ' ')} {facts['value']:.3f}",
+            "" if facts["value"] is None else f"{label(facts['metric'])} {facts['value']:.3f}",
             _short(facts["decision"]),
         )
         for facts in model["versions"]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.core import run_folder
+from components.core.metric_names import label
 from components.core.reporting import webhook
 from components.core.run_result import RunResult
 from components.core.settings import Settings
@@ -112,7 +113,7 @@ def _blocks(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     header = {"type": "plain_text", "text": run["title"][:MOST_HEADER]}
     blocks: list[dict[str, Any]] = [{"type": "header", "text": header}, _section(run["reason"])]
     lines = [
-        f"{name.replace('_', ' ')} {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+        f"{label(name)} {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
         + (f", trivial model {figure['baseline']:.3f}" if "baseline" in figure else "")
         for name, figure in run["figures"].items()
     ]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
@@ -65,6 +65,19 @@ def last_pipeline_run(model: str, condition: str) -> Run | None:
     """
     found = across([*_of(model), condition], most=100)  # a condition on a tag leaves out runs without that tag
     return next((run for run in found if run.data.tags.get(tag_names.CHANGE) != provenance.BUSY), None)
+
+
+def last_evaluated(model: str = "") -> Run | None:
+    """The newest pipeline run that has judged a version, of a model or of any; None without one."""
+    of = _of(model) if model else [tag_names.equals(tag_names.KIND, "pipeline")]
+    return next(iter(across([*of, tag_names.is_set(tag_names.ACCEPTED)], most=1)), None)
+
+
+def local_artifact(run: Run, name: str) -> Path | None:
+    """An artifact of a run where it lies on this machine; None where it does not."""
+    uri = urlsplit(run.info.artifact_uri)
+    path = Path(unquote(uri.path)) / name
+    return path if uri.scheme in ("", "file") and path.exists() else None
 
 
 def models_with_runs() -> set[str]:

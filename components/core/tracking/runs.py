@@ -19,6 +19,7 @@ from mlflow.entities.input_tag import InputTag
 from components.core import home_folder, run_folder, torchrun
 from components.core.errors import ExpectedError, StepError
 from components.core.listener import Deadline
+from components.core.metric_names import label
 from components.core.settings import Settings
 from components.core.tracking import retries, tag_names
 from components.core.tracking.connection import client, experiment, explained
@@ -70,10 +71,11 @@ class StepRun:
         """The one figure that the terminal shows beside the finished step."""
         self._figure = text
 
-    def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters of the step."""
+    def params(self, values: Mapping[str, Any], *, pipeline: bool = False) -> None:
+        """Log parameters of the step, or of the whole pipeline."""
         if self._client:
-            self._client.log_batch(self.run_id, params=[Param(k, str(v)[:6000]) for k, v in values.items()])
+            run_id = self.pipeline_id if pipeline else self.run_id
+            self._client.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in values.items()])
 
     def metrics(self, values: Mapping[str, float], *, pipeline: bool = False) -> None:
         """Log final figures of the step, or of the whole pipeline."""
@@ -141,7 +143,7 @@ class StepRun:
 
 def describe(metric: str, figures: Mapping[str, float]) -> str:
     """The figure that the terminal shows beside a training step."""
-    shown = f"{metric.replace('_', ' ')} {figures[metric]:.3f}, " if metric in figures else ""
+    shown = f"{label(metric)} {figures[metric]:.3f}, " if metric in figures else ""
     return f"validation {shown}loss {figures['loss']:.3f}"
 
 
