@@ -4,7 +4,7 @@ import traceback
 
 from rich.console import Console
 
-from components.core import home_folder, run_folder
+from components.core import disk_space, home_folder, run_folder
 from components.core.errors import ExpectedError, StepError
 from components.core.run_result import RunResult
 from components.core.settings import Settings
@@ -13,6 +13,7 @@ from components.core.tracking.server import is_server
 from components.detect_changes import look
 
 
+@disk_space.explained(home_folder.home)
 def settled(source: str, settings: Settings, run_key: str, console: Console) -> RunResult | None:
     """The result of a run that ends before its DAG starts: nothing has changed, or looking for changes failed.
 
@@ -43,6 +44,8 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     except (KeyboardInterrupt, SystemExit):
         reason = "The run was interrupted."
     except Exception as error:
+        if disk_space.is_full(error):
+            raise
         (folder / "log.txt").write_text("".join(traceback.format_exception(error)))
         raise StepError("The step detect_changes failed.", f"Its log is {folder / 'log.txt'}.") from error
     from components.finish import end
@@ -50,6 +53,7 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     return end(settings, run_key, state, reason)
 
 
+@disk_space.explained(home_folder.home)
 def ended(settings: Settings, run_key: str, reason: str) -> RunResult:
     """The result of a run whose processes are gone; `reason` says why it was ended before its time, else it is empty.
 

@@ -16,7 +16,7 @@ from mlflow.entities import Dataset, Metric, Param, Run, RunTag
 from mlflow.entities.dataset_input import DatasetInput
 from mlflow.entities.input_tag import InputTag
 
-from components.core import home_folder, run_folder, torchrun
+from components.core import disk_space, home_folder, run_folder, torchrun
 from components.core.errors import ExpectedError, StepError
 from components.core.listener import Deadline
 from components.core.settings import Settings
@@ -173,7 +173,7 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
         return
     previous = signal.signal(signal.SIGTERM, _exit_on_sigterm)
     try:
-        with explained():
+        with disk_space.explained(home_folder.home), explained():
             run = _begun(name, run_key, Settings.from_json(settings))
             begin, status = time.monotonic(), "FAILED"
             try:
@@ -181,7 +181,7 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
                     found = find_runs(run.settings.model, run_key, "step", tag_names.is_set(tag_names.INPUT_ERROR_AT))
                     retries.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), tag_names.ERROR)
                     _hold(run)
-                with _living(run.pipeline_id):
+                with _living(run.pipeline_id), disk_space.explained(home_folder.home):
                     yield run
                 status = "FINISHED"
                 run_folder.forget_error(run_key, name)
