@@ -5,7 +5,7 @@ import traceback
 from rich.console import Console
 
 from components.core import disk_space, home_folder, run_folder
-from components.core.errors import ExpectedError, StepError
+from components.core.errors import ExpectedError, NoAnswerError, OutageError, StepError
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import endings
@@ -64,7 +64,10 @@ def ended(settings: Settings, run_key: str, reason: str) -> RunResult:
         from components.core.tracking import connection
         from components.finish import end
 
-        connection.open_store()  # a server that went away is not waited for once more
+        try:
+            connection.open_store()  # a server that went away is not waited for once more
+        except NoAnswerError as error:  # it was there when the run began
+            raise OutageError(error.sentence, error.hint) from error
         try:
             result = end(settings, run_key, endings.FAILED, reason)
         except KeyboardInterrupt:  # the result is there before the notification, which may take a minute

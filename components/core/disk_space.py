@@ -46,8 +46,9 @@ def explained(home: Callable[[], Path]) -> Iterator[None]:
     except Exception as error:
         if not is_full(error):
             raise
+        found = full(home(), error)  # before there is room again
         release(home())
-        raise full(home(), error) from error
+        raise found from error
 
 
 def full(home: Path, error: BaseException | None = None) -> FullDiskError:
