@@ -64,10 +64,13 @@ def ended(settings: Settings, run_key: str, reason: str) -> RunResult:
         from components.core.tracking import connection
         from components.finish import end
 
+        for error in run_folder.read_errors(run_key).values():
+            if not home_folder.store_is_ready():  # the DAG could not make it, on a full disk
+                raise StepError(error["sentence"], error["hint"])
         try:
             connection.open_store()  # a server that went away is not waited for once more
-        except NoAnswerError as error:  # it was there when the run began
-            raise OutageError(error.sentence, error.hint) from error
+        except NoAnswerError as silent:  # it was there when the run began
+            raise OutageError(silent.sentence, silent.hint) from silent
         try:
             result = end(settings, run_key, endings.FAILED, reason)
         except KeyboardInterrupt:  # the result is there before the notification, which may take a minute
