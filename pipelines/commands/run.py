@@ -65,7 +65,7 @@ def run(
     """Run the whole pipeline on this machine, to a registered model."""
     use_home(home, tracking_uri)
     from pipelines.changes import settled
-    from pipelines.dry_run import foreseen, print_foreseen
+    from pipelines.commands.dry_run import foreseen, print_foreseen
     from pipelines.local import fetch_report, launch
     from pipelines.option_checks import check_names
     from pipelines.task_choice import with_task_of_data
