@@ -78,11 +78,12 @@ def run(
             sys.stdout.write(text_of(settings.model_dump(include=settings.model_fields_set), "FILE"))
             return
         source = source if "://" in source else str(Path(source).expanduser().resolve())
+        if not dry_run:
+            run_folder.run_folder(run_key)  # or it can't be made, which is all there is to say
         _print_settings(console, source, settings, task)
         if dry_run:
             print_foreseen(foreseen(source, settings, console), settings, as_json=as_json)
             return
-        run_folder.run_folder(run_key)
         _catch_signals()
         result = settled(source, settings, run_key, console)
         if result is None:
