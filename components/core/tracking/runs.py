@@ -21,7 +21,7 @@ from components.core.errors import ExpectedError, StepError
 from components.core.listener import Deadline
 from components.core.metric_names import label
 from components.core.settings import Settings
-from components.core.tracking import retries, tag_names
+from components.core.tracking import metric_groups, retries, tag_names
 from components.core.tracking.connection import client, experiment, explained
 from components.core.tracking.queries import RUNNING, Open, across, find_runs, step_name
 from components.core.tracking.server import is_server
@@ -98,7 +98,7 @@ class StepRun:
 
     def epoch(self, values: Mapping[str, float]) -> None:
         """Log one epoch's figures; epochs that follow within a second share a call, which costs up to 80 ms."""
-        self._pending.append(dict(values))
+        self._pending.append(metric_groups.of_epoch(values))
         if time.monotonic() - self._flushed > 1:
             self._flush()
 
@@ -339,7 +339,7 @@ def log_trial(
     run_id = create(f"trial {number}", search.run_key, search.settings.model, "trial", search.run_id, times[0])
     tags = [RunTag(tag_names.TRIAL_STATE, state)]
     client().log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()], tags=tags)
-    log_epochs(run_id, epochs)
+    log_epochs(run_id, [metric_groups.of_epoch(figures) for figures in epochs])
     client().set_terminated(run_id, "FAILED" if state == "FAIL" else "FINISHED", times[1])
 
 
