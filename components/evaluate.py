@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from components.core import revision
+from components.core.csv_text import write_csv
 from components.core.digests import digest
 from components.core.errors import StepError
 from components.core.evaluation import look_budget, model_facts, references
@@ -286,7 +287,7 @@ def _log_insight(run: runs.StepRun, data: Data, insight: Insight) -> None:
     table = pd.DataFrame([asdict(suspect) for suspect in insight.suspects], columns=[f.name for f in fields(Suspect)])
     table.insert(0, "uri", data.examples.uris(places))
     table.insert(0, "id", data.examples.ids(places))
-    run.text(table.drop(columns="row").to_csv(index=False), "label_suspects.csv")
+    run.text(write_csv(table.drop(columns="row")), "label_suspects.csv")
     found = {"label_suspects": float(len(places))}
     if insight.drift:
         drift = insight.drift
@@ -347,4 +348,4 @@ def _log(
     if evaluation.numbers is not None:
         run.text(charts.to_svg(charts.numbers(evaluation.numbers)), "figures/numbers.svg")
     if evaluation.per_class is not None:
-        run.text(evaluation.per_class.to_csv(index=False), "per_class.csv")
+        run.text(write_csv(evaluation.per_class), "per_class.csv")

@@ -14,7 +14,7 @@ from components.core.registry import recall
 from components.core.settings import Hyperparameters
 from components.core.tracking import retries, runs, tag_names
 from components.core.training import deadlines
-from components.core.training.checkpoints import TRAINING, load_checkpoint, read_facts, save_checkpoint
+from components.core.training.checkpoints import TRAINING, check_room, load_checkpoint, read_facts, save_checkpoint
 from components.core.training.data import open_data
 from components.core.training.thawing import thaw
 
@@ -51,6 +51,7 @@ def fine_tune(
         run.deadline = deadlines.of(run)
         distributed.rendezvous()  # the first process may still be writing the head
         network, facts = load_checkpoint(head)
+        check_room(checkpoint, network)
         before = _kept(facts["history"], "head")
         # processes of torchrun can't know the deadline and are under way: there one epoch is trained
         if chosen.thaw == 0 or (not torchrun.launched() and run.deadline.reached()):

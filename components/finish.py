@@ -28,6 +28,8 @@ def finish(settings: str, run_key: str, state: str) -> RunResult:
         run_key: Finds the pipeline's run.
         state: What Kubeflow calls the pipeline's state; it decides only together with what MLflow knows (`endings`).
     """
+    if run_folder.read_errors(run_key):  # a server that a step has waited for in vain is not waited for once more
+        connection.open_store()
     return end(Settings.from_json(settings), run_key, state)
 
 

@@ -4,12 +4,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.core import revision
+from components.core import disk_space, home_folder, revision
 from components.core.contract import load_task
 from components.core.inference import archives
 from components.core.registry import promotion, versions
 from components.core.tracking import connection, retries, runs, tag_names
 from components.core.tracking.metric_groups import plain
+from components.core.tracking.server import is_server
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 
@@ -42,6 +43,7 @@ def register(
     """
     with runs.step("register", run_key, settings) as run, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
+        _check_room(served, checkpoint)
         shutil.copytree(served, folder)
         versions.drop_traces(folder)
         if archives.folder_digest(folder) != run.pipeline_tags().get(tag_names.SMOKE_TESTED):
@@ -73,6 +75,14 @@ def register(
         run.tags(outcome, pipeline=True)
         run.figure(f"version {version}, {'champion' if version == champion else became}")
     return version
+
+
+def _check_room(served: Path, checkpoint: Path) -> None:
+    """Check that a copy of the version fits among the temporary files and, without a server, in the home."""
+    needed = sum(path.stat().st_size for folder in (served, checkpoint) for path in folder.rglob("*"))
+    folders = [Path(tempfile.gettempdir())]
+    folders += [] if is_server(home_folder.tracking_uri()) else [home_folder.home()]
+    disk_space.check(home_folder.home(), dict.fromkeys(folders, needed), "Registering the version")
 
 
 def _origin(run: runs.StepRun) -> dict[str, str]:

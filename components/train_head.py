@@ -9,7 +9,7 @@ from components.core.errors import StepError
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import retries, runs
 from components.core.training import deadlines
-from components.core.training.checkpoints import save_checkpoint, save_training_rows
+from components.core.training.checkpoints import check_room, save_checkpoint, save_training_rows
 from components.core.training.data import open_data
 from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.phase import build_network
@@ -46,6 +46,7 @@ def train_head(
         run.deadline = deadlines.of(run)
         data = open_data(dataset, run.settings)
         network = build_network(data, chosen, run)
+        check_room(checkpoint, network)
         with together(network):
             if is_solved(network, data):
                 _note_unused(run)

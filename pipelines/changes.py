@@ -4,8 +4,8 @@ import traceback
 
 from rich.console import Console
 
-from components.core import home_folder, run_folder
-from components.core.errors import ExpectedError, StepError
+from components.core import disk_space, home_folder, run_folder
+from components.core.errors import ExpectedError, NoAnswerError, OutageError, StepError
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import endings
@@ -13,6 +13,7 @@ from components.core.tracking.server import is_server
 from components.detect_changes import look
 
 
+@disk_space.explained(home_folder.home)
 def settled(source: str, settings: Settings, run_key: str, console: Console) -> RunResult | None:
     """The result of a run that ends before its DAG starts: nothing has changed, or looking for changes failed.
 
@@ -43,6 +44,8 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     except (KeyboardInterrupt, SystemExit):
         reason = "The run was interrupted."
     except Exception as error:
+        if disk_space.is_full(error):
+            raise
         (folder / "log.txt").write_text("".join(traceback.format_exception(error)))
         raise StepError("The step detect_changes failed.", f"Its log is {folder / 'log.txt'}.") from error
     from components.finish import end
@@ -50,6 +53,7 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     return end(settings, run_key, state, reason)
 
 
+@disk_space.explained(home_folder.home)
 def ended(settings: Settings, run_key: str, reason: str) -> RunResult:
     """The result of a run whose processes are gone; `reason` says why it was ended before its time, else it is empty.
 
@@ -60,7 +64,13 @@ def ended(settings: Settings, run_key: str, reason: str) -> RunResult:
         from components.core.tracking import connection
         from components.finish import end
 
-        connection.open_store()  # a server that went away is not waited for once more
+        for error in run_folder.read_errors(run_key).values():
+            if not home_folder.store_is_ready():  # the DAG could not make it, on a full disk
+                raise StepError(error["sentence"], error["hint"])
+        try:
+            connection.open_store()  # a server that went away is not waited for once more
+        except NoAnswerError as silent:  # it was there when the run began
+            raise OutageError(silent.sentence, silent.hint) from silent
         try:
             result = end(settings, run_key, endings.FAILED, reason)
         except KeyboardInterrupt:  # the result is there before the notification, which may take a minute

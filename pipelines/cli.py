@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from components.core import disk_space, home_folder
 from components.core.errors import ExpectedError
 from components.core.run_result import RunResult
 from pipelines.command_help import use_own_help
@@ -76,7 +77,8 @@ def _main() -> NoReturn:
     except FileNotFoundError:
         _fail("The folder that this terminal is in was deleted. Change to one that exists.", 2)
     try:
-        status = app(standalone_mode=False)
+        with disk_space.explained(home_folder.home):
+            status = app(standalone_mode=False)
     except ExpectedError as error:
         _fail(str(error), 2 if error.kind == "input" else 1)
     except typer.TyperException as error:  # bad usage

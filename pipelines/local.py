@@ -16,14 +16,16 @@ from types import FrameType
 from typing import IO, Never
 from urllib.parse import urlsplit
 
-from components.core import cpus, home_folder, run_folder
+from components.core import cpus, disk_space, home_folder, run_folder
 from components.core.contract import TASKS_FOLDER
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 
 
+@disk_space.explained(home_folder.home)
 def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[bytes]":
     """Start the DAG in a process group of its own; its steps inherit the environment."""
+    disk_space.reserve(home_folder.home())
     folder = run_folder.run_folder(run_key)
     if not (folder / "settings.json").exists():  # looking for changes wrote it; its time is the run's begin
         home_folder.write_text(folder / "settings.json", settings.to_json())
@@ -121,7 +123,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     arguments = json.loads(sys.argv[1])
     run_folder.take_lease(arguments["run_key"])
-    run_pipeline(**arguments)
+    try:
+        with disk_space.explained(home_folder.home):
+            run_pipeline(**arguments)
+    except disk_space.FullDiskError as error:  # of kfp's own files
+        if not run_folder.read_errors(arguments["run_key"]):
+            run_folder.write_error(arguments["run_key"], "local", error)
+        raise
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> Never:

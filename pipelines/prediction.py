@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from components.core.csv_text import as_cell
 from components.core.errors import InputError, RejectedRecord
 from components.core.sources import folders, raw_records
 
@@ -84,7 +85,7 @@ def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool,
             elif as_json:
                 rows.append({**record.shown(), **said})
             else:
-                sys.stdout.write("\t".join([*record.shown().values(), *_cells(said)]) + "\n")
+                sys.stdout.write(as_line(record, said))
     if as_json:
         result = {"model": model, "version": version, "predictions": rows, "unanswered": bad}
         sys.stdout.write(json.dumps(result) + "\n")
@@ -93,6 +94,11 @@ def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool,
     for line in told:
         console.print(f"Error: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
     return not bad
+
+
+def as_line(record: Record, said: dict[str, Any]) -> str:
+    """Return a record and its answer as a line of cells between tabs, none of which a spreadsheet runs."""
+    return "\t".join(map(as_cell, [*record.shown().values(), *_cells(said)])) + "\n"
 
 
 def _check_boxes(served: Any, model: str, folder: Path) -> None:  # noqa: ANN401 - mlflow publishes no types

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from components.core import disk_space
 from components.core.errors import UnavailableError
 
 
@@ -22,16 +23,20 @@ def tracking_uri() -> str:
 
 @contextmanager
 def writable() -> Iterator[None]:
-    """Say in one sentence that the home can't be written to; it is what a step writes to first."""
+    """Say in one sentence that the home can't be written to; it is what a step writes to first.
+
+    Raises:
+        UnavailableError: It is read-only, or another user's.
+        FullDiskError: Its disk is full.
+    """
     try:
         yield
     except OSError as error:
-        hints = {
-            errno.ENOSPC: "Free space there",
-            errno.EDQUOT: "Free space there",
-            errno.EROFS: "Mount that file system for writing",
-        }
-        first = hints.get(error.errno or 0, f"Give {home()} to this process's user, {os.geteuid()}")
+        if disk_space.is_full(error):
+            raise disk_space.full(home(), error) from error
+        read_only = error.errno == errno.EROFS
+        user = f"Give {home()} to this process's user, {os.geteuid()}"
+        first = "Mount that file system for writing" if read_only else user
         hint = f"{first}, or choose another folder with --home or THAWLINE_HOME."
         raise UnavailableError(f"{error.filename or home()} can't be written to: {error.strerror}.", hint) from None
 

@@ -21,7 +21,7 @@ from s3transfer.exceptions import RetriesExceededError
 
 from components.core import outages
 from components.core.addresses import check_no_login
-from components.core.errors import InputError, NoAnswerError, OutageError, UnavailableError
+from components.core.errors import InputError, NoAnswerError, UnavailableError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -33,7 +33,6 @@ _Result = TypeVar("_Result")
 
 CONNECTIONS = 32  # downloads in flight
 READ_SECONDS = 20.0  # that a server may be silent in the middle of an answer
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between two attempts during an outage; doubled each time
 _BODY_ATTEMPTS = 4  # botocore retries requests, but not a body that breaks off
 _WHOLE = {"GetObject": "ContentLength", "HeadObject": "ContentLength", "ListObjectsV2": "IsTruncated"}
 _BROKEN_BODY = (exceptions.IncompleteReadError, exceptions.ReadTimeoutError, exceptions.ResponseStreamingError)
@@ -245,22 +244,14 @@ def _waiting(uri: str, work: Callable[[], _Result], *, patient: bool = True) -> 
         InputError: It can't be done, for a reason that the sentence tells.
         OutageError: The outage took longer than may be waited.
     """
-    seconds, say = outages.current()
-    begin, pause = time.monotonic(), FIRST_PAUSE
-    while True:
-        try:
-            with _explained(uri):
-                return work()
-        except NoAnswerError as error:
-            if not patient or not seconds:
-                raise
-            left = begin + seconds - time.monotonic()
-            if left <= 0:
-                told = f"{error.sentence} It was waited for {seconds:.0f} s."
-                raise OutageError(told, error.hint) from error.__cause__
-            say(f"waiting for S3, for {left:.0f} s at most: {error.sentence}")
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, LONGEST_PAUSE)
+
+    def explained() -> _Result:
+        with _explained(uri):
+            return work()
+
+    if not patient:
+        return explained()
+    return outages.repeated(explained, "S3", lambda error: error.sentence if isinstance(error, NoAnswerError) else "")
 
 
 @contextmanager

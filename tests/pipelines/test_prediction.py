@@ -7,7 +7,7 @@ import pytest
 
 from components.core import s3 as storage
 from components.core.errors import InputError, RejectedRecord
-from pipelines.prediction import listed
+from pipelines.prediction import Record, as_line, listed
 
 pytest_plugins = ["tests.services.s3"]
 
@@ -59,6 +59,12 @@ def test_a_text_that_is_not_utf8_is_read_as_its_bytes() -> None:
     """What a shell passes on in another encoding reaches the task, which says what is wrong with it."""
     [record] = listed([], [os.fsdecode(b"caf\xe9")], [])
     assert record.read() == b"caf\xe9"
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet() -> None:
+    """Records and answers that begin like a formula get an apostrophe; numbers stay numbers."""
+    record = Record("text", "=1+1", lambda: b"=1+1")
+    assert as_line(record, {"label": "@SUM(A1)", "number": -1.5}) == "'=1+1\t'@SUM(A1)\t-1.5\n"
 
 
 def test_objects_on_s3_are_records(s3: str) -> None:

@@ -35,6 +35,23 @@ class Postgres(NamedTuple):
 
     port: int
     password: str
+    command: list[str]
+    log: Path
+    running: "list[subprocess.Popen[bytes]]"  # one, or none
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self.log.open("ab") as output:
+            process = subprocess.Popen(self.command, stdout=output, stderr=output, cwd=self.log.parent)
+        self.running.append(process)
+        _wait(lambda: psycopg.connect(self.url("postgres")).close(), process, self.log)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End it and its connections."""
+        while self.running:
+            process = self.running.pop()
+            process.send_signal(number)
+            process.wait(30)
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
@@ -79,25 +96,22 @@ def postgres() -> Iterator[Postgres]:
         missing("Postgres is not installed (Debian: apt-get install postgresql)")
     as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     folder = Path(tempfile.mkdtemp(prefix="thawline-postgres-"))  # pytest's own folders are closed to other users
-    server = Postgres(free_port(), secrets.token_hex(8))
+    port, data = free_port(), folder / "data"
+    settings = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
+    command = [*as_user, str(programs / "postgres"), "-D", str(data), *(f"-c{s}" for s in settings)]
+    server = Postgres(port, secrets.token_hex(8), command, folder / "log", [])
     (folder / "password").write_text(server.password)
     if as_user:
         for path in (folder, folder / "password"):
             shutil.chown(path, "postgres", "postgres")
-    data, log = folder / "data", folder / "log"
     initdb = ["initdb", "-D", str(data), "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}"]
-    settings = [f"port={server.port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
     try:
         subprocess.run([*as_user, str(programs / initdb[0]), *initdb[1:]], check=True, capture_output=True, cwd=folder)
-        with log.open("wb") as output:
-            command = [*as_user, str(programs / "postgres"), "-D", str(data), *(f"-c{s}" for s in settings)]
-            process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
+        server.start()
         try:
-            _wait(lambda: psycopg.connect(server.url("postgres")).close(), process, log)
             yield server
         finally:
-            process.send_signal(signal.SIGQUIT)  # at once, whoever is connected
-            process.wait(30)
+            server.stop(signal.SIGQUIT)  # at once, whoever is connected
     finally:
         shutil.rmtree(folder)
 

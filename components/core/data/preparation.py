@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from components.core import cpus, threads
+from components.core import cpus, disk_space, home_folder, threads
 from components.core.contract import Target, Task, load_task
 from components.core.data import dataset_info, splits
 from components.core.data.assignments import assign_examples, check_slices, write_label_changes
@@ -181,9 +181,11 @@ def _check_all(
     """Read and check every record; memory holds what is in flight, not the data."""
     remote = any(entry.uri.startswith("s3://") for entry in entries)
     workers = DOWNLOADS if remote else cpus.available()
+    marked = list(zip(entries, source_index.marks(entries), strict=True))
+    sizes = {entry.uri: max(0, mark.size) for entry, mark in marked}
+    disk_space.check(home_folder.home(), {dataset: sum(sizes.values())}, "The copy of the examples")
     checker, checked, shown = _Checker(task, target, entries), _Source(), time.monotonic()
     with shard_writer(dataset) as writer:
-        marked = zip(entries, source_index.marks(entries), strict=True)
         for done, read in enumerate(threads.in_order(checker.check, marked, workers), start=1):
             checked.add(read, writer)
             if time.monotonic() - shown > 0.25 or done == len(entries):  # noqa: PLR2004 - seconds

@@ -147,11 +147,11 @@ def _answer(process: "subprocess.Popen[str]") -> str:
 def add_version(model: str, folder: Path, run: runs.StepRun, tags: Mapping[str, str]) -> str:
     """Upload a checked model folder, register it as a new version with its digest; return the version."""
     client = connection.client()
-    if not client.search_registered_models(f"name = '{model}'"):
-        client.create_registered_model(model)
     logged = client.create_logged_model(connection.experiment(model), model, run.run_id)
     client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
+    if not client.search_registered_models(f"name = '{model}'"):  # only now: a full disk leaves no model without one
+        client.create_registered_model(model)
     version = client.create_model_version(
         model,
         f"models:/{logged.model_id}",

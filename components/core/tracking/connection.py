@@ -154,7 +154,13 @@ def migrate() -> None:
             return
         if database.exists() and not home_folder.has_current_schema(database):
             subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
-        client().search_experiments(max_results=1)  # creates the tables of a new store
+        made = not database.exists()
+        try:
+            client().search_experiments(max_results=1)  # creates the tables of a new store
+        except Exception:
+            if made:  # half of them can't be migrated later
+                database.unlink(missing_ok=True)
+            raise
         if database == home_folder.home() / "mlflow.db":
             relocate(home_folder.home())
         home_folder.mark_store_current(database)

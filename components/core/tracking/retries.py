@@ -40,14 +40,14 @@ def patient(step: Callable[P, R]) -> Callable[P, R]:
         key = str(inspect.signature(step).bind(*inputs, **named).arguments["run_key"])
         while True:
             try:
-                with outages.waited_out(functools.partial(_say, name, key)):
+                with outages.waited_out(functools.partial(say, name, key)):
                     return step(*inputs, **named)
             except NoAnswerError as error:
                 left = end - time.monotonic()
                 if left <= 0:
                     raise
                 pause = min(pause, left)
-                _say(name, key, f"{error.sentence} Trying again in {pause:.0f} s, for {left:.0f} s at most.")
+                say(name, key, f"{error.sentence} Trying again in {pause:.0f} s, for {left:.0f} s at most.")
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -67,7 +67,7 @@ def _seconds() -> float:
         raise InputError(f"{MINUTES} can't be {text!r}.", "Use a number of minutes.") from None
 
 
-def _say(step: str, run_key: str, text: str) -> None:
+def say(step: str, run_key: str, text: str) -> None:
     """Tell the terminal, and the pod's log: MLflow may be what is silent."""
     run_folder.emit(run_key, step, "note", text=text)
     sys.stderr.write(f"{step}: {text}\n")

@@ -6,29 +6,33 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Never
+from typing import Any, Never, TypeVar
 
 from mlflow.entities import Dataset, Metric, Param, Run, RunTag
 from mlflow.entities.dataset_input import DatasetInput
 from mlflow.entities.input_tag import InputTag
 
-from components.core import home_folder, run_folder, torchrun
-from components.core.errors import ExpectedError, StepError
+from components.core import disk_space, home_folder, run_folder, torchrun
+from components.core.errors import ExpectedError, OutageError, StepError
 from components.core.listener import Deadline
 from components.core.metric_names import label
 from components.core.settings import Settings
 from components.core.tracking import metric_groups, retries, tag_names
 from components.core.tracking.connection import client, experiment, explained
+from components.core.tracking.outbox import Outbox, ask_once
 from components.core.tracking.queries import RUNNING, Open, across, find_runs, step_name
 from components.core.tracking.server import is_server
 
 ALIVE_SECONDS = 60.0  # between two signs of life
 BATCH = 900  # MLflow takes 1,000 entities in one call
 SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0
+FAILED_SECONDS = 10.0  # that a server has to take the end of a failed step
+Result = TypeVar("Result")
 
 
 class StepRun:
@@ -44,6 +48,7 @@ class StepRun:
         self.pipeline_id = pipeline_id
         self.deadline = Deadline()  # of the step's training: never, unless the step sets one
         self._client = None if silent else client()
+        self._outbox = None if silent or not is_server(home_folder.tracking_uri()) else Outbox(self._say)
         self._shown = 0.0
         self._figure = ""
         self._notes: list[str] = []
@@ -73,14 +78,19 @@ class StepRun:
 
     def params(self, values: Mapping[str, Any], *, pipeline: bool = False) -> None:
         """Log parameters of the step, or of the whole pipeline."""
-        if self._client:
-            run_id = self.pipeline_id if pipeline else self.run_id
-            self._client.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in values.items()])
+        params = [Param(k, str(v)[:6000]) for k, v in values.items()]
+        if pipeline:
+            self.ask(lambda: client().log_batch(self.pipeline_id, params=params))
+        else:
+            self.post(lambda: client().log_batch(self.run_id, params=params))
 
     def metrics(self, values: Mapping[str, float], *, pipeline: bool = False) -> None:
         """Log final figures of the step, or of the whole pipeline."""
-        if self._client:
-            log_epochs(self.pipeline_id if pipeline else self.run_id, [dict(values)])
+        metrics = as_metrics([values])
+        if pipeline:
+            self.ask(lambda: log_metrics(self.pipeline_id, metrics))
+        else:
+            self.post(lambda: log_metrics(self.run_id, metrics))
 
     def saved(self, seconds: float) -> None:
         """Log what reading kept activations saved in this step."""
@@ -89,12 +99,15 @@ class StepRun:
     def tags(self, values: Mapping[str, str], *, pipeline: bool = False) -> None:
         """Tag the step's run, or the pipeline's."""
         tags = [RunTag(k, v) for k, v in values.items()]
-        if self._client:
-            self._client.log_batch(self.pipeline_id if pipeline else self.run_id, tags=tags)
+        if pipeline:
+            self.ask(lambda: client().log_batch(self.pipeline_id, tags=tags))
+        else:
+            self.post(lambda: client().log_batch(self.run_id, tags=tags))
 
     def pipeline_tags(self) -> dict[str, str]:
         """The tags that the pipeline's run has now."""
-        return dict(self._client.get_run(self.pipeline_id).data.tags) if self._client else {}
+        found = self.ask(lambda: client().get_run(self.pipeline_id).data.tags)
+        return dict(found or {})
 
     def epoch(self, values: Mapping[str, float]) -> None:
         """Log one epoch's figures; epochs that follow within a second share a call, which costs up to 80 ms."""
@@ -103,14 +116,14 @@ class StepRun:
             self._flush()
 
     def _flush(self) -> None:
-        if self._client:
-            log_epochs(self.run_id, self._pending, start=self._logged)
+        metrics = as_metrics(self._pending, start=self._logged)
+        self.post(lambda: log_metrics(self.run_id, metrics))
         self._logged, self._pending, self._flushed = self._logged + len(self._pending), [], time.monotonic()
 
     def artifact(self, path: Path, folder: str = "", *, pipeline: bool = False) -> None:
         """Upload a file."""
-        if self._client:
-            self._client.log_artifact(self.pipeline_id if pipeline else self.run_id, str(path), folder or None)
+        run_id = self.pipeline_id if pipeline else self.run_id
+        self.ask(lambda: client().log_artifact(run_id, str(path), folder or None))
 
     def text(self, text: str, name: str) -> None:
         """Upload text as a file; a figure goes as SVG."""
@@ -124,17 +137,32 @@ class StepRun:
         kind = "s3" if source.startswith("s3://") else "local"
         data = Dataset(name, digest[:36], kind, json.dumps({"uri": source}))  # MLflow takes 36 characters
         entity = DatasetInput(data, [InputTag("mlflow.data.context", "training")])
-        if self._client:
-            for run_id in (self.run_id, self.pipeline_id):
-                self._client.log_inputs(run_id, [entity])
+        for run_id in (self.run_id, self.pipeline_id):
+            self.post(partial(client().log_inputs, run_id, [entity]))
 
     def close(self, status: str, seconds: float) -> None:
         """End the run as FINISHED or FAILED with the seconds of its own work."""
         self._flush()
         self.metrics({"step_seconds": seconds})
-        if self._client:
-            self._client.set_terminated(self.run_id, status)
+        # a failed step may be about to be killed, or its server may be what it failed of
+        self.ask(lambda: client().set_terminated(self.run_id, status), None if status == "FINISHED" else FAILED_SECONDS)
         self._emit("finished" if status == "FINISHED" else "failed", seconds=seconds, figure=self._figure)
+
+    def post(self, message: Callable[[], object]) -> None:
+        """Log something beside the work: while a server is away it waits."""
+        if self._outbox:
+            self._outbox.post(message)
+        elif self._client:
+            message()
+
+    def ask(self, message: Callable[[], Result], seconds: float | None = None) -> Result | None:
+        """Log something after all else, and wait until it is done; return its answer, or None from a silent run."""
+        if self._outbox:
+            return self._outbox.ask(message, seconds)
+        return message() if self._client else None
+
+    def _say(self, text: str) -> None:
+        retries.say(self.name, self.run_key, text)
 
     def _emit(self, event: str, **facts: object) -> None:
         if self._client:
@@ -147,14 +175,18 @@ def describe(metric: str, figures: Mapping[str, float]) -> str:
     return f"validation {shown}loss {figures['loss']:.3f}"
 
 
-def log_epochs(run_id: str, epochs: Sequence[Mapping[str, float]], start: int = 0) -> None:
-    """Log figures of consecutive epochs in as few calls as MLflow allows."""
+def as_metrics(epochs: Sequence[Mapping[str, float]], start: int = 0) -> list[Metric]:
+    """Figures of consecutive epochs as MLflow's metrics of this moment."""
     now = int(time.time() * 1000)
-    metrics = [
+    return [
         Metric(name, float(value), now, start + number)
         for number, values in enumerate(epochs)
         for name, value in values.items()
     ]
+
+
+def log_metrics(run_id: str, metrics: Sequence[Metric]) -> None:
+    """Log metrics in as few calls as MLflow allows."""
     for i in range(0, len(metrics), BATCH):
         client().log_batch(run_id, metrics=metrics[i : i + BATCH])
 
@@ -175,25 +207,28 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
         return
     previous = signal.signal(signal.SIGTERM, _exit_on_sigterm)
     try:
-        with explained():
-            run = _begun(name, run_key, Settings.from_json(settings))
+        with disk_space.explained(home_folder.home), explained():
+            known = Settings.from_json(settings)
+            run = ask_once(partial(retries.say, name, run_key), lambda: _begun(name, run_key, known))
             begin, status = time.monotonic(), "FAILED"
             try:
                 if os.environ.get("THAWLINE_RUN_KEY"):  # in a pod, which a cluster starts again
                     found = find_runs(run.settings.model, run_key, "step", tag_names.is_set(tag_names.INPUT_ERROR_AT))
                     retries.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), tag_names.ERROR)
                     _hold(run)
-                with _living(run.pipeline_id):
+                with _living(run.pipeline_id), disk_space.explained(home_folder.home):
                     yield run
                 status = "FINISHED"
                 run_folder.forget_error(run_key, name)
             except ExpectedError as error:
                 if not isinstance(error, retries.RepeatedError):
                     run_folder.write_error(run_key, name, error)
-                    run.tags({tag_names.ERROR: f"{error.kind}: {error}"[:4000], **retries.mark(error)})
+                    with suppress(OutageError):  # of the server that would take it
+                        run.tags({tag_names.ERROR: f"{error.kind}: {error}"[:4000], **retries.mark(error)})
                 raise
             finally:
-                run.close(status, time.monotonic() - begin)
+                with nullcontext() if status == "FINISHED" else suppress(OutageError):  # the first reason is told
+                    run.close(status, time.monotonic() - begin)
     except ExpectedError as error:
         if name not in run_folder.read_errors(run_key):  # the first reason is the true one
             run_folder.write_error(run_key, name, error)
@@ -336,11 +371,20 @@ def log_trial(
     state: str,
 ) -> None:
     """A finished trial as a run below the search step's, with its own start and end (milliseconds)."""
-    run_id = create(f"trial {number}", search.run_key, search.settings.model, "trial", search.run_id, times[0])
-    tags = [RunTag(tag_names.TRIAL_STATE, state)]
-    client().log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()], tags=tags)
-    log_epochs(run_id, [metric_groups.of_epoch(figures) for figures in epochs])
-    client().set_terminated(run_id, "FAILED" if state == "FAIL" else "FINISHED", times[1])
+    made: list[str] = []  # a message may be sent again
+    logged = [Param(k, str(v)) for k, v in params.items()]
+    metrics = as_metrics([metric_groups.of_epoch(figures) for figures in epochs])
+
+    def send() -> None:
+        if not made:
+            made.append(
+                create(f"trial {number}", search.run_key, search.settings.model, "trial", search.run_id, times[0])
+            )
+        client().log_batch(made[0], params=logged, tags=[RunTag(tag_names.TRIAL_STATE, state)])
+        log_metrics(made[0], metrics)
+        client().set_terminated(made[0], "FAILED" if state == "FAIL" else "FINISHED", times[1])
+
+    search.post(send)
 
 
 def close_running(model: str, run_key: str, *, failed: bool) -> None:
@@ -379,7 +423,7 @@ def close_lost(pipeline: Open, reason: str, *, failed: bool = True) -> None:
 
 def record(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
     """Log figures and tags of a run that may have ended already."""
-    log_epochs(run_id, [metrics] if metrics else [])
+    log_metrics(run_id, as_metrics([metrics]))
     client().log_batch(run_id, tags=[RunTag(name, value[: tag_names.TAG_LENGTH]) for name, value in tags.items()])
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
-from components.core import digests
+from components.core import digests, disk_space, home_folder
 from components.core.contract import Target, load_task
 from components.core.data.examples import START, Examples
 from components.core.networks.network import Network
@@ -20,6 +20,16 @@ from components.core.networks.weights import state_digest
 from components.core.settings import Hyperparameters, Settings
 
 WEIGHTS, FACTS, TRAINING = "network.safetensors", "checkpoint.json", "training.parquet"
+
+
+def check_room(folder: Path, network: Network) -> None:
+    """Check that a network's weights fit on the disk before it is trained.
+
+    Raises:
+        FullDiskError: They don't.
+    """
+    needed = sum(tensor.nbytes for tensor in network.state_dict().values())
+    disk_space.check(home_folder.home(), {folder: needed}, "The checkpoint")
 
 
 def save_checkpoint(

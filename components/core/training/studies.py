@@ -12,25 +12,55 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from filelock import FileLock
 
-from components.core import home_folder
+from components.core import home_folder, outages
 from components.core.errors import InputError, NoAnswerError, UnavailableError
 
 if TYPE_CHECKING:
     import optuna
     import psycopg
 
+P = ParamSpec("P")
+R = TypeVar("R")
 DONE = ("COMPLETE", "PRUNED")
 HEARTBEAT_SECONDS = 20  # a worker is taken for dead after three that are missing
 MAX_RETRIES = 3  # of a trial whose workers die: it may be what kills them
 CONNECT_SECONDS = 10
 _PASSING = re.compile("starting up|shutting down|too many|reserved")  # what a Postgres refuses for a while only
+_QUERY = re.compile(r"_?(get|set|create_new)_|delete_study$|record_heartbeat$")  # methods of Optuna's storage
 _DRIVER = "+psycopg"  # SQLAlchemy's name for it, which libpq does not know
 _ADDRESS = "Set it to postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or leave it out."
+
+
+def waited_for(work: Callable[P, R]) -> Callable[P, R]:
+    """Let a function that uses a study wait for its Postgres: what breaks in the middle of it is done again.
+
+    A trial that was begun and not returned has no heartbeat any more, and is run again.
+    """
+
+    @functools.wraps(work)
+    def waiting(*inputs: P.args, **named: P.kwargs) -> R:
+        return outages.repeated(lambda: work(*inputs, **named), "the search's database", _silence)
+
+    return waiting
+
+
+def _silence(error: BaseException | None) -> str:
+    """The sentence of an error that comes from a Postgres that is away; nothing of another error."""
+    from psycopg import OperationalError
+    from sqlalchemy import exc
+
+    while error is not None:
+        if isinstance(error, NoAnswerError):
+            return error.sentence
+        if isinstance(error, OperationalError | exc.OperationalError | exc.InterfaceError):
+            return "its connection broke."
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def shared() -> str:
@@ -83,13 +113,16 @@ def _postgres(url: str, seconds: int) -> "optuna.storages.RDBStorage":
     import optuna
 
     with locked("the tables"):  # made by the first
-        return optuna.storages.RDBStorage(
+        storage = optuna.storages.RDBStorage(
             url.replace("postgresql", f"postgresql{_DRIVER}", 1),
             engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_SECONDS}},
             heartbeat_interval=seconds,
             grace_period=3 * seconds,
             heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES),
         )
+    for name in filter(_QUERY.match, dir(storage)):  # Optuna repeats none of them
+        setattr(storage, name, waited_for(getattr(storage, name)))
+    return storage
 
 
 @contextlib.contextmanager
@@ -112,6 +145,7 @@ def locked(name: str) -> Iterator["psycopg.Connection | None"]:
         yield connection
 
 
+@waited_for
 def begin(study: "optuna.Study", defaults: dict[str, float]) -> None:
     """Close what a killed search left running; let the first trial that counts be the defaults: no search is worse."""
     import optuna
@@ -125,6 +159,7 @@ def begin(study: "optuna.Study", defaults: dict[str, float]) -> None:
             study.enqueue_trial(defaults)
 
 
+@waited_for
 def take(study: "optuna.Study", total: int, seed: int) -> "optuna.Trial | Literal['wait'] | None":
     """The next trial to run, or none if there are enough.
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.core import outages
 from components.core.errors import NoAnswerError
 from components.core.listener import Callbacks, Deadline
 from components.core.settings import Hyperparameters, Settings
@@ -162,7 +163,7 @@ def work(
         torch.cuda.set_device(device)  # what asks for no device by name would take memory of the first GPU
     data = open_data(Path(dataset), settings)
     try:
-        with studies.explained():
+        with outages.waited_out(str), studies.explained():
             _take_trials(name, data, stages, step, Deadline(until), end)
     except NoAnswerError:
         raise SystemExit(NO_ANSWER_STATUS) from None  # the step says it

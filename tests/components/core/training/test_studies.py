@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,32 @@ def test_steps_in_different_homes_share_a_study(
     assert Settings(**TOY).defaults().model_validate_json(chosen).model_dump() == best.user_attrs["hyperparameters"]
     assert "password" not in str(queries.find_runs("toy", ""))
     assert storage.partition("@")[0] not in str(queries.find_runs("toy", ""))
+
+
+@needs_server
+def test_a_restarted_database_ends_no_search(
+    storage: str, postgres: "Postgres", toy_dataset: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server goes away for two seconds while a trial runs: the search says so, and ends with all of its trials."""
+    monkeypatch.setenv("THAWLINE_OUTAGE_SECONDS", "60")
+    settings = Settings(**TOY | {"head_epochs": 40}, patience=40, trials=4, search_workers=1)
+    name = study_name(settings, DatasetInfo.read(toy_dataset))
+    open_study(name)
+
+    def restart() -> None:
+        wait_until(lambda: any(t.state.name == "RUNNING" and t.intermediate_values for t in trials_of(name)))
+        postgres.stop()
+        time.sleep(2)
+        postgres.start()
+
+    with ThreadPoolExecutor(1) as pool:
+        restarted = pool.submit(restart)
+        search(settings.to_json(), "run", toy_dataset, 0)
+        restarted.result()
+    states = [t.state.name for t in trials_of(name)]
+    assert sum(state in DONE for state in states) == 4
+    assert "RUNNING" not in states
+    assert "waiting for the search's database" in (tracked_home / "runs/run/events.jsonl").read_text()
 
 
 @needs_server
