@@ -27,7 +27,7 @@ from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
 from components.core.sources.record_kinds import check_task
 from components.core.sources.source_index import IndexRow
-from components.core.tracking import provenance, retries, tag_names
+from components.core.tracking import metric_groups, provenance, retries, tag_names
 from components.core.training import deadlines
 
 if TYPE_CHECKING:
@@ -240,7 +240,8 @@ def _despite_few(
         return replace(
             held, reason=f"{held.reason} They are too few for --drift-trigger, which takes 20, in five groups."
         )
-    run.metrics({"drift": found.share, "drift_low": found.low, "drift_high": found.high}, pipeline=True)
+    drift = {"drift": found.share, "drift_low": found.low, "drift_high": found.high}
+    run.metrics(metric_groups.group(metric_groups.DATA, drift), pipeline=True)
     told = (
         f"{found.share:.0%} [{found.low:.0%}, {found.high:.0%}] of {found.new} new ones can be told apart "
         f"from the training data of the champion, version {champion}"

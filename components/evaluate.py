@@ -37,7 +37,7 @@ from components.core.reporting.page import ReportData, render
 from components.core.reporting.step_costs import costs
 from components.core.sources.record_kinds import KIND_OF_TASK
 from components.core.targets.evaluation import Evaluation
-from components.core.tracking import retries, runs, tag_names
+from components.core.tracking import metric_groups, retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import load_checkpoint, weights_digest
 from components.core.training.data import Data, open_data
@@ -288,10 +288,11 @@ def _log_insight(run: runs.StepRun, data: Data, insight: Insight) -> None:
     table.insert(0, "uri", data.examples.uris(places))
     table.insert(0, "id", data.examples.ids(places))
     run.text(write_csv(table.drop(columns="row")), "label_suspects.csv")
-    run.metrics({"label_suspects": len(places)}, pipeline=True)
+    found = {"label_suspects": float(len(places))}
     if insight.drift:
         drift = insight.drift
-        run.metrics({"drift": drift.share, "drift_low": drift.low, "drift_high": drift.high}, pipeline=True)
+        found |= {"drift": drift.share, "drift_low": drift.low, "drift_high": drift.high}
+    run.metrics(metric_groups.group(metric_groups.DATA, found), pipeline=True)
 
 
 def _log_saved(run: runs.StepRun, spent: Sequence[Mapping[str, Any]], here: float) -> None:
@@ -315,11 +316,15 @@ def _log(
         for n, pair in evaluation.intervals.items()
         for end, v in zip(("low", "high"), pair, strict=True)
     }
-    baseline = {f"baseline_{name}": value for name, value in evaluation.baseline.items()}
+    figures = {
+        **metric_groups.group(metric_groups.TEST, evaluation.metrics),
+        **metric_groups.group(metric_groups.INTERVAL, bounds),
+        **metric_groups.group("baseline", evaluation.baseline),
+    }
     for prefix, reference in evaluation.references.items():
-        baseline |= {f"{prefix}_{name}": value for name, value in reference.metrics.items()}
+        figures |= metric_groups.group(prefix, reference.metrics)
     for pipeline in (False, True):
-        run.metrics({**evaluation.metrics, **bounds, **baseline}, pipeline=pipeline)
+        run.metrics(figures, pipeline=pipeline)
     told = {tag_names.ACCEPTED: str(decision.accepted).lower(), tag_names.DECISION: decision.sentence}
     if evaluation.shortfall:
         told[tag_names.REFERENCE] = evaluation.shortfall

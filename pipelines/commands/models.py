@@ -123,6 +123,9 @@ def _tell(entry: "Entry", *, as_json: bool, already: bool) -> None:
     if not entry.done:
         sentence = f"{entry.model} version {entry.to} did not become champion. {entry.reason}"
         raise StepError(sentence, f"See `thawline models {entry.model}`, and try again.")
+    from components.core.registry import descriptions
+
+    descriptions.describe_model(entry.model)
     if as_json:
         facts = {"model": entry.model, "version": entry.to, "moved": not already, "from": entry.origin}
         facts |= {"action": entry.action, "why": entry.why, "who": entry.who, "evidence": entry.evidence}

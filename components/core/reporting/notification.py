@@ -54,9 +54,9 @@ def message(run_key: str, result: RunResult) -> dict[str, Any]:
     """
     run_id = result.mlflow_run_id
     tags = dict(connection.client().get_run(run_id).data.tags) if run_id else {}
-    title, numbers = _title(result), _figures(result)
+    said, numbers = title(result), _figures(result)
     run = {
-        "title": title,
+        "title": said,
         **{name: getattr(result, name) for name in ("status", "reason", "model", "version", "promoted", "pending")},
         "figures": numbers,
         "drift": _interval(result.metrics, "drift") if result.status == "succeeded" else None,
@@ -65,10 +65,11 @@ def message(run_key: str, result: RunResult) -> dict[str, Any]:
         "run_key": run_key,
         "links": _links(result, tags),
     }
-    return {"text": _mrkdwn(f"{title}: {run['reason']}", MOST_SECTION), "blocks": _blocks(run), "run": run}
+    return {"text": _mrkdwn(f"{said}: {run['reason']}", MOST_SECTION), "blocks": _blocks(run), "run": run}
 
 
-def _title(result: RunResult) -> str:
+def title(result: RunResult) -> str:
+    """What became of a run, in a few words."""
     name = f"{result.model} version {result.version}"
     if result.status == "failed":
         return f"✗ The run of {result.model} failed"

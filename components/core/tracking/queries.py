@@ -55,7 +55,12 @@ class Ended(NamedTuple):
 def successful(model: str, extra: str) -> Iterator[Ended]:
     """Pipeline runs of a model that ended well and for which `extra` holds, newest first, fetched as needed."""
     for run in _search(model, [*_of(model), FINISHED, extra], page=20):
-        yield Ended(str(run.info.run_id), str(run.info.run_name), dict(run.data.tags))
+        yield Ended(str(run.info.run_id), _short_name(run), dict(run.data.tags))
+
+
+def _short_name(run: Run) -> str:
+    """The name of a pipeline's run without what it came to."""
+    return str(run.info.run_name).partition(tag_names.OUTCOME)[0]
 
 
 def last_pipeline_run(model: str, condition: str) -> Run | None:
@@ -123,7 +128,7 @@ class Open(NamedTuple):
 def open_pipeline_runs(model: str) -> list[Open]:
     """The model's pipeline runs that have not ended, newest first, in whichever experiment."""
     return [
-        Open(str(run.info.run_id), str(run.info.run_name), run.info.start_time / 1000, dict(run.data.tags))
+        Open(str(run.info.run_id), _short_name(run), run.info.start_time / 1000, dict(run.data.tags))
         for run in across([*_of(model), RUNNING], most=100)
     ]
 

@@ -22,7 +22,7 @@ from components.core.errors import ExpectedError, OutageError, StepError
 from components.core.listener import Deadline
 from components.core.metric_names import label
 from components.core.settings import Settings
-from components.core.tracking import retries, tag_names
+from components.core.tracking import metric_groups, retries, tag_names
 from components.core.tracking.connection import client, experiment, explained
 from components.core.tracking.outbox import Outbox, ask_once
 from components.core.tracking.queries import RUNNING, Open, across, find_runs, step_name
@@ -111,7 +111,7 @@ class StepRun:
 
     def epoch(self, values: Mapping[str, float]) -> None:
         """Log one epoch's figures; epochs that follow within a second share a call, which costs up to 80 ms."""
-        self._pending.append(dict(values))
+        self._pending.append(metric_groups.of_epoch(values))
         if time.monotonic() - self._flushed > 1:
             self._flush()
 
@@ -373,7 +373,7 @@ def log_trial(
     """A finished trial as a run below the search step's, with its own start and end (milliseconds)."""
     made: list[str] = []  # a message may be sent again
     logged = [Param(k, str(v)) for k, v in params.items()]
-    metrics = as_metrics(epochs)
+    metrics = as_metrics([metric_groups.of_epoch(figures) for figures in epochs])
 
     def send() -> None:
         if not made:
