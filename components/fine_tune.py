@@ -12,7 +12,7 @@ from components.core.compute.device import place
 from components.core.data.dataset_info import DatasetInfo
 from components.core.registry import recall
 from components.core.settings import Hyperparameters
-from components.core.tracking import retries, runs, tag_names
+from components.core.tracking import retries, runs, step_records, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import TRAINING, check_room, load_checkpoint, read_facts, save_checkpoint
 from components.core.training.data import open_data
@@ -21,6 +21,7 @@ from components.core.training.thawing import thaw
 NOT_THAWED = "No stage was thawed, so the head-only model is kept"
 
 
+@step_records.taken_over("checkpoint")
 @retries.patient
 def fine_tune(
     settings: str,

@@ -15,7 +15,7 @@ from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
 from components.core.revision import libraries
 from components.core.settings import GATE, OPERATIONAL, Settings
-from components.core.tracking import retries, tag_names
+from components.core.tracking import retries, step_records, tag_names
 from components.core.training import deadlines, studies
 from components.core.training.studies import DONE, open_study
 from components.core.training.trials import MAX_THAW_EPOCHS, MAX_THAWED_STAGES, NO_ANSWER_STATUS, WAIT_SECONDS, work
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from components.core.tracking.runs import StepRun
 
 
+def _is_searched(arguments: step_records.Arguments, study: str) -> bool:
+    """Whether the study is there, with trials that count."""
+    if arguments["version"] or Settings.from_json(arguments["settings"]).trials == 0:
+        return True
+    return any(trial.state.name in DONE for trial in open_study(study).get_trials(deepcopy=False))
+
+
+@step_records.taken_over(valid=_is_searched)
 @retries.patient
 def search(
     settings: str,

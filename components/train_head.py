@@ -7,7 +7,7 @@ from components.core import torchrun
 from components.core.data.dataset_info import DatasetInfo
 from components.core.errors import StepError
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import retries, runs
+from components.core.tracking import retries, runs, step_records
 from components.core.training import deadlines
 from components.core.training.checkpoints import check_room, save_checkpoint, save_training_rows
 from components.core.training.data import open_data
@@ -16,6 +16,7 @@ from components.core.training.phase import build_network
 from components.core.training.processes import together, train
 
 
+@step_records.taken_over("checkpoint")
 @retries.patient
 def train_head(
     settings: str,

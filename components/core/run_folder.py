@@ -24,6 +24,7 @@ from components.core.home_folder import home, writable, write_text
 
 KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
 RESULT = "result.json"  # in a run's folder, written last
+LEASE = "lease.json"  # there too: the process that drives the run
 
 
 def new_run_key() -> str:
@@ -127,7 +128,7 @@ def take_lease(run_key: str) -> None:
     """Mark the run as driven by this process, so that a later run can tell a dead one."""
     pid = os.getpid()
     owner = {"pid": pid, "started": _started(pid), "space": _process_space()}
-    write_text(run_folder(run_key) / "lease.json", json.dumps(owner))
+    write_text(run_folder(run_key) / LEASE, json.dumps(owner))
 
 
 def abandoned_runs() -> list[str]:
@@ -135,13 +136,13 @@ def abandoned_runs() -> list[str]:
     return [
         folder.name
         for folder in sorted((home() / "runs").glob("*/"))
-        if not (folder / RESULT).exists() and not _alive(folder / "lease.json")
+        if not (folder / RESULT).exists() and not _alive(folder / LEASE)
     ]
 
 
 def driver(run_key: str) -> Literal["lives", "gone", "unknown"]:
     """Return the state of the process that drives a run of this home; unknown for runs of other machines."""
-    lease = home() / "runs" / run_key / "lease.json"
+    lease = home() / "runs" / run_key / LEASE
     if not run_key or not lease.exists() or not _is_here(json.loads(lease.read_text())):
         return "unknown"
     return "lives" if _alive(lease) else "gone"
@@ -154,7 +155,7 @@ def delete_old() -> None:
     machine, which have a lease, stay: their reports and logs are read where they are.
     """
     for folder in (home() / "runs").glob("*/"):
-        if (folder / "lease.json").exists():
+        if (folder / LEASE).exists():
             continue
         with suppress(OSError):  # another exit handler may be at it
             if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < time.time() - KEPT_SECONDS:
