@@ -24,6 +24,7 @@ from components.core.home_folder import home, writable, write_text
 
 KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
 RESULT = "result.json"  # in a run's folder, written last
+STATES = "training"  # there: what a training that was cut off goes on from
 LEASE = "lease.json"  # there too: the process that drives the run
 
 

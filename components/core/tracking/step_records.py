@@ -103,6 +103,7 @@ def taken_over(*outputs: str, valid: Valid | None = None) -> Callable[[Callable[
                 found = {output: [str(bound.arguments[output]), _digest(call, output)] for output in outputs}
                 text = json.dumps({"start": start, "outputs": found, "result": returns.dump_python(result)})
                 home_folder.write_text(call.record, text)
+                shutil.rmtree(run_folder.run_folder(call.run_key) / run_folder.STATES / name, ignore_errors=True)
                 return result
 
         return once
