@@ -60,6 +60,7 @@ def ended(settings: Settings, run_key: str, reason: str) -> RunResult:
 
     A run that was killed before its exit handler came to it is closed here.
     """
+    run_folder.clear(run_key)
     result = RunResult.read(run_key)
     if result is None:
         from components.core.tracking import connection

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from types import FrameType
@@ -126,6 +127,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     arguments = json.loads(sys.argv[1])
     run_folder.take_lease(arguments["run_key"])
+    temporary = run_folder.temporary_folder(arguments["run_key"])
+    temporary.mkdir(mode=0o700, exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
     try:
         with disk_space.explained(home_folder.home):
             run_pipeline(**arguments)

@@ -110,6 +110,7 @@ def _taken_up(run_key: str) -> Begun:
         begun = begun or event["time"]
         ended = event["step"]
     run_folder.take_lease(run_key)
+    run_folder.clear(run_key)
     (folder / run_folder.RESULT).unlink(missing_ok=True)
     for step in run_folder.read_errors(run_key):
         run_folder.forget_error(run_key, step)

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -130,6 +131,20 @@ def take_lease(run_key: str) -> None:
     pid = os.getpid()
     owner = {"pid": pid, "started": _started(pid), "space": _process_space()}
     write_text(run_folder(run_key) / LEASE, json.dumps(owner))
+
+
+def temporary_folder(run_key: str) -> Path:
+    """The folder for temporary files of a run's steps on this machine; a kill leaves them, so that others remove it."""
+    return Path(tempfile.gettempdir()) / f"thawline-{run_key}"
+
+
+def clear(run_key: str) -> None:
+    """Remove what processes of a run that are gone left half-done: temporary files, and writes that were cut off."""
+    shutil.rmtree(temporary_folder(run_key), ignore_errors=True)
+    folder = home() / "runs" / run_key
+    for part in [*folder.glob(".*"), *folder.glob("*/.*")]:
+        if part.is_file():
+            part.unlink()
 
 
 def abandoned_runs() -> list[str]:

@@ -145,9 +145,10 @@ def _digest(call: _Call, output: str) -> str:
 def _known(run_key: str, path: Path) -> str:
     """The digest of an input: as the step that made it recorded or just checked it, else read."""
     for record in (run_folder.run_folder(run_key) / FOLDER).glob("*.json"):
-        for place, digest in json.loads(record.read_text())["outputs"].values():
-            if place == str(path):
-                return str(digest)
+        with suppress(ValueError):  # a broken one, whose step makes it anew
+            for place, digest in json.loads(record.read_text())["outputs"].values():
+                if place == str(path):
+                    return str(digest)
     return digests.of_tree(path)
 
 
