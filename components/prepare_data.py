@@ -68,6 +68,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         provenance,  # mlflow costs seconds, and `prepare` needs none of it
         runs,
     )
+    from components.core.training import training_state  # torch costs seconds
 
     # two runs of one lineage that split at the same time would not know of each other's newcomers
     home_folder.home().mkdir(parents=True, exist_ok=True)
@@ -82,10 +83,11 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
                 "Restore the deleted runs, or use --assignments with their last assignments.parquet: new "
                 "splits could test it on its training data.",
             )
+        states = training_state.folder(run)
+        facts = states / "facts.jsonl" if states else None
         try:
-            info = prepare(
-                source, run.settings, dataset, with_salt(lineage, run.settings), run.progress, weights_digest
-            )
+            salted = with_salt(lineage, run.settings)
+            info = prepare(source, run.settings, dataset, salted, run.progress, weights_digest, facts)
         finally:
             if (dataset / "rejected.parquet").exists():
                 run.artifact(dataset / "rejected.parquet", "dataset")
