@@ -7,10 +7,11 @@ from typing import Any
 from components.core.registry import recall
 from components.core.reporting import charts
 from components.core.settings import Hyperparameters
-from components.core.tracking import retries, runs
+from components.core.tracking import retries, runs, step_records
 from components.core.training.studies import DONE, open_study
 
 
+@step_records.taken_over("trials")
 @retries.patient
 def select_trial(settings: str, run_key: str, studies: list[str], trials: Path, version: str = "") -> str:
     """Write the search's trials and importances as JSON; return the best trial's hyperparameters as JSON.

@@ -9,6 +9,8 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,6 +30,7 @@ from components.core.training.data import Data
 from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.phase import outputs, train_phase
 from components.core.training.processes import together, train
+from components.core.training.training_state import recalled
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -67,7 +70,13 @@ class Judgment:
         return f"Thawing {verb} the calibrated loss by {amount} ({self.rows} rows, {self.how})"
 
 
-def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT) -> Judgment:
+def thaw(
+    network: Network,
+    data: Data,
+    hyperparameters: Hyperparameters,
+    listener: Listener = SILENT,
+    states: Path | None = None,
+) -> Judgment:
     """Thaw the last stages and train on; judge whether that helps.
 
     With a solved head and fewer than 1,000 rows, cross-validation judges, and the network is then trained on the
@@ -80,12 +89,13 @@ def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listene
         hyperparameters: Of both phases.
         listener: Takes every epoch's figures, notes and the progress, and says when to stop; if it does so before the
             cross-validation is over and its result is applied, the head-only model stays.
+        states: Folder of the step's states, from which it goes on where it was cut off.
     """
     with together(network):
         if not folds.few(data) or not is_solved(network, data):
-            return _by_validation(network, data, hyperparameters, listener)
+            return _by_validation(network, data, hyperparameters, listener, states)
         begin = time.monotonic()
-        judged = cross_validated(network, data, hyperparameters, listener)
+        judged = cross_validated(network, data, hyperparameters, listener, states)
         for figures in judged.history:
             listener.epoch(figures)
         if not judged.helps:
@@ -95,18 +105,20 @@ def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listene
         seed_everything(data.settings)
         told = Callbacks(note=listener.note, progress=listener.progress)
         epochs, depth = judged.epochs, hyperparameters.thaw
-        history = train(network, data, hyperparameters, thaw=depth, listener=told, whole_epochs=epochs)
+        history = train(network, data, hyperparameters, thaw=depth, listener=told, whole_epochs=epochs, states=states)
         if len(history) < epochs:
             return Judgment(-math.inf, math.inf, judged.rows, DIVERGED, judged.history, 0)
         return judged
 
 
-def _by_validation(network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener) -> Judgment:
+def _by_validation(
+    network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener, states: Path | None
+) -> Judgment:
     thawed, targets = hyperparameters.thaw, data.targets["validation"]
     if is_solved(network, data):  # the head-only model knows the validation rows: one that does not is compared
         solve_head(network, data, hyperparameters)
     before = calibrated_losses(data.target, outputs(network, data, 0, "validation"), targets)
-    history = train(network, data, hyperparameters, thaw=thawed, listener=listener)
+    history = train(network, data, hyperparameters, thaw=thawed, listener=listener, states=states)
     if not history:
         return Judgment(-math.inf, math.inf, len(before), DIVERGED, [], 0)
     after = calibrated_losses(data.target, outputs(network, data, thawed, "validation"), targets)
@@ -121,7 +133,11 @@ def _out_of_time(network: Network, listener: Listener, seconds: float = 0.0) -> 
 
 
 def cross_validated(
-    network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT
+    network: Network,
+    data: Data,
+    hyperparameters: Hyperparameters,
+    listener: Listener = SILENT,
+    states: Path | None = None,
 ) -> Judgment:
     """Train head and thawed stages on all folds but one, in turn, and compare both on that one.
 
@@ -130,6 +146,7 @@ def cross_validated(
         data: The prepared data.
         hyperparameters: Of both phases.
         listener: Takes the progress, and says when to stop: then nothing is known, and the head-only model goes on.
+        states: Folder where each fold's result is kept, or none.
     """
     parts = folds.held_out(data, FOLDS, "thaw")
     if len(parts) < FOLDS:
@@ -142,7 +159,8 @@ def cross_validated(
             if _out_of_time(network, listener):
                 return Judgment(-math.inf, math.inf, 0, OUT_OF_TIME, [], 0)
             network.load_state_dict(kept)
-            found, history = _fold(network, part, hyperparameters, _of_fold(listener, number))
+            fold = partial(_fold, network, part, hyperparameters, _of_fold(listener, number))
+            found, history = recalled(states / f"fold-{number}" if states else None, fold)
             answers.append(found)
             histories.append(history)
     finally:
