@@ -1,7 +1,8 @@
 """Whether a thawed network is better than its head-only model, by how much, and how sure that is.
 
 It has to be better by more than one standard error of the difference, so that what is simpler stays where the rows
-can't tell (the one-standard-error rule, Breiman et al. 1984).
+can't tell (the one-standard-error rule, Breiman et al. 1984). Above a solved head, the network halfway between the two
+is judged as well, and what the held-out rows say of the temperature goes into the head.
 """
 
 import copy
@@ -23,8 +24,9 @@ from components.core.listener import SILENT, Callbacks, Listener
 from components.core.networks.network import Network, Pytree
 from components.core.settings import Hyperparameters
 from components.core.training import folds
-from components.core.training.calibration import calibrated_figures, calibrated_losses
+from components.core.training.calibration import calibrated_figures, calibrated_losses, fitted_temperature
 from components.core.training.data import Data
+from components.core.training.halfway import go_halfway, put, temper, weights_above
 from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.phase import outputs, train_phase
 from components.core.training.processes import together, train
@@ -47,6 +49,8 @@ class Judgment:
     how: str
     history: list[dict[str, float]]  # figures of the thawed epochs, the mean over folds
     epochs: int  # the best of them
+    halfway: bool = False  # whether the mean of the weights before and after these is better
+    temperature: float = 1.0  # of its outputs for the held-out rows
 
     @property
     def helps(self) -> bool:
@@ -64,7 +68,8 @@ class Judgment:
             return f"Thawing was not judged: {self.how}"
         verb = "lowered" if self.gain > 0 else "raised"
         amount = f"{abs(self.gain):.3f} ± {self.error:.3f}"
-        return f"Thawing {verb} the calibrated loss by {amount} ({self.rows} rows, {self.how})"
+        weights = ", weights halfway" if self.halfway else ""
+        return f"Thawing {verb} the calibrated loss by {amount} ({self.rows} rows, {self.how}{weights})"
 
 
 def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT) -> Judgment:
@@ -72,7 +77,8 @@ def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listene
 
     With a solved head and fewer than 1,000 rows, cross-validation judges, and the network is then trained on the
     training and validation rows together, for as many epochs as were best on average. Otherwise the validation rows
-    stop the training, and judge.
+    stop the training, and judge. Above a solved head, the mean of the weights before and after the training is taken
+    where these rows have the lower loss with it.
 
     Args:
         network: With the head-only model's weights, on its device; if thawing helps, it is thawed and trained.
@@ -95,23 +101,49 @@ def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listene
         seed_everything(data.settings)
         told = Callbacks(note=listener.note, progress=listener.progress)
         epochs, depth = judged.epochs, hyperparameters.thaw
+        line = len(network.stages) - depth
+        start = weights_above(network, line)
         history = train(network, data, hyperparameters, thaw=depth, listener=told, whole_epochs=epochs)
         if len(history) < epochs:
             return Judgment(-math.inf, math.inf, judged.rows, DIVERGED, judged.history, 0)
+        if judged.halfway:
+            go_halfway(network, line, start)
+        temper(network, judged.temperature)
         return judged
 
 
 def _by_validation(network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener) -> Judgment:
     thawed, targets = hyperparameters.thaw, data.targets["validation"]
-    if is_solved(network, data):  # the head-only model knows the validation rows: one that does not is compared
+    line, solved = len(network.stages) - thawed, is_solved(network, data)
+    if solved:  # the head-only model knows the validation rows: one that does not is compared
         solve_head(network, data, hyperparameters)
     before = calibrated_losses(data.target, outputs(network, data, 0, "validation"), targets)
+    start = weights_above(network, line) if solved else {}
     history = train(network, data, hyperparameters, thaw=thawed, listener=listener)
     if not history:
         return Judgment(-math.inf, math.inf, len(before), DIVERGED, [], 0)
-    after = calibrated_losses(data.target, outputs(network, data, thawed, "validation"), targets)
+    found, halfway = outputs(network, data, thawed, "validation"), False
+    after = calibrated_losses(data.target, found, targets)
+    if solved:
+        end = weights_above(network, line)
+        go_halfway(network, line, start)
+        between = outputs(network, data, thawed, "validation")
+        losses = calibrated_losses(data.target, between, targets)
+        if halfway := bool(losses.mean() < after.mean()):
+            found, after = between, losses
+            history = [{**epoch, "best": 0.0} for epoch in history]
+            history.append(_of_halfway(history[-1], calibrated_figures(data.target, found, targets)) | {"best": 1.0})
+            listener.epoch(history[-1])
+        else:
+            put(network, line, end)
+        temper(network, fitted_temperature(data.target, found, targets))
     gain, error = paired(before - after, folds.units_and_strata(data, data.rows["validation"])[0])
-    return Judgment(gain, error, len(before), VALIDATION, history, len(history))
+    return Judgment(gain, error, len(before), VALIDATION, history, len(history), halfway)
+
+
+def _of_halfway(last: dict[str, float], figures: dict[str, float]) -> dict[str, float]:
+    """Figures of the weights halfway, as if one more epoch had led there."""
+    return {**last, **figures, "epoch": last["epoch"] + 1, "learning_rate": 0.0, "seconds": 0.0, "best": 0.0}
 
 
 def _out_of_time(network: Network, listener: Listener, seconds: float = 0.0) -> bool:
@@ -151,23 +183,38 @@ def cross_validated(
         return Judgment(-math.inf, math.inf, 0, OUT_OF_TIME, [], 0)
     units = [folds.units_and_strata(part, part.rows["validation"])[0] for part in parts]
     targets = torch.cat([part.targets["validation"] for part in parts])
-    return _judged(data.target, answers, targets, [unit for some in units for unit in some], histories)
+    planned = hyperparameters.thaw_epochs
+    return _judged(data.target, answers, targets, [unit for some in units for unit in some], histories, planned)
 
 
 def _fold(
     network: Network, part: Data, hyperparameters: Hyperparameters, listener: Listener
 ) -> tuple[list[Pytree], list[dict[str, float]]]:
-    """Outputs for the held-out rows, of the head-only model and after every epoch, and the epochs' figures."""
+    """Outputs for the held-out rows, of the head-only model, after every epoch and halfway, and figures of all but it.
+
+    Where an epoch diverged, it and what would follow are missing.
+    """
     train_phase(network, part, hyperparameters, thaw=0)
     found = [outputs(network, part, 0, "validation")]
+    thawed, epochs = hyperparameters.thaw, hyperparameters.thaw_epochs
+    line = len(network.stages) - thawed
+    start, end = weights_above(network, line), {}
 
     def validate(given: Pytree, targets: Tensor) -> dict[str, float]:
         found.append(given)
+        if len(found) > epochs:
+            end.update(weights_above(network, line))
         return calibrated_figures(part.target, given, targets)
 
-    patient = replace(part, settings=part.settings.model_copy(update={"patience": hyperparameters.thaw_epochs}))
-    thawed = hyperparameters.thaw
-    return found, train_phase(network, patient, hyperparameters, thaw=thawed, listener=listener, validate=validate)
+    patient = replace(part, settings=part.settings.model_copy(update={"patience": epochs}))
+    history = train_phase(network, patient, hyperparameters, thaw=thawed, listener=listener, validate=validate)
+    if len(history) == epochs:
+        put(network, line, end)
+        go_halfway(network, line, start)
+        found.append(outputs(network, part, thawed, "validation"))
+        figures = calibrated_figures(part.target, found[-1], part.targets["validation"])
+        history.append(_of_halfway(history[-1], figures))
+    return found, history
 
 
 def _of_fold(listener: Listener, number: int) -> Listener:
@@ -185,24 +232,26 @@ def _judged(
     targets: Tensor,
     units: Sequence[str],
     histories: Sequence[Sequence[dict[str, float]]],
+    planned: int,  # epochs; the one behind them is halfway
 ) -> Judgment:
     epochs = min(map(len, histories))  # fewer where one diverged
     if not epochs:
         return Judgment(-math.inf, math.inf, len(units), DIVERGED, [], 0)
-    losses = [
-        calibrated_losses(
-            target, tree_map(lambda *parts: torch.cat(parts), *[found[epoch] for found in answers]), targets
-        )
-        for epoch in range(1 + epochs)
+    pooled = [
+        tree_map(lambda *parts: torch.cat(parts), *[found[epoch] for found in answers]) for epoch in range(1 + epochs)
     ]
+    losses = [calibrated_losses(target, found, targets) for found in pooled]
     best = int(np.argmin([epoch.mean() for epoch in losses[1:]]))
+    halfway = best == planned
     history = [
         {name: float(np.mean([one[epoch][name] for one in histories])) for name in histories[0][epoch]}
         | {"loss": float(losses[1 + epoch].mean()), "best": float(epoch == best)}
-        for epoch in range(epochs)
+        for epoch in range(epochs if halfway else min(epochs, planned))
     ]
     gain, error = paired(losses[0] - losses[1 + best], units)
-    return Judgment(gain, error, len(units), f"{FOLDS}-fold cross-validation", history, best + 1)
+    temperature = fitted_temperature(target, pooled[1 + best], targets)
+    how = f"{FOLDS}-fold cross-validation"
+    return Judgment(gain, error, len(units), how, history, min(best + 1, planned), halfway, temperature)
 
 
 def paired(differences: Array, units: Sequence[str]) -> tuple[float, float]:
