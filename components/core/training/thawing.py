@@ -33,9 +33,10 @@ from components.core.training.processes import together, train
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-VALIDATION = "the validation rows"
+VALIDATION, HELD_OUT = "the validation rows", "a third of the rows held out"
 OUT_OF_TIME, DIVERGED = "time ran out", "it diverged"
 FOLDS = 3
+ENOUGH = 5_000  # training and validation rows, of which the validation split alone can tell
 SMALLEST = 1e-3  # gain that is worth leaving the pretrained stages for
 
 
@@ -75,10 +76,10 @@ class Judgment:
 def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT) -> Judgment:
     """Thaw the last stages and train on; judge whether that helps.
 
-    With a solved head and fewer than 1,000 rows, cross-validation judges, and the network is then trained on the
-    training and validation rows together, for as many epochs as were best on average. Otherwise the validation rows
-    stop the training, and judge. Above a solved head, the mean of the weights before and after the training is taken
-    where these rows have the lower loss with it.
+    With a solved head, held-out rows judge: with fewer than 1,000 rows all of them in turn, beyond a third of them. The
+    network is then trained on the training and validation rows together, for as many epochs as were best. With more
+    than 5,000 rows or another head the validation rows stop the training, and judge. Above a solved head, the mean of
+    the weights before and after the training is taken where these rows have the lower loss with it.
 
     Args:
         network: With the head-only model's weights, on its device; if thawing helps, it is thawed and trained.
@@ -88,7 +89,8 @@ def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listene
             cross-validation is over and its result is applied, the head-only model stays.
     """
     with together(network):
-        if not folds.few(data) or not is_solved(network, data):
+        fitted = len(data.rows["train"]) + len(data.rows["validation"])
+        if fitted > ENOUGH or not is_solved(network, data):
             return _by_validation(network, data, hyperparameters, listener)
         begin = time.monotonic()
         judged = cross_validated(network, data, hyperparameters, listener)
@@ -96,7 +98,8 @@ def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listene
             listener.epoch(figures)
         if not judged.helps:
             return judged
-        if _out_of_time(network, listener, (time.monotonic() - begin) / 2):  # folds train on two thirds of the rows
+        # a fold trains on two thirds of the rows
+        if _out_of_time(network, listener, (time.monotonic() - begin) * FOLDS / (FOLDS - 1) / _folds(data)):
             return Judgment(-math.inf, math.inf, judged.rows, OUT_OF_TIME, judged.history, 0)
         seed_everything(data.settings)
         told = Callbacks(note=listener.note, progress=listener.progress)
@@ -152,10 +155,15 @@ def _out_of_time(network: Network, listener: Listener, seconds: float = 0.0) -> 
     return bool(distributed.agreed({"stop": float(listener.should_stop(seconds))}, device)["stop"])
 
 
+def _folds(data: Data) -> int:
+    """How many folds are held out in turn."""
+    return FOLDS if folds.few(data) else 1
+
+
 def cross_validated(
     network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT
 ) -> Judgment:
-    """Train head and thawed stages on all folds but one, in turn, and compare both on that one.
+    """Train head and thawed stages on all folds but one, in turn where rows are few, and compare both on that one.
 
     Args:
         network: With pretrained stages; left as it was.
@@ -166,6 +174,7 @@ def cross_validated(
     parts = folds.held_out(data, FOLDS, "thaw")
     if len(parts) < FOLDS:
         return Judgment(-math.inf, math.inf, 0, "there are too few groups", [], 0)
+    parts = parts[: _folds(data)]
     kept = copy.deepcopy(network.state_dict())
     answers: list[list[Pytree]] = []  # [fold][epoch], of the held-out rows; the head's first
     histories: list[list[dict[str, float]]] = []
@@ -174,7 +183,7 @@ def cross_validated(
             if _out_of_time(network, listener):
                 return Judgment(-math.inf, math.inf, 0, OUT_OF_TIME, [], 0)
             network.load_state_dict(kept)
-            found, history = _fold(network, part, hyperparameters, _of_fold(listener, number))
+            found, history = _fold(network, part, hyperparameters, _of_fold(listener, (number, len(parts))))
             answers.append(found)
             histories.append(history)
     finally:
@@ -217,11 +226,12 @@ def _fold(
     return found, history
 
 
-def _of_fold(listener: Listener, number: int) -> Listener:
+def _of_fold(listener: Listener, place: tuple[int, int]) -> Listener:
     """Take the progress of one of the folds, which the final training follows, and ask when to stop."""
+    number, count = place
 
     def progress(done: int, total: int, text: str) -> None:
-        listener.progress(number * total + done, (FOLDS + 1) * total, f"fold {number + 1} of {FOLDS}: {text}")
+        listener.progress(number * total + done, (count + 1) * total, f"fold {number + 1} of {count}: {text}")
 
     return Callbacks(progress=progress, should_stop=listener.should_stop)
 
@@ -250,7 +260,7 @@ def _judged(
     ]
     gain, error = paired(losses[0] - losses[1 + best], units)
     temperature = fitted_temperature(target, pooled[1 + best], targets)
-    how = f"{FOLDS}-fold cross-validation"
+    how = f"{FOLDS}-fold cross-validation" if len(answers) > 1 else HELD_OUT
     return Judgment(gain, error, len(units), how, history, min(best + 1, planned), halfway, temperature)
 
 

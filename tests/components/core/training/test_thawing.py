@@ -162,10 +162,23 @@ def test_many_rows_are_judged_by_the_validation_rows(
     home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the validation split is large enough nothing is trained twice, and its rows are compared in pairs."""
-    monkeypatch.setattr(folds, "FEW", 1)
+    monkeypatch.setattr(thawing, "ENOUGH", 1)
     data, network = trained(toy_dataset, HELPS)
     judged = thaw(network, data, HELPS)
     assert (judged.rows, judged.how) == (len(data.rows["validation"]), thawing.VALIDATION)
+
+
+def test_a_third_of_more_rows_is_held_out_once(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 1,000 rows on one fold judges, and what helps still learns from all rows."""
+    monkeypatch.setattr(folds, "FEW", 1)
+    data, network = trained(toy_dataset, HELPS)
+    judged = cross_validated(network, data, HELPS)
+    fitted = len(data.rows["train"]) + len(data.rows["validation"])
+    assert judged.how == thawing.HELD_OUT
+    assert judged.rows == pytest.approx(fitted / thawing.FOLDS, abs=5)
+    seen = last_training(monkeypatch, epochs=2)
+    thaw(network, data, HELPS)
+    assert seen == [(fitted, 2)]
 
 
 def test_without_time_nothing_is_decided(home: Path, toy_dataset: Path) -> None:
