@@ -1,6 +1,7 @@
 """Step: raw records become checked, split, content-addressed examples."""
 
 import shutil
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -161,7 +162,7 @@ def _check_network(settings: Settings, start: Path) -> str:
     task.augments(settings)  # refuses augmentation that the task can't do
     nameless = ["", ""]  # the classes don't matter to the weights
     network = task.build(settings, nameless, 0.0)
-    if (thaw := settings.defaults().thaw) > len(network.stages):
+    if (thaw := settings.defaults(sys.maxsize).thaw) > len(network.stages):  # rows are not counted yet
         raise InputError(
             f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone or task.backbone}.",
             f"Thaw at most {len(network.stages)}.",

@@ -133,7 +133,8 @@ def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float
     with studies.alone(name):
         study = open_study(name)
         searched = settings.searched(solved=False)
-        studies.begin(study, settings.defaults().model_dump(include=set(searched)))
+        first = settings.defaults(DatasetInfo.read(dataset).fitted())
+        studies.begin(study, first.model_dump(include=set(searched)))
         logged = _logged(run, study)
         end = deadlines.time_to_train(run)[1]
         common = (stages, max(1, cores // len(devices)), run.run_id, run.deadline.at, end)

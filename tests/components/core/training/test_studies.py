@@ -101,7 +101,7 @@ def test_steps_in_different_homes_share_a_study(
         assert sum(t.state.name in DONE for t in trials_of(name)) == total
         assert len(queries.find_runs("toy", f"run {total} {logged}", "trial")) == logged
     assert not (tmp_path / "home/studies").exists()
-    chosen = select_trial(settings.to_json(), "run", [name, name], tmp_path / "trials.json")
+    chosen = select_trial(settings.to_json(), "run", [name, name], toy_dataset, tmp_path / "trials.json")
     best = open_study(name).best_trial
     assert Settings(**TOY).defaults().model_validate_json(chosen).model_dump() == best.user_attrs["hyperparameters"]
     assert "password" not in str(queries.find_runs("toy", ""))
