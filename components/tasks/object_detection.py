@@ -1,4 +1,4 @@
-"""Pictures into boxes: any convolutional backbone below a feature pyramid and the head of FCOS, or a whole detector.
+"""Pictures into boxes: an image network below a feature pyramid and the head of FCOS, or a whole detector.
 
 `thawline run FOLDER --task object_detection`, with a folder in the layout of COCO or Pascal VOC, or a manifest whose
 labels are boxes.

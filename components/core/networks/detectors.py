@@ -4,7 +4,7 @@ The thaw line lies in the backbone. What flows is the latest map, the size of th
 stages that the pyramid takes; so what is kept at a line above the first of these maps is several tensors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -17,6 +17,8 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 from components.core.errors import InputError
 from components.core.networks.anchors import squares
 from components.core.networks.images import Backbone, build_backbone, rebuild_backbone
+from components.core.networks.images_transformers import Block, unpooled
+from components.core.networks.simple_pyramids import SimplePyramid, TokenMap, are_tokens, doublings, patches, sides
 from components.core.networks.whole_detectors import Whole, build_whole, is_whole
 
 STRIDES = (8, 16, 32)  # of the maps that the pyramid takes; two more lie above
@@ -34,6 +36,7 @@ class Maps:
     grids: tuple[int, ...]  # their sides, and those of the two levels above
     backbone: Backbone
     whole: Whole | None = None  # the detector that they are of, whose own head serves
+    doublings: int | None = None  # of the only map of a transformer, for the finest level
 
 
 class Predictor(Protocol):
@@ -120,7 +123,11 @@ def detection_head(maps: Maps, width: int, depth: int, classes: int, dropout: fl
         return DetectionHead(deepcopy(maps.whole.pyramid), maps.whole.predictor(classes), maps.whole.anchors, dropout)
     if width % GROUPS:
         raise InputError(f"--option width={width} can't be used: it is no multiple of {GROUPS}.", "Use 64 or 128.")
-    pyramid = FeaturePyramidNetwork(list(maps.channels), width, LastLevelP6P7(width, width))
+    pyramid: nn.Module
+    if maps.doublings is None:
+        pyramid = FeaturePyramidNetwork(list(maps.channels), width, LastLevelP6P7(width, width))
+    else:
+        pyramid = SimplePyramid(maps.channels[0], width, maps.doublings)
     predictor = FCOSHead(width, num_anchors=1, num_classes=classes, num_convs=depth)
     return DetectionHead(pyramid, predictor, squares(maps.grids), dropout)
 
@@ -156,18 +163,35 @@ def _mapped(backbone: Backbone, name: str) -> Maps:
     with torch.no_grad():
         for stage in stages[:-1]:
             found.append(stage(found[-1] if found else image))
+        if maps := _of_tokens(backbone, found[-1]):
+            return maps
         if not any(_side(one) == wanted[-1] for one in found):
-            stages[-1] = _cut_behind_map(stages[-1], found[-1], wanted[-1])
+            stages[-1] = _cut(stages[-1], found[-1], lambda value: _side(value) == wanted[-1])
         found.append(stages[-1](found[-1]))
     places = [max((i for i, one in enumerate(found) if _side(one) == side), default=-1) for side in wanted]
     if -1 in places or sorted({*places}) != places:
-        sides = ", ".join(dict.fromkeys(str(_side(one)) for one in found if _side(one))) or "none"
+        known = ", ".join(dict.fromkeys(str(_side(one)) for one in found if _side(one))) or "none"
         raise InputError(
-            f"{name} has no maps for a pyramid: their sides are {sides}, and {', '.join(map(str, wanted))} are needed.",
-            "Use a convolutional network, such as timm/tf_efficientnet_lite0 or torchvision/resnet50.",
+            f"{name} has no maps for a pyramid: their sides are {known}, and {', '.join(map(str, wanted))} are needed.",
+            "Use a convolutional network, such as timm/tf_efficientnet_lite0 or torchvision/resnet50, or a plain "
+            "vision transformer.",
         )
     channels = tuple(found[place].shape[1] for place in places)
     return Maps(_wrapped(stages[: places[-1] + 1], places), channels, _grids(wanted), backbone)
+
+
+def _of_tokens(backbone: Backbone, value: Tensor) -> Maps | None:
+    """Wrap the stages of a plain vision transformer, `value` entering the last one; None for another network."""
+    stages, size = [stage for _, stage in backbone.stages], backbone.preprocessing["size"]
+    side, features = patches(stages, size), value.shape[-1]
+    if not are_tokens(value, side, features):
+        return None
+    last = _cut(stages[-1], value, lambda one: are_tokens(one, side, features))
+    if not are_tokens(last(value), side, features):
+        return None
+    doubled, whole = doublings(size, side), [*stages[:-1], TokenMap(last, side)]
+    places = [len(whole) - 1]
+    return Maps(_wrapped(whole, places), (features,), _grids(sides(side, doubled)), backbone, doublings=doubled)
 
 
 def _grids(sides: Sequence[int]) -> tuple[int, ...]:
@@ -187,13 +211,16 @@ def _wrapped(stages: Sequence[nn.Module], places: Sequence[int]) -> tuple[nn.Mod
     return tuple(wrapped)
 
 
-def _side(value: Tensor) -> int:
+def _side(value: object) -> int:
     """Side of a square map [B, C, S, S]; 0 of anything else."""
-    return int(value.shape[2]) if value.ndim == 4 and value.shape[2] == value.shape[3] else 0  # noqa: PLR2004 - a map
+    square = isinstance(value, Tensor) and value.ndim == 4 and value.shape[2] == value.shape[3]  # noqa: PLR2004 - a map
+    return int(value.shape[2]) if isinstance(value, Tensor) and square else 0
 
 
-def _cut_behind_map(stage: nn.Module, value: Tensor, side: int) -> nn.Module:
-    """The last stage without its pooling, where it makes the map of that side itself; else as it is."""
+def _cut(stage: nn.Module, value: Tensor, fits: Callable[[object], bool]) -> nn.Module:
+    """The last stage up to the last value that fits, so without its pooling; as it is if none does."""
+    if isinstance(stage, Block):
+        return unpooled(stage)
     if not isinstance(stage, fx.GraphModule):
         return stage
     last: list[fx.Node] = []
@@ -201,7 +228,7 @@ def _cut_behind_map(stage: nn.Module, value: Tensor, side: int) -> nn.Module:
     class Noted(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - whatever the code computes
             result = super().run_node(n)
-            if isinstance(result, Tensor) and _side(result) == side and n.op not in {"placeholder", "output"}:
+            if fits(result) and n.op not in {"placeholder", "output"}:
                 last.append(n)
             return result
 
