@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 CONNECTIONS = 32  # downloads in flight
+PAGE = 1000  # objects that one request lists
 READ_SECONDS = 20.0  # that a server may be silent in the middle of an answer
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between two attempts during an outage; doubled each time
 _BODY_ATTEMPTS = 4  # botocore retries requests, but not a body that breaks off
