@@ -146,6 +146,11 @@ def test_predict_prints_a_line_for_a_file(whole: WholeRun) -> None:
     assert 1 / 3 < float(probability) <= 1
 
 
+def test_a_run_leaves_no_temporary_files(whole: WholeRun) -> None:
+    """The folder for them is as empty as before."""
+    assert list(whole.temporary.iterdir()) == []
+
+
 def test_predict_answers_the_others_where_a_file_is_no_record(
     whole: WholeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
