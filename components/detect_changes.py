@@ -27,7 +27,7 @@ from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
 from components.core.sources.record_kinds import check_task
 from components.core.sources.source_index import IndexRow
-from components.core.tracking import provenance, retries, tag_names
+from components.core.tracking import metric_groups, provenance, retries, tag_names
 from components.core.training import deadlines
 
 if TYPE_CHECKING:
@@ -79,11 +79,8 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
 def look(source: str, settings: Settings, run_key: str, progress: Progress = SILENT.progress) -> Decision:
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
     run_folder.start("detect_changes", run_key)
-    from components.core.data import lineage_store
-    from components.core.registry import versions as registry
     from components.core.tracking import (
         leases,  # mlflow costs seconds
-        queries,
         runs,
     )
 
@@ -98,15 +95,7 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = SIL
             run.progress(done, total, text)
             progress(done, total, text)
 
-        lineage_store.check_salt(settings.model, settings.split_salt)
-        history = _History(settings.model, Path(folder))
-        # accepted labels of test rows change the dataset, not the source
-        accepted = queries.recorded(settings.model, tag_names.ACCEPTED_LABELS)
-        found = {**provenance.parts(settings), "labels": f"{len(accepted)} times accepted"}
-        champion = registry.current(settings.model, "champion")
-        if settings.warm_start:
-            found[provenance.START] = registry.mark(settings.model, champion)
-        decision, rows = _decide(source, run, found, history, champion, report)
+        decision, found, rows, history = _weighed(source, run, Path(folder), report)
         _keep(run, decision, found, settings)
         if decision.change == "skip" and source_index.knows_more(rows, history.index(history.newest)):
             source_index.write_index(Path(folder) / source_index.INDEX, rows)
@@ -114,6 +103,42 @@ def look(source: str, settings: Settings, run_key: str, progress: Progress = SIL
             run.tags({tag_names.INDEXED: "true"}, pipeline=True)
         run.figure(f"{decision.change}: {decision.reason}")
     return _kept(run_key, decision)
+
+
+def foresee(source: str, settings: Settings, run_key: str, progress: Progress = SILENT.progress) -> Decision:
+    """Return what a run would do now, and why; nothing is written to MLflow.
+
+    Raises:
+        InputError: The source can't be listed, or holds nothing that a run could start with.
+    """
+    from components.core.tracking import leases, runs
+
+    run = runs.StepRun("detect_changes", run_key, settings, "", "", silent=True)
+    if other := leases.in_progress(run):
+        return Decision(provenance.BUSY, other)
+    with tempfile.TemporaryDirectory() as folder:
+        return _weighed(source, run, Path(folder), progress)[0]
+
+
+def _weighed(
+    source: str, run: "StepRun", folder: Path, report: Progress
+) -> tuple[Decision, provenance.Parts, list[IndexRow], "_History"]:
+    """The decision, what the inputs are made of, the index of the source, and earlier runs."""
+    from components.core.data import lineage_store
+    from components.core.registry import versions as registry
+    from components.core.tracking import queries
+
+    settings = run.settings
+    lineage_store.check_salt(settings.model, settings.split_salt)
+    history = _History(settings.model, folder)
+    # accepted labels of test rows change the dataset, not the source
+    accepted = queries.recorded(settings.model, tag_names.ACCEPTED_LABELS)
+    found = {**provenance.parts(settings), "labels": f"{len(accepted)} times accepted"}
+    champion = registry.current(settings.model, "champion")
+    if settings.warm_start:
+        found[provenance.START] = registry.mark(settings.model, champion)
+    decision, rows = _decide(source, run, found, history, champion, report)
+    return decision, found, rows, history
 
 
 def _give_way(run: "StepRun", other: str) -> Decision:
@@ -215,7 +240,8 @@ def _despite_few(
         return replace(
             held, reason=f"{held.reason} They are too few for --drift-trigger, which takes 20, in five groups."
         )
-    run.metrics({"drift": found.share, "drift_low": found.low, "drift_high": found.high}, pipeline=True)
+    drift = {"drift": found.share, "drift_low": found.low, "drift_high": found.high}
+    run.metrics(metric_groups.group(metric_groups.DATA, drift), pipeline=True)
     told = (
         f"{found.share:.0%} [{found.low:.0%}, {found.high:.0%}] of {found.new} new ones can be told apart "
         f"from the training data of the champion, version {champion}"

@@ -17,24 +17,27 @@ from components.core import revision
 from components.core.csv_text import write_csv
 from components.core.digests import digest
 from components.core.errors import StepError
-from components.core.evaluation import look_budget, references
+from components.core.evaluation import look_budget, model_facts, references
 from components.core.evaluation.champion_timeline import timeline
-from components.core.evaluation.comparison import Contestant, Trained, contest, contestant
+from components.core.evaluation.comparison import CHALLENGER, Contestant, Trained, contest, contestant
 from components.core.evaluation.drift import Insight, examine
 from components.core.evaluation.features import Array, pretrained_features
 from components.core.evaluation.label_errors import Suspect
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.gate import Verdict, decide, first_version
 from components.core.inference import archives
+from components.core.metric_names import label
 from components.core.networks.network import Network
 from components.core.registry import recall, versions
 from components.core.registry.serving import build_served
 from components.core.reporting import charts
 from components.core.reporting.costs import sentence
+from components.core.reporting.headline import headline
 from components.core.reporting.page import ReportData, render
 from components.core.reporting.step_costs import costs
+from components.core.sources.record_kinds import KIND_OF_TASK
 from components.core.targets.evaluation import Evaluation
-from components.core.tracking import retries, runs, tag_names
+from components.core.tracking import metric_groups, retries, runs, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import load_checkpoint, weights_digest
 from components.core.training.data import Data, open_data
@@ -85,7 +88,7 @@ def evaluate(
         trained = load_checkpoint(checkpoint)
         calibration = _serve(data, trained, run, served, version)
         tried = beside.enter_context(versions.trying_out(served))
-        challenger = contestant(served, checkpoint, data, run, "challenger", trained)
+        challenger = contestant(served, checkpoint, data, run, CHALLENGER, trained)
         _refuse_leak(data, challenger)
         facts = trained[1]
         features = pretrained_features(data, references.probed_splits(data), run)
@@ -95,17 +98,23 @@ def evaluate(
         reigns = timeline(data, run, (decision.champion, champion) if champion else None)
         search = json.loads(trials.read_text())
         page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns, challenger.answers)
+        kind = KIND_OF_TASK.get(run.settings.task, "rows").partition(" ")[0]
+        model = model_facts.described(
+            run.settings, data.examples.info.source, trained, served, challenger.seconds, kind
+        )
+        page = replace(page, headline=_headline(data, evaluation, decision, kind), model=model)
         report.write_text(render(page))
+        run.params(model_facts.resolved(run.settings, trained), pipeline=True)
         _log_insight(run, data, insight)
         _log_saved(run, page.costs, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
         run.text(tried(), "smoke_test.json")
         run.tags({tag_names.SMOKE_TESTED: archives.folder_digest(served)}, pipeline=True)
-        headline = data.target.metrics[0].name
-        low, high = evaluation.intervals[headline]
-        run.figure(f"test {headline} {evaluation.metrics[headline]:.3f} [{low:.3f}, {high:.3f}]")
+        first = data.target.metrics[0].name
+        low, high = evaluation.intervals[first]
+        run.figure(f"test {label(first)} {evaluation.metrics[first]:.3f} [{low:.3f}, {high:.3f}]")
     confusion = None if evaluation.confusion is None else (list(facts["classes"]), evaluation.confusion.tolist())
-    return Evaluated(decision.accepted, decision.champion, _shown(evaluation, decision, headline), confusion)
+    return Evaluated(decision.accepted, decision.champion, _shown(evaluation, decision, first), confusion)
 
 
 def _serve(data: Data, trained: Trained, run: runs.StepRun, served: Path, version: str) -> dict[str, float]:
@@ -249,6 +258,13 @@ def _drawn(data: Data, evaluation: Evaluation, answers: pd.DataFrame) -> Sequenc
     return data.task.drawn(data.examples.contents(wrong), data.examples.labels(wrong), some)
 
 
+def _headline(data: Data, evaluation: Evaluation, decision: Verdict, kind: str) -> str:
+    metric = data.target.metrics[0]
+    figures = evaluation.metrics[metric.name], evaluation.baseline[metric.name]
+    rows = len(data.rows["test"])
+    return headline(decision.evidence, metric, figures, rows, kind, accepted=decision.accepted)
+
+
 def _shown(evaluation: Evaluation, decision: Verdict, metric: str) -> dict[str, float | str]:
     """What people see on the pipeline's own page: the decision, what it stands on, and all other figures."""
     champion = decision.evidence.get("champion")
@@ -272,10 +288,11 @@ def _log_insight(run: runs.StepRun, data: Data, insight: Insight) -> None:
     table.insert(0, "uri", data.examples.uris(places))
     table.insert(0, "id", data.examples.ids(places))
     run.text(write_csv(table.drop(columns="row")), "label_suspects.csv")
-    run.metrics({"label_suspects": len(places)}, pipeline=True)
+    found = {"label_suspects": float(len(places))}
     if insight.drift:
         drift = insight.drift
-        run.metrics({"drift": drift.share, "drift_low": drift.low, "drift_high": drift.high}, pipeline=True)
+        found |= {"drift": drift.share, "drift_low": drift.low, "drift_high": drift.high}
+    run.metrics(metric_groups.group(metric_groups.DATA, found), pipeline=True)
 
 
 def _log_saved(run: runs.StepRun, spent: Sequence[Mapping[str, Any]], here: float) -> None:
@@ -299,11 +316,15 @@ def _log(
         for n, pair in evaluation.intervals.items()
         for end, v in zip(("low", "high"), pair, strict=True)
     }
-    baseline = {f"baseline_{name}": value for name, value in evaluation.baseline.items()}
+    figures = {
+        **metric_groups.group(metric_groups.TEST, evaluation.metrics),
+        **metric_groups.group(metric_groups.INTERVAL, bounds),
+        **metric_groups.group("baseline", evaluation.baseline),
+    }
     for prefix, reference in evaluation.references.items():
-        baseline |= {f"{prefix}_{name}": value for name, value in reference.metrics.items()}
+        figures |= metric_groups.group(prefix, reference.metrics)
     for pipeline in (False, True):
-        run.metrics({**evaluation.metrics, **bounds, **baseline}, pipeline=pipeline)
+        run.metrics(figures, pipeline=pipeline)
     told = {tag_names.ACCEPTED: str(decision.accepted).lower(), tag_names.DECISION: decision.sentence}
     if evaluation.shortfall:
         told[tag_names.REFERENCE] = evaluation.shortfall

@@ -8,10 +8,12 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from components.core import run_folder
+from components.core.registry import descriptions
 from components.core.reporting import costs, notification
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import connection, endings, queries, retries, runs, tag_names
+from components.core.tracking.metric_groups import plain
 from components.core.training import deadlines
 
 COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after its result
@@ -42,6 +44,7 @@ def end(settings: Settings, run_key: str, state: str, reason: str = "") -> RunRe
             result = result.but(reason=reason)
         result = result.but(cost=_record(settings, run_key, result))
     result.write(run_key)
+    descriptions.describe(result, notification.title(result), run_key)
     notification.notify(settings, run_key, result)
     run_folder.emit(run_key, "finish", "finished", figure=result.status)
     return result
@@ -94,7 +97,7 @@ def result_of(model: str, run_key: str, state: str) -> RunResult:
 
 def _figures(metrics: Mapping[str, float]) -> dict[str, float]:
     """Test figures; those that are undefined are missing, for JSON has no word for them."""
-    return {name: value for name, value in metrics.items() if name not in COSTS and math.isfinite(value)}
+    return {plain(name): value for name, value in metrics.items() if name not in COSTS and math.isfinite(value)}
 
 
 def _failure(run_key: str, steps: Sequence[Any]) -> str:

@@ -13,12 +13,11 @@ from components.core.activations import store
 from components.core.contract import load_task
 from components.core.data import dataset_info
 from components.core.data.dataset_info import DatasetInfo
-from components.core.data.examples import (
-    START,
-)
+from components.core.data.examples import START, Examples
 from components.core.data.lineage import Lineage, read_lineage, refuse_other_salt
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
+from components.core.evidence import small_data
 from components.core.settings import Settings
 from components.core.sources import source_index
 from components.core.task_options import parse_options
@@ -82,6 +81,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         figures = {"examples", "duplicates", "near_duplicates", "set_aside", "label_changes"}
         run.metrics({**info.model_dump(include=figures), "rejected": bad, **info.changes})
         _note(run, info)
+        _note_few(run, dataset, info)
         sorted_by = f" in {len(info.classes)} classes" if any(info.counts["train"]) else ""
         run.figure(f"{info.examples} examples{sorted_by}, {bad} rejected")
     return info
@@ -169,6 +169,28 @@ def _note(run: "runs.StepRun", info: DatasetInfo) -> None:
             f"{info.label_changes} test rows have a changed label; the locked one counts until `thawline "
             f"labels accept --model {run.settings.model}`"
         )
+
+
+def _note_few(run: "runs.StepRun", dataset: Path, info: DatasetInfo) -> None:
+    """Say what so few test rows can show, before an hour of training."""
+    from components.core.registry import versions
+
+    settings, examples = run.settings, Examples(dataset, info)
+    rows = examples.rows("test")
+    headline = load_task(settings.task).target(settings).metrics[0]
+    trivial = None
+    if rows and not versions.current(settings.model, "champion"):
+        train, test = info.counts.get("train", {}), info.counts.get("test", {})
+        trivial = test.get(max(train, key=train.__getitem__, default=""), 0) / len(rows)
+    judged = small_data.Rows(
+        validation=len(examples.rows("validation")),
+        test=len(rows),
+        units=len({group or row for row, group in zip(rows, examples.column("group", rows), strict=True)}),
+        trivial=trivial,
+        exact=headline.right_or_wrong and settings.gate_metric in ("", headline.name),
+    )
+    if text := small_data.sentence(judged, settings):
+        run.note(text)
 
 
 def _with_assignments(lineage: Lineage, settings: Settings) -> Lineage:

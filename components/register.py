@@ -9,6 +9,7 @@ from components.core.contract import load_task
 from components.core.inference import archives
 from components.core.registry import promotion, versions
 from components.core.tracking import connection, retries, runs, tag_names
+from components.core.tracking.metric_groups import plain
 from components.core.tracking.server import is_server
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
@@ -104,7 +105,7 @@ def _origin(run: runs.StepRun) -> dict[str, str]:
         },
         **{name: value for name, value in evaluated.tags.items() if name == tag_names.WARM_START},
         tag_names.METRIC: metric,
-        **{tag_names.figure(name): str(value) for name, value in evaluated.metrics.items() if name == metric},
+        **{tag_names.figure(metric): str(value) for name, value in evaluated.metrics.items() if plain(name) == metric},
     }
 
 

@@ -5,8 +5,9 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 the run 
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,7 +15,8 @@ from rich.console import Console
 from components.core import disk_space, home_folder
 from components.core.errors import ExpectedError
 from components.core.run_result import RunResult
-from pipelines.commands import cache, doctor, labels, models, predict, run, schedule, status, submit, ui
+from pipelines.command_help import use_own_help
+from pipelines.commands import cache, doctor, init, labels, models, predict, report, run, schedule, status, submit, ui
 from pipelines.commands import compile as compile_
 from pipelines.surroundings import drop_left_over, enduring
 
@@ -24,9 +26,8 @@ app = typer.Typer(
     "Each command's --help has an example.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
-for command in (run, compile_, predict, ui, doctor):
+for command in (run, report, init, predict, ui, doctor, compile_):
     app.add_typer(command.app)
 app.add_typer(cache.app, name="cache")
 app.add_typer(labels.app, name="labels")
@@ -34,11 +35,24 @@ app.add_typer(models.app)
 app.add_typer(submit.app)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(status.app)
+use_own_help(app)
 GOES_ON = "The output was closed; the run continues, and `thawline status` will show its result."
 
 
+def _version(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if asked:
+        sys.stdout.write(f"thawline {version('thawline')}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def _common() -> None:
+def _common(
+    *,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version of Thawline and exit."),
+    ] = False,
+) -> None:
     """Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register."""
     if found := drop_left_over():
         sentence = f"Ignoring {', '.join(found)}: left over in the environment from something else."
@@ -52,7 +66,7 @@ def _fail(message: str, status: int) -> NoReturn:
 
 def main() -> None:
     """Entry point of the command."""
-    runs = sys.argv[1:2] in (["run"], ["submit"]) and "--help" not in sys.argv
+    runs = sys.argv[1:2] in (["run"], ["submit"]) and not {"-h", "--help"} & set(sys.argv)
     with enduring(GOES_ON if runs else ""):
         _main()
 
@@ -69,9 +83,10 @@ def _main() -> NoReturn:
         _fail(str(error), 2 if error.kind == "input" else 1)
     except typer.TyperException as error:  # bad usage
         message = error.format_message().replace("Value error, ", "").rstrip(".")
+        ending = "" if message.endswith("?") else "."  # "Did you mean 'run'?"
         if not message:  # nothing was asked, so the help was printed
             raise SystemExit(error.exit_code) from None
-        message = f"{message}. See `thawline --help`."
+        message = f"{message}{ending} See `thawline --help`."
         if sys.argv[1:2] in (["run"], ["submit"]) and "--json" in sys.argv:
             sys.stdout.write(json.dumps(RunResult(reason=message).model_dump()) + "\n")
         _fail(message, error.exit_code)

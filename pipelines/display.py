@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.core.run_result import RunResult
+from pipelines.surroundings import near
 
 GATE = ("evaluate", "register", "finish")
 STEPS = ("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", *GATE)
@@ -37,6 +38,7 @@ class StepState:
         kind = event["event"]
         if kind == "started":
             self.state, self.started, self.ended = "running", event["time"], 0.0
+            self.said = event["time"]  # a first line at once would be the last one of a short step
         elif kind == "progress":
             self.done, self.total, self.text = event["done"], event["total"], event["text"]
         elif kind in ("finished", "failed"):
@@ -104,7 +106,7 @@ def print_skipped(console: Console, result: RunResult, tracking: str) -> None:
     lines = {
         "Skipped": result.reason,
         "Registered": f"{result.model} version {result.version}, as before" if result.version else "",
-        "Report": result.report,
+        "Report": near(result.report),
         "Tracking": tracking,
     }
     for name, text in lines.items():

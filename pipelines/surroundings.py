@@ -71,6 +71,11 @@ def check_name(source: str) -> None:
         raise InputError(f"The name {shown} is not UTF-8.", "Rename it, or use a link to it.") from None
 
 
+def near(path: str) -> str:
+    """A path as a reader in the working folder would type it."""
+    return path.removeprefix(f"{Path.cwd()}{os.sep}")
+
+
 def check_temporary_folder() -> None:
     """Check the folder for temporary files by a small one: Python does without `TMPDIR`, the shells of the steps don't.
 

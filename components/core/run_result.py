@@ -30,7 +30,7 @@ class RunResult(BaseModel):
     metrics: Mapping[str, float] = {}
     dataset_digest: str = ""
     mlflow_run_id: str = ""
-    steps: Mapping[str, float] = {}  # seconds of each step's own work
+    steps: Mapping[str, float] = {}  # seconds of each step, from its begin to its end in MLflow
     cost: str = ""  # in words
     cut: str = ""  # what a deadline stopped early
     reference: str = ""  # which simple model this one does not beat, and what to try

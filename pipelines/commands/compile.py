@@ -10,9 +10,9 @@ from components.core.errors import InputError
 from pipelines.commands.options import (
     ConfigOption,
     merge_cluster,
-    read_config,
     with_cluster,
 )
+from pipelines.config_file import read_config
 from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, compile_dag
 
 app = typer.Typer()
@@ -36,7 +36,7 @@ def compile_(
     given = read_config(config) if config else {}
     dag = SEARCHING_IN_PODS if (search_workers or given.get("search_workers") or 1) > 1 else FINE_TUNING
     if given or any(options.values()) or dag != FINE_TUNING:
-        output.write_text(compile_dag(merge_cluster(options, given), dag).yaml)
+        output.write_text(compile_dag(merge_cluster(options, given, config), dag).yaml)
     else:
         from kfp import compiler
 

@@ -25,10 +25,10 @@ from pipelines.commands.options import (
     NamespaceOption,
     TrackingOption,
     merge_cluster,
-    read_config,
     use_home,
     with_cluster,
 )
+from pipelines.config_file import read_config
 
 app = typer.Typer()
 LEAST_PYTHON = (3, 11)
@@ -58,7 +58,7 @@ def doctor(
     """Check this machine, or a cluster, and show how to fix what is missing."""
     use_home(home, tracking_uri)
     if cluster:
-        pods = merge_cluster(options, read_config(config) if config else {})
+        pods = merge_cluster(options, read_config(config) if config else {}, config)
         checks = examine_cluster(pods, host, namespace, source, Console(stderr=True))
     else:
         checks = examine()

@@ -66,4 +66,4 @@ def _print(what: str, rows: list[dict[str, str]], *, as_json: bool) -> None:
         return
     for row in rows:
         sys.stdout.write(f"{row['id'][:12]}  {row['locked']} -> {row['proposed']}  {row['uri']}\n")
-    sys.stdout.write(f"{len(rows)} {what}\n")
+    sys.stdout.write(f"{len(rows)} {what}\n" if rows else f"No changed labels are {what}\n")

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from components.core.errors import ExpectedError, InputError, StepError
+from components.core.metric_names import label
 from components.core.times import iso, minute
 from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, check_model, has_store, use_home
 from pipelines.commands.tables import table
@@ -122,6 +123,9 @@ def _tell(entry: "Entry", *, as_json: bool, already: bool) -> None:
     if not entry.done:
         sentence = f"{entry.model} version {entry.to} did not become champion. {entry.reason}"
         raise StepError(sentence, f"See `thawline models {entry.model}`, and try again.")
+    from components.core.registry import descriptions
+
+    descriptions.describe_model(entry.model)
     if as_json:
         facts = {"model": entry.model, "version": entry.to, "moved": not already, "from": entry.origin}
         facts |= {"action": entry.action, "why": entry.why, "who": entry.who, "evidence": entry.evidence}
@@ -194,7 +198,7 @@ def _page(model: dict[str, Any]) -> list[str]:
             minute(facts["created"]),
             ", ".join(facts["aliases"]),
             {True: "yes", False: "no", None: ""}[facts["accepted"]],
-            "" if facts["value"] is None else f"{facts['metric'].replace('_', ' ')} {facts['value']:.3f}",
+            "" if facts["value"] is None else f"{label(facts['metric'])} {facts['value']:.3f}",
             _short(facts["decision"]),
         )
         for facts in model["versions"]

@@ -7,11 +7,11 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
 
 from components.core import home_folder, task_sources
@@ -19,6 +19,7 @@ from components.core.contract import TASKS_FOLDER
 from components.core.errors import InputError
 from components.core.settings import OPTIONS, Settings
 from components.core.tracking.server import check_address, is_server
+from pipelines.config_file import option_name, place, read_config
 from pipelines.kubeflow.pods import LIGHT, REST, Cluster
 from pipelines.surroundings import check_home, check_store, check_temporary_folder, ensure_home
 
@@ -43,6 +44,11 @@ HostOption = Annotated[
 NamespaceOption = Annotated[
     str, typer.Option(envvar="KFP_NAMESPACE", help="Your namespace, if Kubeflow has several users.")
 ]
+# defaults that are not the field's: what a command puts in their place
+DEFAULTS = {
+    "task": "detected from the records by `run`, else image_classification",
+    "model": "the name of the source",
+}
 ConfigOption = Annotated[
     Path | None, typer.Option(help="YAML file with the same names; the command line overrides it.")
 ]
@@ -52,9 +58,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the command's `**options` by an option for every setting, unset unless given."""
     options = []
     for name, field in Settings.model_fields.items():
-        default = "searched" if name in Settings.SEARCHED else field.default
+        default = shown_default(name)
         option = typer.Option(
-            help=f"{field.description} (default: {default})",
+            help=f"{field.description}{default and f' (default: {default})'}",
             rich_help_panel=OPTIONS[name].panel,
             show_default=False,
         )
@@ -63,6 +69,18 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
         )
     return _extended(command, options)
+
+
+def shown_default(name: str) -> str:
+    """The default of a setting in words; empty where its description says what happens without it."""
+    default = Settings.model_fields[name].default
+    if name in Settings.SEARCHED:
+        return "searched"
+    if name in DEFAULTS:
+        return DEFAULTS[name]
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return "" if default in ("", {}) else f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _extended(command: Callable[..., None], options: Sequence[inspect.Parameter]) -> Callable[..., None]:
@@ -89,7 +107,8 @@ def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Setti
     Raises:
         InputError: A name or a value is not allowed, or the file can't be read.
     """
-    given = {n: v for n, v in (read_config(config) if config else {}).items() if n not in Cluster.model_fields}
+    file = read_config(config) if config else {}
+    given = {n: v for n, v in file.items() if n not in Cluster.model_fields}
     given |= {name: value for name, value in options.items() if value not in (None, [])}
     given.setdefault("model", model_name(source))
     try:
@@ -100,11 +119,21 @@ def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Setti
         first = error.errors()[0]
         if not first["loc"]:  # two settings that don't go together
             raise InputError(f"{first['ctx']['error']}.", "See `thawline run --help`.") from None
-        name = str(first["loc"][0]).replace("_", "-")
+        field = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
-            raise InputError(f"There is no setting {name!r} in {config}.", "See `thawline run --help`.") from None
-        message = f"--{name} can't be {first['input']!r}: {first['msg'].lower()}."
+            where = f" in {place(config, field)}" if config else ""
+            near = get_close_matches(field, Settings.model_fields, 1)
+            hint = f"Did you mean {option_name(near[0])}?" if near else "See `thawline run --help`."
+            raise InputError(f"There is no setting {option_name(field)!r}{where}.", hint) from None
+        message = f"{_named(field, options, config)} can't be {first['input']!r}: {first['msg'].lower()}."
         raise InputError(message, "See `thawline run --help`.") from None
+
+
+def _named(field: str, options: Mapping[str, Any], config: Path | None) -> str:
+    """An option as the user gave it: on the command line, or in a line of the config file."""
+    if config is None or options.get(field) not in (None, []):
+        return f"--{option_name(field)}"
+    return f"In {place(config, field)}, {option_name(field)}"
 
 
 def model_name(source: str) -> str:
@@ -160,24 +189,6 @@ def check_model(name: str) -> None:
         )
 
 
-def read_config(config: Path) -> dict[str, Any]:
-    """The values of a config file by name.
-
-    Raises:
-        InputError: It can't be read.
-    """
-    try:
-        values = yaml.safe_load(config.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(
-            f"The config file {config} can't be read: {reason}.", "Fix it, or leave out --config."
-        ) from None
-    if not isinstance(values, dict):
-        raise InputError(f"The config file {config} is not a mapping of options.", "Write one `name: value` per line.")
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
-
-
 def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of `Cluster`, beside those that its signature shows."""
     options = []
@@ -199,7 +210,7 @@ def _shown(default: Any) -> str:  # noqa: ANN401 - a field's
     return str(default) if isinstance(default, str | int | float) and default != "" else ""
 
 
-def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any]) -> Cluster:
+def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any], file: Path | None = None) -> Cluster:
     """The pods' options from a config file's values and the command line, which wins.
 
     Raises:
@@ -214,9 +225,9 @@ def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any]) -> Clus
         first = error.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["loc"]:
-            name = str(first["loc"][0]).replace("_", "-")
+            name = str(first["loc"][0])
             value = "given so" if name == "env" else repr(first["input"])  # others' values stand beside the wrong one
-            message = f"--{name} can't be {value}: {message}"
+            message = f"{_named(name, options, file)} can't be {value}: {message}"
         raise InputError(f"{message}.", "See `thawline submit --help`.") from None
 
 
@@ -226,7 +237,7 @@ def merge_run(options: Mapping[str, Any], config: Path | None, source: str) -> t
     Raises:
         InputError: A name or value is not allowed.
     """
-    cluster = merge_cluster(options, read_config(config) if config else {})
+    cluster = merge_cluster(options, read_config(config) if config else {}, config)
     return merge(
         {name: value for name, value in options.items() if name in Settings.model_fields}, config, source
     ), cluster

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from components.core import home_folder, run_folder
 from components.core.errors import ExpectedError, InputError, StepError
+from components.core.metric_names import heading
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking.server import is_server
@@ -29,7 +30,8 @@ from pipelines.commands.options import (
     use_home,
     with_settings,
 )
-from pipelines.surroundings import check_name
+from pipelines.config_file import text_of
+from pipelines.surroundings import check_name, near
 
 if TYPE_CHECKING:
     import subprocess
@@ -49,21 +51,39 @@ def run(
     tracking_uri: TrackingOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors; the result too with --json.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what the run would do, and why, and do nothing.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings of the run as a config file, and do nothing.")
+    ] = False,
     **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
 ) -> None:
     """Run the whole pipeline on this machine, to a registered model."""
     use_home(home, tracking_uri)
     from pipelines.changes import settled
+    from pipelines.commands.dry_run import foreseen, print_foreseen
     from pipelines.local import fetch_report, launch
     from pipelines.option_checks import check_names
     from pipelines.task_choice import with_task_of_data
 
-    run_key, console = run_folder.new_run_key(), Console(stderr=as_json)
+    run_key, console = run_folder.new_run_key(), Console(stderr=as_json or dry_run, quiet=quiet)
     try:
-        settings, task = with_task_of_data(_checked(options, config, source, run_key), source)
+        settings, task = with_task_of_data(_checked(options, config, source), source)
         check_names(settings)
+        if print_config:
+            sys.stdout.write(text_of(settings.model_dump(include=settings.model_fields_set), "FILE"))
+            return
         source = source if "://" in source else str(Path(source).expanduser().resolve())
+        if not dry_run:
+            run_folder.run_folder(run_key)  # or it can't be made, which is all there is to say
         _print_settings(console, source, settings, task)
+        if dry_run:
+            print_foreseen(foreseen(source, settings, console), settings, as_json=as_json)
+            return
         _catch_signals()
         result = settled(source, settings, run_key, console)
         if result is None:
@@ -84,7 +104,7 @@ def run(
         raise kind(result.reason, "" if errors else f"Its log is {run_folder.run_folder(run_key) / 'log.txt'}.")
 
 
-def _checked(options: dict[str, Any], config: Path | None, source: str, run_key: str) -> Settings:
+def _checked(options: dict[str, Any], config: Path | None, source: str) -> Settings:
     from components.core.sources.raw_records import check_source
     from components.core.task_sources import lists_records
 
@@ -93,7 +113,6 @@ def _checked(options: dict[str, Any], config: Path | None, source: str, run_key:
     if not lists_records(settings.task, Path.cwd()):
         check_source(source)
     studies.check_storage()
-    run_folder.run_folder(run_key)
     return settings
 
 
@@ -150,30 +169,47 @@ def _print_summary(console: Console, result: RunResult, settings: Settings) -> N
     if result.status == "failed":
         return
     uri = home_folder.tracking_uri()
-    tracking = uri if is_server(uri) else shlex.join([sys.argv[0], "ui", "--home", str(home_folder.home())])
+    tracking = uri if is_server(uri) else _command("ui")
     if result.status == "skipped":
         from pipelines.display import print_skipped
 
         print_skipped(console, result, tracking)
         return
     metrics, metric = result.metrics, result.metric
-    name = metric.replace("_", " ")
     interval = f"[{metrics.get(f'{metric}_low', math.nan):.3f}, {metrics.get(f'{metric}_high', math.nan):.3f}]"
     state = "champion" if result.promoted else "still champion" if result.stays else "challenger, not promoted"
     state = f"waits for approval: {result.pending}" if result.pending else state
     lines = {
-        name[:1].upper() + name[1:]: f"{metrics.get(metric, math.nan):.3f}  95 % interval {interval}, trivial model "
+        heading(metric): f"{metrics.get(metric, math.nan):.3f}  95 % interval {interval}, trivial model "
         f"{metrics.get(f'baseline_{metric}', math.nan):.3f}",
         "Registered": f"{settings.model} version {result.version}, {state}",
         "Why": _folded(result.reason, console, 12),
         **({"Reference": _folded(result.reference, console, 12)} if result.reference else {}),
         **({"Cost": result.cost} if settings.machine or settings.price_per_hour else {}),
-        "Report": result.report,
+        "Report": near(result.report),
         "Tracking": tracking,
+        "Next": "\n            ".join(_next(result, settings.model)),
     }
     console.print()
     for name, text in lines.items():
         console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _next(result: RunResult, model: str) -> list[str]:
+    """Commands that a reader may want now."""
+    what = "its numbers and mistakes" if result.promoted else "where it differs from the champion"
+    commands = {_command("report", model): what}
+    if not result.pending:
+        commands[f"{_command('predict', '--model', model)} FILE"] = "ask the champion"
+    width = max(map(len, commands))
+    return [f"{command.ljust(width)}  {text}" for command, text in commands.items()]
+
+
+def _command(*arguments: str) -> str:
+    """A command of Thawline that works in this folder."""
+    home = home_folder.home()
+    place = () if home == Path(".thawline").resolve() else ("--home", str(home))
+    return shlex.join([near(sys.argv[0]), *arguments, *place])
 
 
 def _folded(text: str, console: Console, indent: int) -> str:

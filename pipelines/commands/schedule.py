@@ -18,11 +18,11 @@ from pipelines.commands.options import (
     JsonOption,
     NamespaceOption,
     merge_run,
-    read_config,
     with_cluster,
     with_settings,
 )
 from pipelines.commands.tables import table
+from pipelines.config_file import read_config
 from pipelines.kubeflow import cron, limits, schedules
 from pipelines.kubeflow.client import connect, delete_recurring_run, experiment, page_of, word_of
 from pipelines.kubeflow.parameters import dag_of

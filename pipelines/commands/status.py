@@ -17,6 +17,7 @@ import typer
 
 from components.core import home_folder
 from components.core.errors import InputError
+from components.core.metric_names import label
 from components.core.reporting.costs import duration
 from components.core.times import iso, minute
 from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, has_store, merge, use_home
@@ -109,7 +110,7 @@ def _page(found: Sequence["Outcome"], now: float, name: str) -> list[str]:
             minute(iso(one.ended)),
             f"{_ago(one, now)} ago" if one.succeeded else "never",
             one.champion or "none",
-            "" if one.value is None else f"{one.metric.replace('_', ' ')} {one.value:.3f}",
+            "" if one.value is None else f"{label(one.metric)} {one.value:.3f}",
             ", ".join(_remarks(one)),
         )
         for one in found

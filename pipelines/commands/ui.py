@@ -1,14 +1,20 @@
 """`thawline ui`: the tracking page."""
 
-import os
+import signal
+import subprocess
 import sys
-from typing import Annotated
+import time
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from components.core import home_folder
+from components.core.errors import StepError
+from components.core.tracking import tag_names
 from components.core.tracking.server import is_server
+from pipelines.browser import open_page
 from pipelines.commands.options import (
     HomeOption,
     TrackingOption,
@@ -16,10 +22,14 @@ from pipelines.commands.options import (
 )
 
 app = typer.Typer()
+READY_SECONDS = 120.0  # that the server may take to start, on a machine that is busy
+EVERY = 0.25  # seconds between two looks
+RUNS = "runs?workflowType=machine_learning"  # else the page opens for language models, without metrics and models
 
 
-@app.command(epilog="Examples: thawline ui; thawline ui --home /data/thawline --port 5001")
+@app.command(epilog="Examples: thawline ui; thawline ui stamps --port 5001; thawline ui --home /data/thawline")
 def ui(
+    name: Annotated[str, typer.Argument(help="A model, to open on its runs (default: that of the last run).")] = "",
     *,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
@@ -27,17 +37,70 @@ def ui(
 ) -> None:
     """Open the tracking page: runs, metrics, models; for a server, print its address."""
     use_home(home, tracking_uri)
-    from pipelines.local import environment
-
     uri = home_folder.tracking_uri()
     if is_server(uri):
-        Console(stderr=True).print(f"The tracking page is at {uri}", highlight=False, soft_wrap=True)
+        _say(f"The tracking page is at {uri}")
         return
-    Console(stderr=True).print(
-        f"The tracking page is at http://127.0.0.1:{port} (stop it with Ctrl-C)", highlight=False
-    )
+    from pipelines.local import environment
+
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--default-artifact-root", str(home_folder.home() / "artifacts")]
+    _say("Starting the tracking page ...")
     # not among the arguments: everyone on this machine may read those, and a database's address has a password
-    store = {"MLFLOW_BACKEND_STORE_URI": uri}
-    os.execve(sys.executable, command, environment() | store)  # noqa: S606 - becomes the server, so that Ctrl-C ends it
+    with subprocess.Popen(command, env={**environment(), "MLFLOW_BACKEND_STORE_URI": uri}) as server:
+
+        def end(_signal: int, _frame: FrameType | None) -> None:
+            server.terminate()
+
+        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGINT, end)  # the terminal sends Ctrl-C to the server too
+        base = f"http://127.0.0.1:{port}"
+        if _is_ready(server, base):
+            page = f"{base}/#/{_place(base, name)}"
+            _say(f"The tracking page is ready: {page} (stop it with Ctrl-C)")
+            open_page(page)
+        status = server.wait()
+    if status > 0:
+        raise StepError(f"The tracking page ended with status {status}.", "Its own lines above say why.")
+
+
+def _is_ready(server: "subprocess.Popen[bytes]", base: str) -> bool:
+    """Wait until the server answers; whether it does."""
+    import requests
+
+    deadline = time.monotonic() + READY_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            if requests.get(f"{base}/health", timeout=5).ok:
+                return server.poll() is None  # else another program has the port
+        except requests.RequestException:
+            pass
+        time.sleep(EVERY)
+    return False
+
+
+def _place(base: str, name: str) -> str:
+    """What the page opens on: the runs of a model, or of that of the last run; all experiments where there are none."""
+    experiments = {one["name"]: one["experiment_id"] for one in _asked(base, "experiments").get("experiments", [])}
+    if name in experiments:
+        return f"experiments/{experiments[name]}/{RUNS}"
+    pipelines = {"filter": tag_names.equals(tag_names.KIND, "pipeline"), "order_by": ["attributes.start_time DESC"]}
+    found = _asked(base, "runs", experiment_ids=list(experiments.values()), **pipelines).get("runs", [])
+    return f"experiments/{found[0]['info']['experiment_id']}/{RUNS}" if found else "experiments"
+
+
+def _asked(base: str, what: str, **conditions: Any) -> dict[str, Any]:  # noqa: ANN401 - of the interface
+    """What a search of the server finds; nothing where it refuses."""
+    import requests
+
+    try:
+        answer = requests.post(
+            f"{base}/api/2.0/mlflow/{what}/search", json={"max_results": 1000, **conditions}, timeout=30
+        )
+    except requests.RequestException:
+        return {}
+    return dict(answer.json()) if answer.ok else {}
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)

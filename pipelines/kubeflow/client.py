@@ -46,11 +46,13 @@ def connect(host: str, namespace: str) -> Any:  # noqa: ANN401 - kfp is untyped
     A token is taken from `KFP_EXISTING_TOKEN`, as kfp's own command line does; otherwise kfp looks for credentials.
 
     Raises:
-        InputError: Not a valid address, or the token lacks access.
+        InputError: Not a valid address, none where one is needed, or the token lacks access.
         StepError: The server can't be reached, or does not answer.
     """
     if host and not host.startswith(("http://", "https://")):
         raise InputError(f"{host!r} is not an address of Kubeflow.", "Use --host https://….")
+    if not (host or _has_cluster()):  # kfp would try this machine for half a minute
+        raise InputError("No Kubeflow is known here.", "Use --host https://…, or set KF_PIPELINES_ENDPOINT.")
     from kfp import Client
     from kfp_server_api import V2beta1GetHealthzResponse
 
@@ -77,6 +79,13 @@ def connect(host: str, namespace: str) -> Any:  # noqa: ANN401 - kfp is untyped
         api = _hasty(client._run_api.api_client)  # noqa: SLF001 - kfp gives no way to set a timeout
         api.request = functools.partial(_request, api.request)
         return client
+
+
+def _has_cluster() -> bool:
+    """Whether kfp finds an address by itself: that of the environment, of the pod's cluster, or of a kubeconfig."""
+    if os.environ.get("KF_PIPELINES_ENDPOINT") or os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return True
+    return bool(os.environ.get("KUBECONFIG")) or (Path.home() / ".kube/config").exists()
 
 
 def _hasty(api: Any) -> Any:  # noqa: ANN401 - kfp_server_api's client

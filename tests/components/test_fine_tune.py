@@ -78,7 +78,7 @@ def test_what_cross_validation_found_is_recorded(toy_home: PlainRun, tmp_path: P
     facts = read_facts(tmp_path / "tuned")
     epochs = [figures for figures in facts["history"] if figures["phase"] == "thaw"]
     [run] = [run for run in queries.find_runs("toy", "cv", "step") if run.info.run_name == "fine_tune"]
-    logged = connection.client().get_metric_history(run.info.run_id, "loss")
+    logged = connection.client().get_metric_history(run.info.run_id, "val/loss")
     assert [metric.value for metric in logged] == [figures["loss"] for figures in epochs]
     assert "3-fold cross-validation" in facts["thawing"]
     assert loss == next(e["loss"] for e in (epochs if facts["thawed"] else facts["history"]) if e["best"])

@@ -73,7 +73,7 @@ def test_trials_are_nested_runs(toy_run: PlainRun) -> None:
         assert trial.info.status == "FINISHED"
         assert trial.info.end_time > trial.info.start_time
         assert set(trial.data.params) == set(Hyperparameters.model_fields)
-        epochs = connection.client().get_metric_history(trial.info.run_id, "loss")
+        epochs = connection.client().get_metric_history(trial.info.run_id, "val/loss")
         assert len(epochs) >= 5
 
 

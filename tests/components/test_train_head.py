@@ -26,10 +26,10 @@ def test_every_epoch_is_in_mlflow(toy_run: PlainRun) -> None:
     """Losses, metric, rate and time of each epoch are metrics of the step's run, step by epoch."""
     facts = read_facts(toy_run.folder / "head")
     [run] = [r for r in queries.find_runs("toy", toy_run.run_key, "step") if r.info.run_name == "train_head"]
-    for name in ("train_loss", "loss", "accuracy", "learning_rate", "seconds"):
+    for name in ("train/loss", "val/loss", "val/accuracy", "train/learning_rate", "train/seconds"):
         logged = connection.client().get_metric_history(run.info.run_id, name)
         assert [m.step for m in logged] == list(range(len(facts["history"]))), name
-    losses = [m.value for m in connection.client().get_metric_history(run.info.run_id, "loss")]
+    losses = [m.value for m in connection.client().get_metric_history(run.info.run_id, "val/loss")]
     assert losses == [figures["loss"] for figures in facts["history"]]
 
 
@@ -51,9 +51,9 @@ def test_a_solved_head_is_one_epoch_in_mlflow(toy_home: PlainRun, tmp_path: Path
     )
     [figures] = read_facts(tmp_path / "head")["history"]
     [run] = queries.find_runs("toy", "solved", "step")
-    assert run.data.metrics["loss"] == pytest.approx(loss)
+    assert run.data.metrics["val/loss"] == pytest.approx(loss)
     assert "without --head-epochs and --head-learning-rate" in run.data.tags["thawline.notes"]
-    assert run.data.metrics["strength"] == pytest.approx(figures["strength"])
+    assert run.data.metrics["train/strength"] == pytest.approx(figures["strength"])
     assert figures["accuracy"] > 0.6
 
 

@@ -296,9 +296,9 @@ def test_a_bad_option_is_one_sentence(
     ("content", "named"),
     [
         ("learning_rate: 0.1\n", "learning-rate"),
-        ("dropout: 3\n", "--dropout"),
+        ("dropout: 3\n", "line 1, dropout"),
         ("- dropout\n", "not a mapping"),
-        ("dropout: [\n", "can't be read"),
+        ("dropout: [\n", "is not YAML"),
         (b"\xff\xfe\x00", "can't be read"),
     ],
 )

@@ -104,7 +104,7 @@ def test_the_pipelines_run_says_what_it_was(whole: WholeRun) -> None:
     run = connection.client().get_run(whole.result["mlflow_run_id"])
     assert run.data.params["head_learning_rate"] == "0.05"
     assert run.data.params["task"] == "tests.fakes.toy"
-    assert run.data.metrics["accuracy"] == whole.result["metrics"]["accuracy"]
+    assert run.data.metrics["test/accuracy"] == whole.result["metrics"]["accuracy"]
     tags = run.data.tags
     assert tags["thawline.dataset_digest"] == whole.result["dataset_digest"]
     assert tags["thawline.decision"] == whole.result["reason"]

@@ -10,6 +10,7 @@ import pandas as pd
 from components.core.evaluation.features import Array
 from components.core.evidence.paired_tests import swap_test, units_of
 from components.core.listener import SILENT, Listener
+from components.core.metric_names import label
 from components.core.settings import Settings
 from components.core.sources.record_kinds import KIND_OF_TASK
 from components.core.targets.evaluation import Evaluation, Reference
@@ -74,7 +75,7 @@ def shortfall(evaluation: Evaluation, answers: pd.DataFrame, data: Data, classes
     best = max(better, key=lambda key: ahead(evaluation.references[key]))
     reference = evaluation.references[best]
     name = "a linear probe of the same network" if best == PROBE else reference.name
-    figures = f"{metric.name.replace('_', ' ')} {own:.{DIGITS}f} against {reference.metrics[metric.name]:.{DIGITS}f}"
+    figures = f"{label(metric.name)} {own:.{DIGITS}f} against {reference.metrics[metric.name]:.{DIGITS}f}"
     chance = "a difference within chance" if _within_chance(reference.answers, answers, data, classes) else ""
     return (
         f"This model does not beat {name} on the {len(answers)} test rows "

@@ -36,6 +36,7 @@ from components.core.evidence.paired_tests import (
     swap_test,
     units_of,
 )
+from components.core.metric_names import label
 from components.core.settings import Settings
 
 
@@ -62,9 +63,10 @@ def first_version(metric: str, value: float, bound: float, trivial: float, rows:
     """
     accepted = sign * (bound - trivial) > 0
     end, side = ("lower", "above") if sign > 0 else ("upper", "below")
+    name = label(metric)
     sentence = (
-        f"First version: the {end} bound of its {metric} {'is' if accepted else 'is not'} {side} the trivial model "
-        f"({bound:.3f} against {trivial:.3f}, {metric} {value:.3f} on {rows} test rows)."
+        f"First version: the {end} bound of its {name} {'is' if accepted else 'is not'} {side} the trivial model "
+        f"({bound:.3f} against {trivial:.3f}, {name} {value:.3f} on {rows} test rows)."
     )
     return Verdict(accepted, sentence, "", {"rule": "baseline", "bound": bound, "baseline": trivial})
 
@@ -151,9 +153,10 @@ def _tested(
         (False, False): f"is not shown to be within {margin:g} of",
     }[superiority, passed]
     groups = "" if counts.units == contest.champion.size else f" in {counts.units} groups"
+    name = label(outcome.metric)
     sentence = (
         f"The challenger {verdict} the champion, version {contest.version}, on the same {contest.champion.size} test "
-        f"rows{groups}: {outcome.metric} {outcome.challenger:.3f} against {outcome.champion:.3f}{outcome.detail} "
+        f"rows{groups}: {name} {outcome.challenger:.3f} against {outcome.champion:.3f}{outcome.detail} "
         f"({outcome.method}, one-sided p {p_in_words(outcome.p)}, level {budget.level:.4f} at look "
         f"{budget.look.number} of {budget.look.horizon})."
     )

@@ -15,6 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from components.core import metric_names
+
 Array: TypeAlias = np.ndarray[Any, Any]
 Epochs: TypeAlias = Sequence[Mapping[str, Any]]
 Trials: TypeAlias = Sequence[Mapping[str, Any]]
@@ -25,6 +27,7 @@ ROLES = {"paper": PAPER, "ink": INK, "muted": MUTED, "rule": RULE, "accent": ACC
 
 WIDTH = 5.0  # inches, 480 CSS pixels: text stays readable on a phone, where a page scales figures down
 LOG_FROM = 20  # a positive range with a larger ratio of its ends is drawn on a logarithmic scale
+HOVER = "hover: "  # what the id of an explained point begins with
 MOST_NAMED = 30  # classes; the names and counts of more would overlap
 
 
@@ -46,9 +49,16 @@ def learning_curves(history: Epochs, metric: str) -> Figure:
     for axis, key, label, colour in lines:
         values = _column(history, key)
         axis.plot(steps, values, color=colour, label=label, marker=marker, linewidth=1.8)
+        what = f"{label} loss" if axis is axes[0] else f"validation {metric_names.label(metric)}"
+        _explain(
+            axis,
+            steps,
+            values,
+            [f"epoch {step}: {what} {value:.4g}" for step, value in zip(steps, values, strict=True)],
+        )
         kept = [i for i, epoch in enumerate(history) if epoch.get("best") and colour == ACCENT]
         axis.plot(steps[kept], values[kept], "o", color=ACCENT, markersize=6, label="weights kept" if kept else None)
-    for axis, title in zip(axes, ("Loss", f"Validation {metric.replace('_', ' ')}"), strict=False):
+    for axis, title in zip(axes, ("Loss", f"Validation {metric_names.label(metric)}"), strict=False):
         _style(axis, title)
         _mark_phases(axis, [str(epoch["phase"]) for epoch in history], named=axis is axes[0])
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -161,6 +171,7 @@ def search_history(trials: Trials) -> Figure:
         if some:
             x, y = _column(some, "number"), _column(some, "value")
             axis.scatter(x, y, s=38, facecolors=face, edgecolors=ACCENT, linewidths=1.4, label=label, zorder=3)
+            _explain(axis, x, y, [f"trial {n:.0f}, {label}: loss {loss:.4g}" for n, loss in zip(x, y, strict=True)])
     _style(axis, "Validation loss")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.set_xlabel("trial", color=MUTED)
@@ -226,6 +237,7 @@ def to_svg(figure: Figure) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
+    text = re.sub(rf'<g id="{HOVER}([^"]*)">', r'<g class="point"><title>\1</title>', text)
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = text.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "").replace("xlink:href", "href")
     text = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1system-ui, -apple-system, 'Segoe UI', sans-serif", text)
@@ -247,6 +259,13 @@ def _style(axis: Axes, title: str) -> None:
     axis.tick_params(length=0, colors=MUTED, labelsize=9)
     axis.grid(axis="y", color=RULE, linewidth=0.8)
     axis.set_axisbelow(True)
+
+
+def _explain(axis: Axes, x: Array, y: Array, texts: Sequence[str]) -> None:
+    """Give points a text that a page shows where the pointer rests on them; in a picture nothing changes."""
+    for place, height, text in zip(x, y, texts, strict=True):
+        if math.isfinite(height):
+            axis.plot([place], [height], "o", color=ACCENT, markersize=9, alpha=0, gid=f"{HOVER}{text}")
 
 
 def _legend(axis: Axes) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.core import run_folder
+from components.core.metric_names import label
 from components.core.reporting import webhook
 from components.core.run_result import RunResult
 from components.core.settings import Settings
@@ -53,9 +54,9 @@ def message(run_key: str, result: RunResult) -> dict[str, Any]:
     """
     run_id = result.mlflow_run_id
     tags = dict(connection.client().get_run(run_id).data.tags) if run_id else {}
-    title, numbers = _title(result), _figures(result)
+    said, numbers = title(result), _figures(result)
     run = {
-        "title": title,
+        "title": said,
         **{name: getattr(result, name) for name in ("status", "reason", "model", "version", "promoted", "pending")},
         "figures": numbers,
         "drift": _interval(result.metrics, "drift") if result.status == "succeeded" else None,
@@ -64,10 +65,11 @@ def message(run_key: str, result: RunResult) -> dict[str, Any]:
         "run_key": run_key,
         "links": _links(result, tags),
     }
-    return {"text": _mrkdwn(f"{title}: {run['reason']}", MOST_SECTION), "blocks": _blocks(run), "run": run}
+    return {"text": _mrkdwn(f"{said}: {run['reason']}", MOST_SECTION), "blocks": _blocks(run), "run": run}
 
 
-def _title(result: RunResult) -> str:
+def title(result: RunResult) -> str:
+    """What became of a run, in a few words."""
     name = f"{result.model} version {result.version}"
     if result.status == "failed":
         return f"✗ The run of {result.model} failed"
@@ -112,7 +114,7 @@ def _blocks(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     header = {"type": "plain_text", "text": run["title"][:MOST_HEADER]}
     blocks: list[dict[str, Any]] = [{"type": "header", "text": header}, _section(run["reason"])]
     lines = [
-        f"{name.replace('_', ' ')} {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+        f"{label(name)} {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
         + (f", trivial model {figure['baseline']:.3f}" if "baseline" in figure else "")
         for name, figure in run["figures"].items()
     ]

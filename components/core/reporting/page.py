@@ -1,6 +1,7 @@
-"""One HTML page about a run that a person enjoys reading: self-contained, without scripts, light and dark."""
+"""One HTML page about a run that a person enjoys reading: self-contained, light and dark; a script sorts tables."""
 
 import base64
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from components.core.contract import Metric
+from components.core.metric_names import heading, label
 from components.core.reporting import charts
 from components.core.reporting.costs import duration
 from components.core.targets.evaluation import Evaluation
@@ -37,6 +39,8 @@ class ReportData:
     title: str  # the model's name
     created: str
     decision: str  # one sentence
+    headline: str = field(default="", kw_only=True)  # the decision for a reader who does not test
+    model: Mapping[str, str] = field(default_factory=dict, kw_only=True)  # what it is, see `evaluation.model_facts`
     accepted: bool
     evaluation: Evaluation
     dataset: Mapping[str, Any]
@@ -63,7 +67,7 @@ class ReportData:
 
 
 def render(data: ReportData) -> str:
-    """The page as HTML text. All of `data` is escaped; a policy in the page forbids it any request and any script."""
+    """The page as HTML text. All of `data` is escaped; a policy in it forbids any request, and other scripts."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -71,10 +75,13 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "words": _words, "seconds": duration}
+    environment.filters |= {"number": _number, "words": _words, "label": label, "seconds": duration}
+    script = (Path(__file__).parent / "page.js").read_text()
     page = environment.get_template("page.html.j2")
     return page.render(
         data=data,
+        script=Markup(script),  # noqa: S704 - our own file
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         rows=_test_rows(data),
         metric=next(iter(data.evaluation.metrics)),
         metrics=[_metric(_known(name, data.metrics), data.evaluation) for name in data.evaluation.metrics],
@@ -120,7 +127,7 @@ def _metric(metric: Metric, evaluation: Evaluation) -> dict[str, Any]:
 
     return {
         "key": name,
-        "name": metric.title or _words(name).capitalize(),
+        "name": metric.title or heading(name),
         "explained": "; ".join(
             filter(None, [metric.explanation, "" if metric.higher_is_better else "lower is better"])
         ),

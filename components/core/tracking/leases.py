@@ -44,6 +44,12 @@ def take(run: runs.StepRun) -> str:
     return _sentence(holder) if holder else ""
 
 
+def in_progress(run: runs.StepRun) -> str:
+    """Return which other run of the model has the lease and goes on, in a sentence, or nothing; changes nothing."""
+    held = [other for other in _holders(_open(run)) if not _why_over(other, run)]
+    return _sentence(held[0]) if held else ""
+
+
 @contextmanager
 def _alone(model: str) -> Iterator[None]:
     if _is_shared():

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
@@ -55,7 +55,12 @@ class Ended(NamedTuple):
 def successful(model: str, extra: str) -> Iterator[Ended]:
     """Pipeline runs of a model that ended well and for which `extra` holds, newest first, fetched as needed."""
     for run in _search(model, [*_of(model), FINISHED, extra], page=20):
-        yield Ended(str(run.info.run_id), str(run.info.run_name), dict(run.data.tags))
+        yield Ended(str(run.info.run_id), _short_name(run), dict(run.data.tags))
+
+
+def _short_name(run: Run) -> str:
+    """The name of a pipeline's run without what it came to."""
+    return str(run.info.run_name).partition(tag_names.OUTCOME)[0]
 
 
 def last_pipeline_run(model: str, condition: str) -> Run | None:
@@ -65,6 +70,19 @@ def last_pipeline_run(model: str, condition: str) -> Run | None:
     """
     found = across([*_of(model), condition], most=100)  # a condition on a tag leaves out runs without that tag
     return next((run for run in found if run.data.tags.get(tag_names.CHANGE) != provenance.BUSY), None)
+
+
+def last_evaluated(model: str = "") -> Run | None:
+    """The newest pipeline run that has judged a version, of a model or of any; None without one."""
+    of = _of(model) if model else [tag_names.equals(tag_names.KIND, "pipeline")]
+    return next(iter(across([*of, tag_names.is_set(tag_names.ACCEPTED)], most=1)), None)
+
+
+def local_artifact(run: Run, name: str) -> Path | None:
+    """An artifact of a run where it lies on this machine; None where it does not."""
+    uri = urlsplit(run.info.artifact_uri)
+    path = Path(unquote(uri.path)) / name
+    return path if uri.scheme in ("", "file") and path.exists() else None
 
 
 def models_with_runs() -> set[str]:
@@ -110,7 +128,7 @@ class Open(NamedTuple):
 def open_pipeline_runs(model: str) -> list[Open]:
     """The model's pipeline runs that have not ended, newest first, in whichever experiment."""
     return [
-        Open(str(run.info.run_id), str(run.info.run_name), run.info.start_time / 1000, dict(run.data.tags))
+        Open(str(run.info.run_id), _short_name(run), run.info.start_time / 1000, dict(run.data.tags))
         for run in across([*_of(model), RUNNING], most=100)
     ]
 

@@ -20,8 +20,9 @@ from mlflow.entities.input_tag import InputTag
 from components.core import disk_space, home_folder, run_folder, torchrun
 from components.core.errors import ExpectedError, OutageError, StepError
 from components.core.listener import Deadline
+from components.core.metric_names import label
 from components.core.settings import Settings
-from components.core.tracking import retries, tag_names
+from components.core.tracking import metric_groups, retries, tag_names
 from components.core.tracking.connection import client, experiment, explained
 from components.core.tracking.outbox import Outbox, ask_once
 from components.core.tracking.queries import RUNNING, Open, across, find_runs, step_name
@@ -75,10 +76,13 @@ class StepRun:
         """The one figure that the terminal shows beside the finished step."""
         self._figure = text
 
-    def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters of the step."""
+    def params(self, values: Mapping[str, Any], *, pipeline: bool = False) -> None:
+        """Log parameters of the step, or of the whole pipeline."""
         params = [Param(k, str(v)[:6000]) for k, v in values.items()]
-        self.post(lambda: client().log_batch(self.run_id, params=params))
+        if pipeline:
+            self.ask(lambda: client().log_batch(self.pipeline_id, params=params))
+        else:
+            self.post(lambda: client().log_batch(self.run_id, params=params))
 
     def metrics(self, values: Mapping[str, float], *, pipeline: bool = False) -> None:
         """Log final figures of the step, or of the whole pipeline."""
@@ -107,7 +111,7 @@ class StepRun:
 
     def epoch(self, values: Mapping[str, float]) -> None:
         """Log one epoch's figures; epochs that follow within a second share a call, which costs up to 80 ms."""
-        self._pending.append(dict(values))
+        self._pending.append(metric_groups.of_epoch(values))
         if time.monotonic() - self._flushed > 1:
             self._flush()
 
@@ -167,7 +171,7 @@ class StepRun:
 
 def describe(metric: str, figures: Mapping[str, float]) -> str:
     """The figure that the terminal shows beside a training step."""
-    shown = f"{metric.replace('_', ' ')} {figures[metric]:.3f}, " if metric in figures else ""
+    shown = f"{label(metric)} {figures[metric]:.3f}, " if metric in figures else ""
     return f"validation {shown}loss {figures['loss']:.3f}"
 
 
@@ -369,7 +373,7 @@ def log_trial(
     """A finished trial as a run below the search step's, with its own start and end (milliseconds)."""
     made: list[str] = []  # a message may be sent again
     logged = [Param(k, str(v)) for k, v in params.items()]
-    metrics = as_metrics(epochs)
+    metrics = as_metrics([metric_groups.of_epoch(figures) for figures in epochs])
 
     def send() -> None:
         if not made:

@@ -20,7 +20,7 @@ def test_labels_are_listed_and_accepted(tmp_path: Path, tracked_home: Path) -> N
     assert name in text
     accepted = json.loads(run(app, ["labels", "accept", "--model", "toy", "--all", "--json"]).stdout)
     assert [row["proposed"] for row in accepted["accepted"]] == ["class1"]
-    assert run(app, ["labels", "list", "--model", "toy"]).stdout == "0 waiting\n"
+    assert run(app, ["labels", "list", "--model", "toy"]).stdout == "No changed labels are waiting\n"
 
 
 def test_a_model_that_is_not_there_is_looked_up_only(tmp_path: Path, tracked_home: Path) -> None:

@@ -14,7 +14,7 @@ from components.core import task_sources
 from components.core.errors import InputError
 from components.core.settings import OPTIONS, Hyperparameters, Settings
 from pipelines.cli import app
-from pipelines.commands.options import merge, model_name, use_home
+from pipelines.commands.options import merge, model_name, shown_default, use_home
 from pipelines.commands.run import run
 from tests.support.command import call, is_one_sentence
 
@@ -31,9 +31,18 @@ def test_every_setting_is_an_option_with_help() -> None:
         option = options[name]
         assert f"--{name.replace('_', '-')}" in option.opts
         assert str(field.description) in option.help
-        assert ("searched" if name in Settings.SEARCHED else str(field.default)) in option.help
+        assert shown_default(name) in option.help
         assert option.rich_help_panel == OPTIONS[name].panel
         assert option.default is None
+
+
+def test_the_help_shows_true_defaults() -> None:
+    """What a command puts in the place of a default is in its help; an empty default has no words."""
+    assert shown_default("model") == "the name of the source"
+    assert "detected" in shown_default("task")
+    assert [shown_default(name) for name in ("thaw", "trials", "force", "backbone", "option", "cache_budget")] == [
+        *("searched", "20", "off", "", "", "50")
+    ]
 
 
 def test_the_help_shows_every_option() -> None:

@@ -1,11 +1,12 @@
 """Kubeflow's API as Thawline calls it: what a server that is away, old or no Kubeflow at all looks like."""
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.core.errors import StepError
+from components.core.errors import InputError, StepError
 from pipelines.kubeflow import client as kubeflow
 from tests.fakes.kubeflow.rules import Refused, check_cron, check_name
 from tests.fakes.kubeflow.server import Kubeflow, model_of, recorded
@@ -173,3 +174,16 @@ def test_health_says_what_a_real_one_says(kubeflow_server: Kubeflow) -> None:
     asked = client._healthz_api.api_client.call_api
     answer = asked(kubeflow.HEALTH, "GET", response_type="object", _return_http_data_only=True)
     assert set(answer) == {"commit_sha", "tag_name", "multi_user", "pipeline_store"}
+
+
+def test_without_any_address_nothing_is_tried(home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a cluster, without --host and without a kubeconfig, the answer is how to name a server."""
+    for name in ("KF_PIPELINES_ENDPOINT", "KUBERNETES_SERVICE_HOST", "KUBECONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"No Kubeflow is known here\. Use --host"):
+        kubeflow.connect("", "")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setattr("kfp.Client.__init__", lambda *_, **__: pytest.fail("it was tried"))
+    with pytest.raises(pytest.fail.Exception, match="it was tried"):
+        kubeflow.connect("", "")

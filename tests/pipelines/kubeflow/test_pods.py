@@ -10,7 +10,8 @@ from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_pb2
 from components.core import run_folder
 from components.core.errors import InputError, StepError
 from components.core.settings import Settings
-from pipelines.commands.options import merge_cluster, read_config
+from pipelines.commands.options import merge_cluster
+from pipelines.config_file import read_config
 from pipelines.kubeflow import pods
 from pipelines.kubeflow.pods import Cluster
 from tests.fakes.kubeflow import server

@@ -13,6 +13,7 @@ from components.core.activations import caching_plan
 from components.core.activations.requests import RowRequest
 from components.core.registry import versions
 from components.core.tracking import connection, queries, runs
+from components.core.tracking.metric_groups import plain
 from components.core.training.data import open_data
 from components.core.training.phase import base_network
 from components.core.training.thaw_line import rows_of_split
@@ -42,7 +43,7 @@ def decided(source: Path, run: PlainRun, **changes: Any) -> tuple[Decision, dict
     decision = look(str(source), settings, key)
     [pipeline] = queries.find_runs("toy", key, "pipeline")
     runs.close_running("toy", key, failed=True)  # the next one takes the lease
-    return decision, pipeline.data.metrics
+    return decision, {plain(name): value for name, value in pipeline.data.metrics.items()}
 
 
 def test_new_data_of_another_kind_train(toy_home: PlainRun, source: Path) -> None:

@@ -265,7 +265,7 @@ def assert_one_run_each(folder: Path, key: str) -> None:
         )
         assert [f["loss"] for f in two] == pytest.approx([f["loss"] for f in one], rel=1e-5)
         [run] = [run for run in found if run.info.run_name == name]
-        logged = connection.client().get_metric_history(run.info.run_id, "loss")
+        logged = connection.client().get_metric_history(run.info.run_id, "val/loss")
         assert [metric.value for metric in logged] == [figures["loss"] for figures in two]
 
 

@@ -1,0 +1,54 @@
+"""What a run would do, and why, without doing it."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from components.core import run_folder
+from components.core.settings import Settings
+from components.detect_changes import Decision, foresee
+from pipelines.commands.options import has_store
+
+WOULD = {"train": "train", "judge": "judge again", "skip": "skip", "busy": "give way"}
+TRAINED = ("search", "select_trial", "train_head", "fine_tune")
+
+
+def foreseen(source: str, settings: Settings, console: Console) -> Decision:
+    """Return what a run on a source would do now.
+
+    Raises:
+        InputError: It would not start: the source can't be listed, or the store can't be reached.
+    """
+    first = Decision("train", f"There is no earlier successful run of {settings.model!r}.")
+    if not has_store():
+        return first
+    from components.core.tracking import connection
+
+    connection.open_store()
+    if connection.client().get_experiment_by_name(settings.model) is None:  # looking for its runs would make one
+        return first
+    with console.status("Looking for changes") as status:
+        key = run_folder.new_run_key()
+        return foresee(source, settings, key, lambda i, n, text: status.update(f"{i} of {n} {text}"))
+
+
+def steps(decision: Decision) -> Sequence[str]:
+    """The steps of the DAG that would do work."""
+    if decision.change not in ("train", "judge"):
+        return ()
+    return ("prepare_data", *(TRAINED if decision.change == "train" else ()), "evaluate", "register")
+
+
+def print_foreseen(decision: Decision, settings: Settings, *, as_json: bool) -> None:
+    """Print on stdout what a run would do."""
+    if as_json:
+        facts: dict[str, object] = {"change": decision.change, "reason": decision.reason, "model": settings.model}
+        facts |= {"version": decision.version, "steps": list(steps(decision))}
+        sys.stdout.write(json.dumps(facts) + "\n")
+        return
+    lines = [f"Would {WOULD[decision.change]}: {decision.reason}"]
+    if found := steps(decision):
+        lines.append(f"Steps: {', '.join(found)}")
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,65 @@
+"""The help of commands."""
+
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from components.core.settings import Settings
+from pipelines.cli import app
+
+
+def helped(*arguments: str, columns: int = 80, **environment: str) -> str:
+    return CliRunner().invoke(app, [*arguments], env={"COLUMNS": str(columns), **environment}).output
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_no_value_is_cut(columns: int) -> None:
+    """At any width an option is whole, its values too, and no line is longer than the terminal or 100 columns."""
+    page = helped("run", "--help", columns=columns)
+    assert "…" not in page.replace("s3://…", "")
+    assert "package:efficientnet-lite0" in page
+    assert "--augment <none|basic|randaugment|trivialaugment>" in page
+    assert max(len(line) for line in page.splitlines()) <= min(columns, 100)
+
+
+def test_an_option_stands_above_its_text() -> None:
+    """The name has a line of its own, and the text is indented below it."""
+    lines = [line.rstrip() for line in helped("run", "--help").splitlines()]
+    place = lines.index("  --hidden <number>")
+    assert lines[place + 1] == " " * 10 + "Width of the mlp head. (default: 512)"
+
+
+def test_the_short_help_is_one_screen() -> None:
+    """`run -h` shows about ten options, what is required, and where the others are, in 30 lines of 80 columns."""
+    page = helped("run", "-h")
+    assert len(page.splitlines()) <= 30
+    shown = set(re.findall(r"^  (--[a-z-]+)", page, re.MULTILINE))
+    assert {"--task", "--model", "--backbone", "--weights", "--trials", "--dry-run", "--config"} <= shown
+    assert len(shown) <= 12
+    assert "more options: thawline run --help" in page.replace("root run", "thawline run")
+    assert "--cron <text>" in helped("schedule", "create", "-h")
+
+
+def test_a_short_command_has_one_help() -> None:
+    """With few options `-h` and `--help` are the same."""
+    assert helped("models", "-h") == helped("models", "--help")
+    assert all(f"--{name}" not in helped("models", "-h") for name in Settings.SEARCHED)
+
+
+def test_no_color_is_respected() -> None:
+    """With NO_COLOR set the help has no colors, even where they are forced."""
+    assert "\x1b[36m" in helped("models", "-h", FORCE_COLOR="1", TERM="xterm")
+    assert "\x1b[36m" not in helped("models", "-h", FORCE_COLOR="1", TERM="xterm", NO_COLOR="1")
+
+
+def test_the_version_is_printed() -> None:
+    """`thawline --version` prints the version of the installed package."""
+    assert re.fullmatch(r"thawline \d+\.\d+\.\d+\n", helped("--version"))
+
+
+def test_the_shell_completes_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bash gets the options that begin as the word does."""
+    words = {"_ROOT_COMPLETE": "complete_bash", "COMP_WORDS": "root run --gate-m", "COMP_CWORD": "2"}
+    result = CliRunner().invoke(app, [], env=words, prog_name="root")
+    assert set(result.output.split()) == {"--gate-metric", "--gate-margin"}
