@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tests.fakes.kubeflow.server import Kubeflow
 
 
+SECRET = "hunter2"  # noqa: S105 - planted
+
+
 @dataclass(frozen=True)
 class WholeRun:
     """A finished `thawline run … --json` and the folders around it."""
@@ -65,6 +68,8 @@ def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
         points, home = write_points(folder / "points", per_class=60), folder / "home"
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TMPDIR", str(folder / "t"))  # short: sockets lie in it
+            for name in ("HTTPS_PROXY", "HTTP_PROXY", "AWS_ENDPOINT_URL"):
+                patch.setenv(name, f"http://user:{SECRET}@127.0.0.1:9")
             answer = thawline("run", str(points), *TOY, "--trials", "2", "--json", home=home, cwd=folder / "cwd")
         (folder / "answer.json").write_text(json.dumps(answer))
 
