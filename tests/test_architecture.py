@@ -200,7 +200,7 @@ PARTS = {
 }
 FILES = {
     **dict.fromkeys(("fine_tuning", "canary", "steps"), "dags"),
-    **dict.fromkeys(("local", "warm_process", "changes", "demo", "prediction", "task_choice"), "here"),
+    **dict.fromkeys(("local", "warm_process", "changes", "demo", "prediction", "task_choice", "resume"), "here"),
 }
 
 

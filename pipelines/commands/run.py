@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 INTERRUPTED = "The run was interrupted."
+GOES_ON = "The same command goes on from here."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 
 
@@ -60,6 +61,9 @@ def run(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the settings of the run as a config file, and do nothing.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew where an earlier run of this command ended before its time.")
+    ] = False,
     **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
 ) -> None:
     """Run the whole pipeline on this machine, to a registered model."""
@@ -68,9 +72,10 @@ def run(
     from pipelines.commands.dry_run import foreseen, print_foreseen
     from pipelines.local import fetch_report, launch
     from pipelines.option_checks import check_names
+    from pipelines.resume import begin
     from pipelines.task_choice import with_task_of_data
 
-    run_key, console = run_folder.new_run_key(), Console(stderr=as_json or dry_run, quiet=quiet)
+    console = Console(stderr=as_json or dry_run, quiet=quiet)
     try:
         settings, task = with_task_of_data(_checked(options, config, source), source)
         check_names(settings)
@@ -78,17 +83,21 @@ def run(
             sys.stdout.write(text_of(settings.model_dump(include=settings.model_fields_set), "FILE"))
             return
         source = source if "://" in source else str(Path(source).expanduser().resolve())
-        if not dry_run:
-            run_folder.run_folder(run_key)  # or it can't be made, which is all there is to say
-        _print_settings(console, source, settings, task)
         if dry_run:
+            _print_settings(console, source, settings, task)
             print_foreseen(foreseen(source, settings, console), settings, as_json=as_json)
             return
+        begun = begin(source, settings, fresh=fresh)  # where the home can't be made, that is all there is to say
+        _print_settings(console, source, settings, task)
+        if begun.before:
+            text = f"Going on with {begun.before}; --fresh starts anew"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
         _catch_signals()
-        result = settled(source, settings, run_key, console)
+        result = settled(source, settings, begun.run_key, console)
         if result is None:
-            result = _watch(launch(source, settings, run_key), run_key, settings, console)
-        result = fetch_report(result, run_key)
+            child = launch(source, settings, begun.run_key)
+            result = _watch(child, begun.run_key, settings, console, begun.offset)
+        result = fetch_report(result, begun.run_key)
     except ExpectedError as error:
         if as_json:
             model = str(options.get("model") or model_name(source))
@@ -99,9 +108,10 @@ def run(
     else:
         _print_summary(console, result, settings)
     if result.status == "failed":
-        errors = run_folder.read_errors(run_key)
+        errors = run_folder.read_errors(begun.run_key)
         kind = InputError if any(one["kind"] == "input" for one in errors.values()) else StepError
-        raise kind(result.reason, "" if errors else f"Its log is {run_folder.run_folder(run_key) / 'log.txt'}.")
+        hint = "" if errors else f"Its log is {run_folder.run_folder(begun.run_key) / 'log.txt'}."
+        raise kind(result.reason, f"{GOES_ON} {hint}".strip() if result.reason == INTERRUPTED else hint)
 
 
 def _checked(options: dict[str, Any], config: Path | None, source: str) -> Settings:
@@ -116,13 +126,15 @@ def _checked(options: dict[str, Any], config: Path | None, source: str) -> Setti
     return settings
 
 
-def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> RunResult:
-    """Show a run until its processes are gone; end it where the user, a signal or a limit says so."""
+def _watch(
+    child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console, shown_to: int = 0
+) -> RunResult:
+    """Show a run until its processes are gone, from that byte of its events on; end it at a signal or a limit."""
     from pipelines.changes import ended
     from pipelines.display import shown
     from pipelines.local import lives, stop
 
-    offset, deadline, begin, reason = 0, 0.0, time.monotonic(), ""
+    offset, deadline, begin, reason = shown_to, 0.0, time.monotonic(), ""
     with shown(console) as display:
         while True:
             try:

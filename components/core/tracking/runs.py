@@ -214,9 +214,11 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
             begin, status = time.monotonic(), "FAILED"
             try:
                 if os.environ.get("THAWLINE_RUN_KEY"):  # in a pod, which a cluster starts again
+                    from components.core.tracking import leases  # which imports this module
+
                     found = find_runs(run.settings.model, run_key, "step", tag_names.is_set(tag_names.INPUT_ERROR_AT))
                     retries.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), tag_names.ERROR)
-                    _hold(run)
+                    leases.hold(run)
                 with _living(run.pipeline_id), disk_space.explained(home_folder.home):
                     yield run
                 status = "FINISHED"
@@ -247,30 +249,6 @@ def _begun(name: str, run_key: str, settings: Settings) -> StepRun:
     run = StepRun(name, run_key, settings, run_id, pipeline.info.run_id)
     run_folder.working(name, run_key)
     return run
-
-
-def _hold(run: StepRun) -> None:
-    """See that a step in a pod works under the model's lease: a run that somebody retries on Kubeflow takes it again.
-
-    Raises:
-        StepError: Another run has it now.
-    """
-    from components.core.tracking import leases  # which imports this module
-
-    pipeline = client().get_run(run.pipeline_id)
-    going = pipeline.info.status == "RUNNING"
-    if going and pipeline.data.tags.get(tag_names.LEASE, tag_names.HELD) == tag_names.HELD:
-        return
-    if not going:  # alive first: whoever sees that it goes on must not take it for silent
-        run.tags({tag_names.LEASE: tag_names.NONE, tag_names.ALIVE: sign_of_life()}, pipeline=True)
-        if tag_names.FAILURE in pipeline.data.tags:
-            client().delete_tag(run.pipeline_id, tag_names.FAILURE)
-        client().update_run(run.pipeline_id, status="RUNNING")
-    if run.name == "detect_changes":  # which takes the lease itself, and gives way in its own words
-        return
-    if other := leases.take(run):
-        client().set_terminated(run.pipeline_id, "FAILED")
-        raise StepError(other, "Retry this one when that run has ended.")
 
 
 def pipeline_run(run_key: str, settings: Settings) -> Run:
@@ -401,6 +379,11 @@ def close_running(model: str, run_key: str, *, failed: bool) -> None:
             client().set_terminated(run.info.run_id, "FINISHED" if good else "FAILED")
 
 
+def fail(run_id: str) -> None:
+    """End a run as FAILED."""
+    client().set_terminated(run_id, "FAILED")
+
+
 def close_lost(pipeline: Open, reason: str, *, failed: bool = True) -> None:
     """End as KILLED what is open of a pipeline run that nothing works on any more.
 
@@ -420,6 +403,13 @@ def close_lost(pipeline: Open, reason: str, *, failed: bool = True) -> None:
     left = [str(run.info.run_id) for run in across([*conditions, RUNNING], most=1000)]
     for run_id in dict.fromkeys([*left, pipeline.id]):
         client().set_terminated(run_id, "FINISHED" if run_id == pipeline.id and not failed else "KILLED", ended)
+
+
+def close_killed(step: StepRun) -> None:
+    """End as KILLED the other steps and trials of a pipeline run that goes on, whose processes are gone."""
+    for run in find_runs(step.settings.model, step.run_key, extra=RUNNING):
+        if run.data.tags.get(tag_names.KIND) in ("step", "trial") and run.info.run_id != step.run_id:
+            client().set_terminated(run.info.run_id, "KILLED")
 
 
 def record(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:

@@ -12,12 +12,31 @@ from components.core.networks.network import Pytree
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+ROUNDS, CLOSE = 20, 2e-4  # most rounds of calibration, and the last one's distance from 1
+
+
+def fitted_temperature(target: Target, outputs: Pytree, targets: Tensor) -> float:
+    """The temperature that these rows alone would choose for outputs [N, ...]; 1.0 where the target has none.
+
+    A target's `calibrate` leaves few rows near 1, so it is asked again until nothing is left: what is compared must not
+    depend on how large the outputs are.
+    """
+    whole = 1.0
+    for _ in range(ROUNDS):
+        step = target.calibrate(_divided(outputs, whole), targets).get("temperature", 1.0)
+        whole *= step
+        if abs(step - 1.0) < CLOSE:
+            break
+    return whole
+
 
 def calibrated(target: Target, outputs: Pytree, targets: Tensor) -> Pytree:
     """Outputs [N, ...] divided by the temperature that suits them; as they are where the target has none."""
-    temperature = target.calibrate(outputs, targets).get("temperature", 1.0)
-    if temperature == 1.0:
-        return outputs
+    temperature = fitted_temperature(target, outputs, targets)
+    return outputs if temperature == 1.0 else _divided(outputs, temperature)
+
+
+def _divided(outputs: Pytree, temperature: float) -> Pytree:
     return tree_map_only(Tensor, lambda tensor: tensor / temperature, outputs)
 
 
