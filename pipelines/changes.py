@@ -6,6 +6,7 @@ from rich.console import Console
 
 from components.core import disk_space, home_folder, run_folder
 from components.core.errors import ExpectedError, NoAnswerError, OutageError, StepError
+from components.core.hidden_logins import hidden
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import endings
@@ -47,7 +48,7 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     except Exception as error:
         if disk_space.is_full(error):
             raise
-        (folder / "log.txt").write_text("".join(traceback.format_exception(error)))
+        (folder / "log.txt").write_text(hidden("".join(traceback.format_exception(error))))
         raise StepError("The step detect_changes failed.", f"Its log is {folder / 'log.txt'}.") from error
     from components.finish import end
 

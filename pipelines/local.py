@@ -85,6 +85,8 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
+        # else an empty folder among the temporary files outlives each run
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or str(home_folder.home() / "inductor"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "GIT_PYTHON_REFRESH": "quiet",

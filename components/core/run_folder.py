@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from components.core import cpus
 from components.core.errors import ExpectedError, StepError
-from components.core.hidden_logins import hidden
+from components.core.hidden_logins import hidden, hide_in_output
 from components.core.home_folder import home, writable, write_text
 
 KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
@@ -78,6 +78,7 @@ def start(step: str, run_key: str) -> str:
     step saves about two seconds.
     """
     key = own_key(run_key)
+    hide_in_output()
     emit(key, step, "started")
     cpus.limit_threads(os.environ)
     gc.disable()

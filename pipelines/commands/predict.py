@@ -1,11 +1,13 @@
 """`thawline predict`: answers of a model of the registry."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from components.core import outages
 from components.core.errors import InputError
 from pipelines.commands.options import (
     HomeOption,
@@ -22,6 +24,7 @@ app = typer.Typer()
     epilog="Examples: thawline predict --model stamps@champion photo.jpg; "
     "thawline predict --model mood --text 'Fine!'; thawline predict --model stamps - < files.txt"
 )
+@outages.waited_out(partial(typer.echo, err=True))
 def predict(
     files: Annotated[
         list[str] | None,

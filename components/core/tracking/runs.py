@@ -19,6 +19,7 @@ from mlflow.entities.input_tag import InputTag
 
 from components.core import disk_space, home_folder, run_folder, torchrun
 from components.core.errors import ExpectedError, OutageError, StepError
+from components.core.hidden_logins import hidden
 from components.core.listener import Deadline
 from components.core.metric_names import label
 from components.core.settings import Settings
@@ -78,7 +79,7 @@ class StepRun:
 
     def params(self, values: Mapping[str, Any], *, pipeline: bool = False) -> None:
         """Log parameters of the step, or of the whole pipeline."""
-        params = [Param(k, str(v)[:6000]) for k, v in values.items()]
+        params = [Param(k, hidden(str(v))[:6000]) for k, v in values.items()]
         if pipeline:
             self.ask(lambda: client().log_batch(self.pipeline_id, params=params))
         else:
@@ -98,7 +99,7 @@ class StepRun:
 
     def tags(self, values: Mapping[str, str], *, pipeline: bool = False) -> None:
         """Tag the step's run, or the pipeline's."""
-        tags = [RunTag(k, v) for k, v in values.items()]
+        tags = [RunTag(k, hidden(v)) for k, v in values.items()]
         if pipeline:
             self.ask(lambda: client().log_batch(self.pipeline_id, tags=tags))
         else:
@@ -135,7 +136,7 @@ class StepRun:
     def dataset(self, name: str, digest: str, source: str) -> None:
         """Record the data as MLflow's dataset input of this run and of the pipeline's."""
         kind = "s3" if source.startswith("s3://") else "local"
-        data = Dataset(name, digest[:36], kind, json.dumps({"uri": source}))  # MLflow takes 36 characters
+        data = Dataset(name, digest[:36], kind, json.dumps({"uri": hidden(source)}))  # MLflow takes 36 characters
         entity = DatasetInput(data, [InputTag("mlflow.data.context", "training")])
         for run_id in (self.run_id, self.pipeline_id):
             self.post(partial(client().log_inputs, run_id, [entity]))
@@ -266,7 +267,7 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
     run_id = create(name, run_key, settings.model, kind, None)
     if not alone and (elected := _elect(run_id, run_key, settings.model)) != run_id:
         return client().get_run(elected)
-    params = [Param(k, str(v)) for k, v in settings.model_dump().items() if v is not None]
+    params = [Param(k, hidden(str(v))) for k, v in settings.model_dump().items() if v is not None]
     client().log_batch(run_id, params=params, tags=[RunTag(tag_names.SETTINGS_DIGEST, settings.digest())])
     return client().get_run(run_id)
 
@@ -414,7 +415,9 @@ def close_killed(step: StepRun) -> None:
 def record(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
     """Log figures and tags of a run that may have ended already."""
     log_metrics(run_id, as_metrics([metrics]))
-    client().log_batch(run_id, tags=[RunTag(name, value[: tag_names.TAG_LENGTH]) for name, value in tags.items()])
+    client().log_batch(
+        run_id, tags=[RunTag(name, hidden(value)[: tag_names.TAG_LENGTH]) for name, value in tags.items()]
+    )
 
 
 def create(
