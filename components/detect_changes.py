@@ -16,12 +16,14 @@ Before all that it takes the model's lease: while another run of the model is in
 import json
 import os
 import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from components.core import home_folder, run_folder, task_sources
 from components.core.contract import TASKS_FOLDER, load_task
+from components.core.errors import StepError
 from components.core.listener import SILENT, Callbacks, Progress
 from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
@@ -79,12 +81,11 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
 def look(source: str, settings: Settings, run_key: str, progress: Progress = SILENT.progress) -> Decision:
     """Decide and tag the pipeline's run, without asking whether that was done before; see `detect_changes`."""
     run_folder.start("detect_changes", run_key)
-    from components.core.tracking import (
-        leases,  # mlflow costs seconds
-        runs,
-    )
+    from components.core.tracking import leases, runs  # mlflow costs seconds
 
     with runs.step("detect_changes", run_key, settings.to_json()) as run, tempfile.TemporaryDirectory() as folder:
+        runs.close_killed(run)
+        leases.hold(run)
         before = run.pipeline_tags()
         # a run that has given way stays so, when its pod is started again
         other = before[tag_names.DECISION] if before.get(tag_names.CHANGE) == provenance.BUSY else leases.take(run)
@@ -126,19 +127,39 @@ def _weighed(
     """The decision, what the inputs are made of, the index of the source, and earlier runs."""
     from components.core.data import lineage_store
     from components.core.registry import versions as registry
-    from components.core.tracking import queries
 
     settings = run.settings
     lineage_store.check_salt(settings.model, settings.split_salt)
     history = _History(settings.model, folder)
     # accepted labels of test rows change the dataset, not the source
-    accepted = queries.recorded(settings.model, tag_names.ACCEPTED_LABELS)
-    found = {**provenance.parts(settings), "labels": f"{len(accepted)} times accepted"}
+    found = {**provenance.parts(settings), "labels": lineage_store.accepted(settings.model)}
     champion = registry.current(settings.model, "champion")
     if settings.warm_start:
         found[provenance.START] = registry.mark(settings.model, champion)
     decision, rows = _decide(source, run, found, history, champion, report)
     return decision, found, rows, history
+
+
+@retries.patient
+def go_on(settings: Settings, run_key: str) -> None:
+    """Take up a run that was killed, interrupted or failed, and decided to train: its pipeline's run in MLflow is open.
+
+    Raises:
+        StepError: Another run of the model is in progress.
+    """
+    *_, idle = (time.time() - event["time"] for event, _ in run_folder.events(run_key))
+    run_folder.start("detect_changes", run_key)
+    from components.core.tracking import leases, runs  # mlflow costs seconds
+
+    with runs.step("detect_changes", run_key, settings.to_json()) as run:
+        runs.close_killed(run)
+        leases.hold(run)
+        if other := leases.take(run):
+            runs.fail(run.pipeline_id)
+            raise StepError(other, "Run again when that run has ended.")
+        idle += float(run.pipeline_tags().get(tag_names.IDLE, "0"))
+        run.tags({tag_names.IDLE: f"{idle:.1f}"}, pipeline=True)
+        run.figure("goes on: its settings, code and source are the same")
 
 
 def _give_way(run: "StepRun", other: str) -> Decision:

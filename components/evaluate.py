@@ -35,9 +35,10 @@ from components.core.reporting.costs import sentence
 from components.core.reporting.headline import headline
 from components.core.reporting.page import ReportData, render
 from components.core.reporting.step_costs import costs
+from components.core.settings import Settings
 from components.core.sources.record_kinds import KIND_OF_TASK
 from components.core.targets.evaluation import Evaluation
-from components.core.tracking import metric_groups, retries, runs, tag_names
+from components.core.tracking import metric_groups, retries, runs, step_records, tag_names
 from components.core.training import deadlines
 from components.core.training.checkpoints import load_checkpoint, weights_digest
 from components.core.training.data import Data, open_data
@@ -55,6 +56,16 @@ class Evaluated(NamedTuple):
     confusion: tuple[list[str], list[list[int]]] | None  # classes, and counts[true][predicted]
 
 
+def _is_champion_still(arguments: step_records.Arguments, found: Evaluated) -> bool:
+    """Whether the champion is the one that was compared with, or the version that this run has promoted since."""
+    model = Settings.from_json(arguments["settings"]).model
+    champion = versions.current(model, "champion")
+    if champion in ("", found.champion):
+        return champion == found.champion
+    return bool(versions.tags(model, champion).get(tag_names.RUN_KEY) == arguments["run_key"])
+
+
+@step_records.taken_over("served", "report", valid=_is_champion_still)
 @retries.patient
 def evaluate(
     settings: str,

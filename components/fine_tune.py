@@ -12,15 +12,23 @@ from components.core.compute.device import place
 from components.core.data.dataset_info import DatasetInfo
 from components.core.registry import recall
 from components.core.settings import Hyperparameters
-from components.core.tracking import retries, runs, tag_names
-from components.core.training import deadlines
-from components.core.training.checkpoints import TRAINING, check_room, load_checkpoint, read_facts, save_checkpoint
+from components.core.tracking import retries, runs, step_records, tag_names
+from components.core.training import deadlines, training_state
+from components.core.training.checkpoints import (
+    TRAINING,
+    check_room,
+    load_checkpoint,
+    read_facts,
+    save_checkpoint,
+    weights_digest,
+)
 from components.core.training.data import open_data
 from components.core.training.thawing import thaw
 
 NOT_THAWED = "No stage was thawed, so the head-only model is kept"
 
 
+@step_records.taken_over("checkpoint")
 @retries.patient
 def fine_tune(
     settings: str,
@@ -58,7 +66,8 @@ def fine_tune(
             return _hand_on(run, chosen, head, checkpoint, before["loss"])
         data = open_data(dataset, run.settings)
         seed_everything(run.settings)
-        judged = thaw(place(network, run.settings.device), data, chosen, run)
+        states = training_state.folder(run, hyperparameters, data.examples.digest, weights_digest(head))
+        judged = thaw(place(network, run.settings.device), data, chosen, run, states)
         if torchrun.is_helper():
             return float(before["loss"])
         if judged.undecided:

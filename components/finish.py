@@ -51,6 +51,7 @@ def end(settings: Settings, run_key: str, state: str, reason: str = "") -> RunRe
 
 
 def _close(run_key: str) -> None:
+    run_folder.clear(run_key)
     # only the model's name is needed, and settings of an older version may have other names
     model = json.loads((run_folder.run_folder(run_key) / "settings.json").read_text())["model"]
     result_of(model, run_key, endings.FAILED).write(run_key)

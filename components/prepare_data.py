@@ -1,6 +1,7 @@
 """Step: raw records become checked, split, content-addressed examples."""
 
 import shutil
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,33 @@ from components.core.evidence import small_data
 from components.core.settings import Settings
 from components.core.sources import source_index
 from components.core.task_options import parse_options
-from components.core.tracking import retries, tag_names
+from components.core.tracking import retries, step_records, tag_names
 
 if TYPE_CHECKING:
     from components.core.tracking import runs
 
 
+def _is_current(arguments: step_records.Arguments, info: DatasetInfo) -> bool:
+    """Whether the source, the accepted labels and the champion of a warm start are those that the data was made of."""
+    from components.core.data import lineage_store
+    from components.core.registry import versions
+    from components.core.tracking import provenance, queries
+
+    settings, source = Settings.from_json(arguments["settings"]), arguments["source"]
+    [run, *_] = queries.find_runs(settings.model, arguments["run_key"], "pipeline")
+    parts = provenance.read(run.data.tags)
+    if parts.get("labels") != lineage_store.accepted(settings.model):
+        return False
+    champion = versions.current(settings.model, "champion")
+    if settings.warm_start and parts.get(provenance.START) != versions.mark(settings.model, champion):
+        return False
+    known = source_index.read_index(arguments["dataset"] / source_index.INDEX)
+    records = load_task(settings.task).records(settings, source)
+    rows = source_index.take(source, known, verify=settings.verify, records=records)
+    return source_index.data_digest(rows) == info.data_digest
+
+
+@step_records.taken_over("dataset", valid=_is_current)
 @retries.patient
 def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_digest: str = "") -> DatasetInfo:
     """Write the examples of `source` into the folder `dataset`; return its facts.
@@ -47,6 +69,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         provenance,  # mlflow costs seconds, and `prepare` needs none of it
         runs,
     )
+    from components.core.training import training_state  # torch costs seconds
 
     # two runs of one lineage that split at the same time would not know of each other's newcomers
     home_folder.home().mkdir(parents=True, exist_ok=True)
@@ -54,17 +77,18 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
     with lock, runs.step("prepare_data", run_key, settings) as run:
         start = _bring_start(run, dataset)
         weights_digest = _check_network(run.settings, dataset / START)
-        lineage = _with_assignments(lineage_store.previous_lineage(run.settings.model), run.settings)
+        lineage = _with_assignments(lineage_store.previous_lineage(run.settings.model, run_key), run.settings)
         if not lineage.datasets and versions.current(run.settings.model, "champion"):
             raise InputError(
                 f"{run.settings.model!r} has a champion, but the splits it was trained with are gone from MLflow.",
                 "Restore the deleted runs, or use --assignments with their last assignments.parquet: new "
                 "splits could test it on its training data.",
             )
+        states = training_state.folder(run)
+        facts = states / "facts.jsonl" if states else None
         try:
-            info = prepare(
-                source, run.settings, dataset, with_salt(lineage, run.settings), run.progress, weights_digest
-            )
+            salted = with_salt(lineage, run.settings)
+            info = prepare(source, run.settings, dataset, salted, run.progress, weights_digest, facts)
         finally:
             if (dataset / "rejected.parquet").exists():
                 run.artifact(dataset / "rejected.parquet", "dataset")
@@ -138,7 +162,7 @@ def _check_network(settings: Settings, start: Path) -> str:
     task.augments(settings)  # refuses augmentation that the task can't do
     nameless = ["", ""]  # the classes don't matter to the weights
     network = task.build(settings, nameless, 0.0)
-    if (thaw := settings.defaults().thaw) > len(network.stages):
+    if (thaw := settings.defaults(sys.maxsize).thaw) > len(network.stages):  # rows are not counted yet
         raise InputError(
             f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone or task.backbone}.",
             f"Thaw at most {len(network.stages)}.",

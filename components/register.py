@@ -8,13 +8,21 @@ from components.core import disk_space, home_folder, revision
 from components.core.contract import load_task
 from components.core.inference import archives
 from components.core.registry import promotion, versions
-from components.core.tracking import connection, retries, runs, tag_names
+from components.core.settings import Settings
+from components.core.tracking import connection, retries, runs, step_records, tag_names
 from components.core.tracking.metric_groups import plain
 from components.core.tracking.server import is_server
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 
 
+def _is_registered(arguments: step_records.Arguments, version: str) -> bool:
+    """Whether the registry has the version."""
+    known = versions.versions(Settings.from_json(arguments["settings"]).model)
+    return version in {one.version for one in known}
+
+
+@step_records.taken_over(valid=_is_registered)
 @retries.patient
 def register(
     settings: str,

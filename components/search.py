@@ -15,9 +15,9 @@ from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
 from components.core.revision import libraries
 from components.core.settings import GATE, OPERATIONAL, Settings
-from components.core.tracking import retries, tag_names
+from components.core.tracking import retries, step_records, tag_names
 from components.core.training import deadlines, studies
-from components.core.training.studies import DONE, open_study
+from components.core.training.studies import CHOSEN, DONE, open_study
 from components.core.training.trials import MAX_THAW_EPOCHS, MAX_THAWED_STAGES, NO_ANSWER_STATUS, WAIT_SECONDS, work
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from components.core.tracking.runs import StepRun
 
 
+def _is_searched(arguments: step_records.Arguments, study: str) -> bool:
+    """Whether the study is there, with trials that count."""
+    if arguments["version"] or Settings.from_json(arguments["settings"]).trials == 0:
+        return True
+    return any(trial.state.name in DONE for trial in open_study(study).get_trials(deepcopy=False))
+
+
+@step_records.taken_over(valid=_is_searched)
 @retries.patient
 def search(
     settings: str,
@@ -125,8 +133,9 @@ def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float
     with studies.alone(name):
         study = open_study(name)
         searched = settings.searched(solved=False)
-        studies.begin(study, settings.defaults().model_dump(include=set(searched)))
-        logged = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+        first = settings.defaults(DatasetInfo.read(dataset).fitted())
+        studies.begin(study, first.model_dump(include=set(searched)))
+        logged = _logged(run, study)
         end = deadlines.time_to_train(run)[1]
         common = (stages, max(1, cores // len(devices)), run.run_id, run.deadline.at, end)
         places = [settings.model_copy(update={"device": device}).to_json() for device in devices]
@@ -171,19 +180,42 @@ def _check(run: "StepRun", study: "optuna.Study", *, killed: bool) -> None:
         raise StepError("No trial of the search finished.", "Lower the learning rates, or raise --trials.")
 
 
-def _log_finished(run: "StepRun", study: "optuna.Study", logged: set[int]) -> None:
+def _logged(run: "StepRun", study: "optuna.Study") -> set[int]:
+    """Trials that have a run in MLflow, or need none: of those that this pipeline run had before, some may lack it."""
+    from components.core.tracking import queries
+
+    model, key = run.settings.model, run.run_key
+    steps = {one.info.run_id for one in queries.find_runs(model, key, "step")} - {run.run_id}
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    earlier = {
+        trial.number for trial in finished if trial.user_attrs.get("step") in steps and CHOSEN in trial.user_attrs
+    }
+    if not earlier:
+        return {trial.number for trial in finished}
+    ended = [one for one in queries.find_runs(model, key, "trial") if one.info.status in ("FINISHED", "FAILED")]
+    known = {int(one.info.run_name.rpartition(" ")[2]) for one in ended}
+    for number in earlier - known:
+        _log_trial(run, study.trials[number])
+    return {trial.number for trial in finished}
+
+
+def _log_trial(run: "StepRun", trial: "optuna.trial.FrozenTrial") -> None:
     from components.core.tracking import runs
 
+    times = [int(at.timestamp() * 1000) for at in (trial.datetime_start, trial.datetime_complete) if at]
+    attributes = trial.user_attrs
+    epochs = [{k: v for k, v in e.items() if k != "phase"} for e in attributes.get("history", [])]
+    params = attributes.get(CHOSEN, trial.params)
+    runs.log_trial(run, trial.number, (times[0], times[-1]), params, epochs, trial.state.name)
+
+
+def _log_finished(run: "StepRun", study: "optuna.Study", logged: set[int]) -> None:
     finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     for trial in (t for t in finished if t.number not in logged):
         logged.add(trial.number)
         if trial.user_attrs.get("step") != run.run_id:  # another machine's step logs it
             continue
-        times = [int(at.timestamp() * 1000) for at in (trial.datetime_start, trial.datetime_complete) if at]
-        attributes = trial.user_attrs
-        epochs = [{k: v for k, v in e.items() if k != "phase"} for e in attributes.get("history", [])]
-        params = attributes.get("hyperparameters", trial.params)
-        runs.log_trial(run, trial.number, (times[0], times[-1]), params, epochs, trial.state.name)
+        _log_trial(run, trial)
     done = sum(t.state.name in DONE for t in finished)
     best = [t.value for t in finished if t.value is not None]
     run.progress(done, run.settings.trials, f"best validation loss {min(best):.3f}" if best else "")

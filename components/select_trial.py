@@ -4,21 +4,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+from components.core.data.dataset_info import DatasetInfo
 from components.core.registry import recall
 from components.core.reporting import charts
 from components.core.settings import Hyperparameters
-from components.core.tracking import retries, runs
+from components.core.tracking import retries, runs, step_records
 from components.core.training.studies import DONE, open_study
 
 
+@step_records.taken_over("trials")
 @retries.patient
-def select_trial(settings: str, run_key: str, studies: list[str], trials: Path, version: str = "") -> str:
+def select_trial(
+    settings: str, run_key: str, studies: list[str], dataset: Path, trials: Path, version: str = ""
+) -> str:
     """Write the search's trials and importances as JSON; return the best trial's hyperparameters as JSON.
 
     Args:
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
         studies: Name of the study, as every search worker returned it.
+        dataset: Folder that `prepare_data` wrote.
         trials: Where `{"trials": [...], "importances": {...}}` goes.
         version: An earlier version that is judged again: the trials are those that led to it; else empty.
     """
@@ -27,7 +32,8 @@ def select_trial(settings: str, run_key: str, studies: list[str], trials: Path, 
             trials.write_text(recall.trials(run.settings.model, version))
             run.figure(f"hyperparameters of version {version}")
             return run.settings.defaults().model_dump_json()
-        chosen, found = run.settings.defaults(), _trials(studies[0]) if run.settings.trials else []
+        chosen = run.settings.defaults(DatasetInfo.read(dataset).fitted())
+        found = _trials(studies[0]) if run.settings.trials else []
         importances: dict[str, float] = {}
         complete = [trial for trial in found if trial["state"] == "COMPLETE"]  # none where a deadline cut the first
         if complete:

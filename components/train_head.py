@@ -7,8 +7,8 @@ from components.core import torchrun
 from components.core.data.dataset_info import DatasetInfo
 from components.core.errors import StepError
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import retries, runs
-from components.core.training import deadlines
+from components.core.tracking import retries, runs, step_records
+from components.core.training import deadlines, training_state
 from components.core.training.checkpoints import check_room, save_checkpoint, save_training_rows
 from components.core.training.data import open_data
 from components.core.training.head_phase import is_solved, solve_head
@@ -16,6 +16,7 @@ from components.core.training.phase import build_network
 from components.core.training.processes import together, train
 
 
+@step_records.taken_over("checkpoint")
 @retries.patient
 def train_head(
     settings: str,
@@ -53,7 +54,8 @@ def train_head(
                 history = [solve_head(network, data, chosen, run, whole=True)]
                 run.epoch(history[0])
             else:
-                history = train(network, data, chosen, thaw=0, listener=run)
+                states = training_state.folder(run, hyperparameters, data.examples.digest)
+                history = train(network, data, chosen, thaw=0, listener=run, states=states)
         best = min(history, key=lambda figures: figures["loss"], default={"loss": math.inf})
         if torchrun.is_helper():
             return best["loss"]

@@ -6,11 +6,12 @@ from rich.console import Console
 
 from components.core import disk_space, home_folder, run_folder
 from components.core.errors import ExpectedError, NoAnswerError, OutageError, StepError
+from components.core.hidden_logins import hidden
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import endings
 from components.core.tracking.server import is_server
-from components.detect_changes import look
+from components.detect_changes import DECISION, go_on, look
 
 
 @disk_space.explained(home_folder.home)
@@ -18,7 +19,7 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     """The result of a run that ends before its DAG starts: nothing has changed, or looking for changes failed.
 
     None if there is something to do: the decision is where the DAG's own step finds it. None too on a store that the
-    DAG has to make or migrate first: then its step decides.
+    DAG has to make or migrate first: then its step decides. A run that goes on has decided before, if it came to that.
 
     Raises:
         InputError: The MLflow server can't be reached, or does not let this login write.
@@ -31,9 +32,10 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
 
         connection.check_server(settings.model)
     folder, reason, state = run_folder.run_folder(run_key), "", endings.FAILED
-    home_folder.write_text(folder / "settings.json", settings.to_json())
-    run_folder.take_lease(run_key)  # killed from here on, the next run closes it
     try:
+        if (folder / DECISION).exists():
+            go_on(settings, run_key)
+            return None
         with console.status("Looking for changes") as status:
             decision = look(source, settings, run_key, lambda i, n, text: status.update(f"{i} of {n} {text}"))
         if decision.change in ("train", "judge"):
@@ -46,7 +48,7 @@ def settled(source: str, settings: Settings, run_key: str, console: Console) -> 
     except Exception as error:
         if disk_space.is_full(error):
             raise
-        (folder / "log.txt").write_text("".join(traceback.format_exception(error)))
+        (folder / "log.txt").write_text(hidden("".join(traceback.format_exception(error))))
         raise StepError("The step detect_changes failed.", f"Its log is {folder / 'log.txt'}.") from error
     from components.finish import end
 
@@ -59,6 +61,7 @@ def ended(settings: Settings, run_key: str, reason: str) -> RunResult:
 
     A run that was killed before its exit handler came to it is closed here.
     """
+    run_folder.clear(run_key)
     result = RunResult.read(run_key)
     if result is None:
         from components.core.tracking import connection

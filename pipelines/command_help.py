@@ -21,7 +21,7 @@ WIDEST = 100  # columns: longer lines are hard to read
 INDENT = 10
 BESIDE = 24  # columns of a name that has its text beside it; that of a longer one is below
 KINDS = {"<str>": "<text>", "<int>": "<number>", "<float>": "<number>", "<list[str]>": "<text>"}
-_BRIEF = "thawline.brief"  # in the context of a command that was asked for the short help
+_BRIEF = "brief_help"  # in the context of a command that was asked for the short help
 # The context and the formatter are classes of click, of which typer has a private copy: hence Any.
 
 

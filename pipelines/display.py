@@ -43,6 +43,8 @@ class StepState:
             self.done, self.total, self.text = event["done"], event["total"], event["text"]
         elif kind in ("finished", "failed"):
             self.state, self.ended, self.text = kind, event["time"], event.get("figure", "")
+        elif kind == "taken_over":
+            self.state, self.ended, self.text = "finished", event["time"], f"taken over: {event['figure']}"
 
     def seconds(self) -> float:
         """Wall time of the step so far, its imports included."""
@@ -77,6 +79,8 @@ class Display:
             line = "started"
         elif event["event"] in ("finished", "failed"):
             line = f"{event['event']} in {step.seconds():.1f} s  {step.text}"
+        elif event["event"] == "taken_over":
+            line = step.text
         elif event["event"] == "progress" and event["time"] - step.said > PLAIN_EVERY:
             step.said = event["time"]
             line = f"{step.done} of {step.total}  {step.text}"

@@ -33,8 +33,7 @@ def _search_in_pods(workers: Any) -> Search:  # noqa: ANN401 - a parameter of th
     def search(inputs: dict[str, Any]) -> Chosen:
         with dsl.ParallelFor(workers, name="workers") as worker:
             searched = steps.search_worker(worker=worker, **inputs)
-        common = {name: inputs[name] for name in ("settings", "run_key", "version")}
-        chosen = steps.select_trial(studies=dsl.Collected(searched.output), **common)
+        chosen = steps.select_trial(studies=dsl.Collected(searched.output), **inputs)
         return Chosen(chosen.outputs["Output"], chosen.outputs["trials"])
 
     return search

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from types import FrameType
@@ -27,11 +28,11 @@ def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[b
     """Start the DAG in a process group of its own; its steps inherit the environment."""
     disk_space.reserve(home_folder.home())
     folder = run_folder.run_folder(run_key)
-    if not (folder / "settings.json").exists():  # looking for changes wrote it; its time is the run's begin
+    if not (folder / "settings.json").exists():
         home_folder.write_text(folder / "settings.json", settings.to_json())
     arguments = json.dumps({"source": source, "settings": settings.to_json(), "run_key": run_key})
     log: IO[bytes]
-    with (folder / "log.txt").open("wb") as log:
+    with (folder / "log.txt").open("ab") as log:  # behind what it holds, if the run goes on
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.local", arguments],
             stdout=log,
@@ -84,6 +85,8 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
+        # else an empty folder among the temporary files outlives each run
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or str(home_folder.home() / "inductor"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "GIT_PYTHON_REFRESH": "quiet",
@@ -107,10 +110,13 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
             connection.migrate()
         warnings.simplefilter("ignore")  # kfp warns of what a local run ignores
         from kfp import local
+        from kfp.local import executor_input_utils
 
         from pipelines.fine_tuning import fine_tuning
 
         warm_process.patch()
+        # no time in it: a run that goes on finds the outputs of its steps where they were
+        executor_input_utils.get_local_pipeline_resource_name = lambda name: name
         runner = local.SubprocessRunner(use_venv=False)
         folder = run_folder.run_folder(run_key)
         places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
@@ -123,6 +129,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     arguments = json.loads(sys.argv[1])
     run_folder.take_lease(arguments["run_key"])
+    # what it compiled for a GPU serves later runs, and must not go with this one's folder
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
+    temporary = run_folder.temporary_folder(arguments["run_key"])
+    temporary.mkdir(mode=0o700, exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
     try:
         with disk_space.explained(home_folder.home):
             run_pipeline(**arguments)

@@ -96,7 +96,7 @@ def search(
     start("select_trial", run_key)
     from components.select_trial import select_trial
 
-    return select_trial(settings, run_key, [study], Path(trials.path), version)
+    return select_trial(settings, run_key, [study], Path(dataset.path), Path(trials.path), version)
 
 
 @step
@@ -123,6 +123,7 @@ def select_trial(
     settings: str,
     run_key: str,
     version: str,
+    dataset: dsl.Input[dsl.Dataset],
     studies: list,  # type: ignore[type-arg]  # KFP gives elements of a list no type
     trials: dsl.Output[dsl.Artifact],
 ) -> str:
@@ -134,7 +135,7 @@ def select_trial(
     run_key = start("select_trial", run_key)
     from components.select_trial import select_trial
 
-    return select_trial(settings, run_key, studies, Path(trials.path), version)
+    return select_trial(settings, run_key, studies, Path(dataset.path), Path(trials.path), version)
 
 
 @step

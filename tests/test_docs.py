@@ -51,7 +51,7 @@ def options() -> dict[str, frozenset[str]]:
             for p in one.params
             for o in (*p.opts, *p.secondary_opts)
         )
-        | {"--help"}
+        | {"-h", "--help"}
         for name, command in commands.items()
     }
 

@@ -29,3 +29,11 @@ def of_file(path: Path) -> str:
     """The sha256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_tree(path: Path) -> str:
+    """The sha256 of a file, or of a folder's files with their names; empty where there is neither."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return digest([(file.relative_to(path).as_posix(), of_file(file)) for file in files])
+    return of_file(path) if path.is_file() else ""

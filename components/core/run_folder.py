@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,11 +20,13 @@ from typing import Any, Literal
 
 from components.core import cpus
 from components.core.errors import ExpectedError, StepError
-from components.core.hidden_logins import hidden
+from components.core.hidden_logins import hidden, hide_in_output
 from components.core.home_folder import home, writable, write_text
 
 KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
 RESULT = "result.json"  # in a run's folder, written last
+STATES = "training"  # there: what a training that was cut off goes on from
+LEASE = "lease.json"  # there too: the process that drives the run
 
 
 def new_run_key() -> str:
@@ -75,6 +78,7 @@ def start(step: str, run_key: str) -> str:
     step saves about two seconds.
     """
     key = own_key(run_key)
+    hide_in_output()
     emit(key, step, "started")
     cpus.limit_threads(os.environ)
     gc.disable()
@@ -127,7 +131,21 @@ def take_lease(run_key: str) -> None:
     """Mark the run as driven by this process, so that a later run can tell a dead one."""
     pid = os.getpid()
     owner = {"pid": pid, "started": _started(pid), "space": _process_space()}
-    write_text(run_folder(run_key) / "lease.json", json.dumps(owner))
+    write_text(run_folder(run_key) / LEASE, json.dumps(owner))
+
+
+def temporary_folder(run_key: str) -> Path:
+    """The folder for temporary files of a run's steps on this machine; a kill leaves them, so that others remove it."""
+    return Path(tempfile.gettempdir()) / f"thawline-{run_key}"
+
+
+def clear(run_key: str) -> None:
+    """Remove what processes of a run that are gone left half-done: temporary files, and writes that were cut off."""
+    shutil.rmtree(temporary_folder(run_key), ignore_errors=True)
+    folder = home() / "runs" / run_key
+    for part in [*folder.glob(".*"), *folder.glob("*/.*")]:
+        if part.is_file():
+            part.unlink()
 
 
 def abandoned_runs() -> list[str]:
@@ -135,13 +153,13 @@ def abandoned_runs() -> list[str]:
     return [
         folder.name
         for folder in sorted((home() / "runs").glob("*/"))
-        if not (folder / RESULT).exists() and not _alive(folder / "lease.json")
+        if not (folder / RESULT).exists() and not _alive(folder / LEASE)
     ]
 
 
 def driver(run_key: str) -> Literal["lives", "gone", "unknown"]:
     """Return the state of the process that drives a run of this home; unknown for runs of other machines."""
-    lease = home() / "runs" / run_key / "lease.json"
+    lease = home() / "runs" / run_key / LEASE
     if not run_key or not lease.exists() or not _is_here(json.loads(lease.read_text())):
         return "unknown"
     return "lives" if _alive(lease) else "gone"
@@ -154,7 +172,7 @@ def delete_old() -> None:
     machine, which have a lease, stay: their reports and logs are read where they are.
     """
     for folder in (home() / "runs").glob("*/"):
-        if (folder / "lease.json").exists():
+        if (folder / LEASE).exists():
             continue
         with suppress(OSError):  # another exit handler may be at it
             if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < time.time() - KEPT_SECONDS:

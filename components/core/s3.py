@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 CONNECTIONS = 32  # downloads in flight
+PAGE = 1000  # objects that one request lists
 READ_SECONDS = 20.0  # that a server may be silent in the middle of an answer
 _BODY_ATTEMPTS = 4  # botocore retries requests, but not a body that breaks off
 _WHOLE = {"GetObject": "ContentLength", "HeadObject": "ContentLength", "ListObjectsV2": "IsTruncated"}

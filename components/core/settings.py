@@ -42,6 +42,11 @@ class Option:
     ]
 
 
+# by task: from how many training and validation rows on the default is to thaw deeper at a higher rate; measured in
+# docs/benchmarks.md, where fewer rows lose by it
+DEEPER = {"image_classification": (1_000, {"thaw": 3, "thaw_learning_rate": 1e-3})}
+
+
 class Hyperparameters(BaseModel):
     """Hyperparameters of one trial, for both training steps."""
 
@@ -388,9 +393,17 @@ class Settings(BaseModel):
         """Return whether these settings let a head be solved for; the task's loss has to be convex too."""
         return self.head_solver != "sgd" and self.head == "linear" and not self.trains_afresh()
 
-    def defaults(self) -> Hyperparameters:
-        """Hyperparameters without a search: what is given, else the defaults."""
-        return Hyperparameters.model_validate(self.fixed())
+    def defaults(self, rows: int = 0) -> Hyperparameters:
+        """Hyperparameters without a search: what is given, else the defaults.
+
+        Args:
+            rows: Of training and validation together. Many of them bear a deeper thaw, unless depth or rate is given.
+        """
+        fixed = self.fixed()
+        least, deeper = DEEPER.get(self.task, (0, {}))
+        if rows < least or deeper.keys() & fixed.keys():
+            deeper = {}
+        return Hyperparameters.model_validate({**deeper, **fixed})
 
 
 def marks(model: type[BaseModel]) -> dict[str, Option]:

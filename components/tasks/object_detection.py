@@ -1,4 +1,4 @@
-"""Pictures into boxes: any convolutional backbone below a feature pyramid and the head of FCOS.
+"""Pictures into boxes: an image network below a feature pyramid and the head of FCOS, or a whole detector.
 
 `thawline run FOLDER --task object_detection`, with a folder in the layout of COCO or Pascal VOC, or a manifest whose
 labels are boxes.
@@ -27,7 +27,7 @@ __all__ = ["check", "encode", "near_duplicates"]
 
 backbone = LITE0_BACKBONE
 input_name = "image"
-recipe = {"head_solver": "sgd"}  # the loss of boxes is not convex
+recipe = {"head_solver": "sgd", "label_smoothing": 0.0}  # the loss of boxes is not convex, and smooths no classes
 serving_requirements = ("pillow", "torchvision")
 
 SHOWN = 320  # pixels of a picture's longer side in the report

@@ -13,7 +13,7 @@ from pipelines.config_file import text_of
 app = typer.Typer()
 
 
-@app.command(epilog="Examples: thawline init; thawline init weekly.yaml; thawline run photos/ --config weekly.yaml")
+@app.command(epilog="Examples: thawline init; thawline init weekly.yaml")
 def init(
     file: Annotated[Path, typer.Argument(help="The file to write; -: print it.")] = Path("thawline.yaml"),
 ) -> None:

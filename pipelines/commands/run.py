@@ -36,9 +36,12 @@ from pipelines.surroundings import check_name, near
 if TYPE_CHECKING:
     import subprocess
 
+    from pipelines.resume import Begun
+
 
 app = typer.Typer()
 INTERRUPTED = "The run was interrupted."
+GOES_ON = "The same command goes on from here."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 
 
@@ -60,34 +63,37 @@ def run(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the settings of the run as a config file, and do nothing.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew where an earlier run of this command ended before its time.")
+    ] = False,
     **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
 ) -> None:
     """Run the whole pipeline on this machine, to a registered model."""
     use_home(home, tracking_uri)
-    from pipelines.changes import settled
-    from pipelines.dry_run import foreseen, print_foreseen
-    from pipelines.local import fetch_report, launch
+    from pipelines.commands.dry_run import foreseen, print_foreseen
     from pipelines.option_checks import check_names
+    from pipelines.resume import begin
     from pipelines.task_choice import with_task_of_data
 
-    run_key, console = run_folder.new_run_key(), Console(stderr=as_json or dry_run, quiet=quiet)
+    console = Console(stderr=as_json or dry_run, quiet=quiet)
     try:
-        settings, task = with_task_of_data(_checked(options, config, source), source)
+        settings, task = with_task_of_data(checked(options, config, source), source)
         check_names(settings)
         if print_config:
             sys.stdout.write(text_of(settings.model_dump(include=settings.model_fields_set), "FILE"))
             return
         source = source if "://" in source else str(Path(source).expanduser().resolve())
-        _print_settings(console, source, settings, task)
         if dry_run:
+            _print_settings(console, source, settings, task)
             print_foreseen(foreseen(source, settings, console), settings, as_json=as_json)
             return
-        run_folder.run_folder(run_key)
+        begun = begin(source, settings, fresh=fresh)  # where the home can't be made, that is all there is to say
+        _print_settings(console, source, settings, task)
+        if begun.before:
+            text = f"Going on with {begun.before}; --fresh starts anew"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
         _catch_signals()
-        result = settled(source, settings, run_key, console)
-        if result is None:
-            result = _watch(launch(source, settings, run_key), run_key, settings, console)
-        result = fetch_report(result, run_key)
+        result = execute(source, settings, begun, console)
     except ExpectedError as error:
         if as_json:
             model = str(options.get("model") or model_name(source))
@@ -97,13 +103,41 @@ def run(
         sys.stdout.write(json.dumps(result.model_dump()) + "\n")
     else:
         _print_summary(console, result, settings)
+    check_succeeded(result, begun.run_key)
+
+
+def execute(source: str, settings: Settings, begun: "Begun", console: Console) -> RunResult:
+    """Run the DAG where something has changed, and show its progress; return the result, with the report's path."""
+    from pipelines.changes import settled
+    from pipelines.local import fetch_report, launch
+
+    result = settled(source, settings, begun.run_key, console)
+    if result is None:
+        child = launch(source, settings, begun.run_key)
+        result = _watch(child, begun.run_key, settings, console, begun.offset)
+    return fetch_report(result, begun.run_key)
+
+
+def check_succeeded(result: RunResult, run_key: str) -> None:
+    """Raise what made a run fail.
+
+    Raises:
+        InputError: Something that was given is at fault.
+        StepError: A step failed.
+    """
     if result.status == "failed":
         errors = run_folder.read_errors(run_key)
         kind = InputError if any(one["kind"] == "input" for one in errors.values()) else StepError
-        raise kind(result.reason, "" if errors else f"Its log is {run_folder.run_folder(run_key) / 'log.txt'}.")
+        hint = "" if errors else f"Its log is {run_folder.run_folder(run_key) / 'log.txt'}."
+        raise kind(result.reason, f"{GOES_ON} {hint}".strip() if result.reason == INTERRUPTED else hint)
 
 
-def _checked(options: dict[str, Any], config: Path | None, source: str) -> Settings:
+def checked(options: dict[str, Any], config: Path | None, source: str) -> Settings:
+    """Return the settings of a run, once what would surely stop it has been looked for.
+
+    Raises:
+        InputError: It was found.
+    """
     from components.core.sources.raw_records import check_source
     from components.core.task_sources import lists_records
 
@@ -115,13 +149,15 @@ def _checked(options: dict[str, Any], config: Path | None, source: str) -> Setti
     return settings
 
 
-def _watch(child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console) -> RunResult:
-    """Show a run until its processes are gone; end it where the user, a signal or a limit says so."""
+def _watch(
+    child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console, shown_to: int = 0
+) -> RunResult:
+    """Show a run until its processes are gone, from that byte of its events on; end it at a signal or a limit."""
     from pipelines.changes import ended
     from pipelines.display import shown
     from pipelines.local import lives, stop
 
-    offset, deadline, begin, reason = 0, 0.0, time.monotonic(), ""
+    offset, deadline, begin, reason = shown_to, 0.0, time.monotonic(), ""
     with shown(console) as display:
         while True:
             try:

@@ -226,7 +226,7 @@ def judge(text: str, key: str, version: str, folder: Path) -> None:
         folder / name for name in ("dataset", "head", "tuned", "trials.json", "served", "report.html")
     )
     study = search(text, key, dataset, version=version)
-    chosen = select_trial(text, key, [study], trials, version)
+    chosen = select_trial(text, key, [study], dataset, trials, version)
     train_head(text, key, dataset, chosen, head, version)
     fine_tune(text, key, dataset, chosen, head, tuned, version)
     found = evaluate(text, key, dataset, tuned, trials, served, page, version)

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 
+import components.core.settings
 from components.core.data.dataset_info import DatasetInfo
 from components.core.listener import Deadline
 from components.core.settings import Hyperparameters, Settings
@@ -81,6 +82,21 @@ def test_the_defaults_are_the_first_trial(toy_run: PlainRun) -> None:
     """The search starts from the defaults, so on validation it never ends worse than without."""
     study = open_study(study_name(toy_run.settings, DatasetInfo.read(toy_run.folder / "dataset")))
     assert study.trials[0].user_attrs["hyperparameters"] == toy_run.settings.defaults().model_dump()
+
+
+def test_the_defaults_follow_from_the_rows(
+    tracked_home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the task has other defaults for so many rows, the first trial and a run without a search take them."""
+    deeper = {"thaw": 1, "thaw_learning_rate": 0.02}
+    monkeypatch.setattr(components.core.settings, "DEEPER", {"tests.fakes.toy": (100, deeper)})
+    settings = SETTINGS.model_copy(update={"trials": 1, "thaw_learning_rate": None, "head_epochs": 1})
+    name = search(settings.to_json(), "k", toy_dataset, 0)
+    found = open_study(name).trials[0].user_attrs["hyperparameters"]
+    without = settings.model_copy(update={"trials": 0}).to_json()
+    chosen = json.loads(select_trial(without, "k", [name], toy_dataset, tracked_home / "trials.json"))
+    assert deeper.items() <= found.items()
+    assert deeper.items() <= chosen.items()
 
 
 def test_trials_count_in_total(toy_home: PlainRun) -> None:
@@ -158,7 +174,8 @@ def test_no_time_no_search(tracked_home: Path, toy_dataset: Path) -> None:
     settings = SETTINGS.model_copy(update={"step_max_minutes": 1e-9})
     name = search(settings.to_json(), "k", toy_dataset, 0)
     trials = tracked_home / "trials.json"
-    assert json.loads(select_trial(settings.to_json(), "k", [name], trials)) == settings.defaults().model_dump()
+    chosen = select_trial(settings.to_json(), "k", [name], toy_dataset, trials)
+    assert json.loads(chosen) == settings.defaults().model_dump()
     assert open_study(name).trials == []
     [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert deadlines.cuts(pipeline.data.tags) == "The search was skipped: --step-max-minutes 1e-09 was used up."

@@ -18,12 +18,14 @@ class Fault:
         drop: It is closed as soon as it is there.
         delay: Seconds before the answer's first byte.
         cut: Bytes of the answer, headers included, after which it is closed.
+        stall: Seconds of silence before that.
         answer: Sent in place of the server's.
     """
 
     drop: bool = False
     delay: float = 0.0
     cut: int = 1 << 62
+    stall: float = 0.0
     answer: bytes = b""
 
 
@@ -79,15 +81,16 @@ class Proxy:
                 self._open.append(server)
                 threading.Thread(target=_pump, args=(client, server), daemon=True).start()
                 threading.Event().wait(fault.delay)  # a test may have made time.sleep return at once
-                _pump(server, client, fault.cut)
+                _pump(server, client, fault.cut, fault.stall)
         client.close()
 
 
-def _pump(source: socket.socket, target: socket.socket, most: int = 1 << 62) -> None:
+def _pump(source: socket.socket, target: socket.socket, most: int = 1 << 62, stall: float = 0.0) -> None:
     """Pass bytes on until one side ends, or `most` have gone."""
     with contextlib.suppress(OSError):
         while most > 0 and (block := source.recv(min(most, 1 << 16))):
             target.sendall(block)
             most -= len(block)
+        threading.Event().wait(stall)
         for end in (source, target):
             end.shutdown(socket.SHUT_RDWR)

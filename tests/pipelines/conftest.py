@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tests.fakes.kubeflow.server import Kubeflow
 
 
+SECRET = "hunter2"  # noqa: S105 - planted
+
+
 @dataclass(frozen=True)
 class WholeRun:
     """A finished `thawline run … --json` and the folders around it."""
@@ -26,6 +29,7 @@ class WholeRun:
     source: Path
     home: Path
     cwd: Path
+    temporary: Path  # its TMPDIR
 
     @property
     def result(self) -> dict[str, Any]:
@@ -60,13 +64,18 @@ def _kfp_reads_no_source() -> Iterator[None]:
 def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     def run(folder: Path) -> None:
         (folder / "cwd").mkdir()
+        (folder / "t").mkdir()
         points, home = write_points(folder / "points", per_class=60), folder / "home"
-        answer = thawline("run", str(points), *TOY, "--trials", "2", "--json", home=home, cwd=folder / "cwd")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", str(folder / "t"))  # short: sockets lie in it
+            for name in ("HTTPS_PROXY", "HTTP_PROXY", "AWS_ENDPOINT_URL"):
+                patch.setenv(name, f"http://user:{SECRET}@127.0.0.1:9")
+            answer = thawline("run", str(points), *TOY, "--trials", "2", "--json", home=home, cwd=folder / "cwd")
         (folder / "answer.json").write_text(json.dumps(answer))
 
     folder = made_once(tmp_path_factory, "whole run", run)  # the space is on purpose: a home may have one
     answer = Answer(*json.loads((folder / "answer.json").read_text()))
-    return WholeRun(answer, folder / "points", folder / "home", folder / "cwd")
+    return WholeRun(answer, folder / "points", folder / "home", folder / "cwd", folder / "t")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from components.finish import finish
 from pipelines.cli import app
 from pipelines.commands import run
 from tests.fakes.toy import write_points
-from tests.pipelines.conftest import WholeRun
+from tests.pipelines.conftest import SECRET, WholeRun
 from tests.support.command import COMMAND, TOY, Answer, call, environment, is_one_sentence, thawline, wait_for
 
 KEYS = {
@@ -144,6 +144,18 @@ def test_predict_prints_a_line_for_a_file(whole: WholeRun) -> None:
     name, label, probability = line.split("\t")
     assert (name, label) == (file, "class1")
     assert 1 / 3 < float(probability) <= 1
+
+
+def test_a_run_leaves_no_temporary_files(whole: WholeRun) -> None:
+    """The folder for them is as empty as before."""
+    assert list(whole.temporary.iterdir()) == []
+
+
+def test_a_run_leaves_no_secret(whole: WholeRun) -> None:
+    """Logins of a proxy and of an S3 server are in no file of the home, MLflow's database included, nor printed."""
+    files = [path for path in whole.home.rglob("*") if path.is_file()]
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+    assert SECRET not in whole.answer.out + whole.answer.err
 
 
 def test_predict_answers_the_others_where_a_file_is_no_record(
@@ -291,9 +303,9 @@ def test_a_bad_option_is_one_sentence(
     ("content", "named"),
     [
         ("learning_rate: 0.1\n", "learning-rate"),
-        ("dropout: 3\n", "--dropout"),
+        ("dropout: 3\n", "line 1, dropout"),
         ("- dropout\n", "not a mapping"),
-        ("dropout: [\n", "can't be read"),
+        ("dropout: [\n", "is not YAML"),
         (b"\xff\xfe\x00", "can't be read"),
     ],
 )

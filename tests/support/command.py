@@ -97,7 +97,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
 def is_one_sentence(answer: Answer) -> bool:
     """Whether a failed command said one line on stderr, as an error, and no more."""
     lines = answer.err.splitlines()
-    return len(lines) == 1 and lines[0].startswith("Error: ") and lines[0].endswith(".")
+    return len(lines) == 1 and lines[0].startswith("Error: ") and lines[0].endswith((".", "?"))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:

@@ -58,7 +58,7 @@ def run_steps(source: Path, settings: Settings, folder: Path, run_key: str = "")
     info = prepare_data(str(source), text, key, dataset, inputs)
     run.dataset_digest, run.weights_digest = info.digest, info.weights_digest
     study = search(text, key, dataset, 0)
-    chosen = select_trial(text, key, [study], trials)
+    chosen = select_trial(text, key, [study], dataset, trials)
     run.hyperparameters = json.loads(chosen)
     train_head(text, key, dataset, chosen, head)
     fine_tune(text, key, dataset, chosen, head, tuned)

@@ -47,6 +47,10 @@ class DatasetInfo(BaseModel):
         """What a run that works on this dataset is found by."""
         return {tag_names.DATASET_DIGEST: self.digest, tag_names.WEIGHTS_DIGEST: self.weights_digest}
 
+    def fitted(self) -> int:
+        """Rows that training fits, judges or stops by: those of training and validation."""
+        return sum(sum(self.counts.get(split, {}).values()) for split in ("train", "validation"))
+
     def write(self, folder: Path) -> None:
         """Write `dataset.json` into a folder, whole or not at all."""
         write_text(folder / FILE, canonical_json(self.model_dump()))

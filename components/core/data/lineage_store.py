@@ -64,9 +64,17 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
     return taken
 
 
-def lineage_files(model: str, folder: Path) -> tuple[Path, str] | None:
-    """Download what the last prepared dataset of the model left, or what was accepted since, with its salt."""
-    found = _newest_dataset(model)
+def accepted(model: str) -> str:
+    """How often labels of the model's test rows were accepted: they change the dataset, not the source."""
+    return f"{len(queries.recorded(model, tag_names.ACCEPTED_LABELS))} times accepted"
+
+
+def lineage_files(model: str, folder: Path, before: str = "") -> tuple[Path, str] | None:
+    """Download what the last prepared dataset of the model left, or what was accepted since, with its salt.
+
+    The dataset of the pipeline run `before` does not count: its step may be at it again.
+    """
+    found = _newest_dataset(model, before)
     if found is None:
         return None
     path = connection.client().download_artifacts(found[0], "dataset", str(folder))
@@ -83,10 +91,10 @@ def check_salt(model: str, salt: str) -> None:
         refuse_other_salt(model, found[1], salt)
 
 
-def previous_lineage(model: str) -> Lineage:
-    """Return the model's lineage so far; empty for a new model."""
+def previous_lineage(model: str, before: str = "") -> Lineage:
+    """Return the model's lineage so far, before a pipeline run if it is named; empty for a new model."""
     with tempfile.TemporaryDirectory() as folder:
-        found = lineage_files(model, Path(folder))
+        found = lineage_files(model, Path(folder), before)
         return read_lineage(found[0] / "assignments.parquet", found[1]) if found else Lineage()
 
 
@@ -98,7 +106,8 @@ def log_lineage(model: str, salt: str, folder: Path, tags: Mapping[str, str]) ->
     connection.client().set_terminated(run_id, "FINISHED")
 
 
-def _newest_dataset(model: str) -> tuple[str, str] | None:
+def _newest_dataset(model: str, before: str = "") -> tuple[str, str] | None:
     """The id of the run that prepared the last dataset of a model, or accepted labels since, and the salt."""
     found = queries.find_runs(model, "", "", f"{tag_names.is_set(tag_names.SALT)} and {queries.FINISHED}")
-    return (found[0].info.run_id, found[0].data.tags[tag_names.SALT]) if found else None
+    others = (run for run in found if not before or run.data.tags[tag_names.RUN_KEY] != before)
+    return next(((str(run.info.run_id), run.data.tags[tag_names.SALT]) for run in others), None)

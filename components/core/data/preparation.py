@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from components.core import cpus, disk_space, home_folder, threads
 from components.core.contract import Target, Task, load_task
-from components.core.data import dataset_info, splits
+from components.core.data import checked_facts, dataset_info, splits
 from components.core.data.assignments import assign_examples, check_slices, write_label_changes
+from components.core.data.checked_facts import CheckedFacts, Facts
 from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import (
     Examples,
@@ -34,11 +35,16 @@ from components.core.sources.source_index import IndexRow, Mark
 
 DOWNLOADS = 32  # objects in flight; the connections of the S3 client
 OTHERS = 3  # labels that a contradiction names
-Facts = Mapping[str, int | str]
 
 
 def prepare(
-    source: str, settings: Settings, dataset: Path, lineage: Lineage, progress: Progress, weights_digest: str = ""
+    source: str,
+    settings: Settings,
+    dataset: Path,
+    lineage: Lineage,
+    progress: Progress,
+    weights_digest: str = "",
+    facts: Path | None = None,
 ) -> DatasetInfo:
     """Run the step without tracking: write the folder `dataset` and return its facts.
 
@@ -49,6 +55,7 @@ def prepare(
         lineage: What earlier datasets of the model left, with the salt to use; it wins.
         progress: Called with records done, records in total and a text, a few times a second.
         weights_digest: Of the weights that training starts from, for `dataset.json`.
+        facts: File that keeps what the task finds out, for the next time if this one is cut off; see `checked_facts`.
 
     Raises:
         InputError: Too many records are bad (the rejected table is written), or a class has too few examples.
@@ -57,7 +64,8 @@ def prepare(
     (dataset / dataset_info.FILE).unlink(missing_ok=True)
     task = load_task(settings.task)
     entries, target = list(task.records(settings, source)), task.target(settings)
-    checked = _check_all(entries, task, target, dataset, progress)
+    with checked_facts.kept(facts) as known:
+        checked = _check_all(entries, _Checker(task, target, entries, known), dataset, progress)
     source_index.write_index(dataset / source_index.INDEX, checked.index)
     _reject_conflicts(checked, lineage)
     write_rejected(dataset, checked.rejected)
@@ -142,11 +150,13 @@ class _Checker:
     Rows of one content in flight at the same moment may each do it, with the same result.
     """
 
-    def __init__(self, task: Task, target: Target, entries: Sequence[raw_records.RawRecord]) -> None:
+    def __init__(
+        self, task: Task, target: Target, entries: Sequence[raw_records.RawRecord], facts: CheckedFacts
+    ) -> None:
         self._task, self._target = task, target
         self._cores = threading.BoundedSemaphore(cpus.available())  # decoded records are large: few at once
         self._hashes = source_index.repeated(entries)
-        self._facts: dict[str, Facts | str] = {}  # of a content, or why it is rejected
+        self._facts = facts
 
     def check(self, pair: tuple[raw_records.RawRecord, Mark]) -> _Read:
         entry, mark = pair
@@ -163,20 +173,21 @@ class _Checker:
         return _Read(row, entry, content, facts)
 
     def _facts_of(self, sha256: str, content: bytes | None, entry: raw_records.RawRecord) -> Facts:
-        if sha256 not in self._facts:
+        found = self._facts.get(sha256)
+        if found is None:
             with self._cores:
                 try:
-                    self._facts[sha256] = self._task.check(raw_records.content(entry) if content is None else content)
+                    found = self._task.check(raw_records.content(entry) if content is None else content)
                 except RejectedRecord as error:
-                    self._facts[sha256] = str(error)
-        found = self._facts[sha256]
+                    found = str(error)
+            self._facts.add(sha256, found)
         if isinstance(found, str):
             raise RejectedRecord(found)
         return found
 
 
 def _check_all(
-    entries: Sequence[raw_records.RawRecord], task: Task, target: Target, dataset: Path, progress: Progress
+    entries: Sequence[raw_records.RawRecord], checker: _Checker, dataset: Path, progress: Progress
 ) -> _Source:
     """Read and check every record; memory holds what is in flight, not the data."""
     remote = any(entry.uri.startswith("s3://") for entry in entries)
@@ -184,7 +195,7 @@ def _check_all(
     marked = list(zip(entries, source_index.marks(entries), strict=True))
     sizes = {entry.uri: max(0, mark.size) for entry, mark in marked}
     disk_space.check(home_folder.home(), {dataset: sum(sizes.values())}, "The copy of the examples")
-    checker, checked, shown = _Checker(task, target, entries), _Source(), time.monotonic()
+    checked, shown = _Source(), time.monotonic()
     with shard_writer(dataset) as writer:
         for done, read in enumerate(threads.in_order(checker.check, marked, workers), start=1):
             checked.add(read, writer)

@@ -1,4 +1,4 @@
-"""From the outputs of a detector (FCOS) to boxes.
+"""From the outputs of a detector (FCOS, RetinaNet or SSD, told by their names) to boxes.
 
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 LOWEST = 0.05  # score below which a place has no box
 OVERLAP = 0.6  # IoU above which the lower of two boxes of a class is dropped
+DELTA_WEIGHTS = {"retinanet": (1.0, 1.0, 1.0, 1.0), "ssd": (10.0, 10.0, 5.0, 5.0)}  # of center and size of a box
 CANDIDATES = 1000  # boxes of a picture that compete
 MOST = 100  # boxes of an answer, as COCO counts them
 
@@ -48,23 +49,44 @@ def answers(outputs: Mapping[str, "Tensor"], serving: Mapping[str, Any]) -> list
 def detected(outputs: Mapping[str, "Tensor"]) -> "list[tuple[Tensor, Tensor, Tensor]]":
     """Boxes [K, 4] as shares of the picture's sides, classes [K] and scores [K] of each row, the highest score first.
 
-    A score is the geometric mean of the class's probability and of that of the place being central (Tian et al. 2022).
+    Of FCOS a score is the geometric mean of the class's probability and of that of the place being central (Tian et al.
+    2022), of the others the class's probability.
     """
-    import torch
     from torchvision.ops import batched_nms
 
-    logits, center = outputs["cls_logits"].float(), outputs["bbox_ctrness"].float()
     found = []
-    for row, scores in enumerate((logits.sigmoid() * center.sigmoid()).sqrt()):  # [A, C]
+    for row, scores in enumerate(_scores(outputs)):  # [A, C]
         flat = scores.flatten()
         values, places = flat.topk(min(CANDIDATES, len(flat)))
         values, places = values[values >= LOWEST], places[values >= LOWEST]
         labels, where = places % scores.shape[1], places // scores.shape[1]
-        squares = outputs["anchors"][row][where].float()
-        middle = (squares[:, :2] + squares[:, 2:]) / 2
-        side = (squares[:, 2:] - squares[:, :2]).repeat(1, 2)
-        reach = outputs["bbox_regression"][row][where].float() * side
-        boxes = torch.cat([middle - reach[:, :2], middle + reach[:, 2:]], dim=1).clamp(0, 1)
+        boxes = _boxes(outputs, row, where).clamp(0, 1)
         kept = batched_nms(boxes, values, labels, OVERLAP)[:MOST]
         found.append((boxes[kept], labels[kept], values[kept]))
     return found
+
+
+def _scores(outputs: Mapping[str, "Tensor"]) -> "Tensor":
+    import torch
+
+    logits = outputs["cls_logits"].float()
+    if "bbox_ctrness" in outputs:
+        return (logits.sigmoid() * outputs["bbox_ctrness"].float().sigmoid()).sqrt()
+    if "background" in outputs:
+        return torch.cat([outputs["background"].float(), logits], dim=2).softmax(2)[..., 1:]
+    return logits.sigmoid()
+
+
+def _boxes(outputs: Mapping[str, "Tensor"], row: int, where: "Tensor") -> "Tensor":
+    """Boxes [K, 4] at these anchors of a row."""
+    import torch
+    from torchvision.models.detection._utils import BoxCoder
+
+    anchors, deltas = outputs["anchors"][row][where].float(), outputs["bbox_regression"][row][where].float()
+    if "bbox_ctrness" not in outputs:
+        weights = DELTA_WEIGHTS["ssd" if "background" in outputs else "retinanet"]
+        decoded: Tensor = BoxCoder(weights).decode_single(deltas, anchors)
+        return decoded
+    middle = (anchors[:, :2] + anchors[:, 2:]) / 2
+    reach = deltas * (anchors[:, 2:] - anchors[:, :2]).repeat(1, 2)
+    return torch.cat([middle - reach[:, :2], middle + reach[:, 2:]], dim=1)

@@ -21,6 +21,7 @@ from mlflow.pyfunc.model import PythonModel
 
 BATCH = 64
 SHOWN = 10  # records that an error names
+REASON = 200  # characters of each reason: one may repeat the record
 LEAST_BASE64 = 8  # characters: a shorter word may happen to be base64
 B64 = "b64"  # {"b64": "…"} is base64, whatever the column holds else
 
@@ -34,11 +35,16 @@ class UnansweredError(MlflowException, ValueError):
     """
 
     def __init__(self, reasons: Mapping[int, str], total: int) -> None:
-        named = "; ".join(f"record {number}: {reason}" for number, reason in [*reasons.items()][:SHOWN])
+        named = "; ".join(f"record {number}: {reason[:REASON]}" for number, reason in [*reasons.items()][:SHOWN])
         more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
         message = f"{len(reasons)} of {total} records can't be answered (counted from 0): {named}{more}"
         super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
         self.reasons = dict(reasons)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Keep the message: MLflow's server puts the whole request in front of it, which may be megabytes."""
+        if name != "message" or not hasattr(self, "message"):
+            super().__setattr__(name, value)
 
 
 class ServedModel(PythonModel):

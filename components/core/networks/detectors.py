@@ -1,31 +1,25 @@
-"""Detectors as ordered stages and a head: any image backbone below a feature pyramid and an FCOS head.
+"""Detectors as ordered stages and a head: any image backbone below a feature pyramid and an FCOS head, or a whole one.
 
 The thaw line lies in the backbone. What flows is the latest map, the size of the picture, and those maps of lower
 stages that the pyramid takes; so what is kept at a line above the first of these maps is several tensors.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
-from torchvision.models import detection, list_models
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
 from components.core.errors import InputError
+from components.core.networks.anchors import squares
 from components.core.networks.images import Backbone, build_backbone, rebuild_backbone
-from components.core.networks.weights import SkipInit, fit_state, load_state, state_digest
-from components.core.weight_sources import is_source
-
-if TYPE_CHECKING:
-    from components.core.inference.images import Preprocessing
-
-FCOS = "torchvision/fcos_resnet50_fpn"
-FCOS_SIZE = 512  # pixels; it was trained on about 800 x 1066
-KNOWS_CLASSES = "head.classification_head.cls_logits"
+from components.core.networks.images_transformers import Block, unpooled
+from components.core.networks.simple_pyramids import SimplePyramid, TokenMap, are_tokens, doublings, patches, sides
+from components.core.networks.whole_detectors import Whole, build_whole, is_whole
 
 STRIDES = (8, 16, 32)  # of the maps that the pyramid takes; two more lie above
 GROUPS = 32  # of the group norms in torchvision's heads
@@ -41,9 +35,20 @@ class Maps:
     channels: tuple[int, ...]  # of the maps, from the finest to the coarsest
     grids: tuple[int, ...]  # their sides, and those of the two levels above
     backbone: Backbone
-    head: Mapping[str, Tensor] = field(default_factory=dict)  # pretrained tensors of a `DetectionHead`, by name
-    width: int = 0  # of that head
-    depth: int = 0
+    whole: Whole | None = None  # the detector that they are of, whose own head serves
+    doublings: int | None = None  # of the only map of a transformer, for the finest level
+
+
+class Predictor(Protocol):
+    """What gives the outputs of a detector; their names tell `targets` and `inference` its kind."""
+
+    def __call__(self, levels: list[Tensor]) -> Mapping[str, Tensor]:
+        """Outputs for A anchors or places in maps of all levels.
+
+        Returns:
+            `cls_logits` [B, A, C] and `bbox_regression` [B, A, 4] as in torchvision's detectors; of FCOS `bbox_ctrness`
+            [B, A, 1], and of SSD `background` [B, A, 1] too.
+        """
 
 
 class MapStage(nn.Module):
@@ -82,62 +87,29 @@ class _Reader(nn.Module):
 
 
 class DetectionHead(nn.Module):
-    """A feature pyramid (Lin et al. 2017) and the head of FCOS (Tian et al. 2019), both torchvision's.
+    """What lies above the maps of a backbone.
 
     Args:
-        channels: Of the maps.
-        width: Channels of the pyramid, a multiple of 32.
-        depth: Convolutions of each of the head's two towers.
-        classes: Number of classes.
-        grids: Sides of the maps of all levels.
+        pyramid: From maps by name to the maps of all levels.
+        predictor: A `Predictor`.
+        anchors: One for each row of the predictor's outputs, as shares of the picture's sides, float[A, 4].
         dropout: Of the channels of the pyramid's maps.
-        at_corner: Whether a place's anchor lies at its upper left corner, as torchvision's weights have learned it.
     """
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        width: int,
-        depth: int,
-        classes: int,
-        grids: Sequence[int],
-        dropout: float,
-        *,
-        at_corner: bool = False,
-    ) -> None:
+    def __init__(self, pyramid: nn.Module, predictor: nn.Module, anchors: Tensor, dropout: float) -> None:
         super().__init__()
-        self.pyramid = FeaturePyramidNetwork(list(channels), width, LastLevelP6P7(width, width))
+        self.pyramid, self.predictor = pyramid, predictor
         self.dropout = nn.Dropout2d(dropout)
-        self.fcos = FCOSHead(width, num_anchors=1, num_classes=classes, num_convs=depth)
         self.anchors: Tensor
-        self.register_buffer("anchors", anchors(grids, 0.0 if at_corner else 0.5), persistent=False)
+        self.register_buffer("anchors", anchors, persistent=False)
 
     def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """Outputs for A places in all levels.
-
-        Returns:
-            `cls_logits` [B, A, C], `bbox_regression` [B, A, 4] and `bbox_ctrness` [B, A, 1] as in torchvision's FCOS,
-            `anchors` [B, A, 4] as shares of the sides, and `size` [B, 2], width and height of the picture in pixels.
-        """
+        """Outputs of the `Predictor`, with `anchors` [B, A, 4] and `size` [B, 2], the picture's in pixels."""
         maps = {name: flow[name] for name in sorted(flow) if name.startswith("map")}
         levels = [self.dropout(level) for level in self.pyramid(maps).values()]
-        found: dict[str, Tensor] = self.fcos(levels)
+        found: dict[str, Tensor] = self.predictor(levels)
         size = flow["size"]
         return {**found, "anchors": self.anchors.expand(size.shape[0], -1, -1), "size": size}
-
-
-def anchors(grids: Sequence[int], shift: float = 0.5) -> Tensor:
-    """One square for each place of each level, a place wide, as shares of the picture's sides: float[A, 4].
-
-    `shift` is where in its place the middle of a square lies.
-    """
-    found = []
-    for grid in grids:
-        centers = (torch.arange(grid) + shift) / grid
-        y, x = torch.meshgrid(centers, centers, indexing="ij")
-        center, half = torch.stack([x, y, x, y], dim=-1).reshape(-1, 4), 0.5 / grid
-        found.append(center + torch.tensor([-half, -half, half, half]))
-    return torch.cat(found)
 
 
 def detection_head(maps: Maps, width: int, depth: int, classes: int, dropout: float) -> DetectionHead:
@@ -146,13 +118,18 @@ def detection_head(maps: Maps, width: int, depth: int, classes: int, dropout: fl
     Raises:
         InputError: Its group norms can't divide the width.
     """
-    if maps.width:
-        head = DetectionHead(maps.channels, maps.width, maps.depth, classes, maps.grids, dropout, at_corner=True)
-        head.load_state_dict(maps.head, strict=False)
-        return head
+    if maps.whole:
+        # a copy, since another head may be made for the same maps
+        return DetectionHead(deepcopy(maps.whole.pyramid), maps.whole.predictor(classes), maps.whole.anchors, dropout)
     if width % GROUPS:
         raise InputError(f"--option width={width} can't be used: it is no multiple of {GROUPS}.", "Use 64 or 128.")
-    return DetectionHead(maps.channels, width, depth, classes, maps.grids, dropout)
+    pyramid: nn.Module
+    if maps.doublings is None:
+        pyramid = FeaturePyramidNetwork(list(maps.channels), width, LastLevelP6P7(width, width))
+    else:
+        pyramid = SimplePyramid(maps.channels[0], width, maps.doublings)
+    predictor = FCOSHead(width, num_anchors=1, num_classes=classes, num_convs=depth)
+    return DetectionHead(pyramid, predictor, squares(maps.grids), dropout)
 
 
 def build_maps(name: str, weights: str, image_size: int = 0) -> Maps:
@@ -161,61 +138,20 @@ def build_maps(name: str, weights: str, image_size: int = 0) -> Maps:
     Raises:
         InputError: As `build_backbone`; or it has no maps of a pyramid's sizes, or is a detector of another kind.
     """
-    if name == FCOS:
-        return _of_fcos(weights, image_size)
-    if name.startswith("torchvision/") and name.removeprefix("torchvision/") in list_models(module=detection):
-        raise InputError(
-            f"{name} is a detector of another kind than FCOS.",
-            f"Use {FCOS}, or a backbone such as torchvision/resnet50.",
-        )
+    if is_whole(name):
+        return _of_whole(build_whole(name, weights, image_size))
     return _mapped(build_backbone(name, weights, image_size), name)
 
 
 def rebuild_maps(name: str, preprocessing: Any, config: Mapping[str, Any]) -> Maps:  # noqa: ANN401 - of a checkpoint
     """The backbone of a checkpoint, with random weights."""
-    if name == FCOS:
-        return _of_fcos("none", preprocessing["size"])
+    if is_whole(name):
+        return _of_whole(build_whole(name, "none", preprocessing["size"]))
     return _mapped(rebuild_backbone(name, preprocessing, config), name)
 
 
-def _of_fcos(weights: str, image_size: int) -> Maps:
-    """Torchvision's FCOS on a ResNet-50, with weights for COCO's classes."""
-    from components.core.networks import images_torchvision
-
-    size, what = image_size or FCOS_SIZE, f"The weights {weights} of {FCOS}"
-    network_name = FCOS.partition("/")[2]
-    choice = images_torchvision.choose_weights(network_name, weights)
-    with nullcontext() if weights == "none" else SkipInit():
-        whole = detection.fcos_resnet50_fpn(weights=None, weights_backbone=None)
-    if weights != "none":
-        own = choice is None or is_source(weights)
-        state = load_state(weights) if own else images_torchvision.download_weights(choice, network_name)
-        fit_state(whole, state, KNOWS_CLASSES, what)
-    body, tensors = whole.backbone.body, whole.state_dict()
-    stages = (
-        nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool),
-        *(body.layer1, body.layer2, body.layer3, body.layer4),
-    )
-    parts = {"backbone.fpn.": "pyramid.", "head.": "fcos."}
-    head = {
-        new + name.removeprefix(old): tensor
-        for old, new in parts.items()
-        for name, tensor in tensors.items()
-        if name.startswith(old) and not name.startswith(KNOWS_CLASSES)
-    }
-    preprocessing: Preprocessing = {
-        "size": size,
-        "resize": size,
-        "mode": "squash",
-        "interpolation": "bilinear",
-        "mean": [0.485, 0.456, 0.406],
-        "std": [0.229, 0.224, 0.225],
-    }
-    named = tuple(zip(("stem", "layer1", "layer2", "layer3", "layer4"), stages, strict=True))
-    of_stages = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.body.")}
-    backbone = Backbone(named, 2048, preprocessing, state_digest(of_stages | head))
-    sides = [-(-size // stride) for stride in STRIDES]
-    return Maps(_wrapped(stages, [2, 3, 4]), (512, 1024, 2048), _grids(sides), backbone, head, width=256, depth=4)
+def _of_whole(whole: Whole) -> Maps:
+    return Maps(_wrapped(whole.stages, whole.places), (), (), whole.backbone, whole)
 
 
 def _mapped(backbone: Backbone, name: str) -> Maps:
@@ -227,18 +163,35 @@ def _mapped(backbone: Backbone, name: str) -> Maps:
     with torch.no_grad():
         for stage in stages[:-1]:
             found.append(stage(found[-1] if found else image))
+        if maps := _of_tokens(backbone, found[-1]):
+            return maps
         if not any(_side(one) == wanted[-1] for one in found):
-            stages[-1] = _cut_behind_map(stages[-1], found[-1], wanted[-1])
+            stages[-1] = _cut(stages[-1], found[-1], lambda value: _side(value) == wanted[-1])
         found.append(stages[-1](found[-1]))
     places = [max((i for i, one in enumerate(found) if _side(one) == side), default=-1) for side in wanted]
     if -1 in places or sorted({*places}) != places:
-        sides = ", ".join(dict.fromkeys(str(_side(one)) for one in found if _side(one))) or "none"
+        known = ", ".join(dict.fromkeys(str(_side(one)) for one in found if _side(one))) or "none"
         raise InputError(
-            f"{name} has no maps for a pyramid: their sides are {sides}, and {', '.join(map(str, wanted))} are needed.",
-            "Use a convolutional network, such as timm/tf_efficientnet_lite0 or torchvision/resnet50.",
+            f"{name} has no maps for a pyramid: their sides are {known}, and {', '.join(map(str, wanted))} are needed.",
+            "Use a convolutional network, such as timm/tf_efficientnet_lite0 or torchvision/resnet50, or a plain "
+            "vision transformer.",
         )
     channels = tuple(found[place].shape[1] for place in places)
     return Maps(_wrapped(stages[: places[-1] + 1], places), channels, _grids(wanted), backbone)
+
+
+def _of_tokens(backbone: Backbone, value: Tensor) -> Maps | None:
+    """Wrap the stages of a plain vision transformer, `value` entering the last one; None for another network."""
+    stages, size = [stage for _, stage in backbone.stages], backbone.preprocessing["size"]
+    side, features = patches(stages, size), value.shape[-1]
+    if not are_tokens(value, side, features):
+        return None
+    last = _cut(stages[-1], value, lambda one: are_tokens(one, side, features))
+    if not are_tokens(last(value), side, features):
+        return None
+    doubled, whole = doublings(size, side), [*stages[:-1], TokenMap(last, side)]
+    places = [len(whole) - 1]
+    return Maps(_wrapped(whole, places), (features,), _grids(sides(side, doubled)), backbone, doublings=doubled)
 
 
 def _grids(sides: Sequence[int]) -> tuple[int, ...]:
@@ -258,13 +211,16 @@ def _wrapped(stages: Sequence[nn.Module], places: Sequence[int]) -> tuple[nn.Mod
     return tuple(wrapped)
 
 
-def _side(value: Tensor) -> int:
+def _side(value: object) -> int:
     """Side of a square map [B, C, S, S]; 0 of anything else."""
-    return int(value.shape[2]) if value.ndim == 4 and value.shape[2] == value.shape[3] else 0  # noqa: PLR2004 - a map
+    square = isinstance(value, Tensor) and value.ndim == 4 and value.shape[2] == value.shape[3]  # noqa: PLR2004 - a map
+    return int(value.shape[2]) if isinstance(value, Tensor) and square else 0
 
 
-def _cut_behind_map(stage: nn.Module, value: Tensor, side: int) -> nn.Module:
-    """The last stage without its pooling, where it makes the map of that side itself; else as it is."""
+def _cut(stage: nn.Module, value: Tensor, fits: Callable[[object], bool]) -> nn.Module:
+    """The last stage up to the last value that fits, so without its pooling; as it is if none does."""
+    if isinstance(stage, Block):
+        return unpooled(stage)
     if not isinstance(stage, fx.GraphModule):
         return stage
     last: list[fx.Node] = []
@@ -272,7 +228,7 @@ def _cut_behind_map(stage: nn.Module, value: Tensor, side: int) -> nn.Module:
     class Noted(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - whatever the code computes
             result = super().run_node(n)
-            if isinstance(result, Tensor) and _side(result) == side and n.op not in {"placeholder", "output"}:
+            if fits(result) and n.op not in {"placeholder", "output"}:
                 last.append(n)
             return result
 

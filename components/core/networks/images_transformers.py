@@ -42,11 +42,11 @@ class Embedding(nn.Module):
 
 
 class Block(nn.Module):
-    """One block of the network's list; the last one norms and pools."""
+    """One block of the network's list; the last one, which has a norm, norms and pools."""
 
-    def __init__(self, block: nn.Module, norm: nn.Module | None) -> None:
+    def __init__(self, block: nn.Module, norm: nn.Module | None, *, pools: bool = True) -> None:
         super().__init__()
-        self.block, self.norm = block, norm
+        self.block, self.norm, self.pools = block, norm, pools
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Tokens or maps to the same, or to features [B, H]: the first token's, or the mean over a map."""
@@ -54,8 +54,20 @@ class Block(nn.Module):
         hidden = given if isinstance(given, Tensor) else given[0]
         if self.norm is None:
             return hidden
-        features: Tensor = self.norm(hidden)[:, 0] if hidden.ndim == 3 else self.norm(hidden.mean((-2, -1)))  # noqa: PLR2004 - tokens
+        tokens = hidden.ndim == 3  # noqa: PLR2004 - batch, tokens, features
+        if not self.pools:
+            return self.norm(hidden) if tokens else hidden
+        features: Tensor = self.norm(hidden)[:, 0] if tokens else self.norm(hidden.mean((-2, -1)))
         return features
+
+    def extra_repr(self) -> str:
+        """Stored activations are addressed by it."""
+        return "" if self.pools else "pools=False"
+
+
+def unpooled(last: Block) -> Block:
+    """The last block without its pooling: it gives tokens, with their norm, or a map."""
+    return Block(last.block, last.norm, pools=False)
 
 
 def build(backbone: str, weights: str, image_size: int) -> tuple[Stages, int, "Preprocessing", dict[str, Any]]:

@@ -3,8 +3,8 @@
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -12,6 +12,7 @@ from xml.parsers import expat
 from components.core.boxes import Box, Boxes
 from components.core.errors import InputError, RejectedRecord
 from components.core.sources import folders
+from components.core.sources.places import Place
 
 COCO = ("annotations.json", "_annotations.coco.json", "instances.json")
 VOC, PICTURES = "Annotations", ("JPEGImages", "images", ".")
@@ -26,33 +27,42 @@ class Annotated(NamedTuple):
     fault: str = ""
 
 
-def is_annotated(root: Path) -> bool:
-    """Return whether a local folder holds the annotations of COCO or of Pascal VOC."""
-    return _coco_file(root) is not None or _has_voc(root)
+def is_annotated(folder: Place) -> bool:
+    """Return whether a folder holds the annotations of COCO or of Pascal VOC."""
+    return bool(_coco_file(folder)) or bool(_xml_files(folder))
 
 
-def annotated(root: Path) -> Iterator[Annotated]:
+def show_annotations(paths: Iterable[str]) -> bool:
+    """Return whether some of a folder's files, given by their paths below it, are annotations."""
+    return any(path in COCO or (path.startswith(f"{VOC}/") and _is_xml(path.removeprefix(f"{VOC}/"))) for path in paths)
+
+
+def annotated(folder: Place) -> Iterator[Annotated]:
     """Yield the pictures of a folder, always in the same order.
 
     Raises:
         InputError: The annotations can't be read.
     """
-    coco = _coco_file(root)
-    yield from _voc(root) if coco is None else _coco(root, coco)
+    coco = _coco_file(folder)
+    yield from _coco(folder, coco) if coco else _voc(folder)
 
 
-def _coco_file(root: Path) -> Path | None:
-    direct = [root / name for name in COCO if (root / name).is_file()]
-    return direct[0] if direct else None
+def _coco_file(folder: Place) -> str:
+    return next((name for name in COCO if folder.holds(name)), "")
 
 
-def _has_voc(root: Path) -> bool:
-    return (root / VOC).is_dir() and any((root / VOC).glob("*.xml"))
+def _xml_files(folder: Place) -> list[str]:
+    return [name for name in folder.files(VOC) if _is_xml(name)]
 
 
-def _coco(root: Path, file: Path) -> Iterator[Annotated]:
+def _is_xml(name: str) -> bool:
+    return name.endswith(".xml") and "/" not in name and not folders.is_litter(name)
+
+
+def _coco(folder: Place, path: str) -> Iterator[Annotated]:
+    file = folder.uri(path)
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(folder.read(path))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON that can be read.", "Export it again.") from error
     parts = {name: content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations")}
@@ -70,10 +80,10 @@ def _coco(root: Path, file: Path) -> Iterator[Annotated]:
     ids = Counter(_id(one, "id") for one in annotations or [] if "id" in one)
     repeated = {key for key, count in ids.items() if count > 1}
     twice = {key for key, count in Counter(_id(image, "id") for image in images or []).items() if count > 1}
-    pictures = root / "images" if (root / "images").is_dir() else root
+    pictures = "images/" if folder.has_folder("images") else ""
     for image in images or []:
-        key, name = _id(image, "id"), image.get("file_name")
-        uri = str(pictures / name) if isinstance(name, str) and name else f"{file}#image={key}"
+        key, picture = _id(image, "id"), image.get("file_name")
+        uri = folder.uri(pictures + picture) if isinstance(picture, str) and picture else f"{file}#image={key}"
         fault = f"two pictures have one id: {key}" if key in twice else ""
         try:
             yield Annotated(uri, "" if fault else _coco_label(image, own[key], names, repeated), fault)
@@ -119,21 +129,21 @@ def _coco_label(
     return Boxes(boxes, *(told if all(told) else (0, 0))).text()
 
 
-def _voc(root: Path) -> Iterator[Annotated]:
-    place = next(root / name for name in PICTURES if (root / name).is_dir())
-    files, seen = sorted((root / VOC).glob("*.xml")), set[str]()
-    for file in files:
-        uri = str(file)
+def _voc(folder: Place) -> Iterator[Annotated]:
+    inner = next(name for name in PICTURES if folder.has_folder(name))
+    names, seen = {*folder.files(inner)}, set[str]()
+    for path, content in folder.read_each(f"{VOC}/{name}" for name in _xml_files(folder)):
+        uri, file = folder.uri(path), path.rpartition("/")[2]
         try:
-            tree = _xml(file.read_bytes())
-            uri = str(_voc_picture(tree, file, place))
+            if isinstance(content, RejectedRecord):
+                raise content
+            tree = _xml(content)
+            uri = folder.uri(f"{inner}/{_voc_picture(tree, file, names)}".removeprefix("./"))
             label = _voc_label(tree)
         except RejectedRecord as error:
             yield Annotated(uri, "", str(error))
-        except OSError as error:
-            yield Annotated(uri, "", f"unreadable: {(error.strerror or 'input/output error').lower()}")
         else:
-            yield Annotated(uri, label, f"two files annotate one picture: {file.name}" if uri in seen else "")
+            yield Annotated(uri, label, f"two files annotate one picture: {file}" if uri in seen else "")
             seen.add(uri)
 
 
@@ -155,14 +165,12 @@ def _xml(content: bytes) -> Element:
         raise RejectedRecord(f"the annotation is not XML: {error}") from None
 
 
-def _voc_picture(tree: Element, file: Path, place: Path) -> Path:
+def _voc_picture(tree: Element, file: str, names: Collection[str]) -> str:
     """The picture that an annotation names, or where that is not there, the one named as the annotation is."""
-    named = place / Path((tree.findtext("filename") or "").strip().replace("\\", "/")).name
-    return named if named.is_file() else _by_stem(place, file.stem)
-
-
-def _by_stem(place: Path, stem: str) -> Path:
-    return next((place / f"{stem}{s}" for s in SUFFIXES if (place / f"{stem}{s}").is_file()), place / f"{stem}.jpg")
+    named = PurePosixPath((tree.findtext("filename") or "").strip().replace("\\", "/")).name
+    stem = file.removesuffix(".xml")
+    alike = next((stem + suffix for suffix in SUFFIXES if stem + suffix in names), f"{stem}.jpg")
+    return named if named in names else alike
 
 
 def _voc_label(tree: Element) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from components.core.addresses import check_no_login
 from components.core.errors import InputError, RejectedRecord
 from components.core.hidden_logins import hidden
-from components.core.sources import annotations, folders, tables
+from components.core.sources import annotations, folders, places, tables
 from components.core.sources.folders import LAYOUT, as_label
 
 MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
@@ -54,14 +54,22 @@ def list_entries(source: str) -> Iterator[RawRecord]:
         yield from _manifest(source)
     elif source.startswith("s3://"):
         yield from _s3_folder(source)
+    elif annotations.is_annotated(places.place(source)):
+        yield from _annotated(source)
     else:
         root = _path(source)
-        if annotations.is_annotated(root):
-            yield from (RawRecord(uri, label, fault=fault) for uri, label, fault in annotations.annotated(root))
-            return
         for path in folders.walk(root):
             above = path.relative_to(root).parts[:-1]
             yield RawRecord(str(path), _folder_label(above[0]) if above else "")
+
+
+def list_unlabeled(manifest: str) -> Iterator[RawRecord]:
+    """Every record of a manifest, which may lack the column `label`.
+
+    Raises:
+        InputError: It can't be read.
+    """
+    yield from _manifest(manifest, labeled=False)
 
 
 def check_source(source: str) -> None:
@@ -76,13 +84,14 @@ def check_source(source: str) -> None:
     if _is_manifest(source):
         _check_classes(source, _first_two(entry.label for entry in _manifest(source)))
         return
+    if not source.startswith("s3://"):
+        folders.check_home(_path(source))
+    if annotations.is_annotated(places.place(source)):
+        return
     if source.startswith("s3://"):
         names, files = _s3_folders(source)
         look = _s3_subfolders(source)
     else:
-        folders.check_home(_path(source))
-        if annotations.is_annotated(_path(source)):
-            return
         names, files = _local_folders(_path(source))
         look = folders.subfolders(_path(source))
     if not files:
@@ -231,11 +240,22 @@ def _s3_root(source: str) -> str:
     return source.rstrip("/") + "/"
 
 
+def _annotated(source: str) -> Iterator[RawRecord]:
+    for uri, label, fault in annotations.annotated(places.place(source)):
+        yield RawRecord(uri, label, fault=fault)
+
+
 def _s3_folder(source: str) -> Iterator[RawRecord]:
     from components.core import s3
 
     root = _s3_root(source)
-    for uri, size, etag in s3.list_objects(root):
+    objects = s3.list_objects(root)
+    first = [*islice(objects, s3.PAGE)]  # which one request gives; most folders have no more
+    shown = annotations.show_annotations(uri.removeprefix(root) for uri, *_ in first)
+    if shown or (len(first) == s3.PAGE and annotations.is_annotated(places.place(source))):
+        yield from _annotated(source)
+        return
+    for uri, size, etag in chain(first, objects):
         parts = uri.removeprefix(root).split("/")
         if parts[-1] and not any(map(folders.is_litter, parts)):  # a key that ends with a slash marks a folder
             yield RawRecord(uri, _folder_label(parts[0]) if len(parts) > 1 else "", size=size, etag=etag)
@@ -261,7 +281,7 @@ def _s3_subfolders(source: str) -> folders.Subfolders:
     return look
 
 
-def _manifest(source: str) -> Iterator[RawRecord]:
+def _manifest(source: str, *, labeled: bool = True) -> Iterator[RawRecord]:
     if source.startswith("s3://"):
         from components.core import s3
 
@@ -272,7 +292,7 @@ def _manifest(source: str) -> Iterator[RawRecord]:
     with file:
         for number, row in enumerate(tables.read_rows(file, source), start=1):
             if number == 1:
-                _check_columns(row, source)
+                _check_columns(row, source, labeled=labeled)
             yield _entry(row, base, source, number)
 
 
@@ -285,8 +305,8 @@ def _opened(path: Path, source: str) -> BinaryIO:
         raise tables.cannot_open(source, error) from error
 
 
-def _check_columns(row: Mapping[str, Any], source: str) -> None:
-    missing = [] if "label" in row else ["label"]
+def _check_columns(row: Mapping[str, Any], source: str, *, labeled: bool) -> None:
+    missing = ["label"] if labeled and "label" not in row else []
     if not any(name in row for name in ("uri", *INLINE)):
         missing.insert(0, "uri")
     if missing:

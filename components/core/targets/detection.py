@@ -1,42 +1,31 @@
-"""Boxes as the target of a task: FCOS's loss by torchvision, average precision as COCO has it, worst pictures first.
+"""Boxes as the target of a task: losses by torchvision, average precision as COCO has it, worst pictures first.
 
 Targets are float[N, M, 5]: class, and left, top, right, bottom as shares of the picture's sides; rows of -1 are none.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torchvision.models.detection import FCOS
-from torchvision.models.detection._utils import BoxLinearCoder
-from torchvision.models.detection.fcos import FCOSHead
 
 from components.core.boxes import Boxes, class_counts, read_boxes, within
 from components.core.errors import InputError, RejectedRecord
 from components.core.evidence.intervals import bootstrap_sums, interval
 from components.core.inference.detection import Answer, answers, detected
 from components.core.targets import detection_metrics as figures
+from components.core.targets.detection_losses import SCALE, loss_of
 from components.core.targets.detection_metrics import COUNTED, HALF, MAP, MAP50, MAP75, METRICS, Matches, Seen
 from components.core.targets.evaluation import Evaluation, Mistake
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 PADDING = -1.0
-SCALE = 1024.0  # a side, for the loss: torchvision tells areas apart by pixels; all else is free of scale
 CHUNK = 64  # rows whose loss is computed at once
 MISTAKES = 24  # that the report has room for
 RESAMPLES = 300  # of average precision, which is no function of sums
-CENTER = 1.5  # of its place's size, how far from a thing's center a place may learn it
-
-# torchvision's matching and losses are methods of modules, of which they read these attributes alone
-_HEAD = SimpleNamespace(box_coder=BoxLinearCoder(normalize_by_size=True))
-_HEAD.compute_loss = partial(FCOSHead.compute_loss, _HEAD)
-_FCOS = SimpleNamespace(center_sampling_radius=CENTER, head=_HEAD)
 
 
 class Detection:
@@ -81,17 +70,14 @@ class Detection:
         label_smoothing: float = 0.0,
         class_weights: Tensor | None = None,
     ) -> Tensor:
-        """Focal loss of classes, GIoU loss of boxes and the loss of centers, as FCOS adds them up; a scalar.
+        """The loss of the outputs' kind of detector, see `detection_losses`; a scalar.
 
-        Each is a mean over the places that learn a box. Smoothing and weights are for classes.
+        Smoothing and weights are for classes.
         """
         del label_smoothing, class_weights
-        truth = [{"labels": row[:, 0].long(), "boxes": row[:, 1:] * SCALE} for row in map(_there, targets)]
-        anchors = outputs["anchors"].float() * SCALE
-        width = anchors[0, :, 2] - anchors[0, :, 0]
-        ends = [int(torch.isclose(width, width[place]).sum()) for place in (0, -1)]  # places in both outer levels
-        head = {name: outputs[name].float() for name in ("cls_logits", "bbox_regression", "bbox_ctrness")}
-        parts = FCOS.compute_loss(_FCOS, truth, head, list(anchors), ends)
+        things = [{"labels": row[:, 0].long(), "boxes": row[:, 1:] * SCALE} for row in map(_there, targets)]
+        floats = {name: tensor.float() for name, tensor in outputs.items() if name not in ("anchors", "size")}
+        parts = loss_of(outputs)(floats, things, list(outputs["anchors"].float() * SCALE))
         return torch.stack([*parts.values()]).sum()
 
     def validate(self, outputs: Mapping[str, Tensor], targets: Tensor) -> dict[str, float]:

@@ -97,7 +97,8 @@ class MultiLabel:
             return float(functional.binary_cross_entropy_with_logits(outputs.double() / temperature, targets.double()))
 
         right = bool(((outputs > 0) == (targets > 0)).all())  # then the likelihood grows as the temperature falls
-        return {"temperature": 1.0 if right else best_temperature(log_loss), "threshold": self.threshold}
+        temperature = 1.0 if right else best_temperature(log_loss, targets.numel())
+        return {"temperature": temperature, "threshold": self.threshold}
 
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]

@@ -19,7 +19,9 @@ from datetime import UTC, datetime
 from filelock import FileLock
 
 from components.core import home_folder, run_folder
+from components.core.errors import StepError
 from components.core.tracking import endings, kubeflow_runs, queries, runs, tag_names
+from components.core.tracking.connection import client
 from components.core.tracking.queries import Open
 from components.core.tracking.server import is_server
 
@@ -48,6 +50,28 @@ def in_progress(run: runs.StepRun) -> str:
     """Return which other run of the model has the lease and goes on, in a sentence, or nothing; changes nothing."""
     held = [other for other in _holders(_open(run)) if not _why_over(other, run)]
     return _sentence(held[0]) if held else ""
+
+
+def hold(run: runs.StepRun) -> None:
+    """See that a step works under the model's lease: one of a run that goes on after its end takes it again.
+
+    Raises:
+        StepError: Another run has it now.
+    """
+    pipeline = client().get_run(run.pipeline_id)
+    going = pipeline.info.status == "RUNNING"
+    if going and pipeline.data.tags.get(tag_names.LEASE, tag_names.HELD) == tag_names.HELD:
+        return
+    if not going:  # alive first: whoever sees that it goes on must not take it for silent
+        run.tags({tag_names.LEASE: tag_names.NONE, tag_names.ALIVE: runs.sign_of_life()}, pipeline=True)
+        if tag_names.FAILURE in pipeline.data.tags:
+            client().delete_tag(run.pipeline_id, tag_names.FAILURE)
+        client().update_run(run.pipeline_id, status="RUNNING")
+    if run.name == "detect_changes":  # which takes the lease itself, and gives way in its own words
+        return
+    if other := take(run):
+        client().set_terminated(run.pipeline_id, "FAILED")
+        raise StepError(other, "Retry this one when that run has ended.")
 
 
 @contextmanager

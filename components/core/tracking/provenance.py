@@ -33,10 +33,14 @@ def parts(settings: Settings) -> Parts:
     return {
         "settings": _short(training),
         "weights": _weights(settings.weights),
-        "code": _code(settings.task),
-        "libraries": _libraries(),
+        **program(settings.task),
         "gate": _short(settings.gate_rules()),
     }
+
+
+def program(task: str) -> Parts:
+    """What computes: the digest of the code, the task's own included, and the libraries by name."""
+    return {"code": _code(task), "libraries": _libraries()}
 
 
 def input_digest(parts: Parts) -> str:

@@ -85,6 +85,11 @@ def local_artifact(run: Run, name: str) -> Path | None:
     return path if uri.scheme in ("", "file") and path.exists() else None
 
 
+def last_working_run(model: str) -> Run | None:
+    """The model's newest pipeline run that was not skipped: nothing has changed its lineage or champion since."""
+    return next((run for run in across(_of(model), most=100) if tag_names.SKIPPED not in run.data.tags), None)
+
+
 def models_with_runs() -> set[str]:
     """Models of the newest thousand pipeline runs."""
     return {run.data.tags[tag_names.MODEL] for run in across([tag_names.equals(tag_names.KIND, "pipeline")], most=1000)}

@@ -19,6 +19,7 @@ from mlflow.entities.input_tag import InputTag
 
 from components.core import disk_space, home_folder, run_folder, torchrun
 from components.core.errors import ExpectedError, OutageError, StepError
+from components.core.hidden_logins import hidden
 from components.core.listener import Deadline
 from components.core.metric_names import label
 from components.core.settings import Settings
@@ -78,7 +79,7 @@ class StepRun:
 
     def params(self, values: Mapping[str, Any], *, pipeline: bool = False) -> None:
         """Log parameters of the step, or of the whole pipeline."""
-        params = [Param(k, str(v)[:6000]) for k, v in values.items()]
+        params = [Param(k, hidden(str(v))[:6000]) for k, v in values.items()]
         if pipeline:
             self.ask(lambda: client().log_batch(self.pipeline_id, params=params))
         else:
@@ -98,7 +99,7 @@ class StepRun:
 
     def tags(self, values: Mapping[str, str], *, pipeline: bool = False) -> None:
         """Tag the step's run, or the pipeline's."""
-        tags = [RunTag(k, v) for k, v in values.items()]
+        tags = [RunTag(k, hidden(v)) for k, v in values.items()]
         if pipeline:
             self.ask(lambda: client().log_batch(self.pipeline_id, tags=tags))
         else:
@@ -135,7 +136,7 @@ class StepRun:
     def dataset(self, name: str, digest: str, source: str) -> None:
         """Record the data as MLflow's dataset input of this run and of the pipeline's."""
         kind = "s3" if source.startswith("s3://") else "local"
-        data = Dataset(name, digest[:36], kind, json.dumps({"uri": source}))  # MLflow takes 36 characters
+        data = Dataset(name, digest[:36], kind, json.dumps({"uri": hidden(source)}))  # MLflow takes 36 characters
         entity = DatasetInput(data, [InputTag("mlflow.data.context", "training")])
         for run_id in (self.run_id, self.pipeline_id):
             self.post(partial(client().log_inputs, run_id, [entity]))
@@ -213,9 +214,11 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
             begin, status = time.monotonic(), "FAILED"
             try:
                 if os.environ.get("THAWLINE_RUN_KEY"):  # in a pod, which a cluster starts again
+                    from components.core.tracking import leases  # which imports this module
+
                     found = find_runs(run.settings.model, run_key, "step", tag_names.is_set(tag_names.INPUT_ERROR_AT))
                     retries.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), tag_names.ERROR)
-                    _hold(run)
+                    leases.hold(run)
                 with _living(run.pipeline_id), disk_space.explained(home_folder.home):
                     yield run
                 status = "FINISHED"
@@ -248,30 +251,6 @@ def _begun(name: str, run_key: str, settings: Settings) -> StepRun:
     return run
 
 
-def _hold(run: StepRun) -> None:
-    """See that a step in a pod works under the model's lease: a run that somebody retries on Kubeflow takes it again.
-
-    Raises:
-        StepError: Another run has it now.
-    """
-    from components.core.tracking import leases  # which imports this module
-
-    pipeline = client().get_run(run.pipeline_id)
-    going = pipeline.info.status == "RUNNING"
-    if going and pipeline.data.tags.get(tag_names.LEASE, tag_names.HELD) == tag_names.HELD:
-        return
-    if not going:  # alive first: whoever sees that it goes on must not take it for silent
-        run.tags({tag_names.LEASE: tag_names.NONE, tag_names.ALIVE: sign_of_life()}, pipeline=True)
-        if tag_names.FAILURE in pipeline.data.tags:
-            client().delete_tag(run.pipeline_id, tag_names.FAILURE)
-        client().update_run(run.pipeline_id, status="RUNNING")
-    if run.name == "detect_changes":  # which takes the lease itself, and gives way in its own words
-        return
-    if other := leases.take(run):
-        client().set_terminated(run.pipeline_id, "FAILED")
-        raise StepError(other, "Retry this one when that run has ended.")
-
-
 def pipeline_run(run_key: str, settings: Settings) -> Run:
     """The pipeline's run by key; made by the first step, or adopted where Kubeflow's MLflow plugin made one."""
     found = find_runs(settings.model, run_key, "pipeline")
@@ -288,7 +267,7 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
     run_id = create(name, run_key, settings.model, kind, None)
     if not alone and (elected := _elect(run_id, run_key, settings.model)) != run_id:
         return client().get_run(elected)
-    params = [Param(k, str(v)) for k, v in settings.model_dump().items() if v is not None]
+    params = [Param(k, hidden(str(v))) for k, v in settings.model_dump().items() if v is not None]
     client().log_batch(run_id, params=params, tags=[RunTag(tag_names.SETTINGS_DIGEST, settings.digest())])
     return client().get_run(run_id)
 
@@ -400,6 +379,11 @@ def close_running(model: str, run_key: str, *, failed: bool) -> None:
             client().set_terminated(run.info.run_id, "FINISHED" if good else "FAILED")
 
 
+def fail(run_id: str) -> None:
+    """End a run as FAILED."""
+    client().set_terminated(run_id, "FAILED")
+
+
 def close_lost(pipeline: Open, reason: str, *, failed: bool = True) -> None:
     """End as KILLED what is open of a pipeline run that nothing works on any more.
 
@@ -421,10 +405,19 @@ def close_lost(pipeline: Open, reason: str, *, failed: bool = True) -> None:
         client().set_terminated(run_id, "FINISHED" if run_id == pipeline.id and not failed else "KILLED", ended)
 
 
+def close_killed(step: StepRun) -> None:
+    """End as KILLED the other steps and trials of a pipeline run that goes on, whose processes are gone."""
+    for run in find_runs(step.settings.model, step.run_key, extra=RUNNING):
+        if run.data.tags.get(tag_names.KIND) in ("step", "trial") and run.info.run_id != step.run_id:
+            client().set_terminated(run.info.run_id, "KILLED")
+
+
 def record(run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
     """Log figures and tags of a run that may have ended already."""
     log_metrics(run_id, as_metrics([metrics]))
-    client().log_batch(run_id, tags=[RunTag(name, value[: tag_names.TAG_LENGTH]) for name, value in tags.items()])
+    client().log_batch(
+        run_id, tags=[RunTag(name, hidden(value)[: tag_names.TAG_LENGTH]) for name, value in tags.items()]
+    )
 
 
 def create(

@@ -14,6 +14,7 @@ CANDIDATE = "candidate"  # a kind
 # Of the pipeline's run: its life.
 ADOPTED = "thawline.adopted"  # "true": Kubeflow's plugin made the pipeline's run, and ends it
 ALIVE = "thawline.alive"  # seconds since the epoch and the process, while a step works
+IDLE = "thawline.idle"  # seconds between its ends and the starts from which it went on
 LEASE = "thawline.lease"  # see leases.py
 HELD, NONE = "held", "none"  # its values, beside one that leases.py alone knows
 CLUSTER = "thawline.cluster"  # the Kubeflow whose id of the run is its key

@@ -1,6 +1,7 @@
 """Batches at the thaw line: in each epoch's order, kept or made afresh, and mixed."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -24,9 +25,9 @@ def kept_batches(data: Data, rows: Rows) -> Batches:
     """Batches of rows at the thaw line, in each epoch's order and view."""
     settings, targets, count = data.settings, data.targets["train"], len(data.rows["train"])
 
-    def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
+    def batches(epoch: int, first: int) -> Iterator[tuple[Pytree, Tensor]]:
         views = torch.randint(max(1, settings.views), (count,), generator=_generator(settings, epoch, "views"))
-        for number, picks in enumerate(_order(data, epoch)):
+        for number, picks in islice(enumerate(_order(data, epoch)), first, None):
             needed = picks[_needed(data, len(picks))]
             batch = rows[views[needed] * count + needed]
             yield _mixed(data, batch, targets[picks], epoch, number)
@@ -39,8 +40,8 @@ def fresh_batches(network: Network, data: Data, line: int) -> Batches:
     settings, rows, targets = data.settings, data.rows["train"], data.targets["train"]
     ids, device = data.examples.ids(rows), next(network.parameters()).device
 
-    def batches(epoch: int) -> Iterator[tuple[Pytree, Tensor]]:
-        for number, picks in enumerate(_order(data, epoch)):
+    def batches(epoch: int, first: int) -> Iterator[tuple[Pytree, Tensor]]:
+        for number, picks in islice(enumerate(_order(data, epoch)), first, None):
             some = picks[_needed(data, len(picks))].tolist()
             contents = data.examples.contents([rows[i] for i in some])
             seeds = [view_seed(ids[i], f"{settings.seed}/epoch {epoch}") for i in some]

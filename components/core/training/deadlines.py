@@ -43,10 +43,14 @@ def of(run: "StepRun") -> Deadline:
 
 
 def time_to_train(run: "StepRun") -> tuple[float, float]:
-    """The run's start, and when all training has to have ended: never without a budget."""
+    """The run's start, and when all training has to have ended: never without a budget.
+
+    The start of a run that went on is later by the time in which nothing worked on it.
+    """
     from components.core.tracking import queries
 
-    begin, budget = queries.started(run.pipeline_id), 60 * run.settings.max_minutes
+    budget = 60 * run.settings.max_minutes
+    begin = queries.started(run.pipeline_id) + float(run.pipeline_tags().get(tag_names.IDLE, "0"))
     return begin, begin + budget - _reserve(run.settings.model, budget) if budget else math.inf
 
 

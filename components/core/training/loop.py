@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from components.core.compute.depthwise import fast_convolutions
 from components.core.compute.device import half_precision, mixed_precision, to_device
 from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network, Pytree, set_training
+from components.core.training.training_state import StateFiles, TrainingState, copied
 
-# epoch -> batches at the thaw line, each as this process's share of its rows, and the targets of all rows
-Batches = Callable[[int], Iterator[tuple[Pytree, Tensor]]]
+# an epoch, and the number of the first batch of it -> batches at the thaw line, each as this process's share of its
+# rows, and the targets of all rows
+Batches = Callable[[int, int], Iterator[tuple[Pytree, Tensor]]]
 EVALUATION_BATCH = 64
 
 
@@ -87,13 +90,14 @@ def fit(
     patience: int,
     clip_norm: float,
     listener: Listener = SILENT,
+    states: StateFiles | None = None,
 ) -> list[dict[str, float]]:
     """Train what lies above the line, stop early, and leave the best epoch's weights in the network.
 
     Args:
         network: On its device already; only parameters that require gradients change.
         line: Stages below the thaw line; batches and validation hold the activations there.
-        batches: Gives an epoch's batches.
+        batches: Gives an epoch's batches, or those that are left of it.
         validation: Activations of the validation split and their targets; without, the last epoch is the best.
         loss: Of outputs and targets, a scalar mean.
         validate: Figures of the whole validation split; `loss` decides which epoch is best.
@@ -104,6 +108,7 @@ def fit(
         clip_norm: Largest gradient norm; 0 switches clipping off.
         listener: Takes every epoch's figures; asked before each further epoch, with the seconds of the one before,
             whether to stop with the best so far.
+        states: Where the phase goes on from if it was cut off, and what it may go on from then.
 
     Returns:
         Figures of every epoch: `epoch`, `train_loss`, `loss`, what `validate` gives, `learning_rate`,
@@ -114,42 +119,53 @@ def fit(
     trained = nn.ModuleList([*network.stages[line:], network.head])
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and half_precision() == torch.float16)
     forward, kernels = distributed.parallel(network, line), fast_convolutions(trained)
-    history: list[dict[str, float]] = []
-    best, best_epoch, kept = math.inf, 0, _copy(trained)
-    for epoch in range(epochs):
-        begin, rate = time.monotonic(), float(schedule.get_last_lr()[0])
+    state = TrainingState(
+        trained, optimizer, schedule, scaler, copied(trained), torch.zeros((), device=device), math.inf
+    )
+    if states:
+        states.restore(state)
+        for figures in state.history:  # this process's listener has not had them
+            listener.epoch(figures)
+    while _goes_on(state, epochs, patience, listener, device):
+        begin = time.monotonic() - state.seconds
+        if not state.batches:
+            state.learning_rate = float(schedule.get_last_lr()[0])
         set_training(network, line)
-        total, count = torch.zeros((), device=device), 0
-        for inputs, targets in batches(epoch):
-            with mixed_precision(device), kernels:
-                with distributed.whole_batch(len(targets)):
-                    outputs = forward(to_device(inputs, device))
-                batch_loss = loss(distributed.whole(outputs, len(targets)), to_device(targets, device))
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(batch_loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            _descend(optimizer, schedule, scaler, clip_norm)
-            total += batch_loss.detach() * len(targets)  # stays on the device: .item() here would wait for the GPU
-            count += len(targets)
-        mean = float(total) / max(1, count)
-        figures = {"loss": mean}
+        with states.ending_between_batches() if states else nullcontext():
+            for inputs, targets in batches(state.epoch, state.batches):
+                with mixed_precision(device), kernels:
+                    with distributed.whole_batch(len(targets)):
+                        outputs = forward(to_device(inputs, device))
+                    batch_loss = loss(distributed.whole(outputs, len(targets)), to_device(targets, device))
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(batch_loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                _descend(optimizer, schedule, scaler, clip_norm)
+                state.add(batch_loss.detach(), len(targets), time.monotonic() - begin)
+                if states:
+                    states.offer(state)
+        figures = {"loss": state.mean_loss()}
         if validation:
             figures = validate(outputs_of(network, line, validation[0], device), validation[1])
-        figures = distributed.agreed({"train_loss": mean, **figures}, device)
+        figures = distributed.agreed({"train_loss": state.mean_loss(), **figures}, device)
         if not (math.isfinite(figures["train_loss"]) and math.isfinite(figures["loss"])):
             break  # diverged: no later epoch can be better
-        if figures["loss"] < best or not validation:
-            best, best_epoch, kept = figures["loss"], epoch, _copy(trained)
-        seconds = time.monotonic() - begin
-        history.append({"epoch": epoch, **figures, "learning_rate": rate, "seconds": seconds})
-        listener.epoch(history[-1])
-        listener.progress(epoch + 1, epochs, f"{'validation' if validation else 'training'} loss {figures['loss']:.3f}")
-        if epoch - best_epoch >= patience or epoch + 1 == epochs:
-            break
-        # the first process's clock decides for all
-        if distributed.agreed({"stop": float(listener.should_stop(seconds))}, device)["stop"]:
-            break
-    trained.load_state_dict(kept)
-    return [{**figures, "best": float(figures["epoch"] == best_epoch)} for figures in history]
+        state.end_epoch(figures, time.monotonic() - begin, keep=figures["loss"] < state.best or not validation)
+        text = f"{'validation' if validation else 'training'} loss {figures['loss']:.3f}"
+        listener.epoch(state.history[-1])
+        listener.progress(state.epoch, epochs, text)
+    trained.load_state_dict(state.kept)
+    return [{**figures, "best": float(figures["epoch"] == state.best_epoch)} for figures in state.history]
+
+
+def _goes_on(state: TrainingState, epochs: int, patience: int, listener: Listener, device: torch.device) -> bool:
+    """Return whether another epoch follows, or the rest of one that was cut off."""
+    if not state.history or state.batches:
+        return state.epoch < epochs
+    if state.epoch - 1 - state.best_epoch >= patience or state.epoch == epochs:
+        return False
+    seconds = state.history[-1]["seconds"]
+    # the first process's clock decides for all
+    return not distributed.agreed({"stop": float(listener.should_stop(seconds))}, device)["stop"]
 
 
 def _descend(
@@ -162,7 +178,3 @@ def _descend(
     scaler.step(optimizer)
     scaler.update()
     schedule.step()
-
-
-def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

@@ -1,14 +1,17 @@
 """A phase of fine-tuning: freeze below the thaw line, train what lies above. Both training steps and every trial."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 from torch import Tensor
 
+from components.core import torchrun
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
 from components.core.data.examples import START
+from components.core.digests import digest
 from components.core.listener import SILENT, Listener
 from components.core.networks.network import Network, Pytree, set_thawed
 from components.core.settings import Hyperparameters
@@ -18,6 +21,7 @@ from components.core.training.data import Data
 from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.loop import fit, make_optimizer, outputs_of, warmup_cosine
 from components.core.training.thaw_line import rows_at_line, rows_of_split
+from components.core.training.training_state import StateFiles
 from components.core.training.warm_start import start_from
 
 Validate: TypeAlias = Callable[[Pytree, Tensor], dict[str, float]]
@@ -59,6 +63,7 @@ def train_phase(
     listener: Listener = SILENT,
     validate: Validate | None = None,
     epochs: int = 0,
+    states: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train the head and the last `thaw` stages; `thaw=0` is the head phase, whose optimum is solved for if it has one.
 
@@ -70,6 +75,7 @@ def train_phase(
         listener: Takes notes on activations, their progress, and each epoch's figures; see `fit`.
         validate: In place of the target's, which is asked of calibrated outputs above a solved head.
         epochs: After how many of the phase's epochs to stop; 0: all of them.
+        states: Folder of the step's states, from which a phase that was cut off goes on; see `training_state`.
 
     Returns:
         Every epoch's figures, see `fit`; those of a solved head as one epoch, see `solve_head`.
@@ -109,4 +115,11 @@ def train_phase(
         patience=settings.patience,
         clip_norm=settings.clip_norm,
         listener=listener,
+        states=_states(states, data, [thaw, epochs or planned]) if states else None,
     )
+
+
+def _states(folder: Path, data: Data, phase: Sequence[int]) -> StateFiles:
+    """The states of one of a step's phases, which are told apart by their rows too; the first process writes."""
+    name = digest([phase, data.rows["train"], data.rows["validation"]])[:16]
+    return StateFiles(folder / name, writes=not torchrun.is_helper())

@@ -51,11 +51,13 @@ def train(
     thaw: int,
     listener: Listener = SILENT,
     whole_epochs: int = 0,
+    states: Path | None = None,
 ) -> History:
     """`train_phase` in as many processes as the settings ask for, or as one of those that torchrun started.
 
     It has to be called from the main thread: the processes it starts end with the thread that started them. With
-    `whole_epochs`, training and validation rows train together for so many of the phase's epochs.
+    `whole_epochs`, training and validation rows train together for so many of the phase's epochs. With `states`, a
+    folder that all processes see, a phase that was cut off goes on; processes that torchrun started have none.
 
     Raises:
         InputError: There are fewer GPUs than processes.
@@ -69,11 +71,11 @@ def train(
             return phase()
     count = processes(settings)
     if count == 1 or (not thaw and is_solved(network, data)):  # what is solved has no batches to divide
-        return phase()
+        return phase(states=states)
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder), network, settings, hyperparameters, data.examples.classes, {})
         state = torch.get_rng_state().numpy().tobytes()
-        job = _Job(folder, str(data.examples.folder), settings, hyperparameters, thaw, whole_epochs, state)
+        job = _Job(folder, str(data.examples.folder), settings, hyperparameters, thaw, whole_epochs, state, states)
         history: History = []
         receive: dict[str, Callable[..., object]] = {
             "epoch": listener.epoch,
@@ -106,6 +108,7 @@ class _Job:
     thaw: int
     whole_epochs: int
     random_state: bytes
+    states: Path | None
 
 
 def processes(settings: Settings) -> int:
@@ -217,6 +220,7 @@ def _work(rank: int, count: int, address: str, step: Connection, stuck: timedelt
                 thaw=job.thaw,
                 listener=told,
                 epochs=job.whole_epochs,
+                states=job.states,
             )
             if rank == 0:
                 state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}

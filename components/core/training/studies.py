@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 DONE = ("COMPLETE", "PRUNED")
+CHOSEN, RETRIES = "hyperparameters", "retries"  # attributes of a trial: what it was given, and how often it was killed
 HEARTBEAT_SECONDS = 20  # a worker is taken for dead after three that are missing
 MAX_RETRIES = 3  # of a trial whose workers die: it may be what kills them
 CONNECT_SECONDS = 10
@@ -147,7 +148,10 @@ def locked(name: str) -> Iterator["psycopg.Connection | None"]:
 
 @waited_for
 def begin(study: "optuna.Study", defaults: dict[str, float]) -> None:
-    """Close what a killed search left running; let the first trial that counts be the defaults: no search is worse."""
+    """Fail what a killed search left running, and queue it again; let the first trial that counts be the defaults.
+
+    So no search is worse than these.
+    """
     import optuna
 
     with locked(study.study_name):
@@ -155,6 +159,10 @@ def begin(study: "optuna.Study", defaults: dict[str, float]) -> None:
         for trial in [] if shared() else trials:  # on Postgres they may be another machine's
             if trial.state == optuna.trial.TrialState.RUNNING:
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                retries = trial.user_attrs.get(RETRIES, 0) + 1
+                # one that was killed while it was drawn is drawn again, from the same seed
+                if CHOSEN in trial.user_attrs and retries <= MAX_RETRIES:
+                    study.enqueue_trial(trial.params, {RETRIES: retries})
         if not any(trial.state.name in (*DONE, "WAITING", "RUNNING") for trial in study.get_trials(deepcopy=False)):
             study.enqueue_trial(defaults)
 
@@ -184,7 +192,7 @@ def take(study: "optuna.Study", total: int, seed: int) -> "optuna.Trial | Litera
         running = sum(t.state.name == "RUNNING" for t in trials)
         if done + running >= total:
             return "wait" if connection and done < total else None
-        study.sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + len(trials), n_startup_trials=5)
+        study.sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + done + running, n_startup_trials=5)
         with warnings.catch_warnings():  # of heartbeats without `optimize`: they are ours
             warnings.filterwarnings("ignore", "Heartbeat of storage")
             trial = study.ask()

@@ -1,7 +1,9 @@
 """Whether a thawed network is better than its head-only model, by how much, and how sure that is.
 
 It has to be better by more than one standard error of the difference, so that what is simpler stays where the rows
-can't tell (the one-standard-error rule, Breiman et al. 1984).
+can't tell (the one-standard-error rule, Breiman et al. 1984). Thawed networks are too sure of their answers: above a
+solved head, the temperature that the held-out rows ask for goes into the head, so the few rows that calibrate the
+served model have little left to tell.
 """
 
 import copy
@@ -9,6 +11,8 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,17 +27,19 @@ from components.core.listener import SILENT, Callbacks, Listener
 from components.core.networks.network import Network, Pytree
 from components.core.settings import Hyperparameters
 from components.core.training import folds
-from components.core.training.calibration import calibrated_figures, calibrated_losses
+from components.core.training.calibration import calibrated_figures, calibrated_losses, fitted_temperature, temper
 from components.core.training.data import Data
 from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.phase import outputs, train_phase
 from components.core.training.processes import together, train
+from components.core.training.training_state import recalled
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-VALIDATION = "the validation rows"
+VALIDATION, HELD_OUT = "the validation rows", "a third of the rows held out"
 OUT_OF_TIME, DIVERGED = "time ran out", "it diverged"
 FOLDS = 3
+ENOUGH = 5_000  # training and validation rows, of which the validation split alone can tell
 SMALLEST = 1e-3  # gain that is worth leaving the pretrained stages for
 
 
@@ -46,7 +52,8 @@ class Judgment:
     rows: int
     how: str
     history: list[dict[str, float]]  # figures of the thawed epochs, the mean over folds
-    epochs: int  # the best of them
+    epochs: int  # that were judged
+    temperature: float = 1.0  # that suits its outputs for the held-out rows
 
     @property
     def helps(self) -> bool:
@@ -67,12 +74,18 @@ class Judgment:
         return f"Thawing {verb} the calibrated loss by {amount} ({self.rows} rows, {self.how})"
 
 
-def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT) -> Judgment:
+def thaw(
+    network: Network,
+    data: Data,
+    hyperparameters: Hyperparameters,
+    listener: Listener = SILENT,
+    states: Path | None = None,
+) -> Judgment:
     """Thaw the last stages and train on; judge whether that helps.
 
-    With a solved head and fewer than 1,000 rows, cross-validation judges, and the network is then trained on the
-    training and validation rows together, for as many epochs as were best on average. Otherwise the validation rows
-    stop the training, and judge.
+    With a solved head, held-out rows judge: with fewer than 1,000 rows all of them in turn, beyond a third of them. The
+    network is then trained on the training and validation rows together, for all epochs, as it was judged. With more
+    than 5,000 rows or another head the validation rows stop the training, and judge.
 
     Args:
         network: With the head-only model's weights, on its device; if thawing helps, it is thawed and trained.
@@ -80,37 +93,49 @@ def thaw(network: Network, data: Data, hyperparameters: Hyperparameters, listene
         hyperparameters: Of both phases.
         listener: Takes every epoch's figures, notes and the progress, and says when to stop; if it does so before the
             cross-validation is over and its result is applied, the head-only model stays.
+        states: Folder of the step's states, from which it goes on where it was cut off.
     """
     with together(network):
-        if not folds.few(data) or not is_solved(network, data):
-            return _by_validation(network, data, hyperparameters, listener)
+        fitted = len(data.rows["train"]) + len(data.rows["validation"])
+        if fitted > ENOUGH or not is_solved(network, data):
+            return _by_validation(network, data, hyperparameters, listener, states)
         begin = time.monotonic()
-        judged = cross_validated(network, data, hyperparameters, listener)
+        judged = cross_validated(network, data, hyperparameters, listener, states)
         for figures in judged.history:
             listener.epoch(figures)
         if not judged.helps:
             return judged
-        if _out_of_time(network, listener, (time.monotonic() - begin) / 2):  # folds train on two thirds of the rows
+        # a fold trains on two thirds of the rows
+        if _out_of_time(network, listener, (time.monotonic() - begin) * FOLDS / (FOLDS - 1) / _folds(data)):
             return Judgment(-math.inf, math.inf, judged.rows, OUT_OF_TIME, judged.history, 0)
         seed_everything(data.settings)
         told = Callbacks(note=listener.note, progress=listener.progress)
         epochs, depth = judged.epochs, hyperparameters.thaw
-        history = train(network, data, hyperparameters, thaw=depth, listener=told, whole_epochs=epochs)
+        history = train(network, data, hyperparameters, thaw=depth, listener=told, whole_epochs=epochs, states=states)
         if len(history) < epochs:
             return Judgment(-math.inf, math.inf, judged.rows, DIVERGED, judged.history, 0)
+        temper(network, judged.temperature)
         return judged
 
 
-def _by_validation(network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener) -> Judgment:
+def _by_validation(
+    network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener, states: Path | None
+) -> Judgment:
     thawed, targets = hyperparameters.thaw, data.targets["validation"]
-    if is_solved(network, data):  # the head-only model knows the validation rows: one that does not is compared
+    solved = is_solved(network, data)
+    if solved:  # the head-only model knows the validation rows: one that does not is compared
         solve_head(network, data, hyperparameters)
     before = calibrated_losses(data.target, outputs(network, data, 0, "validation"), targets)
-    history = train(network, data, hyperparameters, thaw=thawed, listener=listener)
+    history = train(network, data, hyperparameters, thaw=thawed, listener=listener, states=states)
     if not history:
         return Judgment(-math.inf, math.inf, len(before), DIVERGED, [], 0)
-    after = calibrated_losses(data.target, outputs(network, data, thawed, "validation"), targets)
-    gain, error = paired(before - after, folds.units_and_strata(data, data.rows["validation"])[0])
+    found = outputs(network, data, thawed, "validation")
+    gain, error = paired(
+        before - calibrated_losses(data.target, found, targets),
+        folds.units_and_strata(data, data.rows["validation"])[0],
+    )
+    if solved:
+        temper(network, fitted_temperature(data.target, found, targets))
     return Judgment(gain, error, len(before), VALIDATION, history, len(history))
 
 
@@ -120,20 +145,31 @@ def _out_of_time(network: Network, listener: Listener, seconds: float = 0.0) -> 
     return bool(distributed.agreed({"stop": float(listener.should_stop(seconds))}, device)["stop"])
 
 
+def _folds(data: Data) -> int:
+    """How many folds are held out in turn."""
+    return FOLDS if folds.few(data) else 1
+
+
 def cross_validated(
-    network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT
+    network: Network,
+    data: Data,
+    hyperparameters: Hyperparameters,
+    listener: Listener = SILENT,
+    states: Path | None = None,
 ) -> Judgment:
-    """Train head and thawed stages on all folds but one, in turn, and compare both on that one.
+    """Train head and thawed stages on all folds but one, in turn where rows are few, and compare both on that one.
 
     Args:
         network: With pretrained stages; left as it was.
         data: The prepared data.
         hyperparameters: Of both phases.
         listener: Takes the progress, and says when to stop: then nothing is known, and the head-only model goes on.
+        states: Folder where each fold's result is kept, or none.
     """
     parts = folds.held_out(data, FOLDS, "thaw")
     if len(parts) < FOLDS:
         return Judgment(-math.inf, math.inf, 0, "there are too few groups", [], 0)
+    parts = parts[: _folds(data)]
     kept = copy.deepcopy(network.state_dict())
     answers: list[list[Pytree]] = []  # [fold][epoch], of the held-out rows; the head's first
     histories: list[list[dict[str, float]]] = []
@@ -142,7 +178,8 @@ def cross_validated(
             if _out_of_time(network, listener):
                 return Judgment(-math.inf, math.inf, 0, OUT_OF_TIME, [], 0)
             network.load_state_dict(kept)
-            found, history = _fold(network, part, hyperparameters, _of_fold(listener, number))
+            fold = partial(_fold, network, part, hyperparameters, _of_fold(listener, (number, len(parts))))
+            found, history = recalled(states / f"fold-{number}" if states else None, fold)
             answers.append(found)
             histories.append(history)
     finally:
@@ -151,7 +188,8 @@ def cross_validated(
         return Judgment(-math.inf, math.inf, 0, OUT_OF_TIME, [], 0)
     units = [folds.units_and_strata(part, part.rows["validation"])[0] for part in parts]
     targets = torch.cat([part.targets["validation"] for part in parts])
-    return _judged(data.target, answers, targets, [unit for some in units for unit in some], histories)
+    planned = hyperparameters.thaw_epochs
+    return _judged(data.target, answers, targets, [unit for some in units for unit in some], histories, planned)
 
 
 def _fold(
@@ -170,11 +208,12 @@ def _fold(
     return found, train_phase(network, patient, hyperparameters, thaw=thawed, listener=listener, validate=validate)
 
 
-def _of_fold(listener: Listener, number: int) -> Listener:
+def _of_fold(listener: Listener, place: tuple[int, int]) -> Listener:
     """Take the progress of one of the folds, which the final training follows, and ask when to stop."""
+    number, count = place
 
     def progress(done: int, total: int, text: str) -> None:
-        listener.progress(number * total + done, (FOLDS + 1) * total, f"fold {number + 1} of {FOLDS}: {text}")
+        listener.progress(number * total + done, (count + 1) * total, f"fold {number + 1} of {count}: {text}")
 
     return Callbacks(progress=progress, should_stop=listener.should_stop)
 
@@ -185,24 +224,23 @@ def _judged(
     targets: Tensor,
     units: Sequence[str],
     histories: Sequence[Sequence[dict[str, float]]],
+    epochs: int,  # the last one is judged: choosing the best would flatter it
 ) -> Judgment:
-    epochs = min(map(len, histories))  # fewer where one diverged
-    if not epochs:
+    if min(map(len, histories)) < epochs:
         return Judgment(-math.inf, math.inf, len(units), DIVERGED, [], 0)
-    losses = [
-        calibrated_losses(
-            target, tree_map(lambda *parts: torch.cat(parts), *[found[epoch] for found in answers]), targets
-        )
-        for epoch in range(1 + epochs)
+    pooled = [
+        tree_map(lambda *parts: torch.cat(parts), *[found[epoch] for found in answers]) for epoch in range(1 + epochs)
     ]
-    best = int(np.argmin([epoch.mean() for epoch in losses[1:]]))
+    losses = [calibrated_losses(target, found, targets) for found in pooled]
     history = [
         {name: float(np.mean([one[epoch][name] for one in histories])) for name in histories[0][epoch]}
-        | {"loss": float(losses[1 + epoch].mean()), "best": float(epoch == best)}
+        | {"loss": float(losses[1 + epoch].mean()), "best": float(epoch == epochs - 1)}
         for epoch in range(epochs)
     ]
-    gain, error = paired(losses[0] - losses[1 + best], units)
-    return Judgment(gain, error, len(units), f"{FOLDS}-fold cross-validation", history, best + 1)
+    gain, error = paired(losses[0] - losses[-1], units)
+    temperature = fitted_temperature(target, pooled[-1], targets)
+    how = f"{FOLDS}-fold cross-validation" if len(answers) > 1 else HELD_OUT
+    return Judgment(gain, error, len(units), how, history, epochs, temperature)
 
 
 def paired(differences: Array, units: Sequence[str]) -> tuple[float, float]:

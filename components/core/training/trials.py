@@ -66,6 +66,7 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
 
     begin, saved = time.time(), data.reuse.seconds
     network, data, hyperparameters, solved = _begun(trial, data, stages)
+    trial.set_user_attr(studies.CHOSEN, hyperparameters.model_dump())
     history: list[dict[str, Any]] = []
     best = math.inf
     for phase, thaw in (("head", 0), ("thaw", hyperparameters.thaw)):
@@ -84,7 +85,6 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
                 break
         finally:
             trial.set_user_attr("history", history)
-            trial.set_user_attr("hyperparameters", hyperparameters.model_dump())
             trial.set_user_attr("seconds", time.time() - begin)
             trial.set_user_attr(tag_names.SAVED, data.reuse.seconds - saved)
     return best

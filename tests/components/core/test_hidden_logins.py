@@ -1,5 +1,8 @@
 """No login in an address is ever shown."""
 
+import io
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +11,12 @@ import pytest
 from components.core import run_folder, s3, weight_sources
 from components.core.activations import store
 from components.core.errors import ExpectedError, StepError
-from components.core.hidden_logins import hidden
+from components.core.hidden_logins import hidden, hide_in_output
 from components.core.networks import transformers_hub
 from components.core.networks.weights import cannot_download
 from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
+from components.core.tracking import runs
 from components.core.tracking.server import check_address
 from components.core.training import studies
 from components.prepare_data import _with_assignments
@@ -110,3 +114,30 @@ def test_events_and_errors_of_a_run_hold_no_secret(home: Path) -> None:
     files = [path for path in home.rglob("*") if path.is_file()]
     assert len(files) == 2
     assert not any(SECRET in path.read_text() for path in files)
+
+
+def test_mlflow_holds_no_secret(tracked_home: Path) -> None:
+    """Parameters, tags, notes, the dataset's source and the error of a step are recorded without it."""
+    address = f"https://{LOGIN}host/x"
+    settings = Settings(model="toy", task="tests.fakes.toy", weights=address)
+    with pytest.raises(StepError), runs.step("search", "k", settings.to_json()) as run:  # noqa: PT012 - a step's work
+        run.params({"weights": address})
+        run.tags({"thawline.source": address})
+        run.tags({"thawline.source": address}, pipeline=True)
+        run.note(f"downloaded from {address}")
+        run.dataset("toy", "digest", address)
+        raise StepError(f"{address} is away.", "Wait.")
+    found = [path for path in tracked_home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert found == []
+
+
+def test_a_steps_log_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The traceback of a library's error, which repeats an address, is printed without its login."""
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", log)
+    monkeypatch.setattr(sys, "stderr", log)
+    hide_in_output()
+    hide_in_output()
+    traceback.print_exception(OSError(f"Could not connect to the endpoint URL: http://{LOGIN}host:9000/bucket"))
+    assert "endpoint URL: http://…@host:9000/bucket" in log.getvalue()
+    assert SECRET not in log.getvalue()

@@ -12,6 +12,7 @@ from components.core import s3 as storage
 from components.core.errors import InputError, NoAnswerError, OutageError, RejectedRecord
 from components.core.sources.raw_records import list_entries, read
 from tests.fakes.proxy import Fault, Proxy
+from tests.support.command import call
 
 pytest_plugins = ["tests.services.s3"]
 pytestmark = pytest.mark.slow  # the server needs 4 s to start
@@ -49,6 +50,10 @@ def refusal(code: str) -> bytes:
 
 def failure(code: str) -> bytes:
     return refusal(code).replace(b"400 Bad Request", b"500 Internal Server Error")
+
+
+def overload(code: str) -> bytes:
+    return refusal(code).replace(b"400 Bad Request", b"503 Slow Down")
 
 
 @pytest.mark.parametrize("fault", [Fault(drop=True), Fault(cut=40), Fault(cut=200_000), Fault(delay=0.5)])
@@ -128,6 +133,22 @@ def test_a_silent_server_is_not_waited_for_without_end(s3: str, proxy: Proxy, mo
         storage.read_bytes(uri)
 
 
+def test_a_body_that_stalls_is_fetched_again(
+    s3: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the seconds that a server may be silent the content is asked for again, and is whole."""
+    uri = put(f"{s3}/one.bin", CONTENT)
+    monkeypatch.setattr(storage, "READ_SECONDS", 0.3)
+    on_new_connections()
+    proxy.faults.extend([Fault(cut=200_000, stall=3)] * 2)
+    assert storage.read_bytes(uri) == CONTENT
+    proxy.faults.extend([Fault(cut=200_000, stall=3)] * 2)
+    on_new_connections()
+    storage.download(uri, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert not proxy.faults
+
+
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What a step says while it waits for at most a minute."""
@@ -138,7 +159,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield said
 
 
-@pytest.mark.parametrize("fault", [Fault(drop=True), Fault(answer=failure("InternalError")), Fault(cut=10)])
+OUTAGES = [Fault(drop=True), Fault(answer=failure("InternalError")), Fault(answer=overload("SlowDown")), Fault(cut=10)]
+
+
+@pytest.mark.parametrize("fault", OUTAGES, ids=["dropped", "500", "503", "cut"])
 def test_an_outage_is_waited_out(fault: Fault, s3: str, proxy: Proxy, told: list[str], tmp_path: Path) -> None:
     """Listing, looking, reading, download and upload go on when the server is back, and say that they wait."""
     on_new_connections()
@@ -164,6 +188,21 @@ def test_an_outage_is_waited_out(fault: Fault, s3: str, proxy: Proxy, told: list
         assert told
         assert all("waiting for S3" in text for text in told)
     assert (tmp_path / "down").read_bytes() == CONTENT
+
+
+@pytest.mark.usefixtures("tracked_home")
+def test_predict_says_that_it_waits(
+    s3: str, proxy: Proxy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On stderr, and then it goes on: here to the model, which is missing."""
+    uri = put(f"{s3}/cat/1.png")
+    monkeypatch.setenv("THAWLINE_OUTAGE_SECONDS", "60")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    on_new_connections()
+    proxy.faults.extend([Fault(drop=True)] * 2)
+    said = call(capsys, monkeypatch, "predict", "--model", "none", uri)
+    assert said.err.count("waiting for S3") == 2
+    assert "The registry has no model 'none'" in said.err
 
 
 def test_an_outage_that_lasts_is_no_fault_of_the_input(

@@ -271,7 +271,7 @@ def train(network: Network, pictures: Tensor, targets: Tensor, thaw: int) -> lis
     with torch.no_grad():
         kept = network.below(pictures, line)
 
-    def batches(_epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(_epoch: int, _first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for start in (0, 8):
             yield kept[start : start + 8], targets[start : start + 8]
 

@@ -125,6 +125,16 @@ def test_a_bad_record_is_named_with_its_number_and_its_reason(value: Any, reason
     assert "; record 72: not base64" in str(caught.value)
 
 
+def test_a_refusal_does_not_repeat_the_request(point: Any) -> None:
+    """Whatever the form of the request, and however long its records are."""
+    bad = "A" * 100_000
+    for request in forms("point", bad, base64_of(RIGHT)).values():
+        with pytest.raises(MlflowException) as caught:
+            asked(point, request)
+        assert caught.value.message.startswith("1 of 2 records can't be answered (counted from 0): record 0: ")
+        assert len(caught.value.serialize_as_json()) < 2000
+
+
 def test_wrapped_base64_is_base64(point: Any) -> None:
     """`base64` without -w0 breaks its lines."""
     wrapped = "\n".join(base64_of(LEFT)) + "\n"

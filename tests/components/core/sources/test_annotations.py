@@ -8,11 +8,14 @@ from xml.etree.ElementTree import Element, tostring
 
 import pytest
 
+from components.core import s3 as storage
 from components.core.boxes import class_counts
-from components.core.errors import InputError
+from components.core.errors import InputError, RejectedRecord
 from components.core.sources import raw_records
 from components.core.sources.record_kinds import check_task, kind_of, task_for
 from tests.data.pasted import Shown, coco, voc, write_manifest, write_shapes, write_voc
+
+pytest_plugins = ["tests.services.s3"]
 
 
 @pytest.fixture
@@ -176,3 +179,34 @@ def test_a_picture_is_found_by_the_name_of_its_annotation(shown: list[Shown], tm
     changed("filename", "before.jpg")(tree)
     (tmp_path / "Annotations" / "000.xml").write_bytes(tostring(tree))
     assert Path(next(iter(raw_records.list_entries(str(tmp_path)))).uri).name == "000.png"
+
+
+@pytest.mark.slow  # starts a server
+@pytest.mark.parametrize("write", [as_coco, as_voc])
+def test_annotations_on_s3_mean_the_same(
+    write: Callable[[Path, list[Shown]], str], shown: list[Shown], tmp_path: Path, s3: str
+) -> None:
+    """A folder on S3 gives the pictures, labels and faults of the same folder on disk, and is recognized as boxes."""
+    write(tmp_path, shown)
+    (tmp_path / "images" / "003.png").rename(tmp_path / "images" / "renamed.png")
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        key = f"boxes/{path.relative_to(tmp_path)}"
+        storage.client().put_object(Bucket=s3.removeprefix("s3://"), Key=key, Body=path.read_bytes())
+    local, remote = (list(raw_records.list_entries(source)) for source in (str(tmp_path), f"{s3}/boxes"))
+    assert [entry.uri.removeprefix(f"{s3}/boxes") for entry in remote] == [
+        entry.uri.removeprefix(str(tmp_path)) for entry in local
+    ]
+    assert [(entry.label, entry.fault) for entry in remote] == [(entry.label, entry.fault) for entry in local]
+    assert raw_records.content(remote[0]) == raw_records.content(local[0])
+    with pytest.raises(RejectedRecord, match="unreadable"):
+        raw_records.content(remote[3])
+    raw_records.check_source(f"{s3}/boxes")
+    assert task_for(f"{s3}/boxes", "image_classification") == "object_detection"
+
+
+@pytest.mark.slow  # starts a server
+def test_a_damaged_file_on_s3_is_an_input_error(s3: str) -> None:
+    """COCO's file that is no JSON stops the run with its address."""
+    storage.client().put_object(Bucket=s3.removeprefix("s3://"), Key="a/annotations.json", Body=b"[")
+    with pytest.raises(InputError, match=f"{s3}/a/annotations.json is not JSON"):
+        list(raw_records.list_entries(f"{s3}/a"))

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
 
 from components.core.boxes import Box, Boxes
 from components.core.contract import complete_target
 from components.core.errors import InputError, RejectedRecord
-from components.core.inference.detection import answers
-from components.core.networks.detectors import anchors
+from components.core.inference.detection import DELTA_WEIGHTS, answers
+from components.core.networks.anchors import squares
 from components.core.targets.detection import Detection
 
 TARGET = Detection()
@@ -28,7 +29,7 @@ SIZES = torch.tensor([[100, 50], [60, 60], [80, 40]])
 
 def outputs(sure: float = 6.0) -> dict[str, Tensor]:
     """Outputs that say the labels: each thing at the place of the finest level nearest to its center."""
-    places = anchors(GRIDS)
+    places = squares(GRIDS)
     logits, reach = torch.full((3, len(places), 2), -8.0), torch.zeros(3, len(places), 4)
     for row, things in enumerate(TARGET.targets(LABELS, CLASSES)):
         for name, *corners in things[things[:, 0] >= 0].tolist():
@@ -55,6 +56,47 @@ def test_answers_are_boxes_in_pixels() -> None:
     assert found[0]["boxes"] == pytest.approx(np.array([[10, 10, 50, 40], [60, 5, 90, 45]]), abs=1e-3)
     assert [row["sure"] for row in found] == [2, 1, 0]
     assert [(row["width"], row["height"]) for row in found] == [(100, 50), (60, 60), (80, 40)]
+
+
+def of_anchors(kind: str, sure: float = 6.0) -> dict[str, Tensor]:
+    """Outputs of RetinaNet or SSD that say the labels: each thing at an anchor of its own size beside its place."""
+    places = squares(GRIDS)
+    anchors, logits = places.repeat(3, 1, 1), torch.full((3, len(places), 2), -8.0)
+    background, deltas = torch.full((3, len(places), 1), sure), torch.zeros(3, len(places), 4)
+    coder = BoxCoder(DELTA_WEIGHTS[kind])
+    for row, things in enumerate(TARGET.targets(LABELS, CLASSES)):
+        for at, (name, *corners) in enumerate(things[things[:, 0] >= 0].tolist()):
+            box = torch.tensor([corners])
+            anchors[row, at] = box + 0.01
+            deltas[row, at] = coder.encode_single(box, anchors[row, at : at + 1])
+            logits[row, at, int(name)], background[row, at] = sure + name / 10, -8.0
+    found = {"cls_logits": logits, "bbox_regression": deltas, "anchors": anchors, "size": SIZES}
+    return {**found, "background": background} if kind == "ssd" else found
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "ssd"])
+def test_other_kinds_of_detectors_say_boxes_too(kind: str) -> None:
+    """Outputs without centers are deltas of anchors; with a background, classes exclude each other."""
+    found = answers(of_anchors(kind), {"classes": CLASSES, "threshold": 0.5})
+    assert [row["labels"] for row in found] == [["dog", "cat"], ["cat"], []]
+    assert found[0]["boxes"] == pytest.approx(np.array([[10, 10, 50, 40], [60, 5, 90, 45]]), abs=1e-3)
+    assert [row["sure"] for row in found] == [2, 1, 0]
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "ssd"])
+def test_other_kinds_of_detectors_have_their_own_loss(kind: str) -> None:
+    """Right outputs cost less than outputs of other classes, and the gradient reaches classes and boxes."""
+    targets, right = TARGET.targets(LABELS, CLASSES), of_anchors(kind)
+    wrong = {**right, "cls_logits": right["cls_logits"].flip(2)}
+    wrong["bbox_regression"] = right["bbox_regression"] + 0.1
+    learned = [name for name in wrong if name in ("cls_logits", "bbox_regression", "background")]
+    for name in learned:
+        wrong[name] = wrong[name].clone().requires_grad_()
+    loss = TARGET.loss(wrong, targets)
+    loss.backward()
+    assert all(float(wrong[name].grad.abs().sum()) > 0 for name in learned)
+    assert float(loss.detach()) > float(TARGET.loss(right, targets))
+    assert TARGET.validate(right, targets)["map"] == pytest.approx(1.0, abs=1e-6)
 
 
 def test_the_lower_of_two_boxes_of_one_thing_is_dropped() -> None:

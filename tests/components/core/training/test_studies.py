@@ -101,7 +101,7 @@ def test_steps_in_different_homes_share_a_study(
         assert sum(t.state.name in DONE for t in trials_of(name)) == total
         assert len(queries.find_runs("toy", f"run {total} {logged}", "trial")) == logged
     assert not (tmp_path / "home/studies").exists()
-    chosen = select_trial(settings.to_json(), "run", [name, name], tmp_path / "trials.json")
+    chosen = select_trial(settings.to_json(), "run", [name, name], toy_dataset, tmp_path / "trials.json")
     best = open_study(name).best_trial
     assert Settings(**TOY).defaults().model_validate_json(chosen).model_dump() == best.user_attrs["hyperparameters"]
     assert "password" not in str(queries.find_runs("toy", ""))
@@ -203,3 +203,43 @@ def test_a_heartbeat_is_a_number(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("THAWLINE_STUDY_HEARTBEAT", "often")
     with pytest.raises(InputError, match="THAWLINE_STUDY_HEARTBEAT can't be 'often'"):
         studies._interval()
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_killed_trial_comes_again(home: Path, *, drawn: bool) -> None:
+    """Trials of a search that was killed in its third one are those of a search that was not; the third one fails.
+
+    Whether it had its parameters already makes no difference.
+    """
+
+    def searched(name: str, killed: int) -> list[float]:
+        study = open_study(name)
+        studies.begin(study, {"a": 0.5, "b": 0.5})
+        while (trial := studies.take(study, 9, seed=1)) is not None:
+            assert trial != "wait"
+            a = trial.suggest_float("a", 0, 1)
+            if trial.number == killed and not drawn:
+                return searched(name, -1)
+            b = trial.suggest_float("b", 0, 1)
+            trial.set_user_attr(studies.CHOSEN, {"a": a, "b": b})
+            if trial.number == killed:
+                return searched(name, -1)
+            study.tell(trial, (a - 0.3) ** 2 + b)
+        return [value for one in study.trials if one.state.name == "COMPLETE" for value in one.params.values()]
+
+    assert searched("killed", 2) == searched("undisturbed", -1)
+    assert [one.number for one in trials_of("killed") if one.state.name == "FAIL"] == [2]
+    assert len(trials_of("killed")) == 10
+
+
+def test_a_trial_that_kills_is_given_up(home: Path) -> None:
+    """A trial whose process dies each time is not tried for ever."""
+    study = open_study("deadly")
+    for _ in range(studies.MAX_RETRIES + 1):
+        studies.begin(study, {"a": 0.5})
+        trial = studies.take(study, 9, seed=1)
+        assert isinstance(trial, optuna.Trial)
+        assert trial.suggest_float("a", 0, 1) == 0.5
+        trial.set_user_attr(studies.CHOSEN, {"a": 0.5})
+    studies.begin(study, {"a": 0.1})
+    assert [one.system_attrs["fixed_params"] for one in study.trials if one.state.name == "WAITING"] == [{"a": 0.1}]

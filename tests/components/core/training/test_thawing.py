@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from components.core.contract import complete_target
 from components.core.listener import Callbacks
 from components.core.settings import Hyperparameters, Settings
+from components.core.targets.classification import Classification
 from components.core.training import folds, processes, thawing
+from components.core.training.calibration import calibrated_losses
 from components.core.training.data import Data, open_data
 from components.core.training.head_phase import solve_head
 from components.core.training.phase import build_network
@@ -101,6 +104,37 @@ def test_what_helps_is_trained_on_all_labels(home: Path, toy_dataset: Path, monk
     assert seen == [(len(data.rows["train"]) + len(data.rows["validation"]), 2)]
 
 
+def test_the_head_is_as_sure_as_held_out_rows_say(
+    home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the final training the head's outputs are divided by the temperature of the judgment."""
+    data, network = trained(toy_dataset, HELPS)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    seen = last_training(monkeypatch, epochs=2)
+    judged = Judgment(0.5, 0.1, 9, "", [{"loss": 1.0}], 2, temperature=2.5)
+    monkeypatch.setattr(thawing, "cross_validated", lambda *_: judged)
+    thaw(network, data, HELPS)
+    assert seen
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, before[name] / (2.5 if name.startswith("head") else 1.0))
+
+
+def test_the_last_epoch_is_judged() -> None:
+    """The epoch with the lowest loss of the held-out rows is not chosen: they would flatter it."""
+    target, targets = complete_target(Classification()), torch.tensor([0, 1, 0, 1] * 20)
+    right = torch.nn.functional.one_hot(targets, 2) * 2.0
+    right[::5] = right[::5].flip(1)  # wrong, so that a temperature can be fitted
+    noise = torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
+    answers = [right + share * noise for share in (3.0, 0.0, 1.0)]  # the head's, and two epochs'
+    history = [{"epoch": float(epoch), "loss": 0.0, "best": 0.0} for epoch in range(2)]
+    found = thawing._judged(target, [answers], targets, [str(row) for row in range(80)], [history], 2)
+    losses = [calibrated_losses(target, answers[epoch], targets).mean() for epoch in (0, 2)]
+    assert found.gain == pytest.approx(losses[0] - losses[1])
+    assert (found.epochs, [one["best"] for one in found.history]) == (2, [0.0, 1.0])
+    cut = thawing._judged(target, [answers[:2]], targets, [str(row) for row in range(80)], [history[:1]], 2)
+    assert (cut.helps, cut.how) == (False, thawing.DIVERGED)
+
+
 def test_a_final_training_that_diverges_leaves_the_head_only_model(
     home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,10 +156,23 @@ def test_many_rows_are_judged_by_the_validation_rows(
     home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the validation split is large enough nothing is trained twice, and its rows are compared in pairs."""
-    monkeypatch.setattr(folds, "FEW", 1)
+    monkeypatch.setattr(thawing, "ENOUGH", 1)
     data, network = trained(toy_dataset, HELPS)
     judged = thaw(network, data, HELPS)
     assert (judged.rows, judged.how) == (len(data.rows["validation"]), thawing.VALIDATION)
+
+
+def test_a_third_of_more_rows_is_held_out_once(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 1,000 rows on one fold judges, and what helps still learns from all rows."""
+    monkeypatch.setattr(folds, "FEW", 1)
+    data, network = trained(toy_dataset, HELPS)
+    judged = cross_validated(network, data, HELPS)
+    fitted = len(data.rows["train"]) + len(data.rows["validation"])
+    assert judged.how == thawing.HELD_OUT
+    assert judged.rows == pytest.approx(fitted / thawing.FOLDS, abs=5)
+    seen = last_training(monkeypatch, epochs=2)
+    thaw(network, data, HELPS)
+    assert seen == [(fitted, 2)]
 
 
 def test_without_time_nothing_is_decided(home: Path, toy_dataset: Path) -> None:

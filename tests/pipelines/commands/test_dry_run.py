@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from components.core.settings import Settings
 from components.core.tracking import connection
 from pipelines.cli import app
-from pipelines.dry_run import foreseen, steps
+from pipelines.commands.dry_run import foreseen, steps
 from tests.fakes.toy import write_points
 from tests.support.plain import PlainRun
 

@@ -1,0 +1,331 @@
+"""Kill the pipeline, start the same command again, and compare with a run that nothing disturbed.
+
+    python -m tests.faults.kills 200 --folder /tmp/kills
+
+Each kill is a SIGKILL of the command and of the group of its steps, or of a step's process alone. It comes at a seeded
+random moment, or right after an event: between two writes. What counts is that the run that went on ends with the same
+weights, the same metrics, one pipeline run, which is FINISHED, nothing RUNNING, one version, and no temporary file.
+Seconds are those of processors, of all processes, which other work on the machine does not change much; the share is of
+the undisturbed run.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.core import digests
+from components.core.tracking import provenance
+from tests.fakes.toy import write_points
+from tests.support.command import COMMAND, TOY, environment, processes
+
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans of a killed command become ours, and their seconds too
+OPTIONS = [*TOY, "--trials", "2", "--deterministic", "--json"]
+STEPS = ("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register")
+PATIENCE = 900.0  # seconds that a run may take on a busy machine
+POLL = 0.002
+
+
+class Moment(NamedTuple):
+    """When to kill: after an event of a step, or of its record, and so many seconds."""
+
+    step: str = ""
+    event: str = ""  # `working`, `finished` or `record`; empty: count from the command's start
+    seconds: float = 0.0
+    alone: bool = False  # the step's process, and nothing else
+
+    def has_come(self, home: Path, begin: float) -> bool:
+        """Return whether to kill now."""
+        if not self.event:
+            return time.monotonic() - begin > self.seconds
+        for folder in (home / "runs").glob("*/"):
+            if self.event == "record":
+                return (folder / f"steps/{self.step}.json").exists()
+            with contextlib.suppress(OSError):
+                text = (folder / "events.jsonl").read_text()
+                return f'"step": "{self.step}", "event": "{self.event}"' in text
+        return False
+
+
+# Between two writes: a step's run is there, its run is closed, its record is written.
+POINTS = [Moment(step, event) for step in STEPS for event in ("working", "finished", "record")]
+POINTS = [moment for moment in POINTS if moment[:2] != ("detect_changes", "record")]
+
+
+@dataclass
+class Outcome:
+    """What a home holds after a run that ended well."""
+
+    weights: str
+    metrics: dict[str, float]  # but for seconds
+    version: str
+    promoted: bool
+    pipelines: list[str] = field(default_factory=list)  # their states in MLflow
+    running: int = 0
+    versions: int = 0
+    temporary: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Kill:
+    """One kill and what became of it."""
+
+    moment: Moment
+    hit: str  # the step that was at work; empty where the run had ended before
+    again: list[str]  # steps that were done, in part or whole, by the run that went on
+    lost: float  # seconds of processors
+    share: float  # of the undisturbed run
+    differs: list[str]  # what is not as in the undisturbed run
+
+
+def adopt_orphans() -> None:
+    """Let processes whose parent was killed become children of this one."""
+    ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0)
+
+
+def start(home: Path, source: Path) -> "subprocess.Popen[bytes]":
+    """Start the command in a session of its own."""
+    temporary = home.parent / "tmp"
+    temporary.mkdir(exist_ok=True)
+    with (home.parent / "out.txt").open("ab") as out:
+        return subprocess.Popen(
+            [COMMAND, "run", str(source), *OPTIONS],
+            stdout=out,
+            stderr=out,
+            cwd=home.parent,
+            env={**environment(home), "TMPDIR": str(temporary)},
+            start_new_session=True,
+        )
+
+
+def whole(home: Path, source: Path) -> tuple[int, float]:
+    """Run the command to its end; return its exit status, and the seconds of its processes."""
+    before = _spent()
+    command = start(home, source)
+    status = command.wait(PATIENCE)
+    _wait_until(lambda: not processes(home))
+    return status, _spent() - before
+
+
+def killed(home: Path, source: Path, moment: Moment) -> tuple[str, float]:
+    """Run the command and kill it; return the step that was hit, and the seconds of its processes."""
+    before, begin = _spent(), time.monotonic()
+    command = start(home, source)
+    _wait_until(lambda: command.poll() is not None or moment.has_come(home, begin))
+    hit = "" if command.poll() is not None else _at_work(home)
+    if hit and moment.alone and (process := _step_process(home)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        command.wait(PATIENCE)
+    else:
+        for process in {command.pid, *_drivers(home)}:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process, signal.SIGKILL)
+        command.wait(60)
+    _wait_until(lambda: not processes(home))
+    return hit, _spent() - before
+
+
+def outcome(home: Path) -> Outcome:
+    """Read what a home holds."""
+    ended = [path for path in sorted((home / "runs").glob("*/result.json")) if _succeeded(path)]
+    result = json.loads(ended[0].read_text())
+    weights = ended[0].parent / "outputs/fine-tuning/fine-tune/checkpoint/network.safetensors"
+    with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as database:
+        kinds = "SELECT status FROM runs JOIN tags USING (run_uuid) WHERE key = 'thawline.kind' AND value = 'pipeline'"
+        pipelines = [state for (state,) in database.execute(kinds)]
+        [(running,)] = database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'")
+        [(versions,)] = database.execute("SELECT count(*) FROM model_versions")
+    left = [*home.glob("runs/*/.*"), *home.glob("runs/*/*/.*"), *home.glob("runs/*/training/*")]
+    left += (home.parent / "tmp").glob("thawline-*")
+    return Outcome(
+        weights=digests.of_file(weights),
+        metrics={name: value for name, value in result["metrics"].items() if not name.startswith("saved_")},
+        version=result["version"],
+        promoted=result["promoted"],
+        pipelines=pipelines,
+        running=running,
+        versions=versions,
+        temporary=sorted(str(path.relative_to(home.parent)) for path in left),
+    )
+
+
+def survived(folder: Path, source: Path, moments: Sequence[Moment], expected: Outcome, seconds: float) -> list[Kill]:
+    """Kill one run at each moment in turn, and let it go on to its end; the last kill knows what differs.
+
+    Args:
+        folder: Empty; the home is made in it.
+        source: The data.
+        moments: One after another, each in the run as the one before left it.
+        expected: What an undisturbed run gives.
+        seconds: That an undisturbed run takes.
+    """
+    home, kills, spent = folder / "home", [], 0.0
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for moment in moments:
+        hit, took = killed(home, source, moment)
+        spent += took
+        kills.append(Kill(moment, hit, [], 0.0, 0.0, []))
+    before = _lines(home)
+    status, took = whole(home, source)
+    last = kills[-1]
+    last.again = _done(home, before)
+    last.lost = max(0.0, spent + took - seconds)
+    last.share = last.lost / seconds / len(kills)
+    last.differs = [f"exit status {status}"] if status else _differences(expected, outcome(home))
+    return kills
+
+
+def table(kills: Sequence[Kill]) -> str:
+    """The kills as Markdown: by the step that they hit, and all of them."""
+    lines = ["| hit | kills | survived | median lost | most lost |", "|---|---|---|---|---|"]
+    hits = [kill for kill in kills if kill.hit]
+    for step in [*(step for step in (*STEPS, "finish", "start") if any(kill.hit == step for kill in hits)), ""]:
+        some = [kill for kill in hits if step in ("", kill.hit)]
+        good = sum(not kill.differs for kill in some)
+        shares = [kill.share for kill in some]
+        lost = f"{statistics.median(shares):.0%} | {max(shares):.0%}" if some else "|"
+        lines.append(f"| {step or 'all'} | {len(some)} | {good} | {lost} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Kill at random moments; print each kill, and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kills", type=int)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--alone", type=float, default=0.2, help="share of kills of a step's process alone")
+    parser.add_argument("--points", action="store_true", help="kill after events, in their order, first")
+    parser.add_argument("--chain", action="store_true", help="kill one run so often, after events, in their order")
+    chosen = parser.parse_args()
+    adopt_orphans()
+    folder: Path = chosen.folder.resolve()
+    source = write_points(folder / "points", per_class=60)
+    expected, seconds, lasted = _undisturbed(folder, source)
+    generator = random.Random(chosen.seed)
+    if chosen.chain:
+        spread = [POINTS[number * len(POINTS) // chosen.kills] for number in range(chosen.kills)]
+        kills = survived(folder / "chain", source, spread, expected, seconds)
+        _print("\n".join(json.dumps(asdict(kill)) for kill in kills))
+        sys.exit(bool(kills[-1].differs))
+    moments = list(POINTS) if chosen.points else []
+    while len(moments) < chosen.kills:
+        moments.append(Moment(seconds=generator.uniform(0, lasted), alone=generator.random() < chosen.alone))
+    kills = []
+    for number, moment in enumerate(moments[: chosen.kills]):
+        [kill] = survived(folder / f"kill-{number}", source, [moment], expected, seconds)
+        kills.append(kill)
+        _print(json.dumps({"kill": number, **asdict(kill)}))
+        if not kill.differs:
+            shutil.rmtree(folder / f"kill-{number}")
+    _print(table(kills))
+    sys.exit(any(kill.differs for kill in kills))
+
+
+def _undisturbed(folder: Path, source: Path) -> tuple[Outcome, float, float]:
+    """What a run gives, its seconds of processors, and those of the clock; done once for a state of the code."""
+    code = digests.digest([provenance.program("tests.fakes.toy"), OPTIONS])[:16]
+    kept = folder / f"undisturbed-{code}.json"
+    if not kept.exists():
+        shutil.rmtree(folder / "undisturbed", ignore_errors=True)
+        (folder / "undisturbed").mkdir(parents=True)
+        begin = time.monotonic()
+        status, seconds = whole(folder / "undisturbed/home", source)
+        if status:
+            sys.exit((folder / "undisturbed/out.txt").read_text())
+        facts = asdict(outcome(folder / "undisturbed/home"))
+        kept.write_text(json.dumps([facts, seconds, time.monotonic() - begin]))
+    facts, seconds, lasted = json.loads(kept.read_text())
+    _print(f"undisturbed: {seconds:.1f} s of processors, {lasted:.1f} s; {facts}")
+    return Outcome(**facts), seconds, lasted
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - its result
+
+
+def _spent() -> float:
+    """Seconds of processors that ended descendants of this process have taken."""
+    with contextlib.suppress(ChildProcessError):  # orphans of killed ones
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(POLL)
+
+
+def _events(home: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in sorted(home.glob("runs/*/events.jsonl")) for line in _whole_lines(path)]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    return path.read_text().split("\n")[:-1]
+
+
+def _lines(home: Path) -> int:
+    return len(_events(home))
+
+
+def _at_work(home: Path) -> str:
+    """The step that was at work last; `start` before the first one."""
+    events = _events(home)
+    return str(events[-1]["step"]) if events else "start"
+
+
+def _done(home: Path, before: int) -> list[str]:
+    """Steps that were done, and not taken over, in the events behind so many."""
+    events = _events(home)[before:]
+    over = {event["step"] for event in events if event["event"] == "taken_over"}
+    return [step for step in dict.fromkeys(event["step"] for event in events) if step not in over]
+
+
+def _drivers(home: Path) -> list[int]:
+    return [int(json.loads(path.read_text())["pid"]) for path in home.glob("runs/*/lease.json")]
+
+
+def _step_process(home: Path) -> int:
+    """The process of the step that is at work, by its sign of life; 0 between two steps."""
+    with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as database, contextlib.suppress(sqlite3.Error):
+        for (mark,) in database.execute("SELECT value FROM tags WHERE key = 'thawline.alive'"):
+            process = int(mark.split(" ")[2])
+            return process if process in processes(home) else 0
+    return 0
+
+
+def _succeeded(result: Path) -> bool:
+    return bool(json.loads(result.read_text())["status"] == "succeeded")
+
+
+def _differences(expected: Outcome, found: Outcome) -> list[str]:
+    return [
+        f"{name}: {getattr(found, name)} in place of {value}"
+        for name, value in vars(expected).items()
+        if getattr(found, name) != value
+    ]
+
+
+if __name__ == "__main__":
+    main()
