@@ -5,7 +5,7 @@ TAG_LENGTH = 5000  # characters that every store of MLflow takes
 # Of every run.
 RUN_NAME, PARENT = "mlflow.runName", "mlflow.parentRunId"
 NOTE = "mlflow.note.content"  # the description, in Markdown; of an experiment too
-OUTCOME = ": "  # in the name of a pipeline's run, before what it came to
+OUTCOME = ": "  # in the name of a pipeline's run, behind what it came to
 RUN_KEY = "thawline.run_key"  # of a version too: of the pipeline run that made it
 KIND = "thawline.kind"
 MODEL = "thawline.model"
