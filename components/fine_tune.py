@@ -73,8 +73,7 @@ def fine_tune(
         if judged.undecided:
             deadlines.cut(run, NOT_THAWED)
         else:
-            trained = len(judged.history) - judged.halfway  # whose weights are none of an epoch's
-            deadlines.note(run, "The thawed training", trained, chosen.thaw_epochs)
+            deadlines.note(run, "The thawed training", len(judged.history), chosen.thaw_epochs)
         kept = network if judged.helps else load_checkpoint(head)[0]
         epochs = [*facts["history"], *({"phase": "thaw", **figures} for figures in judged.history)]
         after = _kept(epochs, "thaw") if judged.helps else before

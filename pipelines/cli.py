@@ -16,7 +16,23 @@ from components.core import disk_space, home_folder
 from components.core.errors import ExpectedError
 from components.core.run_result import RunResult
 from pipelines.command_help import use_own_help
-from pipelines.commands import cache, doctor, init, labels, models, predict, report, run, schedule, status, submit, ui
+from pipelines.commands import (
+    cache,
+    doctor,
+    explain,
+    export,
+    init,
+    labels,
+    models,
+    predict,
+    report,
+    run,
+    schedule,
+    serve,
+    status,
+    submit,
+    ui,
+)
 from pipelines.commands import compile as compile_
 from pipelines.surroundings import drop_left_over, enduring
 
@@ -27,7 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (run, report, init, predict, ui, doctor, compile_):
+for command in (run, report, init, predict, explain, serve, export, ui, doctor, compile_):
     app.add_typer(command.app)
 app.add_typer(cache.app, name="cache")
 app.add_typer(labels.app, name="labels")

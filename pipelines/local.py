@@ -129,6 +129,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     arguments = json.loads(sys.argv[1])
     run_folder.take_lease(arguments["run_key"])
+    # what it compiled for a GPU serves later runs, and must not go with this one's folder
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
     temporary = run_folder.temporary_folder(arguments["run_key"])
     temporary.mkdir(mode=0o700, exist_ok=True)
     tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)

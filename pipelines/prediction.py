@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from components.core.errors import InputError, RejectedRecord
 from components.core.sources import folders, raw_records
 
 BOXES = {"boxes", "labels", "scores", "sure"}  # columns of an answer with boxes
+READERS = 8  # of files and objects at a time: S3 takes its time to answer
 STDIN = "-"  # instead of a file: a list of them on standard input, one a line
 
 
@@ -31,7 +33,11 @@ class Record:
 
     def shown(self) -> dict[str, str]:
         """Return the columns that identify the record in the output."""
-        return {self.kind: raw_records.printable(self.name)}
+        return {self.kind: self.printable()}
+
+    def printable(self) -> str:
+        """Return the name as a table may hold it."""
+        return raw_records.printable(self.name)
 
 
 def listed(files: Sequence[str], texts: Sequence[str], lines: Iterable[bytes]) -> list[Record]:
@@ -45,17 +51,53 @@ def listed(files: Sequence[str], texts: Sequence[str], lines: Iterable[bytes]) -
     Raises:
         InputError: There is nothing to answer, or what was named is not there.
     """
-    found: list[Record] = []
-    for file in files:
-        if file == STDIN:
-            named = (os.fsdecode(line).rstrip("\r\n") for line in lines)
-            found += [record for line in named if line.strip() for record in _below(line, strict=False)]
-        else:
-            found += _below(file, strict=True)
-    found += [Record("text", text, partial(os.fsencode, text)) for text in texts]
+    found = [*streamed(files, texts, lines)]
     if not found:
         raise InputError("There is nothing to predict.", "Use paths of files, a folder, s3://…, - or --text.")
     return found
+
+
+def streamed(
+    files: Sequence[str], texts: Sequence[str], lines: Iterable[bytes], *, tables: bool = False
+) -> Iterator[Record]:
+    """Yield what `listed` returns, one after another, always in the same order.
+
+    With `tables`, a manifest that is named is its records; the column `label` is not needed.
+
+    Raises:
+        InputError: What was named is not there.
+    """
+    for file in files:
+        if file == STDIN:
+            named = (os.fsdecode(line).rstrip("\r\n") for line in lines)
+            yield from (record for line in named if line.strip() for record in _below(line, strict=False))
+        elif tables and file.lower().endswith(raw_records.MANIFESTS) and not Path(file).is_dir():
+            yield from (_entry(entry) for entry in raw_records.list_unlabeled(file))
+        else:
+            yield from _below(file, strict=True)
+    yield from (Record("text", text, partial(os.fsencode, text)) for text in texts)
+
+
+def split_name(model: str) -> tuple[str, str]:
+    """Return the name and the alias or version of NAME, NAME@alias or NAME/version; the default alias is champion."""
+    name, _, wanted = model.replace("/", "@").partition("@")
+    return name, wanted or "champion"
+
+
+def opened(model: str, wanted: str) -> tuple[Any, str]:
+    """Return a served model of the registry, loaded after a check, and its version.
+
+    Raises:
+        InputError: There is no such model or version.
+        StepError: Its files are not what was registered.
+    """
+    from components.core.registry import versions
+    from components.core.tracking import connection, pyfunc
+
+    connection.open_store()
+    with tempfile.TemporaryDirectory() as folder:
+        path, version = versions.fetch(model, wanted, Path(folder))
+        return pyfunc.load_pyfunc(path), version
 
 
 def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool, draw: Path | None = None) -> bool:
@@ -67,25 +109,19 @@ def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool,
         InputError: There is no such model or version, or it answers without boxes, which `draw` needs.
         StepError: Its files are not what was registered.
     """
-    from components.core.registry import versions
-    from components.core.tracking import connection, pyfunc
-
-    connection.open_store()
     console, rows, bad = Console(stderr=True), [], []
-    with tempfile.TemporaryDirectory() as folder:
-        path, version = versions.fetch(model, wanted, Path(folder))
-        served = pyfunc.load_pyfunc(path)
-        if draw:
-            _check_boxes(served, model, draw)
-        for place, (record, said) in enumerate(_answered(served, records, console)):
-            if draw and not isinstance(said, str):
-                _draw(record, said, draw / f"{place:05}-{Path(record.name).stem}.jpg")
-            if isinstance(said, str):
-                bad.append({**record.shown(), "reason": said})
-            elif as_json:
-                rows.append({**record.shown(), **said})
-            else:
-                sys.stdout.write(as_line(record, said))
+    served, version = opened(model, wanted)
+    if draw:
+        _check_boxes(served, model, draw)
+    for place, (record, said) in enumerate(answered(served, records, console)):
+        if draw and not isinstance(said, str):
+            _draw(record, said, draw / f"{place:05}-{Path(record.name).stem}.jpg")
+        if isinstance(said, str):
+            bad.append({**record.shown(), "reason": said})
+        elif as_json:
+            rows.append({**record.shown(), **said})
+        else:
+            sys.stdout.write(as_line(record, said))
     if as_json:
         result = {"model": model, "version": version, "predictions": rows, "unanswered": bad}
         sys.stdout.write(json.dumps(result) + "\n")
@@ -118,19 +154,20 @@ def _draw(record: Record, said: dict[str, Any], path: Path) -> None:
     path.write_bytes(draw(record.read(), said["boxes"][: said["sure"]], names[: said["sure"]]))
 
 
-def _answered(
+def answered(
     served: Any,  # noqa: ANN401 - mlflow publishes no types
     records: Sequence[Record],
-    console: Console,
+    console: Console | None = None,
 ) -> Iterator[tuple[Record, dict[str, Any] | str]]:
-    """Yield each record with its prediction, or with the reason why there is none."""
+    """Yield each record with its prediction, or with the reason why there is none; show progress on a terminal."""
     from components.core.registry.serving import CHUNK, answer_some
 
     column = served.metadata.get_input_schema().input_names()[0]
-    with console.status(f"0 of {len(records)} records") as status:  # silent where it is no terminal
+    console = console or Console(quiet=True)
+    with console.status(f"0 of {len(records)} records") as status, ThreadPoolExecutor(READERS) as readers:
         for start in range(0, len(records), CHUNK):
             some = records[start : start + CHUNK]
-            contents = [_content(record) for record in some]
+            contents = list(readers.map(_content, some))
             usable = [content for content in contents if isinstance(content, bytes)]
             said = iter(answer_some(served, column, usable))
             for record, content in zip(some, contents, strict=True):
@@ -143,6 +180,10 @@ def _content(record: Record) -> bytes | str:
         return record.read()
     except RejectedRecord as error:
         return str(error)
+
+
+def _entry(entry: raw_records.RawRecord) -> Record:
+    return Record("file", entry.uri, partial(raw_records.content, entry))
 
 
 def _table() -> bytes:
@@ -163,10 +204,12 @@ def _below(name: str, *, strict: bool) -> Iterator[Record]:
         yield Record("file", name, _table)
         return
     if path.is_dir():
-        files = list(folders.walk(path))
-        if strict and not files:
+        empty = True
+        for file in folders.walk(path):
+            empty = False
+            yield _file(str(file))
+        if strict and empty:
             raise InputError(f"The folder {name} contains no files.", "Check the paths.")
-        yield from (_file(str(file)) for file in files)
         return
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
         if strict and not path.exists():

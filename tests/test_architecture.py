@@ -90,7 +90,9 @@ def test_what_is_served_stands_alone() -> None:
     """Code that travels with a model imports nothing of Thawline."""
     for path in (ROOT / "components/core/inference").glob("*.py"):
         found = set(imports(path))
-        assert not any(module.partition(".")[0] in ("components", "pipelines") for module in found), path.name
+        assert not any(module.partition(".")[0] in ("components", "pipelines", "thawline") for module in found), (
+            path.name
+        )
 
 
 # The packages of components/core, lowest first, each with those that it may import beside the files of core itself.
@@ -163,7 +165,7 @@ def test_a_wrapper_has_its_steps_parameters(name: str) -> None:
     assert {"state" if p == "status" else p for p in kfp_side - returned} == plain
 
 
-@pytest.mark.parametrize("name", ["components", "pipelines"])
+@pytest.mark.parametrize("name", ["components", "pipelines", "thawline"])
 def test_import_names_have_no_other_owner(name: str) -> None:
     """No other installed distribution owns our import names."""
     assert set(packages_distributions().get(name, [])) <= {"thawline"}
@@ -194,13 +196,31 @@ PARTS = {
     "config_file": set(),
     "browser": set(),
     "here": {"dags", "display", "surroundings"},
+    "serving": {"here"},
     "kubeflow": {"dags", "display", "option_checks"},
-    "commands": {"dags", "display", "surroundings", "option_checks", "config_file", "browser", "here", "kubeflow"},
+    "commands": {
+        *("dags", "display", "surroundings", "option_checks", "config_file", "browser"),
+        *("here", "serving", "kubeflow"),
+    },
     "cli": {"commands", "command_help", "surroundings"},
 }
 FILES = {
     **dict.fromkeys(("fine_tuning", "canary", "steps"), "dags"),
-    **dict.fromkeys(("local", "warm_process", "changes", "demo", "prediction", "task_choice", "resume"), "here"),
+    **dict.fromkeys(
+        (
+            "local",
+            "warm_process",
+            "changes",
+            "demo",
+            "prediction",
+            "batch_prediction",
+            "onnx_export",
+            "explanation",
+            "task_choice",
+            "resume",
+        ),
+        "here",
+    ),
 }
 
 
@@ -220,6 +240,17 @@ def test_pipelines_import_downwards() -> None:
         found = {part(name) for name in imports(path)} - PARTS[own] - {own, ""}
         against |= {(str(path.relative_to(ROOT)), name) for name in found}
     assert against == set()
+
+
+def test_the_python_interface_is_a_face() -> None:
+    """Nothing imports it, and importing it loads neither torch nor mlflow."""
+    import subprocess
+    import sys
+
+    assert not any(importers(folder, "thawline") for folder in ("components", "pipelines"))
+    code = "import sys, thawline; print([m for m in ('torch', 'mlflow', 'kfp', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
 
 
 def test_report_gate_and_steps_know_no_metric_and_no_task() -> None:

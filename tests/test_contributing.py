@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-COPIED = ("components", "pipelines", "tests", "docs")
+COPIED = ("components", "pipelines", "thawline", "tests", "docs")
 
 
 class Example(NamedTuple):

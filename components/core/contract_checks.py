@@ -126,4 +126,9 @@ def _imported(node: ast.AST) -> Iterator[str]:
 
 
 def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] in {"components", "pipelines", ""}  # relative: of a package that stays behind
+    return module.partition(".")[0] in {
+        "components",
+        "pipelines",
+        "thawline",
+        "",
+    }  # relative: of a package that stays behind

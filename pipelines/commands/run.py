@@ -36,6 +36,8 @@ from pipelines.surroundings import check_name, near
 if TYPE_CHECKING:
     import subprocess
 
+    from pipelines.resume import Begun
+
 
 app = typer.Typer()
 INTERRUPTED = "The run was interrupted."
@@ -68,16 +70,14 @@ def run(
 ) -> None:
     """Run the whole pipeline on this machine, to a registered model."""
     use_home(home, tracking_uri)
-    from pipelines.changes import settled
     from pipelines.commands.dry_run import foreseen, print_foreseen
-    from pipelines.local import fetch_report, launch
     from pipelines.option_checks import check_names
     from pipelines.resume import begin
     from pipelines.task_choice import with_task_of_data
 
     console = Console(stderr=as_json or dry_run, quiet=quiet)
     try:
-        settings, task = with_task_of_data(_checked(options, config, source), source)
+        settings, task = with_task_of_data(checked(options, config, source), source)
         check_names(settings)
         if print_config:
             sys.stdout.write(text_of(settings.model_dump(include=settings.model_fields_set), "FILE"))
@@ -93,11 +93,7 @@ def run(
             text = f"Going on with {begun.before}; --fresh starts anew"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
         _catch_signals()
-        result = settled(source, settings, begun.run_key, console)
-        if result is None:
-            child = launch(source, settings, begun.run_key)
-            result = _watch(child, begun.run_key, settings, console, begun.offset)
-        result = fetch_report(result, begun.run_key)
+        result = execute(source, settings, begun, console)
     except ExpectedError as error:
         if as_json:
             model = str(options.get("model") or model_name(source))
@@ -107,14 +103,41 @@ def run(
         sys.stdout.write(json.dumps(result.model_dump()) + "\n")
     else:
         _print_summary(console, result, settings)
+    check_succeeded(result, begun.run_key)
+
+
+def execute(source: str, settings: Settings, begun: "Begun", console: Console) -> RunResult:
+    """Run the DAG where something has changed, and show its progress; return the result, with the report's path."""
+    from pipelines.changes import settled
+    from pipelines.local import fetch_report, launch
+
+    result = settled(source, settings, begun.run_key, console)
+    if result is None:
+        child = launch(source, settings, begun.run_key)
+        result = _watch(child, begun.run_key, settings, console, begun.offset)
+    return fetch_report(result, begun.run_key)
+
+
+def check_succeeded(result: RunResult, run_key: str) -> None:
+    """Raise what made a run fail.
+
+    Raises:
+        InputError: Something that was given is at fault.
+        StepError: A step failed.
+    """
     if result.status == "failed":
-        errors = run_folder.read_errors(begun.run_key)
+        errors = run_folder.read_errors(run_key)
         kind = InputError if any(one["kind"] == "input" for one in errors.values()) else StepError
-        hint = "" if errors else f"Its log is {run_folder.run_folder(begun.run_key) / 'log.txt'}."
+        hint = "" if errors else f"Its log is {run_folder.run_folder(run_key) / 'log.txt'}."
         raise kind(result.reason, f"{GOES_ON} {hint}".strip() if result.reason == INTERRUPTED else hint)
 
 
-def _checked(options: dict[str, Any], config: Path | None, source: str) -> Settings:
+def checked(options: dict[str, Any], config: Path | None, source: str) -> Settings:
+    """Return the settings of a run, once what would surely stop it has been looked for.
+
+    Raises:
+        InputError: It was found.
+    """
     from components.core.sources.raw_records import check_source
     from components.core.task_sources import lists_records
 

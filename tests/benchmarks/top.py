@@ -87,7 +87,7 @@ class Top:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _step: 1.0)
         taken: list[float] = []
 
-        def batches(_epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        def batches(_epoch: int, _first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
             begin = clock()  # what precedes and follows the steps, copies of the weights and validation, is left out
             for _ in range(steps):
                 yield self.batch

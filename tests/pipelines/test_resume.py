@@ -53,6 +53,13 @@ def test_the_same_command_goes_on(tracked_home: Path) -> None:
     assert run_folder.driver(key) == "lives"
 
 
+def test_a_new_run_is_known_from_its_begin(tracked_home: Path) -> None:
+    """Its folder has the settings, and the lease by which a later command sees that it was killed."""
+    key = next_key()
+    assert Settings.from_json((run_folder.run_folder(key) / "settings.json").read_text()) == SETTINGS
+    assert run_folder.driver(key) == "lives"
+
+
 def test_fresh_starts_anew(tracked_home: Path) -> None:
     """`--fresh` begins a run of its own."""
     key = killed()

@@ -168,9 +168,12 @@ def test_the_tracking_page_shows_no_password(postgres: "Postgres", tmp_path: Pat
     port, home = free_port(), tmp_path / "home"
     variables = {**environment(home), "MLFLOW_TRACKING_URI": postgres.create("page")}
     page = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search"
-    with subprocess.Popen([COMMAND, "ui", "--port", str(port)], env=variables, cwd=tmp_path) as server:
+    said, command = tmp_path / "said", [COMMAND, "ui", "--port", str(port)]
+    with said.open("w") as out, subprocess.Popen(command, env=variables, cwd=tmp_path, stderr=out) as server:
         try:
             wait_for(lambda: answers(page), 180)
+            ready = f"The tracking page is ready: http://127.0.0.1:{port}/#/experiments"
+            wait_for(lambda: ready in said.read_text(), 180)
             arguments = [Path(f"/proc/{process}/cmdline").read_bytes() for process in processes(home)]
         finally:
             server.terminate()

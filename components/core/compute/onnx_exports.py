@@ -143,7 +143,7 @@ def _write(prefix: Prefix, way: str, path: Path) -> None:
     leaves = tuple(leaf[:2].to(prefix.device) for leaf in prefix.leaves)
     names = [f"input{i}" for i in range(len(leaves))]
     options: dict[str, Any] = {"input_names": names}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         if way == "dynamo":
             options |= {"dynamic_shapes": (tuple({0: torch.export.Dim.DYNAMIC} for _ in leaves),)}
             options |= {"external_data": False, "verbose": False}
@@ -155,7 +155,7 @@ def _write(prefix: Prefix, way: str, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No word from the exporters; and no fused attention of nn.TransformerEncoder, which they can't write."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

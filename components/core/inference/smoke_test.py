@@ -16,7 +16,7 @@ class Refused(MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:  # noqa: ARG002 - importlib's signature
         """Refuse the packages of Thawline, leave all others to the next finder."""
-        if name.partition(".")[0] in {"components", "pipelines"}:
+        if name.partition(".")[0] in {"components", "pipelines", "thawline"}:
             raise ImportError(f"the served model must not import {name}")
 
 

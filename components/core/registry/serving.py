@@ -18,6 +18,7 @@ from components.core.networks.network import Network
 from components.core.tracking import pyfunc
 
 CODE = Path(__file__).parents[1] / "inference" / "served_model.py"
+ARCHIVE = "artifacts/served/network.pt2"  # in the served model's folder: the exported graph
 SERVING = "artifacts/served/serving.json"  # in the served model's folder: classes, preprocessing, temperature
 AGREEMENT = 1e-3  # between two ways to compute an answer's figures; a kernel's rounding is a hundredth of it
 CHUNK = 256  # records in memory at a time

@@ -63,6 +63,15 @@ def list_entries(source: str) -> Iterator[RawRecord]:
             yield RawRecord(str(path), _folder_label(above[0]) if above else "")
 
 
+def list_unlabeled(manifest: str) -> Iterator[RawRecord]:
+    """Every record of a manifest, which may lack the column `label`.
+
+    Raises:
+        InputError: It can't be read.
+    """
+    yield from _manifest(manifest, labeled=False)
+
+
 def check_source(source: str) -> None:
     """Look for what would surely stop a run, without reading records.
 
@@ -272,7 +281,7 @@ def _s3_subfolders(source: str) -> folders.Subfolders:
     return look
 
 
-def _manifest(source: str) -> Iterator[RawRecord]:
+def _manifest(source: str, *, labeled: bool = True) -> Iterator[RawRecord]:
     if source.startswith("s3://"):
         from components.core import s3
 
@@ -283,7 +292,7 @@ def _manifest(source: str) -> Iterator[RawRecord]:
     with file:
         for number, row in enumerate(tables.read_rows(file, source), start=1):
             if number == 1:
-                _check_columns(row, source)
+                _check_columns(row, source, labeled=labeled)
             yield _entry(row, base, source, number)
 
 
@@ -296,8 +305,8 @@ def _opened(path: Path, source: str) -> BinaryIO:
         raise tables.cannot_open(source, error) from error
 
 
-def _check_columns(row: Mapping[str, Any], source: str) -> None:
-    missing = [] if "label" in row else ["label"]
+def _check_columns(row: Mapping[str, Any], source: str, *, labeled: bool) -> None:
+    missing = ["label"] if labeled and "label" not in row else []
     if not any(name in row for name in ("uri", *INLINE)):
         missing.insert(0, "uri")
     if missing:

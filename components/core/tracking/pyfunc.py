@@ -60,6 +60,26 @@ def _mlflow_type(hint: Any) -> Any:  # noqa: ANN401 - mlflow publishes no types
     return {str: DataType.string, float: DataType.double, int: DataType.long, bool: DataType.boolean}[hint]
 
 
+def arrow_types(served: Any) -> dict[str, Any]:  # noqa: ANN401 - mlflow and pyarrow publish no types
+    """Return Arrow's type of each column of a served model's answers, by its signature."""
+    import pyarrow as pa
+    from mlflow.types import DataType
+    from mlflow.types.schema import Array, Map, Object
+
+    plain = {DataType.double: pa.float64(), DataType.long: pa.int64(), DataType.boolean: pa.bool_()}
+
+    def arrow(kind: Any) -> Any:  # noqa: ANN401 - as above
+        if isinstance(kind, Map):
+            return pa.map_(pa.string(), arrow(kind.value_type))
+        if isinstance(kind, Array):
+            return pa.list_(arrow(kind.dtype))
+        if isinstance(kind, Object):
+            return pa.struct({one.name: arrow(one.dtype) for one in kind.properties})
+        return plain.get(kind, pa.string())
+
+    return {column.name: arrow(column.type) for column in served.metadata.get_output_schema()}
+
+
 def load_pyfunc(folder: Path) -> Any:  # noqa: ANN401 - mlflow publishes no types
     """A served model from a local folder that has been checked; its files stay as they are."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # else Python adds compiled code to the folder

@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from components.core.contract import Target
-from components.core.networks.network import Pytree
+from components.core.networks.heads import linear_of
+from components.core.networks.network import Network, Pytree
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 ROUNDS, CLOSE = 20, 2e-4  # most rounds of calibration, and the last one's distance from 1
+LEAST = 0.1  # temperature
 
 
 def fitted_temperature(target: Target, outputs: Pytree, targets: Tensor) -> float:
@@ -25,7 +27,7 @@ def fitted_temperature(target: Target, outputs: Pytree, targets: Tensor) -> floa
     for _ in range(ROUNDS):
         step = target.calibrate(_divided(outputs, whole), targets).get("temperature", 1.0)
         whole *= step
-        if abs(step - 1.0) < CLOSE:
+        if abs(step - 1.0) < CLOSE or not LEAST < whole < 1 / LEAST:  # or chance does better, and none is enough
             break
     return whole
 
@@ -34,6 +36,15 @@ def calibrated(target: Target, outputs: Pytree, targets: Tensor) -> Pytree:
     """Outputs [N, ...] divided by the temperature that suits them; as they are where the target has none."""
     temperature = fitted_temperature(target, outputs, targets)
     return outputs if temperature == 1.0 else _divided(outputs, temperature)
+
+
+def temper(network: Network, temperature: float) -> None:
+    """Divide the outputs of a linear head by a temperature, for good; another head stays as it is."""
+    linear = linear_of(network.head)
+    if linear is not None:
+        with torch.no_grad():
+            linear.weight.div_(temperature)
+            linear.bias.div_(temperature)
 
 
 def _divided(outputs: Pytree, temperature: float) -> Pytree:

@@ -1,8 +1,9 @@
 """Whether a thawed network is better than its head-only model, by how much, and how sure that is.
 
 It has to be better by more than one standard error of the difference, so that what is simpler stays where the rows
-can't tell (the one-standard-error rule, Breiman et al. 1984). Above a solved head, the network halfway between the two
-is judged as well, and what the held-out rows say of the temperature goes into the head.
+can't tell (the one-standard-error rule, Breiman et al. 1984). Thawed networks are too sure of their answers: above a
+solved head, the temperature that the held-out rows ask for goes into the head, so the few rows that calibrate the
+served model have little left to tell.
 """
 
 import copy
@@ -26,9 +27,8 @@ from components.core.listener import SILENT, Callbacks, Listener
 from components.core.networks.network import Network, Pytree
 from components.core.settings import Hyperparameters
 from components.core.training import folds
-from components.core.training.calibration import calibrated_figures, calibrated_losses, fitted_temperature
+from components.core.training.calibration import calibrated_figures, calibrated_losses, fitted_temperature, temper
 from components.core.training.data import Data
-from components.core.training.halfway import go_halfway, put, temper, weights_above
 from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.phase import outputs, train_phase
 from components.core.training.processes import together, train
@@ -52,9 +52,8 @@ class Judgment:
     rows: int
     how: str
     history: list[dict[str, float]]  # figures of the thawed epochs, the mean over folds
-    epochs: int  # the best of them
-    halfway: bool = False  # whether the mean of the weights before and after these is better
-    temperature: float = 1.0  # of its outputs for the held-out rows
+    epochs: int  # that were judged
+    temperature: float = 1.0  # that suits its outputs for the held-out rows
 
     @property
     def helps(self) -> bool:
@@ -72,8 +71,7 @@ class Judgment:
             return f"Thawing was not judged: {self.how}"
         verb = "lowered" if self.gain > 0 else "raised"
         amount = f"{abs(self.gain):.3f} ± {self.error:.3f}"
-        weights = ", weights halfway" if self.halfway else ""
-        return f"Thawing {verb} the calibrated loss by {amount} ({self.rows} rows, {self.how}{weights})"
+        return f"Thawing {verb} the calibrated loss by {amount} ({self.rows} rows, {self.how})"
 
 
 def thaw(
@@ -86,9 +84,8 @@ def thaw(
     """Thaw the last stages and train on; judge whether that helps.
 
     With a solved head, held-out rows judge: with fewer than 1,000 rows all of them in turn, beyond a third of them. The
-    network is then trained on the training and validation rows together, for as many epochs as were best. With more
-    than 5,000 rows or another head the validation rows stop the training, and judge. Above a solved head, the mean of
-    the weights before and after the training is taken where these rows have the lower loss with it.
+    network is then trained on the training and validation rows together, for all epochs, as it was judged. With more
+    than 5,000 rows or another head the validation rows stop the training, and judge.
 
     Args:
         network: With the head-only model's weights, on its device; if thawing helps, it is thawed and trained.
@@ -114,13 +111,9 @@ def thaw(
         seed_everything(data.settings)
         told = Callbacks(note=listener.note, progress=listener.progress)
         epochs, depth = judged.epochs, hyperparameters.thaw
-        line = len(network.stages) - depth
-        start = weights_above(network, line)
         history = train(network, data, hyperparameters, thaw=depth, listener=told, whole_epochs=epochs, states=states)
         if len(history) < epochs:
             return Judgment(-math.inf, math.inf, judged.rows, DIVERGED, judged.history, 0)
-        if judged.halfway:
-            go_halfway(network, line, start)
         temper(network, judged.temperature)
         return judged
 
@@ -129,36 +122,21 @@ def _by_validation(
     network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener, states: Path | None
 ) -> Judgment:
     thawed, targets = hyperparameters.thaw, data.targets["validation"]
-    line, solved = len(network.stages) - thawed, is_solved(network, data)
+    solved = is_solved(network, data)
     if solved:  # the head-only model knows the validation rows: one that does not is compared
         solve_head(network, data, hyperparameters)
     before = calibrated_losses(data.target, outputs(network, data, 0, "validation"), targets)
-    start = weights_above(network, line) if solved else {}
     history = train(network, data, hyperparameters, thaw=thawed, listener=listener, states=states)
     if not history:
         return Judgment(-math.inf, math.inf, len(before), DIVERGED, [], 0)
-    found, halfway = outputs(network, data, thawed, "validation"), False
-    after = calibrated_losses(data.target, found, targets)
+    found = outputs(network, data, thawed, "validation")
+    gain, error = paired(
+        before - calibrated_losses(data.target, found, targets),
+        folds.units_and_strata(data, data.rows["validation"])[0],
+    )
     if solved:
-        end = weights_above(network, line)
-        go_halfway(network, line, start)
-        between = outputs(network, data, thawed, "validation")
-        losses = calibrated_losses(data.target, between, targets)
-        if halfway := bool(losses.mean() < after.mean()):
-            found, after = between, losses
-            history = [{**epoch, "best": 0.0} for epoch in history]
-            history.append(_of_halfway(history[-1], calibrated_figures(data.target, found, targets)) | {"best": 1.0})
-            listener.epoch(history[-1])
-        else:
-            put(network, line, end)
         temper(network, fitted_temperature(data.target, found, targets))
-    gain, error = paired(before - after, folds.units_and_strata(data, data.rows["validation"])[0])
-    return Judgment(gain, error, len(before), VALIDATION, history, len(history), halfway)
-
-
-def _of_halfway(last: dict[str, float], figures: dict[str, float]) -> dict[str, float]:
-    """Figures of the weights halfway, as if one more epoch had led there."""
-    return {**last, **figures, "epoch": last["epoch"] + 1, "learning_rate": 0.0, "seconds": 0.0, "best": 0.0}
+    return Judgment(gain, error, len(before), VALIDATION, history, len(history))
 
 
 def _out_of_time(network: Network, listener: Listener, seconds: float = 0.0) -> bool:
@@ -217,31 +195,17 @@ def cross_validated(
 def _fold(
     network: Network, part: Data, hyperparameters: Hyperparameters, listener: Listener
 ) -> tuple[list[Pytree], list[dict[str, float]]]:
-    """Outputs for the held-out rows, of the head-only model, after every epoch and halfway, and figures of all but it.
-
-    Where an epoch diverged, it and what would follow are missing.
-    """
+    """Outputs for the held-out rows, of the head-only model and after every epoch, and the epochs' figures."""
     train_phase(network, part, hyperparameters, thaw=0)
     found = [outputs(network, part, 0, "validation")]
-    thawed, epochs = hyperparameters.thaw, hyperparameters.thaw_epochs
-    line = len(network.stages) - thawed
-    start, end = weights_above(network, line), {}
 
     def validate(given: Pytree, targets: Tensor) -> dict[str, float]:
         found.append(given)
-        if len(found) > epochs:
-            end.update(weights_above(network, line))
         return calibrated_figures(part.target, given, targets)
 
-    patient = replace(part, settings=part.settings.model_copy(update={"patience": epochs}))
-    history = train_phase(network, patient, hyperparameters, thaw=thawed, listener=listener, validate=validate)
-    if len(history) == epochs:
-        put(network, line, end)
-        go_halfway(network, line, start)
-        found.append(outputs(network, part, thawed, "validation"))
-        figures = calibrated_figures(part.target, found[-1], part.targets["validation"])
-        history.append(_of_halfway(history[-1], figures))
-    return found, history
+    patient = replace(part, settings=part.settings.model_copy(update={"patience": hyperparameters.thaw_epochs}))
+    thawed = hyperparameters.thaw
+    return found, train_phase(network, patient, hyperparameters, thaw=thawed, listener=listener, validate=validate)
 
 
 def _of_fold(listener: Listener, place: tuple[int, int]) -> Listener:
@@ -260,26 +224,23 @@ def _judged(
     targets: Tensor,
     units: Sequence[str],
     histories: Sequence[Sequence[dict[str, float]]],
-    planned: int,  # epochs; the one behind them is halfway
+    epochs: int,  # the last one is judged: choosing the best would flatter it
 ) -> Judgment:
-    epochs = min(map(len, histories))  # fewer where one diverged
-    if not epochs:
+    if min(map(len, histories)) < epochs:
         return Judgment(-math.inf, math.inf, len(units), DIVERGED, [], 0)
     pooled = [
         tree_map(lambda *parts: torch.cat(parts), *[found[epoch] for found in answers]) for epoch in range(1 + epochs)
     ]
     losses = [calibrated_losses(target, found, targets) for found in pooled]
-    best = int(np.argmin([epoch.mean() for epoch in losses[1:]]))
-    halfway = best == planned
     history = [
         {name: float(np.mean([one[epoch][name] for one in histories])) for name in histories[0][epoch]}
-        | {"loss": float(losses[1 + epoch].mean()), "best": float(epoch == best)}
-        for epoch in range(epochs if halfway else min(epochs, planned))
+        | {"loss": float(losses[1 + epoch].mean()), "best": float(epoch == epochs - 1)}
+        for epoch in range(epochs)
     ]
-    gain, error = paired(losses[0] - losses[1 + best], units)
-    temperature = fitted_temperature(target, pooled[1 + best], targets)
+    gain, error = paired(losses[0] - losses[-1], units)
+    temperature = fitted_temperature(target, pooled[-1], targets)
     how = f"{FOLDS}-fold cross-validation" if len(answers) > 1 else HELD_OUT
-    return Judgment(gain, error, len(units), how, history, min(best + 1, planned), halfway, temperature)
+    return Judgment(gain, error, len(units), how, history, epochs, temperature)
 
 
 def paired(differences: Array, units: Sequence[str]) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from components.core import disk_space, home_folder, run_folder
 from components.core.settings import Settings
 from components.core.tracking import connection, runs
-from tests.conftest import TOY, copy_store
+from tests.conftest import TOY, copy_store, use_home
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_step_on_a_full_disk_is_closed_with_its_reason(
     """The space kept in reserve lets MLflow take the step's end, and the run's folder its reason."""
     home = small_disk / "home"
     copy_store(store, home)
-    monkeypatch.setenv("THAWLINE_HOME", str(home))
+    use_home(home, monkeypatch)
     disk_space.reserve(home)
     with pytest.raises(disk_space.FullDiskError):  # noqa: PT012, SIM117 - what a step does
         with runs.step("fine_tune", "key", Settings(**TOY).to_json()) as run:

@@ -14,6 +14,7 @@ from components.core.listener import Callbacks
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets.classification import Classification
 from components.core.training import folds, processes, thawing
+from components.core.training.calibration import calibrated_losses
 from components.core.training.data import Data, open_data
 from components.core.training.head_phase import solve_head
 from components.core.training.phase import build_network
@@ -68,7 +69,7 @@ def test_judging_leaves_the_network_as_it_was(home: Path, toy_dataset: Path) -> 
     judged = cross_validated(network, data, HELPS)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert judged.rows == len(data.rows["train"]) + len(data.rows["validation"])
-    assert len(judged.history) == HELPS.thaw_epochs + judged.halfway
+    assert len(judged.history) == HELPS.thaw_epochs
 
 
 def test_no_test_row_is_asked_for(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,42 +104,35 @@ def test_what_helps_is_trained_on_all_labels(home: Path, toy_dataset: Path, monk
     assert seen == [(len(data.rows["train"]) + len(data.rows["validation"]), 2)]
 
 
-def test_what_is_better_halfway_goes_on_halfway(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The final training ends halfway to where it led, and the head is as sure as the held-out rows say."""
+def test_the_head_is_as_sure_as_held_out_rows_say(
+    home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the final training the head's outputs are divided by the temperature of the judgment."""
     data, network = trained(toy_dataset, HELPS)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    judged = Judgment(0.5, 0.1, 9, "", [{"loss": 1.0}], 1, halfway=True, temperature=2.0)
-
-    def train_phase(given: torch.nn.Module, *_: Any, **__: Any) -> list[dict[str, float]]:
-        with torch.no_grad():
-            for parameter in given.parameters():
-                parameter.add_(2.0)
-        return [{"loss": 1.0}]
-
+    seen = last_training(monkeypatch, epochs=2)
+    judged = Judgment(0.5, 0.1, 9, "", [{"loss": 1.0}], 2, temperature=2.5)
     monkeypatch.setattr(thawing, "cross_validated", lambda *_: judged)
-    monkeypatch.setattr(processes, "train_phase", train_phase)
     thaw(network, data, HELPS)
-    for name, parameter in network.named_parameters():
-        share = 2.0 if name.startswith("head") else 1.0
-        torch.testing.assert_close(parameter.detach(), (before[name] + 1.0) / share)
+    assert seen
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, before[name] / (2.5 if name.startswith("head") else 1.0))
 
 
-def test_the_weights_with_the_lowest_loss_on_held_out_rows_are_chosen() -> None:
-    """Of the epochs and the weights halfway, which follow the epochs, the best counts; halfway needs all epochs."""
+def test_the_last_epoch_is_judged() -> None:
+    """The epoch with the lowest loss of the held-out rows is not chosen: they would flatter it."""
     target, targets = complete_target(Classification()), torch.tensor([0, 1, 0, 1] * 20)
     right = torch.nn.functional.one_hot(targets, 2) * 2.0
     right[::5] = right[::5].flip(1)  # wrong, so that a temperature can be fitted
     noise = torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
-    answers = [right + share * noise for share in (3.0, 2.0, 1.0, 0.0)]  # the head's, two epochs', halfway
-    history = [{"epoch": float(epoch), "loss": 0.0, "best": 0.0} for epoch in range(3)]
-    units = [str(row) for row in range(80)]
-    found = thawing._judged(target, [answers], targets, units, [history], 2)
-    assert (found.halfway, found.epochs, [one["best"] for one in found.history]) == (True, 2, [0.0, 0.0, 1.0])
-    assert found.helps
-    assert "weights halfway" in str(found)
-    swapped = [answers[0], answers[3], answers[1], answers[2]]
-    found = thawing._judged(target, [swapped], targets, units, [history], 2)
-    assert (found.halfway, found.epochs, [one["best"] for one in found.history]) == (False, 1, [1.0, 0.0])
+    answers = [right + share * noise for share in (3.0, 0.0, 1.0)]  # the head's, and two epochs'
+    history = [{"epoch": float(epoch), "loss": 0.0, "best": 0.0} for epoch in range(2)]
+    found = thawing._judged(target, [answers], targets, [str(row) for row in range(80)], [history], 2)
+    losses = [calibrated_losses(target, answers[epoch], targets).mean() for epoch in (0, 2)]
+    assert found.gain == pytest.approx(losses[0] - losses[1])
+    assert (found.epochs, [one["best"] for one in found.history]) == (2, [0.0, 1.0])
+    cut = thawing._judged(target, [answers[:2]], targets, [str(row) for row in range(80)], [history[:1]], 2)
+    assert (cut.helps, cut.how) == (False, thawing.DIVERGED)
 
 
 def test_a_final_training_that_diverges_leaves_the_head_only_model(

@@ -1,0 +1,1 @@
+"""A registered model over HTTP: micro-batches, limits, metrics, and the next version when its alias moves."""

@@ -1,0 +1,46 @@
+"""The interface, and the manifest for KServe that names it."""
+
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from pipelines.serving.app import Limits, build
+from pipelines.serving.following import Following
+from pipelines.serving.loading import Loaded
+from tests.support.command import ROOT
+
+
+@pytest.fixture(scope="module")
+def paths() -> dict[str, Any]:
+    loaded = Loaded("toy", "1", "point", [], "none", lambda _records: [])
+    limits = Limits(body=1, records=1, requests=1, batch=1, wait=0, poll=1)
+    return build(Following(loaded, "champion", lambda _version: loaded), limits).openapi()["paths"]
+
+
+def test_the_interface_describes_itself(paths: dict[str, Any]) -> None:
+    """Every path, the kinds of bodies, and the statuses of a refusal."""
+    assert {"/predict", "/invocations", "/ping", "/health/live", "/health/ready", "/metrics"} == paths.keys()
+    post = paths["/predict"]["post"]
+    assert {"application/json", "application/octet-stream", "image/*"} <= post["requestBody"]["content"].keys()
+    assert {"200", "400", "408", "413", "415", "500", "503"} <= post["responses"].keys()
+
+
+def test_the_manifest_for_kserve_starts_the_server(paths: dict[str, Any]) -> None:
+    """Its arguments are options of the command, and its probes ask paths that are there, at the port it listens at."""
+    from pipelines.cli import app
+
+    manifest = yaml.safe_load((ROOT / "docker/kubernetes/inference-service.yaml").read_text())
+    predictor = manifest["spec"]["predictor"]
+    [container] = predictor["containers"]
+    name, model, *options = container["args"]
+    command: Any = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]  # a group
+    asked = command.make_context(name, [model, *options]).params
+    assert (container["command"], asked["host"]) == (["thawline"], "0.0.0.0")  # noqa: S104 - in a pod
+    [port] = container["ports"]
+    assert asked["port"] == port["containerPort"]
+    assert str(asked["port"]) == manifest["metadata"]["annotations"]["prometheus.io/port"]
+    probes = [container[probe]["httpGet"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert {probe["path"] for probe in probes} <= paths.keys()
+    assert {probe["port"] for probe in probes} == {port["name"]}
