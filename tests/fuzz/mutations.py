@@ -2,7 +2,10 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
+CORPUS = Path(__file__).parent / "corpus"  # inputs that failed once, by target
+SLOW_SECONDS = 10.0  # of work that one input may take
 LIES = (b"\xff\xff\xff\xff", b"\x00\x00\x00\x00", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80\x00\x00\x00")
 
 

@@ -16,11 +16,8 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.fuzz.mutations import mutated
+from tests.fuzz.mutations import CORPUS, SLOW_SECONDS, mutated
 from tests.fuzz.targets import TARGETS, Target
-
-CORPUS = Path(__file__).parent / "corpus"
-SLOW_SECONDS = 10.0  # of work that one input may take
 
 
 def main(seconds: float, names: list[str]) -> None:

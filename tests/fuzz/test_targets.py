@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.mutations import mutated
-from tests.fuzz.run import CORPUS, fault_of
+from tests.fuzz.mutations import CORPUS, mutated
+from tests.fuzz.run import fault_of
 from tests.fuzz.targets import TARGETS
 
 NUMBER = {"archive": 100, "picture": 100, "served": 100}  # of inputs; 50 of the others

@@ -219,7 +219,7 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
                     found = find_runs(run.settings.model, run_key, "step", tag_names.is_set(tag_names.INPUT_ERROR_AT))
                     retries.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), tag_names.ERROR)
                     leases.hold(run)
-                with _living(run.pipeline_id), disk_space.explained(home_folder.home):
+                with _living(run), disk_space.explained(home_folder.home):
                     yield run
                 status = "FINISHED"
                 run_folder.forget_error(run_key, name)
@@ -319,15 +319,15 @@ def _tag(run_id: str, run_key: str, model: str, kind: str, more: Mapping[str, st
 
 
 @contextmanager
-def _living(pipeline_id: str) -> Iterator[None]:
+def _living(run: StepRun) -> Iterator[None]:
     """Show in the pipeline's run that this step works, until it ends."""
     over, client_ = threading.Event(), client()
-    client_.set_tag(pipeline_id, tag_names.ALIVE, sign_of_life())
+    run.tags({tag_names.ALIVE: sign_of_life()}, pipeline=True)
 
     def beat() -> None:
         while not over.wait(ALIVE_SECONDS):
             with suppress(Exception):  # a server that is away now may be there the next time
-                client_.set_tag(pipeline_id, tag_names.ALIVE, sign_of_life())
+                client_.set_tag(run.pipeline_id, tag_names.ALIVE, sign_of_life())
 
     threading.Thread(target=beat, daemon=True).start()
     try:

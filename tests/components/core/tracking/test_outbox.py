@@ -69,10 +69,10 @@ def test_a_server_that_stays_away_ends_the_step_with_one_sentence(
     mlflow_server: "Mlflow", settings: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the work is done it is waited for as long as the patience says; the run's folder has the reason."""
-    monkeypatch.setenv(outbox.PATIENCE, "2")
     sentence = rf"^The MLflow server {mlflow_server.uri} did not answer for 2 s\."
     with ExitStack() as outage, pytest.raises(OutageError, match=sentence):  # noqa: PT012, SIM117 - a step's work
         with runs.step("train_head", "k", settings) as run:
+            monkeypatch.setattr(run._outbox, "_patience", 2.0)
             outage.enter_context(stopped(mlflow_server))
             run.metrics({"loss": 0.5})
             worked = True
