@@ -13,6 +13,7 @@ from components.core.errors import InputError
 from components.core.networks.detectors import build_maps, detection_head, rebuild_maps
 from components.core.networks.network import Network, set_thawed, set_training
 from components.core.networks.whole_detectors import FCOS, PREFIX, RETINANET, RETINANET_V2, SIZES, SSDLITE, grids
+from components.core.registry.serving import export_network
 from components.core.targets.detection import Detection
 
 SIDE = 64
@@ -78,6 +79,18 @@ def test_a_step_of_training_reaches_head_and_thawed_stages(name: str) -> None:
     assert torch.isfinite(loss)
     assert all(p.grad is not None for p in [*own.head.parameters(), *own.stages[-1].parameters()])
     assert all(p.grad is None for stage in own.stages[:-1] for p in stage.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [SSDLITE, RETINANET_V2])
+def test_a_served_detector_takes_batches_of_any_size(name: str, tmp_path: Path) -> None:
+    """The graph of a served model answers as the network."""
+    own = network(name, "none")
+    export_network(own, flow(), tmp_path / "network.pt2")
+    given = {key: tensor[[0, 1, 1]] for key, tensor in flow().items()}
+    with torch.no_grad():
+        served, expected = torch.export.load(tmp_path / "network.pt2").module()(given), own(given)
+    assert all(torch.allclose(served[key], expected[key], atol=1e-4) for key in expected)
 
 
 def test_a_checkpoint_fits_the_rebuilt_detector() -> None:
