@@ -111,7 +111,7 @@ def test_a_step_that_was_cut_off_goes_on(toy_home: PlainRun, tmp_path: Path, mon
     assert len(set(offered)) == len(offered) == 4 * max(batches for _, batches in offered)
     assert weights_digest(tmp_path / "tuned") == weights_digest(tmp_path / "undisturbed")
     shown = [run for run in queries.find_runs("toy", "cut", "step") if run.info.status == "FINISHED"]
-    assert len(connection.client().get_metric_history(shown[0].info.run_id, "loss")) == 4
+    assert len(connection.client().get_metric_history(shown[0].info.run_id, "val/loss")) == 4
 
 
 def test_folds_that_were_trained_are_not_trained_again(
