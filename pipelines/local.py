@@ -23,6 +23,9 @@ from components.core.run_result import RunResult
 from components.core.settings import Settings
 
 
+LONGEST = 70  # characters: the sockets of `multiprocessing` lie 32 deeper, and take 107
+
+
 @disk_space.explained(home_folder.home)
 def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[bytes]":
     """Start the DAG in a process group of its own; its steps inherit the environment."""
@@ -132,8 +135,9 @@ def main() -> None:
     # what it compiled for a GPU serves later runs, and must not go with this one's folder
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
     temporary = run_folder.temporary_folder(arguments["run_key"])
-    temporary.mkdir(mode=0o700, exist_ok=True)
-    tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
+    if len(str(temporary)) <= LONGEST:
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
     try:
         with disk_space.explained(home_folder.home):
             run_pipeline(**arguments)

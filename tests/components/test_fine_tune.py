@@ -3,16 +3,22 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.core.listener import Deadline
 from components.core.tracking import connection, queries
-from components.core.training import deadlines
-from components.core.training.checkpoints import read_facts
+from components.core.training import deadlines, thawing
+from components.core.training.checkpoints import read_facts, weights_digest
+from components.core.training.training_state import StateFiles, TrainingState
 from components.fine_tune import fine_tune
 from components.train_head import train_head
 from tests.support.plain import PlainRun
+
+
+class CutOffError(Exception):
+    """Stands for a kill."""
 
 
 def tune(run: PlainRun, target: Path, key: str, **changes: float) -> float:
@@ -82,6 +88,59 @@ def test_what_cross_validation_found_is_recorded(toy_home: PlainRun, tmp_path: P
     assert [metric.value for metric in logged] == [figures["loss"] for figures in epochs]
     assert "3-fold cross-validation" in facts["thawing"]
     assert loss == next(e["loss"] for e in (epochs if facts["thawed"] else facts["history"]) if e["best"])
+
+
+def test_a_step_that_was_cut_off_goes_on(toy_home: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off within the second epoch, the step goes on after that batch, and gives the weights that it would have."""
+    changes = {"thaw": 2, "thaw_epochs": 4, "dropout": 0.3}
+    tune(toy_home, tmp_path / "undisturbed", "undisturbed", **changes)
+    offered: list[tuple[int, int]] = []
+    offer = StateFiles.offer
+
+    def cut(states: StateFiles, state: TrainingState) -> None:
+        states._saved = -1e9  # due at once
+        offer(states, state)
+        offered.append((state.epoch, state.batches))
+        if len(offered) == 7:
+            raise CutOffError
+
+    monkeypatch.setattr(StateFiles, "offer", cut)
+    with pytest.raises(CutOffError):
+        tune(toy_home, tmp_path / "tuned", "cut", **changes)
+    tune(toy_home, tmp_path / "tuned", "cut", **changes)
+    assert len(set(offered)) == len(offered) == 4 * max(batches for _, batches in offered)
+    assert weights_digest(tmp_path / "tuned") == weights_digest(tmp_path / "undisturbed")
+    shown = [run for run in queries.find_runs("toy", "cut", "step") if run.info.status == "FINISHED"]
+    assert len(connection.client().get_metric_history(shown[0].info.run_id, "val/loss")) == 4
+
+
+def test_folds_that_were_trained_are_not_trained_again(
+    toy_home: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in the third fold, the cross-validation trains that one alone, with the same result."""
+    toy_home = replace(toy_home, settings=toy_home.settings.model_copy(update={"head_solver": "auto"}))
+    dataset, chosen = toy_home.folder / "dataset", json.dumps(toy_home.hyperparameters)
+    train_head(toy_home.settings.to_json(), "head", dataset, chosen, tmp_path / "head")
+    (tmp_path / "dataset").symlink_to(dataset)
+    toy_home, folds, fold = replace(toy_home, folder=tmp_path), [0], thawing._fold
+
+    def cut(*arguments: Any) -> Any:
+        folds[-1] += 1
+        if folds == [3, 3]:
+            raise CutOffError
+        return fold(*arguments)
+
+    monkeypatch.setattr(thawing, "_fold", cut)
+    changes = {"thaw": 2, "thaw_epochs": 2, "dropout": 0.3}
+    tune(toy_home, tmp_path / "undisturbed", "undisturbed", **changes)
+    folds.append(0)
+    with pytest.raises(CutOffError):
+        tune(toy_home, tmp_path / "tuned", "cut", **changes)
+    folds.append(0)
+    tune(toy_home, tmp_path / "tuned", "cut", **changes)
+    assert folds == [3, 3, 1]
+    assert read_facts(tmp_path / "tuned")["thawing"] == read_facts(tmp_path / "undisturbed")["thawing"]
+    assert weights_digest(tmp_path / "tuned") == weights_digest(tmp_path / "undisturbed")
 
 
 def test_thawed_stages_move_and_frozen_ones_stay(toy_home: PlainRun, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SHARE = 50.0  # seconds of training for each second of writing
 LEAST_SECONDS = 1.0  # between two states
-BYTES_A_SECOND = 2e8  # that a disk takes, until the first state has shown it
+SPEED = 2e8  # bytes in a second that a disk takes, until the first state has shown it
 KEPT = 2  # states of a phase
 GRACE_SECONDS = 8.0  # that a batch may still take after a SIGTERM; Kubernetes waits for 30
 PLACE = ("epoch", "batches", "examples", "seconds", "learning_rate", "best", "best_epoch", "history")
@@ -149,7 +149,7 @@ class StateFiles:
         self._writes = writes
         self._asked = False  # to end
         self._saved = time.monotonic()
-        self._cost = 0.0  # seconds that the last state took
+        self._cost = 0.0  # seconds that a state takes: as the last one did, at first as its size suggests
 
     def restore(self, state: TrainingState) -> None:
         """Bring a phase and all random generators to the newest whole state, if there is one."""
@@ -166,15 +166,13 @@ class StateFiles:
         """
         if not self._writes:
             return
-        since = time.monotonic() - self._saved
-        if since > LEAST_SECONDS or self._asked:
-            tensors = state.tensors()
-            size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-            if since > SHARE * (self._cost or size / BYTES_A_SECOND) or self._asked:
-                begin = time.monotonic()
-                write(self._folder, {**tensors, **random_tensors()}, {**state.facts(), **random_facts()})
-                self._saved = time.monotonic()
-                self._cost = self._saved - begin
+        if not self._cost:  # once: collecting the tensors after every batch would cost more than writing them
+            self._cost = sum(tensor.numel() * tensor.element_size() for tensor in state.tensors().values()) / SPEED
+        begin = time.monotonic()
+        if self._asked or begin - self._saved > max(LEAST_SECONDS, SHARE * self._cost):
+            write(self._folder, {**state.tensors(), **random_tensors()}, {**state.facts(), **random_facts()})
+            self._saved = time.monotonic()
+            self._cost = self._saved - begin
         if self._asked:
             _end()
 
