@@ -90,7 +90,8 @@ def _write(model: str, wanted: str, records: "Iterable[Record]", target: Path, *
     if done.unanswered:
         most = sorted(done.reasons.items(), key=lambda one: -one[1])[:SHOWN]
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in most)
-        lines.append(f"{done.unanswered:,} records can't be answered, see the column reason: {reasons}.")
+        count = f"{done.unanswered:,} {'record' if done.unanswered == 1 else 'records'}"
+        lines.append(f"{count} can't be answered, see the column reason: {reasons}.")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return not done.unanswered

@@ -13,6 +13,8 @@ from PIL import Image
 from components.core.errors import InputError
 from components.core.inference import images
 from pipelines import explanation
+from tests.support.command import call
+from tests.support.plain import PlainRun
 
 
 class Served:
@@ -79,3 +81,16 @@ def test_what_can_not_be_explained_is_one_sentence(answer: dict[str, Any], label
     """Another label, another kind of answer, a single word."""
     with pytest.raises(InputError, match=sentence):
         explanation.words(Served("text", lambda _content: answer), "word", label)
+
+
+def test_the_command_asks_the_registered_model(
+    toy_run: PlainRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its words; what it can't explain ends in a sentence."""
+    monkeypatch.setattr(explanation, "answer_some", lambda _served, _column, contents: [good(one) for one in contents])
+    answer = call(capsys, monkeypatch, "explain", "--model", "toy", "--text", "all good")
+    assert (answer.status, answer.out) == (0, "+0.000\tall\n+3.000\tgood\n")
+    assert "toy version 1 says 3." in answer.err
+    answer = call(capsys, monkeypatch, "explain", "--model", "toy", "--text", "good")
+    assert answer.status == 2
+    assert "of one word can't be explained. Use a longer one." in answer.err
