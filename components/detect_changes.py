@@ -29,7 +29,7 @@ from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
 from components.core.sources.record_kinds import check_task
 from components.core.sources.source_index import IndexRow
-from components.core.tracking import metric_groups, provenance, retries, tag_names
+from components.core.tracking import metric_groups, provenance, retries, step_records, tag_names
 from components.core.training import deadlines
 
 if TYPE_CHECKING:
@@ -160,6 +160,21 @@ def go_on(settings: Settings, run_key: str) -> None:
         idle += float(run.pipeline_tags().get(tag_names.IDLE, "0"))
         run.tags({tag_names.IDLE: f"{idle:.1f}"}, pipeline=True)
         run.figure("goes on: its settings, code and source are the same")
+
+
+def holds_same_data(source: str, settings: Settings, run_key: str) -> bool:
+    """Return whether a source is as a run has prepared it; True if it has not come to that.
+
+    Raises:
+        InputError: The source can't be listed.
+    """
+    prepared = step_records.output(run_key, "prepare_data", "dataset")
+    if prepared is None:
+        return True
+    dataset, info = prepared
+    known, own = source_index.read_index(dataset / source_index.INDEX), _own_records(settings, source)
+    rows = source_index.take(source, known, verify=settings.verify, records=own)
+    return bool(source_index.data_digest(rows) == info["data_digest"])
 
 
 def _give_way(run: "StepRun", other: str) -> Decision:

@@ -4,6 +4,7 @@ Typer's own panels cut long values at 80 columns, and the values are what a read
 """
 
 import re
+import sys
 from typing import Any
 
 import typer
@@ -72,7 +73,9 @@ HELP = ["-h", "--help"]
 def _print(ctx: Any, command: TyperCommand | TyperGroup) -> None:  # noqa: ANN401
     console = Console()
     console.width = min(console.width, WIDEST)
-    console.print(_page(ctx, command), highlight=False)
+    with console.capture() as page:
+        console.print(_page(ctx, command), highlight=False)
+    sys.stdout.write(re.sub(r" +$", "", page.get(), flags=re.MULTILINE))  # rich fills its lines
 
 
 def _page(ctx: Any, command: TyperCommand | TyperGroup) -> RenderableType:  # noqa: ANN401
@@ -99,7 +102,7 @@ def _page(ctx: Any, command: TyperCommand | TyperGroup) -> RenderableType:  # no
         else:
             parts += _blocks(title, texts)
     if brief:
-        text = f"{len(options) - len(shown)} more options: {ctx.command_path} --help"
+        text = f"All options: {ctx.command_path} --help"
         parts += [Text(), Text(text)]
     if command.epilog:
         parts += [Text(), Text(command.epilog)]

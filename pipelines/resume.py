@@ -1,8 +1,9 @@
 """Which run a command is: a new one, or an earlier one that ended before its time and goes on.
 
 A run goes on if it is the last one of its model, nothing works on it any more, it did not succeed, and it began with
-the same source, settings, code, weights and libraries. What its steps left is checked by each of them
-(`components/core/tracking/step_records.py`). In doubt a new run begins; `--fresh` asks for one.
+the same source, settings, code, weights and libraries. The data that it has prepared are those of the source. What its
+steps left is checked by each of them (`components/core/tracking/step_records.py`). In doubt a new run begins; `--fresh`
+asks for one.
 """
 
 import json
@@ -19,6 +20,7 @@ from components.core.digests import canonical_json
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.tracking import provenance
+from components.detect_changes import DECISION, holds_same_data
 
 OPEN = ("RUNNING", "FAILED")  # in MLflow: killed; failed or interrupted
 BEGIN = "begin.json"  # in a run's folder: what it began with
@@ -36,6 +38,7 @@ def begin(source: str, settings: Settings, *, fresh: bool) -> Begun:
     """Take up the run that goes on, or begin a new one.
 
     Raises:
+        InputError: There is a run that might go on, but the source can't be listed, or MLflow refuses the login.
         UnavailableError: The home can't be written to.
     """
     home = home_folder.home()
@@ -43,7 +46,7 @@ def begin(source: str, settings: Settings, *, fresh: bool) -> Begun:
         home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / f"{settings.model}.begin.lock"):  # two commands must not take up one run
         facts = _facts(source, settings)
-        key = "" if fresh else _to_go_on(settings, facts)
+        key = "" if fresh else _to_go_on(source, settings, facts)
         if key:
             return _taken_up(key)
         key = run_folder.new_run_key()
@@ -59,7 +62,7 @@ def _facts(source: str, settings: Settings) -> str:
     return canonical_json({"source": source, "settings": settings.to_json(), "parts": provenance.parts(settings)})
 
 
-def _to_go_on(settings: Settings, facts: str) -> str:
+def _to_go_on(source: str, settings: Settings, facts: str) -> str:
     """The key of the run that goes on; empty without one."""
     for folder, result in _of_model(settings.model):
         if result and result.status == "skipped":
@@ -67,7 +70,8 @@ def _to_go_on(settings: Settings, facts: str) -> str:
         path = folder / BEGIN
         same = path.exists() and path.read_text() == facts and _change(folder) in ("train", "")
         ended = run_folder.driver(folder.name) != "lives" and (not result or result.status == "failed")
-        return folder.name if same and ended and _may_go_on(settings.model, folder) else ""
+        goes_on = same and ended and _may_go_on(settings.model, folder)
+        return folder.name if goes_on and holds_same_data(source, settings, folder.name) else ""
     return ""
 
 
@@ -80,8 +84,6 @@ def _of_model(model: str) -> Iterator[tuple[Path, RunResult | None]]:
 
 def _change(folder: Path) -> str:
     """What a run decided; empty if it did not come to that."""
-    from components.detect_changes import DECISION
-
     path = folder / DECISION
     return str(json.loads(path.read_text())["change"]) if path.exists() else ""
 
@@ -94,9 +96,10 @@ def _may_go_on(model: str, folder: Path) -> bool:
     """
     if not home_folder.store_is_ready():
         return False
-    from components.core.tracking import leases, queries, tag_names  # mlflow costs seconds
+    from components.core.tracking import connection, leases, queries, tag_names  # mlflow costs seconds
 
-    last = queries.last_working_run(model)
+    with connection.explained():
+        last = queries.last_working_run(model)
     if last is None or last.data.tags[tag_names.RUN_KEY] != folder.name or last.info.status not in OPEN:
         return False
     silent = time.time() - float(last.data.tags.get(tag_names.ALIVE, "0").partition(" ")[0])

@@ -15,6 +15,8 @@ from components.core.errors import RejectedRecord
 
 OVERHANG = 1.0  # pixels beyond the picture that rounding explains; they are cut off
 DIGITS = 2  # of a pixel
+CELL = 32_767  # characters that a spreadsheet's cell holds
+OTHER_QUOTES = ("[{'", "[{\u2018", "[{\u2019", "[{\u201c", "[{\u201d")  # of Python, and of word processors
 
 
 @dataclass(frozen=True, order=True)
@@ -53,7 +55,9 @@ def read_boxes(label: str) -> Boxes:
     if isinstance(given, dict) and {"boxes", "width", "height"} <= given.keys():
         size, given = (_side(given["width"]), _side(given["height"])), given["boxes"]
     if not isinstance(given, list):
-        raise RejectedRecord('the label is not a JSON list of boxes, such as [{"box": [0, 0, 9, 9], "class": "cat"}]')
+        raise RejectedRecord(
+            'the label is not a JSON list of boxes, such as [{"box": [0, 0, 9, 9], "class": "cat"}]' + _broken(label)
+        )
     return Boxes([_box(one) for one in given], *size)
 
 
@@ -82,8 +86,17 @@ def class_counts(label: str) -> dict[str, int]:
 def are_boxes(labels: Iterable[str]) -> bool:
     """Return whether most of these labels are boxes, broken ones included."""
     some = [label for label in labels if label]
-    found = sum(label.startswith(('[{"', '{"boxes"')) or label == "[]" for label in some)
+    found = sum(label.startswith(("[{", '{"boxes"')) or label == "[]" for label in some)
     return found > len(some) / 2 and any(label != "[]" for label in some)
+
+
+def _broken(label: str) -> str:
+    """What programs for tables do to a label, where it shows."""
+    if label.startswith(OTHER_QUOTES):
+        return "; its quotes are not the straight double ones of JSON"
+    if len(label) >= CELL:
+        return f"; it ends after {len(label)} characters, as a spreadsheet cuts it off"
+    return ""
 
 
 def _box(given: Any) -> Box:  # noqa: ANN401 - whatever a label holds

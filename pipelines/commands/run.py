@@ -87,7 +87,8 @@ def run(
             _print_settings(console, source, settings, task)
             print_foreseen(foreseen(source, settings, console), settings, as_json=as_json)
             return
-        begun = begin(source, settings, fresh=fresh)  # where the home can't be made, that is all there is to say
+        with console.status("Looking for a run to go on with"):
+            begun = begin(source, settings, fresh=fresh)  # where the home can't be made, that is all there is to say
         _print_settings(console, source, settings, task)
         if begun.before:
             text = f"Going on with {begun.before}; --fresh starts anew"

@@ -29,11 +29,12 @@ def main() -> None:
     parser.add_argument("--backbone", default="timm/tf_efficientnet_lite0")
     parser.add_argument("--weights", default="package:efficientnet-lite0")
     parser.add_argument("--image-size", type=int, default=0)
+    parser.add_argument("--depth", default="2", help="convolutions of each of the head's towers")
     given = parser.parse_args()
     torch.set_num_threads(1)
     settings = Settings(
         task="object_detection", model="boxes", backbone=given.backbone, weights=given.weights,
-        image_size=given.image_size, device="cpu",
+        image_size=given.image_size, option={"depth": given.depth}, device="cpu",
     )  # fmt: skip
     with TemporaryDirectory() as folder:
         prepare(given.source, settings, Path(folder), Lineage(salt="0"), SILENT.progress)

@@ -383,7 +383,7 @@ def cut_short(key: str) -> str:
     """Say of a run that a deadline stopped its training; return its name."""
     [pipeline] = queries.find_runs("toy", key, "pipeline")
     runs.record(pipeline.info.run_id, {}, {f"{tag_names.CUT}search": "The search stopped."})
-    return str(pipeline.info.run_name).partition(tag_names.OUTCOME)[0]
+    return str(pipeline.info.run_name).rpartition(tag_names.OUTCOME)[2]
 
 
 def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) -> None:

@@ -471,13 +471,15 @@ def test_the_summary_ends_a_run(tmp_path: Path) -> None:
     source, home = write_points(tmp_path / "points", per_class=60), tmp_path / "my home"
     answer = thawline("run", str(source), *TOY, "--trials", "0", home=home, cwd=tmp_path)
     assert (answer.status, answer.err) == (0, "")
-    summary = dict(line.split(maxsplit=1) for line in answer.out.partition("\n\n")[2].splitlines())
+    lines = answer.out.partition("\n\n")[2].splitlines()
+    summary = dict(line.split(maxsplit=1) for line in lines if not line.startswith(" "))
     summary.pop("Reference", None)  # where a simple model is better
-    assert list(summary) == ["Accuracy", "Registered", "Why", "Report", "Tracking"]
+    assert list(summary) == ["Accuracy", "Registered", "Why", "Report", "Tracking", "Next"]
     assert "95 % interval [" in summary["Accuracy"]
     assert summary["Registered"] == "toy version 1, champion"
-    assert Path(summary["Report"]).is_file()
+    assert (tmp_path / summary["Report"]).is_file()
     assert summary["Tracking"].endswith(f" ui --home '{home}'")
+    assert " report toy " in summary["Next"]
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from components.core.settings import Settings
 from pipelines.cli import app
+from tests.test_docs import ROOT, fences
 
 
 def helped(*arguments: str, columns: int = 80, **environment: str) -> str:
@@ -37,7 +38,7 @@ def test_the_short_help_is_one_screen() -> None:
     shown = set(re.findall(r"^  (--[a-z-]+)", page, re.MULTILINE))
     assert {"--task", "--model", "--backbone", "--weights", "--trials", "--dry-run", "--config"} <= shown
     assert len(shown) <= 12
-    assert "more options: thawline run --help" in page.replace("root run", "thawline run")
+    assert "All options: root run --help" in page
     assert "--cron <text>" in helped("schedule", "create", "-h")
 
 
@@ -63,3 +64,10 @@ def test_the_shell_completes_options(monkeypatch: pytest.MonkeyPatch) -> None:
     words = {"_ROOT_COMPLETE": "complete_bash", "COMP_WORDS": "root run --gate-m", "COMP_CWORD": "2"}
     result = CliRunner().invoke(app, [], env=words, prog_name="root")
     assert set(result.output.split()) == {"--gate-metric", "--gate-margin"}
+
+
+def test_the_page_shows_the_help_as_it_is() -> None:
+    """The documentation has the short help of `run` line by line."""
+    page = CliRunner().invoke(app, ["run", "-h"], env={"COLUMNS": "80"}, prog_name="thawline").output
+    (shown,) = [fence for fence in fences(ROOT / "docs/command-line.md") if fence.startswith("Run the whole pipeline")]
+    assert shown.strip() == page.strip()

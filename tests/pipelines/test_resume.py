@@ -10,9 +10,11 @@ import pytest
 from components.core import run_folder
 from components.core.run_result import RunResult
 from components.core.settings import Settings
+from components.core.sources import source_index
 from components.core.tracking import provenance, queries, runs, tag_names
 from components.detect_changes import DECISION, Decision, go_on
 from pipelines import resume
+from tests.fakes.toy import write_points
 
 SETTINGS = Settings(model="toy", task="tests.fakes.toy")
 GONE = "0"  # no process began at the boot
@@ -107,6 +109,23 @@ def test_in_doubt_a_new_run_begins(changed: Callable[[str], str], tracked_home: 
     """Another source or setting, a process that lives, a good end, a later run of the model: nothing goes on."""
     key = killed()
     assert changed(key) != key
+
+
+def test_other_data_start_anew(tracked_home: Path, tmp_path: Path) -> None:
+    """A run that has prepared its data goes on only if the source holds these."""
+    source = write_points(tmp_path / "points", per_class=2)
+    key = killed(str(source))
+    dataset, record = tmp_path / "dataset", run_folder.run_folder(key) / "steps/prepare_data.json"
+    dataset.mkdir()
+    rows = source_index.take(str(source), [])
+    source_index.write_index(dataset / source_index.INDEX, rows)
+    found = {"outputs": {"dataset": [str(dataset), ""]}, "result": {"data_digest": source_index.data_digest(rows)}}
+    record.parent.mkdir()
+    record.write_text(json.dumps(found))
+    assert next_key(str(source)) == key
+    leave(key)
+    (source / "class0/0000.txt").write_text("3,3")
+    assert next_key(str(source)) != key
 
 
 def test_other_code_starts_anew(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

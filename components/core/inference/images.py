@@ -11,13 +11,9 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
-from PIL import Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import jpeg_factory
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, WebPImagePlugin
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 if TYPE_CHECKING:  # torch costs seconds; checking pictures needs none of it
     from torch import Tensor
@@ -27,8 +23,7 @@ MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 HALVED = 2**25  # pixels, above which half the width and height are more than enough for a network
 FULL_SIZE = "full_size"  # of a picture's `info`: width and height of what was decoded, in pixels
 WHITE = (255, 255, 255)
-_LEAST_SIDE = 1024  # of a halved picture
-_STRIP = 2**20  # pixels that are converted at a time
+_LEAST_SIDE, _STRIP = 1024, 2**20  # of a halved picture; pixels that are converted at a time
 _BYTES = {"1": 1, "L": 1, "P": 1, "I": 2}  # of a pixel in memory, where they are not 4
 _WEBP_BYTES = {"RGB": 16, "RGBA": 20}  # of a pixel while its library decodes it, measured
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of JPEG
@@ -36,36 +31,31 @@ _PROGRESSIVE, _SCAN = {0xC2, 0xC6, 0xCA, 0xCE}, 0xDA
 
 # Readers are called themselves, not through Image.open: that warns about large pictures before their size can be read
 # here, and warnings can't be caught safely in threads.
-_READERS: tuple[tuple[bytes, Callable[..., ImageFile.ImageFile]], ...] = (
-    (b"\xff\xd8\xff", jpeg_factory),
+_READERS: tuple[tuple[bytes | tuple[bytes, ...], Callable[..., ImageFile.ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.jpeg_factory),
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
-    (b"RIFF", WebPImageFile),
-    (b"GIF8", GifImageFile),
-    (b"BM", BmpImageFile),
-    (b"II*\x00", TiffImageFile),
-    (b"MM\x00*", TiffImageFile),
-    (b"II+\x00", TiffImageFile),  # BigTIFF
-    (b"MM\x00+", TiffImageFile),
+    (b"RIFF", WebPImagePlugin.WebPImageFile),
+    (b"GIF8", GifImagePlugin.GifImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    ((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), TiffImageFile),  # with a plus: BigTIFF
 )
 _BITS, _PHOTOMETRIC, _BANDS, _MOST, _FORMAT = 258, 262, 277, 281, 339  # tags of TIFF
 _MOST_BANDS = 6  # that Pillow takes, of which the first three are the colour and what is not alpha is left out
 _MOST_BITS, _WHITE_OF_16 = 16, 2**16 - 1
 _SIGNED, _FLOATS = 2, {3: "float", 5: "complex integer", 6: "complex float"}
-_UNSUPPORTED = {  # by the bytes at the start, or behind the length of the first box
+_UNSUPPORTED: dict[bytes | tuple[bytes, ...], str] = {  # by the bytes at the start, or behind the first box's length
     b"%PDF": "PDF",
     b"8BPS": "PSD",
     b"<svg": "SVG",
     b"<?xm": "SVG or XML",
-    b"<!DO": "HTML",
-    b"<htm": "HTML",
+    (b"<!DO", b"<htm"): "HTML",
     b"\x89HDF": "HDF5",
     b"\x93NUM": "NumPy",
     b"v/1\x01": "OpenEXR",
     b"\x00\x00\x01\x00": "ICO",
     b"PK\x03\x04": "ZIP",
     b"ftypavif": "AVIF",
-    b"ftyphei": "HEIC",
-    b"ftypmif1": "HEIC",
+    (b"ftyphei", b"ftypmif1"): "HEIC",
     b"ftyp": "video",
     b"jP  ": "JPEG 2000",
 }
@@ -78,8 +68,6 @@ _UPRIGHT = {  # EXIF orientation to what undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 
 

@@ -46,7 +46,10 @@ def draw(
         color = WRONG if place < len(right) and not right[place] else RIGHT
         left, top, *_ = scaled = [corner * scale for corner in corners]
         pen.rectangle(scaled, outline=color, width=width)
-        place_of_text = (left + width + 1, top + width)
+        if not name:
+            continue
+        above = top - pen.textbbox((0, 0), name)[3] - 1  # where it hides nothing of a small thing
+        place_of_text = (left + width + 1, above if above >= 0 else top + width)
         pen.rectangle(pen.textbbox(place_of_text, name), fill=color)
         pen.text(place_of_text, name, fill=(255, 255, 255))
     return _jpeg(picture)

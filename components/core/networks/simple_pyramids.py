@@ -26,7 +26,7 @@ class TokenMap(nn.Module):
     def forward(self, value: Tensor) -> Tensor:
         """Run the stage, and return a map [B, H, side, side]."""
         tokens: Tensor = self.stage(value)[:, -self.side * self.side :]
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, self.side, self.side)
+        return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, self.side, self.side)
 
     def extra_repr(self) -> str:
         """Stored activations are addressed by it."""

@@ -11,6 +11,7 @@ from components.core.registry import versions
 from components.core.run_result import RunResult
 from components.core.tracking import connection, tag_names
 
+PAGE = "workflowType=machine_learning"  # else MLflow shows a run as one of a language model
 OURS = "*Written by Thawline. A description without this line stays as it is.*"
 
 
@@ -32,11 +33,11 @@ def describe(result: RunResult, title: str, run_key: str) -> None:
         place = f"#/experiments/{run.info.experiment_id}/runs/{result.same_as or result.mlflow_run_id}"
         links = [f"[Report]({place}/artifactPath/report.html)"] if result.report else []
         links += [_link(result.model, result.version)] if result.version else []
-        text = _text(f"**{title}**", result.reason, _figures(result), " · ".join(links))
+        text = _text(" · ".join([f"**{title}**", *links]), result.reason, _figures(result))  # its page folds the end
         if _is_ours(run.data.tags.get(tag_names.NOTE, "")):
             client.set_tag(result.mlflow_run_id, tag_names.NOTE, text)
         if result.version and result.status == "succeeded":
-            _describe_version(result, f"[The run]({place})", links[0] if result.report else "")
+            _describe_version(result, f"[The run]({place}?{PAGE})", links[0] if result.report else "")
     describe_model(result.model)
 
 
@@ -62,12 +63,12 @@ def describe_model(model: str) -> None:
 
 
 def run_name(result: RunResult, run_key: str) -> str:
-    """The name of a pipeline's run: the model, the key, and what it came to."""
+    """The name of a pipeline's run: what it came to, which a narrow column shows, the model, and the key."""
     what: str = result.status
     if result.status == "succeeded":
         state = "champion" if result.promoted or result.stays else "challenger"
         what = f"version {result.version}, {'waits for approval' if result.pending else state}"
-    return f"{result.model} {run_key}{tag_names.OUTCOME}{what}"
+    return f"{what}{tag_names.OUTCOME}{result.model} {run_key}"
 
 
 def _describe_version(result: RunResult, *links: str) -> None:

@@ -60,7 +60,7 @@ def successful(model: str, extra: str) -> Iterator[Ended]:
 
 def _short_name(run: Run) -> str:
     """The name of a pipeline's run without what it came to."""
-    return str(run.info.run_name).partition(tag_names.OUTCOME)[0]
+    return str(run.info.run_name).rpartition(tag_names.OUTCOME)[2]
 
 
 def last_pipeline_run(model: str, condition: str) -> Run | None:

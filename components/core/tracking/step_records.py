@@ -111,9 +111,13 @@ def taken_over(*outputs: str, valid: Valid | None = None) -> Callable[[Callable[
     return decorate
 
 
-def finished(run_key: str, step: str) -> bool:
-    """Return whether a step of a run has a record."""
-    return (run_folder.run_folder(run_key) / FOLDER / f"{step}.json").exists()
+def output(run_key: str, step: str, name: str) -> tuple[Path, Any] | None:
+    """One output of a finished step and what the step returned, as JSON; unchecked, and None without a record."""
+    try:
+        record = json.loads((run_folder.run_folder(run_key) / FOLDER / f"{step}.json").read_text())
+        return Path(record["outputs"][name][0]), record["result"]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _read(call: _Call, start: str) -> dict[str, Any] | None:

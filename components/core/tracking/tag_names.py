@@ -5,10 +5,9 @@ TAG_LENGTH = 5000  # characters that every store of MLflow takes
 # Of every run.
 RUN_NAME, PARENT = "mlflow.runName", "mlflow.parentRunId"
 NOTE = "mlflow.note.content"  # the description, in Markdown; of an experiment too
-OUTCOME = ": "  # in the name of a pipeline's run, before what it came to
+OUTCOME = ": "  # in the name of a pipeline's run, behind what it came to
 RUN_KEY = "thawline.run_key"  # of a version too: of the pipeline run that made it
-KIND = "thawline.kind"
-MODEL = "thawline.model"
+KIND, MODEL = "thawline.kind", "thawline.model"
 CANDIDATE = "candidate"  # a kind
 
 # Of the pipeline's run: its life.
@@ -31,8 +30,7 @@ DATA_DIGEST = "thawline.data_digest"
 GATE_DIGEST = "thawline.gate_digest"
 DATASET_DIGEST, WEIGHTS_DIGEST = "thawline.dataset_digest", "thawline.weights_digest"  # of steps and of a version too
 INDEXED = "thawline.index"  # "true": the run has an index of its source
-CHANGE = "thawline.change"  # what was decided: train, judge, skip or busy
-CHANGE_REASON = "thawline.change_reason"
+CHANGE, CHANGE_REASON = "thawline.change", "thawline.change_reason"  # what was decided: train, judge, skip or busy
 SKIPPED = "thawline.skipped"  # "true"
 SAME_AS = "thawline.same_as"  # the earlier run that a skipped run stands for, or whose version is judged again
 WARM_START = "thawline.warm_start"  # the version that training started from; of a version too
@@ -49,11 +47,9 @@ NOTES = "thawline.notes"
 DETECTED_INPUTS = "thawline.detected_inputs"
 SALT = "thawline.salt"  # of the lineage; the run has its files
 ACCEPTED_LABELS = "thawline.accepted_labels"  # how many, of a run that is no step
-STUDY, WORKER = "thawline.study", "thawline.worker"
-TRIAL_STATE = "thawline.trial_state"
+STUDY, WORKER, TRIAL_STATE = "thawline.study", "thawline.worker", "thawline.trial_state"
 THAWING_HELPED = "thawline.thawing_helped"
-LOOK = "thawline.look"  # of a run that has looked at the test rows
-HORIZON_OPENED = "thawline.horizon_opened"
+LOOK, HORIZON_OPENED = "thawline.look", "thawline.horizon_opened"  # of a run that has looked at the test rows
 
 # Of the pipeline's run and of a version: how it was judged.
 ACCEPTED = "thawline.accepted"  # "true" or "false"
@@ -65,17 +61,13 @@ COMPARED_WITH = "thawline.compared_with"  # the champion then; of a run no tag w
 EVIDENCE_RUN = "thawline.evidence_run"  # the pipeline run that judged a version; it may not be the one that made it
 
 # Of a version alone.
-ARTIFACT_DIGEST = "thawline.artifact_sha256"
-BACKBONE = "thawline.backbone"
-CODE_REVISION = "thawline.code_revision"
-THAWED = "thawline.thawed"
+ARTIFACT_DIGEST, CODE_REVISION = "thawline.artifact_sha256", "thawline.code_revision"
+BACKBONE, THAWED = "thawline.backbone", "thawline.thawed"
 
 # Of an entry of the ledger; see ledger.py.
 ACTION, FROM, TO = "thawline.action", "thawline.from", "thawline.to"
 WHY, WHO = "thawline.why", "thawline.who"
-MARK = "thawline.mark"
-REASON = "thawline.reason"
-WITHDRAWN = "thawline.withdrawn"
+MARK, REASON, WITHDRAWN = "thawline.mark", "thawline.reason", "thawline.withdrawn"
 
 # Metrics.
 SAVED = "saved_seconds"  # of a step, and of the pipeline

@@ -78,7 +78,8 @@ class Study:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=5)
         study = optuna.create_study(pruner=pruner)
         searched = Hyperparameters.model_fields.keys() - settings.fixed().keys()
-        study.enqueue_trial(settings.defaults().model_dump(include=set(searched)))
+        rows = sum(len(self.data.rows[split]) for split in ("train", "validation"))
+        study.enqueue_trial(settings.defaults(rows).model_dump(include=set(searched)))
         for number in range(self.trials):
             study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + number, n_startup_trials=5)
             study.optimize(self.objective, n_trials=1)

@@ -17,6 +17,9 @@ def label(*corners: float, name: object = "cat") -> str:
     [
         ("cat", "not a JSON list of boxes"),
         ('{"boxes": []}', "not a JSON list of boxes"),
+        ("[{'box': [1, 2, 3, 4], 'class': 'cat'}]", "its quotes are not the straight double ones of JSON"),
+        ("[{\u201cbox\u201d: [1, 2, 3, 4], \u201cclass\u201d: \u201ccat\u201d}]", "its quotes are not"),
+        ((label(1, 2, 3, 4)[:-1] + " " * 40_000)[:32_767], "it ends after 32767 characters, as a spreadsheet cuts"),
         ("[3]", "not an object with box and class"),
         (label(1, 2, 3), "not four numbers"),
         (json.dumps([{"box": [1, 2, 3, "x"], "class": "cat"}]), "not four numbers"),
@@ -76,3 +79,9 @@ def test_equal_boxes_are_one_label() -> None:
 def test_boxes_are_told_from_classes(labels: list[str], expected: bool) -> None:  # noqa: FBT001 - a case
     """Labels are boxes if most of those that there are look like them."""
     assert are_boxes(labels) is expected
+
+
+def test_labels_with_broken_quotes_are_still_boxes() -> None:
+    """What a program wrote as Python's text is recognized as boxes, so that its reason is told, and not as classes."""
+    assert are_boxes(["[{'box': [1, 2, 3, 4], 'class': 'cat'}]", "[]"])
+    assert not are_boxes(["cat", "[]"])

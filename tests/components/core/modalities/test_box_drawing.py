@@ -32,6 +32,17 @@ def test_boxes_have_the_color_of_their_kind() -> None:
     assert 10 < dashes.sum() < 50
 
 
+def test_a_name_hides_nothing_of_a_small_thing() -> None:
+    """It stands above its box; only where the picture ends there, it stands inside."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (100, 100), (255, 255, 255)).save(buffer, "PNG")
+    boxes = [(10, 60, 40, 75), (60, 0, 90, 15)]
+    with Image.open(io.BytesIO(draw(buffer.getvalue(), boxes, ["cat", "cat"]))) as opened:
+        pixels = np.asarray(opened.convert("RGB")).astype(int)
+    assert pixels[64:72, 14:37].min() > 200
+    assert pixels[3:12, 64:80].min() < 100
+
+
 @pytest.mark.parametrize("side", [0, 700])
 def test_boxes_of_a_halved_picture_stay_where_they_are(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
     """A huge picture is decoded at half its size; its boxes, in pixels of the whole one, still surround the thing."""

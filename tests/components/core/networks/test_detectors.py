@@ -1,5 +1,7 @@
 """Detectors: maps of any backbone, a pyramid and a head."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -75,10 +77,26 @@ def test_a_checkpoint_fits_the_rebuilt_network(maps: Maps) -> None:
     assert not any("anchors" in key for key in state)
 
 
-def test_a_network_without_maps_is_refused() -> None:
+def convnext(folder: Path, stages: int) -> str:
+    """A tiny ConvNeXt of transformers, whose first map is a fourth as wide as the picture, and each next one half."""
+    from transformers import ConvNextConfig, ConvNextModel
+
+    config = ConvNextConfig(hidden_sizes=[8] * stages, depths=[1] * stages, num_stages=stages, image_size=SIDE)
+    ConvNextModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_network_of_transformers_ends_with_its_last_map(tmp_path: Path) -> None:
+    """The pooling behind the last map is left out there too."""
+    found = build_maps("hf/any", convnext(tmp_path, 4), SIDE)
+    assert found.channels == (8, 8, 8)
+    assert network(found)(flow())["cls_logits"].shape == (2, 8 * 8 + 4 * 4 + 2 * 2 + 1 + 1, 3)
+
+
+def test_a_network_without_maps_is_refused(tmp_path: Path) -> None:
     """A backbone with neither maps of these sizes nor tokens has nothing for a pyramid, and is told what would do."""
     with pytest.raises(InputError, match="has no maps for a pyramid.*Use a convolutional network"):
-        build_maps("torchvision/alexnet", "none", SIDE)
+        build_maps("hf/any", convnext(tmp_path, 2), SIDE)
 
 
 def test_a_width_that_norms_can_not_divide_is_refused() -> None:

@@ -1,5 +1,7 @@
 """A pyramid on plain vision transformers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -8,6 +10,7 @@ from torch import Tensor
 from components.core.networks.detectors import Maps, build_maps, detection_head, rebuild_maps
 from components.core.networks.network import Network, set_thawed, set_training
 from components.core.networks.simple_pyramids import SimplePyramid, doublings, sides
+from components.core.registry.serving import export_network
 from components.core.targets.detection import Detection
 
 SIDE = 64
@@ -69,6 +72,17 @@ def test_a_checkpoint_fits_the_rebuilt_network(maps: Maps) -> None:
     for old, new in zip(maps.stages, again.stages, strict=True):
         new.load_state_dict(old.state_dict())
     assert again.grids == maps.grids
+
+
+@pytest.mark.slow
+def test_a_served_detector_takes_batches_of_any_size(maps: Maps, tmp_path: Path) -> None:
+    """The graph of a served model answers as the network."""
+    own = Network(maps.stages, detection_head(maps, 64, 1, 3, 0.0), maps.backbone.preprocessing).eval()
+    export_network(own, flow(), tmp_path / "network.pt2")
+    given = {name: tensor[[0, 1, 1]] for name, tensor in flow().items()}
+    with torch.no_grad():
+        served, expected = torch.export.load(tmp_path / "network.pt2").module()(given), own(given)
+    assert all(torch.allclose(served[name], expected[name], atol=1e-5) for name in expected)
 
 
 @pytest.mark.parametrize(

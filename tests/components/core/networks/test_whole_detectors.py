@@ -13,13 +13,14 @@ from components.core.errors import InputError
 from components.core.networks.detectors import build_maps, detection_head, rebuild_maps
 from components.core.networks.network import Network, set_thawed, set_training
 from components.core.networks.whole_detectors import FCOS, PREFIX, RETINANET, RETINANET_V2, SIZES, SSDLITE, grids
+from components.core.registry.serving import export_network
 from components.core.targets.detection import Detection
 
 SIDE = 64
 CLASSES = 3
 FINEST = {SSDLITE: 2}  # levels whose strides torchvision does not round in so small a picture; of the others:
 FINEST_OF_RESNET = 3
-KINDS = [SSDLITE, RETINANET_V2, *(pytest.param(name, marks=pytest.mark.slow) for name in (FCOS, RETINANET))]
+ON_RESNET = [pytest.param(name, marks=pytest.mark.slow) for name in (FCOS, RETINANET, RETINANET_V2)]  # much to draw
 
 
 def flow() -> dict[str, Tensor]:
@@ -33,7 +34,7 @@ def network(name: str, weights: str) -> Network:
     return Network(maps.stages, detection_head(maps, 64, 1, CLASSES, 0.0), maps.backbone.preprocessing).eval()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [SSDLITE, *ON_RESNET])
 def test_a_whole_detector_keeps_what_it_learned(name: str, tmp_path: Path) -> None:
     """From weights in a file it gives torchvision's own boxes, at its anchors; cut anywhere it answers the same."""
     torch.manual_seed(0)
@@ -66,9 +67,7 @@ def _boxes_of(name: str) -> int:
     return sum(side * side for side in sides) * {FCOS: 1, SSDLITE: 6}.get(name, 9)
 
 
-@pytest.mark.parametrize(
-    "name", [SSDLITE, *(pytest.param(n, marks=pytest.mark.slow) for n in (RETINANET, RETINANET_V2))]
-)
+@pytest.mark.parametrize("name", [SSDLITE, *ON_RESNET])
 def test_a_step_of_training_reaches_head_and_thawed_stages(name: str) -> None:
     """The loss of its kind has a gradient in the head and in what is thawed, and nowhere else."""
     own = network(name, "none")
@@ -80,6 +79,18 @@ def test_a_step_of_training_reaches_head_and_thawed_stages(name: str) -> None:
     assert torch.isfinite(loss)
     assert all(p.grad is not None for p in [*own.head.parameters(), *own.stages[-1].parameters()])
     assert all(p.grad is None for stage in own.stages[:-1] for p in stage.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [SSDLITE, RETINANET_V2])
+def test_a_served_detector_takes_batches_of_any_size(name: str, tmp_path: Path) -> None:
+    """The graph of a served model answers as the network."""
+    own = network(name, "none")
+    export_network(own, flow(), tmp_path / "network.pt2")
+    given = {key: tensor[[0, 1, 1]] for key, tensor in flow().items()}
+    with torch.no_grad():
+        served, expected = torch.export.load(tmp_path / "network.pt2").module()(given), own(given)
+    assert all(torch.allclose(served[key], expected[key], atol=1e-4) for key in expected)
 
 
 def test_a_checkpoint_fits_the_rebuilt_detector() -> None:

@@ -14,14 +14,14 @@ def test_a_run_says_what_it_came_to(toy_home: PlainRun) -> None:
     client = connection.client()
     result = finish(toy_home.settings.to_json(), toy_home.run_key, "SUCCEEDED")
     run = client.get_run(result.mlflow_run_id)
-    assert run.info.run_name == f"toy {toy_home.run_key}: version 1, champion"
+    assert run.info.run_name == f"version 1, champion: toy {toy_home.run_key}"
     note = run.data.tags[tag_names.NOTE]
     assert result.reason in note
     assert f"| Accuracy | {result.metrics['accuracy']:.3f} |" in note
     assert "(#/models/toy/versions/1)" in note
     version = client.get_model_version("toy", "1").description
     assert result.reason in version
-    assert f"/runs/{result.mlflow_run_id})" in version
+    assert f"/runs/{result.mlflow_run_id}?workflowType=machine_learning)" in version
     for page in (client.get_registered_model("toy").description, _note_of_experiment("toy")):
         assert page.startswith("Champion: [toy version 1](#/models/toy/versions/1), accuracy ")
 
@@ -50,12 +50,12 @@ def test_a_page_that_can_not_be_written_fails_nothing(toy_home: PlainRun, monkey
 @pytest.mark.parametrize(
     ("facts", "name"),
     [
-        ({"status": "succeeded", "version": "2", "promoted": True}, "toy key: version 2, champion"),
-        ({"status": "succeeded", "version": "2", "compared_with": "2"}, "toy key: version 2, champion"),
-        ({"status": "succeeded", "version": "2", "compared_with": "1"}, "toy key: version 2, challenger"),
-        ({"status": "succeeded", "version": "2", "pending": "thawline …"}, "toy key: version 2, waits for approval"),
-        ({"status": "skipped"}, "toy key: skipped"),
-        ({"status": "failed"}, "toy key: failed"),
+        ({"status": "succeeded", "version": "2", "promoted": True}, "version 2, champion: toy key"),
+        ({"status": "succeeded", "version": "2", "compared_with": "2"}, "version 2, champion: toy key"),
+        ({"status": "succeeded", "version": "2", "compared_with": "1"}, "version 2, challenger: toy key"),
+        ({"status": "succeeded", "version": "2", "pending": "thawline …"}, "version 2, waits for approval: toy key"),
+        ({"status": "skipped"}, "skipped: toy key"),
+        ({"status": "failed"}, "failed: toy key"),
     ],
 )
 def test_the_name_of_a_run(facts: dict[str, str], name: str) -> None:
