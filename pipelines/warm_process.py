@@ -56,6 +56,8 @@ def loading(task: str) -> Iterator[None]:
     os.environ["_KFP_RUNTIME"] = "true"  # as in kfp's commands: without it kfp imports its compiler and its client
     try:
         forkserver.ensure_running()
+    except OSError as error:  # a path of temporary files too long for its socket, among others: steps do without
+        LOG.warning("The process that loads the libraries can't be started: %s.", error)
     finally:
         os.environ.pop("_KFP_RUNTIME") if before is None else os.environ.update(_KFP_RUNTIME=before)
     try:

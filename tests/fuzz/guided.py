@@ -14,6 +14,8 @@ def main(name: str, seconds: float) -> None:
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["components", "PIL", "csv", "json", "zipfile"]):
         target = importlib.import_module("tests.fuzz.targets").TARGETS[name]
+        for seed in target.seeds():  # imports what it needs, which takes longer than an input may
+            target.read(seed)
     (CORPUS / name).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for number, seed in enumerate(target.seeds()):

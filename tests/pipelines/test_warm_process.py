@@ -124,6 +124,21 @@ def test_a_process_that_dies_while_it_loads_is_done_without(tmp_path: Path) -> N
     assert out.endswith("7\n")
 
 
+def test_a_long_path_of_temporary_files_is_done_without(tmp_path: Path) -> None:
+    """Where a socket's path would be too long, steps run as kfp runs them, and the log says why."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    code = (
+        "import logging, sys, tempfile\nfrom pipelines import warm_process\n"
+        f"tempfile.tempdir = {str(long)!r}\nlogging.basicConfig(stream=sys.stdout, format='%(message)s')\n"
+        "with warm_process.loading('own'):\n"
+        f"    print(warm_process.run({command('return 0', tmp_path)!r}, None, lambda *_: 7))"
+    )
+    out = script(code, tmp_path)
+    assert "can't be started: AF_UNIX path too long" in out
+    assert out.endswith("7\n")
+
+
 @pytest.mark.slow
 def test_libraries_are_loaded_without_a_trace_of_work(tmp_path: Path) -> None:
     """What steps import is loaded, the GPU untouched, and no thread is there but Arrow's, which handles forks."""
