@@ -55,9 +55,8 @@ def read_boxes(label: str) -> Boxes:
     if isinstance(given, dict) and {"boxes", "width", "height"} <= given.keys():
         size, given = (_side(given["width"]), _side(given["height"])), given["boxes"]
     if not isinstance(given, list):
-        raise RejectedRecord(
-            'the label is not a JSON list of boxes, such as [{"box": [0, 0, 9, 9], "class": "cat"}]' + _broken(label)
-        )
+        example = '[{"box": [0, 0, 9, 9], "class": "cat"}]'
+        raise RejectedRecord(f"the label is not a JSON list of boxes{_broken(label)}: one is {example}")
     return Boxes([_box(one) for one in given], *size)
 
 

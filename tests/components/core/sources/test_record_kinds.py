@@ -92,6 +92,17 @@ def test_the_task_of_the_data_is_taken_and_told(tmp_path: Path) -> None:
     assert with_task_of_data(Settings(task="tests.fakes.toy"), pictures)[1] == ""
 
 
+def test_the_recipe_of_a_detected_task_holds(tmp_path: Path) -> None:
+    """A task that the data decide has the settings of the same task given by name; what the user gives wins."""
+    manifest = tmp_path / "boxes.jsonl"
+    label = [{"box": [0, 0, 4, 4], "class": "cat"}]
+    manifest.write_text("\n".join(json.dumps({"uri": f"{n}.png", "label": label}) for n in range(5)))
+    chosen, _ = with_task_of_data(Settings(dropout=0.1), str(manifest))
+    recipe = {"head_solver": "sgd", "label_smoothing": 0.0}
+    assert chosen == Settings(task="object_detection", dropout=0.1).model_copy(update=recipe)
+    assert with_task_of_data(Settings(head_solver="auto"), str(manifest))[0].head_solver == "auto"
+
+
 @pytest.mark.parametrize(
     ("short", "task"),
     [
