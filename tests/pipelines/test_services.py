@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from components.core import run_folder
-from components.core.errors import InputError
+from components.core.errors import InputError, OutageError
 from components.core.registry import versions
 from components.core.settings import Settings
 from components.core.tracking import connection, queries, runs, tag_names
@@ -254,11 +254,12 @@ def test_a_server_that_goes_away_fails_the_step_with_a_sentence(
             step.params({"a": 1})
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("THAWLINE_TRACKING_PATIENCE", "2")
     with Proxy(server.uri) as proxy:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
-        with pytest.raises(InputError, match=f"{proxy.uri} can't be reached"):
+        with pytest.raises(OutageError, match=f"{proxy.uri} did not answer for 2 s"):
             work_until_silence(proxy)
-    assert "can't be reached" in run_folder.read_errors("k")["search"]["sentence"]
+    assert "did not answer" in run_folder.read_errors("k")["search"]["sentence"]
 
 
 @slow
