@@ -22,7 +22,6 @@ from components.core.contract import TASKS_FOLDER
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 
-
 LONGEST = 70  # characters: the sockets of `multiprocessing` lie 32 deeper, and take 107
 
 
