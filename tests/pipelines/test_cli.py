@@ -114,7 +114,7 @@ def test_the_chosen_settings_are_printed(whole: WholeRun) -> None:
 def test_nothing_is_written_outside_the_home(whole: WholeRun) -> None:
     """The folder where the command was called stays empty, and so does what surrounds the home."""
     assert list(whole.cwd.iterdir()) == []
-    assert {path.name for path in whole.home.parent.iterdir()} == {"points", "cwd", "home", "answer.json"}
+    assert {path.name for path in whole.home.parent.iterdir()} == {"points", "cwd", "home", "answer.json", "t"}
     assert {"mlflow.db", "artifacts", "activations", "runs", "studies"} <= {p.name for p in whole.home.iterdir()}
 
 

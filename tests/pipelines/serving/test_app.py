@@ -31,7 +31,7 @@ def test_the_manifest_for_kserve_starts_the_server(paths: dict[str, Any]) -> Non
     """Its arguments are options of the command, and its probes ask paths that are there, at the port it listens at."""
     from pipelines.cli import app
 
-    manifest = yaml.safe_load((ROOT / "docker/kubernetes/inference-service.yaml").read_text())
+    manifest = yaml.safe_load((ROOT / "docker/kserve/inference-service.yaml").read_text())
     predictor = manifest["spec"]["predictor"]
     [container] = predictor["containers"]
     name, model, *options = container["args"]
