@@ -13,12 +13,13 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ def running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+        with suppress(OSError):  # MLflow's workers outlive it, and would answer for the next server
+            while True:
+                socket.create_connection(("127.0.0.1", PORT), timeout=5).close()
+                time.sleep(0.2)
 
 
 def measured(bodies: Sequence[bytes], clients: int, seconds: float) -> tuple[list[float], list[int]]:
