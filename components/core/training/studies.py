@@ -51,14 +51,22 @@ def waited_for(work: Callable[P, R]) -> Callable[P, R]:
 
 
 def _silence(error: BaseException | None) -> str:
-    """The sentence of an error that comes from a Postgres that is away; nothing of another error."""
-    from psycopg import OperationalError
+    """The sentence of an error that comes from a Postgres that is away; nothing of another error.
+
+    A connection that breaks in the middle of an answer can be any error of the database: only those of a query don't
+    count.
+    """
+    import psycopg
     from sqlalchemy import exc
 
+    of_queries = (
+        *(psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError),
+        *(exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError),
+    )
     while error is not None:
         if isinstance(error, NoAnswerError):
             return error.sentence
-        if isinstance(error, OperationalError | exc.OperationalError | exc.InterfaceError):
+        if isinstance(error, psycopg.Error | exc.DBAPIError) and not isinstance(error, of_queries):
             return "its connection broke."
         error = error.__cause__ or error.__context__
     return ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import psycopg
 import pytest
+from sqlalchemy import exc
 
 from components.core.data.dataset_info import DatasetInfo
 from components.core.errors import InputError
@@ -132,6 +133,22 @@ def test_a_restarted_database_ends_no_search(
     assert sum(state in DONE for state in states) == 4
     assert "RUNNING" not in states
     assert "waiting for the search's database" in (tracked_home / "runs/run/events.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (psycopg.OperationalError("server closed the connection unexpectedly"), True),
+        (psycopg.DatabaseError("error with status PGRES_TUPLES_OK and no message from the libpq"), True),
+        (psycopg.errors.UniqueViolation("duplicate key"), False),
+        (ValueError("no such trial"), False),
+    ],
+)
+def test_a_broken_connection_is_told_from_a_bad_query(error: Exception, *, waits: bool) -> None:
+    """Whatever error a connection breaks with is waited for; one of a query, or of no database, is raised."""
+    wrapped = exc.DBAPIError.instance("SELECT 1", None, error, psycopg.Error) if waits else error
+    assert bool(studies._silence(wrapped)) is waits
+    assert bool(studies._silence(error)) is waits
 
 
 @needs_server
