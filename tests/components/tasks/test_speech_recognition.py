@@ -141,7 +141,7 @@ def test_the_whole_way(
     run = run_steps(source, settings(option={"beam": "4", "units": units}), tmp_path / "artifacts")
     assert run.accepted
     page = (tmp_path / "artifacts/report.html").read_text()
-    assert "word_error_rate" in page
+    assert "word error rate" in page.lower()
     (tmp_path / "new.flac").write_bytes(sound_file(said(text, 999), kind="FLAC"))
     assert predict("--model", "morse", str(tmp_path / "new.flac"))[0]["transcript"] == text
     again = run_steps(source, settings(seed=1, force=True, option={"units": units}), tmp_path / "again")
