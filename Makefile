@@ -42,7 +42,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 $(PHOTOS): | $(VENV)/.installed
 	@echo "Fetching the demo photos (a Debian package of 161 MB, read without installing it)"
 	@mkdir -p $(HOME_FOLDER)/demo
-	@$(BIN)/python -m pipelines.demo $(PHOTOS)
+	@$(BIN)/python -m pipelines.local.demo $(PHOTOS)
 
 run: $(VENV)/.installed $(PHOTOS) ## Run the whole pipeline on real photos, to a registered champion
 	@$(BIN)/thawline run $(PHOTOS) $(DEMO)
@@ -133,15 +133,15 @@ bench: $(BENCH_VENV)/.peers $(PHOTOS) ## Measure against the plain loop, fastai 
 	$(BENCH_VENV)/bin/python -m tests.benchmarks.compare --stamps $(PHOTOS) $(BENCH)
 
 bench-steps: $(VENV)/.installed $(PHOTOS) ## Measure: accuracy over five splits, overhead of the steps, memory, a skip
-	$(BIN)/python tests/benchmarks/five_salts.py $(PHOTOS) --home $(HOME_FOLDER)/bench
+	$(BIN)/python tests/benchmarks/quality/five_salts.py $(PHOTOS) --home $(HOME_FOLDER)/bench
 	$(BIN)/python tests/benchmarks/overhead.py $$(ls -d $(HOME_FOLDER)/bench/runs/* | tail -n 1)
-	$(BIN)/python -m tests.benchmarks.prepare_20000
-	$(BIN)/python -m tests.benchmarks.copies
+	$(BIN)/python -m tests.benchmarks.volume.prepare_20000
+	$(BIN)/python -m tests.benchmarks.volume.copies
 	$(BIN)/python -m tests.benchmarks.half_year
-	$(BIN)/python -m tests.benchmarks.skip_20000
+	$(BIN)/python -m tests.benchmarks.volume.skip_20000
 
 bench-quality: $(BENCH_VENV)/.peers ## Measure accuracy against a linear probe and fastai (a day; QUALITY='--sets stamps --salts 1')
-	$(BENCH_VENV)/bin/python -m tests.benchmarks.quality --output $(HOME_FOLDER)/quality $(QUALITY)
+	$(BENCH_VENV)/bin/python -m tests.benchmarks.quality.run --output $(HOME_FOLDER)/quality $(QUALITY)
 
 fuzz: $(VENV)/.installed ## Read damaged inputs for SECONDS (60) of each kind, and keep those that fail in tests/fuzz/corpus
 	$(BIN)/python -m tests.fuzz.run $(SECONDS)

@@ -21,15 +21,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from components.core import home_folder, run_folder, task_sources
-from components.core.contract import TASKS_FOLDER, load_task
+from components.core import run_folder
+from components.core.contract import task_sources
+from components.core.contract.listener import SILENT, Callbacks, Progress
+from components.core.contract.task import TASKS_FOLDER, load_task
 from components.core.errors import StepError
-from components.core.listener import SILENT, Callbacks, Progress
 from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
 from components.core.sources.record_kinds import check_task
 from components.core.sources.source_index import IndexRow
-from components.core.tracking import metric_groups, provenance, retries, step_records, tag_names
+from components.core.storage import home_folder
+from components.core.tracking import metric_groups, provenance, step_records, tag_names
+from components.core.tracking.service import retries
 from components.core.training import deadlines
 
 if TYPE_CHECKING:

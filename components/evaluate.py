@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from components.core import revision
-from components.core.csv_text import write_csv
+from components.core.contract.metric_names import label
 from components.core.digests import digest
 from components.core.errors import StepError
 from components.core.evaluation import look_budget, model_facts, references
@@ -25,8 +24,9 @@ from components.core.evaluation.features import Array, pretrained_features
 from components.core.evaluation.label_errors import Suspect
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.gate import Verdict, decide, first_version
+from components.core.fitting.data import Data, open_data
 from components.core.inference import archives
-from components.core.metric_names import label
+from components.core.machine import revision
 from components.core.networks.network import Network
 from components.core.registry import recall, versions
 from components.core.registry.serving import build_served
@@ -37,11 +37,12 @@ from components.core.reporting.page import ReportData, render
 from components.core.reporting.step_costs import costs
 from components.core.settings import Settings
 from components.core.sources.record_kinds import KIND_OF_TASK
+from components.core.storage.csv_text import write_csv
 from components.core.targets.evaluation import Evaluation
-from components.core.tracking import metric_groups, retries, runs, step_records, tag_names
+from components.core.tracking import metric_groups, runs, step_records, tag_names
+from components.core.tracking.service import retries
 from components.core.training import deadlines
 from components.core.training.checkpoints import load_checkpoint, weights_digest
-from components.core.training.data import Data, open_data
 from components.core.training.phase import outputs
 
 SHOWN = 24  # labels that look wrong, in the report; all are in the table

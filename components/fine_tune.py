@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.core import torchrun
 from components.core.compute import distributed
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
 from components.core.data.dataset_info import DatasetInfo
+from components.core.fitting import training_state
+from components.core.fitting.data import open_data
+from components.core.machine import torchrun
 from components.core.registry import recall
 from components.core.settings import Hyperparameters
-from components.core.tracking import retries, runs, step_records, tag_names
-from components.core.training import deadlines, training_state
+from components.core.tracking import runs, step_records, tag_names
+from components.core.tracking.service import retries
+from components.core.training import deadlines
 from components.core.training.checkpoints import (
     TRAINING,
     check_room,
@@ -22,7 +25,6 @@ from components.core.training.checkpoints import (
     save_checkpoint,
     weights_digest,
 )
-from components.core.training.data import open_data
 from components.core.training.thawing import thaw
 
 NOT_THAWED = "No stage was thawed, so the head-only model is kept"

@@ -12,8 +12,9 @@ from components.core.registry import descriptions
 from components.core.reporting import costs, notification
 from components.core.run_result import RunResult
 from components.core.settings import Settings
-from components.core.tracking import connection, endings, queries, retries, runs, tag_names
+from components.core.tracking import endings, queries, runs, tag_names
 from components.core.tracking.metric_groups import plain
+from components.core.tracking.service import connection, retries
 from components.core.training import deadlines
 
 COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after its result

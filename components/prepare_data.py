@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from components.core import home_folder
 from components.core.activations import store
-from components.core.contract import load_task
+from components.core.contract.task import load_task
+from components.core.contract.task_options import parse_options
 from components.core.data import dataset_info
 from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import START, Examples
@@ -21,8 +21,9 @@ from components.core.errors import InputError
 from components.core.evidence import small_data
 from components.core.settings import Settings
 from components.core.sources import source_index
-from components.core.task_options import parse_options
-from components.core.tracking import retries, step_records, tag_names
+from components.core.storage import home_folder
+from components.core.tracking import step_records, tag_names
+from components.core.tracking.service import retries
 
 if TYPE_CHECKING:
     from components.core.tracking import runs
@@ -64,12 +65,12 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         InputError: The source, its share of bad records, its classes or the weights are at fault.
     """
     from components.core.data import lineage_store
+    from components.core.fitting import training_state  # torch costs seconds
     from components.core.registry import versions
     from components.core.tracking import (
         provenance,  # mlflow costs seconds, and `prepare` needs none of it
         runs,
     )
-    from components.core.training import training_state  # torch costs seconds
 
     # two runs of one lineage that split at the same time would not know of each other's newcomers
     home_folder.home().mkdir(parents=True, exist_ok=True)
@@ -244,7 +245,7 @@ def _read_assignments(place: str) -> Lineage:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(place)
             if place.startswith("s3://"):
-                from components.core.s3 import download
+                from components.core.storage.s3 import download
 
                 path = Path(folder) / "assignments.parquet"
                 download(place, path)

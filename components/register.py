@@ -4,14 +4,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.core import disk_space, home_folder, revision
-from components.core.contract import load_task
+from components.core.contract.task import load_task
 from components.core.inference import archives
+from components.core.machine import revision
 from components.core.registry import promotion, versions
 from components.core.settings import Settings
-from components.core.tracking import connection, retries, runs, step_records, tag_names
+from components.core.storage import disk_space, home_folder
+from components.core.tracking import runs, step_records, tag_names
 from components.core.tracking.metric_groups import plain
-from components.core.tracking.server import is_server
+from components.core.tracking.service import connection, retries
+from components.core.tracking.service.server import is_server
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 

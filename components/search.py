@@ -9,16 +9,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.core import cpus
 from components.core.data.dataset_info import DatasetInfo
 from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
-from components.core.revision import libraries
+from components.core.machine import cpus
+from components.core.machine.revision import libraries
+from components.core.searching import studies
+from components.core.searching.studies import CHOSEN, DONE, open_study
+from components.core.searching.trials import MAX_THAW_EPOCHS, MAX_THAWED_STAGES, NO_ANSWER_STATUS, WAIT_SECONDS, work
 from components.core.settings import GATE, OPERATIONAL, Settings
-from components.core.tracking import retries, step_records, tag_names
-from components.core.training import deadlines, studies
-from components.core.training.studies import CHOSEN, DONE, open_study
-from components.core.training.trials import MAX_THAW_EPOCHS, MAX_THAWED_STAGES, NO_ANSWER_STATUS, WAIT_SECONDS, work
+from components.core.tracking import step_records, tag_names
+from components.core.tracking.service import retries
+from components.core.training import deadlines
 
 if TYPE_CHECKING:
     import optuna
@@ -69,10 +71,10 @@ def search(
         if run.deadline.reached():
             deadlines.cut(run, "The search was skipped")
             return name
-        from components.core.training.data import open_data  # torch costs seconds
-        from components.core.training.head_phase import is_solved
+        from components.core.fitting.data import open_data  # torch costs seconds
+        from components.core.fitting.head_phase import is_solved
+        from components.core.fitting.thaw_line import rows_of_splits
         from components.core.training.phase import build_network
-        from components.core.training.thaw_line import rows_of_splits
 
         data = open_data(dataset, run.settings)
         network = build_network(data, run.settings.defaults())

@@ -7,9 +7,10 @@ from typing import Any
 from components.core.data.dataset_info import DatasetInfo
 from components.core.registry import recall
 from components.core.reporting import charts
+from components.core.searching.studies import DONE, open_study
 from components.core.settings import Hyperparameters
-from components.core.tracking import retries, runs, step_records
-from components.core.training.studies import DONE, open_study
+from components.core.tracking import runs, step_records
+from components.core.tracking.service import retries
 
 
 @step_records.taken_over("trials")

@@ -3,15 +3,17 @@
 import math
 from pathlib import Path
 
-from components.core import torchrun
 from components.core.data.dataset_info import DatasetInfo
 from components.core.errors import StepError
+from components.core.fitting import training_state
+from components.core.fitting.data import open_data
+from components.core.fitting.head_phase import is_solved, solve_head
+from components.core.machine import torchrun
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import retries, runs, step_records
-from components.core.training import deadlines, training_state
+from components.core.tracking import runs, step_records
+from components.core.tracking.service import retries
+from components.core.training import deadlines
 from components.core.training.checkpoints import check_room, save_checkpoint, save_training_rows
-from components.core.training.data import open_data
-from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.phase import build_network
 from components.core.training.processes import together, train
 

@@ -29,7 +29,7 @@ def main() -> None:
         importlib.import_module(library)
     from components.core import run_folder
     from components.core.settings import Settings
-    from components.core.tracking import connection
+    from components.core.tracking.service import connection
     from components.detect_changes import detect_changes
     from components.prepare_data import prepare_data
 

@@ -12,29 +12,15 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from components.core import disk_space, home_folder
 from components.core.errors import ExpectedError
 from components.core.run_result import RunResult
-from pipelines.command_help import use_own_help
-from pipelines.commands import (
-    cache,
-    doctor,
-    explain,
-    export,
-    init,
-    labels,
-    models,
-    predict,
-    report,
-    run,
-    schedule,
-    serve,
-    status,
-    submit,
-    ui,
-)
-from pipelines.commands import compile as compile_
-from pipelines.surroundings import drop_left_over, enduring
+from components.core.storage import disk_space, home_folder
+from pipelines.commands import cache, doctor, init, report, run, status, ui
+from pipelines.commands.cluster import compile as compile_
+from pipelines.commands.cluster import schedule, submit
+from pipelines.commands.models import explain, export, labels, predict, promotion, serve
+from pipelines.terminal.command_help import use_own_help
+from pipelines.terminal.surroundings import drop_left_over, enduring
 
 app = typer.Typer(
     help="Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register.",
@@ -47,7 +33,7 @@ for command in (run, report, init, predict, explain, serve, export, ui, doctor, 
     app.add_typer(command.app)
 app.add_typer(cache.app, name="cache")
 app.add_typer(labels.app, name="labels")
-app.add_typer(models.app)
+app.add_typer(promotion.app)
 app.add_typer(submit.app)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(status.app)
@@ -109,7 +95,7 @@ def _main() -> NoReturn:
     except Exception as error:
         if "components.core.tracking.runs" not in sys.modules:
             raise
-        from components.core.tracking import connection
+        from components.core.tracking.service import connection
 
         known = connection.explanation(error)
         if known is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from components.core import home_folder
+from components.core.storage import home_folder
 
 if TYPE_CHECKING:
     from tests.support.plain import PlainRun
@@ -99,7 +99,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def migrated(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             use_home(folder, patch)
-            from components.core.tracking import connection
+            from components.core.tracking.service import connection
 
             connection.migrate()
 
@@ -230,7 +230,7 @@ def smoke_tested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def copy_home(home: Path, copy: Path) -> None:
     """Copy a home with its MLflow store, in which MLflow keeps absolute paths."""
-    from components.core.tracking.relocation import relocate
+    from components.core.tracking.service.relocation import relocate
 
     shutil.copytree(home, copy)
     relocate(copy)

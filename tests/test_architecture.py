@@ -15,7 +15,7 @@ TRAINING = ("prepare_data", "search", "select_trial", "train_head", "fine_tune",
 STEPS = ("detect_changes", *TRAINING, "finish")
 # A served model's entry and the process that tries it out run where Thawline is not installed: they import mlflow
 # themselves, and nothing of Thawline.
-SERVED = ("components/core/inference/served_model.py", "components/core/inference/smoke_test.py")
+SERVED = ("components/core/inference/served_model.py", "components/core/registry/smoke_test.py")
 
 
 @cache
@@ -46,7 +46,7 @@ def test_components_know_no_kubeflow(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "owner"), [("mlflow", "components/core/tracking/"), ("boto3", "components/core/s3.py")]
+    ("package", "owner"), [("mlflow", "components/core/tracking/"), ("boto3", "components/core/storage/s3.py")]
 )
 def test_a_service_has_one_owner(package: str, owner: str) -> None:
     """Mlflow is imported in tracking and boto3 by s3, and by nothing else."""
@@ -95,25 +95,32 @@ def test_what_is_served_stands_alone() -> None:
         )
 
 
-# The packages of components/core, lowest first, each with those that it may import beside the files of core itself.
+# What every package of components/core may import beside those below it: two packages, and the files of core itself.
+LOWEST = ("machine", "storage")
+# The packages of components/core, lowest first, each with those that it may import beside the lowest.
 BELOW = {
+    "machine": set(),
+    "storage": {"machine"},
+    "contract": set(),
     "inference": set(),
-    "evidence": set(),
-    "networks": {"inference"},
-    "tracking": set(),
-    "sources": set(),
-    "data": {"tracking", "sources"},
-    "compute": {"networks"},
-    "activations": {"networks", "compute"},
-    "modalities": {"inference", "networks", "data"},
-    "targets": {"inference", "evidence", "data"},
-    "training": {"networks", "tracking", "data", "compute", "activations"},
-    "registry": {"inference", "networks", "tracking"},
+    "evidence": {"contract"},
+    "networks": {"contract", "inference"},
+    "tracking": {"contract"},
+    "sources": {"contract"},
+    "data": {"contract", "tracking", "sources"},
+    "compute": {"contract", "networks"},
+    "activations": {"contract", "networks", "compute"},
+    "modalities": {"contract", "inference", "networks", "data"},
+    "targets": {"contract", "inference", "evidence", "data"},
+    "fitting": {"contract", "networks", "tracking", "data", "compute", "activations"},
+    "training": {"contract", "networks", "tracking", "data", "compute", "fitting"},
+    "searching": {"contract", "networks", "tracking", "compute", "fitting", "training"},
+    "registry": {"contract", "inference", "networks", "tracking"},
     "evaluation": {
-        *("evidence", "networks", "tracking", "sources", "data", "compute", "activations"),
-        *("targets", "training", "registry"),
+        *("contract", "evidence", "networks", "tracking", "sources", "data", "compute", "activations"),
+        *("targets", "fitting", "training", "registry"),
     },
-    "reporting": {"tracking", "targets", "training", "registry"},
+    "reporting": {"contract", "tracking", "targets", "fitting", "training", "searching", "registry"},
 }
 
 
@@ -125,28 +132,35 @@ def above(name: str) -> str:
 
 
 def test_packages_of_core_import_downwards() -> None:
-    """A package of core imports what stands below it, and nothing else."""
+    """A package of core imports what stands below it, and nothing else; the contract names what flows, as types."""
     packages = {path.parent.name for path in (ROOT / "components/core").glob("*/__init__.py")}
     assert packages == BELOW.keys()
     against = set()
     for package, below in BELOW.items():
-        for path in sorted((ROOT / "components/core" / package).glob("*.py")):
-            found = {above(name) for name in imports(path)} - below - {package, ""}
+        free = set() if package in LOWEST else set(LOWEST)
+        for path in sorted((ROOT / "components/core" / package).rglob("*.py")):
+            if f"{package}/{path.name}" in {"contract/task.py", "contract/optional_members.py"}:
+                continue
+            found = {above(name) for name in imports(path)} - below - free - {package, ""}
             against |= {(f"{package}/{path.name}", name) for name in found}
     assert against == set()
 
 
-def test_files_of_core_itself_stand_below_its_packages() -> None:
-    """Errors, settings, the home folder and S3 import none of the packages; the contract names what flows, as types.
+def test_files_of_core_itself_stand_above_its_lowest_packages() -> None:
+    """They import the two lowest packages only, and those import of them what stands on nothing."""
+    core = ROOT / "components/core"
+    for path in sorted(core.glob("*.py")):
+        assert {above(name) for name in imports(path)} <= {*LOWEST, ""}, path.name
+    files = {f"components.core.{path.stem}" for path in core.glob("[a-z]*.py")}
+    for path in [path for package in LOWEST for path in sorted((core / package).glob("*.py"))]:
+        assert files & set(imports(path)) <= {"components.core.errors", "components.core.digests"}, path.name
 
-    So do its optional members.
-    """
-    for path in sorted((ROOT / "components/core").glob("*.py")):
-        if path.name in {"contract.py", "optional_members.py"}:
-            continue
-        assert not any(
-            name.startswith(tuple(f"components.core.{package}" for package in BELOW)) for name in imports(path)
-        )
+
+def test_a_folder_has_at_most_twelve_files() -> None:
+    """What one has to look through to find a name fits on a screen."""
+    folders = {path.parent for name in ("components", "pipelines", "thawline") for path in (ROOT / name).rglob("*.py")}
+    full = {str(f.relative_to(ROOT)): n for f in folders if (n := len(list(f.glob("[a-z]*.py")))) > 12}
+    assert full == {}
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -189,39 +203,15 @@ def test_nothing_works_at_import_time() -> None:
 # The parts of pipelines, lowest first, each with those that it may import: folders, or files of pipelines itself.
 PARTS = {
     "dags": set(),
-    "surroundings": set(),
-    "display": {"surroundings"},
-    "option_checks": set(),
-    "command_help": set(),
-    "config_file": set(),
-    "browser": set(),
-    "here": {"dags", "display", "surroundings"},
-    "serving": {"here"},
-    "kubeflow": {"dags", "display", "option_checks"},
-    "commands": {
-        *("dags", "display", "surroundings", "option_checks", "config_file", "browser"),
-        *("here", "serving", "kubeflow"),
-    },
-    "cli": {"commands", "command_help", "surroundings"},
+    "terminal": set(),
+    "local": {"dags", "terminal"},
+    "predictions": {"terminal", "local"},
+    "serving": {"local", "predictions"},
+    "kubeflow": {"dags", "terminal"},
+    "commands": {"dags", "terminal", "local", "predictions", "serving", "kubeflow"},
+    "cli": {"commands", "terminal"},
 }
-FILES = {
-    **dict.fromkeys(("fine_tuning", "canary", "steps"), "dags"),
-    **dict.fromkeys(
-        (
-            "local",
-            "warm_process",
-            "changes",
-            "demo",
-            "prediction",
-            "batch_prediction",
-            "onnx_export",
-            "explanation",
-            "task_choice",
-            "resume",
-        ),
-        "here",
-    ),
-}
+FILES = dict.fromkeys(("fine_tuning", "canary", "steps"), "dags")
 
 
 def part(module: str) -> str:

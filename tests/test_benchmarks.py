@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.benchmarks import copies, prepare_20000, top
+from tests.benchmarks import top
 from tests.benchmarks.compare import __main__
 from tests.benchmarks.compare.data import chosen, read_idx
 from tests.benchmarks.compare.jobs import Job, Options, groups
 from tests.benchmarks.compare.picture import picture
 from tests.benchmarks.compare.rows import Spread, compared, own_best, phase_figures, priced, ratios, reached
 from tests.benchmarks.compare.table import as_json, markdown, sections
+from tests.benchmarks.volume import copies, prepare_20000
 
 
 def record(system: str, repetition: int, seconds: float, accuracy: float = 0.8) -> dict[str, Any]:
@@ -260,7 +261,7 @@ def test_the_plain_loop_and_thawline_train_the_same(tiny: Path) -> None:
     """Same recipe, same batches: head phase and thawed phase end with the same weights up to rounding."""
     import torch
 
-    from components.core.training.data import open_data
+    from components.core.fitting.data import open_data
     from components.core.training.phase import build_network, train_phase
     from tests.benchmarks.compare import plain
     from tests.benchmarks.compare.recipe import Tester, peer_network, pictures_of, settings_of

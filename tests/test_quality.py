@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.benchmarks import quality
-from tests.benchmarks.probe import log_loss, probe
-from tests.benchmarks.quality_sets import DataSet
-from tests.benchmarks.quality_table import markdown
+from tests.benchmarks.quality import run as quality
+from tests.benchmarks.quality.probe import log_loss, probe
+from tests.benchmarks.quality.sets import DataSet
+from tests.benchmarks.quality.table import markdown
 from tests.data.picture_sets import qt_resources, write_pictures
 from tests.data.pictures import write_pictures as write_toy
 

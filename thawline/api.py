@@ -12,7 +12,7 @@ from components.core.run_result import RunResult
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipelines.prediction import Record
+    from pipelines.predictions.prediction import Record
 
 Result: TypeAlias = RunResult
 One: TypeAlias = Path | str | bytes  # a file, folder or s3:// address; bytes are a record themselves
@@ -53,9 +53,9 @@ def run(
         StepError: A step failed.
     """
     from pipelines.commands import run as command
-    from pipelines.option_checks import check_names
-    from pipelines.resume import begin
-    from pipelines.task_choice import with_task_of_data
+    from pipelines.local.resume import begin
+    from pipelines.local.task_choice import with_task_of_data
+    from pipelines.terminal.option_checks import check_names
 
     _use_home(home, tracking_uri)
     place, console = str(source), Console(stderr=True, quiet=quiet)
@@ -95,7 +95,7 @@ class Model:
         """
         import pandas as pd
 
-        from pipelines.prediction import answered, listed
+        from pipelines.predictions.prediction import answered, listed
 
         given = [records] if isinstance(records, Path | str | bytes) else records
         wanted: list[Record] = [record for one in given for record in _records(one)]
@@ -126,7 +126,7 @@ def load(model: str, *, home: str | Path | None = None, tracking_uri: str | None
         StepError: Its files are not what was registered.
     """
     from pipelines.commands.options import check_model
-    from pipelines.prediction import opened, split_name
+    from pipelines.predictions.prediction import opened, split_name
 
     _use_home(home, tracking_uri)
     name, wanted = split_name(model)
@@ -152,7 +152,7 @@ def models(*, home: str | Path | None = None, tracking_uri: str | None = None) -
     if not has_store():
         return []
     from components.core.registry import versions
-    from components.core.tracking import connection
+    from components.core.tracking.service import connection
 
     connection.open_store()
     return versions.models()
@@ -165,7 +165,7 @@ def _use_home(home: str | Path | None, tracking_uri: str | None) -> None:
 
 
 def _records(one: One) -> "list[Record]":
-    from pipelines.prediction import Record, listed
+    from pipelines.predictions.prediction import Record, listed
 
     if isinstance(one, bytes):
         return [Record("file", f"{len(one)} bytes", lambda: one)]

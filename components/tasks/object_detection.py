@@ -11,16 +11,16 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from components.core.contract.task_options import parse_options
 from components.core.errors import InputError
 from components.core.inference.images import encode
 from components.core.modalities import augmentation, box_augmentation, box_drawing
 from components.core.modalities.pictures import check, near_duplicates
-from components.core.networks.detectors import Maps, build_maps, detection_head, rebuild_maps
+from components.core.networks.detection.detectors import Maps, build_maps, detection_head, rebuild_maps
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.targets import detection_metrics
 from components.core.targets.detection import Detection
-from components.core.task_options import parse_options
 from components.core.weight_sources import LITE0_BACKBONE
 
 __all__ = ["check", "encode", "near_duplicates"]

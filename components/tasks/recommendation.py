@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from components.core.contract.task_options import parse_options
 from components.core.data.examples import Examples
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
@@ -30,9 +31,8 @@ from components.core.networks.weights import state_digest
 from components.core.settings import Settings
 from components.core.sources import interactions
 from components.core.sources.raw_records import RawRecord
-from components.core.targets import interaction_models
 from components.core.targets.next_item import PADDING, NextItem
-from components.core.task_options import parse_options
+from components.core.targets.references import interaction_models
 from components.core.training.checkpoints import FACTS, WEIGHTS, read_facts
 
 __all__ = ["encode"]
@@ -247,7 +247,7 @@ def _load(network: Network, source: str, classes: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) if source.startswith("s3://") else Path(source)
             if source.startswith("s3://"):
-                from components.core.s3 import download
+                from components.core.storage.s3 import download
 
                 for name in (WEIGHTS, FACTS):
                     download(f"{source.rstrip('/')}/{name}", folder / name)

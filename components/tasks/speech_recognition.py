@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from components.core.contract.task_options import parse_options
 from components.core.data.examples import Examples
 from components.core.errors import InputError
 from components.core.inference import sounds
@@ -25,7 +26,6 @@ from components.core.networks.network import Network, Pytree
 from components.core.networks.sounds import Encoder, build_encoder, rebuild_stages
 from components.core.settings import Settings
 from components.core.targets.transcription import CTCHead, Transcription
-from components.core.task_options import parse_options
 from components.core.weight_sources import SPEAKER
 
 __all__ = ["check", "encode", "near_duplicates"]

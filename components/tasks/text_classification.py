@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import Field
 from torch import Tensor
 
+from components.core.contract.task_options import parse_options
 from components.core.data.examples import Examples
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import texts
@@ -24,9 +25,8 @@ from components.core.networks.network import Network, Pytree
 from components.core.networks.texts import build_encoder, rebuild_stages
 from components.core.settings import Settings
 from components.core.targets import options as targets
-from components.core.targets import tfidf
 from components.core.targets.options import Chosen, TargetOptions
-from components.core.task_options import parse_options
+from components.core.targets.references import tfidf
 from components.core.weight_sources import MINILM_BACKBONE
 
 __all__ = ["encode"]

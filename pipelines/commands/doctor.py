@@ -14,10 +14,10 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.markup import escape
 
-from components.core import home_folder
 from components.core.errors import InputError
-from components.core.tracking.server import is_server
-from pipelines.commands.doctor_cluster import Check, examine_cluster
+from components.core.storage import home_folder
+from components.core.tracking.service.server import is_server
+from pipelines.commands.cluster.doctor_cluster import Check, examine_cluster
 from pipelines.commands.options import (
     HomeOption,
     HostOption,
@@ -28,7 +28,7 @@ from pipelines.commands.options import (
     use_home,
     with_cluster,
 )
-from pipelines.config_file import read_config
+from pipelines.terminal.config_file import read_config
 
 app = typer.Typer()
 LEAST_PYTHON = (3, 11)
@@ -128,7 +128,7 @@ def _store() -> Check:
 
 
 def _server(uri: str) -> Check:
-    from components.core.tracking import connection
+    from components.core.tracking.service import connection
 
     try:
         connection.check_server()

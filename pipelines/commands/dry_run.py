@@ -24,7 +24,7 @@ def foreseen(source: str, settings: Settings, console: Console) -> Decision:
     first = Decision("train", f"There is no earlier successful run of {settings.model!r}.")
     if not has_store():
         return first
-    from components.core.tracking import connection
+    from components.core.tracking.service import connection
 
     connection.open_store()
     if connection.client().get_experiment_by_name(settings.model) is None:  # looking for its runs would make one

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from components.core.errors import InputError
-from pipelines.config_file import text_of
+from pipelines.terminal.config_file import text_of
 
 app = typer.Typer()
 

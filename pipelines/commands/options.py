@@ -14,14 +14,15 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from components.core import home_folder, task_sources
-from components.core.contract import TASKS_FOLDER
+from components.core.contract import task_sources
+from components.core.contract.task import TASKS_FOLDER
 from components.core.errors import InputError
 from components.core.settings import OPTIONS, Settings
-from components.core.tracking.server import check_address, is_server
-from pipelines.config_file import option_name, place, read_config
+from components.core.storage import home_folder
+from components.core.tracking.service.server import check_address, is_server
 from pipelines.kubeflow.pods import LIGHT, REST, Cluster
-from pipelines.surroundings import check_home, check_store, check_temporary_folder, ensure_home
+from pipelines.terminal.config_file import option_name, place, read_config
+from pipelines.terminal.surroundings import check_home, check_store, check_temporary_folder, ensure_home
 
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder for everything that Thawline writes (default: $THAWLINE_HOME or .thawline)")

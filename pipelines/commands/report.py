@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from components.core import home_folder
 from components.core.errors import InputError
-from pipelines.browser import open_page
+from components.core.storage import home_folder
 from pipelines.commands.options import HomeOption, TrackingOption, check_model, has_store, use_home
-from pipelines.surroundings import near
+from pipelines.terminal.browser import open_page
+from pipelines.terminal.surroundings import near
 
 app = typer.Typer()
 REPORT = "report.html"
@@ -45,7 +45,8 @@ def _found(name: str) -> Path:
     )
     if not has_store():
         raise missing
-    from components.core.tracking import connection, queries
+    from components.core.tracking import queries
+    from components.core.tracking.service import connection
 
     connection.open_store()
     if name:

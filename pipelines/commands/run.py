@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
+from components.core.contract.metric_names import heading
 from components.core.errors import ExpectedError, InputError, StepError
-from components.core.metric_names import heading
 from components.core.run_result import RunResult
+from components.core.searching import studies
 from components.core.settings import Settings
-from components.core.tracking.server import is_server
-from components.core.training import deadlines, studies
+from components.core.storage import home_folder
+from components.core.tracking.service.server import is_server
+from components.core.training import deadlines
 from pipelines.commands.options import (
     ConfigOption,
     HomeOption,
@@ -30,13 +32,13 @@ from pipelines.commands.options import (
     use_home,
     with_settings,
 )
-from pipelines.config_file import text_of
-from pipelines.surroundings import check_name, near
+from pipelines.terminal.config_file import text_of
+from pipelines.terminal.surroundings import check_name, near
 
 if TYPE_CHECKING:
     import subprocess
 
-    from pipelines.resume import Begun
+    from pipelines.local.resume import Begun
 
 
 app = typer.Typer()
@@ -71,9 +73,9 @@ def run(
     """Run the whole pipeline on this machine, to a registered model."""
     use_home(home, tracking_uri)
     from pipelines.commands.dry_run import foreseen, print_foreseen
-    from pipelines.option_checks import check_names
-    from pipelines.resume import begin
-    from pipelines.task_choice import with_task_of_data
+    from pipelines.local.resume import begin
+    from pipelines.local.task_choice import with_task_of_data
+    from pipelines.terminal.option_checks import check_names
 
     console = Console(stderr=as_json or dry_run, quiet=quiet)
     try:
@@ -109,8 +111,8 @@ def run(
 
 def execute(source: str, settings: Settings, begun: "Begun", console: Console) -> RunResult:
     """Run the DAG where something has changed, and show its progress; return the result, with the report's path."""
-    from pipelines.changes import settled
-    from pipelines.local import fetch_report, launch
+    from pipelines.local.changes import settled
+    from pipelines.local.runner import fetch_report, launch
 
     result = settled(source, settings, begun.run_key, console)
     if result is None:
@@ -139,8 +141,8 @@ def checked(options: dict[str, Any], config: Path | None, source: str) -> Settin
     Raises:
         InputError: It was found.
     """
+    from components.core.contract.task_sources import lists_records
     from components.core.sources.raw_records import check_source
-    from components.core.task_sources import lists_records
 
     check_name(source)
     settings = merge(options, config, source)
@@ -154,9 +156,9 @@ def _watch(
     child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console, shown_to: int = 0
 ) -> RunResult:
     """Show a run until its processes are gone, from that byte of its events on; end it at a signal or a limit."""
-    from pipelines.changes import ended
-    from pipelines.display import shown
-    from pipelines.local import lives, stop
+    from pipelines.local.changes import ended
+    from pipelines.local.runner import lives, stop
+    from pipelines.terminal.display import shown
 
     offset, deadline, begin, reason = shown_to, 0.0, time.monotonic(), ""
     with shown(console) as display:
@@ -207,7 +209,7 @@ def _print_summary(console: Console, result: RunResult, settings: Settings) -> N
     uri = home_folder.tracking_uri()
     tracking = uri if is_server(uri) else _command("ui")
     if result.status == "skipped":
-        from pipelines.display import print_skipped
+        from pipelines.terminal.display import print_skipped
 
         print_skipped(console, result, tracking)
         return

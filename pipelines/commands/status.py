@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.core import home_folder
+from components.core.contract.metric_names import label
 from components.core.errors import InputError
-from components.core.metric_names import label
+from components.core.machine.times import iso, minute
 from components.core.reporting.costs import duration
-from components.core.times import iso, minute
+from components.core.storage import home_folder
 from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, has_store, merge, use_home
 from pipelines.commands.tables import table
 
@@ -91,7 +91,7 @@ def _outcomes(name: str) -> list["Outcome"]:
 
         return [Outcome(name)] if name else []
     from components.core.reporting import status as outcomes
-    from components.core.tracking import connection
+    from components.core.tracking.service import connection
 
     connection.open_store()
     return [outcomes.of(model) for model in ([name] if name else outcomes.models())]

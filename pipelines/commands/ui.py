@@ -10,16 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from components.core import home_folder
 from components.core.errors import StepError
+from components.core.storage import home_folder
 from components.core.tracking import tag_names
-from components.core.tracking.server import is_server
-from pipelines.browser import open_page
+from components.core.tracking.service.server import is_server
 from pipelines.commands.options import (
     HomeOption,
     TrackingOption,
     use_home,
 )
+from pipelines.terminal.browser import open_page
 
 app = typer.Typer()
 EVERY = 0.25  # seconds between two looks
@@ -40,7 +40,7 @@ def ui(
     if is_server(uri):
         _say(f"The tracking page is at {uri}")
         return
-    from pipelines.local import environment
+    from pipelines.local.runner import environment
 
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--default-artifact-root", str(home_folder.home() / "artifacts")]

@@ -34,7 +34,8 @@ def result_of(model: str, run_key: str, run: Any) -> Ended:  # noqa: ANN401 - kf
     known = RunResult(status=status, reason=reason, model=model, mlflow_run_id=plugin.get("root_run_id", ""))
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return Ended(known, page)
-    from components.core.tracking import connection, queries
+    from components.core.tracking import queries
+    from components.core.tracking.service import connection
 
     try:
         with connection.explained(), _experiment(plugin.get("experiment_id", "")):

@@ -13,7 +13,7 @@ from pipelines.kubeflow.client import ENDED, call, experiment, too_old, upload
 from pipelines.kubeflow.parameters import dag_of, parameters
 from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster, compile_dag
 from pipelines.kubeflow.progress import Progress
-from pipelines.option_checks import check_names
+from pipelines.terminal.option_checks import check_names
 
 PIPELINE = "thawline"  # its name in Kubeflow; each change of the DAG or of its pods is a version
 POLL = 5.0  # seconds between two looks at a run
@@ -92,7 +92,7 @@ def tell(console: Console, text: str) -> None:
 
 def steps_of(given: dict[str, Any]) -> list[str]:
     """The steps that a run with these parameters shows: one pod that searches also selects the trial."""
-    from pipelines import display
+    from pipelines.terminal import display
 
     return [step for step in display.STEPS if step != "select_trial" or dag_of(given) == SEARCHING_IN_PODS]
 
@@ -113,7 +113,7 @@ def follow(
         GoesOnError: Waiting was interrupted, or took `minutes`; 0: no limit.
         StepError: Kubeflow does not answer any more.
     """
-    from pipelines import display
+    from pipelines.terminal import display
 
     pods = f"pods -l pipeline/runid={run_id},workflows.argoproj.io/completed=false"
     progress = Progress(steps, f"kubectl -n {namespace or 'kubeflow'} describe {pods}")

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from components.core import cpus
+from components.core.machine import cpus
 from pipelines.serving.loading import Loaded
 
 WORKERS = 2  # batches at a time: one is decoded while the other is computed, each by half of the CPUs

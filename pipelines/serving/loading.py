@@ -14,7 +14,7 @@ import torch
 from components.core.compute import onnx_graphs
 from components.core.registry import serving, versions
 from components.core.tracking import pyfunc
-from pipelines import onnx_export
+from pipelines.predictions import onnx_export
 
 SAMPLE_SIZE = 8  # records of the measurement
 log = logging.getLogger(__name__)

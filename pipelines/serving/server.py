@@ -9,7 +9,7 @@ import uvicorn
 from rich.console import Console
 
 from components.core.errors import InputError
-from components.core.tracking import connection
+from components.core.tracking.service import connection
 from pipelines.serving.app import Limits, build
 from pipelines.serving.batching import threads
 from pipelines.serving.following import Following

@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils._pytree import tree_leaves
 
+from components.core.contract.listener import SILENT
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
-from components.core.listener import SILENT
+from components.core.fitting.data import Data, open_data
+from components.core.fitting.loop import make_optimizer
 from components.core.networks.network import set_thawed, set_training
 from components.core.settings import Hyperparameters, Settings
-from components.core.training.data import Data, open_data
-from components.core.training.loop import make_optimizer
 from components.core.training.phase import base_network
 
 

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
 from components.core.data import lineage_store
 from components.core.data.lineage import Lineage
 from components.core.registry import versions
 from components.core.settings import Settings
-from components.core.tracking import connection
+from components.core.storage import home_folder
+from components.core.tracking.service import connection
 from components.detect_changes import look
 from components.finish import finish
 from pipelines.commands.options import use_home

@@ -23,9 +23,9 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.core.compute import device, distributed
-from components.core.networks.images import build_backbone
+from components.core.fitting import loop
+from components.core.networks.images.image_networks import build_backbone
 from components.core.networks.network import Network, set_thawed, set_training
-from components.core.training import loop
 
 CASES = [("timm/tf_efficientnet_lite0", (1, 2, 3)), ("torchvision/resnet18", (1, 2))]
 CLASSES = 10

@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 
-from components.core import home_folder, run_folder
-from components.core import s3 as storage
+from components.core import run_folder
 from components.core import settings as settings_module
 from components.core.data import lineage_store
 from components.core.errors import InputError
 from components.core.registry import ledger, promotion, versions
 from components.core.settings import Settings
 from components.core.sources import source_index
-from components.core.tracking import connection, provenance, queries, runs, tag_names
+from components.core.storage import home_folder
+from components.core.storage import s3 as storage
+from components.core.tracking import provenance, queries, runs, tag_names
+from components.core.tracking.service import connection
 from components.detect_changes import DECISION, Decision, detect_changes, look
 from components.evaluate import evaluate
 from components.fine_tune import fine_tune

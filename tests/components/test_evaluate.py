@@ -12,14 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from components.core import home_folder
 from components.core.activations.store import store
 from components.core.data.examples import Examples
 from components.core.errors import StepError
 from components.core.registry import versions
 from components.core.registry.serving import agree
 from components.core.settings import Settings
-from components.core.tracking import connection, pyfunc, queries
+from components.core.storage import home_folder
+from components.core.tracking import pyfunc, queries
+from components.core.tracking.service import connection
 from components.core.training.checkpoints import WEIGHTS
 from components.evaluate import Evaluated, evaluate
 from components.finish import finish

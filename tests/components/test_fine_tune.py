@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from components.core.listener import Deadline
-from components.core.tracking import connection, queries
+from components.core.contract.listener import Deadline
+from components.core.fitting.training_state import StateFiles, TrainingState
+from components.core.tracking import queries
+from components.core.tracking.service import connection
 from components.core.training import deadlines, thawing
 from components.core.training.checkpoints import read_facts, weights_digest
-from components.core.training.training_state import StateFiles, TrainingState
 from components.fine_tune import fine_tune
 from components.train_head import train_head
 from tests.support.plain import PlainRun

@@ -11,7 +11,8 @@ from components.core import run_folder
 from components.core.errors import InputError, NoAnswerError
 from components.core.run_result import RunResult
 from components.core.settings import Settings
-from components.core.tracking import connection, queries, runs, tag_names
+from components.core.tracking import queries, runs, tag_names
+from components.core.tracking.service import connection
 from components.detect_changes import detect_changes
 from components.finish import finish
 from tests.fakes.webhook import listening, status

@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.core import s3 as storage
 from components.core.data import lineage_store
 from components.core.data.assignments import read_label_changes
 from components.core.data.dataset_info import DatasetInfo
@@ -31,12 +30,13 @@ from components.core.data.preparation import _reject_conflicts, _Source, prepare
 from components.core.data.records import CheckedRecord
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import images
+from components.core.machine.threads import in_order
 from components.core.modalities import near_duplicate_images
 from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
 from components.core.sources.raw_records import RawRecord
+from components.core.storage import s3 as storage
 from components.core.targets.classification import Classification
-from components.core.threads import in_order
 from components.core.tracking import queries
 from components.prepare_data import prepare_data, with_salt
 from tests.conftest import TOY

@@ -17,13 +17,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.core import home_folder
+from components.core.contract.listener import Deadline
 from components.core.data.examples import Examples
 from components.core.errors import StepError
 from components.core.inference import archives
-from components.core.listener import Deadline
 from components.core.registry import promotion, versions
-from components.core.tracking import connection, pyfunc, queries, runs, tag_names
+from components.core.storage import home_folder
+from components.core.tracking import pyfunc, queries, runs, tag_names
+from components.core.tracking.service import connection
 from components.core.training import deadlines
 from components.evaluate import evaluate
 from components.finish import finish

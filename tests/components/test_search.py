@@ -10,14 +10,16 @@ import optuna
 import pytest
 
 import components.core.settings
+from components.core.contract.listener import Deadline
 from components.core.data.dataset_info import DatasetInfo
-from components.core.listener import Deadline
+from components.core.fitting.data import open_data
+from components.core.searching import studies
+from components.core.searching.studies import DONE, open_study
+from components.core.searching.trials import OutOfTimeError, objective, work
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import connection, queries, runs, tag_names
-from components.core.training import deadlines, studies
-from components.core.training.data import open_data
-from components.core.training.studies import DONE, open_study
-from components.core.training.trials import OutOfTimeError, objective, work
+from components.core.tracking import queries, runs, tag_names
+from components.core.tracking.service import connection
+from components.core.training import deadlines
 from components.search import _check, search, study_name, worker_devices
 from components.select_trial import select_trial
 from tests.conftest import TOY

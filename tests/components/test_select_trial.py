@@ -1,7 +1,7 @@
 """The best trial of a search."""
 
 from components.core.data.dataset_info import DatasetInfo
-from components.core.training.studies import open_study
+from components.core.searching.studies import open_study
 from components.search import study_name
 from tests.support.plain import PlainRun
 

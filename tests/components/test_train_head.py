@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import StepError
-from components.core.tracking import connection, queries
+from components.core.tracking import queries
+from components.core.tracking.service import connection
 from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
 from components.train_head import train_head

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipelines.demo import extract
+from pipelines.local.demo import extract
 
 TOPICS = (
     *("computers", "definitions", "drugs", "education", "food", "kids", "law", "linux"),

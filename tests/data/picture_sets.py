@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.demo import extract
+from pipelines.local.demo import extract
 
 MOST = 250  # of each class
 MOST_BYTES = 2**20  # a few cliparts have 170 megapixels

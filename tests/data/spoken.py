@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.demo import PACKAGE, extract
+from pipelines.local.demo import PACKAGE, extract
 
 LANGUAGES = ("be", "bg", "ca", "da", "el", "es", "fr", "ro", "ru")
 TRANSCRIBED = "es"

@@ -110,7 +110,7 @@ def test_any_numeric_user_will_do(engine: "Engine", image: str) -> None:
 
 def test_the_code_knows_its_commit(engine: "Engine", image: str) -> None:
     """Without git in the image, results still carry the revision that the image was built from."""
-    code = "from components.core.revision import code_revision; print(code_revision())"
+    code = "from components.core.machine.revision import code_revision; print(code_revision())"
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     assert said(engine, image, "python", "-c", code).startswith(commit)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
 from components.core.settings import Settings
+from components.core.storage import home_folder
 from tests.benchmarks.overhead import rows
 from tests.conftest import copy_store, use_home
 from tests.support.command import ROOT, TOY, thawline

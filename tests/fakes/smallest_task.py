@@ -74,7 +74,7 @@ class Distance:
     answer, answers = Answer, staticmethod(answers)
 
     def __init__(self) -> None:
-        from components.core.contract import Metric
+        from components.core.contract.task import Metric
 
         self.metrics = [
             Metric("error", higher_is_better=False, features=errors, figure=lambda sums: sums[:, 0] / sums[:, 1])

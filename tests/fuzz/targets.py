@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from components.core.contract import load_task
+from components.core.contract.task import load_task
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import archives, images, served_model
 from components.core.sources import tables

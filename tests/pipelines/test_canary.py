@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
 from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.tracking import canary, connection, queries, runs, tag_names
-from pipelines.commands import doctor_cluster
+from components.core.storage import home_folder
+from components.core.tracking import canary, queries, runs, tag_names
+from components.core.tracking.service import connection
+from pipelines.commands.cluster import doctor_cluster
 from pipelines.kubeflow import pods, submission
 from pipelines.kubeflow.pods import Cluster
 from tests.fakes.kubeflow import server
@@ -185,7 +187,7 @@ def test_an_s3_that_can_not_be_reached_is_a_finding(tracked_home: Path, monkeypa
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    from components.core import s3
+    from components.core.storage import s3
 
     s3.client.cache_clear()
     assert canary.look("k", "", "s3://bucket/prefix") == (True, False)

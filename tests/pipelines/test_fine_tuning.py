@@ -11,7 +11,8 @@ import yaml
 from components.core.data.dataset_info import DatasetInfo
 from components.core.registry import versions
 from components.core.settings import Settings
-from components.core.tracking import connection, queries, tag_names
+from components.core.tracking import queries, tag_names
+from components.core.tracking.service import connection
 from components.search import study_name
 from tests.pipelines.conftest import WholeRun
 from tests.support.command import ROOT, thawline

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from components.core.registry import versions
-from components.core.tracking import connection
+from components.core.tracking.service import connection
 from tests.fakes.toy import write_distances
 from tests.support.command import Answer, thawline
 

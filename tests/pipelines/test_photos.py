@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.demo import CLASSES, fetch_demo
+from pipelines.local.demo import CLASSES, fetch_demo
 from tests.support.command import ROOT, on_all_cores
 
 pytestmark = pytest.mark.slow

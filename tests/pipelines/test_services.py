@@ -17,7 +17,8 @@ from components.core import run_folder
 from components.core.errors import InputError, OutageError
 from components.core.registry import versions
 from components.core.settings import Settings
-from components.core.tracking import connection, queries, runs, tag_names
+from components.core.tracking import queries, runs, tag_names
+from components.core.tracking.service import connection
 from tests.fakes.toy import write_points
 from tests.support.command import COMMAND, TOY, Answer, environment, processes, wait_for
 
@@ -266,7 +267,7 @@ def test_a_server_that_goes_away_fails_the_step_with_a_sentence(
 def test_an_unknown_host_name_is_told(server: "Mlflow", monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not know the name it is called by says which option is missing."""
     answer = requests.get(f"{server.uri}/health", headers={"Host": "mlflow.example.com"}, timeout=30)
-    from components.core.tracking.server import refusal
+    from components.core.tracking.service.server import refusal
 
     told = refusal(server.uri, answer.status_code, answer.text)
     assert told is None or "--allowed-hosts" in told.hint

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.demo import fetch_demo
+from pipelines.local.demo import fetch_demo
 from tests.data.measured_photos import write_measured
 from tests.support.command import ROOT, Answer, on_all_cores
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import s3 as storage
+from components.core.storage import s3 as storage
 
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-key"
 READY_SECONDS = 60

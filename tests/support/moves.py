@@ -13,7 +13,8 @@ from typing import Any
 from components.core.evaluation import look_budget
 from components.core.registry import ledger, promotion, versions
 from components.core.settings import Settings
-from components.core.tracking import connection, leases, runs
+from components.core.tracking import leases, runs
+from components.core.tracking.service import connection
 
 # every call of MLflow's client by which the ledger writes
 WRITES = (

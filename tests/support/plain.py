@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
 from components.core.settings import Settings
+from components.core.storage import home_folder
 from components.detect_changes import detect_changes
 from components.evaluate import evaluate
 from components.fine_tune import fine_tune

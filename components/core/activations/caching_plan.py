@@ -18,8 +18,8 @@ from components.core.activations.requests import CachePolicy, RowRequest
 from components.core.activations.rows import Counted, Recomputed, Reuse, Rows
 from components.core.compute import determinism
 from components.core.compute.engines import choose, eager
+from components.core.contract.listener import SILENT, Listener
 from components.core.errors import InputError, StepError, UnavailableError
-from components.core.listener import SILENT, Listener
 from components.core.networks.network import Pytree
 
 LOG = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from components.core.activations.spaces import FIXED_BATCHES_ENGINE, accepts
 from components.core.compute import determinism
 from components.core.compute.determinism import in_fixed_batches
 from components.core.compute.engines import Engine
+from components.core.contract.listener import SILENT, Listener
 from components.core.errors import StepError
-from components.core.listener import SILENT, Listener
 from components.core.networks.network import Pytree
 
 

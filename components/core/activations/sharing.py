@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from components.core.activations import segments, spaces, store
 from components.core.activations.passes import ComputePass
 from components.core.activations.requests import RowRequest
+from components.core.contract.listener import SILENT, Listener
 from components.core.errors import ExpectedError
-from components.core.listener import SILENT, Listener
 
 MAX_FACTS_BYTES = 1 << 16  # most of a segment.json
 MAX_INDEX_BYTES = 1 << 28  # most of an index: 7 million rows
@@ -143,7 +143,7 @@ def _offered(prefix: str, places: Collection[Path]) -> list[_Remote]:
         for name, sizes in _listed(f"{prefix}/{space.name}/").items():
             if "segment.json" in sizes and _rows_here(space / name) < sizes.get("index", 0) // store.RECORD:
                 found.append((f"{prefix}/{space.name}/{name}", space, sizes))
-    from components.core import s3  # boto3 costs half a second
+    from components.core.storage import s3  # boto3 costs half a second
 
     described = _in_threads(lambda item: _described(*item), found, s3.CONNECTIONS)
     return sorted([remote for remote in described if remote is not None], key=lambda remote: -remote.created)
@@ -185,7 +185,7 @@ def _bring(remote: _Remote, wanted: set[bytes]) -> set[bytes]:
 
     It takes the place of a shorter form that is here, if that is its beginning and all of it is sound again.
     """
-    from components.core import s3
+    from components.core.storage import s3
 
     target, part = remote.space / remote.name, remote.space / f".{remote.name}.{secrets.token_hex(4)}"
     folder = part / remote.name
@@ -229,7 +229,7 @@ def _rows_here(folder: Path) -> int:
 
 def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | None:
     """A segment of the prefix by its description and index; None if it is not one that can be used."""
-    from components.core import s3
+    from components.core.storage import s3
 
     if sizes["segment.json"] > MAX_FACTS_BYTES or not 0 < sizes.get("index", 0) <= MAX_INDEX_BYTES:
         return None
@@ -305,7 +305,7 @@ def _unsent(prefix: str, space: Path) -> list[tuple[Path, str, bytes]]:
 
 def _put(folder: Path, uri: str, index: bytes) -> int:
     """Upload a segment so that a reader never takes half of it; its size, 0 if it was evicted meanwhile."""
-    from components.core import s3
+    from components.core.storage import s3
 
     size = 0
     try:
@@ -326,7 +326,7 @@ def _put(folder: Path, uri: str, index: bytes) -> int:
 
 def _listed(uri: str) -> dict[str, dict[str, int]]:
     """Segments below an address: name to sizes of its files; what is neither is ignored."""
-    from components.core import s3
+    from components.core.storage import s3
 
     found: dict[str, dict[str, int]] = {}
     for address, size, _etag in s3.list_objects(uri, patient=False):

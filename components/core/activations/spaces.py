@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from components.core import home_folder
 from components.core.activations import store
 from components.core.compute.device import computed_in
 from components.core.digests import digest
 from components.core.networks.network import Network
 from components.core.networks.weights import state_digest
+from components.core.storage import home_folder
 
 FIXED_BATCHES_ENGINE = "eager in fixed batches"  # the engine of rows whose bits count
 LIBRARIES = ("thawline", "torch", "torchvision", "timm", "pillow")  # that any row may depend on

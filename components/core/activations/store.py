@@ -18,9 +18,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from components.core import home_folder
-from components.core.addresses import check_no_login
 from components.core.errors import InputError
+from components.core.storage import home_folder
+from components.core.storage.addresses import check_no_login
 
 ENGINES = "engines"  # folder of exported stages, beside the spaces
 DISK_RESERVE = 1 << 30  # bytes of the disk that stay free whatever the budget says

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from components.core import torchrun
+from components.core.machine import torchrun
 from components.core.networks.network import Network, Pytree
 
 PEER_TIMEOUT = timedelta(minutes=10)  # without a step of the others: one of them has stopped

@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.core import parquet_files
-from components.core.contract import Target, Task
+from components.core.contract.task import Target, Task
 from components.core.data import splits
 from components.core.data.examples import Example, Rejected
 from components.core.data.groups import NEAR, group_examples
@@ -18,6 +17,7 @@ from components.core.data.records import CheckedRecord
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 from components.core.settings import Settings
+from components.core.storage import parquet_files
 
 TIME = "time"  # the metadata column that tasks which split by time read
 

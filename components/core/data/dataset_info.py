@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from components.core.digests import canonical_json
-from components.core.home_folder import write_text
+from components.core.storage.home_folder import write_text
 from components.core.tracking import tag_names
 
 FILE = "dataset.json"

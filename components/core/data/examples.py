@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.core import digests, parquet_files
+from components.core import digests
 from components.core.data.dataset_info import DatasetInfo
 from components.core.digests import canonical_json
 from components.core.errors import StepError
+from components.core.storage import parquet_files
 
 START = "warm_start"  # in a dataset's folder: the checkpoint that training starts from, if it does
 GROUP_ROWS, GROUP_BYTES = 16, 2**18  # a row group ends at either: what one random read costs at most

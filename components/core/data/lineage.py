@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.core import parquet_files
 from components.core.errors import InputError
 from components.core.settings import Settings
+from components.core.storage import parquet_files
 
 DEFAULT_SALT: str = Settings.model_fields["split_salt"].default
 GROUP = "group "  # before a group's name; no content id has a space

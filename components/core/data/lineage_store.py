@@ -7,11 +7,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from components.core import home_folder, identity, run_folder
+from components.core import run_folder
 from components.core.data.assignments import LabelChange, read_label_changes, write_label_changes
 from components.core.data.lineage import DEFAULT_SALT, Lineage, read_lineage, refuse_other_salt, write_lineage
 from components.core.errors import InputError
-from components.core.tracking import connection, queries, runs, tag_names
+from components.core.machine import identity
+from components.core.storage import home_folder
+from components.core.tracking import queries, runs, tag_names
+from components.core.tracking.service import connection
 
 
 def waiting(model: str) -> list[LabelChange]:

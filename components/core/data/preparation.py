@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from components.core import cpus, disk_space, home_folder, threads
-from components.core.contract import Target, Task, load_task
+from components.core.contract.listener import Progress
+from components.core.contract.task import Target, Task, load_task
 from components.core.data import checked_facts, dataset_info, splits
 from components.core.data.assignments import assign_examples, check_slices, write_label_changes
 from components.core.data.checked_facts import CheckedFacts, Facts
@@ -28,10 +28,11 @@ from components.core.data.groups import NEAR, OF
 from components.core.data.lineage import Lineage, write_lineage
 from components.core.data.records import CheckedRecord
 from components.core.errors import InputError, RejectedRecord
-from components.core.listener import Progress
+from components.core.machine import cpus, threads
 from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
 from components.core.sources.source_index import IndexRow, Mark
+from components.core.storage import disk_space, home_folder
 
 DOWNLOADS = 32  # objects in flight; the connections of the S3 client
 OTHERS = 3  # labels that a contradiction names

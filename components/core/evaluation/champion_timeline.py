@@ -6,9 +6,9 @@ from typing import Any
 
 from components.core.errors import ExpectedError
 from components.core.evaluation.comparison import Contestant, comparable, contestant
+from components.core.fitting.data import Data
 from components.core.registry import ledger, versions
 from components.core.tracking import runs
-from components.core.training.data import Data
 
 REIGNS = 6  # champions of the timeline, the latest ones; each that still has to answer costs seconds
 

@@ -11,15 +11,15 @@ from typing import Any, TypeAlias, get_type_hints
 import numpy as np
 import pandas as pd
 
-from components.core.contract import Metric
+from components.core.contract.task import Metric
 from components.core.data.lineage import read_lineage
 from components.core.errors import StepError
 from components.core.evidence.contest import Contest, Figures
+from components.core.fitting.data import Data
 from components.core.networks.network import Network
 from components.core.registry.serving import SERVING, agree, answers
 from components.core.tracking import pyfunc, runs
 from components.core.training.checkpoints import TrainingRows, load_checkpoint, read_training_rows, weights_digest
-from components.core.training.data import Data
 from components.core.training.phase import outputs
 
 AGREEING = 32  # test rows that the served model itself answers, to compare

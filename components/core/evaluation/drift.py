@@ -13,8 +13,8 @@ from components.core.evaluation.features import MAX_FITTED_ROWS, MIN_ROWS, Array
 from components.core.evaluation.label_errors import Suspect, suspects
 from components.core.evidence.intervals import exact_interval
 from components.core.evidence.paired_tests import units_of
+from components.core.fitting.data import Data
 from components.core.training.checkpoints import TrainingRows
-from components.core.training.data import Data
 
 QUANTILE = 0.95  # share of the old rows that may not be taken for new ones
 

@@ -16,11 +16,12 @@ from components.core.activations import caching_plan
 from components.core.activations.requests import RowRequest, row_key
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
-from components.core.contract import Task, load_task
+from components.core.contract.listener import SILENT, Listener
+from components.core.contract.task import Task, load_task
 from components.core.errors import RejectedRecord
 from components.core.evaluation.drift import Drift, drift
 from components.core.evaluation.features import MIN_ROWS, Array, flattened
-from components.core.listener import SILENT, Listener
+from components.core.fitting.thaw_line import policy_of
 from components.core.networks.network import Pytree
 from components.core.registry import versions
 from components.core.settings import Settings
@@ -28,7 +29,6 @@ from components.core.sources import raw_records
 from components.core.sources.source_index import IndexRow
 from components.core.tracking.provenance import encoding_digest
 from components.core.training.checkpoints import read_training_rows
-from components.core.training.thaw_line import policy_of
 
 MOST = 2000  # rows of either side: the interval is narrow enough, and more cost minutes
 

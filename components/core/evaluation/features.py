@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from components.core.activations.rows import Rows
+from components.core.contract.listener import SILENT, Listener
 from components.core.errors import InputError, NoAnswerError
-from components.core.listener import SILENT, Listener
+from components.core.fitting.data import Data
+from components.core.fitting.thaw_line import rows_of_split
 from components.core.networks.network import Network
-from components.core.training.data import Data
 from components.core.training.phase import base_network
-from components.core.training.thaw_line import rows_of_split
 
 Array: TypeAlias = np.ndarray[Any, Any]
 FOLDS = 5  # of the cross-validation

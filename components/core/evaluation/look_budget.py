@@ -13,9 +13,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from components.core import home_folder
 from components.core.evidence.alpha_spending import Budget, Look, level, next_look
-from components.core.tracking import connection, queries, tag_names
+from components.core.storage import home_folder
+from components.core.tracking import queries, tag_names
+from components.core.tracking.service import connection
 
 KIND = "looks"
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from components.core.command_line import command_of
-from components.core.contract import load_task
+from components.core.contract.task import load_task
 from components.core.evaluation.comparison import Trained
 from components.core.settings import Settings
 

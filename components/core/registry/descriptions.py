@@ -6,10 +6,11 @@ A description that somebody else wrote stays as it is: ours end with a line that
 import math
 from contextlib import suppress
 
-from components.core.metric_names import heading, label
+from components.core.contract.metric_names import heading, label
 from components.core.registry import versions
 from components.core.run_result import RunResult
-from components.core.tracking import connection, tag_names
+from components.core.tracking import tag_names
+from components.core.tracking.service import connection
 
 PAGE = "workflowType=machine_learning"  # else MLflow shows a run as one of a language model
 OURS = "*Written by Thawline. A description without this line stays as it is.*"

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from components.core import run_folder
-from components.core.times import iso
-from components.core.tracking import connection, tag_names
+from components.core.machine.times import iso
+from components.core.tracking import tag_names
+from components.core.tracking.service import connection
 
 KIND = "promotion"
 CHAMPION, PREVIOUS, PENDING = "champion", "previous", "pending"

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
 from components.core.errors import InputError, StepError
-from components.core.identity import whoami
+from components.core.machine.identity import whoami
 from components.core.registry import versions as registry
 from components.core.registry.ledger import (
     CHAMPION,
@@ -36,7 +36,9 @@ from components.core.registry.ledger import (
     read,
     withdraw,
 )
-from components.core.tracking import connection, tag_names
+from components.core.storage import home_folder
+from components.core.tracking import tag_names
+from components.core.tracking.service import connection
 
 PATIENCE = 20.0  # seconds that an open entry of another machine may take; its writes take well under one
 POLL = 0.2  # seconds between two looks

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from components.core.contract import Target, Task
+from components.core.contract.task import Target, Task
 from components.core.inference import archives
 from components.core.networks.network import Network
 from components.core.tracking import pyfunc

@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from components.core.errors import InputError, StepError
 from components.core.inference import archives
-from components.core.inference import smoke_test as smoke
-from components.core.tracking import connection, pyfunc, runs, tag_names
+from components.core.registry import smoke_test as smoke
+from components.core.tracking import pyfunc, runs, tag_names
+from components.core.tracking.service import connection
 
 TRY_OUT_SECONDS = 600
 ALIASES = ("champion", "previous", "challenger", "pending")

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from components.core import metric_names
+from components.core.contract import metric_names
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Epochs: TypeAlias = Sequence[Mapping[str, Any]]

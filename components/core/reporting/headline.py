@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from components.core.contract import Metric
-from components.core.metric_names import label
+from components.core.contract.metric_names import label
+from components.core.contract.task import Metric
 
 REASONS = {  # of a condition that blocks a promotion, by its name; others speak for themselves
     "rows of the champion's promotion": "it may be worse on the rows that the champion was promoted on",

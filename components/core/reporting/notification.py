@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.core import run_folder
-from components.core.metric_names import label
+from components.core.contract.metric_names import label
 from components.core.reporting import webhook
 from components.core.run_result import RunResult
 from components.core.settings import Settings
-from components.core.tracking import connection, queries, runs, tag_names
+from components.core.tracking import queries, runs, tag_names
+from components.core.tracking.service import connection
 
 WEBHOOK = "THAWLINE_WEBHOOK_URL"  # the address is a secret: it comes by the environment only
 MOST_HEADER, MOST_FIELD, MOST_SECTION = 150, 2000, 3000  # characters that Slack takes

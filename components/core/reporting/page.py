@@ -14,8 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from components.core.contract import Metric
-from components.core.metric_names import heading, label
+from components.core.contract.metric_names import heading, label
+from components.core.contract.task import Metric
 from components.core.reporting import charts
 from components.core.reporting.costs import duration
 from components.core.targets.evaluation import Evaluation

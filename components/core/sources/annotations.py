@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from components.core.boxes import Box, Boxes
+from components.core.contract.boxes import Box, Boxes
 from components.core.errors import InputError, RejectedRecord
 from components.core.sources import folders
 from components.core.sources.places import Place

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from components.core import home_folder
 from components.core.errors import InputError
 from components.core.sources.split_names import SPLIT_OF_FOLDER
+from components.core.storage import home_folder
 
 LAYOUT = (
     "Use a folder with one subfolder per class, s3://bucket/prefix with the same structure, or a "

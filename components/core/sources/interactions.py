@@ -240,7 +240,7 @@ def _once(rows: Sequence[_Row]) -> list[_Row]:
 def _opened(source: str) -> BinaryIO:
     if not source.startswith("s3://"):
         return _path(source).open("rb")
-    from components.core import s3
+    from components.core.storage import s3
 
     return cast("BinaryIO", BytesIO(s3.read_bytes(source)))
 

@@ -98,20 +98,20 @@ class Bucket:
 
     def holds(self, path: str) -> bool:
         """Return whether an object is there."""
-        from components.core import s3
+        from components.core.storage import s3
 
         first = next(s3.list_objects(self.root + path), None)  # in the order of the keys it would come first
         return first is not None and first[0] == self.root + path
 
     def has_folder(self, folder: str) -> bool:
         """Return whether any key begins with it."""
-        from components.core import s3
+        from components.core.storage import s3
 
         return next(s3.list_objects(self._inner(folder)), None) is not None
 
     def files(self, folder: str) -> list[str]:
         """Return the names of the objects right in a folder, sorted."""
-        from components.core import s3
+        from components.core.storage import s3
 
         inner = self._inner(folder)
         names = (uri.removeprefix(inner) for uri, _, _ in s3.list_objects(inner))
@@ -119,7 +119,7 @@ class Bucket:
 
     def read(self, path: str) -> bytes:
         """Return the content of an object; raises InputError if it can't be read."""
-        from components.core import s3
+        from components.core.storage import s3
 
         return s3.read_bytes(self.root + path)
 
@@ -134,7 +134,7 @@ class Bucket:
         return self.root if folder == "." else f"{self.root}{folder}/"
 
     def _content(self, path: str) -> bytes | RejectedRecord:
-        from components.core import s3
+        from components.core.storage import s3
 
         try:
             return self.read(path)

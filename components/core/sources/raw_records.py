@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from components.core.addresses import check_no_login
 from components.core.errors import InputError, RejectedRecord
-from components.core.hidden_logins import hidden
 from components.core.sources import annotations, folders, places, tables
 from components.core.sources.folders import LAYOUT, as_label
+from components.core.storage.addresses import check_no_login
+from components.core.storage.hidden_logins import hidden
 
 MANIFESTS = (".csv", ".jsonl", ".ndjson", ".parquet")
 ROW = "#row="  # between the manifest and the number of an inline record, from 1
@@ -133,7 +133,7 @@ def read(uri: str) -> bytes:
     if not uri:
         raise RejectedRecord("no uri")
     if uri.startswith("s3://"):
-        from components.core import s3
+        from components.core.storage import s3
 
         try:
             return s3.read_bytes(uri, MAX_BYTES)
@@ -246,7 +246,7 @@ def _annotated(source: str) -> Iterator[RawRecord]:
 
 
 def _s3_folder(source: str) -> Iterator[RawRecord]:
-    from components.core import s3
+    from components.core.storage import s3
 
     root = _s3_root(source)
     objects = s3.list_objects(root)
@@ -262,7 +262,7 @@ def _s3_folder(source: str) -> Iterator[RawRecord]:
 
 
 def _s3_folders(source: str) -> tuple[list[str], bool]:
-    from components.core import s3
+    from components.core.storage import s3
 
     root = _s3_root(source)
     names = sorted(name for name in s3.list_folders(root) if not folders.is_litter(name))
@@ -270,7 +270,7 @@ def _s3_folders(source: str) -> tuple[list[str], bool]:
 
 
 def _s3_subfolders(source: str) -> folders.Subfolders:
-    from components.core import s3
+    from components.core.storage import s3
 
     def look(name: str) -> tuple[set[str], bool]:
         place = f"{_s3_root(source)}{name}/"
@@ -283,7 +283,7 @@ def _s3_subfolders(source: str) -> folders.Subfolders:
 
 def _manifest(source: str, *, labeled: bool = True) -> Iterator[RawRecord]:
     if source.startswith("s3://"):
-        from components.core import s3
+        from components.core.storage import s3
 
         base, file = source.rpartition("/")[0], cast("BinaryIO", BytesIO(s3.read_bytes(source)))
     else:

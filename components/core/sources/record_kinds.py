@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import islice
 from pathlib import PurePosixPath
 
-from components.core.boxes import are_boxes
+from components.core.contract.boxes import are_boxes
 from components.core.errors import InputError
 from components.core.sources.raw_records import RawRecord, list_entries
 

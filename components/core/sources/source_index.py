@@ -17,10 +17,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.core import cpus, digests, threads
+from components.core import digests
+from components.core.contract.listener import SILENT, Progress
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
-from components.core.listener import SILENT, Progress
+from components.core.machine import cpus, threads
 from components.core.sources import raw_records, split_names
 from components.core.sources.raw_records import RawRecord
 
@@ -243,7 +244,7 @@ def _of_file(path: str, now: int) -> Mark:
 
 def _of_objects(uris: Sequence[str]) -> Mapping[str, Mark]:
     """Marks of objects that a manifest names: from listings, a page of which tells of a thousand, else one by one."""
-    from components.core import s3
+    from components.core.storage import s3
 
     found: dict[str, Mark] = {}
     by_bucket: dict[str, set[str]] = defaultdict(set)
@@ -265,7 +266,7 @@ def _of_objects(uris: Sequence[str]) -> Mapping[str, Mark]:
 
 def _listed(wanted: set[str]) -> dict[str, Mark]:
     """Marks of objects of one bucket, as far as listing what their names have in common tells them soon."""
-    from components.core import s3
+    from components.core.storage import s3
 
     found: dict[str, Mark] = {}
     bucket = "/".join(next(iter(wanted)).split("/")[:3]) + "/"

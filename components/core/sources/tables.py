@@ -12,9 +12,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from components.core import parquet_files
 from components.core.digests import canonical_json
 from components.core.errors import InputError
+from components.core.storage import parquet_files
 
 FAULT = "\0fault"  # key of a row that is no record, with the reason; no column has that name
 MAX_CELL = 100 * 2**20  # characters; 128 kB otherwise, which a text may be longer than

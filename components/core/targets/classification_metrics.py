@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from components.core.contract import Metric
+from components.core.contract.task import Metric
 from components.core.evidence.intervals import bootstrap_sums, exact_lower_bound, interval
 from components.core.targets.evaluation import Evaluation, Mistake
 

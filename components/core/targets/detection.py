@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from components.core.boxes import Boxes, class_counts, read_boxes, within
+from components.core.contract.boxes import Boxes, class_counts, read_boxes, within
 from components.core.errors import InputError, RejectedRecord
 from components.core.evidence.intervals import bootstrap_sums, interval
 from components.core.inference.detection import Answer, answers, detected

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from faster_coco_eval import COCO, COCOeval_faster
 
-from components.core.boxes import read_boxes
-from components.core.contract import Metric
+from components.core.contract.boxes import read_boxes
+from components.core.contract.task import Metric
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.core.contract import Metric
+from components.core.contract.task import Metric
 from components.core.evidence.intervals import bootstrap_sums, interval
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.core.contract import Metric
+from components.core.contract.task import Metric
 from components.core.digests import canonical_json
 from components.core.errors import InputError, RejectedRecord
 from components.core.evidence.intervals import bootstrap_interval, bootstrap_sums, interval

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.core.contract import Metric
+from components.core.contract.task import Metric
 from components.core.digests import canonical_json
 from components.core.errors import RejectedRecord
 from components.core.inference.recommendation import BEST, Answer, answers

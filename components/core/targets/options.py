@@ -6,13 +6,13 @@ from typing import Literal, TypeAlias
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from components.core.contract.task_options import parse_options
 from components.core.data.examples import Examples
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.targets.classification import Classification
 from components.core.targets.multilabel import MultiLabel
 from components.core.targets.regression import Regression
-from components.core.task_options import parse_options
 
 Chosen: TypeAlias = Classification | MultiLabel | Regression
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.core.contract import Metric
+from components.core.contract.task import Metric
 from components.core.errors import RejectedRecord
 from components.core.evidence.intervals import bootstrap_sums, interval
 from components.core.inference.regression import Answer, answers

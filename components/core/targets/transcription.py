@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.core.contract import Metric
+from components.core.contract.task import Metric
 from components.core.errors import RejectedRecord
 from components.core.inference.transcription import BLANK, Answer, answers, collapsed
 from components.core.targets.evaluation import Evaluation, Mistake, by_sums

@@ -1,1 +1,1 @@
-"""Runs in MLflow: how they begin, live, end and are found."""
+"""Runs in MLflow: how they begin, live, end and are found; `service` is the connection to it."""

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.core import home_folder, s3
 from components.core.errors import ExpectedError, StepError
 from components.core.settings import Settings
-from components.core.tracking import connection, endings, queries, runs, tag_names
+from components.core.storage import home_folder, s3
+from components.core.tracking import endings, queries, runs, tag_names
+from components.core.tracking.service import connection
 
 MODEL = "thawline-canary"  # its experiment in MLflow
 FOUND = "canary."  # begins the tags that hold the findings

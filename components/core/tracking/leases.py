@@ -18,12 +18,13 @@ from datetime import UTC, datetime
 
 from filelock import FileLock
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
 from components.core.errors import StepError
+from components.core.storage import home_folder
 from components.core.tracking import endings, kubeflow_runs, queries, runs, tag_names
-from components.core.tracking.connection import client
 from components.core.tracking.queries import Open
-from components.core.tracking.server import is_server
+from components.core.tracking.service.connection import client
+from components.core.tracking.service.server import is_server
 
 WANTED = "wanted"
 SETTLE_SECONDS, ELECTION_SECONDS = 1.0, 30.0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from components.core.digests import canonical_json, digest, of_file
-from components.core.revision import libraries
+from components.core.machine.revision import libraries
 from components.core.settings import Settings
 from components.core.tracking import tag_names
 from components.core.weight_sources import PACKAGES, is_model
@@ -96,7 +96,7 @@ def _short(values: Mapping[str, Any]) -> dict[str, str]:
 def _weights(spec: str) -> str:
     """The digest of a weight specification and of what it stands for, as far as that is here or on S3."""
     if spec.startswith("s3://"):
-        from components.core import s3
+        from components.core.storage import s3
 
         if is_model(spec):
             return digest([spec, *s3.list_objects(spec.rstrip("/") + "/")])

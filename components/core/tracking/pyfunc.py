@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 import mlflow
 
-from components.core.tracking.connection import client
+from components.core.tracking.service.connection import client
 
 
 def save_pyfunc(

@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlsplit
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from components.core import home_folder
+from components.core.storage import home_folder
 from components.core.tracking import provenance, tag_names
-from components.core.tracking.connection import client, every, experiment, own_experiment
+from components.core.tracking.service.connection import client, every, experiment, own_experiment
 
 FINISHED, RUNNING = "attributes.status = 'FINISHED'", "attributes.status = 'RUNNING'"  # conditions of a search
 

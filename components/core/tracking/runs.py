@@ -17,17 +17,20 @@ from mlflow.entities import Dataset, Metric, Param, Run, RunTag
 from mlflow.entities.dataset_input import DatasetInput
 from mlflow.entities.input_tag import InputTag
 
-from components.core import disk_space, home_folder, run_folder, torchrun
+from components.core import run_folder
+from components.core.contract.listener import Deadline
+from components.core.contract.metric_names import label
 from components.core.errors import ExpectedError, OutageError, StepError
-from components.core.hidden_logins import hidden
-from components.core.listener import Deadline
-from components.core.metric_names import label
+from components.core.machine import torchrun
 from components.core.settings import Settings
-from components.core.tracking import metric_groups, retries, tag_names
-from components.core.tracking.connection import client, experiment, explained
-from components.core.tracking.outbox import Outbox, ask_once
+from components.core.storage import disk_space, home_folder
+from components.core.storage.hidden_logins import hidden
+from components.core.tracking import metric_groups, tag_names
 from components.core.tracking.queries import RUNNING, Open, across, find_runs, step_name
-from components.core.tracking.server import is_server
+from components.core.tracking.service import retries
+from components.core.tracking.service.connection import client, experiment, explained
+from components.core.tracking.service.outbox import Outbox, ask_once
+from components.core.tracking.service.server import is_server
 
 ALIVE_SECONDS = 60.0  # between two signs of life
 BATCH = 900  # MLflow takes 1,000 entities in one call

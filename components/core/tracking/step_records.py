@@ -27,9 +27,11 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, get_type_hints
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
-from components.core import digests, home_folder, run_folder, torchrun
+from components.core import digests, run_folder
 from components.core.errors import ExpectedError
+from components.core.machine import torchrun
 from components.core.settings import Settings
+from components.core.storage import home_folder
 from components.core.tracking import provenance
 
 P = ParamSpec("P")

@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
-from components.core import digests, disk_space, home_folder
-from components.core.contract import Target, load_task
+from components.core import digests
+from components.core.contract.task import Target, load_task
 from components.core.data.examples import START, Examples
 from components.core.networks.network import Network
 from components.core.networks.weights import state_digest
 from components.core.settings import Hyperparameters, Settings
+from components.core.storage import disk_space, home_folder
 
 WEIGHTS, FACTS, TRAINING = "network.safetensors", "checkpoint.json", "training.parquet"
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from components.core import torchrun
-from components.core.listener import Deadline
+from components.core.contract.listener import Deadline
+from components.core.machine import torchrun
 from components.core.settings import Settings
 from components.core.tracking import tag_names
 

@@ -7,21 +7,21 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from components.core import torchrun
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
+from components.core.contract.listener import SILENT, Listener
 from components.core.data.examples import START
 from components.core.digests import digest
-from components.core.listener import SILENT, Listener
+from components.core.fitting.batches import batch_count, fresh_batches, is_fresh, kept_batches
+from components.core.fitting.calibration import calibrated_figures
+from components.core.fitting.data import Data
+from components.core.fitting.head_phase import is_solved, solve_head
+from components.core.fitting.loop import fit, make_optimizer, outputs_of, warmup_cosine
+from components.core.fitting.thaw_line import rows_at_line, rows_of_split
+from components.core.fitting.training_state import StateFiles
+from components.core.machine import torchrun
 from components.core.networks.network import Network, Pytree, set_thawed
 from components.core.settings import Hyperparameters
-from components.core.training.batches import batch_count, fresh_batches, is_fresh, kept_batches
-from components.core.training.calibration import calibrated_figures
-from components.core.training.data import Data
-from components.core.training.head_phase import is_solved, solve_head
-from components.core.training.loop import fit, make_optimizer, outputs_of, warmup_cosine
-from components.core.training.thaw_line import rows_at_line, rows_of_split
-from components.core.training.training_state import StateFiles
 from components.core.training.warm_start import start_from
 
 Validate: TypeAlias = Callable[[Pytree, Tensor], dict[str, float]]

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.core import cpus, torchrun
 from components.core.compute import child_processes, distributed
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import pick_device, place
+from components.core.contract.listener import SILENT, Callbacks, Listener
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError
-from components.core.listener import SILENT, Callbacks, Listener
+from components.core.fitting.data import Data, open_data
+from components.core.fitting.folds import pooled
+from components.core.fitting.head_phase import is_solved
+from components.core.machine import cpus, torchrun
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.checkpoints import load_checkpoint, save_checkpoint
-from components.core.training.data import Data, open_data
-from components.core.training.folds import pooled
-from components.core.training.head_phase import is_solved
 from components.core.training.phase import train_phase
 
 if TYPE_CHECKING:

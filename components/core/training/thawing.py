@@ -22,17 +22,17 @@ from torch.utils._pytree import tree_map
 
 from components.core.compute import distributed
 from components.core.compute.determinism import seed_everything
-from components.core.contract import Target
-from components.core.listener import SILENT, Callbacks, Listener
+from components.core.contract.listener import SILENT, Callbacks, Listener
+from components.core.contract.task import Target
+from components.core.fitting import folds
+from components.core.fitting.calibration import calibrated_figures, calibrated_losses, fitted_temperature, temper
+from components.core.fitting.data import Data
+from components.core.fitting.head_phase import is_solved, solve_head
+from components.core.fitting.training_state import recalled
 from components.core.networks.network import Network, Pytree
 from components.core.settings import Hyperparameters
-from components.core.training import folds
-from components.core.training.calibration import calibrated_figures, calibrated_losses, fitted_temperature, temper
-from components.core.training.data import Data
-from components.core.training.head_phase import is_solved, solve_head
 from components.core.training.phase import outputs, train_phase
 from components.core.training.processes import together, train
-from components.core.training.training_state import recalled
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

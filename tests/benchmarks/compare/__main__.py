@@ -34,8 +34,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from components.core.home_folder import write_text
-from components.core.revision import code_revision
+from components.core.machine.revision import code_revision
+from components.core.storage.home_folder import write_text
 from tests.benchmarks.compare.jobs import PEERS, Job, Options, groups, run
 from tests.benchmarks.compare.picture import picture
 from tests.benchmarks.compare.table import as_json, markdown, sections

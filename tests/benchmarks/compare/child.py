@@ -23,9 +23,9 @@ import torch
 from torch import nn
 
 from components.core.compute import device
-from components.core.listener import Callbacks
+from components.core.contract.listener import Callbacks
+from components.core.fitting.data import open_data
 from components.core.settings import Settings
-from components.core.training.data import open_data
 from components.core.training.phase import build_network, train_phase
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Tester, peer_network, pictures_of

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from components.core.fitting.data import open_data
 from components.core.networks.network import Network
 from components.core.settings import Settings
-from components.core.training.data import open_data
 from tests.benchmarks.compare.recipe import peer_network
 
 DEPTHS = (0, 1, 2, 3)

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from components.core.fitting.data import Data
+from components.core.fitting.loop import warmup_cosine
 from components.core.networks.network import Network
 from components.core.networks.weights import load_state
 from components.core.settings import Hyperparameters, Settings
-from components.core.training.data import Data
-from components.core.training.loop import warmup_cosine
 from components.core.training.phase import build_network
 from components.core.weight_sources import LITE0
 

@@ -13,14 +13,15 @@ from typing import Any
 import optuna
 import torch
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
+from components.core.fitting.data import open_data
 from components.core.networks.network import Network
+from components.core.searching.studies import open_study
+from components.core.searching.trials import MAX_THAWED_STAGES, suggest
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import connection
-from components.core.training.data import open_data
+from components.core.storage import home_folder
+from components.core.tracking.service import connection
 from components.core.training.phase import build_network, train_phase
-from components.core.training.studies import open_study
-from components.core.training.trials import MAX_THAWED_STAGES, suggest
 from components.search import search
 from tests.benchmarks.compare import plain
 from tests.benchmarks.compare.recipe import Clock, Pictures, Tester, peer_network, pictures_of

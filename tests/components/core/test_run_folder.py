@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core import home_folder, run_folder, weight_sources
+from components.core import run_folder, weight_sources
 from components.core.errors import ExpectedError, InputError
+from components.core.storage import home_folder
 
 
 def test_events_are_read_from_where_reading_stopped(home: Path) -> None:

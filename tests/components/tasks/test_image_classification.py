@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from components.core.contract import load_task
+from components.core.contract.task import load_task
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference import images as pictures
 from components.core.networks.network import Network

@@ -10,14 +10,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from components.core.contract import load_task
+from components.core.contract.listener import SILENT
+from components.core.contract.task import load_task
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
-from components.core.listener import SILENT
+from components.core.fitting.data import Data, open_data
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking.pyfunc import load_pyfunc
-from components.core.training.data import Data, open_data
 from components.core.training.phase import build_network, outputs, train_phase
 from components.tasks import object_detection
 from pipelines.cli import app

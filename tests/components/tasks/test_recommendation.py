@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from components.core.contract import load_task
+from components.core.contract.task import load_task
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
+from components.core.fitting.data import Data, open_data
 from components.core.run_folder import new_run_key
 from components.core.settings import Settings
 from components.core.training.checkpoints import load_checkpoint, save_checkpoint
-from components.core.training.data import Data, open_data
 from components.core.training.phase import base_network, train_phase
 from components.core.training.warm_start import start_from
 from components.tasks import recommendation

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.contract import load_task
+from components.core.contract.task import load_task
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
+from components.core.fitting.data import open_data
 from components.core.settings import Settings
-from components.core.training.data import open_data
 from components.tasks import speech_recognition
 from tests.components.tasks.conftest import Predict
 from tests.data.sound_models import save_model, sound_file, tone

@@ -11,15 +11,15 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from components.core.compute import engines
-from components.core.contract import load_task
+from components.core.contract.task import load_task
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError, RejectedRecord
+from components.core.fitting.data import Data, open_data
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.targets.classification import Classification
 from components.core.training import phase
-from components.core.training.data import Data, open_data
 from components.tasks import text_classification
 from tests.components.tasks.conftest import Predict
 from tests.data.text_models import save_model

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import home_folder
+from components.core.storage import home_folder
 from pipelines.commands import doctor
 from tests.conftest import use_home
 from tests.support.command import call

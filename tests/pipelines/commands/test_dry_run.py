@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from components.core.settings import Settings
-from components.core.tracking import connection
+from components.core.tracking.service import connection
 from pipelines.cli import app
 from pipelines.commands.dry_run import foreseen, steps
 from tests.fakes.toy import write_points

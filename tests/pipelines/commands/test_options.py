@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from components.core import task_sources
+from components.core.contract import task_sources
 from components.core.errors import InputError
 from components.core.settings import OPTIONS, Hyperparameters, Settings
 from pipelines.cli import app

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from components.core.tracking import connection, runs
+from components.core.tracking import runs
+from components.core.tracking.service import connection
 from tests.support.command import Answer, call, is_one_sentence, loaded
 
 DAY = 86_400

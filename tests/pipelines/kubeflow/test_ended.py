@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from components.core.tracking import connection, runs
+from components.core.tracking import runs
+from components.core.tracking.service import connection
 from pipelines.kubeflow import ended
 from tests.fakes.kubeflow.server import model_of, recorded
 

@@ -11,9 +11,9 @@ from components.core import run_folder
 from components.core.errors import InputError, StepError
 from components.core.settings import Settings
 from pipelines.commands.options import merge_cluster
-from pipelines.config_file import read_config
 from pipelines.kubeflow import pods
 from pipelines.kubeflow.pods import Cluster
+from pipelines.terminal.config_file import read_config
 from tests.fakes.kubeflow import server
 from tests.support.command import ROOT, call
 

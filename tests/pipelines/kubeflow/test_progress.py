@@ -7,9 +7,9 @@ from typing import Any
 import kfp_server_api as api
 import pytest
 
-from pipelines.commands import submit
-from pipelines.display import STEPS
+from pipelines.commands.cluster import submit
 from pipelines.kubeflow import progress, submission
+from pipelines.terminal.display import STEPS
 from tests.fakes.kubeflow.server import RECORDED, Kubeflow, model_of, recorded, replay
 from tests.support.command import Answer, call
 

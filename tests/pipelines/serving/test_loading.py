@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from components.core.registry.serving import agree
-from components.core.tracking import connection
+from components.core.tracking.service import connection
 from pipelines.serving import loading
 from tests.support.plain import PlainRun
 

@@ -157,7 +157,7 @@ def test_health_metrics_and_pages(server: Server) -> None:
 def test_the_alias_is_followed_and_a_damaged_version_is_not(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers are of the new champion soon after; a version that is not what was registered never answers."""
     use_home(server.home, monkeypatch)
-    from components.core.tracking import connection
+    from components.core.tracking.service import connection
 
     connection.open_store()
     client = connection.client()

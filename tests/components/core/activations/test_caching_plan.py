@@ -17,8 +17,8 @@ from components.core.activations.caching_plan import Cost, rows_at
 from components.core.activations.requests import CachePolicy, RowRequest, row_key
 from components.core.activations.rows import Recomputed, StoredRows
 from components.core.compute import determinism
+from components.core.contract.listener import Callbacks
 from components.core.errors import InputError, StepError
-from components.core.listener import Callbacks
 from components.core.networks.network import Network
 
 COUNT = 90

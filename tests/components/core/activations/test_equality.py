@@ -18,19 +18,19 @@ from components.core.activations.rows import Counted, Recomputed
 from components.core.compute import determinism, engines, onnx_exports
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place, to_device
+from components.core.contract.listener import Callbacks
+from components.core.contract.optional_members import Overlay
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
-from components.core.listener import Callbacks
-from components.core.networks.images import build_backbone
+from components.core.fitting import batches, thaw_line
+from components.core.fitting.data import Data, open_data
+from components.core.fitting.thaw_line import rows_of_split, rows_of_splits
+from components.core.networks.images.image_networks import build_backbone
 from components.core.networks.network import Network, set_thawed, set_training
-from components.core.optional_members import Overlay
 from components.core.settings import Hyperparameters, Settings
-from components.core.training import batches, thaw_line
-from components.core.training.data import Data, open_data
 from components.core.training.phase import train_phase
-from components.core.training.thaw_line import rows_of_split, rows_of_splits
 from components.tasks import image_classification
-from tests.components.core.networks.test_images import QUICK, SLOW, images, randomise
+from tests.components.core.networks.images.test_image_networks import QUICK, SLOW, images, randomise
 from tests.conftest import TOY
 
 ACTIVATIONS = {torch.float32: 1e-5, torch.float64: 1e-10}  # of the largest activation

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_leaves
 from components.core.compute.device import place
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
-from components.core.networks.images import build_backbone
+from components.core.fitting.data import open_data
+from components.core.fitting.thaw_line import rows_of_split
+from components.core.networks.images.image_networks import build_backbone
 from components.core.networks.network import Network
 from components.core.settings import Settings
 from components.core.training import phase
-from components.core.training.data import open_data
-from components.core.training.thaw_line import rows_of_split
 from tests.components.core.activations.test_equality import (
     ACTIVATIONS,
     PLAIN_STEPS,
@@ -26,7 +26,7 @@ from tests.components.core.activations.test_equality import (
     pictures,
     some,
 )
-from tests.components.core.networks.test_images_transformers import saved
+from tests.components.core.networks.images.test_from_transformers import saved
 from tests.components.tasks.test_audio_classification import write_tones
 from tests.components.tasks.test_text_classification import write_films
 from tests.data import sound_models, text_models

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.core import s3 as storage
 from components.core.activations import caching_plan, segments, sharing
 from components.core.activations import store as cache
 from components.core.activations.requests import CachePolicy, RowRequest, row_key
 from components.core.activations.rows import StoredRows
 from components.core.activations.segments import Writer
+from components.core.contract.listener import Callbacks
 from components.core.errors import InputError
-from components.core.listener import Callbacks
 from components.core.networks.network import Network
+from components.core.storage import s3 as storage
 from tests.fakes.proxy import Fault, Proxy
 
 pytest_plugins = ["tests.services.s3"]

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from components.core.activations import caching_plan, store
 from components.core.activations.requests import RowRequest
-from components.core.listener import Callbacks
+from components.core.contract.listener import Callbacks
+from components.core.contract.optional_members import Overlay
+from components.core.fitting import thaw_line
+from components.core.fitting.data import Data, open_data
+from components.core.fitting.thaw_line import rows_of_split, rows_of_splits
 from components.core.networks.network import Network
-from components.core.optional_members import Overlay
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets.classification import Classification
-from components.core.training import thaw_line
-from components.core.training.data import Data, open_data
 from components.core.training.phase import build_network, train_phase
-from components.core.training.thaw_line import rows_of_split, rows_of_splits
 from tests.conftest import TOY
 from tests.fakes import toy
 

@@ -11,9 +11,9 @@ from components.core.compute.batchnorm_folding import folded
 from components.core.compute.device import place
 from components.core.compute.engines import choose
 from components.core.compute.onnx_exports import Prefix
-from components.core.networks.images import build_backbone
+from components.core.networks.images.image_networks import build_backbone
 from components.core.networks.network import Network
-from tests.components.core.networks.test_images import images, randomise
+from tests.components.core.networks.images.test_image_networks import images, randomise
 
 BATCH = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

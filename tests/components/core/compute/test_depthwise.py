@@ -13,9 +13,9 @@ from torch.nn import functional
 from components.core.compute import depthwise as kernels
 from components.core.compute.depthwise import fast_convolutions
 from components.core.compute.device import place
+from components.core.fitting import loop
+from components.core.fitting.loop import fit, make_optimizer, warmup_cosine
 from components.core.networks.network import Network, set_thawed
-from components.core.training import loop
-from components.core.training.loop import fit, make_optimizer, warmup_cosine
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 # height and width, kernel, then stride, padding and dilation as torch takes them
@@ -252,7 +252,7 @@ def test_large_maps_are_not_even_tried(timed: dict[str, Any], monkeypatch: pytes
 
 def efficientnet(layout: torch.memory_format) -> tuple[Network, Tensor, Tensor]:
     """EfficientNet-Lite0 cut into stages, with BatchNorm statistics of its own, and a batch of pictures."""
-    from components.core.networks.images import build_backbone
+    from components.core.networks.images.image_networks import build_backbone
 
     backbone = build_backbone("timm/tf_efficientnet_lite0", "none", 64)
     network = Network([stage for _, stage in backbone.stages], nn.Linear(backbone.features, 5), {})

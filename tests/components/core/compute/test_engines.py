@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves, tree_structure
 from components.core.compute import engines, onnx_exports
 from components.core.compute.device import place, rows_of
 from components.core.compute.engines import Engine, choose, eager
-from components.core.networks.images import build_backbone
+from components.core.networks.images.image_networks import build_backbone
 from components.core.networks.network import Network, Pytree, set_thawed, set_training
-from tests.components.core.networks.test_images import images, randomise
+from tests.components.core.networks.images.test_image_networks import images, randomise
 
 LONG = 10**9  # examples: any export pays
 SPEEDS = {"eager": 1.0, "folded": 0.75}  # seconds an example; all others are faster

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.core.contract import complete_target
+from components.core.contract.task import complete_target
 from components.core.data.assignments import (
     assign_examples,
     check_slices,

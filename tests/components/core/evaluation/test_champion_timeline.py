@@ -6,11 +6,11 @@ import pytest
 
 from components.core.evaluation.champion_timeline import timeline
 from components.core.evaluation.comparison import contestant
+from components.core.fitting.data import open_data
 from components.core.registry import ledger
 from components.core.reporting.costs import money
 from components.core.reporting.step_costs import costs
 from components.core.tracking import runs
-from components.core.training.data import open_data
 from tests.support.plain import PlainRun
 
 

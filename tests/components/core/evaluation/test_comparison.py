@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from components.core.contract import complete_target, load_task
+from components.core.contract.task import complete_target, load_task
 from components.core.data.examples import Examples
 from components.core.evaluation.comparison import comparable, contest, contestant
+from components.core.fitting.data import open_data
 from components.core.registry.serving import agree
 from components.core.settings import Settings
 from components.core.targets.classification import Classification
 from components.core.tracking import pyfunc
 from components.core.training.checkpoints import TrainingRows
-from components.core.training.data import open_data
 from tests.support.plain import PlainRun
 
 

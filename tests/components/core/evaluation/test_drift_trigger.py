@@ -11,12 +11,13 @@ import pytest
 from components.core import run_folder
 from components.core.activations import caching_plan
 from components.core.activations.requests import RowRequest
+from components.core.fitting.data import open_data
+from components.core.fitting.thaw_line import rows_of_split
 from components.core.registry import versions
-from components.core.tracking import connection, queries, runs
+from components.core.tracking import queries, runs
 from components.core.tracking.metric_groups import plain
-from components.core.training.data import open_data
+from components.core.tracking.service import connection
 from components.core.training.phase import base_network
-from components.core.training.thaw_line import rows_of_split
 from components.detect_changes import Decision, look
 from tests.fakes.toy import write_points
 from tests.support.plain import PlainRun

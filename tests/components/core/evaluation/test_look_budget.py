@@ -10,7 +10,8 @@ import pytest
 
 from components.core.evaluation import look_budget
 from components.core.evidence.alpha_spending import Look
-from components.core.tracking import connection, queries, tag_names
+from components.core.tracking import queries, tag_names
+from components.core.tracking.service import connection
 from tests.support import moves
 
 HORIZON = 5

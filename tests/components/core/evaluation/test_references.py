@@ -11,15 +11,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from components.core.contract.listener import Callbacks
+from components.core.contract.optional_members import Overlay
 from components.core.errors import InputError, NoAnswerError
 from components.core.evaluation.features import features, pretrained_features
 from components.core.evaluation.references import probed_splits, shortfall, with_references
-from components.core.listener import Callbacks
-from components.core.optional_members import Overlay
+from components.core.fitting.data import Data, open_data
 from components.core.settings import Settings
 from components.core.targets.classification import Classification
 from components.core.targets.evaluation import Evaluation, Reference
-from components.core.training.data import Data, open_data
 from components.core.training.phase import base_network
 from tests.conftest import TOY
 

@@ -10,8 +10,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 
-from components.core.contract import load_task
-from components.core.optional_members import Overlay
+from components.core.contract.optional_members import Overlay
+from components.core.contract.task import load_task
 from components.core.registry.serving import agree, answer_some, build_served
 from components.core.settings import Settings
 from components.core.tracking import pyfunc

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.core import s3
 from components.core.errors import InputError
 from components.core.networks import texts
 from components.core.networks.network import Network
 from components.core.networks.texts import build_encoder, pooled, rebuild_stages
 from components.core.registry.serving import export_network
+from components.core.storage import s3
 from components.core.weight_sources import MINILM_BACKBONE
 from tests.data.text_models import FAMILIES, SIZE, save_model
 

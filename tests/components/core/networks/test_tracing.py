@@ -13,17 +13,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from components.core.compute.device import place
+from components.core.contract.optional_members import Overlay
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
+from components.core.fitting.data import open_data
+from components.core.fitting.thaw_line import rows_of_split
 from components.core.networks.network import Network
 from components.core.networks.tracing import Stages, split, split_maps
 from components.core.networks.weights import state_digest
-from components.core.optional_members import Overlay
 from components.core.settings import Hyperparameters, Settings
-from components.core.training.data import open_data
 from components.core.training.phase import base_network, train_phase
-from components.core.training.thaw_line import rows_of_split
 from tests.data.pictures import write_pictures
 
 

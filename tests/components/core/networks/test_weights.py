@@ -16,12 +16,12 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from components.core import s3
 from components.core.errors import InputError, NoAnswerError
 from components.core.networks import weights
-from components.core.networks.images import build_backbone
+from components.core.networks.images.image_networks import build_backbone
 from components.core.networks.texts import build_encoder
 from components.core.networks.weights import SkipInit, fit_state, load_state, state_digest
+from components.core.storage import s3
 from components.core.weight_sources import LITE0, is_source
 from tests.fakes.webhook import listening
 

@@ -4,7 +4,8 @@ import pytest
 
 from components.core.registry import descriptions
 from components.core.run_result import RunResult
-from components.core.tracking import connection, tag_names
+from components.core.tracking import tag_names
+from components.core.tracking.service import connection
 from components.finish import finish
 from tests.support.plain import PlainRun
 

@@ -17,11 +17,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.core import home_folder, identity, run_folder
+from components.core import run_folder
 from components.core.errors import InputError, StepError
 from components.core.inference import archives
+from components.core.machine import identity
 from components.core.registry import ledger, promotion, versions
-from components.core.tracking import connection, queries, runs, tag_names
+from components.core.storage import home_folder
+from components.core.tracking import queries, runs, tag_names
+from components.core.tracking.service import connection
 from tests.support import moves
 from tests.support.plain import PlainRun
 

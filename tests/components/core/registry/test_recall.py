@@ -9,7 +9,8 @@ import pytest
 from components.core.errors import InputError
 from components.core.inference import archives
 from components.core.registry import recall, versions
-from components.core.tracking import connection, queries, tag_names
+from components.core.tracking import queries, tag_names
+from components.core.tracking.service import connection
 from components.core.training.checkpoints import load_checkpoint
 from tests.support.plain import PlainRun
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from components.core.contract import Metric
+from components.core.contract.task import Metric
 from components.core.reporting.headline import headline
 
 ACCURACY = Metric("accuracy", right_or_wrong=True)

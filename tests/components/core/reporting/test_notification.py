@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.core import home_folder, run_folder
+from components.core import run_folder
 from components.core.reporting import notification, webhook
 from components.core.reporting.notification import (
     MOST_FIELD,
@@ -21,7 +21,8 @@ from components.core.reporting.notification import (
 )
 from components.core.run_result import RunResult
 from components.core.settings import Settings
-from components.core.tracking import connection
+from components.core.storage import home_folder
+from components.core.tracking.service import connection
 from tests.fakes.webhook import SECRET, listening, status
 from tests.support.plain import PlainRun
 

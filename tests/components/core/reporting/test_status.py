@@ -6,7 +6,8 @@ import pytest
 
 from components.core.reporting import status as outcomes
 from components.core.reporting.status import Outcome
-from components.core.tracking import canary, connection, runs, tag_names
+from components.core.tracking import canary, runs, tag_names
+from components.core.tracking.service import connection
 from tests.support.plain import PlainRun
 
 START = 1_700_000_000

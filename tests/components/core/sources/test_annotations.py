@@ -8,11 +8,11 @@ from xml.etree.ElementTree import Element, tostring
 
 import pytest
 
-from components.core import s3 as storage
-from components.core.boxes import class_counts
+from components.core.contract.boxes import class_counts
 from components.core.errors import InputError, RejectedRecord
 from components.core.sources import raw_records
 from components.core.sources.record_kinds import check_task, kind_of, task_for
+from components.core.storage import s3 as storage
 from tests.data.pasted import Shown, coco, voc, write_manifest, write_shapes, write_voc
 
 pytest_plugins = ["tests.services.s3"]

@@ -159,7 +159,7 @@ def test_classes_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
 
 def test_folders_on_s3_mean_the_same(s3: str) -> None:
     """Splits, one inner folder, repeated classes and litter are told of a prefix as of a folder."""
-    from components.core import s3 as storage
+    from components.core.storage import s3 as storage
 
     def put(prefix: str, *names: str) -> str:
         for name in names:

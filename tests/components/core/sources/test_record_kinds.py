@@ -10,7 +10,7 @@ from PIL import Image
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.sources.record_kinds import check_task, kind_of, task_for
-from pipelines.task_choice import with_task_of_data
+from pipelines.local.task_choice import with_task_of_data
 from tests.data.sound_models import sound_file, tone
 
 

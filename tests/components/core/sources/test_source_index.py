@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.core import s3 as storage
 from components.core.sources import source_index
 from components.core.sources.raw_records import RawRecord
 from components.core.sources.source_index import (
@@ -24,6 +23,7 @@ from components.core.sources.source_index import (
     take,
     write_index,
 )
+from components.core.storage import s3 as storage
 
 pytest_plugins = ["tests.services.s3"]
 LONG_AGO = time.time() - 1000

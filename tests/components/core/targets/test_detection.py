@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 
-from components.core.boxes import Box, Boxes
-from components.core.contract import complete_target
+from components.core.contract.boxes import Box, Boxes
+from components.core.contract.task import complete_target
 from components.core.errors import InputError, RejectedRecord
 from components.core.inference.detection import DELTA_WEIGHTS, answers
-from components.core.networks.anchors import squares
+from components.core.networks.detection.anchors import squares
 from components.core.targets.detection import Detection
 
 TARGET = Detection()

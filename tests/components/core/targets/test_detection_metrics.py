@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from components.core.boxes import Box, Boxes
+from components.core.contract.boxes import Box, Boxes
 from components.core.evidence.paired_tests import swap_test
 from components.core.targets import detection_metrics as figures
 from components.core.targets.detection_metrics import Seen

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from components.core.contract import complete_target
+from components.core.contract.task import complete_target
 from components.core.errors import RejectedRecord
 from components.core.targets.next_item import NextItem, ranked, ranks
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.core.contract import Target
+from components.core.contract.task import Target
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.targets.classification import Classification

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.core.contract import complete_target
+from components.core.contract.task import complete_target
 from components.core.errors import RejectedRecord
 from components.core.inference.transcription import answers, collapsed, search
 from components.core.targets.transcription import CHARACTERS, WORDS, CTCHead, Transcription, edit_distance, plain

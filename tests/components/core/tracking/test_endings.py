@@ -3,7 +3,8 @@
 import pytest
 
 from components.core.settings import Settings
-from components.core.tracking import connection, endings, runs, tag_names
+from components.core.tracking import endings, runs, tag_names
+from components.core.tracking.service import connection
 from components.finish import finish
 
 SETTINGS = Settings(model="toy", task="tests.fakes.toy")

@@ -14,7 +14,8 @@ from components.core import run_folder
 from components.core.errors import StepError
 from components.core.reporting import status as outcomes
 from components.core.settings import Settings
-from components.core.tracking import connection, kubeflow_runs, leases, queries, runs, tag_names
+from components.core.tracking import kubeflow_runs, leases, queries, runs, tag_names
+from components.core.tracking.service import connection
 from components.detect_changes import detect_changes, look
 from components.finish import finish
 from tests.fakes.kubeflow import server as kubeflow

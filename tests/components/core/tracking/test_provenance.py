@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core import s3
 from components.core import settings as settings_module
 from components.core.settings import OPERATIONAL, Settings
+from components.core.storage import s3
 from components.core.tracking import provenance, tag_names
 
 
@@ -81,7 +81,7 @@ def test_code_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert digest() == before
     (tmp_path / "components/notes.txt").write_text("no source")
     assert digest() == before
-    for name in ("components/core/training/loop.py", "pipelines/steps.py"):
+    for name in ("components/core/fitting/loop.py", "pipelines/steps.py"):
         with (tmp_path / name).open("a") as file:
             file.write("#")
         assert digest() != before

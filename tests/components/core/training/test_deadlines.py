@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.core.listener import Deadline
+from components.core.contract.listener import Deadline
 from components.core.settings import Settings
 from components.core.tracking import queries, runs, tag_names
 from components.core.training import deadlines

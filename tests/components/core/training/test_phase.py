@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from components.core.contract.listener import Callbacks
+from components.core.contract.optional_members import Overlay
 from components.core.data.lineage import Lineage
 from components.core.errors import InputError
-from components.core.listener import Callbacks
-from components.core.optional_members import Overlay
+from components.core.fitting.data import open_data
 from components.core.settings import Hyperparameters, Settings
-from components.core.training.data import open_data
 from components.core.training.phase import build_network, train_phase
 from tests.conftest import TOY
 from tests.fakes import toy

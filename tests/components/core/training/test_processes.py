@@ -16,15 +16,16 @@ import torch
 from torch import nn
 
 from components.core.compute import distributed
+from components.core.contract.listener import Callbacks
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError, StepError, UnavailableError
-from components.core.listener import Callbacks
+from components.core.fitting.data import open_data
 from components.core.settings import Hyperparameters, Settings
-from components.core.tracking import connection, queries
+from components.core.tracking import queries
+from components.core.tracking.service import connection
 from components.core.training import deadlines, processes
 from components.core.training.checkpoints import read_facts
-from components.core.training.data import open_data
 from components.core.training.phase import build_network
 from components.core.training.processes import train
 from components.fine_tune import fine_tune
@@ -272,7 +273,7 @@ def assert_one_run_each(folder: Path, key: str) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from components.core.listener import Callbacks
+from components.core.contract.listener import Callbacks
 from components.core.settings import Settings
 from tests.components.core.training.test_processes import steps
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.contract import complete_target
-from components.core.listener import Callbacks
+from components.core.contract.listener import Callbacks
+from components.core.contract.task import complete_target
+from components.core.fitting import folds
+from components.core.fitting.calibration import calibrated_losses
+from components.core.fitting.data import Data, open_data
+from components.core.fitting.head_phase import solve_head
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets.classification import Classification
-from components.core.training import folds, processes, thawing
-from components.core.training.calibration import calibrated_losses
-from components.core.training.data import Data, open_data
-from components.core.training.head_phase import solve_head
+from components.core.training import processes, thawing
 from components.core.training.phase import build_network
 from components.core.training.thawing import Judgment, cross_validated, paired, thaw
 from tests.conftest import TOY

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from components.core.activations.spaces import spaces
-from components.core.contract import complete_target
+from components.core.contract.listener import Callbacks
+from components.core.contract.task import complete_target
 from components.core.data.examples import START, Examples
 from components.core.errors import InputError
-from components.core.listener import Callbacks
+from components.core.fitting.data import open_data
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets.classification import Classification
@@ -21,7 +22,6 @@ from components.core.training.checkpoints import (
     save_checkpoint,
     save_training_rows,
 )
-from components.core.training.data import open_data
 from components.core.training.phase import base_network, build_network
 from components.core.training.warm_start import start_from
 from tests.conftest import TOY

@@ -1,0 +1,1 @@
+"""Detectors: anchors, pyramids and heads on any image backbone, and whole ones."""

@@ -1,0 +1,1 @@
+"""Image networks by name: torchvision's, timm's and transformers'."""

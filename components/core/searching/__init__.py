@@ -1,0 +1,1 @@
+"""The search: its study and its trials."""

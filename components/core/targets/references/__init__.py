@@ -1,0 +1,1 @@
+"""Models without fine-tuning, which a network has to beat."""

@@ -1,0 +1,1 @@
+"""Commands that use or promote registered models."""

@@ -1,0 +1,46 @@
+"""`thawline serve`: a model of the registry over HTTP."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from components.core.machine import cpus
+from pipelines.commands.options import HomeOption, TrackingOption, check_model, use_home
+from pipelines.predictions.prediction import split_name
+
+app = typer.Typer()
+
+
+@app.command(epilog="Examples: thawline serve stamps; thawline serve stamps@challenger --host 0.0.0.0 --port 8080")
+def serve(
+    model: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version; the default alias is champion.")],
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: every network of this machine.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port; 0: a free one.", min=0, max=65535)] = 8080,
+    max_body_mb: Annotated[float, typer.Option(help="Megabytes of a request.", min=0.001)] = 32,
+    max_records: Annotated[int, typer.Option(help="Records of a request.", min=1)] = 256,
+    max_requests: Annotated[int, typer.Option(help="Requests at a time; more are asked to try again.", min=1)] = 128,
+    max_batch: Annotated[int, typer.Option(help="Records of several requests that are computed at once.", min=1)] = 32,
+    max_wait_ms: Annotated[float, typer.Option(help="Milliseconds that a batch waits for more.", min=0)] = 5,
+    poll_seconds: Annotated[float, typer.Option(help="Seconds between two looks at where the alias points.", min=1)] = (
+        10
+    ),
+    onnx: Annotated[bool, typer.Option(help="Compute by ONNX Runtime where it is equal and faster.")] = True,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Answer requests over HTTP with a registered model, and follow its alias; Ctrl-C ends it."""
+    use_home(home, tracking_uri)
+    name, wanted = split_name(model)
+    check_model(name)
+    cpus.limit_threads(os.environ)
+    from pipelines.serving.app import Limits
+    from pipelines.serving.server import run
+
+    limits = Limits(
+        int(max_body_mb * 2**20), max_records, max_requests, max_batch, max_wait_ms / 1000, poll=poll_seconds
+    )
+    run(name, wanted, host, port, limits, exported=onnx)

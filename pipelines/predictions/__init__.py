@@ -1,0 +1,1 @@
+"""Registered models at work: predict, explain, export."""

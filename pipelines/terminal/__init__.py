@@ -1,0 +1,1 @@
+"""The terminal: help, progress, the config file, checks of what is typed."""

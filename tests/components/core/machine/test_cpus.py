@@ -1,0 +1,26 @@
+"""How many CPUs a process may use."""
+
+import os
+import subprocess
+import sys
+
+from components.core.machine import cpus
+from tests.support.command import ROOT
+
+
+def test_threads_keep_to_the_affinity() -> None:
+    """A process that may use one CPU counts one, and has libraries start one thread."""
+    code = (
+        "import os\nos.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "from components.core import cpus\nfound = {}\ncpus.limit_threads(found)\nprint(cpus.available(), found)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    limit = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"OMP_NUM_THREADS": "1"} if (os.cpu_count() or 1) > 1 else {})
+    assert done.stdout == f"1 {limit}\n"
+
+
+def test_what_the_user_set_stays() -> None:
+    """Variables that are set already are left as they are."""
+    mine = {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "5"}
+    cpus.limit_threads(mine)
+    assert mine == {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "5"}
