@@ -153,7 +153,7 @@ nightly: export THAWLINE_REQUIRE_SERVICES = 1
 nightly: SUITES := test test-slow
 nightly: QUALITY := --salts 1
 nightly: SECONDS := 600
-nightly: check wheels coverage fuzz bench bench-steps bench-quality ## Run every check and every benchmark, overnight
+nightly: check wheels coverage faults fuzz bench bench-steps bench-quality ## Run every check and every benchmark, overnight
 
 clean: ## Remove environments, fetched packages and layers (data and models in .thawline stay)
 	rm -rf $(VENV) $(BENCH_VENV) *.egg-info build docker/wheels/*/*.whl docker/wheels/*/*.tar.gz
