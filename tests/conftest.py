@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
         group = next((GROUPS[name] for name in GROUPS if name in item.fixturenames), "") or _shared_in_module(item)
         if group:
             item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=_place)
+    items.sort(key=_place)  # type: ignore[arg-type]  # they are functions, as said above
     yield
 
 
@@ -63,12 +63,16 @@ LONG = (
 )
 
 
-def _place(item: pytest.Item) -> tuple[int, int]:
-    """Groups first, as they stand above, so that each worker begins with another one; then folders of long tests."""
+def _place(item: pytest.Function) -> tuple[int, bool, int]:
+    """Groups first, as they stand above, then who looks at the toy's run, then folders of long tests.
+
+    While one worker has a group, another one makes the run, and none waits for it.
+    """
     groups = list(dict.fromkeys(GROUPS.values()))
     names = [mark.args[0] for mark in item.iter_markers("xdist_group")]
     place = min((groups.index(name) for name in names if name in groups), default=len(groups))
-    return place, min((i for i, name in enumerate(LONG) if item.location[0].startswith(name)), default=len(LONG))
+    folder = min((i for i, name in enumerate(LONG) if item.location[0].startswith(name)), default=len(LONG))
+    return place, "_toy_run" not in item.fixturenames, folder
 
 
 def _shared_in_module(item: pytest.Function) -> str:

@@ -59,7 +59,7 @@ ALIKE = {
 FAMILIES = [
     pytest.param(family, id=family, marks=[] if family in FAST else pytest.mark.slow) for family in QUICK | SLOW
 ]
-UNLIKE = [family for family in FAMILIES if family.id not in ALIKE]
+UNLIKE = [pytest.param(family, id=family, marks=pytest.mark.slow) for family in QUICK | SLOW if family not in ALIKE]
 # that no stage of any family writes into its input is tested beside the networks
 SMALL = [family for family in FAMILIES if family.id in QUICK]
 
