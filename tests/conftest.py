@@ -200,13 +200,16 @@ def copy_store(store: Path, home: Path) -> None:
 
 @pytest.fixture(scope="session")
 def _toy_run(toy_source: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "PlainRun"]:
+    from components.core.compute import child_processes
     from components.core.settings import Settings
+    from tests.support import forks
     from tests.support.plain import PlainRun, run_steps
 
     def run(folder: Path) -> None:
         copy_store(store, folder / "home")
         with pytest.MonkeyPatch.context() as patch:
             use_home(folder / "home", patch)
+            patch.setattr(child_processes, "context", forks.context)
             done = run_steps(toy_source, Settings(**TOY, trials=3, search_workers=1), folder / "artifacts")
         (folder / "run.json").write_text(done.to_json())
 

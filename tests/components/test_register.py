@@ -65,6 +65,7 @@ def test_the_version_has_signature_and_example(toy_run: PlainRun, tmp_path: Path
     assert "signature" in (path / "MLmodel").read_text()
 
 
+@pytest.mark.slow
 def test_it_answers_where_thawline_is_not_installed(toy_run: PlainRun, tmp_path: Path) -> None:
     """In a fresh process that can't import components or pipelines the model loads and answers."""
     path, _ = versions.fetch("toy", "champion", tmp_path)
@@ -118,6 +119,7 @@ def test_files_that_answered_in_evaluate_are_not_tried_out_again(toy_home: Plain
     assert len(smoke_tested) == 1
 
 
+@pytest.mark.slow
 def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path) -> None:
     """A served model that does not answer fails the step, and the registry stays as it was."""
     served = tmp_path / "served"

@@ -10,6 +10,7 @@ import optuna
 import pytest
 
 import components.core.settings
+from components.core.compute import child_processes
 from components.core.contract.listener import Deadline
 from components.core.data.dataset_info import DatasetInfo
 from components.core.fitting.data import open_data
@@ -23,10 +24,17 @@ from components.core.training import deadlines
 from components.search import _check, search, study_name, worker_devices
 from components.select_trial import select_trial
 from tests.conftest import TOY
+from tests.support import forks
 from tests.support.plain import PlainRun
 
 SETTINGS = Settings(**TOY, trials=3, search_workers=1)
 INFO = DatasetInfo(classes=[], digest="d", weights_digest="w")
+
+
+@pytest.fixture(autouse=True)
+def _workers_are_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a local run, whose steps are forks themselves."""
+    monkeypatch.setattr(child_processes, "context", forks.context)
 
 
 def trials_of(settings: Settings, dataset: Path) -> None:
