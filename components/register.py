@@ -19,7 +19,7 @@ from components.core.training.checkpoints import read_facts
 
 
 def _is_registered(arguments: step_records.Arguments, version: str) -> bool:
-    """Whether the registry has the version."""
+    """Return whether the registry has the version."""
     known = versions.versions(Settings.from_json(arguments["settings"]).model)
     return version in {one.version for one in known}
 
@@ -96,7 +96,7 @@ def _check_room(served: Path, checkpoint: Path) -> None:
 
 
 def _origin(run: runs.StepRun) -> dict[str, str]:
-    """What a version's tags say of the run that it comes from."""
+    """Return a version's tags that describe the run it comes from."""
     evaluated = connection.client().get_run(run.pipeline_id).data
     metric = evaluated.tags.get(tag_names.METRIC, "")
     return {

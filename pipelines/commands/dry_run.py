@@ -1,4 +1,4 @@
-"""What a run would do, and why, without doing it."""
+"""Predict what a run would do, and why, without doing it."""
 
 import json
 import sys

@@ -116,7 +116,7 @@ def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) ->
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a test of the two models gave."""
+    """Result of a test of the two models."""
 
     metric: str
     champion: float

@@ -79,7 +79,7 @@ def finished(model: str) -> list[Entry]:
 
 
 def champion_of(entries: Sequence[Entry]) -> str:
-    """Who is champion by the ledger."""
+    """Return the champion by the ledger."""
     return entries[-1].to if entries else ""
 
 
