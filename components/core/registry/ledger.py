@@ -131,6 +131,27 @@ def history(model: str) -> list[dict[str, Any]]:
     ]
 
 
+def failures(model: str) -> list[dict[str, str]]:
+    """Return the moves that failed, newest first.
+
+    Returns:
+        Dicts of `version` (that should have become champion), `time` (UTC, ISO 8601), `action`, `who`, `reason` and
+        `entry` (the id of its run).
+    """
+    return [
+        {
+            "version": entry.to,
+            "time": iso(entry.time / 1000),
+            "action": entry.action,
+            "who": entry.who,
+            "reason": entry.reason,
+            "entry": entry.run_id,
+        }
+        for entry in reversed(read(model))
+        if entry.status == "FAILED"
+    ]
+
+
 def age(entry: Entry) -> tuple[int, str]:
     """A total order: by time, and by id where times are equal."""
     return entry.time, entry.run_id
