@@ -277,6 +277,7 @@ def test_errors_are_compared_by_permutation() -> None:
     assert not same.accepted
 
 
+@pytest.mark.slow
 def test_an_equal_model_is_seldom_promoted() -> None:
     """Of 200 challengers that differ from the champion by noise only, about one in twenty wins, as alpha says."""
     wins = sum(judged(graded(0.0, rows=40, seed=seed)).accepted for seed in range(200))
