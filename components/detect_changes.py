@@ -14,7 +14,6 @@ Before all that it takes the model's lease: while another run of the model is in
 """
 
 import json
-import os
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 from components.core import run_folder
 from components.core.contract import task_sources
 from components.core.contract.listener import SILENT, Callbacks, Progress
-from components.core.contract.task import TASKS_FOLDER, load_task
+from components.core.contract.task import load_task
 from components.core.errors import StepError
 from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
@@ -235,7 +234,7 @@ def _decide(
 
 def _own_records(settings: Settings, source: str) -> "Iterable[RawRecord] | None":
     """The records of a source whose task lists them itself; no other task is loaded, for torch costs seconds."""
-    if not task_sources.lists_records(settings.task, Path(os.environ.get(TASKS_FOLDER) or Path.cwd())):
+    if not task_sources.lists_records(settings.task, task_sources.tasks_folder()):
         return None
     return list(load_task(settings.task).records(settings, source))
 

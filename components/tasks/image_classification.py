@@ -27,6 +27,7 @@ __all__ = ["Options", "check", "encode", "measure", "near_duplicates", "target"]
 
 backbone = LITE0_BACKBONE
 input_name = "image"
+recipe_by_rows = {1_000: {"thaw": 3, "thaw_learning_rate": 1e-3}}  # fewer lose by it: measured in docs/benchmarks.md
 WHOLE = "squash"  # keeps all of a picture; docs/benchmarks.md compares the ways
 serving_requirements = ("pillow",)
 
