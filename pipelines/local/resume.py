@@ -122,8 +122,8 @@ def _may_go_on(model: str, folder: Path) -> bool:
 
 def _take_up(run_key: str) -> Begun:
     begun, folder = _begun(run_key), run_folder.run_folder(run_key)
+    run_folder.clear(run_key)  # before the lease: it has the folder of what is left
     run_folder.take_lease(run_key)
-    run_folder.clear(run_key)
     (folder / run_folder.RESULT).unlink(missing_ok=True)
     for step in run_folder.read_errors(run_key):
         run_folder.forget_error(run_key, step)

@@ -79,6 +79,7 @@ class Outcome:
     pipelines: list[str] = field(default_factory=list)  # their states in MLflow
     running: int = 0
     versions: int = 0
+    models: int = 0  # logged ones, of which each belongs to a version
     temporary: list[str] = field(default_factory=list)
 
 
@@ -152,6 +153,7 @@ def outcome(home: Path) -> Outcome:
         pipelines = [state for (state,) in database.execute(kinds)]
         [(running,)] = database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'")
         [(versions,)] = database.execute("SELECT count(*) FROM model_versions")
+        [(models,)] = database.execute("SELECT count(*) FROM logged_models")
     left = [*home.glob("runs/*/.*"), *home.glob("runs/*/*/.*"), *home.glob("runs/*/training/*")]
     left += (home.parent / "tmp").glob("thawline-*")
     return Outcome(
@@ -162,6 +164,7 @@ def outcome(home: Path) -> Outcome:
         pipelines=pipelines,
         running=running,
         versions=versions,
+        models=models,
         temporary=sorted(str(path.relative_to(home.parent)) for path in left),
     )
 
@@ -234,10 +237,9 @@ def main() -> None:
         kills = survived(folder / "chain", source, spread, expected, seconds)
         _print("\n".join(json.dumps(asdict(kill)) for kill in kills))
         sys.exit(bool(kills[-1].differs))
-    longest = seconds / (1 if chosen.each == 1 else 2)  # a run that goes on has less before it
 
     def at_random() -> Moment:
-        return Moment(seconds=generator.uniform(0, longest), alone=generator.random() < chosen.alone)
+        return Moment(seconds=generator.uniform(0, seconds), alone=generator.random() < chosen.alone)
 
     moments = [one._replace(alone=generator.random() < chosen.alone) for one in POINTS] if chosen.points else []
     kills = list[Kill]()
