@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 
@@ -127,6 +128,27 @@ def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path
         registered(toy_home, "broken", served, "1", accepted=True)
     assert versions.current("toy", "champion") == "1"
     assert len(connection.client().search_model_versions("name = 'toy'")) == 1
+
+
+@pytest.mark.usefixtures("smoke_tested")
+@pytest.mark.parametrize("cut", ["log_model_artifacts", "create_model_version"])
+def test_a_model_that_a_kill_left_is_completed(cut: str, toy_home: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its files are uploaded, or before there is a version, the run's next try takes the same model."""
+    served, experiments = toy_home.folder / "served", [connection.experiment("toy")]
+    before = {one.model_id for one in connection.client().search_logged_models(experiments)}
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, cut, killed)
+        with pytest.raises(KeyboardInterrupt):
+            registered(toy_home, "killed", served, "1", accepted=False)
+    version = registered(toy_home, "killed", served, "1", accepted=False)
+    [made] = [m for m in connection.client().search_logged_models(experiments) if m.model_id not in before]
+    assert (made.status, made.tags[tag_names.RUN_KEY]) == ("READY", "killed")
+    assert connection.client().get_model_version("toy", version).source == f"models:/{made.model_id}"
+    assert versions.fetch("toy", version, toy_home.folder / "fetched")[1] == version
 
 
 @pytest.mark.usefixtures("smoke_tested")

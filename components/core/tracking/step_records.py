@@ -122,6 +122,11 @@ def output(run_key: str, step: str, name: str) -> tuple[Path, Any] | None:
         return None
 
 
+def recorded(run_key: str) -> set[str]:
+    """Return the steps of a run that have a record."""
+    return {path.stem for path in (run_folder.run_folder(run_key) / FOLDER).glob("*.json")}
+
+
 def _read(call: _Call, start: str) -> dict[str, Any] | None:
     """The record of a call that starts from the same, with outputs that are what they were; None without one."""
     try:

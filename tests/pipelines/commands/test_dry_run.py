@@ -32,7 +32,7 @@ def test_a_run_is_foreseen(
     """The decision and its reason are those of detect_changes, and nothing is written to MLflow."""
     client = connection.client()
     before = [len(client.search_experiments()), len(client.search_runs(["1"]))]
-    decision = foreseen(str(toy_source), toy_run.settings.model_copy(update=changed), Console(quiet=True))
+    decision = foreseen(str(toy_source), toy_run.settings.model_copy(update=changed), None, Console(quiet=True))
     assert (decision.change, len(steps(decision))) == (change, count)
     assert reason in decision.reason
     assert [len(client.search_experiments()), len(client.search_runs(["1"]))] == before
