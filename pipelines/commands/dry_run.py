@@ -10,9 +10,10 @@ from components.core import run_folder
 from components.core.settings import Settings
 from components.detect_changes import Decision, foresee
 from pipelines.commands.options import has_store
+from pipelines.terminal.display import SEARCH
 
 WOULD = {"train": "train", "judge": "judge again", "skip": "skip", "busy": "give way"}
-TRAINED = ("search", "select_trial", "train_head", "fine_tune")
+TRAINED = ("train_head", "fine_tune")
 
 
 def foreseen(source: str, settings: Settings, console: Console) -> Decision:
@@ -34,21 +35,22 @@ def foreseen(source: str, settings: Settings, console: Console) -> Decision:
         return foresee(source, settings, key, lambda i, n, text: status.update(f"{i} of {n} {text}"))
 
 
-def steps(decision: Decision) -> Sequence[str]:
+def steps(decision: Decision, settings: Settings) -> Sequence[str]:
     """The steps of the DAG that would do work."""
     if decision.change not in ("train", "judge"):
         return ()
-    return ("prepare_data", *(TRAINED if decision.change == "train" else ()), "evaluate", "register")
+    trained = (*(SEARCH if settings.trials else ()), *TRAINED) if decision.change == "train" else ()
+    return ("prepare_data", *trained, "evaluate", "register")
 
 
 def print_foreseen(decision: Decision, settings: Settings, *, as_json: bool) -> None:
     """Print on stdout what a run would do."""
     if as_json:
         facts: dict[str, object] = {"change": decision.change, "reason": decision.reason, "model": settings.model}
-        facts |= {"version": decision.version, "steps": list(steps(decision))}
+        facts |= {"version": decision.version, "steps": list(steps(decision, settings))}
         sys.stdout.write(json.dumps(facts) + "\n")
         return
     lines = [f"Would {WOULD[decision.change]}: {decision.reason}"]
-    if found := steps(decision):
+    if found := steps(decision, settings):
         lines.append(f"Steps: {', '.join(found)}")
     sys.stdout.write("\n".join(lines) + "\n")
