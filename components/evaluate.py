@@ -73,7 +73,7 @@ def evaluate(
     run_key: str,
     dataset: Path,
     checkpoint: Path,
-    trials: Path,
+    trials: Path | None,
     served: Path,
     report: Path,
     version: str = "",
@@ -85,7 +85,7 @@ def evaluate(
         run_key: Finds the pipeline's run.
         dataset: Folder that `prepare_data` wrote.
         checkpoint: What `fine_tune` wrote.
-        trials: What `select_trial` wrote.
+        trials: What `select_trial` wrote; None where there was no search.
         served: Folder for the served model.
         report: HTML file to write.
         version: An earlier version that is judged again, in the files that were registered; else empty.
@@ -108,7 +108,7 @@ def evaluate(
         decision, champion = _decide(data, run, evaluation, challenger)
         insight = examine(data, features, champion.trained_on if champion else None)
         reigns = timeline(data, run, (decision.champion, champion) if champion else None)
-        search = json.loads(trials.read_text())
+        search = json.loads(trials.read_text() if trials else _trials(run, version))
         page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns, challenger.answers)
         kind = KIND_OF_TASK.get(run.settings.task, "rows").partition(" ")[0]
         model = model_facts.described(
@@ -127,6 +127,11 @@ def evaluate(
         run.figure(f"test {label(first)} {evaluation.metrics[first]:.3f} [{low:.3f}, {high:.3f}]")
     confusion = None if evaluation.confusion is None else (list(facts["classes"]), evaluation.confusion.tolist())
     return Evaluated(decision.accepted, decision.champion, _shown(evaluation, decision, first), confusion)
+
+
+def _trials(run: runs.StepRun, version: str) -> str:
+    """The trials that led to a version that is judged again; none for a new one."""
+    return recall.trials(run.settings.model, version) if version else recall.NO_TRIALS
 
 
 def _serve(data: Data, trained: Trained, run: runs.StepRun, served: Path, version: str) -> dict[str, float]:

@@ -25,6 +25,7 @@ from components.core.training.checkpoints import (
     save_checkpoint,
     weights_digest,
 )
+from components.core.training.phase import read_hyperparameters
 from components.core.training.thawing import thaw
 
 NOT_THAWED = "No stage was thawed, so the head-only model is kept"
@@ -47,7 +48,7 @@ def fine_tune(
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
         dataset: Folder that `prepare_data` wrote.
-        hyperparameters: The chosen trial as JSON.
+        hyperparameters: The chosen trial as JSON; empty for the defaults, where there is no search.
         head: Checkpoint that `train_head` wrote.
         checkpoint: Folder to write.
         version: An earlier version that is judged again: its checkpoint is written instead; else empty.
@@ -55,7 +56,7 @@ def fine_tune(
     with runs.step("fine_tune", run_key, settings) as run:
         if version:
             return _recall(run, version, checkpoint)
-        chosen = Hyperparameters.model_validate_json(hyperparameters)
+        chosen = read_hyperparameters(hyperparameters, run.settings, dataset)
         run.params(chosen.model_dump())
         run.tags(DatasetInfo.read(dataset).tags())
         run.deadline = deadlines.of(run)
@@ -68,7 +69,7 @@ def fine_tune(
             return _hand_on(run, chosen, head, checkpoint, before["loss"])
         data = open_data(dataset, run.settings)
         seed_everything(run.settings)
-        states = training_state.folder(run, hyperparameters, data.examples.digest, weights_digest(head))
+        states = training_state.folder(run, chosen.model_dump_json(), data.examples.digest, weights_digest(head))
         judged = thaw(place(network, run.settings.device), data, chosen, run, states)
         if torchrun.is_helper():
             return float(before["loss"])
