@@ -127,4 +127,5 @@ def without_search(
 
 def dag_for(trials: int) -> Callable[..., Any]:
     """Return the DAG that runs on one machine for a number of trials."""
-    return fine_tuning if trials else without_search
+    dag: Callable[..., Any] = fine_tuning if trials else without_search
+    return dag

@@ -10,10 +10,8 @@ from torch import Tensor
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
 from components.core.contract.listener import SILENT, Listener
-from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import START
 from components.core.digests import digest
-from components.core.errors import InputError
 from components.core.fitting.batches import batch_count, fresh_batches, is_fresh, kept_batches
 from components.core.fitting.calibration import calibrated_figures
 from components.core.fitting.data import Data
@@ -23,31 +21,10 @@ from components.core.fitting.thaw_line import rows_at_line, rows_of_split
 from components.core.fitting.training_state import StateFiles
 from components.core.machine import torchrun
 from components.core.networks.network import Network, Pytree, set_thawed
-from components.core.settings import Hyperparameters, Settings
+from components.core.settings import Hyperparameters
 from components.core.training.warm_start import start_from
 
 Validate: TypeAlias = Callable[[Pytree, Tensor], dict[str, float]]
-
-
-def read_hyperparameters(hyperparameters: str, settings: Settings, dataset: Path) -> Hyperparameters:
-    """Read what the search chose; where the DAG has no search, take the defaults for the data.
-
-    Args:
-        hyperparameters: As `select_trial` returned them, JSON; empty without a search.
-        settings: The run's.
-        dataset: Folder that `prepare_data` wrote.
-
-    Raises:
-        InputError: The settings ask for trials, and the DAG has no search.
-    """
-    if hyperparameters:
-        return Hyperparameters.model_validate_json(hyperparameters)
-    if settings.trials:
-        raise InputError(
-            f"The settings ask for {settings.trials} trials, but this run was started without a search.",
-            "Start it with `thawline submit`, or set trials to 0.",
-        )
-    return settings.defaults(DatasetInfo.read(dataset).fitted())
 
 
 def base_network(data: Data, hyperparameters: Hyperparameters) -> Network:
