@@ -55,7 +55,8 @@ def test_every_page_is_in_the_navigation() -> None:
         for one in part
         for page in one.values()
     }
-    assert {path.name for path in (ROOT / "docs").glob("*.md")} == named - {
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.ipynb")]
+    assert {path.with_suffix(".md").name for path in pages} == named - {
         "index.md",
         "commands.md",
         "contributing.md",
@@ -70,6 +71,7 @@ def test_a_link_to_a_source_file_becomes_its_path(tmp_path: Path) -> None:
     assert "(thaw-line.svg)" in (pages / "index.md").read_text()
     assert (pages / "thaw-line.svg").exists()
     assert "`components/core/compute/allocator.py`" in (pages / "benchmarks.md").read_text()
+    assert "```python\nimport thawline" in (pages / "look-inside.md").read_text()  # the notebook
     assert "](../" not in "".join(path.read_text() for path in pages.glob("*.md"))
 
 

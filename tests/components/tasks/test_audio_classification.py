@@ -93,7 +93,7 @@ def test_a_length_that_was_asked_for_stays(tmp_path: Path) -> None:
     data = prepared(tmp_path, settings(option=["seconds=0.25"]))
     assert data.settings.option == {"seconds": "0.25"}
     assert "cut at 0.25 s, as asked" in data.examples.info.note
-    assert "0.0% of all sound" not in data.examples.info.note
+    assert "0.0% of the total audio" not in data.examples.info.note
 
 
 def test_a_network_may_have_its_own_length(whisper: Path, tmp_path: Path) -> None:

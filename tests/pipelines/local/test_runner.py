@@ -220,8 +220,6 @@ def test_an_unexpected_failure_names_its_step_and_log(tmp_path: Path, ended: Pat
         "pipeline": "FAILED",
         "detect_changes": "FINISHED",
         "prepare_data": "FINISHED",
-        "search": "FINISHED",
-        "select_trial": "FINISHED",
         "train_head": "FAILED",
     }
 

@@ -106,7 +106,8 @@ def test_a_champion_that_is_not_the_expected_one_stays(toy: PlainRun, expected: 
     before = versions.aliases("toy")
     entry = promote("2", expected=expected)
     assert not entry.done
-    assert entry.reason == f"The champion is version 1, not {f'version {expected}' if expected else 'no version'}."
+    missing = f"version {expected}" if expected else "no version"
+    assert entry.reason == f"The champion is version 1, no longer {missing}."
     assert ledger.read("toy")[-1] == entry
     assert connection.client().get_run(entry.run_id).data.tags["thawline.reason"] == entry.reason
     assert versions.aliases("toy") == before
@@ -545,7 +546,7 @@ def test_of_two_in_one_home_one_is_promoted(toy: PlainRun) -> None:
     [winner] = [version for version, (done, _) in found.items() if done]
     assert (
         next(reason for done, reason in found.values() if not done)
-        == f"The champion is version {winner}, not version 1."
+        == f"The champion is version {winner}, no longer version 1."
     )
     assert versions.aliases("toy") == {"champion": winner, "previous": "1", "challenger": "1"}
     assert is_settled()

@@ -225,6 +225,13 @@ def test_a_lost_race_is_status_1(command: Command, monkeypatch: pytest.MonkeyPat
     assert is_one_sentence(answer)
     assert "toy version 2 did not become champion. ann@there was moving" in answer.err
     assert registry.current("toy", "champion") == "1"
+    _, _, failures = command("models", "toy").out.split("\n\n")
+    head, row = failures.splitlines()
+    assert words(head) == ["failed", "at", "(UTC)", "action", "who", "reason"]
+    assert words(row)[0] == "2"
+    assert "ann@there was moving the champion to" in row
+    [failure] = command.json("models", "toy")["failures"]  # type: ignore[misc]  # a list
+    assert failure["reason"] == "ann@there was moving the champion to version 3."
 
 
 def test_changed_files_are_status_1(command: Command) -> None:
