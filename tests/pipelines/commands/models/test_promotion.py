@@ -17,7 +17,6 @@ from tests.fakes.toy import write_points
 from tests.support.command import TOY, Answer, call, is_one_sentence, loaded, thawline
 from tests.support.plain import PlainRun
 
-
 DECISION = "The challenger was compared with the champion on many test rows that say so."
 
 
