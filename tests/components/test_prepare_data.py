@@ -280,6 +280,7 @@ def copies(picture: Image.Image) -> dict[str, Image.Image]:
     }
 
 
+@pytest.mark.slow
 def test_near_duplicates_keep_to_one_split(tmp_path: Path) -> None:
     """Rescaled, compressed, slightly cropped and, by option, mirrored copies never straddle, whenever they come."""
     first, later = tmp_path / "first", tmp_path / "later"
