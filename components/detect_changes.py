@@ -290,7 +290,7 @@ def _despite_few(
 
 
 def _again(run: "Ended", last: "Ended", settings: Settings, parts: provenance.Parts, champion: str) -> Decision:
-    """What to do with the inputs of an earlier run, whose version is in the registry."""
+    """Decide what to do with the inputs of an earlier run whose version is in the registry."""
     tags = run.tags
     version, reasons = tags[tag_names.VERSION], []
     if run.id != last.id:
@@ -308,7 +308,7 @@ def _again(run: "Ended", last: "Ended", settings: Settings, parts: provenance.Pa
 
 
 def _champion_removed(run: "Ended", model: str, champion: str) -> bool:
-    """Whether a run made a champion, at once or by approval, and somebody has taken the alias away since then."""
+    """Return whether a run made a champion, at once or by approval, and somebody has removed the alias since."""
     from components.core.registry import ledger
     from components.core.registry import versions as registry
 
@@ -322,7 +322,7 @@ def _champion_removed(run: "Ended", model: str, champion: str) -> bool:
 def _changed(
     trained: "Ended", before: list[IndexRow], now: list[IndexRow], parts: provenance.Parts, min_new: int
 ) -> Decision:
-    """What to do with inputs that no earlier run had; `before` is the index of the last one that trained."""
+    """Decide what to do with new inputs; `before` is the index of the last run that trained."""
     old, changes = provenance.read(trained.tags), source_index.compare(before, now)
     others = provenance.differences(old, parts, "settings", "weights", "code", "libraries", "labels", provenance.START)
     if before and not others and sum(changes) < min_new:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def _is_current(arguments: step_records.Arguments, info: DatasetInfo) -> bool:
-    """Whether the source, the accepted labels and the champion of a warm start are those that the data was made of."""
+    """Return whether source, accepted labels and the champion of a warm start are those that the data was made of."""
     from components.core.data import lineage_store
     from components.core.registry import versions
     from components.core.tracking import provenance, queries

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def _is_searched(arguments: step_records.Arguments, study: str) -> bool:
-    """Whether the study is there, with trials that count."""
+    """Return whether the study is there, with trials that count."""
     if arguments["version"] or Settings.from_json(arguments["settings"]).trials == 0:
         return True
     return any(trial.state.name in DONE for trial in open_study(study).get_trials(deepcopy=False))

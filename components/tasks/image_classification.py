@@ -46,7 +46,7 @@ def _with_head(built: Backbone, settings: Settings, classes: Sequence[str], drop
 
 
 def _mode(resize: str, expected: str) -> str:
-    """How a picture becomes square, by the option and by what the weights expect."""
+    """Choose how a picture becomes square, by the option and by what the weights expect."""
     if resize == "auto":
         return WHOLE if expected == "crop" else expected
     return expected if resize == "weights" else resize

@@ -124,6 +124,7 @@ def test_no_trials_no_search(tracked_home: Path, toy_dataset: Path) -> None:
     assert queries.find_runs("toy", "k", "trial") == []
 
 
+@pytest.mark.slow
 def test_bad_trials_are_pruned_by_their_epochs(tracked_home: Path, toy_dataset: Path) -> None:
     """A trial that is worse than the median after the same epochs is stopped before its end."""
     settings = SETTINGS.model_copy(

@@ -155,7 +155,7 @@ def _path(module: str, folder: Path) -> Path | None:
 
 
 def _imported(body: list[ast.stmt]) -> Mapping[str, tuple[str, str]]:
-    """What a file imports from modules: the module and the name there, by the name here."""
+    """The names that a file imports from modules: the module and the name there, by the name here."""
     return {
         alias.asname or alias.name: (node.module, alias.name)
         for node in body
