@@ -10,6 +10,8 @@ from components.core import run_folder
 from components.core.settings import Settings
 from components.detect_changes import Decision, foresee
 from pipelines.commands.options import has_store
+from pipelines.local.expected_times import expected_seconds
+from pipelines.terminal.display import about
 
 WOULD = {"train": "train", "judge": "judge again", "skip": "skip", "busy": "give way"}
 TRAINED = ("search", "select_trial", "train_head", "fine_tune")
@@ -43,12 +45,17 @@ def steps(decision: Decision) -> Sequence[str]:
 
 def print_foreseen(decision: Decision, settings: Settings, *, as_json: bool) -> None:
     """Print on stdout what a run would do."""
+    found, expected = steps(decision), expected_seconds(settings) if decision.change == "train" else {}
     if as_json:
         facts: dict[str, object] = {"change": decision.change, "reason": decision.reason, "model": settings.model}
-        facts |= {"version": decision.version, "steps": list(steps(decision))}
+        facts |= {"version": decision.version, "steps": list(found), "expected_seconds": expected}
         sys.stdout.write(json.dumps(facts) + "\n")
         return
     lines = [f"Would {WOULD[decision.change]}: {decision.reason}"]
-    if found := steps(decision):
-        lines.append(f"Steps: {', '.join(found)}")
+    if found:
+        named = [f"{one} {about(expected[one])}" if one in expected else one for one in found]
+        lines.append(f"Steps: {', '.join(named)}")
+    if expected:
+        total = about(sum(expected.values()))
+        lines.append(f"Time: {total}, as in the last run of {settings.model} with these settings")
     sys.stdout.write("\n".join(lines) + "\n")

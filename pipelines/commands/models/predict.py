@@ -16,6 +16,7 @@ from pipelines.commands.options import (
     HomeOption,
     JsonOption,
     TrackingOption,
+    VersionOption,
     check_model,
     use_home,
 )
@@ -44,7 +45,7 @@ def predict(
     ] = None,
     *,
     text: Annotated[list[str] | None, typer.Option(help="A record to predict, as text; repeatable.")] = None,
-    model: Annotated[str, typer.Option(help="NAME, NAME@alias or NAME/version; the default alias is champion.")],
+    model: VersionOption,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,

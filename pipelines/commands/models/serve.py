@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from components.core.machine import cpus
-from pipelines.commands.options import HomeOption, TrackingOption, check_model, use_home
+from pipelines.commands.options import HomeOption, TrackingOption, VersionArgument, check_model, use_home
 from pipelines.predictions.prediction import split_name
 
 app = typer.Typer()
@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @app.command(epilog="Examples: thawline serve stamps; thawline serve stamps@challenger --host 0.0.0.0 --port 8080")
 def serve(
-    model: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version; the default alias is champion.")],
+    model: VersionArgument,
     *,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: every network of this machine.")] = (
         "127.0.0.1"
