@@ -171,6 +171,7 @@ def _one(name: str) -> dict[str, Any]:
         _note(str(error))
     found = [model for model in registry.models() if model["name"] == name]
     if not found:
+        connection.check_known(name)
         raise InputError(f"The registry has no model {name!r} of Thawline.", "See the models with `thawline models`.")
     versions = [{**asdict(one), "created": iso(one.created)} for one in registry.versions(name)]
     return {**found[0], "versions": versions, "history": ledger.history(name)}
