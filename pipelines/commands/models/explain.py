@@ -30,7 +30,7 @@ def explain(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which parts of a picture, or words of a text, an answer rests on: each is covered, and the model asked."""
+    """Show which parts of a picture, or words of a text, an answer is based on, by covering each in turn."""
     use_home(home, tracking_uri)
     name, wanted = split_name(model)
     check_model(name)

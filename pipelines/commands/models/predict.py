@@ -50,11 +50,11 @@ def predict(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
     draw: Annotated[
-        Path | None, typer.Option(help="Folder for copies of the pictures with the boxes that are sure.")
+        Path | None, typer.Option(help="Folder for copies of the pictures with the confident boxes drawn in.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Parquet file for the answers to any number of records; a run that was ended goes on."),
+        typer.Option(help="Parquet file for the answers to any number of records; an interrupted run resumes."),
     ] = None,
 ) -> None:
     """Predict for files, or for text, with a registered model; exit with 1 if some records can't be predicted."""

@@ -1,15 +1,15 @@
 """What the shell completes."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.terminal.completion import model_names
-from tests.support.command import COMMAND, environment
 
 
 def write_runs(home: Path, *models: str) -> None:
@@ -47,8 +47,6 @@ NAMED = [
 @pytest.mark.parametrize("command", NAMED)
 def test_every_command_that_takes_a_model_offers_names(command: str, home: Path) -> None:
     """The argument or option that names a model is completed."""
-    from pipelines.cli import app
-
     write_runs(home, "stamps")
     found: Any = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]  # a group
     context = found.make_context(command, [], resilient_parsing=True)
@@ -57,10 +55,8 @@ def test_every_command_that_takes_a_model_offers_names(command: str, home: Path)
     assert [one.value for one in parameter.shell_complete(context, "st")] == ["stamps"]
 
 
-@pytest.mark.slow
 def test_the_shell_is_told(home: Path) -> None:
-    """What bash asks for behind `thawline report` are the names."""
+    """What bash gets behind `thawline report` are the names."""
     write_runs(home, "stamps")
-    asked = {"_THAWLINE_COMPLETE": "complete_bash", "COMP_WORDS": "thawline report s", "COMP_CWORD": "2"}
-    done = subprocess.run([COMMAND], check=False, capture_output=True, text=True, env={**environment(home), **asked})
-    assert done.stdout.split() == ["stamps"]
+    words = {"_ROOT_COMPLETE": "complete_bash", "COMP_WORDS": "root report s", "COMP_CWORD": "2"}
+    assert CliRunner().invoke(app, [], env=words, prog_name="root").output.split() == ["stamps"]
