@@ -140,6 +140,7 @@ def _check_network(settings: Settings, start: Path) -> str:
 
     pick_device(settings.device)
     store.shared_prefix()  # a wrong address is found here too
+    shared_states.prefix()  # as above
     seed_everything(settings)  # with --weights none the random weights are the seed's, and so is their digest
     task = load_task(settings.task)
     parse_options(settings, task.Options)
