@@ -162,7 +162,8 @@ def go_on(settings: Settings, run_key: str) -> None:
         if other := leases.take(run):
             runs.fail(run.pipeline_id)
             raise StepError(other, "Run again when that run has ended.")
-        idle = max(0.0, idle) + float(run.pipeline_tags().get(tag_names.IDLE, "0"))
+        idle = max(0.0, idle)  # a clock may have been put back
+        idle += float(run.pipeline_tags().get(tag_names.IDLE, "0"))
         run.tags({tag_names.IDLE: f"{idle:.1f}"}, pipeline=True)
         run.figure("goes on: its settings, code and source are the same")
 
