@@ -191,7 +191,7 @@ def _alive(lease: Path) -> bool:
 
 
 def _is_here(owner: dict[str, Any]) -> bool:
-    """Whether the process of a lease can be seen from here, and not only from another machine or container."""
+    """Return whether the process of a lease is visible here, and not only from another machine or container."""
     return bool(owner.get("space", _process_space()) == _process_space())
 
 
@@ -210,7 +210,7 @@ def fate(mark: str) -> Literal["lives", "gone", "unknown"]:
 
 
 def _process_space() -> str:
-    """Where process ids mean the same: this boot of this machine, and this container."""
+    """Identify the space of process ids: this boot of this machine, and this container."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
 

@@ -1,4 +1,4 @@
-"""What a run would do, and why, without doing it."""
+"""Predict what a run would do, and why, without doing it."""
 
 import json
 import sys
@@ -12,12 +12,13 @@ from components.core.settings import Settings
 from components.core.tracking import step_records
 from components.detect_changes import Decision, foresee
 from pipelines.commands.options import has_store
+from pipelines.terminal.display import SEARCH
 
 if TYPE_CHECKING:
     from pipelines.local.resume import Begun
 
 WOULD = {"train": "train", "judge": "judge again", "skip": "skip", "busy": "give way"}
-TRAINED = ("search", "select_trial", "train_head", "fine_tune")
+TRAINED = ("train_head", "fine_tune")
 
 
 def foreseen(source: str, settings: Settings, begun: "Begun | None", console: Console) -> Decision:
@@ -41,13 +42,13 @@ def foreseen(source: str, settings: Settings, begun: "Begun | None", console: Co
         return foresee(source, settings, key, lambda i, n, text: status.update(f"{i} of {n} {text}"))
 
 
-def steps(decision: Decision, run_key: str = "") -> Sequence[str]:
+def steps(decision: Decision, settings: Settings, run_key: str = "") -> Sequence[str]:
     """The steps of the DAG that would do work; without those that the run had finished which would go on."""
     if decision.change not in ("train", "judge"):
         return ()
     done = step_records.recorded(run_key) if run_key else set()
-    found = ("prepare_data", *(TRAINED if decision.change == "train" else ()), "evaluate", "register")
-    return tuple(step for step in found if step not in done)
+    trained = (*(SEARCH if settings.trials else ()), *TRAINED) if decision.change == "train" else ()
+    return tuple(step for step in ("prepare_data", *trained, "evaluate", "register") if step not in done)
 
 
 def print_foreseen(decision: Decision, settings: Settings, begun: "Begun | None", *, as_json: bool) -> None:
@@ -60,7 +61,7 @@ def print_foreseen(decision: Decision, settings: Settings, begun: "Begun | None"
         as_json: Print one JSON object.
     """
     key = begun.run_key if begun else ""
-    found = steps(decision, key)
+    found = steps(decision, settings, key)
     if as_json:
         facts: dict[str, object] = {"change": decision.change, "reason": decision.reason, "model": settings.model}
         facts |= {"version": decision.version, "steps": list(found), "goes_on": key}

@@ -159,10 +159,10 @@ def _watch(
     """Show a run until its processes are gone, from that byte of its events on; end it at a signal or a limit."""
     from pipelines.local.changes import ended
     from pipelines.local.runner import lives, stop
-    from pipelines.terminal.display import shown
+    from pipelines.terminal.display import shown, steps_of
 
     offset, deadline, begin, reason = shown_to, 0.0, time.monotonic(), ""
-    with shown(console) as display:
+    with shown(console, steps_of(settings.trials)) as display:
         while True:
             try:
                 alive = lives(child, group=deadline > 0)

@@ -1,4 +1,4 @@
-"""Which run a command is: a new one, or an earlier one that ended before its time and goes on.
+"""Find the run that a command stands for: a new one, or an earlier one that was cut short and goes on.
 
 A run goes on if it is the last one of its model, nothing works on it any more, it did not succeed, and it began with
 the same source, settings, code, weights and libraries. The data that it has prepared are those of the source. What its
@@ -69,7 +69,7 @@ def foresee(source: str, settings: Settings) -> Begun | None:
 
 
 def _facts(source: str, settings: Settings) -> str:
-    """What a run begins with, the data aside, as text."""
+    """Return what a run begins with, apart from the data, as text."""
     return canonical_json({"source": source, "settings": settings.to_json(), "parts": provenance.parts(settings)})
 
 
@@ -94,13 +94,13 @@ def _of_model(model: str) -> Iterator[tuple[Path, RunResult | None]]:
 
 
 def _change(folder: Path) -> str:
-    """What a run decided; empty if it did not come to that."""
+    """Return what a run decided; empty if it did not get that far."""
     path = folder / DECISION
     return str(json.loads(path.read_text())["change"]) if path.exists() else ""
 
 
 def _may_go_on(model: str, folder: Path) -> bool:
-    """Whether MLflow has the run as the model's last one, and no other run took it for lost.
+    """Return whether the run is the model's last one in MLflow, and no other run took it for lost.
 
     The process of a run that began before this machine started, or in another container, can't be seen: its signs of
     life tell of it.

@@ -203,7 +203,7 @@ def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> 
     assert versions.current("toy", "champion") == "1"
     [pipeline] = queries.find_runs("toy", "late", "pipeline")
     assert pipeline.data.tags["thawline.promoted"] == "false"
-    assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
+    assert "no longer version 7" in pipeline.data.tags["thawline.decision"]
 
 
 def waiting(run: PlainRun, key: str, champion: str, *, accepted: bool = True) -> str:
@@ -266,6 +266,18 @@ def test_a_schedule_does_not_undo_a_rollback(toy_home: PlainRun) -> None:
     assert versions.current("toy", "champion") == "1"
     [pipeline] = queries.find_runs("toy", "second", "pipeline")
     assert "version 2 was rolled back" in pipeline.data.tags["thawline.decision"]
+
+
+@pytest.mark.usefixtures("smoke_tested")
+def test_the_decision_says_what_kept_an_accepted_version_back(
+    toy_home: PlainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the champion does not move, the run's decision has the reason that the ledger has."""
+    monkeypatch.setattr(promotion, "_claim", lambda _entry, _champion: "Another process treated it as cut off.")
+    registered(toy_home, "second", toy_home.folder / "served", "1", accepted=True)
+    [pipeline] = queries.find_runs("toy", "second", "pipeline")
+    told = "Accepted, but the champion did not move. Another process treated it as cut off."
+    assert pipeline.data.tags["thawline.decision"] == told
 
 
 def test_a_version_carries_its_evidence(toy_run: PlainRun) -> None:

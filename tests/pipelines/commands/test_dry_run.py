@@ -23,6 +23,7 @@ from tests.support.plain import PlainRun
         ({"gate_alpha": 0.1}, "judge", "is judged again: gate: gate_alpha.", 3),
         ({"patience": 3}, "train", "Changed since the run", 7),
         ({"force": True}, "train", "Training was forced.", 7),
+        ({"trials": 0}, "train", "Changed since the run", 5),
         ({"model": "other"}, "train", "There is no earlier successful run of 'other'.", 7),
     ],
 )
@@ -32,8 +33,9 @@ def test_a_run_is_foreseen(
     """The decision and its reason are those of detect_changes, and nothing is written to MLflow."""
     client = connection.client()
     before = [len(client.search_experiments()), len(client.search_runs(["1"]))]
-    decision = foreseen(str(toy_source), toy_run.settings.model_copy(update=changed), None, Console(quiet=True))
-    assert (decision.change, len(steps(decision))) == (change, count)
+    settings = toy_run.settings.model_copy(update=changed)
+    decision = foreseen(str(toy_source), settings, None, Console(quiet=True))
+    assert (decision.change, len(steps(decision, settings))) == (change, count)
     assert reason in decision.reason
     assert [len(client.search_experiments()), len(client.search_runs(["1"]))] == before
 

@@ -114,7 +114,7 @@ def test_a_process_that_dies_while_it_loads_is_done_without(tmp_path: Path) -> N
     """Steps run as kfp runs them where the libraries' process is gone, and the log says so."""
     (tmp_path / "deadly.py").write_text("import os\nos._exit(3)\n")
     code = (
-        "import logging, sys\nfrom multiprocessing import forkserver\nfrom pipelines import warm_process\n"
+        "import logging, sys\nfrom multiprocessing import forkserver\nfrom pipelines.local import warm_process\n"
         "logging.basicConfig(stream=sys.stdout, format='%(message)s')\n"
         "forkserver.set_forkserver_preload(['deadly'])\n"
         f"print(warm_process.run({command('return 0', tmp_path)!r}, None, lambda *_: 7))"
@@ -129,7 +129,7 @@ def test_a_long_path_of_temporary_files_is_done_without(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 100)
     long.mkdir()
     code = (
-        "import logging, sys, tempfile\nfrom pipelines import warm_process\n"
+        "import logging, sys, tempfile\nfrom pipelines.local import warm_process\n"
         f"tempfile.tempdir = {str(long)!r}\nlogging.basicConfig(stream=sys.stdout, format='%(message)s')\n"
         "with warm_process.loading('own'):\n"
         f"    print(warm_process.run({command('return 0', tmp_path)!r}, None, lambda *_: 7))"
@@ -149,7 +149,7 @@ def test_libraries_are_loaded_without_a_trace_of_work(tmp_path: Path) -> None:
         "return f'{threads} {torch.cuda.is_initialized()} {missing} {\"kfp.client\" in sys.modules}'"
     )
     code = (
-        "from pipelines import warm_process\nwith warm_process.loading('image_classification'):\n"
+        "from pipelines.local import warm_process\nwith warm_process.loading('image_classification'):\n"
         f"    print(warm_process.run({command(body, tmp_path)!r}, {{}}, None))"
     )
     assert script(code, tmp_path).endswith("0\n")
