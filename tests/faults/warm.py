@@ -14,10 +14,10 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import util
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO
+from typing import IO, Any
 
 from pipelines.local import runner, warm_process
 
@@ -69,6 +69,7 @@ def load() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     util.spawnv_passfds = _fork_server
+    forkserver.ForkServer.ensure_running = _running(forkserver.ForkServer.ensure_running)
     runner.subprocess = SimpleNamespace(  # type: ignore[attr-defined]  # its one use there
         Popen=_driver, STDOUT=subprocess.STDOUT
     )
@@ -102,6 +103,18 @@ def _fork_server(_path: bytes, arguments: Sequence[str], passed: Sequence[int]) 
         _close_all_but(*passed)
         os._exit(_status(lambda: exec(arguments[-1], {})))  # noqa: S102 - multiprocessing's own text
     return process
+
+
+def _running(launch: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Let a step's own processes be forks of the process that forked it: a fork of the step would have its threads."""
+
+    def ensure(server: Any) -> None:
+        if server._forkserver_pid is None and server._forkserver_address:
+            resource_tracker.ensure_running()
+        else:
+            launch(server)
+
+    return ensure
 
 
 def _close_all_but(*kept: int) -> None:
