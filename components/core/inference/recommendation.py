@@ -71,7 +71,9 @@ def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[Answer]:
 
     `serving` holds the names of the items as `classes`, and the `temperature` of the probabilities.
     """
-    return [answer for some in outputs.split(CHUNK) for answer in _answers(some, serving)]
+    import torch
+
+    return [answer for some in torch.split(outputs, CHUNK) for answer in _answers(some, serving)]
 
 
 def _answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[Answer]:
