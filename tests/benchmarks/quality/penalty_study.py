@@ -66,7 +66,7 @@ def sharpened(outputs: Tensor, true: Tensor) -> Tensor:
 def divided(rows: Rows, seed: int) -> list[Array]:
     """Positions of the rows that fit, calibrate and test."""
     units = sorted({*rows.units})
-    place = dict(zip(units, np.random.default_rng(seed).permutation(len(units)) / len(units), strict=True))
+    place = dict(zip(units, np.random.default_rng(100 + seed).permutation(len(units)) / len(units), strict=True))
     own = np.array([place[unit] for unit in rows.units])
     return [
         np.flatnonzero(own < FITTED),
