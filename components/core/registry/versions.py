@@ -88,6 +88,7 @@ def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
     client = connection.client()
     found = client.search_model_versions(f"name = '{model}' and version_number = {version}") if version else []
     if not found:
+        connection.check_known(model)
         raise InputError(
             f"The registry has no model {model!r} with the alias or version {wanted!r}.",
             "See the models with `thawline models`, or train one with `thawline run SOURCE --model NAME`.",
