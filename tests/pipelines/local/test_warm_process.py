@@ -114,7 +114,7 @@ def test_a_process_that_dies_while_it_loads_is_done_without(tmp_path: Path) -> N
     """Steps run as kfp runs them where the libraries' process is gone, and the log says so."""
     (tmp_path / "deadly.py").write_text("import os\nos._exit(3)\n")
     code = (
-        "import logging, sys\nfrom multiprocessing import forkserver\nfrom pipelines import warm_process\n"
+        "import logging, sys\nfrom multiprocessing import forkserver\nfrom pipelines.local import warm_process\n"
         "logging.basicConfig(stream=sys.stdout, format='%(message)s')\n"
         "forkserver.set_forkserver_preload(['deadly'])\n"
         f"print(warm_process.run({command('return 0', tmp_path)!r}, None, lambda *_: 7))"
@@ -124,12 +124,37 @@ def test_a_process_that_dies_while_it_loads_is_done_without(tmp_path: Path) -> N
     assert out.endswith("7\n")
 
 
+def test_processes_of_a_step_have_the_libraries_too(tmp_path: Path) -> None:
+    """What a step starts is forked from the same process, and imports nothing again."""
+    (tmp_path / "library.py").write_text(
+        "import os, pathlib\nLOADED_BY = os.getpid()\n"
+        "def tell(path):\n    pathlib.Path(path).write_text(f'{LOADED_BY} {os.getpid()}')\n"
+    )
+    step = (
+        "import os, library\nfrom components.core.compute import child_processes\n"
+        "child = child_processes.context().Process(target=library.tell, args=(f'{folder}/told',))\n"
+        "child.start()\nchild.join()\n"
+        "return f'{library.LOADED_BY} {os.getpid()} {child.exitcode}'"
+    )
+    code = (
+        "from multiprocessing import forkserver\nfrom pipelines.local import warm_process\n"
+        "forkserver.set_forkserver_preload(['library'])\n"
+        f"print(warm_process.run({command(step, tmp_path)!r}, None, lambda *_: 7))"
+    )
+    assert script(code, tmp_path).endswith("\n0\n")
+    server, own, status = map(int, said(tmp_path).split())
+    loaded_by, child = map(int, (tmp_path / "told").read_text().split())
+    assert status == 0
+    assert loaded_by == server
+    assert len({server, own, child}) == 3
+
+
 def test_a_long_path_of_temporary_files_is_done_without(tmp_path: Path) -> None:
     """Where a socket's path would be too long, steps run as kfp runs them, and the log says why."""
     long = tmp_path / ("x" * 100)
     long.mkdir()
     code = (
-        "import logging, sys, tempfile\nfrom pipelines import warm_process\n"
+        "import logging, sys, tempfile\nfrom pipelines.local import warm_process\n"
         f"tempfile.tempdir = {str(long)!r}\nlogging.basicConfig(stream=sys.stdout, format='%(message)s')\n"
         "with warm_process.loading('own'):\n"
         f"    print(warm_process.run({command('return 0', tmp_path)!r}, None, lambda *_: 7))"
@@ -149,7 +174,7 @@ def test_libraries_are_loaded_without_a_trace_of_work(tmp_path: Path) -> None:
         "return f'{threads} {torch.cuda.is_initialized()} {missing} {\"kfp.client\" in sys.modules}'"
     )
     code = (
-        "from pipelines import warm_process\nwith warm_process.loading('image_classification'):\n"
+        "from pipelines.local import warm_process\nwith warm_process.loading('image_classification'):\n"
         f"    print(warm_process.run({command(body, tmp_path)!r}, {{}}, None))"
     )
     assert script(code, tmp_path).endswith("0\n")

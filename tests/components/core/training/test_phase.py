@@ -37,7 +37,7 @@ def test_kept_activations_give_the_plain_loops_weights(thaw: int, home: Path, to
 
 
 def test_without_a_search_the_defaults_are_taken(toy_dataset: Path) -> None:
-    """What the search chose is read; where nothing searched, the defaults for the data, unless trials were asked for."""
+    """What a search chose is read; without one the defaults for the data are taken, unless there should be trials."""
     settings = Settings(**TOY, trials=0)
     given = settings.defaults(180).model_copy(update={"thaw_epochs": 77})
     assert read_hyperparameters(given.model_dump_json(), settings, toy_dataset) == given
