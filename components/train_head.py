@@ -3,18 +3,17 @@
 import math
 from pathlib import Path
 
-from components.core.data.dataset_info import DatasetInfo
 from components.core.errors import StepError
 from components.core.fitting import training_state
-from components.core.fitting.data import open_data
 from components.core.fitting.head_phase import is_solved, solve_head
 from components.core.machine import torchrun
 from components.core.settings import Settings
 from components.core.tracking import runs, step_records
 from components.core.tracking.service import retries
 from components.core.training import deadlines
+from components.core.training.beginning import begin
 from components.core.training.checkpoints import check_room, save_checkpoint, save_training_rows
-from components.core.training.phase import build_network, read_hyperparameters
+from components.core.training.phase import build_network
 from components.core.training.processes import together, train
 
 
@@ -43,11 +42,7 @@ def train_head(
             checkpoint.mkdir(parents=True, exist_ok=True)
             run.figure(f"nothing to train: version {version} is judged again")
             return 0.0
-        chosen = read_hyperparameters(hyperparameters, run.settings, dataset)
-        run.params(chosen.model_dump())
-        run.tags(DatasetInfo.read(dataset).tags())
-        run.deadline = deadlines.of(run)
-        data = open_data(dataset, run.settings)
+        chosen, data = begin(run, dataset, hyperparameters)
         network = build_network(data, chosen, run)
         check_room(checkpoint, network)
         with together(network):

@@ -5,6 +5,7 @@ their links lead to files; here a link to a page of the site stays a link, and o
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -27,9 +28,30 @@ def collect(folder: Path) -> None:
             shutil.copy(path, folder)
     pages = {ROOT / name: written for name, written in PAGES.items()}
     pages |= {path: path.name for path in sorted((ROOT / "docs").glob("*.md"))}
+    notebooks = {path: path.with_suffix(".md").name for path in sorted((ROOT / "docs").glob("*.ipynb"))}
     for path, written in pages.items():
-        (folder / written).write_text(_relinked(path, pages))
+        (folder / written).write_text(_relinked(path, pages | notebooks))
+    for path, written in notebooks.items():
+        (folder / written).write_text(notebook(path))
     (folder / "commands.md").write_text(commands())
+
+
+def notebook(path: Path) -> str:
+    """Return a notebook as a page: its text, its code, and what stands below each cell."""
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        parts += [_shown(output["data"]) for output in cell.get("outputs", []) if "data" in output]
+    parts.insert(1, f"This page is the notebook `docs/{path.name}` of the repository.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _shown(data: dict[str, str | list[str]]) -> str:
+    """The richest form of an output that a page can show."""
+    if picture := data.get("image/png"):
+        return f'<img alt="" src="data:image/png;base64,{"".join(picture).strip()}">'
+    return "".join(data["text/html"]) if "text/html" in data else f"```\n{''.join(data['text/plain'])}\n```"
 
 
 def commands() -> str:

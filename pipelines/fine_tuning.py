@@ -125,6 +125,7 @@ def without_search(
     _run(source, settings, run_key, _without_search)
 
 
-def dag_for(trials: int) -> Any:  # noqa: ANN401 - kfp is untyped
+def dag_for(trials: int) -> Callable[..., Any]:
     """Return the DAG that runs on one machine for a number of trials."""
-    return fine_tuning if trials else without_search
+    dag: Callable[..., Any] = fine_tuning if trials else without_search
+    return dag

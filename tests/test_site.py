@@ -55,7 +55,8 @@ def test_every_page_is_in_the_navigation() -> None:
         for one in part
         for page in one.values()
     }
-    assert {path.name for path in (ROOT / "docs").glob("*.md")} == named - {
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.ipynb")]
+    assert {path.with_suffix(".md").name for path in pages} == named - {
         "index.md",
         "commands.md",
         "contributing.md",
@@ -70,6 +71,7 @@ def test_a_link_to_a_source_file_becomes_its_path(tmp_path: Path) -> None:
     assert "(thaw-line.svg)" in (pages / "index.md").read_text()
     assert (pages / "thaw-line.svg").exists()
     assert "`components/core/compute/allocator.py`" in (pages / "benchmarks.md").read_text()
+    assert "```python\nimport thawline" in (pages / "look-inside.md").read_text()  # the notebook
     assert "](../" not in "".join(path.read_text() for path in pages.glob("*.md"))
 
 
@@ -114,6 +116,7 @@ def as_cron(command: str, place: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_the_lines_for_cron_run(place: Path) -> None:
     """Cron's line runs the pipeline and appends its result; the second line reports a model that has become stale."""
     run, status = (line.split(maxsplit=5)[5] for line in lines_of_cron())
@@ -126,6 +129,7 @@ def test_the_lines_for_cron_run(place: Path) -> None:
     assert answer.stdout.endswith("photos is stale\n")
 
 
+@pytest.mark.slow
 def test_the_units_for_systemd_are_valid(place: Path) -> None:
     """Both units of systemd have no unknown setting or bad time, and the service's command runs."""
     units = [fence for fence in fences(PAGE) if "Description=" in fence]

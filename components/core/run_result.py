@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Mapping
+from html import escape
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -42,6 +44,13 @@ class RunResult(BaseModel):
     def stays(self) -> bool:
         """Return whether the version was champion before this run, and still is."""
         return bool(self.version) and self.version == self.compared_with
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows for a result: the report of its run in a frame, or the reason without one."""
+        path = Path(self.report)
+        if not self.report or not path.is_file():
+            return f"<p>{escape(f'{self.model} {self.status}: {self.reason}')}</p>"
+        return f'<iframe srcdoc="{escape(path.read_text())}" width="100%" height="600" style="border: 0"></iframe>'
 
     @classmethod
     def read(cls, run_key: str) -> Self | None:

@@ -94,6 +94,7 @@ def environment() -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "GIT_PYTHON_REFRESH": "quiet",
+        "MPLBACKEND": "agg",  # a notebook's own draws below its cells, and steps may not find it
     }
     cpus.limit_threads(found)
     return found

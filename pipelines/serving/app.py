@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
@@ -16,6 +16,7 @@ from pipelines.serving import bodies
 from pipelines.serving.batching import Batcher
 from pipelines.serving.bodies import RefusedError
 from pipelines.serving.following import Following
+from pipelines.serving.interface_page import POLICY, interface_page
 from pipelines.serving.loading import Loaded
 from pipelines.serving.metrics import metrics
 
@@ -28,7 +29,7 @@ the forms of MLflow's server (`dataframe_records`, `dataframe_split`, `inputs`, 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes at most."""
+    """Limits on what a server accepts."""
 
     body: int  # bytes of a request
     records: int  # of a request
@@ -65,7 +66,7 @@ class Health(BaseModel):
 
 
 class Service:
-    """What the routes share: the model, its batches, and the count of requests."""
+    """State that the routes share: the model, its batches, and the count of requests."""
 
     def __init__(self, following: Following, limits: Limits) -> None:
         self.following, self.limits, self.metrics = following, limits, metrics()
@@ -151,7 +152,8 @@ class Service:
 def build(following: Following, limits: Limits) -> FastAPI:
     """Return the application: predictions, health, metrics, and the page that describes them."""
     service = Service(following, limits)
-    app = FastAPI(title=f"Thawline: {following.current.name}", description=ABOUT, lifespan=service.lifespan)
+    title = f"Thawline: {following.current.name}"
+    app = FastAPI(title=title, description=ABOUT, lifespan=service.lifespan, docs_url=None, redoc_url=None)
     body = {"requestBody": _request_body(following.current.column)}
     refused: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 408, 413, 415, 500, 503)}
     for path in ("/predict", "/invocations"):  # the second is what MLflow's server and SageMaker call it
@@ -166,6 +168,12 @@ def build(following: Following, limits: Limits) -> FastAPI:
         app.get(path, summary="The version that answers")(service.ready)
     app.get("/health/live", summary="Whether the process answers")(service.live)
     app.get("/metrics", response_class=PlainTextResponse, summary="Metrics in Prometheus' text format")(service.exposed)
+
+    async def described(request: Request) -> Response:
+        text = interface_page(app.openapi(), following.current.column, str(request.base_url))
+        return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})
+
+    app.get("/docs", include_in_schema=False)(described)
     return app
 
 

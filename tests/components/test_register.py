@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 
@@ -65,6 +66,7 @@ def test_the_version_has_signature_and_example(toy_run: PlainRun, tmp_path: Path
     assert "signature" in (path / "MLmodel").read_text()
 
 
+@pytest.mark.slow
 def test_it_answers_where_thawline_is_not_installed(toy_run: PlainRun, tmp_path: Path) -> None:
     """In a fresh process that can't import components or pipelines the model loads and answers."""
     path, _ = versions.fetch("toy", "champion", tmp_path)
@@ -127,6 +129,7 @@ def test_files_that_answered_in_evaluate_are_not_tried_out_again(toy_home: Plain
     assert len(smoke_tested) == 1
 
 
+@pytest.mark.slow
 def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path) -> None:
     """A served model that does not answer fails the step, and the registry stays as it was."""
     served = tmp_path / "served"
@@ -136,6 +139,27 @@ def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path
         registered(toy_home, "broken", served, "1", accepted=True)
     assert versions.current("toy", "champion") == "1"
     assert len(connection.client().search_model_versions("name = 'toy'")) == 1
+
+
+@pytest.mark.usefixtures("smoke_tested")
+@pytest.mark.parametrize("cut", ["log_model_artifacts", "create_model_version"])
+def test_a_model_that_a_kill_left_is_completed(cut: str, toy_home: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its files are uploaded, or before there is a version, the run's next try takes the same model."""
+    served, experiments = toy_home.folder / "served", [connection.experiment("toy")]
+    before = {one.model_id for one in connection.client().search_logged_models(experiments)}
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, cut, killed)
+        with pytest.raises(KeyboardInterrupt):
+            registered(toy_home, "killed", served, "1", accepted=False)
+    version = registered(toy_home, "killed", served, "1", accepted=False)
+    [made] = [m for m in connection.client().search_logged_models(experiments) if m.model_id not in before]
+    assert (made.status, made.tags[tag_names.RUN_KEY]) == ("READY", "killed")
+    assert connection.client().get_model_version("toy", version).source == f"models:/{made.model_id}"
+    assert versions.fetch("toy", version, toy_home.folder / "fetched")[1] == version
 
 
 @pytest.mark.usefixtures("smoke_tested")
@@ -190,7 +214,7 @@ def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> 
     assert versions.current("toy", "champion") == "1"
     [pipeline] = queries.find_runs("toy", "late", "pipeline")
     assert pipeline.data.tags["thawline.promoted"] == "false"
-    assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
+    assert "no longer version 7" in pipeline.data.tags["thawline.decision"]
 
 
 def waiting(run: PlainRun, key: str, champion: str, *, accepted: bool = True) -> str:
@@ -253,6 +277,18 @@ def test_a_schedule_does_not_undo_a_rollback(toy_home: PlainRun) -> None:
     assert versions.current("toy", "champion") == "1"
     [pipeline] = queries.find_runs("toy", "second", "pipeline")
     assert "version 2 was rolled back" in pipeline.data.tags["thawline.decision"]
+
+
+@pytest.mark.usefixtures("smoke_tested")
+def test_the_decision_says_what_kept_an_accepted_version_back(
+    toy_home: PlainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the champion does not move, the run's decision has the reason that the ledger has."""
+    monkeypatch.setattr(promotion, "_claim", lambda _entry, _champion: "Another process treated it as cut off.")
+    registered(toy_home, "second", toy_home.folder / "served", "1", accepted=True)
+    [pipeline] = queries.find_runs("toy", "second", "pipeline")
+    told = "Accepted, but the champion did not move. Another process treated it as cut off."
+    assert pipeline.data.tags["thawline.decision"] == told
 
 
 def test_a_version_carries_its_evidence(toy_run: PlainRun) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import optuna
 import pytest
 
-import components.core.settings
+from components.core.compute import child_processes
 from components.core.contract.listener import Deadline
+from components.core.contract.task import TASKS_FOLDER
 from components.core.data.dataset_info import DatasetInfo
 from components.core.fitting.data import open_data
 from components.core.searching import studies
@@ -23,10 +25,17 @@ from components.core.training import deadlines
 from components.search import _check, search, study_name, worker_devices
 from components.select_trial import select_trial
 from tests.conftest import TOY
+from tests.support import forks
 from tests.support.plain import PlainRun
 
 SETTINGS = Settings(**TOY, trials=3, search_workers=1)
 INFO = DatasetInfo(classes=[], digest="d", weights_digest="w")
+
+
+@pytest.fixture(autouse=True)
+def _workers_are_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a local run, whose steps are forks themselves."""
+    monkeypatch.setattr(child_processes, "context", forks.context)
 
 
 def trials_of(settings: Settings, dataset: Path) -> None:
@@ -87,12 +96,16 @@ def test_the_defaults_are_the_first_trial(toy_run: PlainRun) -> None:
 
 
 def test_the_defaults_follow_from_the_rows(
-    tracked_home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
+    tracked_home: Path, toy_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the task has other defaults for so many rows, the first trial and a run without a search take them."""
     deeper = {"thaw": 1, "thaw_learning_rate": 0.02}
-    monkeypatch.setattr(components.core.settings, "DEEPER", {"tests.fakes.toy": (100, deeper)})
-    settings = SETTINGS.model_copy(update={"trials": 1, "thaw_learning_rate": None, "head_epochs": 1})
+    (tmp_path / "toy_by_rows").mkdir()
+    source = f"from tests.fakes.toy import build, check, encode, target\nrecipe_by_rows = {{100: {deeper}}}\n"
+    (tmp_path / "toy_by_rows" / "task.py").write_text(source)
+    monkeypatch.setenv(TASKS_FOLDER, str(tmp_path))
+    changes = {"task": "toy_by_rows.task", "trials": 1, "thaw_learning_rate": None, "head_epochs": 1}
+    settings = SETTINGS.model_copy(update=changes)
     name = search(settings.to_json(), "k", toy_dataset, 0)
     found = open_study(name).trials[0].user_attrs["hyperparameters"]
     without = settings.model_copy(update={"trials": 0}).to_json()
@@ -120,6 +133,7 @@ def test_no_trials_no_search(tracked_home: Path, toy_dataset: Path) -> None:
     assert queries.find_runs("toy", "k", "trial") == []
 
 
+@pytest.mark.slow
 def test_bad_trials_are_pruned_by_their_epochs(tracked_home: Path, toy_dataset: Path) -> None:
     """A trial that is worse than the median after the same epochs is stopped before its end."""
     settings = SETTINGS.model_copy(
@@ -240,10 +254,28 @@ def test_another_question_is_another_study() -> None:
     assert study_name(same, INFO) == base
 
 
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        ("raise ArithmeticError('no loss today')", r"^A search worker died: ArithmeticError: no loss today\."),
+        pytest.param(  # a limit of the system's, and PyTorch's own error at it
+            "import resource, torch\n"
+            "        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))\n"
+            "        return torch.zeros(4 << 30)",
+            r"^A search worker ran out of memory\. Use a smaller --batch-size, .* with the remaining trials\.$",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
 def test_a_failing_trial_fails_the_step(
-    tracked_home: Path, toy_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trouble: str,
+    sentence: str,
+    tracked_home: Path,
+    toy_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An error in a worker ends the search with a sentence that tells it."""
+    """An error in a worker ends the search with a sentence that tells it; a lack of memory is called by its name."""
     from components.core.errors import StepError
 
     (tmp_path / "own").mkdir()
@@ -252,13 +284,14 @@ def test_a_failing_trial_fails_the_step(
         "from tests.fakes import toy\n"
         "globals().update({name: value for name, value in vars(toy).items() if not name.startswith('__')})\n"
         "from components.core.targets.classification import Classification\n"
-        "class Failing(Classification):\n    def loss(*_):\n        raise ArithmeticError('no loss today')\n"
+        f"class Failing(Classification):\n    def loss(*_):\n        {trouble}\n"
         "def target(settings):\n    return Failing()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
+    monkeypatch.delitem(sys.modules, "own.task", raising=False)
     settings = SETTINGS.model_copy(update={"task": "own.task"})
-    with pytest.raises(StepError, match="no loss today"):
+    with pytest.raises(StepError, match=sentence):
         search(settings.to_json(), "k", toy_dataset, 0)
     trials = queries.find_runs("toy", "k", "trial")
     assert [t.info.status for t in trials] == ["FAILED"]

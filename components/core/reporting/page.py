@@ -224,7 +224,9 @@ def _data_uri(picture: bytes) -> str:
 
 def _splits(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Examples per class and split, with sums."""
-    counts: Mapping[str, Mapping[str, int]] = dataset["counts"]
+    order = ("train", "validation", "calibrate", "test")
+    given: Mapping[str, Mapping[str, int]] = dataset["counts"]
+    counts = {name: given[name] for name in (*order, *given) if name in given}
     found = list(dict.fromkeys(name for split in counts.values() for name in split))
     names = list(dict.fromkeys([*dataset["classes"], *found])) if any(found) else []  # labels may hold no classes
     rows = [{"name": name, "counts": [split.get(name, 0) for split in counts.values()]} for name in names]

@@ -13,6 +13,7 @@ import mlflow
 from mlflow.utils import requirements_utils
 
 from components.core.tracking.service.connection import client
+from components.core.tracking.service.silence import told
 
 ALWAYS = ("mlflow", "torch", "numpy", "pandas")  # libraries that every served model needs
 
@@ -110,4 +111,5 @@ def load_pyfunc(folder: Path) -> Any:  # noqa: ANN401 - mlflow publishes no type
 def download_version(model: str, version: str, folder: Path) -> Path:
     """Download a registered version's files, without the marker that loading by name would add."""
     uri = client().get_model_version_download_uri(model, version)
-    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
+    with told():
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))

@@ -1,18 +1,22 @@
 """Which run a command is: a new one, or one that goes on."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from components.core import run_folder
+from components.core.errors import InputError
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.sources import source_index
 from components.core.tracking import provenance, queries, runs, tag_names
 from components.detect_changes import DECISION, Decision, go_on
+from pipelines.commands.dry_run import foreseen, print_foreseen
 from pipelines.local import resume
 from tests.fakes.toy import write_points
 
@@ -53,6 +57,37 @@ def test_the_same_command_goes_on(tracked_home: Path) -> None:
     assert begun.before.endswith(", which ended in train_head")
     assert list(run_folder.events(key, begun.offset)) == []
     assert run_folder.driver(key) == "lives"
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_run_that_would_go_on_is_foreseen(form: str, tracked_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--dry-run` tells which run, where that ended, and the steps without a record; it takes nothing up."""
+    key = killed()
+    (run_folder.run_folder(key) / "steps").mkdir()
+    for step in ("prepare_data", "search", "select_trial", "train_head"):
+        (run_folder.run_folder(key) / f"steps/{step}.json").write_text("{}")
+    begun = resume.foresee("/points", SETTINGS)
+    decision = foreseen("/points", SETTINGS, begun, Console(quiet=True))
+    print_foreseen(decision, SETTINGS, begun, as_json=form == "json")
+    printed = capsys.readouterr().out
+    if form == "json":
+        facts = json.loads(printed)
+        assert (facts["goes_on"], facts["steps"]) == (key, ["fine_tune", "evaluate", "register"])
+    else:
+        assert re.fullmatch(
+            r"Would go on with the run of .*, which ended in train_head; --fresh starts anew\.\n"
+            r"Steps: fine_tune, evaluate, register\n",
+            printed,
+        )
+    assert run_folder.driver(key) == "gone"
+
+
+def test_a_server_that_is_away_is_told_at_once(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that might go on is not looked for with the minutes of retries of MLflow's client."""
+    killed()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="can't be reached"):
+        resume.begin("/points", SETTINGS, fresh=False)
 
 
 def test_a_new_run_is_known_from_its_begin(tracked_home: Path) -> None:
@@ -173,20 +208,22 @@ def test_two_commands_take_up_one_run_once(tracked_home: Path) -> None:
     assert [next_key() == key for _ in range(2)] == [True, False]
 
 
-def test_a_run_goes_on_in_mlflow(tracked_home: Path) -> None:
+@pytest.mark.parametrize(("last", "paused"), [(1.0, True), (4e9, False)], ids=["long ago", "a clock that was put back"])
+def test_a_run_goes_on_in_mlflow(last: float, tracked_home: Path, *, paused: bool) -> None:
     """The pipeline's run is open again under its lease; the step that was killed is closed; the pause is recorded."""
     key = killed()
     runs.close_running("toy", key, failed=True)  # as after an interruption
     assert next_key() == key
     events = run_folder.run_folder(key) / "events.jsonl"
-    lines = [json.loads(line) | {"time": 1.0} for line in events.read_text().splitlines()]  # long ago
+    lines = [json.loads(line) | {"time": last} for line in events.read_text().splitlines()]
     events.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     go_on(SETTINGS, key)
     found = {run.info.run_name: run for run in queries.find_runs("toy", key)}
     pipeline = next(run for run in found.values() if run.data.tags[tag_names.KIND] == "pipeline")
     assert pipeline.info.status == "RUNNING"
     assert pipeline.data.tags[tag_names.LEASE] == tag_names.HELD
-    assert float(pipeline.data.tags[tag_names.IDLE]) > 1e9
+    idle = float(pipeline.data.tags[tag_names.IDLE])
+    assert idle > 1e9 if paused else idle == 0
     assert found["fine_tune"].info.status == "FAILED"
     assert found["detect_changes"].info.status == "FINISHED"
 

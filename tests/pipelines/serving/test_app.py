@@ -1,5 +1,6 @@
 """The interface, and the manifest for KServe that names it."""
 
+import re
 from typing import Any
 
 import pytest
@@ -8,15 +9,22 @@ import yaml
 
 from pipelines.serving.app import Limits, build
 from pipelines.serving.following import Following
+from pipelines.serving.interface_page import interface_page
 from pipelines.serving.loading import Loaded
 from tests.support.command import ROOT
 
 
 @pytest.fixture(scope="module")
-def paths() -> dict[str, Any]:
+def interface() -> dict[str, Any]:
     loaded = Loaded("toy", "1", "point", [], "none", lambda _records: [])
     limits = Limits(body=1, records=1, requests=1, batch=1, wait=0, poll=1)
-    return build(Following(loaded, "champion", lambda _version: loaded), limits).openapi()["paths"]
+    return build(Following(loaded, "champion", lambda _version: loaded), limits).openapi()
+
+
+@pytest.fixture(scope="module")
+def paths(interface: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = interface["paths"]
+    return found
 
 
 def test_the_interface_describes_itself(paths: dict[str, Any]) -> None:
@@ -25,6 +33,14 @@ def test_the_interface_describes_itself(paths: dict[str, Any]) -> None:
     post = paths["/predict"]["post"]
     assert {"application/json", "application/octet-stream", "image/*"} <= post["requestBody"]["content"].keys()
     assert {"200", "400", "408", "413", "415", "500", "503"} <= post["responses"].keys()
+
+
+def test_the_page_fetches_nothing_and_trusts_no_text(interface: dict[str, Any]) -> None:
+    """It names every path, loads nothing, and shows a name or a host as text, whatever is in it."""
+    page = interface_page(interface, "<b>", "http://<i>/")
+    assert all(f"<code>{path}</code>" in page for path in interface["paths"])
+    assert not re.search(r"<script|<link|<img|(src|href)=.https?:|url\(|<b>|<i>", page)
+    assert "http://&lt;i&gt;/predict" in page
 
 
 def test_the_manifest_for_kserve_starts_the_server(paths: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import re
 import signal
 import socket
 import time
@@ -149,7 +150,9 @@ def test_health_metrics_and_pages(server: Server) -> None:
     before = server.metric("thawline_serve_records_total")
     server.predict("2,0", "0,2")
     assert server.metric("thawline_serve_records_total") == before + 2
-    assert "swagger" in server("/docs").body
+    page = server("/docs").body
+    assert all(f"<code>{path}</code>" in page for path in ("/predict", "/health/ready", "/metrics"))
+    assert not re.search(r"<script|<link|<img|(src|href)=.https?:|url\(", page)  # it fetches nothing
     post = server("/openapi.json").body["paths"]["/predict"]["post"]
     assert {"200", "400", "413", "415", "503"} <= post["responses"].keys()
 

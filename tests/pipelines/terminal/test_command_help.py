@@ -1,6 +1,7 @@
 """The help of commands."""
 
 import re
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -20,7 +21,7 @@ def test_no_value_is_cut(columns: int) -> None:
     page = helped("run", "--help", columns=columns)
     assert "…" not in page.replace("s3://…", "")
     assert "package:efficientnet-lite0" in page
-    assert "--augment <none|basic|randaugment|trivialaugment>" in page
+    assert f"--augment <{'|'.join(get_args(Settings.model_fields['augment'].annotation))}>" in page
     assert max(len(line) for line in page.splitlines()) <= min(columns, 100)
 
 
@@ -57,6 +58,13 @@ def test_no_color_is_respected() -> None:
 def test_the_version_is_printed() -> None:
     """`thawline --version` prints the version of the installed package."""
     assert re.fullmatch(r"thawline \d+\.\d+\.\d+\n", helped("--version"))
+
+
+def test_a_number_with_bounds_is_a_number() -> None:
+    """An option's kind is a word for people; its bounds stand behind its text."""
+    page = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "80"}).output
+    assert "--port <number>" in page
+    assert "--max-wait-ms <number>" in page
 
 
 def test_the_shell_completes_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ def test_threads_keep_to_the_affinity() -> None:
     """A process that may use one CPU counts one, and has libraries start one thread."""
     code = (
         "import os\nos.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-        "from components.core import cpus\nfound = {}\ncpus.limit_threads(found)\nprint(cpus.available(), found)"
+        "from components.core.machine import cpus\nfound = {}\n"
+        "cpus.limit_threads(found)\nprint(cpus.available(), found)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     limit = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"OMP_NUM_THREADS": "1"} if (os.cpu_count() or 1) > 1 else {})

@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from components.core.contract.task import complete_target
 from components.core.errors import RejectedRecord
+from components.core.evidence.gate import first_version
+from components.core.inference import recommendation
+from components.core.targets import next_item
 from components.core.targets.next_item import NextItem, ranked, ranks
 
 TARGET = NextItem()
@@ -90,6 +93,17 @@ def test_validation_ranks_all_items() -> None:
     assert figures["loss"] == pytest.approx(float(functional.cross_entropy(outputs, targets[:, 0])))
 
 
+def test_many_rows_are_validated_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a split do not depend on how many rows are compared at once, nor do answers."""
+    outputs = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    targets, serving = torch.arange(50)[:, None] % 40, {"classes": CLASSES, "temperature": 2.0}
+    whole, answers = TARGET.validate(outputs, targets), TARGET.answers(outputs, serving)
+    monkeypatch.setattr(next_item, "CHUNK", 7)
+    monkeypatch.setattr(recommendation, "CHUNK", 7)
+    assert TARGET.validate(outputs, targets) == pytest.approx(whole)
+    assert TARGET.answers(outputs, serving) == answers
+
+
 def test_an_evaluation_parts_new_users_and_items_from_old_ones() -> None:
     """One user's item is first, a new user's third and not of the training; coverage counts what anyone gets."""
     scores = np.tile(np.arange(40.0), (2, 1))
@@ -110,6 +124,17 @@ def test_an_evaluation_parts_new_users_and_items_from_old_ones() -> None:
     assert found.per_class["ndcg_at_10"].tolist() == pytest.approx([1, 0.5] * 2)
 
 
+def test_what_everybody_takes_is_no_first_version() -> None:
+    """A model that gives everybody the most frequent items does not beat the trivial one, so it is refused."""
+    training, test = {label("1"): 5, label("2"): 3}, [label("1"), label("2"), label("3")] * 10
+    popular = np.zeros((len(test), len(CLASSES)))
+    popular[:, 1], popular[:, 2] = 5, 3
+    found = TARGET.evaluate(frame(popular), test, CLASSES, training)
+    name = "ndcg_at_10"
+    assert found.metrics[name] > 0
+    assert not first_version(name, found.metrics[name], found.bound, found.baseline[name], len(test)).accepted
+
+
 def test_probabilities_are_calibrated() -> None:
     """Scores that are too sure are divided by a temperature, which changes probabilities and no rank."""
     generator = torch.Generator().manual_seed(0)
@@ -120,6 +145,16 @@ def test_probabilities_are_calibrated() -> None:
     sure, calm = (TARGET.answers(3 * outputs, {"classes": CLASSES, **more}) for more in ({}, found))
     assert [one["items"] for one in sure] == [one["items"] for one in calm]
     assert sure[0]["scores"][0] > calm[0]["scores"][0]
+
+
+def test_a_temperature_is_fitted_to_a_bounded_number_of_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more scores than fit, rows at even distances are taken."""
+    generator = torch.Generator().manual_seed(0)
+    outputs, targets = torch.randn(60, 40, generator=generator), torch.randint(0, 40, (60, 1), generator=generator)
+    every_third = TARGET.calibrate(outputs[::3], targets[::3])
+    assert TARGET.calibrate(outputs, targets) != every_third
+    monkeypatch.setattr(next_item, "MOST_SCORES", 60 * 40 // 3)
+    assert TARGET.calibrate(outputs, targets) == every_third
 
 
 def test_misses_are_shown() -> None:

@@ -13,7 +13,7 @@ from components.core.data.lineage import Lineage
 from components.core.errors import InputError
 from components.core.fitting.data import open_data
 from components.core.settings import Hyperparameters, Settings
-from components.core.training.phase import build_network, read_hyperparameters, train_phase
+from components.core.training.phase import build_network, train_phase
 from tests.conftest import TOY
 from tests.fakes import toy
 
@@ -34,16 +34,6 @@ def test_kept_activations_give_the_plain_loops_weights(thaw: int, home: Path, to
     plain, _ = phase(toy_dataset, SETTINGS.model_copy(update={"activations": "recompute"}), thaw)
     for ours, theirs in zip(kept.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-
-
-def test_without_a_search_the_defaults_are_taken(toy_dataset: Path) -> None:
-    """What a search chose is read; without one the defaults for the data are taken, unless there should be trials."""
-    settings = Settings(**TOY, trials=0)
-    given = settings.defaults(180).model_copy(update={"thaw_epochs": 77})
-    assert read_hyperparameters(given.model_dump_json(), settings, toy_dataset) == given
-    assert read_hyperparameters("", settings, toy_dataset) == settings.defaults(180)
-    with pytest.raises(InputError, match="4 trials, but this run was started without a search"):
-        read_hyperparameters("", settings.model_copy(update={"trials": 4}), toy_dataset)
 
 
 def test_one_pass_serves_both_phases(home: Path, toy_dataset: Path) -> None:

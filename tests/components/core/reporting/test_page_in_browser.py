@@ -1,0 +1,53 @@
+"""The report as a browser lays it out, on a phone, a tablet and a desktop, in the light and the dark."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from components.core.reporting.page import render
+from tests.components.core.reporting.test_page import sample
+from tests.support.browser import CHROMIUM, Page, browser
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]
+OPEN = "#numbers .scroll, #classes .scroll, #data .scroll, #cost .scroll"  # tables that are not folded
+WIDER = f"[...document.querySelectorAll('{OPEN}')].filter(one => one.scrollWidth > one.clientWidth + 1)"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(render(sample()))
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with browser() as found:
+        yield found
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 820, 1400])
+def test_nothing_is_cut_off(width: int, *, dark: bool, page: Page, address: str) -> None:
+    """Nothing is wider than the window, no open table has to be scrolled, and the paper follows the scheme."""
+    page.open(address, width=width, height=900, dark=dark)
+    assert page.value("document.documentElement.scrollWidth") == width
+    assert page.value(f"{WIDER}.map(one => one.closest('section').id)") == []
+    red = page.value("Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])")
+    assert (red < 60) == dark
+
+
+def test_decisions_have_the_width_of_a_phone(page: Page, address: str) -> None:
+    """The notes of a step stand below its seconds instead of in a narrow column of their own."""
+    page.open(address, width=390, height=900)
+    assert page.value("document.querySelector('.costs td.break').clientWidth") > 300
+    page.open(address, width=1400, height=900)
+    assert page.value("document.querySelector('.costs td.break').clientWidth") < 800
+
+
+def test_a_figure_is_not_larger_than_it_is_read(page: Page, address: str) -> None:
+    """Alone in its row, a figure does not fill it."""
+    page.open(address, width=820, height=900)
+    widths = page.value("[...document.querySelectorAll('.chart svg')].map(one => one.getBoundingClientRect().width)")
+    assert widths
+    assert max(widths) <= 620
