@@ -21,6 +21,7 @@ from pipelines.commands.cluster import schedule, submit
 from pipelines.commands.models import explain, export, labels, predict, promotion, serve
 from pipelines.terminal.command_help import use_own_help
 from pipelines.terminal.surroundings import drop_left_over, enduring
+from pipelines.terminal.usage_errors import usage_sentence
 
 app = typer.Typer(
     help="Keep fine-tuned models fresh: freeze, train a head, thaw, evaluate, register.",
@@ -84,11 +85,9 @@ def _main() -> NoReturn:
     except ExpectedError as error:
         _fail(str(error), 2 if error.kind == "input" else 1)
     except typer.TyperException as error:  # bad usage
-        message = error.format_message().replace("Value error, ", "").rstrip(".")
-        ending = "" if message.endswith("?") else "."  # "Did you mean 'run'?"
-        if not message:  # nothing was asked, so the help was printed
+        if not error.format_message():  # nothing was asked, so the help was printed
             raise SystemExit(error.exit_code) from None
-        message = f"{message}{ending} See `thawline --help`."
+        message = usage_sentence(error)
         if sys.argv[1:2] in (["run"], ["submit"]) and "--json" in sys.argv:
             sys.stdout.write(json.dumps(RunResult(reason=message).model_dump()) + "\n")
         _fail(message, error.exit_code)

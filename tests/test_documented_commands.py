@@ -20,7 +20,7 @@ import typer
 
 from tests.support.command import call
 from tests.support.plain import PlainRun
-from tests.test_docs import FENCE, PAGES, ROOT
+from tests.test_docs import FENCE, PAGES, ROOT, by_page, prose
 
 OWN = ("thawline", "make", "python", "torchrun", "mlflow")
 OTHERS = {  # programs of others: their lines are not parsed, files of the repository in them must exist
@@ -45,7 +45,8 @@ OTHERS = {  # programs of others: their lines are not parsed, files of the repos
     "pre-commit": "runs ruff and mypy",
     "git": "version control",
 }
-MADE = ("docker/.env", "docker/torch-cpu.txt")  # by the line itself
+# Made by the line itself, or by a worked example.
+MADE = ("docker/.env", "docker/torch-cpu.txt", "tests/components/tasks/test_point_classification.py")
 
 
 class Line(NamedTuple):
@@ -154,10 +155,15 @@ def check(line: Line) -> None:
         compile(words[1], str(line), "exec")
     else:
         assert name in (*OWN, *OTHERS), name
-    for word in words:
-        path = word.partition("::")[0].removeprefix("@")
-        if re.match(r"(docker|tests|docs|components|pipelines)/[\w./-]+$", path) and path not in MADE:
-            assert (ROOT / path).exists() or "test_point" in path, path  # a worked example adds this one
+    assert not (gone := [word for word in words if not is_there(word)]), gone
+
+
+def is_there(word: str) -> bool:
+    """Whether a word is no path of this repository, or one that exists."""
+    path = word.partition("::")[0].removeprefix("@")
+    if path in MADE or not re.match(r"(docker|tests|docs|components|pipelines)/[\w./-]+$", path):
+        return True
+    return (ROOT / path).exists()
 
 
 def test_every_command_is_one_that_the_programs_take() -> None:
@@ -170,6 +176,16 @@ def test_every_command_is_one_that_the_programs_take() -> None:
         except Exception as error:  # noqa: BLE001 - all of them are listed
             wrong.append(f"{line}\n    {type(error).__name__}: {error}")
     assert not wrong, "\n".join(wrong)
+
+
+@by_page
+def test_files_that_the_text_names_exist(page: Path) -> None:
+    """Paths of this repository in spans of code are there, those of tests and modules among them."""
+    spans = re.findall(r"`([^`\n]+)`", prose(page))
+    named = {word for span in spans for word in span.split() if not re.search(r"NAME|[*<…]", word)}
+    assert {word for word in named if not is_there(word)} == set()
+    modules = {found for span in spans for found in re.findall(r"python -m ([\w.]+)", span) if found != "MODULE"}
+    assert {name for name in modules if importlib.util.find_spec(name) is None} == set()
 
 
 @pytest.mark.parametrize(

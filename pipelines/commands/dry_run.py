@@ -12,7 +12,8 @@ from components.core.settings import Settings
 from components.core.tracking import step_records
 from components.detect_changes import Decision, foresee
 from pipelines.commands.options import has_store
-from pipelines.terminal.display import SEARCH
+from pipelines.local.expected_times import expected_seconds
+from pipelines.terminal.display import SEARCH, about
 
 if TYPE_CHECKING:
     from pipelines.local.resume import Begun
@@ -61,13 +62,18 @@ def print_foreseen(decision: Decision, settings: Settings, begun: "Begun | None"
         as_json: Print one JSON object.
     """
     key = begun.run_key if begun else ""
-    found = steps(decision, settings, key)
+    found, expected = steps(decision, settings, key), expected_seconds(settings) if decision.change == "train" else {}
+    expected = {step: seconds for step, seconds in expected.items() if step in found}
     if as_json:
         facts: dict[str, object] = {"change": decision.change, "reason": decision.reason, "model": settings.model}
-        facts |= {"version": decision.version, "steps": list(found), "goes_on": key}
+        facts |= {"version": decision.version, "steps": list(found), "goes_on": key, "expected_seconds": expected}
         sys.stdout.write(json.dumps(facts) + "\n")
         return
     lines = [decision.reason if begun else f"Would {WOULD[decision.change]}: {decision.reason}"]
     if found:
-        lines.append(f"Steps: {', '.join(found)}")
+        named = [f"{one} {about(expected[one])}" if one in expected else one for one in found]
+        lines.append(f"Steps: {', '.join(named)}")
+    if expected:
+        total = about(sum(expected.values()))
+        lines.append(f"Time: {total}, as in the last run of {settings.model} with these settings")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -21,6 +21,7 @@ from components.core.settings import OPTIONS, Settings
 from components.core.storage import home_folder
 from components.core.tracking.service.server import check_address, is_server
 from pipelines.kubeflow.pods import LIGHT, REST, Cluster
+from pipelines.terminal.completion import model_names
 from pipelines.terminal.config_file import option_name, place, read_config
 from pipelines.terminal.surroundings import check_home, check_store, check_temporary_folder, ensure_home
 
@@ -35,6 +36,9 @@ TrackingOption = Annotated[
         show_default=False,
     ),
 ]
+VERSION = "NAME, NAME@alias or NAME/version; the default alias is champion."
+VersionArgument = Annotated[str, typer.Argument(help=VERSION, autocompletion=model_names)]
+VersionOption = Annotated[str, typer.Option(help=VERSION, autocompletion=model_names)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 HostOption = Annotated[
     str,
@@ -64,6 +68,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             help=f"{field.description}{default and f' (default: {default})'}",
             rich_help_panel=OPTIONS[name].panel,
             show_default=False,
+            autocompletion=model_names if name == "model" else None,
         )
         kind = _plain(field.annotation) | None
         options.append(

@@ -10,6 +10,7 @@ from components.core.errors import InputError
 from components.core.storage import home_folder
 from pipelines.commands.options import HomeOption, TrackingOption, check_model, has_store, use_home
 from pipelines.terminal.browser import open_page
+from pipelines.terminal.completion import model_names
 from pipelines.terminal.surroundings import near
 
 app = typer.Typer()
@@ -18,7 +19,10 @@ REPORT = "report.html"
 
 @app.command(epilog="Examples: thawline report; thawline report stamps; thawline report stamps --path")
 def report(
-    name: Annotated[str, typer.Argument(help="A model (default: that of the last run).")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(help="A model (default: that of the last run).", autocompletion=model_names),
+    ] = "",
     *,
     path: Annotated[bool, typer.Option("--path", help="Print the path of the report, and open nothing.")] = False,
     home: HomeOption = None,

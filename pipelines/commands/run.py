@@ -158,11 +158,13 @@ def _watch(
 ) -> RunResult:
     """Show a run until its processes are gone, from that byte of its events on; end it at a signal or a limit."""
     from pipelines.local.changes import ended
+    from pipelines.local.expected_times import change, expected_seconds
     from pipelines.local.runner import lives, stop
     from pipelines.terminal.display import shown, steps_of
 
     offset, deadline, begin, reason = shown_to, 0.0, time.monotonic(), ""
-    with shown(console, steps_of(settings.trials)) as display:
+    trains = change(run_folder.run_folder(run_key)) == "train"
+    with shown(console, steps_of(settings.trials), expected_seconds(settings) if trains else {}) as display:
         while True:
             try:
                 alive = lives(child, group=deadline > 0)

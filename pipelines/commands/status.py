@@ -22,6 +22,7 @@ from components.core.reporting.costs import duration
 from components.core.storage import home_folder
 from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, has_store, merge, use_home
 from pipelines.commands.tables import table
+from pipelines.terminal.completion import model_names
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -39,7 +40,7 @@ _COLUMNS = ("model", "last run", "ended (UTC)", "last good run", "champion", "fi
     "thawline status --prometheus-file /var/lib/node_exporter/thawline.prom"
 )
 def status(
-    name: Annotated[str, typer.Argument(help="A model (default: all).")] = "",
+    name: Annotated[str, typer.Argument(help="A model (default: all).", autocompletion=model_names)] = "",
     *,
     stale_after: Annotated[
         str, typer.Option(help="Exit with 1 if no run succeeded or was skipped within this time: 90m, 36h, 8d, 2w.")

@@ -20,6 +20,7 @@ from pipelines.commands.options import (
     use_home,
 )
 from pipelines.terminal.browser import open_page
+from pipelines.terminal.completion import model_names
 
 app = typer.Typer()
 EVERY = 0.25  # seconds between two looks
@@ -28,7 +29,12 @@ RUNS = "runs?workflowType=machine_learning"  # else the page opens for language 
 
 @app.command(epilog="Examples: thawline ui; thawline ui stamps --port 5001; thawline ui --home /data/thawline")
 def ui(
-    name: Annotated[str, typer.Argument(help="A model, to open on its runs (default: that of the last run).")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A model, to open on its runs (default: that of the last run).", autocompletion=model_names
+        ),
+    ] = "",
     *,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,

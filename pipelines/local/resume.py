@@ -21,7 +21,8 @@ from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.storage import home_folder
 from components.core.tracking import provenance
-from components.detect_changes import DECISION, holds_same_data
+from components.detect_changes import holds_same_data
+from pipelines.local.expected_times import change
 
 OPEN = ("RUNNING", "FAILED")  # in MLflow: killed; failed or interrupted
 BEGIN = "begin.json"  # in a run's folder: what it began with
@@ -79,7 +80,7 @@ def _to_go_on(source: str, settings: Settings, facts: str) -> str:
         if result and result.status == "skipped":
             continue
         path = folder / BEGIN
-        same = path.exists() and path.read_text() == facts and _change(folder) in ("train", "")
+        same = path.exists() and path.read_text() == facts and change(folder) in ("train", "")
         ended = run_folder.driver(folder.name) != "lives" and (not result or result.status == "failed")
         goes_on = same and ended and _may_go_on(settings.model, folder)
         return folder.name if goes_on and holds_same_data(source, settings, folder.name) else ""
@@ -91,12 +92,6 @@ def _of_model(model: str) -> Iterator[tuple[Path, RunResult | None]]:
     for folder in sorted((home_folder.home() / "runs").glob("*/settings.json"), reverse=True):
         if json.loads(folder.read_text())["model"] == model:
             yield folder.parent, RunResult.read(folder.parent.name)
-
-
-def _change(folder: Path) -> str:
-    """Return what a run decided; empty if it did not get that far."""
-    path = folder / DECISION
-    return str(json.loads(path.read_text())["change"]) if path.exists() else ""
 
 
 def _may_go_on(model: str, folder: Path) -> bool:

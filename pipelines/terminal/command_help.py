@@ -21,7 +21,14 @@ LONG_FROM = 20  # options; shorter commands have one help
 WIDEST = 100  # columns: longer lines are hard to read
 INDENT = 10
 BESIDE = 24  # columns of a name that has its text beside it; that of a longer one is below
-KINDS = {"<str>": "<text>", "<int>": "<number>", "<float>": "<number>", "<list[str]>": "<text>"}
+KINDS = {
+    "<str>": "<text>",
+    "<int>": "<number>",
+    "<float>": "<number>",
+    "<int range>": "<number>",
+    "<float range>": "<number>",
+    "<list[str]>": "<text>",
+}
 _BRIEF = "brief_help"  # in the context of a command that was asked for the short help
 # The context and the formatter are classes of click, of which typer has a private copy: hence Any.
 

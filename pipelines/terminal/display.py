@@ -1,7 +1,7 @@
 """Progress on the terminal: steps with state, time and main metric; plain lines when piped."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -58,11 +58,19 @@ def steps_of(trials: int) -> tuple[str, ...]:
 
 
 class Display:
-    """Shows events as they come."""
+    """Shows events as they come.
 
-    def __init__(self, console: Console, steps: Sequence[str] = STEPS) -> None:
+    Args:
+        console: Where they are shown.
+        steps: Names of the steps, in their order.
+        expected: Seconds that steps will take, where that is known.
+    """
+
+    def __init__(
+        self, console: Console, steps: Sequence[str] = STEPS, expected: Mapping[str, float] | None = None
+    ) -> None:
         self.steps = {name: StepState() for name in steps}
-        self._console = console
+        self._console, self._expected = console, expected or {}
 
     def take(self, event: dict[str, Any]) -> None:
         """Take an event over, and print it where there is no terminal."""
@@ -82,7 +90,7 @@ class Display:
     def _print(self, event: dict[str, Any], step: StepState) -> None:
         line = ""
         if event["event"] == "started":
-            line = "started"
+            line = f"started{self._expectation(', expected to take {}', event['step'])}"
         elif event["event"] in ("finished", "failed"):
             line = f"{event['event']} in {step.seconds():.1f} s  {step.text}"
         elif event["event"] == "taken_over":
@@ -93,12 +101,19 @@ class Display:
         if line:
             self._console.print(f"{event['step']:<13} {line}".rstrip(), highlight=False, markup=False, soft_wrap=True)
 
+    def _expectation(self, text: str, step: str) -> str:
+        """The text with the time that a step will take; empty where it is not known."""
+        return text.format(about(self._expected[step])) if step in self._expected else ""
+
     def __rich__(self) -> RenderableType:
         """The table of steps."""
         table = Table.grid(padding=(0, 2))
         for name, step in self.steps.items():
             mark, style = MARKS[step.state]
             clock = f"{step.seconds():5.1f} s" if step.started else ""
+            clock += (
+                self._expectation(" of {}" if clock else "{}", name) if step.state in ("waiting", "running") else ""
+            )
             running = step.state == "running"  # its line stays one; what a finished step says may wrap
             text = Text(step.text, style="dim" if running else "", overflow="ellipsis", no_wrap=running)
             detail: RenderableType = text
@@ -108,6 +123,11 @@ class Display:
                 detail.add_row(bar, Text(f"{step.done}/{step.total}"), text)
             table.add_row(Text(mark, style=style), Text(name.replace("_", " ")), Text(clock, style="dim"), detail)
         return Group(table)
+
+
+def about(seconds: float) -> str:
+    """Return a time that is expected, as `~12 s` or `~3 min`."""
+    return f"~{seconds:.0f} s" if seconds < 100 else f"~{seconds / 60:.0f} min"  # noqa: PLR2004 - beyond, seconds say little
 
 
 def print_skipped(console: Console, result: RunResult, tracking: str) -> None:
@@ -125,9 +145,11 @@ def print_skipped(console: Console, result: RunResult, tracking: str) -> None:
 
 
 @contextmanager
-def shown(console: Console, steps: Sequence[str] = STEPS) -> Iterator[Display]:
+def shown(
+    console: Console, steps: Sequence[str] = STEPS, expected: Mapping[str, float] | None = None
+) -> Iterator[Display]:
     """A display that redraws itself on a terminal and prints lines elsewhere."""
-    display = Display(console, steps)
+    display = Display(console, steps, expected)
     if console.is_terminal:
         with Live(display, console=console, refresh_per_second=8):
             yield display

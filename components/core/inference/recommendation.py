@@ -71,9 +71,8 @@ def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[Answer]:
 
     `serving` holds the names of the items as `classes`, and the `temperature` of the probabilities.
     """
-    import torch
-
-    return [answer for some in torch.split(outputs, CHUNK) for answer in _answers(some, serving)]
+    parts = (outputs[start : start + CHUNK] for start in range(0, len(outputs), CHUNK))
+    return [answer for some in parts for answer in _answers(some, serving)]
 
 
 def _answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[Answer]:

@@ -91,7 +91,8 @@ class NextItem:
     def validate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The loss, and the metrics of a whole split from scores [N, items], exact: over all items and rows."""
         asked, lost, ranks = targets[:, -1:], 0.0, list[Array]()
-        for some, true in zip(torch.split(outputs, CHUNK), torch.split(asked, CHUNK), strict=True):
+        for start in range(0, len(asked), CHUNK):
+            some, true = outputs[start : start + CHUNK], asked[start : start + CHUNK]
             lost += float(self.loss(some, true)) * len(true)
             own = some.gather(1, true)
             ranks.append(((some > own).sum(1) + ((some == own).sum(1) - 1) / 2).double().numpy())

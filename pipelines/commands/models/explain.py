@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from components.core.errors import InputError, RejectedRecord
-from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, check_model, use_home
+from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, VersionOption, check_model, use_home
 from pipelines.predictions.prediction import listed, opened, split_name
 
 app = typer.Typer()
@@ -23,14 +23,14 @@ def explain(
     file: Annotated[str | None, typer.Argument(help="A picture: a file or s3://…")] = None,
     *,
     text: Annotated[str | None, typer.Option(help="A text instead.")] = None,
-    model: Annotated[str, typer.Option(help="NAME, NAME@alias or NAME/version; the default alias is champion.")],
+    model: VersionOption,
     label: Annotated[str, typer.Option(help="Whose probability is explained.", show_default="the highest")] = "",
     out: Annotated[Path, typer.Option(help="PNG file for the picture and its heat map.")] = Path("explained.png"),
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which parts of a picture, or words of a text, an answer rests on: each is covered, and the model asked."""
+    """Show which parts of a picture, or words of a text, an answer is based on, by covering each in turn."""
     use_home(home, tracking_uri)
     name, wanted = split_name(model)
     check_model(name)

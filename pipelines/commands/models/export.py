@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from components.core.errors import InputError, RejectedRecord
-from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, check_model, use_home
+from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, VersionArgument, check_model, use_home
 from pipelines.predictions.prediction import listed, split_name
 
 app = typer.Typer()
@@ -29,7 +29,7 @@ class Format(StrEnum):
     "thawline export stamps/2 --format onnx --check photos/ --out stamps.onnx"
 )
 def export(
-    model: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version; the default alias is champion.")],
+    model: VersionArgument,
     *,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     format_: Annotated[Format, typer.Option("--format", help="Its format.")] = Format.ONNX,
@@ -41,7 +41,7 @@ def export(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the network of a registered model to a file that runs without PyTorch, once both were compared."""
+    """Write the network of a registered model to a file that runs without PyTorch, after comparing both."""
     del format_  # there is one
     use_home(home, tracking_uri)
     name, wanted = split_name(model)

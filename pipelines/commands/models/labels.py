@@ -10,9 +10,10 @@ import typer
 
 from components.core.errors import InputError
 from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, check_model, use_home
+from pipelines.terminal.completion import model_names
 
 app = typer.Typer(help="See and accept changed labels of test rows.", no_args_is_help=True)
-ModelOption = Annotated[str, typer.Option(help="Name of the model.")]
+ModelOption = Annotated[str, typer.Option(help="Name of the model.", autocompletion=model_names)]
 
 
 @app.command("list", epilog="Example: thawline labels list --model stamps")

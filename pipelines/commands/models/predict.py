@@ -16,6 +16,7 @@ from pipelines.commands.options import (
     HomeOption,
     JsonOption,
     TrackingOption,
+    VersionOption,
     check_model,
     use_home,
 )
@@ -44,16 +45,16 @@ def predict(
     ] = None,
     *,
     text: Annotated[list[str] | None, typer.Option(help="A record to predict, as text; repeatable.")] = None,
-    model: Annotated[str, typer.Option(help="NAME, NAME@alias or NAME/version; the default alias is champion.")],
+    model: VersionOption,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
     draw: Annotated[
-        Path | None, typer.Option(help="Folder for copies of the pictures with the boxes that are sure.")
+        Path | None, typer.Option(help="Folder for copies of the pictures with the confident boxes drawn in.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Parquet file for the answers to any number of records; a run that was ended goes on."),
+        typer.Option(help="Parquet file for the answers to any number of records; an interrupted run resumes."),
     ] = None,
 ) -> None:
     """Predict for files, or for text, with a registered model; exit with 1 if some records can't be predicted."""

@@ -17,13 +17,14 @@ from components.core.errors import ExpectedError, InputError, StepError
 from components.core.machine.times import iso, minute
 from pipelines.commands.options import HomeOption, JsonOption, TrackingOption, check_model, has_store, use_home
 from pipelines.commands.tables import table
+from pipelines.terminal.completion import model_names
 
 if TYPE_CHECKING:
     from components.core.registry.ledger import Entry
 
 app = typer.Typer()
 SHORT = 40  # characters of a sentence in a table
-ModelOption = Annotated[str, typer.Option(help="Name in the model registry.")]
+ModelOption = Annotated[str, typer.Option(help="Name in the model registry.", autocompletion=model_names)]
 _MODELS = ("model", "champion", "previous", "challenger", "pending", "versions")
 _VERSIONS = ("version", "created (UTC)", "aliases", "accepted", "figure", "decision")
 _HISTORY = ("champion", "from (UTC)", "until", "action", "who", "why")
@@ -33,7 +34,10 @@ SHOWN_FAILURES = 5
 
 @app.command(epilog="Examples: thawline models; thawline models stamps; thawline models stamps --json | jq .history")
 def models(
-    name: Annotated[str, typer.Argument(help="A model, to list its versions and champions.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(help="A model, to list its versions and champions.", autocompletion=model_names),
+    ] = "",
     *,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
@@ -169,6 +173,7 @@ def _one(name: str) -> dict[str, Any]:
         _note(str(error))
     found = [model for model in registry.models() if model["name"] == name]
     if not found:
+        connection.check_known(name)
         raise InputError(f"The registry has no model {name!r} of Thawline.", "See the models with `thawline models`.")
     versions = [{**asdict(one), "created": iso(one.created)} for one in registry.versions(name)]
     return {**found[0], "versions": versions, "history": ledger.history(name), "failures": ledger.failures(name)}

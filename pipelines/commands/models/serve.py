@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from components.core.machine import cpus
-from pipelines.commands.options import HomeOption, TrackingOption, check_model, use_home
+from pipelines.commands.options import HomeOption, TrackingOption, VersionArgument, check_model, use_home
 from pipelines.predictions.prediction import split_name
 
 app = typer.Typer()
@@ -14,21 +14,21 @@ app = typer.Typer()
 
 @app.command(epilog="Examples: thawline serve stamps; thawline serve stamps@challenger --host 0.0.0.0 --port 8080")
 def serve(
-    model: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version; the default alias is champion.")],
+    model: VersionArgument,
     *,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: every network of this machine.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(help="Port; 0: a free one.", min=0, max=65535)] = 8080,
-    max_body_mb: Annotated[float, typer.Option(help="Megabytes of a request.", min=0.001)] = 32,
-    max_records: Annotated[int, typer.Option(help="Records of a request.", min=1)] = 256,
-    max_requests: Annotated[int, typer.Option(help="Requests at a time; more are asked to try again.", min=1)] = 128,
-    max_batch: Annotated[int, typer.Option(help="Records of several requests that are computed at once.", min=1)] = 32,
+    max_body_mb: Annotated[float, typer.Option(help="Largest request, in megabytes.", min=0.001)] = 32,
+    max_records: Annotated[int, typer.Option(help="Most records in a request.", min=1)] = 256,
+    max_requests: Annotated[int, typer.Option(help="Most requests at a time; others are told to retry.", min=1)] = 128,
+    max_batch: Annotated[int, typer.Option(help="Most records, of several requests, in a batch.", min=1)] = 32,
     max_wait_ms: Annotated[float, typer.Option(help="Milliseconds that a batch waits for more.", min=0)] = 5,
-    poll_seconds: Annotated[float, typer.Option(help="Seconds between two looks at where the alias points.", min=1)] = (
+    poll_seconds: Annotated[float, typer.Option(help="Seconds between checks of where the alias points.", min=1)] = (
         10
     ),
-    onnx: Annotated[bool, typer.Option(help="Compute by ONNX Runtime where it is equal and faster.")] = True,
+    onnx: Annotated[bool, typer.Option(help="Run the model in ONNX Runtime if equal and faster.")] = True,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from components.core.settings import Settings
 from components.core.tracking.service import connection
+from components.detect_changes import Decision
 from pipelines.cli import app
+from pipelines.commands import dry_run
 from pipelines.commands.dry_run import foreseen, steps
 from tests.fakes.toy import write_points
 from tests.support.plain import PlainRun
@@ -38,6 +40,22 @@ def test_a_run_is_foreseen(
     assert (decision.change, len(steps(decision, settings))) == (change, count)
     assert reason in decision.reason
     assert [len(client.search_experiments()), len(client.search_runs(["1"]))] == before
+
+
+def test_the_expected_time_is_printed(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step that will take a second or more has its time beside it, and the sum is below; JSON has the seconds."""
+    expected = {"search": 36.4, "evaluate": 12.0}
+    monkeypatch.setattr(dry_run, "expected_seconds", lambda _: expected)
+    would = Decision("train", "Forced.")
+    dry_run.print_foreseen(would, Settings(model="stamps"), None, as_json=False)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "Steps: prepare_data, search ~36 s, select_trial, train_head, fine_tune, evaluate ~12 s, register",
+        "Time: ~48 s, as in the last run of stamps with these settings",
+    ]
+    dry_run.print_foreseen(would, Settings(model="stamps"), None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["expected_seconds"] == expected
 
 
 @pytest.mark.parametrize("options", [["--json"], []])

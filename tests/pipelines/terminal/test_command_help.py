@@ -60,6 +60,13 @@ def test_the_version_is_printed() -> None:
     assert re.fullmatch(r"thawline \d+\.\d+\.\d+\n", helped("--version"))
 
 
+def test_a_number_with_bounds_is_a_number() -> None:
+    """An option's kind is a word for people; its bounds stand behind its text."""
+    page = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "80"}).output
+    assert "--port <number>" in page
+    assert "--max-wait-ms <number>" in page
+
+
 def test_the_shell_completes_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bash gets the options that begin as the word does."""
     words = {"_ROOT_COMPLETE": "complete_bash", "COMP_WORDS": "root run --gate-m", "COMP_CWORD": "2"}

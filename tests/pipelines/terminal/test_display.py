@@ -141,3 +141,19 @@ def test_a_terminal_is_redrawn() -> None:
     assert "\x1b[" in text
     assert "180 examples in 3 classes, 0 rejected" in text
     assert "started" not in text
+
+
+def test_the_time_that_a_step_will_take_is_shown() -> None:
+    """Beside the clock of a step that runs and before one that waits; no more when it has ended."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, record=True)
+    display = Display(console, expected={"prepare_data": 10.2, "search": 36.4, "evaluate": 400})
+    for one in HISTORY:
+        display.take(one)
+    console.print(display)
+    lines = console.export_text().splitlines()
+    assert "~" not in line_of("prepare_data", lines)
+    assert "s of ~36 s" in line_of("search", lines)
+    assert "~7 min" in line_of("evaluate", lines)
+    file = io.StringIO()
+    Display(Console(file=file), expected={"search": 36.4}).take(event("search", "started"))
+    assert file.getvalue() == "search        started, expected to take ~36 s\n"

@@ -202,7 +202,7 @@ def test_predict_says_that_it_waits(
     proxy.faults.extend([Fault(drop=True)] * 2)
     said = call(capsys, monkeypatch, "predict", "--model", "none", uri)
     assert said.err.count("waiting for S3") == 2
-    assert "The registry has no model 'none'" in said.err
+    assert "There is no model 'none'" in said.err
 
 
 def test_an_outage_that_lasts_is_no_fault_of_the_input(
