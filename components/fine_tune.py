@@ -8,15 +8,14 @@ from typing import Any
 from components.core.compute import distributed
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
-from components.core.data.dataset_info import DatasetInfo
 from components.core.fitting import training_state
-from components.core.fitting.data import open_data
 from components.core.machine import torchrun
 from components.core.registry import recall
 from components.core.settings import Hyperparameters
 from components.core.tracking import runs, step_records, tag_names
 from components.core.tracking.service import retries
 from components.core.training import deadlines
+from components.core.training.beginning import begin
 from components.core.training.checkpoints import (
     TRAINING,
     check_room,
@@ -47,7 +46,7 @@ def fine_tune(
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
         dataset: Folder that `prepare_data` wrote.
-        hyperparameters: The chosen trial as JSON.
+        hyperparameters: The chosen trial as JSON; empty for the defaults, where there is no search.
         head: Checkpoint that `train_head` wrote.
         checkpoint: Folder to write.
         version: An earlier version that is judged again: its checkpoint is written instead; else empty.
@@ -55,10 +54,7 @@ def fine_tune(
     with runs.step("fine_tune", run_key, settings) as run:
         if version:
             return _recall(run, version, checkpoint)
-        chosen = Hyperparameters.model_validate_json(hyperparameters)
-        run.params(chosen.model_dump())
-        run.tags(DatasetInfo.read(dataset).tags())
-        run.deadline = deadlines.of(run)
+        chosen, data = begin(run, dataset, hyperparameters)
         distributed.rendezvous()  # the first process may still be writing the head
         network, facts = load_checkpoint(head)
         check_room(checkpoint, network)
@@ -66,9 +62,8 @@ def fine_tune(
         # processes of torchrun can't know the deadline and are under way: there one epoch is trained
         if chosen.thaw == 0 or (not torchrun.launched() and run.deadline.reached()):
             return _hand_on(run, chosen, head, checkpoint, before["loss"])
-        data = open_data(dataset, run.settings)
         seed_everything(run.settings)
-        states = training_state.folder(run, hyperparameters, data.examples.digest, weights_digest(head))
+        states = training_state.folder(run, chosen.model_dump_json(), data.examples.digest, weights_digest(head))
         judged = thaw(place(network, run.settings.device), data, chosen, run, states)
         if torchrun.is_helper():
             return float(before["loss"])

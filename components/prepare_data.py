@@ -12,6 +12,7 @@ from filelock import FileLock
 from components.core.activations import store
 from components.core.contract.task import load_task
 from components.core.contract.task_options import parse_options
+from components.core.contract.task_sources import default_hyperparameters
 from components.core.data import dataset_info
 from components.core.data.dataset_info import DatasetInfo
 from components.core.data.examples import START, Examples
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def _is_current(arguments: step_records.Arguments, info: DatasetInfo) -> bool:
-    """Whether the source, the accepted labels and the champion of a warm start are those that the data was made of."""
+    """Return whether source, accepted labels and the champion of a warm start are those that the data was made of."""
     from components.core.data import lineage_store
     from components.core.registry import versions
     from components.core.tracking import provenance, queries
@@ -163,7 +164,7 @@ def _check_network(settings: Settings, start: Path) -> str:
     task.augments(settings)  # refuses augmentation that the task can't do
     nameless = ["", ""]  # the classes don't matter to the weights
     network = task.build(settings, nameless, 0.0)
-    if (thaw := settings.defaults(sys.maxsize).thaw) > len(network.stages):  # rows are not counted yet
+    if (thaw := default_hyperparameters(settings, sys.maxsize).thaw) > len(network.stages):  # rows are not counted yet
         raise InputError(
             f"--thaw {thaw} is more than the {len(network.stages)} stages of {settings.backbone or task.backbone}.",
             f"Thaw at most {len(network.stages)}.",

@@ -19,7 +19,7 @@ from components.core.training.checkpoints import read_facts
 
 
 def _is_registered(arguments: step_records.Arguments, version: str) -> bool:
-    """Whether the registry has the version."""
+    """Return whether the registry has the version."""
     known = versions.versions(Settings.from_json(arguments["settings"]).model)
     return version in {one.version for one in known}
 
@@ -71,17 +71,17 @@ def register(
         version = versions.registered(model, folder, tags)
         version = version or versions.add_version(model, folder, run, tags)
         versions.move_alias(model, "challenger", version)
-        became = "challenger"
+        became, obstacle = "challenger", ""
         if accepted:
             digest, why = archives.folder_digest(folder), tags[tag_names.DECISION] or "Accepted"
-            became = _carry_out(run, version, champion, why, digest)
+            became, obstacle = _carry_out(run, version, champion, why, digest)
         outcome = {tag_names.VERSION: version, tag_names.PROMOTED: str(became == "champion").lower()}
         if champion:
             outcome[tag_names.COMPARED_WITH] = champion
         if became == "pending":
             outcome[tag_names.PENDING] = promotion.approval(model, version)
-        elif accepted and became == "challenger":
-            outcome[tag_names.DECISION] = _obstacle(model, version)
+        elif obstacle:
+            outcome[tag_names.DECISION] = f"Accepted, but {obstacle}"
         run.tags(outcome, pipeline=True)
         run.figure(f"version {version}, {'champion' if version == champion else became}")
     return version
@@ -96,7 +96,7 @@ def _check_room(served: Path, checkpoint: Path) -> None:
 
 
 def _origin(run: runs.StepRun) -> dict[str, str]:
-    """What a version's tags say of the run that it comes from."""
+    """Return a version's tags that describe the run it comes from."""
     evaluated = connection.client().get_run(run.pipeline_id).data
     metric = evaluated.tags.get(tag_names.METRIC, "")
     return {
@@ -119,24 +119,21 @@ def _origin(run: runs.StepRun) -> dict[str, str]:
     }
 
 
-def _carry_out(run: runs.StepRun, version: str, champion: str, why: str, answered: str) -> str:
-    """Promote an accepted version, or let it wait for approval; return what it became."""
+def _carry_out(run: runs.StepRun, version: str, champion: str, why: str, answered: str) -> tuple[str, str]:
+    """Promote an accepted version, or let it wait for approval.
+
+    Returns:
+        What it became, and what prevented more, as the end of a sentence; empty if nothing did.
+    """
     model = run.settings.model
-    if promotion.was_rolled_back(model, version):
-        return "challenger"  # a schedule must not undo what somebody decided
+    if promotion.was_rolled_back(model, version):  # a schedule must not undo what somebody decided
+        command = promotion.approval(model, version)
+        return "challenger", f"version {version} was rolled back: it becomes champion again only with `{command}`."
     if run.settings.promote == "manual" or deadlines.cuts(run.pipeline_tags()):  # cut short: a person decides
-        return "pending" if promotion.propose(model, version, champion) else "challenger"
+        if promotion.propose(model, version, champion):
+            return "pending", ""
+        return "challenger", "another run moved the champion in the meantime."
     entry = promotion.promote(
         model, version, why=why, who=run.run_key, evidence=run.pipeline_id, expected=champion, answered=answered
     )
-    return "champion" if entry.done else "challenger"
-
-
-def _obstacle(model: str, version: str) -> str:
-    """Why an accepted version did not become champion."""
-    if promotion.was_rolled_back(model, version):
-        return (
-            f"Accepted, but version {version} was rolled back: it becomes champion again only with "
-            f"`{promotion.approval(model, version)}`."
-        )
-    return "Accepted, but another run moved the champion in the meantime."
+    return ("champion", "") if entry.done else ("challenger", f"the champion did not move. {entry.reason}")

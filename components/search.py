@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.core.contract.task_sources import default_hyperparameters
 from components.core.data.dataset_info import DatasetInfo
 from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def _is_searched(arguments: step_records.Arguments, study: str) -> bool:
-    """Whether the study is there, with trials that count."""
+    """Return whether the study is there, with trials that count."""
     if arguments["version"] or Settings.from_json(arguments["settings"]).trials == 0:
         return True
     return any(trial.state.name in DONE for trial in open_study(study).get_trials(deepcopy=False))
@@ -135,7 +136,7 @@ def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float
     with studies.alone(name):
         study = open_study(name)
         searched = settings.searched(solved=False)
-        first = settings.defaults(DatasetInfo.read(dataset).fitted())
+        first = default_hyperparameters(settings, DatasetInfo.read(dataset).fitted())
         studies.begin(study, first.model_dump(include=set(searched)))
         logged = _logged(run, study)
         end = deadlines.time_to_train(run)[1]

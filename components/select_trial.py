@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from components.core.contract.task_sources import default_hyperparameters
 from components.core.data.dataset_info import DatasetInfo
 from components.core.registry import recall
 from components.core.reporting import charts
@@ -33,7 +34,7 @@ def select_trial(
             trials.write_text(recall.trials(run.settings.model, version))
             run.figure(f"hyperparameters of version {version}")
             return run.settings.defaults().model_dump_json()
-        chosen = run.settings.defaults(DatasetInfo.read(dataset).fitted())
+        chosen = default_hyperparameters(run.settings, DatasetInfo.read(dataset).fitted())
         found = _trials(studies[0]) if run.settings.trials else []
         importances: dict[str, float] = {}
         complete = [trial for trial in found if trial["state"] == "COMPLETE"]  # none where a deadline cut the first

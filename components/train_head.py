@@ -3,16 +3,15 @@
 import math
 from pathlib import Path
 
-from components.core.data.dataset_info import DatasetInfo
 from components.core.errors import StepError
 from components.core.fitting import training_state
-from components.core.fitting.data import open_data
 from components.core.fitting.head_phase import is_solved, solve_head
 from components.core.machine import torchrun
-from components.core.settings import Hyperparameters, Settings
+from components.core.settings import Settings
 from components.core.tracking import runs, step_records
 from components.core.tracking.service import retries
 from components.core.training import deadlines
+from components.core.training.beginning import begin
 from components.core.training.checkpoints import check_room, save_checkpoint, save_training_rows
 from components.core.training.phase import build_network
 from components.core.training.processes import together, train
@@ -34,7 +33,7 @@ def train_head(
         settings: The run's settings as JSON.
         run_key: Finds the pipeline's run.
         dataset: Folder that `prepare_data` wrote.
-        hyperparameters: The chosen trial as JSON.
+        hyperparameters: The chosen trial as JSON; empty for the defaults, where there is no search.
         checkpoint: Folder to write.
         version: An earlier version that is judged again, so no head is trained and the folder stays empty; else empty.
     """
@@ -43,11 +42,7 @@ def train_head(
             checkpoint.mkdir(parents=True, exist_ok=True)
             run.figure(f"nothing to train: version {version} is judged again")
             return 0.0
-        chosen = Hyperparameters.model_validate_json(hyperparameters)
-        run.params(chosen.model_dump())
-        run.tags(DatasetInfo.read(dataset).tags())
-        run.deadline = deadlines.of(run)
-        data = open_data(dataset, run.settings)
+        chosen, data = begin(run, dataset, hyperparameters)
         network = build_network(data, chosen, run)
         check_room(checkpoint, network)
         with together(network):
@@ -56,7 +51,7 @@ def train_head(
                 history = [solve_head(network, data, chosen, run, whole=True)]
                 run.epoch(history[0])
             else:
-                states = training_state.folder(run, hyperparameters, data.examples.digest)
+                states = training_state.folder(run, chosen.model_dump_json(), data.examples.digest)
                 history = train(network, data, chosen, thaw=0, listener=run, states=states)
         best = min(history, key=lambda figures: figures["loss"], default={"loss": math.inf})
         if torchrun.is_helper():

@@ -12,10 +12,10 @@ from pipelines import steps
 
 
 class Chosen(NamedTuple):
-    """Outputs of the search for the steps after it."""
+    """Inputs of the steps after the search, of which it made the values."""
 
     hyperparameters: Any
-    trials: Any
+    trials: dict[str, Any]  # of `evaluate`; empty where there was no search
 
 
 Search = Callable[[dict[str, Any]], Chosen]  # takes what a step after `prepare_data` takes
@@ -24,7 +24,12 @@ Search = Callable[[dict[str, Any]], Chosen]  # takes what a step after `prepare_
 def _search_in_one_pod(inputs: dict[str, Any]) -> Chosen:
     """One pod searches, with as many processes as it likes, and takes the best trial."""
     searched = steps.search(**inputs)
-    return Chosen(searched.outputs["Output"], searched.outputs["trials"])
+    return Chosen(searched.outputs["Output"], {"trials": searched.outputs["trials"]})
+
+
+def _without_search(_inputs: dict[str, Any]) -> Chosen:
+    """No pod searches. Steps take nothing for the defaults, and an artifact that no task makes is left out."""
+    return Chosen("", {})
 
 
 def _search_in_pods(workers: Any) -> Search:  # noqa: ANN401 - a parameter of the DAG
@@ -34,7 +39,7 @@ def _search_in_pods(workers: Any) -> Search:  # noqa: ANN401 - a parameter of th
         with dsl.ParallelFor(workers, name="workers") as worker:
             searched = steps.search_worker(worker=worker, **inputs)
         chosen = steps.select_trial(studies=dsl.Collected(searched.output), **inputs)
-        return Chosen(chosen.outputs["Output"], chosen.outputs["trials"])
+        return Chosen(chosen.outputs["Output"], {"trials": chosen.outputs["trials"]})
 
     return search
 
@@ -56,7 +61,7 @@ def _run(source: str, settings: str, run_key: str, search: Search) -> None:
             head = steps.train_head(hyperparameters=hyperparameters, **inputs)
             tuned = steps.fine_tune(hyperparameters=hyperparameters, head=head.outputs["checkpoint"], **inputs)
             checkpoint = tuned.outputs["checkpoint"]
-            evaluated = steps.evaluate(checkpoint=checkpoint, trials=trials, **inputs)
+            evaluated = steps.evaluate(checkpoint=checkpoint, **trials, **inputs)
             decision = {name: evaluated.outputs[name] for name in ("served", "accepted", "champion")}
             steps.register(checkpoint=checkpoint, **decision, **common)
 
@@ -97,3 +102,30 @@ def searching_in_pods(
         schedule: As above.
     """
     _run(source, settings, run_key, _search_in_pods(search_workers))
+
+
+@dsl.pipeline(name="fine-tuning", description="Train a head, thaw, evaluate, register.")  # type: ignore[untyped-decorator]  # kfp is untyped
+def without_search(
+    source: str,
+    settings: str,
+    run_key: str,
+    schedule: str = "",  # noqa: ARG001 - as above
+) -> None:
+    """`fine_tuning` for 0 trials: no pod searches.
+
+    The choice is made where the DAG is compiled. In the DAG a condition on the trials would need a step on its other
+    side, since what steps behind it read has to come from one of the two (`dsl.OneOf`): as many pods as it saves.
+
+    Args:
+        source: As above.
+        settings: As above, with 0 trials.
+        run_key: As above.
+        schedule: As above.
+    """
+    _run(source, settings, run_key, _without_search)
+
+
+def dag_for(trials: int) -> Callable[..., Any]:
+    """Return the DAG that runs on one machine for a number of trials."""
+    dag: Callable[..., Any] = fine_tuning if trials else without_search
+    return dag

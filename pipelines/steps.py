@@ -201,11 +201,11 @@ def evaluate(
     version: str,
     dataset: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Input[dsl.Model],
-    trials: dsl.Input[dsl.Artifact],
     served: dsl.Output[dsl.Model],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
     confusion: dsl.Output[dsl.ClassificationMetrics],
+    trials: dsl.Input[dsl.Artifact] = None,  # made by the search, where there is one
 ) -> NamedTuple("Evaluated", accepted=bool, champion=str):  # type: ignore[valid-type]  # KFP's form of it
     """See components/evaluate.py."""
     from pathlib import Path
@@ -220,7 +220,7 @@ def evaluate(
         run_key,
         Path(dataset.path),
         Path(checkpoint.path),
-        Path(trials.path),
+        Path(trials.path) if trials else None,
         Path(served.path),
         Path(report.path),
         version,

@@ -1,9 +1,10 @@
 """Fixed seeds, a home folder of its own for every test, and runs of the DAG that several tests look at."""
 
+import gc
 import os
 import random
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,18 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; threads that wait
 GROUPS = {"engine": "engine", "mlflow_server": "services", "postgres": "services", "_whole_run": "whole run"}
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage among what modules import: that took a third of the collection, and goes on in every test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before xdist reads the marks, which it does first of all
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """Let parallel workers take single tests, but those together that share a costly fixture; runs of the DAG first.
@@ -39,9 +52,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
         group = next((GROUPS[name] for name in GROUPS if name in item.fixturenames), "") or _shared_in_module(item)
         if group:
             item.add_marker(pytest.mark.xdist_group(group))
-    # minutes at the end would leave the other workers idle
-    items.sort(key=lambda item: not item.location[0].startswith(("tests/docker", "tests/pipelines", "tests/test_half")))
+    items.sort(key=_place)  # type: ignore[arg-type]  # they are functions, as said above
     yield
+
+
+# Minutes at the end would leave the other workers idle.
+LONG = (
+    *("tests/docker", "tests/pipelines", "tests/test_half", "tests/faults", "tests/components/tasks"),
+    *("tests/thawline", "tests/test_contributing", "tests/test_quality", "tests/components/core/activations"),
+)
+
+
+def _place(item: pytest.Function) -> tuple[int, bool, int]:
+    """Groups first, as they stand above, then who looks at the toy's run, then folders of long tests.
+
+    While one worker has a group, another one makes the run, and none waits for it.
+    """
+    groups = list(dict.fromkeys(GROUPS.values()))
+    names = [mark.args[0] for mark in item.iter_markers("xdist_group")]
+    place = min((groups.index(name) for name in names if name in groups), default=len(groups))
+    folder = min((i for i, name in enumerate(LONG) if item.location[0].startswith(name)), default=len(LONG))
+    return place, "_toy_run" not in item.fixturenames, folder
 
 
 def _shared_in_module(item: pytest.Function) -> str:
@@ -60,6 +91,23 @@ def _seeds_fixed() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - seeds what libraries draw from the global generator
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stores_are_not_synced() -> Iterator[None]:
+    """Let the system choose when SQLite's writes reach the disk: a test's store need not survive a loss of power."""
+    import sqlite3
+
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def connected(connection: object, _record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", connected)
+    yield
+    event.remove(Engine, "connect", connected)
 
 
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

@@ -116,6 +116,7 @@ def as_cron(command: str, place: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_the_lines_for_cron_run(place: Path) -> None:
     """Cron's line runs the pipeline and appends its result; the second line reports a model that has become stale."""
     run, status = (line.split(maxsplit=5)[5] for line in lines_of_cron())
@@ -128,6 +129,7 @@ def test_the_lines_for_cron_run(place: Path) -> None:
     assert answer.stdout.endswith("photos is stale\n")
 
 
+@pytest.mark.slow
 def test_the_units_for_systemd_are_valid(place: Path) -> None:
     """Both units of systemd have no unknown setting or bad time, and the service's command runs."""
     units = [fence for fence in fences(PAGE) if "Description=" in fence]

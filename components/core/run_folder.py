@@ -130,7 +130,8 @@ def read_errors(run_key: str) -> dict[str, dict[str, str]]:
 def take_lease(run_key: str) -> None:
     """Mark the run as driven by this process, so that a later run can tell a dead one."""
     pid = os.getpid()
-    owner = {"pid": pid, "started": _started(pid), "space": _process_space()}
+    temporary = str(temporary_folder(run_key))  # of a step, and of the next command, it may be another one
+    owner = {"pid": pid, "started": _started(pid), "space": _process_space(), "temporary": temporary}
     write_text(run_folder(run_key) / LEASE, json.dumps(owner))
 
 
@@ -141,8 +142,11 @@ def temporary_folder(run_key: str) -> Path:
 
 def clear(run_key: str) -> None:
     """Remove what processes of a run that are gone left half-done: temporary files, and writes that were cut off."""
-    shutil.rmtree(temporary_folder(run_key), ignore_errors=True)
-    folder = home() / "runs" / run_key
+    folder, temporary = home() / "runs" / run_key, temporary_folder(run_key)
+    with suppress(OSError, ValueError, KeyError):  # of an earlier version, or cut off
+        temporary = Path(json.loads((folder / LEASE).read_text())["temporary"])
+    if temporary.name == temporary_folder(run_key).name:
+        shutil.rmtree(temporary, ignore_errors=True)
     for part in [*folder.glob(".*"), *folder.glob("*/.*")]:
         if part.is_file():
             part.unlink()
@@ -187,7 +191,7 @@ def _alive(lease: Path) -> bool:
 
 
 def _is_here(owner: dict[str, Any]) -> bool:
-    """Whether the process of a lease can be seen from here, and not only from another machine or container."""
+    """Return whether the process of a lease is visible here, and not only from another machine or container."""
     return bool(owner.get("space", _process_space()) == _process_space())
 
 
@@ -206,7 +210,7 @@ def fate(mark: str) -> Literal["lives", "gone", "unknown"]:
 
 
 def _process_space() -> str:
-    """Where process ids mean the same: this boot of this machine, and this container."""
+    """Identify the space of process ids: this boot of this machine, and this container."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
 

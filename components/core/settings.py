@@ -1,5 +1,6 @@
 """The settings of a run: one definition for the command line, the config file, the DAG and the documents."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -40,11 +41,6 @@ class Option:
         "gate",  # how models are compared: evaluation and registration run again
         "operation",  # when, where and how fast a run computes, never its result: it stays out of the digest
     ]
-
-
-# by task: from how many training and validation rows on the default is to thaw deeper at a higher rate; measured in
-# docs/benchmarks.md, where fewer rows lose by it
-DEEPER = {"image_classification": (1_000, {"thaw": 3, "thaw_learning_rate": 1e-3})}
 
 
 class Hyperparameters(BaseModel):
@@ -393,17 +389,15 @@ class Settings(BaseModel):
         """Return whether these settings let a head be solved for; the task's loss has to be convex too."""
         return self.head_solver != "sgd" and self.head == "linear" and not self.trains_afresh()
 
-    def defaults(self, rows: int = 0) -> Hyperparameters:
+    def defaults(self, recommended: Mapping[str, Any] | None = None) -> Hyperparameters:
         """Hyperparameters without a search: what is given, else the defaults.
 
         Args:
-            rows: Of training and validation together. Many of them bear a deeper thaw, unless depth or rate is given.
+            recommended: What the task has instead of the defaults. It holds as a whole, or not at all: a rate that
+                suits one depth may not suit another, so none of it may be given.
         """
-        fixed = self.fixed()
-        least, deeper = DEEPER.get(self.task, (0, {}))
-        if rows < least or deeper.keys() & fixed.keys():
-            deeper = {}
-        return Hyperparameters.model_validate({**deeper, **fixed})
+        fixed, recommended = self.fixed(), recommended or {}
+        return Hyperparameters.model_validate(fixed if recommended.keys() & fixed.keys() else {**recommended, **fixed})
 
 
 def marks(model: type[BaseModel]) -> dict[str, Option]:

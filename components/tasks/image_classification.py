@@ -27,6 +27,7 @@ __all__ = ["Options", "check", "encode", "measure", "near_duplicates", "target"]
 
 backbone = LITE0_BACKBONE
 input_name = "image"
+recipe_by_rows = {1_000: {"thaw": 3, "thaw_learning_rate": 1e-3}}  # fewer lose by it: measured in docs/benchmarks.md
 WHOLE = "squash"  # keeps all of a picture; docs/benchmarks.md compares the ways
 serving_requirements = ("pillow",)
 
@@ -45,7 +46,7 @@ def _with_head(built: Backbone, settings: Settings, classes: Sequence[str], drop
 
 
 def _mode(resize: str, expected: str) -> str:
-    """How a picture becomes square, by the option and by what the weights expect."""
+    """Choose how a picture becomes square, by the option and by what the weights expect."""
     if resize == "auto":
         return WHOLE if expected == "crop" else expected
     return expected if resize == "weights" else resize

@@ -117,7 +117,7 @@ def check(content: bytes) -> Mapping[str, int | str]:
 
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
-    """How many items of a history answers leave out: all of the longest one."""
+    """Count the items of a history that answers leave out: all of the longest one."""
     rows = list(range(len(examples.index)))
     lengths = examples.column("items", rows)
     found = parse_options(settings, Options).history or min(max(lengths) + 1, MOST_MASKED)

@@ -99,7 +99,7 @@ def augment(
 
 
 def _unheard(settings: Settings, encoder: Encoder, seconds: float, examples: Examples) -> str:
-    """How many training transcripts have more to say than frames to say it in, which no loss would tell."""
+    """Count the training transcripts that are longer than their frames allow, which no loss would show."""
     preprocessing = preprocessing_for(encoder, seconds)
     silence = sounds.encode_waves([np.zeros(preprocessing["samples"], np.float32)], preprocessing)
     with torch.no_grad():

@@ -73,7 +73,7 @@ def run(
     """Run the whole pipeline on this machine, to a registered model."""
     use_home(home, tracking_uri)
     from pipelines.commands.dry_run import foreseen, print_foreseen
-    from pipelines.local.resume import begin
+    from pipelines.local.resume import begin, foresee
     from pipelines.local.task_choice import with_task_of_data
     from pipelines.terminal.option_checks import check_names
 
@@ -87,7 +87,8 @@ def run(
         source = source if "://" in source else str(Path(source).expanduser().resolve())
         if dry_run:
             _print_settings(console, source, settings, task)
-            print_foreseen(foreseen(source, settings, console), settings, as_json=as_json)
+            before = None if fresh else foresee(source, settings)
+            print_foreseen(foreseen(source, settings, before, console), settings, before, as_json=as_json)
             return
         with console.status("Looking for a run to go on with"):
             begun = begin(source, settings, fresh=fresh)  # where the home can't be made, that is all there is to say
@@ -159,11 +160,11 @@ def _watch(
     from pipelines.local.changes import ended
     from pipelines.local.expected_times import change, expected_seconds
     from pipelines.local.runner import lives, stop
-    from pipelines.terminal.display import STEPS, shown
+    from pipelines.terminal.display import shown, steps_of
 
     offset, deadline, begin, reason = shown_to, 0.0, time.monotonic(), ""
-    trains = change(run_folder.run_folder(run_key)) == "train"
-    with shown(console, STEPS, expected_seconds(settings) if trains else {}) as display:
+    expected = expected_seconds(settings) if change(run_folder.run_folder(run_key)) == "train" else {}
+    with shown(console, steps_of(settings.trials), expected) as display:
         while True:
             try:
                 alive = lives(child, group=deadline > 0)

@@ -84,7 +84,7 @@ def _is_ready(server: "subprocess.Popen[bytes]", base: str) -> bool:
 
 
 def _place(base: str, name: str) -> str:
-    """What the page opens on: the runs of a model, or of that of the last run; all experiments where there are none."""
+    """Return where the page opens: on a model's runs, or the last run's; on all experiments if there are none."""
     experiments = {one["name"]: one["experiment_id"] for one in _asked(base, "experiments").get("experiments", [])}
     if name in experiments:
         return f"experiments/{experiments[name]}/{RUNS}"
@@ -94,7 +94,7 @@ def _place(base: str, name: str) -> str:
 
 
 def _asked(base: str, what: str, **conditions: Any) -> dict[str, Any]:  # noqa: ANN401 - of the interface
-    """What a search of the server finds; nothing where it refuses."""
+    """Search the server; nothing if it refuses."""
     import requests
 
     try:

@@ -82,7 +82,7 @@ def connect(host: str, namespace: str) -> Any:  # noqa: ANN401 - kfp is untyped
 
 
 def _has_cluster() -> bool:
-    """Whether kfp finds an address by itself: that of the environment, of the pod's cluster, or of a kubeconfig."""
+    """Return whether kfp finds an address by itself: in the environment, the pod's cluster, or a kubeconfig."""
     if os.environ.get("KF_PIPELINES_ENDPOINT") or os.environ.get("KUBERNETES_SERVICE_HOST"):
         return True
     return bool(os.environ.get("KUBECONFIG")) or (Path.home() / ".kube/config").exists()
@@ -149,7 +149,7 @@ def said(where: str) -> Iterator[None]:
 
 
 def _message(body: str | bytes | None) -> str:
-    """What the server says, its first sentence."""
+    """Return the first sentence of the server's message."""
     try:
         found = json.loads(body or "{}")
     except ValueError:

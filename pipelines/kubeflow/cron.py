@@ -95,12 +95,12 @@ def moved(expression: str, home: ZoneInfo, there: ZoneInfo, now: datetime) -> st
 
 
 def due(expression: str, home: ZoneInfo, after: datetime) -> datetime:
-    """When six fields are due next in a time zone, in UTC."""
+    """Return when six cron fields are next due in a time zone, in UTC."""
     return next(CronSim(expression, after.astimezone(home))).astimezone(UTC)
 
 
 def begin(expression: str, home: ZoneInfo, now: datetime) -> datetime:
-    """When a schedule begins that is due next after `now`.
+    """Return when a schedule begins that is next due after `now`.
 
     Moved an hour later in autumn, it would otherwise be due again an hour after it was.
     """

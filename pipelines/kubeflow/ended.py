@@ -48,7 +48,7 @@ def result_of(model: str, run_key: str, run: Any) -> Ended:  # noqa: ANN401 - kf
 
 
 def _plugin(run: Any) -> dict[str, str]:  # noqa: ANN401 - as above
-    """What Kubeflow's plugin for MLflow says of the run that it made there; empty without the plugin."""
+    """Read what Kubeflow's plugin for MLflow says of the run that it made there; empty without the plugin."""
     output = (run.plugins_output or {}).get("mlflow")
     return {name: str(entry.value or "") for name, entry in ((output and output.entries) or {}).items()}
 

@@ -7,7 +7,7 @@ from typing import Any
 from components.core.errors import InputError
 from components.core.settings import Settings
 from components.core.training import deadlines
-from pipelines.kubeflow.pods import FINE_TUNING, HOME, SEARCHING_IN_PODS, STORAGE, Cluster
+from pipelines.kubeflow.pods import FINE_TUNING, HOME, SEARCHING_IN_PODS, STORAGE, WITHOUT_SEARCH, Cluster
 
 
 def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, A
             f"Copy it to a bucket and use s3://bucket/prefix, or to the --volume and use {HOME}/….",
         )
     _check_timeouts(settings, cluster)
-    workers = settings.search_workers
+    workers = settings.search_workers if settings.trials else 1
     if workers == 0:  # a pod sees all cores of its node, and one process for each would need their memory
         cpus = cluster.of("cpu", "search")
         processes = int(cpus[:-1]) // 1000 if cpus.endswith("m") else int(float(cpus or 1))
@@ -47,6 +47,8 @@ def parameters(source: str, settings: Settings, cluster: Cluster) -> dict[str, A
 
 def dag_of(given: Mapping[str, Any]) -> str:
     """The DAG that takes these parameters, as `compile_dag` names it."""
+    if Settings.from_json(given["settings"]).trials == 0:
+        return WITHOUT_SEARCH
     return SEARCHING_IN_PODS if "search_workers" in given else FINE_TUNING
 
 

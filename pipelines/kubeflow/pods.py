@@ -20,7 +20,9 @@ HEAVY = ("prepare_data", "search", "train_head", "fine_tune", "evaluate")
 ACCELERATED = ("search", "train_head", "fine_tune", "evaluate")
 STEPS = (*HEAVY, *LIGHT)
 SAME_PODS = {"search_worker": "search"}  # tasks of the DAG that are a step under another name
-FINE_TUNING, SEARCHING_IN_PODS = "fine_tuning", "fine_tuning.searching_in_pods"  # the DAG, by how it searches
+# The DAG, by how it searches.
+FINE_TUNING, SEARCHING_IN_PODS = "fine_tuning", "fine_tuning.searching_in_pods"
+WITHOUT_SEARCH = "fine_tuning.without_search"
 REST = "default"  # in a mapping by step: every step that is not named
 HOME = "/thawline"  # THAWLINE_HOME in the pods
 STORAGE = "THAWLINE_STUDY_STORAGE"

@@ -168,7 +168,7 @@ def _last_attempts(executor: Any, tasks: list[Any]) -> list[Any]:  # noqa: ANN40
 
 
 def _has_ended(task: Any) -> bool:  # noqa: ANN401 - as above
-    """Whether a task has an end that is not Go's zero time."""
+    """Return whether a task has an end that is not Go's zero time."""
     return bool(task.end_time and task.end_time.year > 1970)  # noqa: PLR2004 - zero as a Unix time
 
 
@@ -182,7 +182,7 @@ def _step(display_name: str, steps: Sequence[str]) -> str:
 
 
 def _own_path(task: Any, paths: dict[str, str]) -> str:  # noqa: ANN401 - as above
-    """Where a task stands in the DAG, the same for all its attempts; empty where its children do not tell."""
+    """Return a task's place in the DAG, the same for all its attempts; empty if its children do not tell."""
     for child in task.child_tasks or []:
         path = ATTEMPT.sub("", paths.get(child.pod_name or "", ""))
         for own in (path, path.rpartition(".")[0]):  # its own attempt, or what it holds

@@ -65,7 +65,7 @@ class Schedule:
     service_account: str
 
     def next_due(self, now: datetime) -> datetime | None:
-        """When Kubeflow starts it next, in UTC; None while it is disabled."""
+        """Return when Kubeflow starts it next, in UTC; None while it is disabled."""
         there = cron.zone(self.facts.cluster_time_zone)
         return cron.due(self.cluster_cron, there, max(now, self.begin)) if self.enabled else None
 
@@ -93,7 +93,7 @@ def read(recurring: Any) -> Schedule | None:  # noqa: ANN401 - kfp_server_api's
 
 
 def _facts(text: Any) -> Facts | None:  # noqa: ANN401 - the value of any pipeline's parameter of that name
-    """What the parameter says; None where it is not ours."""
+    """Read the parameter; None if it is not ours."""
     try:
         found = json.loads(text)
     except (TypeError, ValueError):
@@ -189,7 +189,7 @@ def timed(schedule: Schedule, now: datetime) -> Schedule:
 
 
 def _same_time(held_now: Schedule, later: Schedule) -> bool:
-    """Whether Kubeflow's next time is the one that is to be moved, and not one that is late already."""
+    """Return whether Kubeflow's next time is the one to move, and not one that is already late."""
     due = held_now.next_due(datetime.now(UTC))
     return due is not None and due > later.begin - CLOCKS
 

@@ -11,7 +11,7 @@ from components.core.errors import StepError
 from components.core.settings import Settings
 from pipelines.kubeflow.client import ENDED, call, experiment, too_old, upload
 from pipelines.kubeflow.parameters import dag_of, parameters
-from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster, compile_dag
+from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, WITHOUT_SEARCH, Cluster, compile_dag
 from pipelines.kubeflow.progress import Progress
 from pipelines.terminal.option_checks import check_names
 
@@ -57,7 +57,7 @@ def publish(
             "The pods have no MLFLOW_TRACKING_URI: they need Kubeflow's MLflow plugin, or --env "
             "MLFLOW_TRACKING_URI=http://….",
         )
-    name = PIPELINE if dag in (FINE_TUNING, SEARCHING_IN_PODS) else f"{PIPELINE}-{dag}"
+    name = PIPELINE if dag.startswith(FINE_TUNING) else f"{PIPELINE}-{dag}"
     compiled = compile_dag(cluster, dag)
     pipeline, version, new = upload(client, name, namespace, compiled)
     tell(console, f"Pipeline    {name}-{compiled.digest[:16]}, {'uploaded' if new else 'as before'}")
@@ -94,7 +94,9 @@ def steps_of(given: dict[str, Any]) -> list[str]:
     """The steps that a run with these parameters shows: one pod that searches also selects the trial."""
     from pipelines.terminal import display
 
-    return [step for step in display.STEPS if step != "select_trial" or dag_of(given) == SEARCHING_IN_PODS]
+    dag = dag_of(given)
+    found = display.steps_of(0 if dag == WITHOUT_SEARCH else 1)
+    return [step for step in found if step != "select_trial" or dag == SEARCHING_IN_PODS]
 
 
 def follow(

@@ -1,4 +1,4 @@
-"""Which run a command is: a new one, or an earlier one that ended before its time and goes on.
+"""Find the run that a command stands for: a new one, or an earlier one that was cut short and goes on.
 
 A run goes on if it is the last one of its model, nothing works on it any more, it did not succeed, and it began with
 the same source, settings, code, weights and libraries. The data that it has prepared are those of the source. What its
@@ -50,7 +50,7 @@ def begin(source: str, settings: Settings, *, fresh: bool) -> Begun:
         facts = _facts(source, settings)
         key = "" if fresh else _to_go_on(source, settings, facts)
         if key:
-            return _taken_up(key)
+            return _take_up(key)
         key = run_folder.new_run_key()
         folder = run_folder.run_folder(key)
         home_folder.write_text(folder / "settings.json", settings.to_json())
@@ -59,8 +59,18 @@ def begin(source: str, settings: Settings, *, fresh: bool) -> Begun:
         return Begun(key)
 
 
+def foresee(source: str, settings: Settings) -> Begun | None:
+    """Return the run that the command would go on with, without taking it up; None for a new one.
+
+    Raises:
+        InputError: As `begin` does.
+    """
+    key = _to_go_on(source, settings, _facts(source, settings))
+    return _begun(key) if key else None
+
+
 def _facts(source: str, settings: Settings) -> str:
-    """What a run begins with, the data aside, as text."""
+    """Return what a run begins with, apart from the data, as text."""
     return canonical_json({"source": source, "settings": settings.to_json(), "parts": provenance.parts(settings)})
 
 
@@ -85,7 +95,7 @@ def _of_model(model: str) -> Iterator[tuple[Path, RunResult | None]]:
 
 
 def _may_go_on(model: str, folder: Path) -> bool:
-    """Whether MLflow has the run as the model's last one, and no other run took it for lost.
+    """Return whether the run is the model's last one in MLflow, and no other run took it for lost.
 
     The process of a run that began before this machine started, or in another container, can't be seen: its signs of
     life tell of it.
@@ -96,6 +106,7 @@ def _may_go_on(model: str, folder: Path) -> bool:
     from components.core.tracking.service import connection  # mlflow costs seconds
 
     with connection.explained():
+        connection.open_store()  # once: MLflow's client would ask a server that is away for minutes
         last = queries.last_working_run(model)
     if last is None or last.data.tags[tag_names.RUN_KEY] != folder.name or last.info.status not in OPEN:
         return False
@@ -104,16 +115,22 @@ def _may_go_on(model: str, folder: Path) -> bool:
     return seen or ((folder / run_folder.LEASE).exists() and silent > leases.FRESH_SECONDS)
 
 
-def _taken_up(run_key: str) -> Begun:
-    folder, ended, begun, offset = run_folder.run_folder(run_key), "", 0.0, 0
-    for event, offset in run_folder.events(run_key):  # noqa: B007 - the last one is kept
-        begun = begun or event["time"]
-        ended = event["step"]
+def _take_up(run_key: str) -> Begun:
+    begun, folder = _begun(run_key), run_folder.run_folder(run_key)
+    run_folder.clear(run_key)  # before the lease: it has the folder of what is left
     run_folder.take_lease(run_key)
-    run_folder.clear(run_key)
     (folder / run_folder.RESULT).unlink(missing_ok=True)
     for step in run_folder.read_errors(run_key):
         run_folder.forget_error(run_key, step)
+    return begun
+
+
+def _begun(run_key: str) -> Begun:
+    """A run by its events, with what became of it."""
+    ended, begun, offset = "", 0.0, 0
+    for event, offset in run_folder.events(run_key):  # noqa: B007 - the last one is kept
+        begun = begun or event["time"]
+        ended = event["step"]
     at = datetime.fromtimestamp(begun).astimezone()
     day = "" if at.date() == datetime.now().astimezone().date() else f"{at:%Y-%m-%d} "
     return Begun(run_key, offset, f"the run of {day}{at:%H:%M}, which ended in {ended}")

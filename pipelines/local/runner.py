@@ -108,7 +108,8 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     """
     from pipelines.local import warm_process
 
-    with warm_process.loading(Settings.from_json(settings).task):
+    known = Settings.from_json(settings)
+    with warm_process.loading(known.task):
         if not home_folder.store_is_ready():
             from components.core.tracking.service import connection
 
@@ -117,7 +118,7 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
         from kfp import local
         from kfp.local import executor_input_utils
 
-        from pipelines.fine_tuning import fine_tuning
+        from pipelines.fine_tuning import dag_for
 
         warm_process.patch()
         # no time in it: a run that goes on finds the outputs of its steps where they were
@@ -126,7 +127,7 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
         folder = run_folder.run_folder(run_key)
         places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
         local.init(runner, **places, raise_on_error=True)
-        fine_tuning(source=source, settings=settings, run_key=run_key)
+        dag_for(known.trials)(source=source, settings=settings, run_key=run_key)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ LOCAL_STORE = ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_reg
 
 
 class _Component(NamedTuple):
-    """What kfp runs for a step: the source of its wrapper, and the arguments of kfp's executor."""
+    """A step as kfp runs it: the source of its wrapper, and the arguments of kfp's executor."""
 
     source: str
     arguments: list[str]

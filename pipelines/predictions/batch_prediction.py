@@ -28,7 +28,7 @@ MODEL = b"thawline"  # the key of the model and version in the file's metadata
 
 @dataclass(frozen=True)
 class Written:
-    """What a run into a file did."""
+    """The outcome of predicting into a file."""
 
     version: str
     records: int
@@ -110,7 +110,7 @@ def _table(served: Any, records: Sequence[Record], schema: "pa.Schema") -> "pa.T
 
 
 def _holds(path: Path, records: Sequence[Record], schema: "pa.Schema") -> bool:
-    """Whether a part is there, of these records and this version."""
+    """Return whether a part exists for these records and this version."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Which parts of a record an answer rests on: each part is covered, and the model is asked again.
+"""Find the parts of a record that an answer rests on: cover each part, and ask the model again.
 
 The method is occlusion (Zeiler and Fergus 2014); it needs nothing of the network, so it works for every version.
 """
@@ -25,7 +25,7 @@ Heat = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Figure:
-    """What is explained: a label's probability, or the number where there are no labels."""
+    """The explained figure: a label's probability, or the number if there are no labels."""
 
     label: str
     value: float

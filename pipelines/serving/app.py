@@ -29,7 +29,7 @@ the forms of MLflow's server (`dataframe_records`, `dataframe_split`, `inputs`, 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes at most."""
+    """Limits on what a server accepts."""
 
     body: int  # bytes of a request
     records: int  # of a request
@@ -66,7 +66,7 @@ class Health(BaseModel):
 
 
 class Service:
-    """What the routes share: the model, its batches, and the count of requests."""
+    """State that the routes share: the model, its batches, and the count of requests."""
 
     def __init__(self, following: Following, limits: Limits) -> None:
         self.following, self.limits, self.metrics = following, limits, metrics()

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Following:
-    """What answers now, and how to find what shall answer next."""
+    """The model that answers now, and how to find the next one."""
 
     current: Loaded
     wanted: str  # an alias, or a version, which stays

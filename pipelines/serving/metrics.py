@@ -1,4 +1,4 @@
-"""What Prometheus reads of a server."""
+"""Metrics of a server for Prometheus."""
 
 from dataclasses import dataclass
 

@@ -117,7 +117,7 @@ def _page(ctx: Any, command: TyperCommand | TyperGroup) -> RenderableType:  # no
 
 
 def _pieces(ctx: Any, command: TyperCommand | TyperGroup) -> list[str]:  # noqa: ANN401
-    """What the usage line says behind the command's name."""
+    """Return the parts of the usage line after the command's name."""
     return [re.sub(r"[{}]", "", piece).upper() for piece in command.collect_usage_pieces(ctx)]
 
 

@@ -51,7 +51,7 @@ def read_config(config: Path) -> dict[str, Any]:
 
 
 def place(config: Path, field: str) -> str:
-    """Where a config file has a field, as `FILE, line 3`."""
+    """Return the place of a field in a config file, as `FILE, line 3`."""
     line = dict(_lines(config.read_text())).get(field)
     return f"{config}, line {line}" if line else str(config)
 
@@ -92,7 +92,7 @@ def _without_search() -> Mapping[str, float]:
 
 
 def _default(field: str) -> Any:  # noqa: ANN401 - of any setting
-    """What a line shows whose value is the default; nothing where there is no such value."""
+    """Return the default value as a line shows it; nothing if there is none."""
     return None if field == "model" else Settings.model_fields[field].default
 
 

@@ -16,7 +16,8 @@ from components.core.run_result import RunResult
 from pipelines.terminal.surroundings import near
 
 GATE = ("evaluate", "register", "finish")
-STEPS = ("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", *GATE)
+SEARCH = ("search", "select_trial")
+STEPS = ("detect_changes", "prepare_data", *SEARCH, "train_head", "fine_tune", *GATE)
 MARKS = {"waiting": ("·", "dim"), "running": ("▸", "cyan"), "finished": ("✓", "green"), "failed": ("✗", "red")}
 PLAIN_EVERY = 5.0  # seconds between progress lines of one step when piped
 
@@ -49,6 +50,11 @@ class StepState:
     def seconds(self) -> float:
         """Wall time of the step so far, its imports included."""
         return (self.ended or time.time()) - self.started if self.started else 0.0
+
+
+def steps_of(trials: int) -> tuple[str, ...]:
+    """Return the steps of a run with that many trials."""
+    return STEPS if trials else tuple(step for step in STEPS if step not in SEARCH)
 
 
 class Display:

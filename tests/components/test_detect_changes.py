@@ -32,7 +32,7 @@ from components.register import register
 from components.search import search
 from components.select_trial import select_trial
 from components.train_head import train_head
-from tests.conftest import TOY
+from tests.conftest import TOY, copy_home, copy_store, use_home
 from tests.fakes.toy import write_points
 from tests.support.plain import PlainRun, run_steps
 
@@ -40,13 +40,17 @@ pytest_plugins = ["tests.services.s3"]
 LONG_AGO = time.time() - 1000
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
+def old_points(folder: Path) -> Path:
     """Forty-five points in three classes, written long ago."""
-    folder = write_points(tmp_path / "points", per_class=15)
+    write_points(folder, per_class=15)
     for path in folder.rglob("*.txt"):
         os.utime(path, (LONG_AGO, LONG_AGO))
     return folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return old_points(tmp_path / "points")
 
 
 def write(path: Path, content: str, when: float = LONG_AGO) -> None:
@@ -95,11 +99,24 @@ def tags_of(key: str) -> dict[str, str]:
     return dict(pipeline.data.tags)
 
 
+@pytest.fixture(scope="session")
+def _first_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source of one successful run, whose version 1 is champion, and with its home."""
+    folder = tmp_path_factory.mktemp("first-run")
+    copy_store(store, folder / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        use_home(folder / "home", patch)
+        assert completed(old_points(folder / "points")).change == "train"
+    return Path(shutil.copytree(folder / "points", folder / "kept").parent)
+
+
 @pytest.fixture
-def earlier(source: Path, tracked_home: Path) -> Path:
-    """The source of one successful run, whose version 1 is champion."""
-    assert completed(source).change == "train"
-    return source
+def earlier(_first_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That source, where the run has found it, and a copy of the home; a test may change both."""
+    shutil.rmtree(_first_run / "points", ignore_errors=True)
+    copy_home(_first_run / "home", tmp_path / "home")
+    use_home(tmp_path / "home", monkeypatch)
+    return Path(shutil.copytree(_first_run / "kept", _first_run / "points"))
 
 
 # --- the rule ---------------------------------------------------------------------------------------------------------
@@ -259,11 +276,11 @@ def test_a_champion_that_was_taken_away_comes_back(toy_home: PlainRun, toy_sourc
     assert judged_again(toy_home, toy_source, tmp_path / "third").change == "skip"
 
 
+@pytest.mark.usefixtures("smoke_tested")  # as above
 def test_a_champion_that_was_taken_away_undoes_no_rollback(
-    toy_home: PlainRun, toy_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_home: PlainRun, toy_source: Path, tmp_path: Path
 ) -> None:
     """A version that somebody went back from stays challenger, and is not judged for ever."""
-    monkeypatch.setattr(versions, "smoke_test", lambda _folder: "")  # its seconds are tested elsewhere
     step = runs.StepRun("register", "key", toy_home.settings, "", "")
     versions.add_version("toy", toy_home.folder / "served", step, {})
     for version in ("2", "1"):
@@ -465,6 +482,7 @@ def test_a_source_that_can_not_be_listed_ends_the_run(earlier: Path) -> None:
     assert "list.csv" in result.reason
 
 
+@pytest.mark.slow
 def test_looking_imports_neither_torch_nor_kfp(earlier: Path) -> None:
     """A run that is skipped loads no library that only training or Kubeflow needs."""
     code = f"""
@@ -483,6 +501,7 @@ print([name for name in ("torch", "kfp", "optuna", "boto3", "timm") if name in s
 # --- a warm start -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
 def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
     """Another champion is another input, but not one that the last run made itself: it would train on for ever."""

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 
@@ -130,6 +131,27 @@ def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path
 
 
 @pytest.mark.usefixtures("smoke_tested")
+@pytest.mark.parametrize("cut", ["log_model_artifacts", "create_model_version"])
+def test_a_model_that_a_kill_left_is_completed(cut: str, toy_home: PlainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its files are uploaded, or before there is a version, the run's next try takes the same model."""
+    served, experiments = toy_home.folder / "served", [connection.experiment("toy")]
+    before = {one.model_id for one in connection.client().search_logged_models(experiments)}
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, cut, killed)
+        with pytest.raises(KeyboardInterrupt):
+            registered(toy_home, "killed", served, "1", accepted=False)
+    version = registered(toy_home, "killed", served, "1", accepted=False)
+    [made] = [m for m in connection.client().search_logged_models(experiments) if m.model_id not in before]
+    assert (made.status, made.tags[tag_names.RUN_KEY]) == ("READY", "killed")
+    assert connection.client().get_model_version("toy", version).source == f"models:/{made.model_id}"
+    assert versions.fetch("toy", version, toy_home.folder / "fetched")[1] == version
+
+
+@pytest.mark.usefixtures("smoke_tested")
 def test_a_challenger_that_lost_is_registered(toy_home: PlainRun) -> None:
     """A version that was not accepted becomes challenger; the champion stays."""
     version = registered(toy_home, "lost", toy_home.folder / "served", "1", accepted=False)
@@ -181,7 +203,7 @@ def test_a_champion_that_moved_meanwhile_is_not_replaced(toy_home: PlainRun) -> 
     assert versions.current("toy", "champion") == "1"
     [pipeline] = queries.find_runs("toy", "late", "pipeline")
     assert pipeline.data.tags["thawline.promoted"] == "false"
-    assert "another run moved the champion" in pipeline.data.tags["thawline.decision"]
+    assert "no longer version 7" in pipeline.data.tags["thawline.decision"]
 
 
 def waiting(run: PlainRun, key: str, champion: str, *, accepted: bool = True) -> str:
@@ -244,6 +266,18 @@ def test_a_schedule_does_not_undo_a_rollback(toy_home: PlainRun) -> None:
     assert versions.current("toy", "champion") == "1"
     [pipeline] = queries.find_runs("toy", "second", "pipeline")
     assert "version 2 was rolled back" in pipeline.data.tags["thawline.decision"]
+
+
+@pytest.mark.usefixtures("smoke_tested")
+def test_the_decision_says_what_kept_an_accepted_version_back(
+    toy_home: PlainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the champion does not move, the run's decision has the reason that the ledger has."""
+    monkeypatch.setattr(promotion, "_claim", lambda _entry, _champion: "Another process treated it as cut off.")
+    registered(toy_home, "second", toy_home.folder / "served", "1", accepted=True)
+    [pipeline] = queries.find_runs("toy", "second", "pipeline")
+    told = "Accepted, but the champion did not move. Another process treated it as cut off."
+    assert pipeline.data.tags["thawline.decision"] == told
 
 
 def test_a_version_carries_its_evidence(toy_run: PlainRun) -> None:

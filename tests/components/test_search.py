@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 import pytest
 
-import components.core.settings
 from components.core.contract.listener import Deadline
+from components.core.contract.task import TASKS_FOLDER
 from components.core.data.dataset_info import DatasetInfo
 from components.core.fitting.data import open_data
 from components.core.searching import studies
@@ -87,12 +87,16 @@ def test_the_defaults_are_the_first_trial(toy_run: PlainRun) -> None:
 
 
 def test_the_defaults_follow_from_the_rows(
-    tracked_home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
+    tracked_home: Path, toy_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the task has other defaults for so many rows, the first trial and a run without a search take them."""
     deeper = {"thaw": 1, "thaw_learning_rate": 0.02}
-    monkeypatch.setattr(components.core.settings, "DEEPER", {"tests.fakes.toy": (100, deeper)})
-    settings = SETTINGS.model_copy(update={"trials": 1, "thaw_learning_rate": None, "head_epochs": 1})
+    (tmp_path / "toy_by_rows").mkdir()
+    source = f"from tests.fakes.toy import build, check, encode, target\nrecipe_by_rows = {{100: {deeper}}}\n"
+    (tmp_path / "toy_by_rows" / "task.py").write_text(source)
+    monkeypatch.setenv(TASKS_FOLDER, str(tmp_path))
+    changes = {"task": "toy_by_rows.task", "trials": 1, "thaw_learning_rate": None, "head_epochs": 1}
+    settings = SETTINGS.model_copy(update=changes)
     name = search(settings.to_json(), "k", toy_dataset, 0)
     found = open_study(name).trials[0].user_attrs["hyperparameters"]
     without = settings.model_copy(update={"trials": 0}).to_json()
@@ -120,6 +124,7 @@ def test_no_trials_no_search(tracked_home: Path, toy_dataset: Path) -> None:
     assert queries.find_runs("toy", "k", "trial") == []
 
 
+@pytest.mark.slow
 def test_bad_trials_are_pruned_by_their_epochs(tracked_home: Path, toy_dataset: Path) -> None:
     """A trial that is worse than the median after the same epochs is stopped before its end."""
     settings = SETTINGS.model_copy(

@@ -1,4 +1,4 @@
-"""How far points lie from the origin: the smallest task with a target of its own. `--task tests.fakes.smallest_task`.
+"""Distances of points from the origin: the smallest task with a target of its own. `--task tests.fakes.smallest_task`.
 
 This file travels with a registered model and runs where Thawline is not installed, so its imports of Thawline stand
 inside of the functions that need them.
@@ -47,7 +47,7 @@ def build(settings: "Settings", classes: Sequence[str], dropout: float) -> "Netw
 
 
 def target(settings: "Settings") -> "Distance":
-    """What the network learns to answer."""
+    """Return the target of the network."""
     return Distance()
 
 
@@ -63,7 +63,7 @@ def answers(outputs: Tensor, serving: Mapping[str, Any]) -> list[Answer]:
 
 
 def errors(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """What the metric needs of each row, to be summed: the error, and one for the row."""
+    """Return what the metric sums over rows: the error, and one for the row."""
     wrong = np.abs(answers["distance"].to_numpy() - np.array(labels, dtype=float))
     return np.stack([wrong, np.ones(len(labels))], axis=1)
 

@@ -36,22 +36,24 @@ from tests.support.command import COMMAND, TOY, environment, processes
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans of a killed command become ours, and their seconds too
 OPTIONS = [*TOY, "--trials", "2", "--deterministic", "--json"]
 STEPS = ("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register")
-PATIENCE = 900.0  # seconds that a run may take on a busy machine
-POLL = 0.002
+PATIENCE = 3600.0  # seconds that a run may take on a busy machine
+POLL, COARSE = 0.002, 0.1
+TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Moment(NamedTuple):
-    """When to kill: after an event of a step, or of its record, and so many seconds."""
+    """When to kill: after an event of a step, or of its record, or after so many seconds of processors."""
 
     step: str = ""
     event: str = ""  # `working`, `finished` or `record`; empty: count from the command's start
-    seconds: float = 0.0
+    seconds: float = 0.0  # of processors: other work on the machine would move a moment of the clock
     alone: bool = False  # the step's process, and nothing else
 
-    def has_come(self, home: Path, begin: float) -> bool:
+    def has_come(self, home: Path, command: int) -> bool:
         """Return whether to kill now."""
         if not self.event:
-            return time.monotonic() - begin > self.seconds
+            time.sleep(COARSE)
+            return _used({command, *_drivers(home)}) > self.seconds
         for folder in (home / "runs").glob("*/"):
             if self.event == "record":
                 return (folder / f"steps/{self.step}.json").exists()
@@ -77,6 +79,7 @@ class Outcome:
     pipelines: list[str] = field(default_factory=list)  # their states in MLflow
     running: int = 0
     versions: int = 0
+    models: int = 0  # logged ones, of which each belongs to a version
     temporary: list[str] = field(default_factory=list)
 
 
@@ -123,9 +126,9 @@ def whole(home: Path, source: Path) -> tuple[int, float]:
 
 def killed(home: Path, source: Path, moment: Moment) -> tuple[str, float]:
     """Run the command and kill it; return the step that was hit, and the seconds of its processes."""
-    before, begin = _spent(), time.monotonic()
+    before = _spent()
     command = start(home, source)
-    _wait_until(lambda: command.poll() is not None or moment.has_come(home, begin))
+    _wait_until(lambda: command.poll() is not None or moment.has_come(home, command.pid))
     hit = "" if command.poll() is not None else _at_work(home)
     if hit and moment.alone and (process := _step_process(home)):
         with contextlib.suppress(ProcessLookupError):
@@ -150,6 +153,7 @@ def outcome(home: Path) -> Outcome:
         pipelines = [state for (state,) in database.execute(kinds)]
         [(running,)] = database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'")
         [(versions,)] = database.execute("SELECT count(*) FROM model_versions")
+        [(models,)] = database.execute("SELECT count(*) FROM logged_models")
     left = [*home.glob("runs/*/.*"), *home.glob("runs/*/*/.*"), *home.glob("runs/*/training/*")]
     left += (home.parent / "tmp").glob("thawline-*")
     return Outcome(
@@ -160,12 +164,13 @@ def outcome(home: Path) -> Outcome:
         pipelines=pipelines,
         running=running,
         versions=versions,
+        models=models,
         temporary=sorted(str(path.relative_to(home.parent)) for path in left),
     )
 
 
 def survived(folder: Path, source: Path, moments: Sequence[Moment], expected: Outcome, seconds: float) -> list[Kill]:
-    """Kill one run at each moment in turn, and let it go on to its end; the last kill knows what differs.
+    """Kill one run at each moment in turn, and let it go on to its end; all of its kills share what was lost.
 
     Args:
         folder: Empty; the home is made in it.
@@ -174,20 +179,27 @@ def survived(folder: Path, source: Path, moments: Sequence[Moment], expected: Ou
         expected: What an undisturbed run gives.
         seconds: That an undisturbed run takes.
     """
-    home, kills, spent = folder / "home", [], 0.0
+    home, kills, spent, status = folder / "home", list[Kill](), 0.0, 0
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for moment in moments:
+        before = _lines(home)
         hit, took = killed(home, source, moment)
         spent += took
+        if kills:
+            kills[-1].again = _done(home, before)
         kills.append(Kill(moment, hit, [], 0.0, 0.0, []))
-    before = _lines(home)
-    status, took = whole(home, source)
-    last = kills[-1]
-    last.again = _done(home, before)
-    last.lost = max(0.0, spent + took - seconds)
-    last.share = last.lost / seconds / len(kills)
-    last.differs = [f"exit status {status}"] if status else _differences(expected, outcome(home))
+        if not hit:  # it ended before
+            break
+    if kills[-1].hit:
+        before = _lines(home)
+        status, took = whole(home, source)
+        spent += took
+        kills[-1].again = _done(home, before)
+    differs = [f"exit status {status}"] if status else _differences(expected, outcome(home))
+    lost = max(0.0, spent - seconds) / max(1, sum(bool(kill.hit) for kill in kills))
+    for kill in kills:
+        kill.lost, kill.share, kill.differs = lost, lost / seconds, differs
     return kills
 
 
@@ -211,49 +223,53 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--alone", type=float, default=0.2, help="share of kills of a step's process alone")
+    parser.add_argument("--each", type=int, default=1, help="kills of one run, before it may go on to its end")
     parser.add_argument("--points", action="store_true", help="kill after events, in their order, first")
     parser.add_argument("--chain", action="store_true", help="kill one run so often, after events, in their order")
     chosen = parser.parse_args()
     adopt_orphans()
     folder: Path = chosen.folder.resolve()
     source = write_points(folder / "points", per_class=60)
-    expected, seconds, lasted = _undisturbed(folder, source)
+    expected, seconds = _undisturbed(folder, source)
     generator = random.Random(chosen.seed)
     if chosen.chain:
         spread = [POINTS[number * len(POINTS) // chosen.kills] for number in range(chosen.kills)]
         kills = survived(folder / "chain", source, spread, expected, seconds)
         _print("\n".join(json.dumps(asdict(kill)) for kill in kills))
         sys.exit(bool(kills[-1].differs))
-    moments = list(POINTS) if chosen.points else []
-    while len(moments) < chosen.kills:
-        moments.append(Moment(seconds=generator.uniform(0, lasted), alone=generator.random() < chosen.alone))
-    kills = []
-    for number, moment in enumerate(moments[: chosen.kills]):
-        [kill] = survived(folder / f"kill-{number}", source, [moment], expected, seconds)
-        kills.append(kill)
-        _print(json.dumps({"kill": number, **asdict(kill)}))
-        if not kill.differs:
+
+    def at_random() -> Moment:
+        return Moment(seconds=generator.uniform(0, seconds), alone=generator.random() < chosen.alone)
+
+    moments = [one._replace(alone=generator.random() < chosen.alone) for one in POINTS] if chosen.points else []
+    kills = list[Kill]()
+    while sum(bool(kill.hit) for kill in kills) < chosen.kills:
+        number = len(kills)
+        batch = [moments.pop(0) if moments else at_random() for _ in range(chosen.each)]
+        found = survived(folder / f"kill-{number}", source, batch, expected, seconds)
+        kills += found
+        _print("\n".join(json.dumps({"kill": number + i, **asdict(kill)}) for i, kill in enumerate(found)))
+        if not found[-1].differs:
             shutil.rmtree(folder / f"kill-{number}")
     _print(table(kills))
     sys.exit(any(kill.differs for kill in kills))
 
 
-def _undisturbed(folder: Path, source: Path) -> tuple[Outcome, float, float]:
-    """What a run gives, its seconds of processors, and those of the clock; done once for a state of the code."""
+def _undisturbed(folder: Path, source: Path) -> tuple[Outcome, float]:
+    """What a run gives, and its seconds of processors; done once for a state of the code."""
     code = digests.digest([provenance.program("tests.fakes.toy"), OPTIONS])[:16]
     kept = folder / f"undisturbed-{code}.json"
     if not kept.exists():
         shutil.rmtree(folder / "undisturbed", ignore_errors=True)
         (folder / "undisturbed").mkdir(parents=True)
-        begin = time.monotonic()
         status, seconds = whole(folder / "undisturbed/home", source)
         if status:
             sys.exit((folder / "undisturbed/out.txt").read_text())
         facts = asdict(outcome(folder / "undisturbed/home"))
-        kept.write_text(json.dumps([facts, seconds, time.monotonic() - begin]))
-    facts, seconds, lasted = json.loads(kept.read_text())
-    _print(f"undisturbed: {seconds:.1f} s of processors, {lasted:.1f} s; {facts}")
-    return Outcome(**facts), seconds, lasted
+        kept.write_text(json.dumps([facts, seconds]))
+    facts, seconds = json.loads(kept.read_text())
+    _print(f"undisturbed: {seconds:.1f} s of processors; {facts}")
+    return Outcome(**facts), seconds
 
 
 def _print(text: str) -> None:
@@ -267,6 +283,16 @@ def _spent() -> float:
             pass
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def _used(sessions: set[int]) -> float:
+    """Seconds of processors that the processes of these sessions, and those that ended in them, have taken."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            total += sum(map(int, fields[11:15])) if int(fields[3]) in sessions else 0
+    return total / TICK
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.command import ROOT
 
-KILLS = 6  # each costs the seconds of a start; `make faults` does more
+KILLS = 3  # one of each event; each costs the seconds of a start, so `make faults` does more
 
 
 @pytest.mark.slow

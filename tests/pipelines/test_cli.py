@@ -20,6 +20,7 @@ from components.core.training import deadlines
 from components.finish import finish
 from pipelines.cli import app
 from pipelines.commands import run
+from tests.conftest import copy_home, use_home
 from tests.fakes.toy import write_points
 from tests.pipelines.conftest import SECRET, WholeRun
 from tests.support.command import COMMAND, TOY, Answer, call, environment, is_one_sentence, thawline, wait_for
@@ -181,6 +182,7 @@ def test_predict_answers_the_others_where_a_file_is_no_record(
     assert answer.err.splitlines()[-1] == "Error: 2 of 4 records can't be answered."
 
 
+@pytest.mark.slow
 def test_predict_takes_a_list_on_standard_input(whole: WholeRun, tmp_path: Path) -> None:
     """Each line names a file or a folder; one that is gone is told, and so is a name that is no text."""
     strange = tmp_path / os.fsdecode(b"p\xff.txt")
@@ -402,11 +404,18 @@ def test_without_arguments_the_help_is_shown(
 
 
 @pytest.mark.parametrize("given", [("--task", "image"), ("--image-size", "32")])
-def test_text_files_in_class_folders_are_one_sentence(given: tuple[str, str], tmp_path: Path) -> None:
+def test_text_files_in_class_folders_are_one_sentence(
+    given: tuple[str, str],
+    home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A folder of text files for a task of pictures ends with status 2 and the right task, before anything runs."""
     for number in range(6):
         write(tmp_path / f"texts/{'ab'[number % 2]}/{number}.txt", f"text {number}")
-    answer = thawline("run", "texts", *given, "--trials", "0", "--json", home=tmp_path / "home", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    answer = call(capsys, monkeypatch, "run", "texts", *given, "--trials", "0", "--json")
     result = json.loads(answer.out.splitlines()[-1])
     assert answer.status == 2
     assert result["status"] == "failed"
@@ -440,45 +449,40 @@ def test_weights_of_another_network_are_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_unchanged_data_keep_the_champion(tmp_path: Path) -> None:
+def test_unchanged_data_keep_the_champion(
+    whole: WholeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second training on the same data is a success: version 2 is challenger, and version 1 stays champion."""
-    source, home = write_points(tmp_path / "points", per_class=60), tmp_path / "home"
-    results = []
-    for seed in ("0", "1"):
-        options = ("--trials", "0", "--force", "--seed", seed, "--json")
-        answer = thawline("run", str(source), *TOY, *options, home=home, cwd=tmp_path)
-        assert answer.status == 0, answer.err
-        results.append(json.loads(answer.out))
+    copy_home(whole.home, tmp_path / "home")
+    use_home(tmp_path / "home", monkeypatch)
+    options = ("--trials", "0", "--force", "--seed", "1", "--json")
+    answer = thawline("run", str(whole.source), *TOY, *options, home=tmp_path / "home", cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    results = [whole.result, json.loads(answer.out)]
     assert [(r["version"], r["promoted"]) for r in results] == [("1", True), ("2", False)]
     assert re.search("does not beat the champion, version 1|a tie keeps the champion", results[1]["reason"])
     assert results[0]["dataset_digest"] == results[1]["dataset_digest"]
-    assert aliases(home, tmp_path, source) == {"challenger": "2", "champion": "1"}
+    assert list(results[1]["steps"]) == list(results[0]["steps"])
+    file = str(whole.source / "class0/0000.txt")
+    for alias, version in {"challenger": "2", "champion": "1"}.items():
+        answer = call(capsys, monkeypatch, "predict", "--model", f"toy@{alias}", file, "--json")
+        assert json.loads(answer.out)["version"] == version
 
 
-def aliases(home: Path, cwd: Path, source: Path) -> dict[str, str]:
-    """The versions that the aliases answer with."""
-    file = str(source / "class0/0000.txt")
-    found = {}
-    for alias in ("challenger", "champion"):
-        answer = thawline("predict", "--model", f"toy@{alias}", file, "--json", home=home, cwd=cwd)
-        found[alias] = json.loads(answer.out)["version"]
-    return found
-
-
-@pytest.mark.slow
-def test_the_summary_ends_a_run(tmp_path: Path) -> None:
+def test_the_summary_ends_a_run(
+    whole: WholeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without --json a run ends with accuracy and interval, version, reason, report and the command for its page."""
-    source, home = write_points(tmp_path / "points", per_class=60), tmp_path / "my home"
-    answer = thawline("run", str(source), *TOY, "--trials", "0", home=home, cwd=tmp_path)
-    assert (answer.status, answer.err) == (0, "")
-    lines = answer.out.partition("\n\n")[2].splitlines()
+    monkeypatch.chdir(whole.cwd)
+    run._print_summary(Console(), RunResult.model_validate(whole.result), Settings(model="toy"))
+    lines = capsys.readouterr().out.removeprefix("\n").splitlines()
     summary = dict(line.split(maxsplit=1) for line in lines if not line.startswith(" "))
     summary.pop("Reference", None)  # where a simple model is better
     assert list(summary) == ["Accuracy", "Registered", "Why", "Report", "Tracking", "Next"]
     assert "95 % interval [" in summary["Accuracy"]
     assert summary["Registered"] == "toy version 1, champion"
-    assert (tmp_path / summary["Report"]).is_file()
-    assert summary["Tracking"].endswith(f" ui --home '{home}'")
+    assert (whole.cwd / summary["Report"]).is_file()
+    assert summary["Tracking"].endswith(f" ui --home '{whole.home}'")
     assert " report toy " in summary["Next"]
 
 

@@ -8,9 +8,12 @@ import pytest
 import yaml
 
 from components.core.registry import versions
+from components.core.settings import Settings
 from components.core.tracking.service import connection
+from tests.conftest import use_home
 from tests.fakes.toy import write_distances
-from tests.support.command import Answer, thawline
+from tests.support.command import thawline
+from tests.support.plain import run_steps
 
 pytestmark = pytest.mark.slow
 OPTIONS = "--task tests.fakes.smallest_task --model far --head-learning-rate 0.03 --thaw 3 --thaw-learning-rate 0.03"
@@ -23,22 +26,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(home: Path) -> list[Answer]:
-    """A short training, then a long one on the same data."""
+def both(home: Path) -> list[dict[str, Any]]:
+    """The results of a short training by the DAG, then of a long one on the same data by the steps alone."""
     source = write_distances(home.parent / "points", 300)
-    return [
-        thawline("run", str(source), *OPTIONS.split(), "--thaw-epochs", epochs, "--json", home=home, cwd=home.parent)
-        for epochs in ("15", "150")
-    ]
+    short = ("--thaw-epochs", "15", "--json")
+    answer = thawline("run", str(source), *OPTIONS.split(), *short, home=home, cwd=home.parent)
+    assert answer.status == 0, answer.err
+    [run] = (home / "runs").iterdir()
+    settings = Settings.from_json((run / "settings.json").read_text()).model_copy(update={"thaw_epochs": 150})
+    with pytest.MonkeyPatch.context() as patch:
+        use_home(home, patch)
+        second = run_steps(source, settings, home.parent / "second")
+    return [json.loads(answer.out.splitlines()[-1]), second.result]
 
 
 @pytest.fixture
-def results(runs: list[Answer], home: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def results(both: list[dict[str, Any]], home: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The results of both runs, THAWLINE_HOME set to their home."""
-    assert [answer.status for answer in runs] == [0, 0], runs[-1].err
-    monkeypatch.setenv("THAWLINE_HOME", str(home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return [json.loads(answer.out.splitlines()[-1]) for answer in runs]
+    use_home(home, monkeypatch)
+    return both
 
 
 def test_the_first_one_beats_the_trivial_model(results: list[dict[str, Any]]) -> None:

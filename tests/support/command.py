@@ -88,8 +88,13 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
 
     monkeypatch.setattr(sys, "argv", [COMMAND, *arguments])
     monkeypatch.setenv("THAWLINE_HOME", os.environ["THAWLINE_HOME"])  # the command sets it: put back after the test
-    with pytest.raises(SystemExit) as end:
-        main()
+    heard = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(SystemExit) as end:
+            main()
+    finally:
+        for one, handler in heard.items():
+            signal.signal(one, handler)
     printed = capsys.readouterr()
     return Answer(int(end.value.code or 0), printed.out, printed.err)
 

@@ -49,7 +49,7 @@ class _Leaf(BaseModel):
 
 
 class _Facts(BaseModel):
-    """What a segment.json may say."""
+    """Allowed values of a segment.json."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     engine: str = Field(pattern=r"^[\w.+ -]{1,100}$")
@@ -254,7 +254,7 @@ def _described(uri: str, space: Path, sizes: Mapping[str, int]) -> _Remote | Non
 
 
 def _checked(content: bytes) -> _Facts:
-    """What a segment.json says.
+    """The checked content of a segment.json.
 
     Raises:
         ValueError: It says what no segment of ours says.
@@ -272,7 +272,7 @@ def _checked(content: bytes) -> _Facts:
 
 
 def _leaves_of(structure: dict[str, Any]) -> int:
-    """How many tensors a structure holds; only nested lists, tuples and dicts are allowed.
+    """Count the tensors of a structure; only nested lists, tuples and dicts are allowed.
 
     To load a structure of another kind, torch would import a module that it names.
     """

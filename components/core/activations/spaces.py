@@ -1,4 +1,4 @@
-"""Where activations are kept: a space for each line, addressed by all that its rows depend on."""
+"""Places of kept activations: a space for each line, addressed by all that its rows depend on."""
 
 import contextlib
 import json

@@ -106,7 +106,7 @@ def keys_in(index: bytes) -> Iterator[bytes]:
 
 
 def inside(folder: Path) -> list[Path]:
-    """What is in a folder and not hidden; nothing where it is none, or was removed just now, on which a glob fails."""
+    """List what a folder holds, hidden files aside; nothing if it is none or was just removed, where a glob fails."""
     try:
         return [path for path in folder.iterdir() if not path.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -223,7 +223,7 @@ def _surplus(
 
 
 def _held(lock: Path) -> bool:
-    """Whether a process holds a lock."""
+    """Return whether a process holds a lock."""
     if not lock.exists():
         return False
     try:
@@ -234,7 +234,7 @@ def _held(lock: Path) -> bool:
 
 
 def _newest(path: Path) -> float:
-    """When anything in a folder, or a file, was last written; 0 if it is gone."""
+    """Return when a file, or anything in a folder, was last written; 0 if it is gone."""
     newest = 0.0
     with contextlib.suppress(FileNotFoundError):  # a folder that is removed just now
         for one in (path, *path.rglob("*")):

@@ -58,7 +58,7 @@ def _pairs(prefix: Prefix) -> dict[nn.BatchNorm2d, nn.Conv2d]:
 
 
 def _known(norm: nn.BatchNorm2d) -> bool:
-    """Whether it does what its statistics say, and at most an activation after it (timm's norms hold their own)."""
+    """Return whether a norm does what its statistics say, then at most an activation (timm's norms hold their own)."""
     own = type(norm).forward is nn.BatchNorm2d.forward
     return norm.running_mean is not None and (own or isinstance(getattr(norm, "act", None), nn.Module))
 

@@ -145,7 +145,7 @@ def _gram(call: _Call, gradient: Tensor) -> Tensor:
 def _entries(
     inputs: Pair, outputs: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> tuple[Tensor, list[int]]:
-    """Where in a Gram matrix, flattened from [H'W', HW], a kernel offset's terms are; offset by offset, with counts."""
+    """Find each kernel offset's terms in a Gram matrix, flattened from [H'W', HW]; offset by offset, with counts."""
     first = torch.arange(outputs[0] * outputs[1]).view(outputs) * (inputs[0] * inputs[1])
     found = []
     for offset in product(range(kernel[0]), range(kernel[1])):

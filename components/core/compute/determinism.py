@@ -1,4 +1,4 @@
-"""What makes results the same bit for bit: seeds, and batches of one size."""
+"""Make results equal bit for bit: seeds, and batches of one size."""
 
 import os
 import random

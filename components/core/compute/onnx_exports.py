@@ -106,7 +106,7 @@ def first_line(error: Exception) -> str:
 
 
 def _facts(place: Path, *, whole: bool = True) -> dict[str, Any]:
-    """What is known of a kept export; nothing where there is none, or (if `whole`) where it is damaged."""
+    """Read the facts of a kept export; nothing if there is none, or (if `whole`) if it is damaged."""
     try:
         facts: dict[str, Any] = json.loads((place / "facts.json").read_text())
         facts = {key: facts[key] for key in ("way", "seconds", "modules", "error", "sha256")}

@@ -75,7 +75,7 @@ def within(boxes: Boxes, width: int, height: int) -> Boxes:
 
 
 def class_counts(label: str) -> dict[str, int]:
-    """How many boxes of each class a checked label has, by name."""
+    """Count the boxes of a checked label, by name of the class."""
     found: dict[str, int] = {}
     for box in read_boxes(label).boxes:
         found[box.name] = found.get(box.name, 0) + 1
@@ -90,7 +90,7 @@ def are_boxes(labels: Iterable[str]) -> bool:
 
 
 def _broken(label: str) -> str:
-    """What programs for tables do to a label, where it shows."""
+    """Describe the damage that programs for tables do to a label, if it shows."""
     if label.startswith(OTHER_QUOTES):
         return "; its quotes are not the straight double ones of JSON"
     if len(label) >= CELL:

@@ -1,4 +1,4 @@
-"""What people call a metric, by the name that MLflow and scripts know it by."""
+"""Names of metrics for people, by the names that MLflow and scripts know them by."""
 
 import re
 

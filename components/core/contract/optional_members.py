@@ -50,6 +50,7 @@ class TaskDefaults:
     backbone = ""
     Options: type[BaseModel] = NoOptions
     recipe: Mapping[str, Any] = MappingProxyType({})
+    recipe_by_rows: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
     split_by: Literal["hash", "time"] = "hash"
     input_name = "record"
     serving_requirements: Sequence[str] = ()

@@ -170,6 +170,7 @@ class Task(Protocol):
     backbone: str  # what an empty `--backbone` means; optional
     Options: type[BaseModel]  # of this task's own, given by `--option`; optional
     recipe: Mapping[str, Any]  # settings that hold where the user gives none, as a literal: read, not run; optional
+    recipe_by_rows: Mapping[int, Mapping[str, Any]]  # hyperparameters from so many rows on, a literal too; optional
     split_by: Literal["hash", "time"]  # time: every training example is older than every test example; optional: hash
     input_name: str  # the column of raw records that the served model reads; optional: record
     serving_code: Path  # shipped with the model, so without imports from here; optional: the file that defines `encode`

@@ -4,20 +4,21 @@ What the source does not say plainly is taken to be right: the step that loads t
 """
 
 import ast
-import contextlib
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.core.contract.task import built_in_tasks, check_task_name, unknown_task
+from components.core.contract.task import TASKS_FOLDER, built_in_tasks, check_task_name, unknown_task
 from components.core.contract.task_options import unknown_option, unusable_option
 from components.core.errors import InputError
-from components.core.settings import Settings
+from components.core.settings import Hyperparameters, Settings
 
 BASE = "BaseModel"  # pydantic's, which ends the search for inherited options
 RECORDS = "records"  # the member of a task that lists the records of a source
 RECIPE = "recipe"  # the member with the settings that it recommends
+RECIPE_BY_ROWS = "recipe_by_rows"  # the member with the hyperparameters that it recommends for so many rows
 Choices = dict[str, tuple[str, ...]]  # options by name, with the values that they may have; empty: not listed
 
 
@@ -68,14 +69,49 @@ def recipe(task: str, folder: Path) -> Mapping[str, Any]:
     Raises:
         InputError: The recipe is not a literal mapping.
     """
+    found = _literal_member(task, RECIPE, folder)
+    if not isinstance(found, dict):
+        raise InputError(f"The recipe of the task {task} is not a literal mapping.", 'Write it as {"thaw": 2}.')
+    return found
+
+
+def default_hyperparameters(settings: Settings, rows: int) -> Hyperparameters:
+    """Return the hyperparameters without a search: what is given, else what the task recommends, else the defaults.
+
+    Args:
+        settings: With the task; one of the user's own is looked for in `tasks_folder`.
+        rows: Of training and validation together; the recipe of the largest number that is not above them holds.
+
+    Raises:
+        InputError: The task's `recipe_by_rows` is no literal, or names what is no hyperparameter.
+    """
+    found = _literal_member(settings.task, RECIPE_BY_ROWS, tasks_folder())
+    usable = isinstance(found, dict) and all(
+        isinstance(least, int) and isinstance(recipe, dict) and recipe.keys() <= Settings.SEARCHED
+        for least, recipe in found.items()
+    )
+    if not usable:
+        raise InputError(
+            f"The {RECIPE_BY_ROWS} of the task {settings.task} does not map numbers of rows to hyperparameters.",
+            f'Write it as {{1_000: {{"thaw": 3}}}}, with any of {", ".join(sorted(Settings.SEARCHED))}.',
+        )
+    least = max((number for number in found if number <= rows), default=None)
+    return settings.defaults(found[least] if least is not None else {})
+
+
+def tasks_folder() -> Path:
+    """Return where a task of the user's own is looked for, after everything installed."""
+    return Path(os.environ.get(TASKS_FOLDER) or Path.cwd())
+
+
+def _literal_member(task: str, name: str, folder: Path) -> Any:  # noqa: ANN401 - a literal of any kind
+    """The value of a task's member by its source: an empty mapping where it has none, None where it is no literal."""
     body = _body(task if "." in task else f"components.tasks.{task}", folder) or []
-    assigned = [node for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == RECIPE]
-    if not assigned:
-        return {}
-    with contextlib.suppress(ValueError):
-        if isinstance(found := ast.literal_eval(assigned[-1].value), dict):
-            return found
-    raise InputError(f"The recipe of the task {task} is not a literal mapping.", 'Write it as {"thaw": 2}.')
+    assigned = [node for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name]
+    try:
+        return ast.literal_eval(assigned[-1].value) if assigned else {}
+    except ValueError:
+        return None
 
 
 def _body(module: str, folder: Path) -> list[ast.stmt] | None:
@@ -119,7 +155,7 @@ def _path(module: str, folder: Path) -> Path | None:
 
 
 def _imported(body: list[ast.stmt]) -> Mapping[str, tuple[str, str]]:
-    """What a file imports from modules: the module and the name there, by the name here."""
+    """The names that a file imports from modules: the module and the name there, by the name here."""
     return {
         alias.asname or alias.name: (node.module, alias.name)
         for node in body

@@ -201,7 +201,7 @@ def _largest(ids: Sequence[str], groups: Mapping[str, str]) -> list[str]:
 
 
 def _told_of(ids: Sequence[str], groups: Mapping[str, str], uris: Mapping[str, str]) -> str:
-    """How many examples are one group, through what, and two of them."""
+    """Describe a group: how many examples, through what, and two of them."""
     name = groups[ids[0]]
     through = "as near-duplicates" if name.startswith(NEAR) else f"by the group {name!r}"
     return f" {len(ids)} examples form one group {through}, such as {uris[ids[0]]} and {uris[ids[1]]}."

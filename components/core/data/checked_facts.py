@@ -1,4 +1,4 @@
-"""What a task found out about each content, kept line by line while it is checked: a step that was killed goes on."""
+"""A task's findings about each content, kept line by line during the check, so that a killed step can go on."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ class CheckedFacts:
         self._writing = threading.Lock()
 
     def get(self, sha256: str) -> Facts | str | None:
-        """What is known of a content."""
+        """Return the findings about a content."""
         return self._known.get(sha256)
 
     def add(self, sha256: str, found: Facts | str) -> None:

@@ -44,7 +44,7 @@ class DatasetInfo(BaseModel):
         return cls.model_validate_json((folder / FILE).read_text())
 
     def tags(self) -> dict[str, str]:
-        """What a run that works on this dataset is found by."""
+        """Return the tags by which a run on this dataset is found."""
         return {tag_names.DATASET_DIGEST: self.digest, tag_names.WEIGHTS_DIGEST: self.weights_digest}
 
     def fitted(self) -> int:

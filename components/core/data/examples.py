@@ -177,7 +177,7 @@ class Examples:
 
     @property
     def classes(self) -> list[str]:
-        """What the network learns to answer, in the order of its outputs."""
+        """Return the classes in the order of the network's outputs."""
         return self.info.classes
 
     @property

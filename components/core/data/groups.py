@@ -1,4 +1,4 @@
-"""Which examples belong together: an explicit group, or near-duplicates. What belongs together keeps to one split."""
+"""Groups of examples: explicit ones, and near-duplicates. A group stays in one split."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +84,7 @@ class _Chains:
         self.pairs = [pair for pair in pairs if pair in bound or self._binds(*pair, lineage)]
 
     def _binds(self, a: str, b: str, lineage: Lineage) -> bool:
-        """Whether a pair of which the lineage knows one does; two of one chain were parted on purpose."""
+        """Return whether a pair with one known member binds; two members of one chain were parted on purpose."""
         if a in lineage.members and b in lineage.members:
             return not self.is_one([a, b])
         return a in lineage.members or b in lineage.members
@@ -95,7 +95,7 @@ class _Chains:
             self.of[id_] = self.of[around[0]]
 
     def is_one(self, ids: Sequence[str]) -> bool:
-        """Whether all are of one chain."""
+        """Return whether all are in one chain."""
         chains = {self.of.get(id_, "") for id_ in ids}
         return len(chains) == 1 and "" not in chains
 
@@ -215,7 +215,7 @@ def _are(number: int) -> str:
 
 
 def _link(splits: Mapping[str, CheckedRecord]) -> str:
-    """What the two sides of a leak have to do with each other."""
+    """Describe the link between the two sides of a leak."""
     one, other = list(splits.values())[:2]
     if one.id == other.id:
         return "the same content"

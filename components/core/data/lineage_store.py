@@ -68,7 +68,7 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
 
 
 def accepted(model: str) -> str:
-    """How often labels of the model's test rows were accepted: they change the dataset, not the source."""
+    """Count the accepted label changes of the model's test rows: they change the dataset, not the source."""
     return f"{len(queries.recorded(model, tag_names.ACCEPTED_LABELS))} times accepted"
 
 

@@ -145,7 +145,7 @@ def short_classes(counts: Mapping[str, Counter[str]]) -> list[str]:
 
 
 def _counted(ids: Sequence[str], groups: Mapping[str, str]) -> str:
-    """How many examples there are, and in how many groups where these are fewer: they go into one split as a whole."""
+    """Count examples, and groups if there are fewer of them: a group goes into one split as a whole."""
     sizes = Counter(groups.get(id_) or f"\0{id_}" for id_ in ids)
     if len(sizes) == len(ids):
         return str(len(ids))

@@ -110,7 +110,7 @@ def _groups(
     settings: Settings,
     task: Task,
 ) -> list[str]:
-    """What belongs together, by the source's groups and by looks: it must not be on both sides of a fold."""
+    """Return the groups, by the source and by similarity: none may be on both sides of a fold."""
     pairs = []
     if settings.near_duplicates >= 0 and all(prints[id_] for id_ in ids):
         pairs = task.near_duplicates([prints[id_] for id_ in ids], [True] * len(ids), settings)

@@ -1,4 +1,4 @@
-"""What a model is, in words for its report: network, weights, sizes, speed, and the command that made it."""
+"""A model in words, for its report: network, weights, sizes, speed, and the command that made it."""
 
 import math
 import os

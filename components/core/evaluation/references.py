@@ -62,7 +62,7 @@ def with_references(
 
 
 def shortfall(evaluation: Evaluation, answers: pd.DataFrame, data: Data, classes: Sequence[str], thawed: int) -> str:
-    """What to try where the strongest reference is better in the headline metric, in a sentence; else empty."""
+    """Suggest in a sentence what to try if the strongest reference is better in the headline metric; else return ""."""
     metric = data.target.metrics[0]
     own = evaluation.metrics[metric.name]
 
@@ -95,7 +95,7 @@ def _probe(data: Data, features: Mapping[str, Array] | None, listener: Listener)
 
 
 def _within_chance(theirs: pd.DataFrame, ours: pd.DataFrame, data: Data, classes: Sequence[str]) -> bool:
-    """Whether swapping the two models' answers, unit by unit, makes such a difference more often than 1 in 20 times."""
+    """Return whether swapping the models' answers unit by unit gives such a difference more than 1 in 20 times."""
     metric, labels = data.target.metrics[0], data.examples.labels(data.rows["test"])
     features, figure = metric.features, metric.figure
     if features is None or figure is None:

@@ -1,4 +1,4 @@
-"""What a comparison of two models stands on: their scores, features and places on the same test rows."""
+"""The basis for comparing two models: their scores, features and places on the same test rows."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -65,7 +65,7 @@ def first_version(metric: str, value: float, bound: float, trivial: float, rows:
     end, side = ("lower", "above") if sign > 0 else ("upper", "below")
     name = label(metric)
     sentence = (
-        f"First version: the {end} bound of its {name} {'is' if accepted else 'is not'} {side} the trivial model "
+        f"First version: the {end} bound of its {name} {'is' if accepted else 'is not'} {side} the trivial model's "
         f"({bound:.3f} against {trivial:.3f}, {name} {value:.3f} on {rows} test rows)."
     )
     return Verdict(accepted, sentence, "", {"rule": "baseline", "bound": bound, "baseline": trivial})
@@ -116,7 +116,7 @@ def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) ->
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a test of the two models gave."""
+    """Result of a test of the two models."""
 
     metric: str
     champion: float

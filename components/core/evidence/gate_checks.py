@@ -85,7 +85,7 @@ def slices_of(contest: Contest, settings: Settings) -> list[dict[str, Any]]:
 
 
 def conditions(contest: Contest, settings: Settings, slices: Sequence[Mapping[str, Any]]) -> list[Check]:
-    """What else has to hold; limits that are 0 are not checked."""
+    """Check the further conditions; limits that are 0 are not checked."""
     fallen = [
         f"{row['column']} {row['value']} ({row['champion']:.2f} to {row['challenger']:.2f})"
         for row in slices

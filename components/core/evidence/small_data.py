@@ -1,4 +1,4 @@
-"""What few test rows can show: how clearly a challenger has to win, told before anything is trained."""
+"""The power of few test rows: how clearly a challenger has to win, reported before anything is trained."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Rows:
 
 
 def sentence(rows: Rows, settings: Settings) -> str:
-    """What a model has to reach on few test rows under the rules of the gate; empty where they are enough."""
+    """Say what a model must reach on few test rows under the rules of the gate; return "" if there are enough rows."""
     look, superiority = level(settings.gate_alpha, settings.gate_horizon), settings.gate == "superiority"
     needed = wins_needed(rows.units, look, None if superiority or not rows.exact else settings.gate_margin)
     if needed is not None and (not rows.exact or needed <= FEW * rows.units):  # m units have 2 ** m swaps
@@ -69,7 +69,7 @@ def sentence(rows: Rows, settings: Settings) -> str:
 
 
 def _help(units: int, settings: Settings, needed: int | None) -> str:
-    """What would ask for fewer wins."""
+    """Name the changes that would require fewer wins."""
     short = level(settings.gate_alpha, SHORT_HORIZON)
     margin = None if settings.gate == "superiority" else settings.gate_margin
     ways = {f"with --gate-horizon {SHORT_HORIZON}": wins_needed(units, short, margin)}

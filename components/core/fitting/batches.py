@@ -17,7 +17,7 @@ from components.core.settings import Settings
 
 
 def is_fresh(data: Data, line: int) -> bool:
-    """Whether training examples differ from epoch to epoch; with all thawed there is nothing to keep views of."""
+    """Return whether training examples differ from epoch to epoch; with all stages thawed no views are kept."""
     return data.task.augments(data.settings) or (data.settings.views > 0 and line == 0)
 
 
@@ -57,7 +57,7 @@ def fresh_batches(network: Network, data: Data, line: int) -> Batches:
 
 
 def batch_count(rows: int, size: int) -> int:
-    """How many batches `_order` gives in an epoch."""
+    """Count the batches that `_order` gives in an epoch."""
     full, rest = divmod(rows, size)
     return full + (rest > 1 or not full)
 

@@ -112,7 +112,7 @@ def policy_of(settings: Settings) -> CachePolicy:
 
 
 def _encoding(data: Data, views: int) -> str:
-    """What the network's input depends on beside example, view and preprocessing; views also on the task's options.
+    """Return what the network's input depends on beside example, view and preprocessing; for views also task options.
 
     Options that the data decide are left out: they change every week, and what they mean for the input is part of the
     preprocessing.
@@ -126,7 +126,7 @@ def _encoding(data: Data, views: int) -> str:
 
 
 def _view(data: Data, number: int) -> str:
-    """Which view of its example it is; its augmentation is seeded by it."""
+    """Number of the view of its example; seeds its augmentation."""
     return f"{data.settings.augment}/{data.settings.seed}/{number}"
 
 

@@ -201,7 +201,7 @@ class StateFiles:
 def recalled(
     folder: Path | None, compute: Callable[[], tuple[list[Pytree], list[dict[str, float]]]]
 ) -> tuple[list[Pytree], list[dict[str, float]]]:
-    """What a part of the training found out, which is computed once and then read.
+    """Compute a part of the training once; read its result afterward.
 
     Args:
         folder: Of the part; without one it is computed each time.

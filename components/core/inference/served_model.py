@@ -90,7 +90,7 @@ class ServedModel(PythonModel):
         return self.code.encode([_bytes(value, text) for value in values], self.settings["preprocessing"])
 
     def _reasons(self, values: Sequence[Any]) -> Iterator[tuple[int, str]]:
-        """Which of the records can't be used, and why."""
+        """Find the records that can't be used, with the reasons."""
         for i, value in enumerate(values):
             try:
                 self._encoded([value])
@@ -133,7 +133,7 @@ def _from_base64(value: str) -> bytes:
 
 
 def _may_be_base64(text: str) -> bool:
-    """Whether a text is base64 of a text: words seldom are."""
+    """Return whether a text is base64 of a text: words seldom are."""
     if len(text) < LEAST_BASE64 or len(text.split()) != 1:
         return False
     try:

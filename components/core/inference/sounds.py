@@ -265,7 +265,7 @@ def _mono(file: soundfile.SoundFile, wanted: int) -> Wave:
 
 
 def _says_length(content: bytes) -> bool:
-    """Whether an MP3 file holds its length; else the library guesses it from the first frame."""
+    """Return whether an MP3 file holds its length; otherwise the library guesses it from the first frame."""
     tag = sum((byte & 0x7F) << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0), strict=True))
     first = 10 + tag if content.startswith(b"ID3") else 0
     return any(mark in content[first : first + 64] for mark in (b"Xing", b"Info", b"VBRI"))
@@ -333,7 +333,7 @@ def _chunks(content: bytes, place: int, layout: str) -> Iterator[tuple[bytes, in
 
 
 def _is_chunk(behind: bytes, kind: str) -> bool:
-    """Whether what follows on the samples may be another chunk, or a padding byte before one."""
+    """Return whether another chunk may follow the samples, or a padding byte before one."""
     for start in (0, 1):
         name, size = behind[start : start + 4], behind[start + 4 : start + (12 if kind == "CAF" else 8)]
         length = int.from_bytes(size, "big" if kind in ("CAF", "AIFF") else "little")

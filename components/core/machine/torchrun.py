@@ -1,4 +1,4 @@
-"""Which of the processes of a step this one is, where torchrun started several: the first records and writes."""
+"""The place of this process among those that torchrun started for a step: the first one records and writes."""
 
 import os
 

@@ -37,7 +37,8 @@ def measure_seconds(
         "as asked" if given else "as the network was trained" if native else f"chosen from {len(rows)} training sounds"
     )
     cut, lost = (lengths > seconds).mean(), np.maximum(lengths - seconds, 0).sum() / lengths.sum()
-    note = f"sounds are cut at {seconds:g} s, {how}: {cut:.1%} of them are longer, {lost:.1%} of all sound"
+    share = f"{cut:.1%} of them are longer; {lost:.1%} of the total audio is cut off"
+    note = f"sounds are cut at {seconds:g} s, {how}: {share}"
     return {"seconds": repr(seconds)}, note
 
 

@@ -28,7 +28,7 @@ class Sizes(TypedDict):
 
 
 class ItemFeatures(NamedTuple):
-    """Which features items have, such as a film's genres."""
+    """Features of items, such as a film's genres."""
 
     of: Tensor  # int64[items, K], numbers from 1, padded with 0
     number: int  # of different features

@@ -289,7 +289,7 @@ def _whole(network: nn.Module, images: Tensor) -> Pytree:
 
 
 def _run(stages: Stages, name: str, images: Tensor, *, several: bool = True) -> Pytree:
-    """What the stages give, one after another.
+    """Run the stages, one after another.
 
     Raises:
         InputError: One returns something else than tensors, or than one where not several are allowed, or overwrites

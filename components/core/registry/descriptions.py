@@ -1,4 +1,4 @@
-"""What MLflow's pages say of a model, its versions and its runs: names and descriptions in Markdown.
+"""Names and descriptions of a model, its versions and its runs on MLflow's pages, in Markdown.
 
 A description that somebody else wrote stays as it is: ours end with a line that says whose they are.
 """

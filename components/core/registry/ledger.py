@@ -79,7 +79,7 @@ def finished(model: str) -> list[Entry]:
 
 
 def champion_of(entries: Sequence[Entry]) -> str:
-    """Who is champion by the ledger."""
+    """Return the champion by the ledger."""
     return entries[-1].to if entries else ""
 
 
@@ -128,6 +128,27 @@ def history(model: str) -> list[dict[str, Any]]:
         }
         for entry, until in reversed(list(zip(entries, ends, strict=True)))
         if entry.to  # nobody is champion after the alias was removed by hand
+    ]
+
+
+def failures(model: str) -> list[dict[str, str]]:
+    """Return the moves that failed, newest first.
+
+    Returns:
+        Dicts of `version` (that should have become champion), `time` (UTC, ISO 8601), `action`, `who`, `reason` and
+        `entry` (the id of its run).
+    """
+    return [
+        {
+            "version": entry.to,
+            "time": iso(entry.time / 1000),
+            "action": entry.action,
+            "who": entry.who,
+            "reason": entry.reason,
+            "entry": entry.run_id,
+        }
+        for entry in reversed(read(model))
+        if entry.status == "FAILED"
     ]
 
 

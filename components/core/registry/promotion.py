@@ -209,7 +209,7 @@ def _move(model: str, version: str, action: str, why: str, who: str, evidence: s
             return entries[-1]
         entry = open_entry(model, action, champion, version, why, who or whoami(), evidence)
         if expected not in (None, champion):
-            return fail(entry, f"The champion is {named(champion)}, not {named(str(expected))}.")
+            return fail(entry, f"The champion is {named(champion)}, no longer {named(str(expected))}.")
         try:
             obstacle = _claim(entry, champion)
             if obstacle:

@@ -148,20 +148,30 @@ def _answer(process: "subprocess.Popen[str]") -> str:
 
 def add_version(model: str, folder: Path, run: runs.StepRun, tags: Mapping[str, str]) -> str:
     """Upload a checked model folder, register it as a new version with its digest; return the version."""
-    client = connection.client()
-    logged = client.create_logged_model(connection.experiment(model), model, run.run_id)
-    client.log_model_artifacts(logged.model_id, str(folder))
-    client.finalize_logged_model(logged.model_id, "READY")
+    client, digest = connection.client(), archives.folder_digest(folder)
+    uploaded = _uploaded(model, folder, run, digest)
     if not client.search_registered_models(f"name = '{model}'"):  # only now: a full disk leaves no model without one
         client.create_registered_model(model)
     version = client.create_model_version(
         model,
-        f"models:/{logged.model_id}",
+        f"models:/{uploaded}",
         run_id=run.pipeline_id,
-        tags={tag_names.ARTIFACT_DIGEST: archives.folder_digest(folder), **tags},
-        model_id=logged.model_id,
+        tags={tag_names.ARTIFACT_DIGEST: digest, **tags},
+        model_id=uploaded,
     )
     return str(version.version)
+
+
+def _uploaded(model: str, folder: Path, run: runs.StepRun, digest: str) -> str:
+    """Upload a model folder as a logged model, or complete the one that a kill of this run left; return its id."""
+    client, experiment = connection.client(), connection.experiment(model)
+    known = {tag_names.RUN_KEY: run.run_key, tag_names.ARTIFACT_DIGEST: digest}
+    left = client.search_logged_models([experiment], " AND ".join(tag_names.equals(*tag) for tag in known.items()))
+    logged = left[0] if left else client.create_logged_model(experiment, model, run.run_id, tags=known)
+    if logged.status != "READY":
+        client.log_model_artifacts(logged.model_id, str(folder))
+        client.finalize_logged_model(logged.model_id, "READY")
+    return str(logged.model_id)
 
 
 def registered(model: str, folder: Path, tags: Mapping[str, str]) -> str:

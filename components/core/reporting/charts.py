@@ -314,7 +314,7 @@ def _scale(values: Sequence[float]) -> tuple[float, float, bool]:
 
 
 def _place(value: float, low: float, high: float, logarithmic: bool) -> float:  # noqa: FBT001 - a part of `_scale`
-    """Where a value lies on its axis, 0 to 1; in the middle where all are equal."""
+    """Place a value on its axis, 0 to 1; in the middle if all are equal."""
     if low == high:
         return 0.5
     if logarithmic:

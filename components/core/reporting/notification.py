@@ -70,7 +70,7 @@ def message(run_key: str, result: RunResult) -> dict[str, Any]:
 
 
 def title(result: RunResult) -> str:
-    """What became of a run, in a few words."""
+    """Summarize the outcome of a run in a few words."""
     name = f"{result.model} version {result.version}"
     if result.status == "failed":
         return f"✗ The run of {result.model} failed"

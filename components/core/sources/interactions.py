@@ -50,7 +50,7 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True)
 class _Table:
-    """What a table holds."""
+    """The content of a table."""
 
     users: Mapping[str, Sequence[_Row]]  # in order, each item once
     faults: Sequence[RawRecord]

@@ -163,7 +163,7 @@ def printable(text: str) -> str:
 
 
 def reader(uris: Collection[str]) -> Callable[[str], bytes]:
-    """What reads these records by their uri alone; of a manifest that holds its records, after one pass over it."""
+    """Return a reader of these records by uri; for a manifest that holds its records, after one pass over it."""
     manifests = {uri.rpartition(ROW)[0] for uri in uris if uri.rpartition(ROW)[0].lower().endswith(MANIFESTS)}
     inline = {
         entry.uri: entry

@@ -52,7 +52,7 @@ class IndexRow(NamedTuple):
     metadata: str  # a JSON object
 
     def described(self) -> tuple[str, ...]:
-        """What an example is made of; names and places play no part."""
+        """Return what identifies an example; names and places play no part."""
         return (self.sha256 or self.reason.partition(":")[0], self.label, self.split, self.group, self.metadata)
 
 

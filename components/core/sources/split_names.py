@@ -1,4 +1,4 @@
-"""What splits are called: by us, in manifests, and as folders."""
+"""Names of splits: ours, those in manifests, and those of folders."""
 
 SPLITS = ("train", "validation", "calibrate", "test")
 SPLIT_OF_FOLDER = {  # what folders of splits are called, and which split that is

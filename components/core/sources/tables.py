@@ -104,7 +104,7 @@ def _csv_rows(file: BinaryIO, source: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _ambiguous(error: str, source: str, begin: int, line: int) -> InputError:
-    """What the csv module found where it can't tell the cells of a row."""
+    """Describe what kept the csv module from telling the cells of a row."""
     hint = 'Close it, or write it twice ("") where it is part of a quoted text.'
     if "unexpected end of data" in error:
         sentence = f"A quotation mark in line {begin} of {source} is never closed: what follows would be one cell."

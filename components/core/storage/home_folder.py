@@ -49,12 +49,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def store_is_current(database: Path) -> bool:
-    """Whether the local MLflow store has the installed version's schema, and the paths of where it lies."""
+    """Return whether the local MLflow store has the installed version's schema and the paths of its present place."""
     return has_current_schema(database) and _stamp(database).read_text().endswith(f" {database}")
 
 
 def has_current_schema(database: Path) -> bool:
-    """Whether the installed version of MLflow made or migrated a local store (read without importing it)."""
+    """Return whether the installed version of MLflow made or migrated a local store (read without importing it)."""
     stamp = _stamp(database)
     return database.exists() and stamp.exists() and stamp.read_text().split(" ")[0] == version("mlflow")
 

@@ -1,4 +1,4 @@
-"""How long this process waits for a server that does not answer, S3 or the search's database, and who is told of it."""
+"""Patience with a server that does not answer, S3 or the search's database: how long to wait, and whom to notify."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What is wrong with a Parquet file that can't be read, in one sentence."""
+"""Explain in one sentence why a Parquet file can't be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

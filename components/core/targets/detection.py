@@ -19,6 +19,7 @@ from components.core.targets import detection_metrics as figures
 from components.core.targets.detection_losses import SCALE, loss_of
 from components.core.targets.detection_metrics import COUNTED, HALF, MAP, MAP50, MAP75, METRICS, Matches, Seen
 from components.core.targets.evaluation import Evaluation, Mistake
+from components.core.targets.references import frequent_boxes
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -105,8 +106,8 @@ class Detection:
     ) -> Evaluation:
         """Average precision as COCO has it, by class and by size, and F1 of sure boxes; 95 % bootstrap over pictures.
 
-        The trivial model gives every picture one box for each class: the median of its training boxes, as shares of the
-        sides, with the share of pictures that show the class as score.
+        The trivial model gives every picture the boxes that find the most things in the training pictures, see
+        `frequent_boxes`.
 
         Raises:
             ValueError: There are no test rows.
@@ -116,7 +117,7 @@ class Detection:
         things, said = [figures.truth(label) for label in labels], figures.answered(answers)
         known = [*classes, *sorted({name for one in things for name in one.names} - {*classes})]
         coco, matched = figures.coco_figures(said, things, known), figures.matches(said, things, known)
-        constant = _constant(training, labels)
+        constant = frequent_boxes.answers(training, labels)
         trivial = figures.coco_figures(figures.answered(constant), things, known)
         metrics, baseline, drawn = dict(coco.metrics), dict(trivial.metrics), _resampled(matched)
         intervals = {name: interval(values) for name, values in drawn.items()}
@@ -124,7 +125,10 @@ class Detection:
             if metric.features is None or metric.figure is None:
                 continue
             features = metric.features(answers, labels, known)
-            metrics[metric.name] = float(metric.figure(features.sum(0)[None])[0])
+            value = float(metric.figure(features.sum(0)[None])[0])
+            if np.isnan(value):  # the precision of no sure box
+                continue
+            metrics[metric.name] = value
             intervals[metric.name] = interval(metric.figure(bootstrap_sums(features)))
             baseline[metric.name] = float(metric.figure(metric.features(constant, labels, known).sum(0)[None])[0])
         ordered = [metric.name for metric in METRICS if metric.name in metrics]
@@ -180,29 +184,6 @@ def _resampled(matched: Matches) -> dict[str, Array]:
     total, count = np.where(there, found, 0.0).sum(2), there.sum(2)
     mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     return {MAP.name: mean.mean(1), MAP50.name: mean[:, 0], MAP75.name: mean[:, 5]}
-
-
-def _constant(training: Mapping[str, int], labels: Sequence[str]) -> pd.DataFrame:
-    """The trivial model's answers."""
-    boxes: dict[str, list[Array]] = {}
-    shown: dict[str, int] = {}
-    for label, times in training.items():
-        row = read_boxes(label)
-        for box in row.boxes:
-            sides = np.array([row.width, row.height, row.width, row.height])
-            boxes.setdefault(box.name, []).extend([np.array(box.corners) / sides] * times)
-        for name in class_counts(label):
-            shown[name] = shown.get(name, 0) + times
-    names = sorted(boxes, key=lambda name: (-shown[name], name))
-    scores = [shown[name] / sum(training.values()) for name in names]
-    medians = np.array([np.median(boxes[name], axis=0) for name in names]).reshape(-1, 4)
-    rows = []
-    for label in labels:
-        size = read_boxes(label)
-        sides = np.array([size.width, size.height, size.width, size.height])
-        common = {"labels": names, "scores": scores, "sure": sum(score >= 0.5 for score in scores)}  # noqa: PLR2004 - half
-        rows.append({"boxes": (medians * sides).tolist(), **common, "width": size.width, "height": size.height})
-    return pd.DataFrame(rows)
 
 
 def _per_class(matched: Matches, precision: Array, classes: Sequence[str]) -> pd.DataFrame:

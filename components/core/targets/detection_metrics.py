@@ -97,7 +97,7 @@ def iou(boxes: Array, others: Array) -> Array:
 
 
 def _found(overlap: Array) -> Array:
-    """Whether each box [A] finds a thing [B] at each IoU, by their overlap [A, B]: bool[A, 10]."""
+    """Match each box [A] with a thing [B] at each IoU, by their overlap [A, B]: bool[A, 10]."""
     taken = np.zeros((len(IOUS), overlap.shape[1]), dtype=bool)
     found = np.zeros((len(overlap), len(IOUS)), dtype=bool)
     for place, row in enumerate(overlap):
@@ -214,7 +214,7 @@ def count_features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequen
 
 
 def per_picture(matched: Matches) -> tuple[Array, Array]:
-    """How many sure boxes of each picture find a thing at IoU 0.5, and how many there are: int[N] each."""
+    """Count the confident boxes of each picture that find a thing at IoU 0.5, and all of them: int[N] each."""
     count = len(matched.things)
     hit = matched.sure & matched.found[:, HALF]
     return np.bincount(matched.picture[hit], minlength=count), np.bincount(
@@ -265,7 +265,7 @@ METRICS = (MAP, MAP50, MAP75, *COUNTED, *BY_SIZE)
 
 @dataclass(frozen=True)
 class CocoFigures:
-    """What faster-coco-eval says."""
+    """Figures by faster-coco-eval."""
 
     metrics: Mapping[str, float]  # by name; without those that are undefined
     by_class: Array  # average precision of each class, float[C]; NaN: without things

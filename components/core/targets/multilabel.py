@@ -147,7 +147,7 @@ def _names(labels: Sequence[str]) -> list[list[str]]:
 
 
 def _matrix(lists: Sequence[Sequence[str]], classes: Sequence[str]) -> Array:
-    """Whether each list has each class: bool[N, C]."""
+    """Mark the classes of each list: bool[N, C]."""
     return np.array([[name in {*names} for name in classes] for names in lists], dtype=bool).reshape(-1, len(classes))
 
 

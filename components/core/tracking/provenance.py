@@ -39,7 +39,7 @@ def parts(settings: Settings) -> Parts:
 
 
 def program(task: str) -> Parts:
-    """What computes: the digest of the code, the task's own included, and the libraries by name."""
+    """Identify the program: the digest of the code, the task's own included, and the libraries by name."""
     return {"code": _code(task), "libraries": _libraries()}
 
 

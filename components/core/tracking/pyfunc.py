@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 import mlflow
 
 from components.core.tracking.service.connection import client
+from components.core.tracking.service.silence import told
 
 
 def save_pyfunc(
@@ -92,4 +93,5 @@ def load_pyfunc(folder: Path) -> Any:  # noqa: ANN401 - mlflow publishes no type
 def download_version(model: str, version: str, folder: Path) -> Path:
     """Download a registered version's files, without the marker that loading by name would add."""
     uri = client().get_model_version_download_uri(model, version)
-    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
+    with told():
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))

@@ -29,7 +29,7 @@ def find_runs(model: str, run_key: str, kind: str = "", extra: str = "", view: i
 
 
 def started(run_id: str) -> float:
-    """When a run began, in seconds since the epoch."""
+    """Return when a run began, in seconds since the epoch."""
     return float(client().get_run(run_id).info.start_time) / 1000
 
 

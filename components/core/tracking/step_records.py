@@ -57,11 +57,11 @@ class _Call(NamedTuple):
         return run_folder.run_folder(self.run_key) / FOLDER / f"{self.name}.json"
 
     def paths(self) -> dict[str, Path]:
-        """What the step reads and writes, by parameter."""
+        """Return the paths that the step reads and writes, by parameter."""
         return {name: value for name, value in self.arguments.items() if isinstance(value, Path)}
 
     def is_kept(self) -> bool:
-        """Whether what the step reads and writes outlives its process."""
+        """Return whether what the step reads and writes outlives its process."""
         return not torchrun.launched() and all(p.is_relative_to(home_folder.home()) for p in self.paths().values())
 
     def start(self) -> str:
@@ -120,6 +120,11 @@ def output(run_key: str, step: str, name: str) -> tuple[Path, Any] | None:
         return Path(record["outputs"][name][0]), record["result"]
     except (OSError, ValueError, KeyError):
         return None
+
+
+def recorded(run_key: str) -> set[str]:
+    """Return the steps of a run that have a record."""
+    return {path.stem for path in (run_folder.run_folder(run_key) / FOLDER).glob("*.json")}
 
 
 def _read(call: _Call, start: str) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ TAG_LENGTH = 5000  # characters that every store of MLflow takes
 RUN_NAME, PARENT = "mlflow.runName", "mlflow.parentRunId"
 NOTE = "mlflow.note.content"  # the description, in Markdown; of an experiment too
 OUTCOME = ": "  # in the name of a pipeline's run, behind what it came to
-RUN_KEY = "thawline.run_key"  # of a version too: of the pipeline run that made it
+RUN_KEY = "thawline.run_key"  # of a version and its logged model too: of the pipeline run that made it
 KIND, MODEL = "thawline.kind", "thawline.model"
 CANDIDATE = "candidate"  # a kind
 

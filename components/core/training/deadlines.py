@@ -1,4 +1,4 @@
-"""When training has to stop, with the best so far: a budget from the run's start, and one for each step.
+"""Deadlines of training, which stops with the best so far: a budget from the run's start, and one for each step.
 
 Evaluation and registration keep a part of the run's budget, so the rest is the time to train. The search stops at 70 %
 of it and the head phase at 85 %; a step that ends early leaves its time to the next one.
@@ -25,7 +25,7 @@ GRACE_SECONDS = 300.0  # seconds beyond a limit after which one machine takes a 
 
 
 def of(run: "StepRun") -> Deadline:
-    """When this step has to stop training: by the run's budget or by its own, whichever comes first.
+    """Return when this step has to stop training: by the run's budget or its own, whichever comes first.
 
     A helper has none: the first process's deadline holds for all.
     """

@@ -99,7 +99,7 @@ def together(network: Network) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all processes of a training are given."""
+    """The job that all processes of a training get."""
 
     folder: str  # of the network, and of what it is trained to
     dataset: str
@@ -155,7 +155,7 @@ def _run(count: int, job: _Job, listener: Listener) -> Generator[tuple[Any, ...]
 def _messages(
     workers: Sequence[BaseProcess], readers: list[Connection], listener: Listener
 ) -> Iterator[tuple[Any, ...]]:
-    """What the processes tell; whether to stop is answered here, where the step's deadline is kept."""
+    """Receive the processes' messages; answer whether to stop, since the step's deadline is kept here."""
     failures: list[tuple[float, str, str, str]] = []
     while readers and not failures and not any(worker.exitcode for worker in workers):
         ready = wait(readers)

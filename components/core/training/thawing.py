@@ -1,4 +1,4 @@
-"""Whether a thawed network is better than its head-only model, by how much, and how sure that is.
+"""The judgment whether a thawed network is better than its head-only model, by how much, and how sure that is.
 
 It has to be better by more than one standard error of the difference, so that what is simpler stays where the rows
 can't tell (the one-standard-error rule, Breiman et al. 1984). Thawed networks are too sure of their answers: above a
@@ -45,7 +45,7 @@ SMALLEST = 1e-3  # gain that is worth leaving the pretrained stages for
 
 @dataclass(frozen=True)
 class Judgment:
-    """How much lower the loss of the thawed network is on rows that neither was fitted on."""
+    """The gain of the thawed network: how much lower its loss is on rows that neither model was fitted on."""
 
     gain: float  # mean over the rows of the head-only model's loss less the thawed network's
     error: float  # standard error of it; infinite where fewer than two units were compared
@@ -146,7 +146,7 @@ def _out_of_time(network: Network, listener: Listener, seconds: float = 0.0) -> 
 
 
 def _folds(data: Data) -> int:
-    """How many folds are held out in turn."""
+    """Count the folds that are held out in turn."""
     return FOLDS if folds.few(data) else 1
 
 

@@ -108,7 +108,7 @@ def _release(client: Any) -> Check:  # noqa: ANN401 - kfp is untyped
 
 
 def _ended(run: Any, link: str) -> Check:  # noqa: ANN401 - kfp_server_api's run
-    """How the run ended; that its last step failed, and no other, was planned."""
+    """Report how the run ended; only its last step was meant to fail."""
     name = "Canary run"
     if run.state == "SUCCEEDED":
         return Check(name, ok=True, found="succeeded", hint="")
@@ -122,7 +122,7 @@ def _ended(run: Any, link: str) -> Check:  # noqa: ANN401 - kfp_server_api's run
 
 
 def _findings(run_key: str) -> tuple[dict[str, str], str]:
-    """What the pods wrote into MLflow, or why that can't be read here."""
+    """Read what the pods wrote into MLflow, or say why that can't be read here."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return {}, "MLFLOW_TRACKING_URI is not set here"
     from components.core.tracking import canary
@@ -138,7 +138,7 @@ def _findings(run_key: str) -> tuple[dict[str, str], str]:
 
 
 def _reached(found: dict[str, str], silence: str, cluster: "Cluster", link: str) -> Check:
-    """Whether the pods reached MLflow; what they lack for it is said, as far as it can be known here."""
+    """Report whether the pods reached MLflow, and what they lack for it, as far as it can be known here."""
     name = "MLflow from the pods"
     if found:
         return Check(name, ok=True, found="reached", hint="")
@@ -174,7 +174,7 @@ def _promises(found: dict[str, str], state: str, cluster: "Cluster", source: str
 
 
 def _exit(found: dict[str, str], state: str) -> tuple[bool, str]:
-    """Whether the exit handler took the run's end for what it was, and Kubeflow's word for that."""
+    """Report whether the exit handler judged the run's end correctly, and Kubeflow's word for it."""
     if "exit" not in found:
         return False, "nothing"
     read = found.get("closed", "nothing")

@@ -19,7 +19,7 @@ COMPARED = 256  # records of --check
 
 
 class Format(StrEnum):
-    """What can be written."""
+    """Formats that can be written."""
 
     ONNX = "onnx"
 

@@ -28,6 +28,8 @@ ModelOption = Annotated[str, typer.Option(help="Name in the model registry.", au
 _MODELS = ("model", "champion", "previous", "challenger", "pending", "versions")
 _VERSIONS = ("version", "created (UTC)", "aliases", "accepted", "figure", "decision")
 _HISTORY = ("champion", "from (UTC)", "until", "action", "who", "why")
+_FAILURES = ("failed", "at (UTC)", "action", "who", "reason")
+SHOWN_FAILURES = 5
 
 
 @app.command(epilog="Examples: thawline models; thawline models stamps; thawline models stamps --json | jq .history")
@@ -174,7 +176,7 @@ def _one(name: str) -> dict[str, Any]:
         connection.check_known(name)
         raise InputError(f"The registry has no model {name!r} of Thawline.", "See the models with `thawline models`.")
     versions = [{**asdict(one), "created": iso(one.created)} for one in registry.versions(name)]
-    return {**found[0], "versions": versions, "history": ledger.history(name)}
+    return {**found[0], "versions": versions, "history": ledger.history(name), "failures": ledger.failures(name)}
 
 
 def _settle(name: str) -> None:
@@ -213,7 +215,12 @@ def _page(model: dict[str, Any]) -> list[str]:
         for row in model["history"]
     ]
     history = table(_HISTORY, champions, ("champion",)) or ["No version has been champion yet."]
-    return [*table(_VERSIONS, versions, ("version",)), "", *history]
+    failures = [
+        (row["version"], minute(row["time"]), row["action"], row["who"], _short(row["reason"]))
+        for row in model["failures"][:SHOWN_FAILURES]
+    ]
+    failed = ["", *table(_FAILURES, failures, ("failed",))] if failures else []
+    return [*table(_VERSIONS, versions, ("version",)), "", *history, *failed]
 
 
 def _short(sentence: str) -> str:

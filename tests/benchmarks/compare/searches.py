@@ -14,6 +14,7 @@ import optuna
 import torch
 
 from components.core import run_folder
+from components.core.contract.task_sources import default_hyperparameters
 from components.core.fitting.data import open_data
 from components.core.networks.network import Network
 from components.core.searching.studies import open_study
@@ -80,7 +81,7 @@ class Study:
         study = optuna.create_study(pruner=pruner)
         searched = Hyperparameters.model_fields.keys() - settings.fixed().keys()
         rows = sum(len(self.data.rows[split]) for split in ("train", "validation"))
-        study.enqueue_trial(settings.defaults(rows).model_dump(include=set(searched)))
+        study.enqueue_trial(default_hyperparameters(settings, rows).model_dump(include=set(searched)))
         for number in range(self.trials):
             study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + number, n_startup_trials=5)
             study.optimize(self.objective, n_trials=1)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -131,6 +132,19 @@ def test_a_reused_process_id_is_no_lease(home: Path) -> None:
     lease = {"pid": os.getpid(), "started": "1"}
     (run_folder.run_folder("k") / "lease.json").write_text(json.dumps(lease))
     assert run_folder.abandoned_runs() == ["k"]
+
+
+def test_temporary_files_of_a_killed_run_are_found_from_elsewhere(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of a later run, whose temporary files lie elsewhere, removes those that a killed run left."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    run_folder.take_lease("killed")
+    left = run_folder.temporary_folder("killed")
+    (left / "half").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "thawline-later"))
+    run_folder.clear("killed")
+    assert not left.exists()
 
 
 def test_run_keys_never_repeat() -> None:

@@ -69,15 +69,14 @@ def test_defaults_keep_what_is_given() -> None:
     assert Settings(dropout=0.4).defaults() == Hyperparameters(dropout=0.4)
 
 
-def test_many_pictures_are_thawed_deeper() -> None:
-    """From 1,000 rows on, pictures thaw deeper at a higher rate, unless depth or rate is given; texts never do."""
-    deeper = Hyperparameters(thaw=3, thaw_learning_rate=1e-3)
-    assert Settings().defaults(999) == Settings().defaults() == Hyperparameters()
-    assert Settings().defaults(1000) == deeper
-    assert Settings(dropout=0.4).defaults(5000) == deeper.model_copy(update={"dropout": 0.4})
-    assert Settings(thaw=2).defaults(5000) == Hyperparameters(thaw=2)
-    assert Settings(thaw_learning_rate=1e-4).defaults(5000) == Hyperparameters(thaw_learning_rate=1e-4)
-    assert Settings(task="text").defaults(5000) == Hyperparameters()
+def test_what_a_task_recommends_holds_as_a_whole() -> None:
+    """It stands beside other given options, and not at all where one of its own is given."""
+    recommended = {"thaw": 3, "thaw_learning_rate": 1e-3}
+    deeper = Hyperparameters.model_validate(recommended)
+    assert Settings().defaults(recommended) == deeper
+    assert Settings(dropout=0.4).defaults(recommended) == deeper.model_copy(update={"dropout": 0.4})
+    assert Settings(thaw=2).defaults(recommended) == Hyperparameters(thaw=2)
+    assert Settings(thaw_learning_rate=1e-4).defaults(recommended) == Hyperparameters(thaw_learning_rate=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,7 @@ def test_the_simple_model_answers_the_test_rows(models: Mapping[str, Path], tmp_
     assert sum(answers["probabilities"][0].values()) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_the_whole_way(models: Mapping[str, Path], tracked_home: Path, tmp_path: Path, predict: Predict) -> None:
     """From JSON lines to a champion whose artifact needs only its own requirements, and a report with the mistakes."""
     from components.core.training.checkpoints import load_checkpoint

@@ -25,6 +25,7 @@ from tests.support.plain import PlainRun
         ({"gate_alpha": 0.1}, "judge", "is judged again: gate: gate_alpha.", 3),
         ({"patience": 3}, "train", "Changed since the run", 7),
         ({"force": True}, "train", "Training was forced.", 7),
+        ({"trials": 0}, "train", "Changed since the run", 5),
         ({"model": "other"}, "train", "There is no earlier successful run of 'other'.", 7),
     ],
 )
@@ -34,8 +35,9 @@ def test_a_run_is_foreseen(
     """The decision and its reason are those of detect_changes, and nothing is written to MLflow."""
     client = connection.client()
     before = [len(client.search_experiments()), len(client.search_runs(["1"]))]
-    decision = foreseen(str(toy_source), toy_run.settings.model_copy(update=changed), Console(quiet=True))
-    assert (decision.change, len(steps(decision))) == (change, count)
+    settings = toy_run.settings.model_copy(update=changed)
+    decision = foreseen(str(toy_source), settings, None, Console(quiet=True))
+    assert (decision.change, len(steps(decision, settings))) == (change, count)
     assert reason in decision.reason
     assert [len(client.search_experiments()), len(client.search_runs(["1"]))] == before
 
@@ -47,12 +49,12 @@ def test_the_expected_time_is_printed(
     expected = {"search": 36.4, "evaluate": 12.0}
     monkeypatch.setattr(dry_run, "expected_seconds", lambda _: expected)
     would = Decision("train", "Forced.")
-    dry_run.print_foreseen(would, Settings(model="stamps"), as_json=False)
+    dry_run.print_foreseen(would, Settings(model="stamps"), None, as_json=False)
     assert capsys.readouterr().out.splitlines()[1:] == [
         "Steps: prepare_data, search ~36 s, select_trial, train_head, fine_tune, evaluate ~12 s, register",
         "Time: ~48 s, as in the last run of stamps with these settings",
     ]
-    dry_run.print_foreseen(would, Settings(model="stamps"), as_json=True)
+    dry_run.print_foreseen(would, Settings(model="stamps"), None, as_json=True)
     assert json.loads(capsys.readouterr().out)["expected_seconds"] == expected
 
 

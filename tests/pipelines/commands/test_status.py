@@ -133,6 +133,7 @@ def test_a_file_that_no_collector_reads_is_refused(name: str, home: Path, tmp_pa
     assert name in answer.err
 
 
+@pytest.mark.slow
 def test_asking_loads_no_torch(tracked_home: Path) -> None:
     """A monitor that asks every minute pays for neither torch nor kfp."""
     assert loaded(["status"], ["status", "--prometheus"], libraries=("torch", "kfp", "optuna")) == ([0, 0], [])

@@ -13,7 +13,7 @@ from components.core.settings import Settings
 from components.core.tracking import queries
 from pipelines import steps
 from pipelines.kubeflow import pods as cluster
-from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster
+from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, WITHOUT_SEARCH, Cluster
 from tests.conftest import TOY, copy_store, use_home
 from tests.fakes.kubeflow.driver import Call, Interpreted, Killed, Perform, run, stubs
 from tests.fakes.kubeflow.inputs import Refused
@@ -156,6 +156,15 @@ def test_a_run_takes_few_pods(changed: bool, most: int, dag: str) -> None:  # no
     assert len(found.pods) <= most
 
 
+def test_a_run_without_trials_takes_no_search_pods() -> None:
+    """Its DAG has neither the search nor its driver, and `evaluate` starts without the artifact of one."""
+    found = ended(cluster.compile_dag(Cluster(), WITHOUT_SEARCH).yaml, detect_changes={"Output": True})
+    assert found.state == "SUCCEEDED", found.errors
+    assert not called(found, "search")
+    assert [{*call.artifacts} for call in called(found, "evaluate")] == [{"dataset", "checkpoint"}]
+    assert len(found.pods) <= 18
+
+
 def test_a_terminated_run_has_no_exit_handler(dag: str) -> None:
     """Its driver is failed at once, so nobody closes the run."""
     parameters = {"source": "s3://photos", "settings": "{}", "run_key": ""}
@@ -270,6 +279,20 @@ def test_two_workers_search_one_study(lab: Lab) -> None:
     workers = called(found, "search_worker")
     assert [call.parameters["worker"] for call in workers] == [0, 1]
     assert len({found.outputs[call.path]["Output"] for call in workers}) == 1
+
+
+@pytest.mark.slow
+def test_without_a_search_the_defaults_are_trained_and_judged_again(lab: Lab) -> None:
+    """The DAG for 0 trials trains the defaults; with another gate the same version is judged again."""
+    lab.dag = cluster.compile_dag(Cluster(), WITHOUT_SEARCH).yaml
+    settings = SETTINGS.model_copy(update={"trials": 0})
+    first, judged = lab.run(settings), lab.run(settings.model_copy(update={"gate_alpha": 0.04}))
+    assert (first.state, judged.state) == ("SUCCEEDED", "SUCCEEDED"), first.errors or judged.errors
+    versions = [found.outputs[called(found, "register")[0].path] for found in (first, judged)]
+    assert versions[0] == versions[1]
+    assert lab.statuses(1) == lab.statuses(2) == {"FINISHED"}
+    trained = next(run for run in queries.find_runs("toy", run_key(1), "step") if run.info.run_name == "train_head")
+    assert trained.data.params == {name: str(value) for name, value in settings.defaults(180).model_dump().items()}
 
 
 def test_a_step_that_fails_leaves_the_next_ones_out(lab: Lab, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from components.core.errors import InputError
 from components.core.settings import Settings
 from pipelines.commands.options import merge_cluster
 from pipelines.kubeflow.parameters import dag_of, parameters
-from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, Cluster
+from pipelines.kubeflow.pods import FINE_TUNING, SEARCHING_IN_PODS, WITHOUT_SEARCH, Cluster
 
 
 def test_a_folder_of_this_machine_is_refused() -> None:
@@ -35,6 +35,13 @@ def test_one_pod_searches_without_a_loop() -> None:
     found = parameters("s3://b/p", Settings(search_workers=1), Cluster())
     assert found.keys() == {"source", "settings", "run_key"}
     assert dag_of(found) == FINE_TUNING
+
+
+def test_without_trials_no_pod_searches() -> None:
+    """With 0 trials the DAG has no search, so several search workers need no database and are no parameter."""
+    found = parameters("s3://b/p", Settings(trials=0, search_workers=3), Cluster())
+    assert found.keys() == {"source", "settings", "run_key"}
+    assert dag_of(found) == WITHOUT_SEARCH
 
 
 def test_a_search_pod_with_gpus_has_a_process_for_each() -> None:

@@ -1,8 +1,10 @@
 """What happens before the DAG starts, and what it makes of the decision."""
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,11 @@ from components.core.tracking import queries, tag_names
 from components.core.tracking.service import connection
 from pipelines.local import changes
 from tests.conftest import TOY
-from tests.fakes.toy import write_points
-from tests.support.command import TOY as COMMAND
-from tests.support.command import Answer, environment, thawline
-from tests.support.plain import PlainRun
+from tests.support.command import Answer, call, environment, thawline
+from tests.support.plain import PlainRun, run_steps
 
 CONSOLE = Console(stderr=True)
+Here = Callable[..., Answer]
 OPTIONS = [part for name, value in TOY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 OPTIONS += ["--trials", "3"]
 
@@ -34,9 +35,16 @@ def command(source: Path, *options: str) -> Answer:
     return thawline("run", str(source), *OPTIONS, *options, home=home_folder.home(), cwd=home_folder.home())
 
 
-def test_a_run_without_changes_is_skipped(toy_home: PlainRun, toy_source: Path) -> None:
+@pytest.fixture
+def here(toy_home: PlainRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    """As `command`, in this process: what ends with a skip starts no other."""
+    monkeypatch.chdir(home_folder.home())
+    return lambda source, *options: call(capsys, monkeypatch, "run", str(source), *OPTIONS, *options)
+
+
+def test_a_run_without_changes_is_skipped(toy_home: PlainRun, toy_source: Path, here: Here) -> None:
     """Status 0 and one JSON object that names the run it stands for; nothing is started."""
-    answer = command(toy_source, "--json")
+    answer = here(toy_source, "--json")
     assert answer.status == 0, answer.err
     [line] = answer.out.splitlines()
     result = json.loads(line)
@@ -50,9 +58,9 @@ def test_a_run_without_changes_is_skipped(toy_home: PlainRun, toy_source: Path) 
     assert json.loads((folder / "result.json").read_text()) == result
 
 
-def test_the_summary_names_the_version_and_its_report(toy_home: PlainRun, toy_source: Path) -> None:
+def test_the_summary_names_the_version_and_its_report(toy_source: Path, here: Here) -> None:
     """Without --json a skipped run ends with reason, version, report and the command for the tracking page."""
-    answer = command(toy_source)
+    answer = here(toy_source)
     assert (answer.status, answer.err) == (0, "")
     summary = dict(line.split(maxsplit=1) for line in answer.out.partition("\n\n")[2].splitlines())
     assert list(summary) == ["Skipped", "Registered", "Report", "Tracking"]
@@ -143,34 +151,32 @@ def test_a_server_out_of_reach_is_told_at_once(home: Path, toy_source: Path, mon
 # --- the real DAG -----------------------------------------------------------------------------------------------------
 
 
-def ran(source: Path, home: Path, *options: str) -> dict[str, Any]:
-    options = ("--trials", "0", "--json", *options)
-    answer = thawline("run", str(source), *COMMAND, *options, home=home, cwd=source.parent)
+def ran(source: Path) -> dict[str, Any]:
+    answer = command(source, "--json")
     assert answer.status == 0, answer.err
     result: dict[str, Any] = json.loads(answer.out)
     return result
 
 
 @pytest.mark.slow
-def test_data_a_a_b_a(tmp_path: Path, home: Path) -> None:
+def test_data_a_a_b_a(toy_home: PlainRun, toy_source: Path, tmp_path: Path, smoke_tested: list[str]) -> None:
     """Trains, skips, trains, and judges version 1 again: nothing is trained, and there is no third version."""
-    source = write_points(tmp_path / "points", per_class=40)
-    first, skipped = ran(source, home), ran(source, home)
+    source, first = tmp_path / "points", toy_home.result
+    shutil.copytree(toy_source, source)
     assert (first["status"], first["version"], first["promoted"]) == ("succeeded", "1", True)
+    skipped = ran(source)
     assert (skipped["status"], skipped["same_as"]) == ("skipped", first["mlflow_run_id"])
     (source / "class0/new.txt").write_text("2.0,0.1")
-    assert ran(source, home)["version"] == "2"
+    assert run_steps(source, toy_home.settings, tmp_path / "second").version == "2"
     (source / "class0/new.txt").unlink()
-    judged = ran(source, home)
+    judged = ran(source)
     assert (judged["status"], judged["version"]) == ("succeeded", "1")
     assert connection.client().get_run(judged["mlflow_run_id"]).data.tags[tag_names.CHANGE] == "judge"
     assert judged["dataset_digest"] == first["dataset_digest"]
     assert judged["metrics"]["accuracy"] == first["metrics"]["accuracy"]
     assert Path(judged["report"]).is_file()
     assert {known.version for known in versions.versions("toy")} == {"1", "2"}
-    assert ran(source, home)["same_as"] == judged["mlflow_run_id"]
-    forced = ran(source, home, "--force")
-    assert (forced["version"], list(forced["steps"])[2]) == ("3", "search")
+    assert ran(source)["same_as"] == judged["mlflow_run_id"]
 
 
 @pytest.mark.slow

@@ -1,18 +1,22 @@
 """Which run a command is: a new one, or one that goes on."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from components.core import run_folder
+from components.core.errors import InputError
 from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.sources import source_index
 from components.core.tracking import provenance, queries, runs, tag_names
 from components.detect_changes import DECISION, Decision, go_on
+from pipelines.commands.dry_run import foreseen, print_foreseen
 from pipelines.local import resume
 from tests.fakes.toy import write_points
 
@@ -53,6 +57,37 @@ def test_the_same_command_goes_on(tracked_home: Path) -> None:
     assert begun.before.endswith(", which ended in train_head")
     assert list(run_folder.events(key, begun.offset)) == []
     assert run_folder.driver(key) == "lives"
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_run_that_would_go_on_is_foreseen(form: str, tracked_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--dry-run` tells which run, where that ended, and the steps without a record; it takes nothing up."""
+    key = killed()
+    (run_folder.run_folder(key) / "steps").mkdir()
+    for step in ("prepare_data", "search", "select_trial", "train_head"):
+        (run_folder.run_folder(key) / f"steps/{step}.json").write_text("{}")
+    begun = resume.foresee("/points", SETTINGS)
+    decision = foreseen("/points", SETTINGS, begun, Console(quiet=True))
+    print_foreseen(decision, SETTINGS, begun, as_json=form == "json")
+    printed = capsys.readouterr().out
+    if form == "json":
+        facts = json.loads(printed)
+        assert (facts["goes_on"], facts["steps"]) == (key, ["fine_tune", "evaluate", "register"])
+    else:
+        assert re.fullmatch(
+            r"Would go on with the run of .*, which ended in train_head; --fresh starts anew\.\n"
+            r"Steps: fine_tune, evaluate, register\n",
+            printed,
+        )
+    assert run_folder.driver(key) == "gone"
+
+
+def test_a_server_that_is_away_is_told_at_once(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that might go on is not looked for with the minutes of retries of MLflow's client."""
+    killed()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="can't be reached"):
+        resume.begin("/points", SETTINGS, fresh=False)
 
 
 def test_a_new_run_is_known_from_its_begin(tracked_home: Path) -> None:

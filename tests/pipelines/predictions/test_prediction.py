@@ -67,6 +67,7 @@ def test_no_cell_is_a_formula_to_a_spreadsheet() -> None:
     assert as_line(record, {"label": "@SUM(A1)", "number": -1.5}) == "'=1+1\t'@SUM(A1)\t-1.5\n"
 
 
+@pytest.mark.slow
 def test_objects_on_s3_are_records(s3: str) -> None:
     """An address is one object, or all below it; an object whose name begins alike is none of them."""
     for key in ("in/a/1.txt", "in/a/2.txt", "in/ab.txt", "in/a/", "in/a/.hidden", "in/c.txt"):

@@ -47,7 +47,7 @@ class Maps:
 
 
 class Predictor(Protocol):
-    """What gives the outputs of a detector; their names tell `targets` and `inference` its kind."""
+    """The last layers of a detector; the names of their outputs tell `targets` and `inference` its kind."""
 
     def __call__(self, levels: list[Tensor]) -> Mapping[str, Tensor]:
         """Outputs for A anchors or places in maps of all levels.
@@ -94,7 +94,7 @@ class _Reader(nn.Module):
 
 
 class DetectionHead(nn.Module):
-    """What lies above the maps of a backbone.
+    """The part of a detector above the maps of its backbone.
 
     Args:
         pyramid: From maps by name to the maps of all levels.

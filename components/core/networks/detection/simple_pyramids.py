@@ -56,7 +56,7 @@ class SimplePyramid(nn.Module):
 
 
 def doublings(size: int, side: int) -> int:
-    """How often the sides of a map are doubled for the finest level."""
+    """Count how many times the sides of a map are doubled for the finest level."""
     return round(math.log2(size / side / FINEST))
 
 

@@ -61,7 +61,7 @@ def _tagged(architecture: str, tag: str) -> str:
 
 
 def _size_options(name: str, image_size: int) -> dict[str, Any]:
-    """What a network whose size is fixed when it is built needs for another one."""
+    """Options that a network of fixed size needs for another image size."""
     config = timm.get_pretrained_cfg(name)
     if not image_size or config is None or not config.fixed_input_size:
         return {}
@@ -125,7 +125,7 @@ def _with_state(name: str, options: Mapping[str, Any], state: dict[str, Tensor],
 
 
 def _preprocessing(network: Any, image_size: int) -> "Preprocessing":  # noqa: ANN401 - as above
-    """What the weights were evaluated with, for images of another size in proportion."""
+    """Preprocessing with which the weights were evaluated; scaled in proportion for other image sizes."""
     config = resolve_model_data_config(network)  # type: ignore[no-untyped-call]  # timm gives no types here
     size = image_size or config["input_size"][-1]
     interpolation = config["interpolation"]

@@ -98,7 +98,7 @@ def _adapted(state: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Te
 
 
 def _preprocessing(choice: WeightsEnum | None, image_size: int) -> "Preprocessing":
-    """What the weights were evaluated with; without weights what most of torchvision's were."""
+    """Preprocessing with which the weights were evaluated; without weights, that of most of torchvision's."""
     if choice is None:
         native, resize, mean, std, interpolation = 224, 256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear"
     else:

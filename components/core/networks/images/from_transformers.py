@@ -106,7 +106,7 @@ def rebuild(facts: Mapping[str, Any], size: int) -> tuple[Stages, int]:
 
 
 def _described(place: str) -> dict[str, Any]:
-    """What preprocessor_config.json says; nothing where there is none."""
+    """Read preprocessor_config.json; nothing if there is none."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
@@ -117,7 +117,7 @@ def _described(place: str) -> dict[str, Any]:
 
 
 def _preprocessing(said: Mapping[str, Any], config: Any, image_size: int) -> "Preprocessing":  # noqa: ANN401 - transformers' own
-    """What the weights were evaluated with, for images of another size in proportion."""
+    """Preprocessing with which the weights were evaluated; scaled in proportion for other image sizes."""
     resized, cropped = (_side(said.get(name)) for name in ("size", "crop_size"))
     native = (cropped if said.get("do_center_crop") else resized) or getattr(config, "image_size", 224)
     native = native[0] if isinstance(native, list | tuple) else native

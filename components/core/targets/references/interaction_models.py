@@ -106,7 +106,7 @@ def neighbors(had: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
 
 
 def transitions(sequences: Sequence[Sequence[int]], size: int) -> sparse.csr_matrix:
-    """How often an item follows another, n steps apart counting 1 / n, as shares of each row: float[V, V]."""
+    """Count how often an item follows another, n steps apart as 1 / n, as shares of each row: float[V, V]."""
     arrays = [np.asarray(own, dtype=np.int64) for own in sequences]
     total = sparse.csr_matrix((size, size))
     for step in range(1, WITHIN + 1):

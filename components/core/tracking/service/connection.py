@@ -31,6 +31,7 @@ from components.core.tracking.service.server import (
     refusal,
     unreachable,
 )
+from components.core.tracking.service.silence import telling
 
 OK, SERVER_ERROR = 200, 500  # HTTP
 
@@ -56,7 +57,8 @@ def client() -> mlflow.MlflowClient:
             "Use --env MLFLOW_TRACKING_URI=http://…, or let Kubeflow's MLflow plugin set it (injectUserEnvVars).",
         )
     mlflow.set_tracking_uri(uri)
-    return mlflow.MlflowClient(uri)
+    found = mlflow.MlflowClient(uri)
+    return telling(found) if is_server(uri) else found
 
 
 def every(search: Callable[..., Any], **conditions: Any) -> Iterator[Any]:  # noqa: ANN401 - mlflow publishes no types

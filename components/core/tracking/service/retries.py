@@ -56,7 +56,7 @@ def patient(step: Callable[P, R]) -> Callable[P, R]:
 
 
 def _seconds() -> float:
-    """How long a step waits for servers.
+    """Return how long a step waits for servers.
 
     Raises:
         InputError: `THAWLINE_RETRY_MINUTES` is no number.

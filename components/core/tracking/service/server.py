@@ -47,7 +47,7 @@ def failing(uri: str, status: int, text: str = "") -> UnavailableError:
 
 
 def _message(text: str) -> str:
-    """What an answer says in its first line; empty where that is a page."""
+    """Return the first line of an answer; empty if it is a page."""
     try:
         found = json.loads(text)
         text = str(found.get("message", "")) if isinstance(found, dict) else text

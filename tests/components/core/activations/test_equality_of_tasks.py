@@ -54,7 +54,10 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if case in ("speaker", "wav2vec2") else []) for case in CASES],
+)
 def test_texts_and_sounds(case: str, home: Path, tmp_path: Path) -> None:
     """At the head and below two stages, activations are within rounding, and so are the weights after each epoch."""
     options = PLAIN_STEPS | CASES[case](tmp_path / "model")

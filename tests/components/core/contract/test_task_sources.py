@@ -7,10 +7,10 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from components.core.contract import task_sources
-from components.core.contract.task import built_in_tasks
+from components.core.contract.task import TASKS_FOLDER, built_in_tasks
 from components.core.contract.task_options import parse_options
 from components.core.errors import InputError
-from components.core.settings import Settings
+from components.core.settings import Hyperparameters, Settings
 
 OWN = """
 from typing import Literal
@@ -109,3 +109,33 @@ def test_a_recipe_is_read_from_the_source(tmp_path: Path) -> None:
     assert task_sources.recipe("my_own_tasks.missing", tmp_path) == {}
     with pytest.raises(InputError, match=r"The recipe of the task my_own_tasks.made is not a literal"):
         task_sources.recipe("my_own_tasks.made", tmp_path)
+
+
+def test_many_pictures_are_thawed_deeper() -> None:
+    """From 1,000 rows on, pictures thaw deeper at a higher rate; texts never do."""
+    defaults = task_sources.default_hyperparameters
+    assert defaults(Settings(), 999) == defaults(Settings(task="text"), 5000) == Hyperparameters()
+    assert defaults(Settings(), 1000) == Hyperparameters(thaw=3, thaw_learning_rate=1e-3)
+    assert defaults(Settings(thaw=2), 1000) == Hyperparameters(thaw=2)
+
+
+def test_a_recipe_by_rows_is_read_from_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the largest number of rows that is not above the data's holds, of a task of the user's own too."""
+    monkeypatch.setenv(TASKS_FOLDER, str(tmp_path))
+    (tmp_path / "my_tasks_by_rows").mkdir()
+    (tmp_path / "my_tasks_by_rows" / "points.py").write_text(
+        'recipe_by_rows = {1_000: {"thaw": 4}, 100: {"thaw": 3}}\n'
+    )
+    settings = Settings(task="my_tasks_by_rows.points")
+    found = {rows: task_sources.default_hyperparameters(settings, rows).thaw for rows in (99, 100, 999, 1000, 9999)}
+    assert found == {99: 2, 100: 3, 999: 3, 1000: 4, 9999: 4}
+
+
+@pytest.mark.parametrize("wrong", ["dict(a=1)", "3", '{"100": {"thaw": 3}}', "{100: 3}", '{100: {"backbone": "x"}}'])
+def test_an_unusable_recipe_by_rows_is_refused(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything but a literal of rows to hyperparameters is one sentence."""
+    monkeypatch.setenv(TASKS_FOLDER, str(tmp_path))
+    (tmp_path / "my_wrong_tasks").mkdir()
+    (tmp_path / "my_wrong_tasks" / "points.py").write_text(f"recipe_by_rows = {wrong}\n")
+    with pytest.raises(InputError, match=r"^The recipe_by_rows of the task my_wrong_tasks.points does not map"):
+        task_sources.default_hyperparameters(Settings(task="my_wrong_tasks.points"), 10)

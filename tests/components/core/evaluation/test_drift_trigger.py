@@ -113,6 +113,7 @@ def test_without_a_champion_nothing_differs_from_it(toy_home: PlainRun, source: 
     assert decided(source, toy_home)[0].reason.endswith("--drift-trigger needs a champion.")
 
 
+@pytest.mark.slow
 def test_torch_is_loaded_only_where_a_run_would_wait(toy_home: PlainRun, source: Path) -> None:
     """With the trigger on, a run without changes and one with enough of them stay cheap."""
     code = f"""

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from components.core.contract.task import complete_target
 from components.core.errors import RejectedRecord
+from components.core.evidence.gate import first_version
 from components.core.targets.next_item import NextItem, ranked, ranks
 
 TARGET = NextItem()
@@ -108,6 +109,17 @@ def test_an_evaluation_parts_new_users_and_items_from_old_ones() -> None:
         "new items",
     ]
     assert found.per_class["ndcg_at_10"].tolist() == pytest.approx([1, 0.5] * 2)
+
+
+def test_what_everybody_takes_is_no_first_version() -> None:
+    """A model that gives everybody the most frequent items does not beat the trivial one, so it is refused."""
+    training, test = {label("1"): 5, label("2"): 3}, [label("1"), label("2"), label("3")] * 10
+    popular = np.zeros((len(test), len(CLASSES)))
+    popular[:, 1], popular[:, 2] = 5, 3
+    found = TARGET.evaluate(frame(popular), test, CLASSES, training)
+    name = "ndcg_at_10"
+    assert found.metrics[name] > 0
+    assert not first_version(name, found.metrics[name], found.bound, found.baseline[name], len(test)).accepted
 
 
 def test_probabilities_are_calibrated() -> None:

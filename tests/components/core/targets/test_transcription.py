@@ -11,6 +11,7 @@ from torch import nn
 
 from components.core.contract.task import complete_target
 from components.core.errors import RejectedRecord
+from components.core.evidence.gate import first_version
 from components.core.inference.transcription import answers, collapsed, search
 from components.core.targets.transcription import CHARACTERS, WORDS, CTCHead, Transcription, edit_distance, plain
 
@@ -175,6 +176,23 @@ def test_the_trivial_model_says_the_commonest() -> None:
     low, high = evaluation.intervals["word_error_rate"]
     assert low <= evaluation.metrics["word_error_rate"] <= high
     assert evaluation.bound <= high
+
+
+@pytest.mark.parametrize(("labels", "errors"), [(["b a", "b a"], 0), (["b", "b"], 0), (["a", "a"], 2)])
+def test_the_trivial_model_says_what_is_wrong_least(labels: list[str], errors: int) -> None:
+    """The commonest transcript, the commonest word or nothing, whichever has the fewest errors."""
+    said = pd.DataFrame({"transcript": labels})
+    baseline = TARGET.evaluate(said, labels, CLASSES, {"b a": 2, "b b": 1, "b b b": 1}).baseline
+    assert baseline["word_error_rate"] == errors / 2
+
+
+def test_silence_is_no_first_version() -> None:
+    """A model that says nothing has one error a word, and the trivial model no more, so it is refused."""
+    silent, labels = pd.DataFrame({"transcript": [""] * 3}), ["a b", "b a b", "a"]
+    found = TARGET.evaluate(silent, labels, CLASSES, {"b b b b b b": 1})
+    rate = found.metrics["word_error_rate"]
+    assert rate == 1.0
+    assert not first_version("word_error_rate", rate, found.bound, found.baseline["word_error_rate"], 3, -1).accepted
 
 
 def test_scores_are_errors_of_utterances() -> None:

@@ -225,6 +225,13 @@ def test_a_lost_race_is_status_1(command: Command, monkeypatch: pytest.MonkeyPat
     assert is_one_sentence(answer)
     assert "toy version 2 did not become champion. ann@there was moving" in answer.err
     assert registry.current("toy", "champion") == "1"
+    _, _, failures = command("models", "toy").out.split("\n\n")
+    head, row = failures.splitlines()
+    assert words(head) == ["failed", "at", "(UTC)", "action", "who", "reason"]
+    assert words(row)[0] == "2"
+    assert "ann@there was moving the champion to" in row
+    [failure] = command.json("models", "toy")["failures"]  # type: ignore[misc]  # a list
+    assert failure["reason"] == "ann@there was moving the champion to version 3."
 
 
 def test_changed_files_are_status_1(command: Command) -> None:
@@ -285,7 +292,7 @@ def test_approval_from_the_run_to_the_champion(tmp_path: Path) -> None:
     """With --promote manual the summary ends with a command; typed as it stands, it makes the version champion."""
     source, home = write_points(tmp_path / "points", per_class=60), tmp_path / "home"
     answer = thawline("run", str(source), *TOY, "--trials", "0", "--promote", "manual", home=home, cwd=tmp_path)
-    assert answer.status == 0, answer.err
+    assert (answer.status, answer.err) == (0, "")
     assert "Registered  toy version 1, waits for approval: thawline promote 1 --model toy\n" in answer.out
     [result] = [json.loads(path.read_text()) for path in (home / "runs").glob("*/result.json")]
     assert (result["promoted"], result["pending"]) == (False, "thawline promote 1 --model toy")
