@@ -149,7 +149,9 @@ def go_on(settings: Settings, run_key: str) -> None:
     Raises:
         StepError: Another run of the model is in progress.
     """
-    *_, idle = (time.time() - event["time"] for event, _ in run_folder.events(run_key))
+    *_, idle = (
+        time.time() - event["time"] for event, _ in run_folder.events(run_key)
+    )  # negative: a clock was put back
     run_folder.start("detect_changes", run_key)
     from components.core.tracking import leases, runs  # mlflow costs seconds
 
@@ -159,6 +161,7 @@ def go_on(settings: Settings, run_key: str) -> None:
         if other := leases.take(run):
             runs.fail(run.pipeline_id)
             raise StepError(other, "Run again when that run has ended.")
+        idle = max(0.0, idle)  # a clock may have been put back
         idle += float(run.pipeline_tags().get(tag_names.IDLE, "0"))
         run.tags({tag_names.IDLE: f"{idle:.1f}"}, pipeline=True)
         run.figure("goes on: its settings, code and source are the same")

@@ -137,10 +137,12 @@ def _check_network(settings: Settings, start: Path) -> str:
     """Build the network once: what does not fit shall stop the run before an hour of downloads."""
     from components.core.compute.determinism import seed_everything
     from components.core.compute.device import pick_device
+    from components.core.fitting import shared_states
     from components.core.training.warm_start import start_from
 
     pick_device(settings.device)
     store.shared_prefix()  # a wrong address is found here too
+    shared_states.prefix()  # as above
     seed_everything(settings)  # with --weights none the random weights are the seed's, and so is their digest
     task = load_task(settings.task)
     parse_options(settings, task.Options)

@@ -13,7 +13,7 @@ from components.core.contract.task_sources import default_hyperparameters
 from components.core.data.dataset_info import DatasetInfo
 from components.core.digests import digest
 from components.core.errors import NoAnswerError, StepError
-from components.core.machine import cpus
+from components.core.machine import cpus, memory
 from components.core.machine.revision import libraries
 from components.core.searching import studies
 from components.core.searching.studies import CHOSEN, DONE, open_study
@@ -168,9 +168,10 @@ def _check(run: "StepRun", study: "optuna.Study", *, killed: bool) -> None:
     failed = [t for t in trials if t.user_attrs.get("step") == run.run_id and "error" in t.user_attrs]
     if killed and (failed or done < run.settings.trials):  # a killed worker's trial may have been run by another
         reason = failed[-1].user_attrs["error"].strip().splitlines()[-1] if failed else "it was killed"
-        raise StepError(
-            f"A search worker died: {reason}.", "Run again: the search continues with the remaining trials."
-        )
+        again = "Run again: the search continues with the remaining trials."
+        if memory.is_short(reason):
+            raise StepError("A search worker ran out of memory.", f"{memory.HINT} {again}")
+        raise StepError(f"A search worker died: {reason}.", again)
     left = run.settings.trials - done - states.count("RUNNING")  # workers of other machines may still run some
     late = done < run.settings.trials and run.deadline.at < math.inf
     if late and left > 0:

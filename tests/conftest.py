@@ -200,13 +200,16 @@ def copy_store(store: Path, home: Path) -> None:
 
 @pytest.fixture(scope="session")
 def _toy_run(toy_source: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "PlainRun"]:
+    from components.core.compute import child_processes
     from components.core.settings import Settings
+    from tests.support import forks
     from tests.support.plain import PlainRun, run_steps
 
     def run(folder: Path) -> None:
         copy_store(store, folder / "home")
         with pytest.MonkeyPatch.context() as patch:
             use_home(folder / "home", patch)
+            patch.setattr(child_processes, "context", forks.context)
             done = run_steps(toy_source, Settings(**TOY, trials=3, search_workers=1), folder / "artifacts")
         (folder / "run.json").write_text(done.to_json())
 
@@ -272,7 +275,7 @@ def smoke_tested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return "[]"
 
     monkeypatch.setattr(versions, "smoke_test", answered)
-    monkeypatch.setattr(versions, "trying_out", lambda folder: nullcontext(partial(answered, folder)))
+    monkeypatch.setattr(versions, "trying_out", lambda folder: nullcontext(lambda: partial(answered, folder)))
     return tried
 
 

@@ -62,13 +62,11 @@ def print_foreseen(decision: Decision, settings: Settings, begun: "Begun | None"
         as_json: Print one JSON object.
     """
     key = begun.run_key if begun else ""
-    found = steps(decision, settings, key)
-    known = expected_seconds(settings) if decision.change == "train" else {}
-    expected = {step: known[step] for step in found if step in known}
+    found, expected = steps(decision, settings, key), expected_seconds(settings) if decision.change == "train" else {}
+    expected = {step: seconds for step, seconds in expected.items() if step in found}
     if as_json:
         facts: dict[str, object] = {"change": decision.change, "reason": decision.reason, "model": settings.model}
-        facts |= {"version": decision.version, "steps": list(found), "goes_on": key}
-        facts |= {"expected_seconds": expected}
+        facts |= {"version": decision.version, "steps": list(found), "goes_on": key, "expected_seconds": expected}
         sys.stdout.write(json.dumps(facts) + "\n")
         return
     lines = [decision.reason if begun else f"Would {WOULD[decision.change]}: {decision.reason}"]

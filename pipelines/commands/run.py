@@ -163,8 +163,8 @@ def _watch(
     from pipelines.terminal.display import shown, steps_of
 
     offset, deadline, begin, reason = shown_to, 0.0, time.monotonic(), ""
-    expected = expected_seconds(settings) if change(run_folder.run_folder(run_key)) == "train" else {}
-    with shown(console, steps_of(settings.trials), expected) as display:
+    trains = change(run_folder.run_folder(run_key)) == "train"
+    with shown(console, steps_of(settings.trials), expected_seconds(settings) if trains else {}) as display:
         while True:
             try:
                 alive = lives(child, group=deadline > 0)

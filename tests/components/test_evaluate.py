@@ -266,6 +266,7 @@ def test_champion_and_challenger_share_frozen_stages(toy_home: PlainRun, tmp_pat
     assert before
 
 
+@pytest.mark.slow
 def test_few_groups_end_no_run(tracked_home: Path, tmp_path: Path) -> None:
     """Two classes of four groups each are trained, judged and registered; what needs more groups is left out."""
     source = tmp_path / "points.csv"

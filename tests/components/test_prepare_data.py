@@ -280,6 +280,7 @@ def copies(picture: Image.Image) -> dict[str, Image.Image]:
     }
 
 
+@pytest.mark.slow
 def test_near_duplicates_keep_to_one_split(tmp_path: Path) -> None:
     """Rescaled, compressed, slightly cropped and, by option, mirrored copies never straddle, whenever they come."""
     first, later = tmp_path / "first", tmp_path / "later"
@@ -589,12 +590,13 @@ def test_more_thawed_stages_than_there_are(tmp_path: Path, tracked_home: Path) -
         prepare_data(str(tmp_path / "never read"), settings(thaw=3).to_json(), "run1", tmp_path / "out")
 
 
-def test_activations_at_no_address_stop_the_run(
-    tmp_path: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("variable", ["THAWLINE_ACTIVATIONS", "THAWLINE_STATES"])
+def test_what_is_no_address_stops_the_run(
+    variable: str, tmp_path: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What THAWLINE_ACTIVATIONS can't mean is found before any data is read, not in the search."""
-    monkeypatch.setenv("THAWLINE_ACTIVATIONS", "gs://bucket/prefix")
-    with pytest.raises(InputError, match="THAWLINE_ACTIVATIONS can't be"):
+    """What a variable can't mean is found before any data is read, not in the search."""
+    monkeypatch.setenv(variable, "gs://bucket/prefix")
+    with pytest.raises(InputError, match=f"{variable} can't be"):
         prepare_data(str(tmp_path / "never read"), settings().to_json(), "run1", tmp_path / "out")
 
 

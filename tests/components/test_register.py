@@ -66,12 +66,22 @@ def test_the_version_has_signature_and_example(toy_run: PlainRun, tmp_path: Path
     assert "signature" in (path / "MLmodel").read_text()
 
 
+@pytest.mark.slow
 def test_it_answers_where_thawline_is_not_installed(toy_run: PlainRun, tmp_path: Path) -> None:
     """In a fresh process that can't import components or pipelines the model loads and answers."""
     path, _ = versions.fetch("toy", "champion", tmp_path)
     [answer] = json.loads(versions.smoke_test(path))
     assert set(answer) == {"label", "probabilities"}
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_clean_process_waits_for_the_model(toy_run: PlainRun, tmp_path: Path) -> None:
+    """The process that tries a model out may start before there is one, and answers once it is told."""
+    path = tmp_path / "later"
+    with versions.trying_out(path) as begin:
+        fetched, _ = versions.fetch("toy", "champion", tmp_path / "fetched")
+        fetched.rename(path)
+        assert len(json.loads(begin()())) == 1
 
 
 @pytest.mark.slow
@@ -119,6 +129,7 @@ def test_files_that_answered_in_evaluate_are_not_tried_out_again(toy_home: Plain
     assert len(smoke_tested) == 1
 
 
+@pytest.mark.slow
 def test_no_alias_moves_before_the_smoke_test(toy_home: PlainRun, tmp_path: Path) -> None:
     """A served model that does not answer fails the step, and the registry stays as it was."""
     served = tmp_path / "served"

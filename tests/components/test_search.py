@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
+from components.core.compute import child_processes
 from components.core.contract.listener import Deadline
 from components.core.contract.task import TASKS_FOLDER
 from components.core.data.dataset_info import DatasetInfo
@@ -23,10 +25,17 @@ from components.core.training import deadlines
 from components.search import _check, search, study_name, worker_devices
 from components.select_trial import select_trial
 from tests.conftest import TOY
+from tests.support import forks
 from tests.support.plain import PlainRun
 
 SETTINGS = Settings(**TOY, trials=3, search_workers=1)
 INFO = DatasetInfo(classes=[], digest="d", weights_digest="w")
+
+
+@pytest.fixture(autouse=True)
+def _workers_are_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a local run, whose steps are forks themselves."""
+    monkeypatch.setattr(child_processes, "context", forks.context)
 
 
 def trials_of(settings: Settings, dataset: Path) -> None:
@@ -245,10 +254,28 @@ def test_another_question_is_another_study() -> None:
     assert study_name(same, INFO) == base
 
 
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        ("raise ArithmeticError('no loss today')", r"^A search worker died: ArithmeticError: no loss today\."),
+        pytest.param(  # a limit of the system's, and PyTorch's own error at it
+            "import resource, torch\n"
+            "        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))\n"
+            "        return torch.zeros(4 << 30)",
+            r"^A search worker ran out of memory\. Use a smaller --batch-size, .* with the remaining trials\.$",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
 def test_a_failing_trial_fails_the_step(
-    tracked_home: Path, toy_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trouble: str,
+    sentence: str,
+    tracked_home: Path,
+    toy_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An error in a worker ends the search with a sentence that tells it."""
+    """An error in a worker ends the search with a sentence that tells it; a lack of memory is called by its name."""
     from components.core.errors import StepError
 
     (tmp_path / "own").mkdir()
@@ -257,13 +284,14 @@ def test_a_failing_trial_fails_the_step(
         "from tests.fakes import toy\n"
         "globals().update({name: value for name, value in vars(toy).items() if not name.startswith('__')})\n"
         "from components.core.targets.classification import Classification\n"
-        "class Failing(Classification):\n    def loss(*_):\n        raise ArithmeticError('no loss today')\n"
+        f"class Failing(Classification):\n    def loss(*_):\n        {trouble}\n"
         "def target(settings):\n    return Failing()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
+    monkeypatch.delitem(sys.modules, "own.task", raising=False)
     settings = SETTINGS.model_copy(update={"task": "own.task"})
-    with pytest.raises(StepError, match="no loss today"):
+    with pytest.raises(StepError, match=sentence):
         search(settings.to_json(), "k", toy_dataset, 0)
     trials = queries.find_runs("toy", "k", "trial")
     assert [t.info.status for t in trials] == ["FAILED"]

@@ -26,15 +26,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.core import digests
 from components.core.tracking import provenance
 from tests.fakes.toy import write_points
-from tests.support.command import COMMAND, TOY, environment, processes
+from tests.support.command import COMMAND, TOY, environment
+
+if TYPE_CHECKING:
+    from tests.faults.warm import Forked
 
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans of a killed command become ours, and their seconds too
-OPTIONS = [*TOY, "--trials", "2", "--deterministic", "--json"]
+TINY = [*TOY, "--trials", "2"]
+PHOTOS = ["--weights", "package:efficientnet-lite0", "--image-size", "160", "--trials", "8"]  # as in `make run`
 STEPS = ("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register")
 PATIENCE = 3600.0  # seconds that a run may take on a busy machine
 POLL, COARSE = 0.002, 0.1
@@ -49,11 +53,11 @@ class Moment(NamedTuple):
     seconds: float = 0.0  # of processors: other work on the machine would move a moment of the clock
     alone: bool = False  # the step's process, and nothing else
 
-    def has_come(self, home: Path, command: int) -> bool:
+    def has_come(self, home: Path) -> bool:
         """Return whether to kill now."""
         if not self.event:
             time.sleep(COARSE)
-            return _used({command, *_drivers(home)}) > self.seconds
+            return sum(_processes().values()) > self.seconds
         for folder in (home / "runs").glob("*/"):
             if self.event == "record":
                 return (folder / f"steps/{self.step}.json").exists()
@@ -100,46 +104,44 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0)
 
 
-def start(home: Path, source: Path) -> "subprocess.Popen[bytes]":
+def start(home: Path, arguments: Sequence[str], *, warm: bool) -> "subprocess.Popen[bytes] | Forked":
     """Start the command in a session of its own."""
     temporary = home.parent / "tmp"
     temporary.mkdir(exist_ok=True)
+    command, inherited = [COMMAND, "run", *arguments], {**environment(home), "TMPDIR": str(temporary)}
     with (home.parent / "out.txt").open("ab") as out:
-        return subprocess.Popen(
-            [COMMAND, "run", str(source), *OPTIONS],
-            stdout=out,
-            stderr=out,
-            cwd=home.parent,
-            env={**environment(home), "TMPDIR": str(temporary)},
-            start_new_session=True,
-        )
+        if warm:
+            from tests.faults.warm import start as forked
+
+            return forked(command, out, inherited, home.parent)
+        return subprocess.Popen(command, stdout=out, stderr=out, cwd=home.parent, env=inherited, start_new_session=True)
 
 
-def whole(home: Path, source: Path) -> tuple[int, float]:
+def whole(home: Path, arguments: Sequence[str], *, warm: bool) -> tuple[int, float]:
     """Run the command to its end; return its exit status, and the seconds of its processes."""
     before = _spent()
-    command = start(home, source)
+    command = start(home, arguments, warm=warm)
     status = command.wait(PATIENCE)
-    _wait_until(lambda: not processes(home))
+    _wait_until(_are_gone)
     return status, _spent() - before
 
 
-def killed(home: Path, source: Path, moment: Moment) -> tuple[str, float]:
+def killed(home: Path, arguments: Sequence[str], moment: Moment, *, warm: bool) -> tuple[str, float]:
     """Run the command and kill it; return the step that was hit, and the seconds of its processes."""
     before = _spent()
-    command = start(home, source)
-    _wait_until(lambda: command.poll() is not None or moment.has_come(home, command.pid))
+    command = start(home, arguments, warm=warm)
+    _wait_until(lambda: command.poll() is not None or moment.has_come(home))
     hit = "" if command.poll() is not None else _at_work(home)
     if hit and moment.alone and (process := _step_process(home)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
         command.wait(PATIENCE)
-    else:
+    elif hit:
         for process in {command.pid, *_drivers(home)}:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process, signal.SIGKILL)
         command.wait(60)
-    _wait_until(lambda: not processes(home))
+    _wait_until(_are_gone)
     return hit, _spent() - before
 
 
@@ -169,22 +171,25 @@ def outcome(home: Path) -> Outcome:
     )
 
 
-def survived(folder: Path, source: Path, moments: Sequence[Moment], expected: Outcome, seconds: float) -> list[Kill]:
+def survived(
+    folder: Path, arguments: Sequence[str], moments: Sequence[Moment], expected: Outcome, seconds: float, *, warm: bool
+) -> list[Kill]:
     """Kill one run at each moment in turn, and let it go on to its end; all of its kills share what was lost.
 
     Args:
         folder: Empty; the home is made in it.
-        source: The data.
+        arguments: Of `thawline run`.
         moments: One after another, each in the run as the one before left it.
         expected: What an undisturbed run gives.
         seconds: That an undisturbed run takes.
+        warm: Fork the interpreters, see `warm.py`.
     """
     home, kills, spent, status = folder / "home", list[Kill](), 0.0, 0
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for moment in moments:
         before = _lines(home)
-        hit, took = killed(home, source, moment)
+        hit, took = killed(home, arguments, moment, warm=warm)
         spent += took
         if kills:
             kills[-1].again = _done(home, before)
@@ -193,7 +198,7 @@ def survived(folder: Path, source: Path, moments: Sequence[Moment], expected: Ou
             break
     if kills[-1].hit:
         before = _lines(home)
-        status, took = whole(home, source)
+        status, took = whole(home, arguments, warm=warm)
         spent += took
         kills[-1].again = _done(home, before)
     differs = [f"exit status {status}"] if status else _differences(expected, outcome(home))
@@ -222,19 +227,26 @@ def main() -> None:
     parser.add_argument("kills", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, help="run on these photos instead of points, whose run is tiny")
     parser.add_argument("--alone", type=float, default=0.2, help="share of kills of a step's process alone")
     parser.add_argument("--each", type=int, default=1, help="kills of one run, before it may go on to its end")
     parser.add_argument("--points", action="store_true", help="kill after events, in their order, first")
     parser.add_argument("--chain", action="store_true", help="kill one run so often, after events, in their order")
+    parser.add_argument("--warm", action="store_true", help="fork interpreters that have the libraries loaded")
     chosen = parser.parse_args()
     adopt_orphans()
+    if chosen.warm:
+        from tests.faults import warm
+
+        warm.load()
     folder: Path = chosen.folder.resolve()
-    source = write_points(folder / "points", per_class=60)
-    expected, seconds = _undisturbed(folder, source)
+    source = chosen.photos.resolve() if chosen.photos else write_points(folder / "points", per_class=60)
+    arguments = [str(source), *(PHOTOS if chosen.photos else TINY), "--deterministic", "--json"]
+    expected, seconds = _undisturbed(folder, arguments, warm=chosen.warm)
     generator = random.Random(chosen.seed)
     if chosen.chain:
         spread = [POINTS[number * len(POINTS) // chosen.kills] for number in range(chosen.kills)]
-        kills = survived(folder / "chain", source, spread, expected, seconds)
+        kills = survived(folder / "chain", arguments, spread, expected, seconds, warm=chosen.warm)
         _print("\n".join(json.dumps(asdict(kill)) for kill in kills))
         sys.exit(bool(kills[-1].differs))
 
@@ -246,7 +258,7 @@ def main() -> None:
     while sum(bool(kill.hit) for kill in kills) < chosen.kills:
         number = len(kills)
         batch = [moments.pop(0) if moments else at_random() for _ in range(chosen.each)]
-        found = survived(folder / f"kill-{number}", source, batch, expected, seconds)
+        found = survived(folder / f"kill-{number}", arguments, batch, expected, seconds, warm=chosen.warm)
         kills += found
         _print("\n".join(json.dumps({"kill": number + i, **asdict(kill)}) for i, kill in enumerate(found)))
         if not found[-1].differs:
@@ -255,14 +267,14 @@ def main() -> None:
     sys.exit(any(kill.differs for kill in kills))
 
 
-def _undisturbed(folder: Path, source: Path) -> tuple[Outcome, float]:
+def _undisturbed(folder: Path, arguments: Sequence[str], *, warm: bool) -> tuple[Outcome, float]:
     """What a run gives, and its seconds of processors; done once for a state of the code."""
-    code = digests.digest([provenance.program("tests.fakes.toy"), OPTIONS])[:16]
+    code = digests.digest([provenance.program("tests.fakes.toy"), *arguments, warm])[:16]
     kept = folder / f"undisturbed-{code}.json"
     if not kept.exists():
         shutil.rmtree(folder / "undisturbed", ignore_errors=True)
         (folder / "undisturbed").mkdir(parents=True)
-        status, seconds = whole(folder / "undisturbed/home", source)
+        status, seconds = whole(folder / "undisturbed/home", arguments, warm=warm)
         if status:
             sys.exit((folder / "undisturbed/out.txt").read_text())
         facts = asdict(outcome(folder / "undisturbed/home"))
@@ -278,21 +290,30 @@ def _print(text: str) -> None:
 
 def _spent() -> float:
     """Seconds of processors that ended descendants of this process have taken."""
-    with contextlib.suppress(ChildProcessError):  # orphans of killed ones
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def _used(sessions: set[int]) -> float:
-    """Seconds of processors that the processes of these sessions, and those that ended in them, have taken."""
-    total = 0
+def _processes() -> dict[int, float]:
+    """Processes below this one, and the seconds of processors that each of them and of its ended children has taken."""
+    parents, used = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = path.read_text().rpartition(")")[2].split()
-            total += sum(map(int, fields[11:15])) if int(fields[3]) in sessions else 0
-    return total / TICK
+            process = int(path.parent.name)
+            parents[process], used[process] = int(fields[1]), sum(map(int, fields[11:15])) / TICK
+    found, some = {}, {os.getpid()}
+    while some := {process for process, parent in parents.items() if parent in some}:
+        found |= {process: used[process] for process in some}
+    return found
+
+
+def _are_gone() -> bool:
+    """Whether no process of a run is left; orphans that have ended are taken note of."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return not _processes()
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
@@ -337,7 +358,7 @@ def _step_process(home: Path) -> int:
     with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as database, contextlib.suppress(sqlite3.Error):
         for (mark,) in database.execute("SELECT value FROM tags WHERE key = 'thawline.alive'"):
             process = int(mark.split(" ")[2])
-            return process if process in processes(home) else 0
+            return process if process in _processes() else 0
     return 0
 
 

@@ -1,7 +1,6 @@
 """Moves of a champion in processes of their own, which may be killed at any write or start at the same moment."""
 
 import itertools
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from components.core.registry import ledger, promotion, versions
 from components.core.settings import Settings
 from components.core.tracking import leases, runs
 from components.core.tracking.service import connection
+from tests.support import forks
 
 # every call of MLflow's client by which the ledger writes
 WRITES = (
@@ -37,9 +37,7 @@ MOVES: Mapping[str, Callable[[], object]] = {
 
 def process(target: Callable[..., None], *arguments: object) -> BaseProcess:
     """A started process that shares nothing with this one, and has mlflow imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.support.moves"])
-    child = context.Process(target=target, args=(_environment(), *arguments))
+    child = forks.context().Process(target=target, args=(_environment(), *arguments))
     child.start()
     return child
 

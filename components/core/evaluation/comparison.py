@@ -20,7 +20,7 @@ from components.core.networks.network import Network
 from components.core.registry.serving import SERVING, agree, answers
 from components.core.tracking import pyfunc, runs
 from components.core.training.checkpoints import TrainingRows, load_checkpoint, read_training_rows, weights_digest
-from components.core.training.phase import outputs
+from components.core.training.phase import outputs_by_batch
 
 AGREEING = 32  # test rows that the served model itself answers, to compare
 CHALLENGER = "challenger"  # what notes call the new model
@@ -155,8 +155,8 @@ def _computed(
     """The answers by the network of the checkpoint; None where it can't be rebuilt here."""
     try:
         network, facts = load_checkpoint(model) if isinstance(model, Path) else model
-        logits = outputs(network, data, facts["thawed"], "test", run)
-        return pd.DataFrame(data.target.answers(logits, serving))
+        parts = outputs_by_batch(network, data, facts["thawed"], "test", run)
+        return pd.DataFrame([answer for part in parts for answer in data.target.answers(part, serving)])
     except Exception as error:  # noqa: BLE001 - a model of another version may fail anyhow; it is served all the same
         run.note(f"The {who} can't be rebuilt here, so its served model answers all rows: {type(error).__name__}")
         return None

@@ -14,6 +14,7 @@ from components.core.contract.listener import SILENT, Listener, Progress
 from components.core.digests import canonical_json
 from components.core.errors import InputError
 from components.core.fitting import linear_head
+from components.core.fitting.calibration import calibrated, fitted_temperature
 from components.core.fitting.data import Data
 from components.core.fitting.folds import fold_of_rows, units_and_strata
 from components.core.fitting.linear_head import FOLDS, Features, LinearFit
@@ -126,7 +127,12 @@ def _fitted(
     device: torch.device,
     progress: Progress,
 ) -> _Fitted:
-    """Fit the head on all rows of these splits, with the strength that cross-validation over them chooses."""
+    """Fit the head on all rows of these splits, with the strength that cross-validation over them chooses.
+
+    A strength is judged by the loss of calibrated outputs, as the served model's are. A strong penalty makes a head too
+    unsure of its answers, which a temperature mends, and so the loss itself would choose one that is too weak. The
+    temperature that the held-out rows ask for goes into the head.
+    """
     names, target, size = [name for name in names if len(rows[name])], data.target, len(data.examples.classes)
     own = [row for name in names for row in data.rows[name] * (len(rows[name]) // len(data.rows[name]))]
     given = torch.cat([torch.cat([data.targets[n]] * (len(rows[n]) // len(data.rows[n]))) for n in names])
@@ -134,13 +140,19 @@ def _fitted(
     weights = data.class_weights.double().to(device) if data.class_weights is not None else None
     features = Features([rows[name] for name in names], device)
     loss = partial(target.loss, label_smoothing=hyperparameters.label_smoothing, class_weights=weights)
-    judge = partial(target.loss, label_smoothing=0.0, class_weights=weights)
+
+    def judge(outputs: Tensor, true: Tensor) -> Tensor:
+        return target.loss(calibrated(target, outputs, true), true, 0.0, weights)
+
     folds = fold_of_rows(*units_and_strata(data, own), FOLDS)
     with _threads(features.rows.numel() * size):
         choice = linear_head.choose(features, targets, size, folds, loss, judge, progress)
         fit = linear_head.solve(features.rows, targets, size, loss, choice.strength)
-    found = fit(features.rows)
-    held, outputs = (choice.held, choice.outputs) if len(choice.held) else (torch.arange(len(given)), found)
+        temperature = fitted_temperature(target, choice.outputs, targets[choice.held]) if len(choice.held) else 1.0
+    fit = LinearFit(fit.weight / temperature, fit.bias / temperature)
+    found, held, outputs = fit(features.rows), choice.held, choice.outputs / temperature
+    if not len(held):
+        held, outputs = torch.arange(len(given)), found
     return _Fitted(features.unstandardized(fit), float(loss(found, targets)), choice.strength, outputs, given[held])
 
 

@@ -1,5 +1,6 @@
 """The training loop: one for every phase and every problem."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from components.core.activations.rows import Rows
 from components.core.compute import distributed
@@ -66,14 +67,26 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -
 @torch.no_grad()
 def outputs_of(network: Network, line: int, inputs: Rows, device: torch.device) -> Pytree:
     """Outputs [N, ...] for all examples, given as activations at the line; several processes divide them."""
+    own, done = distributed.share(len(inputs)), 0
+    parts = output_batches(network, line, inputs, device, own)
+    outputs = first = next(parts)
+    if own.stop - own.start > EVALUATION_BATCH:  # written into one: joining parts would hold all of them twice
+        outputs = tree_map(lambda part: part.new_empty((own.stop - own.start, *part.shape[1:])), first)
+        for part in itertools.chain([first], parts):
+            for whole, some in zip(tree_leaves(outputs), tree_leaves(part), strict=True):
+                whole[done : done + len(some)] = some
+            done += EVALUATION_BATCH
+    return tree_map_only(Tensor, Tensor.cpu, distributed.whole(outputs, len(inputs)))
+
+
+@torch.no_grad()
+def output_batches(network: Network, line: int, inputs: Rows, device: torch.device, own: slice) -> Iterator[Pytree]:
+    """Outputs [B, ...] on the device for some of the examples, batch after batch."""
     network.eval()
-    parts, own = [], distributed.share(len(inputs))
     for start in range(own.start, own.stop, EVALUATION_BATCH):
         batch = inputs[start : min(start + EVALUATION_BATCH, own.stop)]
         with mixed_precision(device):
-            parts.append(tree_map_only(Tensor, Tensor.float, network.above(to_device(batch, device), line)))
-    outputs = tree_map(lambda *some: torch.cat(some), *parts)
-    return tree_map_only(Tensor, Tensor.cpu, distributed.whole(outputs, len(inputs)))
+            yield tree_map_only(Tensor, Tensor.float, network.above(to_device(batch, device), line))
 
 
 def fit(

@@ -31,6 +31,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
 from components.core import digests, run_folder
+from components.core.fitting import shared_states
 from components.core.machine import torchrun
 from components.core.networks.network import Pytree
 from components.core.tracking import provenance
@@ -232,13 +233,15 @@ def write(folder: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
     number = 1 + (int(before[-1].name.partition("-")[0]) if before else 0)
     part = folder / "state.part"
     save_file(_separate(tensors), part, {"facts": json.dumps(facts)})
-    part.replace(folder / f"{number:09}-{digests.of_file(part)}.safetensors")
+    path = part.replace(folder / f"{number:09}-{digests.of_file(part)}.safetensors")
     for old in before[: 1 - KEPT]:
         old.unlink()
+    shared_states.send(path, KEPT)
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], Facts] | None:
-    """The newest state of a folder whose content has its checksum; None without one."""
+    """The newest state of a folder whose content has its checksum; None without one, here or in S3."""
+    shared_states.fetch(folder)
     for path in sorted(folder.glob("*.safetensors"), reverse=True):
         if digests.of_file(path) != path.stem.partition("-")[2]:
             continue

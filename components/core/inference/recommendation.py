@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PAD, START, FIRST = 0, 1, 2  # numbers in an encoded history: nothing, its beginning, the first item
+CHUNK = 1_024  # rows that are answered at once: probabilities of all items are as large as their scores
 BEST = 20  # items of an answer: with `tied`, enough for exact ranks up to 10 with ties at mid rank
 
 
@@ -70,6 +71,11 @@ def answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[Answer]:
 
     `serving` holds the names of the items as `classes`, and the `temperature` of the probabilities.
     """
+    parts = (outputs[start : start + CHUNK] for start in range(0, len(outputs), CHUNK))
+    return [answer for some in parts for answer in _answers(some, serving)]
+
+
+def _answers(outputs: "Tensor", serving: Mapping[str, Any]) -> list[Answer]:
     names, count = serving["classes"], min(BEST, outputs.shape[1])
     best = outputs.topk(count, dim=1)
     chances = (outputs / serving.get("temperature", 1.0)).softmax(dim=1).gather(1, best.indices)

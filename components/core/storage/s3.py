@@ -1,4 +1,4 @@
-"""S3 and what speaks its language: list, read, download, upload. The only import of boto3.
+"""S3 and what speaks its language: list, read, download, upload, delete. The only import of boto3.
 
 Credentials, region and endpoint come from where every AWS tool looks for them (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`,
 `AWS_ENDPOINT_URL`, …); no message here repeats a secret.
@@ -236,6 +236,16 @@ def upload(source: Path, uri: str, *, patient: bool = True) -> None:
             client().upload_fileobj(file, bucket, key)
 
     _waiting(uri, send, patient=patient)
+
+
+def delete(uri: str) -> None:
+    """Remove an object, if it is there.
+
+    Raises:
+        InputError: It can't be removed, for a reason that the sentence tells.
+    """
+    bucket, key = split_uri(uri)
+    _waiting(uri, lambda: client().delete_object(Bucket=bucket, Key=key), patient=False)
 
 
 def _waiting(uri: str, work: Callable[[], _Result], *, patient: bool = True) -> _Result:

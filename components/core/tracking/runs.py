@@ -21,7 +21,7 @@ from components.core import run_folder
 from components.core.contract.listener import Deadline
 from components.core.contract.metric_names import label
 from components.core.errors import ExpectedError, OutageError, StepError
-from components.core.machine import torchrun
+from components.core.machine import memory, torchrun
 from components.core.settings import Settings
 from components.core.storage import disk_space, home_folder
 from components.core.storage.hidden_logins import hidden
@@ -222,7 +222,7 @@ def step(name: str, run_key: str, settings: str) -> Iterator[StepRun]:
                     found = find_runs(run.settings.model, run_key, "step", tag_names.is_set(tag_names.INPUT_ERROR_AT))
                     retries.refuse_repeated(name, ((step_name(one), one.data.tags) for one in found), tag_names.ERROR)
                     leases.hold(run)
-                with _living(run), disk_space.explained(home_folder.home):
+                with _living(run), disk_space.explained(home_folder.home), memory.explained(name):
                     yield run
                 status = "FINISHED"
                 run_folder.forget_error(run_key, name)

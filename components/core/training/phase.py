@@ -1,12 +1,14 @@
 """A phase of fine-tuning: freeze below the thaw line, train what lies above. Both training steps and every trial."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
+from components.core.activations.rows import Rows
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import place
 from components.core.contract.listener import SILENT, Listener
@@ -16,7 +18,7 @@ from components.core.fitting.batches import batch_count, fresh_batches, is_fresh
 from components.core.fitting.calibration import calibrated_figures
 from components.core.fitting.data import Data
 from components.core.fitting.head_phase import is_solved, solve_head
-from components.core.fitting.loop import fit, make_optimizer, outputs_of, warmup_cosine
+from components.core.fitting.loop import fit, make_optimizer, output_batches, outputs_of, warmup_cosine
 from components.core.fitting.thaw_line import rows_at_line, rows_of_split
 from components.core.fitting.training_state import StateFiles
 from components.core.machine import torchrun
@@ -47,11 +49,24 @@ def build_network(data: Data, hyperparameters: Hyperparameters, listener: Listen
 
 def outputs(network: Network, data: Data, thawed: int, split: str, listener: Listener = SILENT) -> Pytree:
     """Outputs [N, ...] of a trained network for a split; networks with the same frozen stages share these."""
+    line, rows = _rows(network, data, thawed, split, listener)
+    return outputs_of(network, line, rows, next(network.parameters()).device)
+
+
+def outputs_by_batch(
+    network: Network, data: Data, thawed: int, split: str, listener: Listener = SILENT
+) -> Iterator[Pytree]:
+    """The same outputs, batch after batch: scores of 20,000 items for as many users would take 1.6 GB."""
+    line, rows = _rows(network, data, thawed, split, listener)
+    for part in output_batches(network, line, rows, next(network.parameters()).device, slice(0, len(rows))):
+        yield tree_map_only(Tensor, Tensor.cpu, part)
+
+
+def _rows(network: Network, data: Data, thawed: int, split: str, listener: Listener) -> tuple[int, Rows]:
     place(network, data.settings.device)
     line = len(network.stages) - thawed
     uses = 2.0  # by this run and by the next one, whose champion or challenger shares the frozen stages
-    rows = rows_of_split(network, data, {line: uses}, split, listener)[line]
-    return outputs_of(network, line, rows, next(network.parameters()).device)
+    return line, rows_of_split(network, data, {line: uses}, split, listener)[line]
 
 
 def train_phase(

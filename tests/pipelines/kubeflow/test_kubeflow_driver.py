@@ -292,7 +292,7 @@ def test_without_a_search_the_defaults_are_trained_and_judged_again(lab: Lab) ->
     assert versions[0] == versions[1]
     assert lab.statuses(1) == lab.statuses(2) == {"FINISHED"}
     trained = next(run for run in queries.find_runs("toy", run_key(1), "step") if run.info.run_name == "train_head")
-    assert trained.data.params == {name: str(value) for name, value in settings.defaults(180).model_dump().items()}
+    assert trained.data.params == {name: str(value) for name, value in settings.defaults().model_dump().items()}
 
 
 def test_a_step_that_fails_leaves_the_next_ones_out(lab: Lab, tmp_path: Path) -> None:

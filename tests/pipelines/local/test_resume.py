@@ -208,20 +208,22 @@ def test_two_commands_take_up_one_run_once(tracked_home: Path) -> None:
     assert [next_key() == key for _ in range(2)] == [True, False]
 
 
-def test_a_run_goes_on_in_mlflow(tracked_home: Path) -> None:
+@pytest.mark.parametrize(("last", "paused"), [(1.0, True), (4e9, False)], ids=["long ago", "a clock that was put back"])
+def test_a_run_goes_on_in_mlflow(last: float, tracked_home: Path, *, paused: bool) -> None:
     """The pipeline's run is open again under its lease; the step that was killed is closed; the pause is recorded."""
     key = killed()
     runs.close_running("toy", key, failed=True)  # as after an interruption
     assert next_key() == key
     events = run_folder.run_folder(key) / "events.jsonl"
-    lines = [json.loads(line) | {"time": 1.0} for line in events.read_text().splitlines()]  # long ago
+    lines = [json.loads(line) | {"time": last} for line in events.read_text().splitlines()]
     events.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     go_on(SETTINGS, key)
     found = {run.info.run_name: run for run in queries.find_runs("toy", key)}
     pipeline = next(run for run in found.values() if run.data.tags[tag_names.KIND] == "pipeline")
     assert pipeline.info.status == "RUNNING"
     assert pipeline.data.tags[tag_names.LEASE] == tag_names.HELD
-    assert float(pipeline.data.tags[tag_names.IDLE]) > 1e9
+    idle = float(pipeline.data.tags[tag_names.IDLE])
+    assert idle > 1e9 if paused else idle == 0
     assert found["fine_tune"].info.status == "FAILED"
     assert found["detect_changes"].info.status == "FINISHED"
 

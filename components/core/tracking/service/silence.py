@@ -18,9 +18,8 @@ SILENCE_SECONDS = 10.0  # after which the progress says that the server does not
 
 
 def telling(client: mlflow.MlflowClient) -> mlflow.MlflowClient:
-    """Return a client whose calls tell of a silent server, in a step's own thread; elsewhere the client itself."""
-    seconds, _ = outages.current()
-    if not seconds or threading.current_thread() is not threading.main_thread():
+    """Return a client whose calls tell of a silent server; in the thread of an outbox the client itself."""
+    if threading.current_thread() is not threading.main_thread():
         return client
     return cast("mlflow.MlflowClient", _Telling(client))
 

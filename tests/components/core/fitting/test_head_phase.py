@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from components.core.contract.optional_members import Overlay
 from components.core.errors import InputError
+from components.core.fitting import linear_head
 from components.core.fitting.data import Data, open_data
 from components.core.fitting.head_phase import is_solved, solve_head
+from components.core.fitting.linear_head import Loss
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.phase import build_network, outputs, train_phase
@@ -67,6 +70,25 @@ def test_the_figures_are_of_rows_that_the_head_did_not_see(home: Path, toy_datas
     figures = solve_head(network, data, CHOSEN)
     found = data.target.validate(outputs(network, data, 0, "validation"), data.targets["validation"])
     assert {name: pytest.approx(value) for name, value in found.items()} == {name: figures[name] for name in found}
+
+
+def test_how_sure_a_penalty_makes_a_head_does_not_matter(
+    home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strengths are judged by calibrated outputs, so those of any scale are as good; the head comes out calibrated."""
+    judges, choose = list[Loss](), linear_head.choose
+
+    def spied(*arguments: Any) -> linear_head.Choice:
+        judges.append(arguments[5])
+        return choose(*arguments)
+
+    monkeypatch.setattr(linear_head, "choose", spied)
+    data, network = opened(toy_dataset)
+    solve_head(network, data, CHOSEN)
+    (fitted,) = data.heads.values()
+    right, large = (float(judges[0](scale * fitted.outputs, fitted.targets)) for scale in (1.0, 3.0))
+    assert large == pytest.approx(right, rel=0.05)  # uncalibrated it is a third of it
+    assert float(functional.cross_entropy(fitted.outputs, fitted.targets)) == pytest.approx(right, rel=0.05)
 
 
 def test_stages_stay_as_they_are(home: Path, toy_dataset: Path) -> None:

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.core.contract.listener import Callbacks
-from components.core.fitting.loop import fit, make_optimizer, outputs_of, warmup_cosine
+from components.core.fitting.loop import (
+    EVALUATION_BATCH,
+    fit,
+    make_optimizer,
+    output_batches,
+    outputs_of,
+    warmup_cosine,
+)
 from components.core.networks.network import Network, set_thawed
 
 POINTS = torch.cat([torch.randn(40, 2, generator=torch.Generator().manual_seed(1)) + shift for shift in (-2, 2)])
@@ -19,6 +26,14 @@ TARGETS = torch.arange(2).repeat_interleave(40)
 def tiny() -> Network:
     torch.manual_seed(0)
     return Network([nn.Sequential(nn.Linear(2, 8), nn.Tanh()) for _ in range(1)], nn.Linear(8, 2), {})
+
+
+class Pairs(nn.Module):
+    """A head with two outputs."""
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        """The rows and their sums."""
+        return {"same": rows, "sum": rows.sum(1)}
 
 
 def batches(_epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -104,6 +119,18 @@ def test_best_weights_are_kept() -> None:
     outputs = outputs_of(network, 0, POINTS, torch.device("cpu"))
     assert validate(outputs, TARGETS)["loss"] == pytest.approx(best["loss"], abs=1e-6)
     assert [figures["best"] for figures in history].index(1.0) == best["epoch"]
+
+
+def test_outputs_of_all_rows_are_those_of_their_batches() -> None:
+    """However many batches they take, outputs stand in the order of the rows, in every tensor."""
+    network = Network([nn.Identity()], Pairs(), {})
+    rows = torch.randn(2 * EVALUATION_BATCH + 3, 2)
+    device = torch.device("cpu")
+    for some in (rows, rows[:5]):
+        found = outputs_of(network, 1, some, device)
+        parts = [*output_batches(network, 1, some, device, slice(0, len(some)))]
+        assert torch.equal(found["same"], some)
+        assert torch.equal(found["sum"], torch.cat([part["sum"] for part in parts]))
 
 
 def test_early_stopping_waits_for_patience() -> None:

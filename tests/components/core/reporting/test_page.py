@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import pickle
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from components.core.evaluation.drift import Drift
 from components.core.evaluation.label_errors import Suspect
+from components.core.reporting import page
 from components.core.reporting.page import ReportData, render
 from components.core.targets import classification_metrics
 from components.core.targets.classification import Classification
@@ -159,6 +162,25 @@ def sample(classes: list[str] = CLASSES) -> ReportData:
         hyperparameters={"thaw": 2, "dropout": 0.25},
         facts={"run": "4c1f0b8d", "temperature": "0.87", "torch": "2.14.1"},
     )
+
+
+_DRAWN: dict[bytes, dict[str, Markup]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _equal_charts_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most pages here differ in their words."""
+    draw = page._pictures
+
+    def drawn(data: ReportData) -> dict[str, Markup]:
+        shown = data.evaluation
+        figures = (next(iter(shown.metrics)) if data.history else "", shown.reliability, shown.numbers)
+        key = pickle.dumps((*figures, shown.precision_recall, data.history, data.trials, data.importances))
+        if key not in _DRAWN:
+            _DRAWN[key] = draw(data)
+        return _DRAWN[key]
+
+    monkeypatch.setattr(page, "_pictures", drawn)
 
 
 @pytest.fixture(scope="module")
@@ -462,8 +484,8 @@ def test_a_figure_of_which_less_is_better_says_so() -> None:
         for metric in target.metrics:
             figures = {metric.name: 0.5}
             some = Evaluation(figures, {metric.name: (0.4, 0.6)}, figures, bound=0.4)
-            data = dataclasses.replace(sample(), evaluation=some, metrics=target.metrics, thumbnails=[])
-            text = Outline(render(dataclasses.replace(data, history=[], trials=[], importances={}))).text  # no charts
+            data = dataclasses.replace(sample(), evaluation=some, metrics=target.metrics, thumbnails=[], history=[])
+            text = Outline(render(data)).text
             assert metric.explanation in text
             assert ("lower is better" in text) == (metric.sign < 0), metric.name
 

@@ -12,6 +12,8 @@ from torch.nn import functional
 from components.core.contract.task import complete_target
 from components.core.errors import RejectedRecord
 from components.core.evidence.gate import first_version
+from components.core.inference import recommendation
+from components.core.targets import next_item
 from components.core.targets.next_item import NextItem, ranked, ranks
 
 TARGET = NextItem()
@@ -91,6 +93,17 @@ def test_validation_ranks_all_items() -> None:
     assert figures["loss"] == pytest.approx(float(functional.cross_entropy(outputs, targets[:, 0])))
 
 
+def test_many_rows_are_validated_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a split do not depend on how many rows are compared at once, nor do answers."""
+    outputs = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    targets, serving = torch.arange(50)[:, None] % 40, {"classes": CLASSES, "temperature": 2.0}
+    whole, answers = TARGET.validate(outputs, targets), TARGET.answers(outputs, serving)
+    monkeypatch.setattr(next_item, "CHUNK", 7)
+    monkeypatch.setattr(recommendation, "CHUNK", 7)
+    assert TARGET.validate(outputs, targets) == pytest.approx(whole)
+    assert TARGET.answers(outputs, serving) == answers
+
+
 def test_an_evaluation_parts_new_users_and_items_from_old_ones() -> None:
     """One user's item is first, a new user's third and not of the training; coverage counts what anyone gets."""
     scores = np.tile(np.arange(40.0), (2, 1))
@@ -132,6 +145,16 @@ def test_probabilities_are_calibrated() -> None:
     sure, calm = (TARGET.answers(3 * outputs, {"classes": CLASSES, **more}) for more in ({}, found))
     assert [one["items"] for one in sure] == [one["items"] for one in calm]
     assert sure[0]["scores"][0] > calm[0]["scores"][0]
+
+
+def test_a_temperature_is_fitted_to_a_bounded_number_of_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more scores than fit, rows at even distances are taken."""
+    generator = torch.Generator().manual_seed(0)
+    outputs, targets = torch.randn(60, 40, generator=generator), torch.randint(0, 40, (60, 1), generator=generator)
+    every_third = TARGET.calibrate(outputs[::3], targets[::3])
+    assert TARGET.calibrate(outputs, targets) != every_third
+    monkeypatch.setattr(next_item, "MOST_SCORES", 60 * 40 // 3)
+    assert TARGET.calibrate(outputs, targets) == every_third
 
 
 def test_misses_are_shown() -> None:

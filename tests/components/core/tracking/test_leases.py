@@ -59,6 +59,19 @@ def test_a_second_run_gives_way() -> None:
 
 
 @pytest.mark.usefixtures("tracked_home")
+@pytest.mark.parametrize("hours", [1, -1, 30])
+def test_a_clock_that_jumps_ends_no_run(hours: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of this machine is asked of its process, whatever the clock has done since its last sign of life."""
+    with runs.step("detect_changes", "first", SETTINGS.to_json()) as run:
+        run_folder.take_lease("first")
+        assert leases.take(run) == ""
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 3600 * hours)
+        assert begin("second").startswith("The run toy first is in progress")
+    assert state_of("first") == ("RUNNING", "")
+
+
+@pytest.mark.usefixtures("tracked_home")
 def test_the_lease_ends_with_the_run() -> None:
     """What the exit handler closed stands in nobody's way."""
     begin("first")

@@ -12,9 +12,12 @@ from components.core.registry import versions as registry
 from components.core.storage import home_folder
 from components.core.tracking import runs
 from components.core.tracking.service import connection
+from tests.conftest import copy_home, made_once, use_home
 from tests.fakes.toy import write_points
 from tests.support.command import TOY, Answer, call, is_one_sentence, loaded, thawline
 from tests.support.plain import PlainRun
+
+DECISION = "The challenger was compared with the champion on many test rows that say so."
 
 
 class Command:
@@ -23,11 +26,6 @@ class Command:
     def __init__(self, run: PlainRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.run, self._capsys, self._patch = run, capsys, monkeypatch
         monkeypatch.setattr(registry, "smoke_test", str)  # its seconds are tested in tests/components
-        for accepted, compared in (("true", "1"), ("true", "2"), ("false", "1")):
-            tags = {"thawline.accepted": accepted, "thawline.compared_with": compared, "thawline.accuracy": "0.875"}
-            tags["thawline.decision"] = "The challenger was compared with the champion on many test rows that say so."
-            step = runs.StepRun("register", "key", run.settings, "", run.result["mlflow_run_id"])
-            registry.add_version("toy", run.folder / "served", step, tags)
 
     def __call__(self, *arguments: str) -> Answer:
         return call(self._capsys, self._patch, *arguments)
@@ -40,9 +38,34 @@ class Command:
         return found
 
 
+@pytest.fixture(scope="session")
+def _four_versions(_toy_run: tuple[Path, PlainRun], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home, run = _toy_run
+
+    def add_three(folder: Path) -> None:
+        copy_home(home, folder / "home")
+        with pytest.MonkeyPatch.context() as patch:
+            use_home(folder / "home", patch)
+            for accepted, compared in (("true", "1"), ("true", "2"), ("false", "1")):
+                tags = {"thawline.accepted": accepted, "thawline.compared_with": compared, "thawline.accuracy": "0.875"}
+                tags["thawline.decision"] = DECISION
+                step = runs.StepRun("register", "key", run.settings, "", run.result["mlflow_run_id"])
+                registry.add_version("toy", run.folder / "served", step, tags)
+
+    return made_once(tmp_path_factory, "four-versions", add_three) / "home"
+
+
 @pytest.fixture
-def command(toy_home: PlainRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    return Command(toy_home, capsys, monkeypatch)
+def command(
+    _toy_run: tuple[Path, PlainRun],
+    _four_versions: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Command:
+    copy_home(_four_versions, tmp_path / "home")
+    use_home(tmp_path / "home", monkeypatch)
+    return Command(_toy_run[1], capsys, monkeypatch)
 
 
 def words(line: str) -> list[str]:

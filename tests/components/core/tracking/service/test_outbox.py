@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,10 +12,9 @@ import pytest
 
 from components.core import run_folder
 from components.core.errors import InputError, OutageError
-from components.core.registry import versions
 from components.core.settings import Settings
 from components.core.tracking import runs
-from components.core.tracking.service import connection, outbox, retries, silence
+from components.core.tracking.service import connection, outbox
 from tests.support.command import wait_for
 
 if TYPE_CHECKING:
@@ -92,30 +90,6 @@ def test_a_server_that_is_away_when_a_step_begins_is_waited_for(
     with stopped(mlflow_server), pytest.raises(OutageError, match="did not answer for 1 s"):  # noqa: SIM117
         with runs.step("train_head", "k", settings):
             pytest.fail("it must not work")
-
-
-@pytest.mark.slow
-def test_a_question_to_a_silent_server_is_told(
-    mlflow_server: "Mlflow", settings: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a step asks beside its outbox, as of versions and aliases, is waited for with a word in the progress."""
-    monkeypatch.setattr(silence, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-
-    @retries.patient
-    def register(run_key: str) -> str:
-        with runs.step("register", run_key, settings) as run, stopped(mlflow_server):
-            told = "waiting for MLflow: the server does not answer"
-            waker = threading.Thread(
-                target=lambda: (wait_for(lambda: told in notes()), os.killpg(mlflow_server.process.pid, signal.SIGCONT))
-            )
-            waker.start()
-            found = versions.current(run.settings.model, "champion")
-            waker.join()
-        return found
-
-    assert register("k") == ""
-    assert notes() == ["waiting for MLflow: the server does not answer", "The MLflow server answers again"]
 
 
 def test_a_patience_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
