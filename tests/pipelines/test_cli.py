@@ -482,7 +482,7 @@ def test_the_summary_ends_a_run(
     assert list(summary) == ["Accuracy", "Registered", "Why", "Report", "Tracking", "Next"]
     assert "95 % interval [" in summary["Accuracy"]
     assert summary["Registered"] == "toy version 1, champion"
-    assert summary["Report"].startswith("home/runs/")
+    assert summary["Report"].startswith("home/")
     assert (whole.home.parent / summary["Report"]).is_file()
     assert summary["Tracking"].endswith(f" ui --home '{whole.home}'")
     assert " report toy " in summary["Next"]
