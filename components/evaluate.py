@@ -95,11 +95,12 @@ def evaluate(
             model does not load and answer in a process without Thawline.
     """
     with runs.step("evaluate", run_key, settings) as run, ExitStack() as beside:
+        try_out = beside.enter_context(versions.trying_out(served))
         data = open_data(dataset, run.settings)
         run.tags(data.examples.info.tags())
         trained = load_checkpoint(checkpoint)
         calibration = _serve(data, trained, run, served, version)
-        tried = beside.enter_context(versions.trying_out(served))
+        tried = try_out()
         challenger = contestant(served, checkpoint, data, run, CHALLENGER, trained)
         _refuse_leak(data, challenger)
         facts = trained[1]

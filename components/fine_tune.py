@@ -20,6 +20,7 @@ from components.core.training.checkpoints import (
     TRAINING,
     check_room,
     load_checkpoint,
+    load_weights,
     read_facts,
     save_checkpoint,
     weights_digest,
@@ -71,11 +72,12 @@ def fine_tune(
             deadlines.cut(run, NOT_THAWED)
         else:
             deadlines.note(run, "The thawed training", len(judged.history), chosen.thaw_epochs)
-        kept = network if judged.helps else load_checkpoint(head)[0]
+        if not judged.helps:
+            load_weights(head, network)
         epochs = [*facts["history"], *({"phase": "thaw", **figures} for figures in judged.history)]
         after = _kept(epochs, "thaw") if judged.helps else before
         known = {"history": epochs, "thawed": chosen.thaw if judged.helps else 0, "thawing": str(judged)}
-        save_checkpoint(checkpoint, kept, run.settings, chosen, facts["classes"], known)
+        save_checkpoint(checkpoint, network, run.settings, chosen, facts["classes"], known)
         shutil.copy(head / TRAINING, checkpoint)
         run.saved(data.reuse.seconds)
         run.tags({tag_names.THAWING_HELPED: str(judged.helps).lower()})

@@ -275,7 +275,7 @@ def smoke_tested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return "[]"
 
     monkeypatch.setattr(versions, "smoke_test", answered)
-    monkeypatch.setattr(versions, "trying_out", lambda folder: nullcontext(partial(answered, folder)))
+    monkeypatch.setattr(versions, "trying_out", lambda folder: nullcontext(lambda: partial(answered, folder)))
     return tried
 
 

@@ -113,7 +113,7 @@ BELOW = {
     "modalities": {"contract", "inference", "networks", "data"},
     "targets": {"contract", "inference", "evidence", "data"},
     "fitting": {"contract", "networks", "tracking", "data", "compute", "activations"},
-    "training": {"contract", "networks", "tracking", "data", "compute", "fitting"},
+    "training": {"contract", "networks", "tracking", "data", "compute", "activations", "fitting"},
     "searching": {"contract", "networks", "tracking", "compute", "fitting", "training"},
     "registry": {"contract", "inference", "networks", "tracking"},
     "evaluation": {

@@ -21,8 +21,10 @@ from components.core.compute.engines import choose, eager
 from components.core.contract.listener import SILENT, Listener
 from components.core.errors import InputError, StepError, UnavailableError
 from components.core.networks.network import Pytree
+from components.core.storage import home_folder
 
 LOG = logging.getLogger(__name__)
+SPEEDS = "engines"  # folder of the home: measured speeds of engines, of this machine's alone
 SAMPLE_SIZE = 16  # examples that are measured; a pass of fewer is not worth a measurement
 TIMED_ROWS = 8  # examples by which the seconds of a row are measured
 GIGABYTE = 1e9
@@ -152,9 +154,8 @@ def _carry_out(request: RowRequest, of_lines: Sequence[Path], work: ComputePass,
     engine, reason = eager(network, work.lines, work.start), ""
     if not short:
         exports = store.store() / store.ENGINES
-        engine, reason = choose(
-            network, work.lines, sample, len(work.positions), exports, work.start, _room(policy, protected)
-        )
+        room, speeds = _room(policy, protected), home_folder.home() / SPEEDS
+        engine, reason = choose(network, work.lines, sample, len(work.positions), exports, work.start, room, speeds)
     outputs, seconds = _timed(engine.run, sample)
     by_eager = seconds if math.isnan(engine.eager_seconds) else engine.eager_seconds  # else eager was chosen
     costs, losses = {}, []

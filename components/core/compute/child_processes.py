@@ -4,7 +4,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
+from typing import Any
 
 
 def context() -> ForkServerContext | SpawnContext:
@@ -13,11 +15,27 @@ def context() -> ForkServerContext | SpawnContext:
     A step of a local run is itself the fork of a process that has the libraries loaded; its own processes are forked
     from the same one, which saves their imports. Elsewhere each is a new interpreter.
     """
-    return (
-        multiprocessing.get_context("forkserver")
-        if multiprocessing.parent_process()
-        else multiprocessing.get_context("spawn")
-    )
+    if not multiprocessing.parent_process():
+        return multiprocessing.get_context("spawn")
+    _share_server()
+    return multiprocessing.get_context("forkserver")
+
+
+def _share_server() -> None:
+    """Fork this process's children from the server that forked it.
+
+    CPython means to do so, and passes on all that it takes. But only the process that launched the server knows that it
+    runs; in any other one it would launch another server, without the libraries.
+    """
+    server: Any = forkserver._forkserver  # noqa: SLF001 - multiprocessing has no public way
+    launch, parent = type(server).ensure_running, os.getppid()
+
+    def ensure_running() -> None:
+        if os.getppid() != parent:  # the server is gone, and another process has adopted this one
+            launch(server)
+
+    if server._forkserver_pid is None and server._forkserver_address:  # noqa: SLF001 - as above
+        server.ensure_running = ensure_running
 
 
 def end_with_parent(by: signal.Signals = signal.SIGKILL) -> None:

@@ -1,12 +1,12 @@
 """Engines for the frozen pass: what lies below the thaw line is inference, so it runs where inference is fastest.
 
 Eager PyTorch is the reference and the fallback. The same stages with their norms folded cost nothing to make; exports
-cost seconds. Each is taken where a short measurement finds it faster, and equal to eager.
+cost seconds. Each is taken where a short measurement finds it faster, and equal to eager. Measurements are remembered.
 """
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure, tree_unflatten
 
+from components.core.compute import engine_speeds
 from components.core.compute.batchnorm_folding import folded
 from components.core.compute.device import half_precision, mixed_precision, rows_of, to_device
 from components.core.compute.onnx_exports import (
@@ -32,9 +33,11 @@ from components.core.networks.network import Network, Pytree
 SAMPLE_SIZE = 16  # examples of the short measurement
 MIN_GAIN = 1 / 3  # of eager's time, what another engine is expected to save before it is measured
 OVERHEAD_SECONDS = 0.7  # seconds to import, load, check and measure an engine
+LOADING_SECONDS = 0.3  # of these, to import and load it
 FOLDING_SECONDS = 0.3  # seconds to fold, check and measure
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest activation
 
+EAGER = "eager"
 _Flat: TypeAlias = Callable[[list[Tensor]], Sequence[Tensor]]  # leaves of a batch -> leaves of the activations
 
 
@@ -72,7 +75,7 @@ def eager(network: Network, lines: Sequence[int], start: int = 0) -> Engine:
             found.append(kept if line == lines[-1] else tree_map_only(Tensor, Tensor.clone, kept))
         return found
 
-    return Engine("eager", run)
+    return Engine(EAGER, run)
 
 
 def choose(
@@ -83,6 +86,7 @@ def choose(
     folder: Path,
     start: int = 0,
     room: Callable[[float], bool] = lambda _bytes: True,
+    speeds: Path | None = None,
 ) -> tuple[Engine, str]:
     """The engine that measures fastest here, and why in one line. Never fails: what can't be had is eager.
 
@@ -94,6 +98,7 @@ def choose(
         folder: Where exports are kept by what they depend on; several processes may share it.
         start: See `eager`.
         room: Whether an export of so many bytes may be kept; makes place for it.
+        speeds: Where measured speeds are kept, so that they are measured once.
     """
     plain = eager(network, lines, start)
     if torch.are_deterministic_algorithms_enabled():
@@ -102,26 +107,35 @@ def choose(
         return plain, "eager: there are no stages to run"
     try:
         prefix = Prefix(network, lines, start, rows_of(sample, slice(0, SAMPLE_SIZE)))
-        return _fastest(plain, prefix, count, folder, room)
+        return _fastest(plain, prefix, count, folder, room, speeds)
     except Exception as error:  # noqa: BLE001 - the pass itself will show what is wrong with the stages or the sample
         return plain, f"eager: {first_line(error)}"
 
 
 def _fastest(
-    plain: Engine, prefix: Prefix, count: int, folder: Path, room: Callable[[float], bool]
+    plain: Engine,
+    prefix: Prefix,
+    count: int,
+    folder: Path,
+    room: Callable[[float], bool],
+    speeds: Path | None,
 ) -> tuple[Engine, str]:
-    begin = time.monotonic()
-    expected = plain.run(prefix.sample)
-    if (time.monotonic() - begin) / len(prefix.leaves[0]) * count * MIN_GAIN > FOLDING_SECONDS:
-        plain = replace(plain, seconds=_seconds(plain, prefix.sample))
+    first, expected = _timed(plain, prefix.sample)
+    known: dict[str, float] = {}
+    if first / len(prefix.leaves[0]) * count * MIN_GAIN > FOLDING_SECONDS:
+        known = engine_speeds.recall(engine_speeds.place_of(prefix, speeds)) if speeds else {}
+        plain = replace(plain, seconds=known.get(EAGER) or _seconds(plain, prefix.sample))
     if not plain.seconds * count * MIN_GAIN > FOLDING_SECONDS:
         return plain, f"eager: a pass over {count} examples is short"
-    trial = _Trial(plain, prefix, expected)
-    trial.run("folded", lambda: _folded(prefix))
+    trial = _Trial(plain, prefix, expected, known)
+    if not trial.lost("folded"):
+        trial.run("folded", lambda: _folded(prefix))
     for way in ("torchscript", "dynamo") if prefix.device.type == "cpu" else ("torchscript", "compile"):
+        if trial.lost(way) and prefix.device.type == "cpu":
+            break
         place = place_of(prefix, way, folder)
         cost = seconds_to_prepare(prefix, way, place)
-        if cost + OVERHEAD_SECONDS > count * trial.best.seconds * MIN_GAIN:
+        if not trial.pays(way, cost, count):
             trial.reasons.append(f"{way} (about {cost:.1f} s) would not pay off for {count} examples")
             continue
         if cost and way != "compile" and not room(size := export_bytes(prefix)):
@@ -130,6 +144,10 @@ def _fastest(
         make = partial(_compiled, prefix) if way == "compile" else partial(_onnxruntime, prefix, way, place)
         if trial.run(way, make) and prefix.device.type == "cpu":
             break  # another export of the same stages runs as fast
+    if speeds and (trial.measured or not known):
+        engine_speeds.remember(
+            engine_speeds.place_of(prefix, speeds), {EAGER: plain.seconds, **known, **trial.measured}
+        )
     best = replace(trial.best, eager_seconds=plain.seconds)
     return best, f"{best.name}: eager {1 / plain.seconds:.0f}/s; {'; '.join(trial.reasons)}"
 
@@ -137,17 +155,37 @@ def _fastest(
 class _Trial:
     """The fastest engine so far that is equal to eager, and a word on each that was tried."""
 
-    def __init__(self, plain: Engine, prefix: Prefix, expected: list[Pytree]) -> None:
+    def __init__(
+        self, plain: Engine, prefix: Prefix, expected: list[Pytree], known: Mapping[str, float] | None = None
+    ) -> None:
         self.best, self.reasons = plain, list[str]()
-        self._plain, self._prefix, self._expected = plain, prefix, expected
+        self.measured: dict[str, float] = {}
+        self._plain, self._prefix, self._expected, self._known = plain, prefix, expected, known or {}
+
+    def lost(self, way: str) -> bool:
+        """Whether an engine was measured earlier, and is no faster than the fastest so far."""
+        slower = self._known.get(way, 0.0) >= self.best.seconds
+        if slower:
+            self.reasons.append(f"{way} {1 / self._known[way]:.0f}/s, as measured earlier")
+        return slower
+
+    def pays(self, way: str, cost: float, count: int) -> bool:
+        """Whether an engine saves more than its preparation costs: as measured earlier, else as expected."""
+        if way in self._known:
+            return cost + LOADING_SECONDS < count * (self.best.seconds - self._known[way])
+        return cost + OVERHEAD_SECONDS <= count * self.best.seconds * MIN_GAIN
 
     def run(self, way: str, make: Callable[[], tuple[str, _Flat, str]]) -> bool:
-        """Make an engine, check and measure it; whether that worked."""
+        """Make an engine, check and measure it unless that was done earlier; whether that worked."""
         try:
             name, flat, note = make()
             engine = _engine(name, flat, self._prefix, self._expected)
-            _check_equal(engine, self._plain, self._prefix, self._expected)
-            engine = replace(engine, seconds=_seconds(engine, self._prefix.sample))
+            if way in self._known:
+                engine, note = replace(engine, seconds=self._known[way]), f"{note}, measured earlier"
+            else:
+                _check_equal(engine, self._plain, self._prefix, self._expected)
+                engine = replace(engine, seconds=_seconds(engine, self._prefix.sample))
+                self.measured[way] = engine.seconds
         except _NothingToDoError:  # such an engine would be the plain one
             return False
         except Exception as error:  # noqa: BLE001 - exporters and engines raise almost anything; eager remains
@@ -182,6 +220,8 @@ def _onnxruntime(prefix: Prefix, way: str, place: Path) -> tuple[str, _Flat, str
         providers = [*((name, {"device_id": prefix.device.index or 0}) for name in gpu), *providers]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # search workers share the cores
+    # waiting threads sleep: the next batch is decoded meanwhile, and other work may have the cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     model, note = exported(prefix, way, place)
     session = onnxruntime.InferenceSession(model, options, providers=providers)
     wanted = {put.name: int(put.name.removeprefix("input")) for put in session.get_inputs()}  # not those left unused
@@ -256,10 +296,17 @@ def _seconds(engine: Engine, sample: Pytree) -> float:
     """Per example, the best of a few runs; it has run before."""
     taken: list[float] = []
     while not taken or (len(taken) < 5 and sum(taken) < 0.1):  # noqa: PLR2004 - a slow run is long enough alone
-        begin = time.monotonic()
-        engine.run(sample)
-        taken.append(time.monotonic() - begin)
+        taken.append(_timed(engine, sample)[0])
     return min(taken) / len(tree_leaves(sample)[0])
+
+
+def _timed(engine: Engine, sample: Pytree) -> tuple[float, list[Pytree]]:
+    """Seconds of a run, on CPUs without those in which other processes had them, and its activations."""
+    passed, used = time.monotonic(), time.process_time()
+    found = engine.run(sample)
+    passed, used = time.monotonic() - passed, time.process_time() - used
+    # on a busy machine exports take longer as well, by as much
+    return passed if torch.cuda.is_available() else min(passed, used), found
 
 
 def _plain(tensor: Tensor) -> Tensor:

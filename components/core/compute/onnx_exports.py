@@ -58,11 +58,16 @@ class Prefix(nn.Module):
 
 def place_of(prefix: Prefix, way: str, folder: Path) -> Path:
     """The folder of an export, named after all that it depends on."""
+    return folder / digest([way, *identity(prefix)])[:32]
+
+
+def identity(prefix: Prefix) -> list[Any]:
+    """All that an export of the stages depends on, as JSON."""
     stages = [[str(stage), state_digest(stage.state_dict())] for stage in prefix.stages]
     leaves = [[list(leaf.shape[1:]), str(leaf.dtype)] for leaf in prefix.leaves]
     lines = [line - prefix.start for line in prefix.lines]
     libraries = {name: version(name) for name in ("thawline", "torch", "onnx", "onnxruntime", "onnxscript")}
-    return folder / digest([way, stages, leaves, str(prefix.spec), lines, prefix.device.type, libraries])[:32]
+    return [stages, leaves, str(prefix.spec), lines, prefix.device.type, libraries]
 
 
 def seconds_to_prepare(prefix: Prefix, way: str, place: Path) -> float:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -120,17 +120,34 @@ def smoke_test(folder: Path) -> str:
     Raises:
         StepError: It does not load, or does not answer.
     """
-    with trying_out(folder) as answer:
+    with trying_out(folder) as begin:
+        answer = begin()
         return answer()
 
 
 @contextmanager
-def trying_out(folder: Path) -> Iterator[Callable[[], str]]:
-    """Let a served model answer its example beside other work; yield what waits for `smoke_test`'s answer."""
-    command = [sys.executable, "-I", "-B", smoke.__file__, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def trying_out(folder: Path) -> Iterator[Callable[[], Callable[[], str]]]:
+    """Start the clean process of `smoke_test` beside other work: it loads the libraries, which takes seconds.
+
+    Args:
+        folder: Of the served model, which may not be there yet.
+
+    Yields:
+        What says that the model is there, and returns what waits for its answer.
+    """
+    command = [sys.executable, "-I", "-B", smoke.__file__, str(folder), "--wait"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+
+        def begin() -> Callable[[], str]:
+            assert process.stdin  # noqa: S101 - a pipe was asked for
+            with suppress(BrokenPipeError):  # it has ended, and its complaint says why
+                process.stdin.write("\n")
+                process.stdin.flush()
+            return lambda: _answer(process)
+
         try:
-            yield lambda: _answer(process)
+            yield begin
         finally:
             process.kill()
 

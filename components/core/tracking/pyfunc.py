@@ -2,15 +2,20 @@
 
 import base64
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+from unittest.mock import patch
 
 import mlflow
+from mlflow.utils import requirements_utils
 
 from components.core.tracking.service.connection import client
 from components.core.tracking.service.silence import told
+
+ALWAYS = ("mlflow", "torch", "numpy", "pandas")  # libraries that every served model needs
 
 
 def save_pyfunc(
@@ -33,17 +38,29 @@ def save_pyfunc(
     from mlflow.types.schema import AnyType
 
     # MLflow decodes base64 for a binary column in some forms of a request only: the model does it for all of them
-    mlflow.pyfunc.save_model(
-        folder,
-        python_model=str(code),
-        artifacts={"served": str(served)},
-        signature=ModelSignature(
-            Schema([ColSpec(AnyType(), input_name)]),  # type: ignore[no-untyped-call]  # mlflow publishes no types
-            Schema([ColSpec(_mlflow_type(hint), name) for name, hint in get_type_hints(answer).items()]),
-        ),
-        input_example=pd.DataFrame({input_name: [{"b64": base64.b64encode(example).decode()}]}),
-        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy", "pandas", *requirements)],
+    signature = ModelSignature(
+        Schema([ColSpec(AnyType(), input_name)]),  # type: ignore[no-untyped-call]  # mlflow publishes no types
+        Schema([ColSpec(_mlflow_type(hint), name) for name, hint in get_type_hints(answer).items()]),
     )
+    with _without_scan():
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(code),
+            artifacts={"served": str(served)},
+            signature=signature,
+            input_example=pd.DataFrame({input_name: [{"b64": base64.b64encode(example).decode()}]}),
+            pip_requirements=[f"{name}=={version(name)}" for name in (*ALWAYS, *requirements)],
+        )
+
+
+@contextmanager
+def _without_scan() -> Iterator[None]:
+    """Keep MLflow from looking through the files of all packages for the modules that they have, a second's work.
+
+    It wants to warn of requirements that are not met here, and finds these by the names of packages all the same.
+    """
+    with patch.object(requirements_utils, "_MODULES_TO_PACKAGES", {}, create=True):
+        yield
 
 
 def _mlflow_type(hint: Any) -> Any:  # noqa: ANN401 - mlflow publishes no types
@@ -85,7 +102,8 @@ def load_pyfunc(folder: Path) -> Any:  # noqa: ANN401 - mlflow publishes no type
     """A served model from a local folder that has been checked; its files stay as they are."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # else Python adds compiled code to the folder
     try:
-        return mlflow.pyfunc.load_model(str(folder))
+        with _without_scan():
+            return mlflow.pyfunc.load_model(str(folder))
     finally:
         sys.dont_write_bytecode = before
 

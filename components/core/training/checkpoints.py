@@ -117,5 +117,10 @@ def load_checkpoint(folder: Path) -> tuple[Network, dict[str, Any]]:
     network.preprocessing = facts["preprocessing"]
     network.weights_digest = facts["weights_digest"]
     network.config = facts.get("config", {})
-    network.load_state_dict(load_file(folder / WEIGHTS))
+    load_weights(folder, network)
     return network, facts
+
+
+def load_weights(folder: Path, network: Network) -> None:
+    """Put the weights of a checkpoint into its network, which is on any device."""
+    network.load_state_dict(load_file(folder / WEIGHTS))

@@ -49,12 +49,12 @@ def test_the_expected_time_is_printed(
     expected = {"search": 36.4, "evaluate": 12.0}
     monkeypatch.setattr(dry_run, "expected_seconds", lambda _: expected)
     would = Decision("train", "Forced.")
-    dry_run.print_foreseen(would, Settings(model="stamps"), as_json=False)
+    dry_run.print_foreseen(would, Settings(model="stamps"), None, as_json=False)
     assert capsys.readouterr().out.splitlines()[1:] == [
         "Steps: prepare_data, search ~36 s, select_trial, train_head, fine_tune, evaluate ~12 s, register",
         "Time: ~48 s, as in the last run of stamps with these settings",
     ]
-    dry_run.print_foreseen(would, Settings(model="stamps"), as_json=True)
+    dry_run.print_foreseen(would, Settings(model="stamps"), None, as_json=True)
     assert json.loads(capsys.readouterr().out)["expected_seconds"] == expected
 
 

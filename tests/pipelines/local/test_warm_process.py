@@ -124,6 +124,31 @@ def test_a_process_that_dies_while_it_loads_is_done_without(tmp_path: Path) -> N
     assert out.endswith("7\n")
 
 
+def test_processes_of_a_step_have_the_libraries_too(tmp_path: Path) -> None:
+    """What a step starts is forked from the same process, and imports nothing again."""
+    (tmp_path / "library.py").write_text(
+        "import os, pathlib\nLOADED_BY = os.getpid()\n"
+        "def tell(path):\n    pathlib.Path(path).write_text(f'{LOADED_BY} {os.getpid()}')\n"
+    )
+    step = (
+        "import os, library\nfrom components.core.compute import child_processes\n"
+        "child = child_processes.context().Process(target=library.tell, args=(f'{folder}/told',))\n"
+        "child.start()\nchild.join()\n"
+        "return f'{library.LOADED_BY} {os.getpid()} {child.exitcode}'"
+    )
+    code = (
+        "from multiprocessing import forkserver\nfrom pipelines.local import warm_process\n"
+        "forkserver.set_forkserver_preload(['library'])\n"
+        f"print(warm_process.run({command(step, tmp_path)!r}, None, lambda *_: 7))"
+    )
+    assert script(code, tmp_path).endswith("\n0\n")
+    server, own, status = map(int, said(tmp_path).split())
+    loaded_by, child = map(int, (tmp_path / "told").read_text().split())
+    assert status == 0
+    assert loaded_by == server
+    assert len({server, own, child}) == 3
+
+
 def test_a_long_path_of_temporary_files_is_done_without(tmp_path: Path) -> None:
     """Where a socket's path would be too long, steps run as kfp runs them, and the log says why."""
     long = tmp_path / ("x" * 100)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from components.core.networks.installed_names import check_transformers, unknown_library
-from components.core.networks.tracing import split
+from components.core.networks.tracing import Stages, split
 from components.core.networks.weights import state_digest
 from components.core.weight_sources import is_model
 
@@ -42,9 +42,17 @@ def build_backbone(name: str, weights: str, image_size: int = 0) -> Backbone:
     Raises:
         InputError: The network is unknown or can't be cut, or its weights can't be had or don't fit.
     """
-    library, _, network_name = name.partition("/")
+    library = name.partition("/")[0]
     if library == "hf" or _is_folder(weights):
         return _of_transformers(name, weights, image_size)
+    stages, features, preprocessing = _cut(name, weights, image_size, check=True)
+    state = {key: tensor for _, stage in stages for key, tensor in stage.state_dict().items()}
+    return Backbone(stages, features, preprocessing, state_digest(state))
+
+
+def _cut(name: str, weights: str, image_size: int, *, check: bool) -> tuple[Stages, int, "Preprocessing"]:
+    """The stages of a network of torchvision or timm, their features, and what the first one expects."""
+    library, _, network_name = name.partition("/")
     # Each library costs a second to import.
     if library == "torchvision":
         from components.core.networks.images import from_torchvision as builder
@@ -53,15 +61,14 @@ def build_backbone(name: str, weights: str, image_size: int = 0) -> Backbone:
     else:
         raise unknown_library(name)
     network, preprocessing = builder.build(network_name, weights, image_size)
-    stages, features = split(network, name, preprocessing["size"])
-    state = {key: tensor for _, stage in stages for key, tensor in stage.state_dict().items()}
-    return Backbone(stages, features, preprocessing, state_digest(state))
+    stages, features = split(network, name, preprocessing["size"], check=check)
+    return stages, features, preprocessing
 
 
 def rebuild_backbone(name: str, preprocessing: "Preprocessing", config: Mapping[str, Any]) -> Backbone:
     """The network of a checkpoint with random weights, from its name or from what its `config` says."""
     if not config:
-        return build_backbone(name, "none", preprocessing.get("size", 0))
+        return Backbone(*_cut(name, "none", preprocessing.get("size", 0), check=False), "")
     from components.core.networks.images import from_transformers
 
     stages, features = from_transformers.rebuild(config, preprocessing["size"])

@@ -333,6 +333,83 @@ class TestChoice:
         assert choose(plain(), [1], POINTS, LONG, tmp_path / "file")[0].name == "eager"
 
 
+class TestSpeeds:
+    """Measurements that an earlier pass left."""
+
+    @pytest.fixture
+    def measured(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The engines that are measured."""
+        found: list[str] = []
+        seconds = engines._seconds
+
+        def noted(engine: Engine, sample: Pytree) -> float:
+            found.append(engine.name.partition(" ")[0])
+            return seconds(engine, sample)
+
+        monkeypatch.setattr(engines, "_seconds", noted)
+        return found
+
+    def test_remembered(self, tmp_path: Path, measured: list[str]) -> None:
+        """A later pass takes the fastest engine without a measurement; other weights or threads are measured."""
+        choose(plain(), [1], POINTS, LONG, tmp_path, speeds=tmp_path / "home")
+        assert measured == ["eager", "onnxruntime"]
+        measured.clear()
+        engine, reason = choose(plain(), [1], POINTS, LONG, tmp_path, speeds=tmp_path / "home")
+        assert measured == []
+        assert (engine.name.partition(" ")[0], engine.seconds, engine.eager_seconds) == ("onnxruntime", 0.5, 1.0)
+        assert "measured earlier" in reason
+        assert_equal(engine, eager(plain(), [1]), POINTS[:7], 1e-6)
+        other = plain()
+        other.stages[0][0].bias.data += 1
+        choose(other, [1], POINTS, LONG, tmp_path, speeds=tmp_path / "home")
+        assert measured == ["eager", "onnxruntime"]
+
+    def test_lost(self, tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """What measured slower than eager is not even made again."""
+        monkeypatch.setitem(SPEEDS, "onnxruntime", 4.0)
+        choose(plain(), [1], POINTS, LONG, tmp_path / "exports", speeds=tmp_path / "home")
+        engine, reason = choose(plain(), [1], POINTS, LONG, tmp_path / "others", speeds=tmp_path / "home")
+        assert (engine.name, engine.seconds) == ("eager", 1.0)
+        assert "torchscript 0/s, as measured earlier" in reason
+        assert measured == ["eager", "onnxruntime"]
+        assert not (tmp_path / "others").exists()
+
+    def test_paying_later(self, tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """An export that would not have paid off earlier is made and measured when it does."""
+        with monkeypatch.context() as patch:
+            patch.setattr(onnx_exports, "PREPARATION", dict.fromkeys(onnx_exports.PREPARATION, 1e9))
+            choose(plain(), [1], POINTS, LONG, tmp_path, speeds=tmp_path)
+        assert measured == ["eager"]
+        engine, _ = choose(plain(), [1], POINTS, LONG, tmp_path, speeds=tmp_path)
+        assert engine.name.startswith("onnxruntime")
+        assert measured == ["eager", "onnxruntime"]
+
+    @pytest.mark.parametrize("content", ["", "{", "[1]", '{"eager": "fast"}', '{"eager": 0, "folded": 1}'])
+    def test_damage(self, content: str, tmp_path: Path, measured: list[str]) -> None:
+        """A damaged file is measured over."""
+        choose(plain(), [1], POINTS, LONG, tmp_path, speeds=tmp_path / "home")
+        [file] = (tmp_path / "home").iterdir()
+        file.write_text(content)
+        choose(plain(), [1], POINTS, LONG, tmp_path, speeds=tmp_path / "home")
+        assert measured == 2 * ["eager", "onnxruntime"]
+
+
+def test_waiting_threads_sleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's threads do not spin: the cores belong to decoding, and to others."""
+    import onnxruntime
+
+    said: list[str] = []
+    session = onnxruntime.InferenceSession
+
+    def noted(model: bytes, options: Any, **more: Any) -> Any:
+        said.append(options.get_session_config_entry("session.intra_op.allow_spinning"))
+        return session(model, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
+    choose(plain(), [1], POINTS, LONG, tmp_path)
+    assert said == ["0"]
+
+
 class TestExports:
     def test_kept(self, tmp_path: Path, written: list[str]) -> None:
         """The same stages are exported once; other weights, lines or shapes are another export."""

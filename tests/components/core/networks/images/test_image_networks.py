@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.core.errors import InputError
-from components.core.networks.images.image_networks import Backbone, build_backbone
+from components.core.networks import tracing
+from components.core.networks.images.image_networks import Backbone, build_backbone, rebuild_backbone
 from components.core.networks.tracing import split
 from components.core.weight_sources import LITE0
 
@@ -236,6 +237,14 @@ class TestWeights:
         assert value.shape == (2, 1280)
         assert value.std() > 0.1
         assert build_backbone("timm/tf_efficientnet_lite0", LITE0).weights_digest == backbone.weights_digest
+
+    def test_rebuilt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A checkpoint's network has the same stages, whose cut was checked when it was built and is not once more."""
+        built = build_backbone("torchvision/mobilenet_v3_small", "none", 64)
+        monkeypatch.setattr(tracing, "_whole", lambda *_: pytest.fail("the whole is run again"))
+        again = rebuild_backbone("torchvision/mobilenet_v3_small", built.preprocessing, {})
+        assert (again.features, again.preprocessing) == (built.features, built.preprocessing)
+        assert [(name, str(stage)) for name, stage in again.stages] == [(n, str(stage)) for n, stage in built.stages]
 
     def test_none_is_random_by_seed(self) -> None:
         """Random weights follow the seed, and differ from seed to seed."""
