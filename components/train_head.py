@@ -6,6 +6,7 @@ from pathlib import Path
 from components.core.errors import StepError
 from components.core.fitting import training_state
 from components.core.fitting.head_phase import is_solved, solve_head
+from components.core.fitting.thaw_line import check_features
 from components.core.machine import torchrun
 from components.core.settings import Settings
 from components.core.tracking import runs, step_records
@@ -57,6 +58,7 @@ def train_head(
         if torchrun.is_helper():
             return best["loss"]
         if not history:
+            check_features(network, data)
             raise StepError("The training of the head diverged.", "Lower --head-learning-rate.")
         deadlines.note(run, "The training of the head", len(history), run.settings.head_epochs)
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}

@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 
+import components.train_head
 from components.core.errors import StepError
+from components.core.networks.network import Network
 from components.core.tracking import queries
 from components.core.tracking.service import connection
 from components.core.training import deadlines
@@ -76,3 +80,21 @@ def test_a_head_that_diverges_fails_the_step(toy_home: PlainRun, tmp_path: Path)
     dataset = toy_home.folder / "dataset"
     with pytest.raises(StepError, match="diverged"):
         train_head(settings.to_json(), "wild", dataset, chosen, tmp_path / "head")
+
+
+def test_a_network_that_overflows_is_told_from_a_rate(
+    toy_home: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features that are not finite end a head that trains in epochs with their own sentence, as a solved one."""
+    build = components.train_head.build_network
+
+    def overflowing(*arguments: Any) -> Network:
+        network = build(*arguments)
+        network.stages[-1] = nn.Sequential(network.stages[-1], nn.Threshold(2.0, float("inf")))
+        network.weights_digest = "overflows"
+        return network
+
+    monkeypatch.setattr(components.train_head, "build_network", overflowing)
+    chosen, dataset = json.dumps(toy_home.hyperparameters), toy_home.folder / "dataset"
+    with pytest.raises(StepError, match="features that are not finite"):
+        train_head(toy_home.settings.to_json(), "overflow", dataset, chosen, tmp_path / "head")

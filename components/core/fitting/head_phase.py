@@ -11,10 +11,11 @@ from torch import Tensor
 
 from components.core.activations.rows import Rows
 from components.core.contract.listener import SILENT, Listener, Progress
+from components.core.contract.task import Target
 from components.core.digests import canonical_json
 from components.core.errors import InputError
 from components.core.fitting import linear_head
-from components.core.fitting.calibration import calibrated, fitted_temperature
+from components.core.fitting.calibration import fitted_temperature
 from components.core.fitting.data import Data
 from components.core.fitting.folds import fold_of_rows, units_and_strata
 from components.core.fitting.linear_head import FOLDS, Features, LinearFit
@@ -129,9 +130,9 @@ def _fitted(
 ) -> _Fitted:
     """Fit the head on all rows of these splits, with the strength that cross-validation over them chooses.
 
-    A strength is judged by the loss of calibrated outputs, as the served model's are. A strong penalty makes a head too
-    unsure of its answers, which a temperature mends, and so the loss itself would choose one that is too weak. The
-    temperature that the held-out rows ask for goes into the head.
+    A strong penalty makes a head too unsure of its answers, which one temperature corrects, so the loss itself would
+    choose too weak a penalty: a strength is judged with the temperature that suits its held-out outputs, and that of
+    the chosen one goes into the head. A temperature above 1 is no excuse: the head is too sure because it overfits.
     """
     names, target, size = [name for name in names if len(rows[name])], data.target, len(data.examples.classes)
     own = [row for name in names for row in data.rows[name] * (len(rows[name]) // len(data.rows[name]))]
@@ -142,18 +143,23 @@ def _fitted(
     loss = partial(target.loss, label_smoothing=hyperparameters.label_smoothing, class_weights=weights)
 
     def judge(outputs: Tensor, true: Tensor) -> Tensor:
-        return target.loss(calibrated(target, outputs, true), true, 0.0, weights)
+        return target.loss(outputs / _sharpening(target, outputs, true), true, 0.0, weights)
 
     folds = fold_of_rows(*units_and_strata(data, own), FOLDS)
     with _threads(features.rows.numel() * size):
         choice = linear_head.choose(features, targets, size, folds, loss, judge, progress)
         fit = linear_head.solve(features.rows, targets, size, loss, choice.strength)
-        temperature = fitted_temperature(target, choice.outputs, targets[choice.held]) if len(choice.held) else 1.0
+        temperature = _sharpening(target, choice.outputs, targets[choice.held]) if len(choice.held) else 1.0
     fit = LinearFit(fit.weight / temperature, fit.bias / temperature)
     found, held, outputs = fit(features.rows), choice.held, choice.outputs / temperature
     if not len(held):
         held, outputs = torch.arange(len(given)), found
     return _Fitted(features.unstandardized(fit), float(loss(found, targets)), choice.strength, outputs, given[held])
+
+
+def _sharpening(target: Target, outputs: Tensor, true: Tensor) -> float:
+    """The temperature that suits outputs [N, C], at most 1."""
+    return min(1.0, fitted_temperature(target, outputs, true))
 
 
 @contextmanager

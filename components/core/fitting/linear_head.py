@@ -18,7 +18,7 @@ from torch import Tensor
 
 from components.core.activations.rows import Rows
 from components.core.contract.listener import SILENT, Progress
-from components.core.errors import StepError
+from components.core.fitting.thaw_line import not_finite
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # of outputs [N, C] and targets, a scalar mean, convex in outputs
@@ -78,10 +78,7 @@ class Features:
         self.mean = total / count
         variance = (square / count - self.mean.square()).clamp(min=0)
         if not bool(torch.isfinite(variance).all()):
-            raise StepError(
-                "The pretrained network gives features that are not finite.",
-                "Check --weights, or use --activation-precision float32.",
-            )
+            raise not_finite()
         # rounding leaves a little of a constant's variance
         constant = variance <= 1e-10 * (self.mean.square() + variance)
         self.scale = torch.where(constant, torch.ones_like(variance), variance.sqrt())

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from components.core.activations import caching_plan
 from components.core.activations.caching_plan import GIGABYTE
@@ -13,7 +14,7 @@ from components.core.activations.rows import Part, Rows
 from components.core.compute import distributed
 from components.core.contract.listener import SILENT, Listener
 from components.core.digests import digest
-from components.core.errors import InputError
+from components.core.errors import InputError, StepError
 from components.core.fitting.data import Data
 from components.core.networks.network import Network, Pytree
 from components.core.settings import Settings
@@ -25,6 +26,28 @@ def rows_of_split(
 ) -> dict[int, Rows]:
     """Activations of one split at each thaw line, without views; see `rows_of_splits`."""
     return rows_of_splits(network, data, lines, {split: 0}, listener)[split]
+
+
+def check_features(network: Network, data: Data, chunk: int = 64) -> None:
+    """Refuse a network whose features of the validation rows are not finite.
+
+    Raises:
+        StepError: One of them is not.
+    """
+    line = len(network.stages)
+    rows = rows_of_split(network, data, {line: 1.0}, "validation")[line]
+    for start in range(0, len(rows), chunk):
+        leaves = [leaf for leaf in tree_leaves(rows[start : start + chunk]) if isinstance(leaf, Tensor)]
+        if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves):
+            raise not_finite()
+
+
+def not_finite() -> StepError:
+    """The error for a network that gives features that are not numbers."""
+    return StepError(
+        "The pretrained network gives features that are not finite.",
+        "Check --weights, or use --activation-precision float32.",
+    )
 
 
 def rows_of_splits(

@@ -1,6 +1,6 @@
 """Settings travel through the DAG as text and are told apart by digest."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -101,6 +101,14 @@ def test_every_searched_option_is_a_hyperparameter() -> None:
     """The search fills exactly what the training steps take."""
     assert set(Hyperparameters.model_fields) == Settings.SEARCHED
     assert set(Settings.model_fields) >= Settings.SEARCHED
+
+
+@pytest.mark.parametrize("wrong", [{"head": "mlp"}, {"augment": "basic"}, {"mixup": 0.2}])
+def test_a_head_without_an_optimum_is_not_solved_for(wrong: dict[str, Any]) -> None:
+    """--head-solver lbfgs is refused at once beside an mlp head or examples that differ in each epoch; sgd is not."""
+    with pytest.raises(ValidationError, match="--head-solver lbfgs needs --head linear, and examples that stay"):
+        Settings(head_solver="lbfgs", **wrong)
+    assert not Settings(head_solver="sgd", **wrong).may_solve_head()
 
 
 def test_augmented_batches_can_not_be_kept() -> None:

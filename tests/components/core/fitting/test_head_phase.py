@@ -72,10 +72,10 @@ def test_the_figures_are_of_rows_that_the_head_did_not_see(home: Path, toy_datas
     assert {name: pytest.approx(value) for name, value in found.items()} == {name: figures[name] for name in found}
 
 
-def test_how_sure_a_penalty_makes_a_head_does_not_matter(
+def test_how_unsure_a_penalty_makes_a_head_does_not_matter(
     home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Strengths are judged by calibrated outputs, so those of any scale are as good; the head comes out calibrated."""
+    """Strengths are judged by outputs that are as sure as they should be, and the head comes out so."""
     judges, choose = list[Loss](), linear_head.choose
 
     def spied(*arguments: Any) -> linear_head.Choice:
@@ -85,10 +85,12 @@ def test_how_sure_a_penalty_makes_a_head_does_not_matter(
     monkeypatch.setattr(linear_head, "choose", spied)
     data, network = opened(toy_dataset)
     solve_head(network, data, CHOSEN)
-    (fitted,) = data.heads.values()
-    right, large = (float(judges[0](scale * fitted.outputs, fitted.targets)) for scale in (1.0, 3.0))
-    assert large == pytest.approx(right, rel=0.05)  # uncalibrated it is a third of it
+    (fitted,), judge = data.heads.values(), judges[0]
+    right = float(judge(fitted.outputs, fitted.targets))
+    assert float(judge(0.3 * fitted.outputs, fitted.targets)) == pytest.approx(right, rel=0.05)
     assert float(functional.cross_entropy(fitted.outputs, fitted.targets)) == pytest.approx(right, rel=0.05)
+    assert float(functional.cross_entropy(0.3 * fitted.outputs, fitted.targets)) > 2 * right
+    assert float(judge(30 * fitted.outputs, fitted.targets)) > 1.5 * right  # too sure is no scale, but an overfit
 
 
 def test_stages_stay_as_they_are(home: Path, toy_dataset: Path) -> None:

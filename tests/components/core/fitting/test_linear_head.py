@@ -93,6 +93,18 @@ def test_features_that_are_not_finite_are_reported(value: float) -> None:
         Features([points], CPU)
 
 
+@pytest.mark.parametrize("positives", [0, 1])
+def test_a_label_that_hardly_any_row_has_gets_a_finite_head(positives: int) -> None:
+    """One logistic regression of several has no positive row, as in a fold, or a single one; it says no."""
+    points, targets = problem(60, 5)
+    there = torch.stack([targets == 0, torch.arange(60) < positives], dim=1).double()
+    features = Features([points], CPU)
+    fit = solve(features.rows, there, 2, functional.binary_cross_entropy_with_logits, 1.0)
+    found = fit(features.rows)
+    assert torch.isfinite(found).all()
+    assert (found[positives:, 1] < 0).all()
+
+
 def test_the_path_stops_at_the_strength_that_suits_unseen_rows() -> None:
     """Noise asks for a strong penalty and a clear signal for a weak one."""
     draw = torch.Generator().manual_seed(3)

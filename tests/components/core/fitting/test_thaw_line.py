@@ -3,12 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
+from torch import nn
 
 from components.core.contract.listener import Callbacks
 from components.core.contract.optional_members import Overlay
+from components.core.errors import StepError
 from components.core.fitting.data import open_data
-from components.core.fitting.thaw_line import rows_of_split, rows_of_splits
+from components.core.fitting.thaw_line import check_features, rows_of_split, rows_of_splits
 from components.core.settings import Settings
 from components.core.training.phase import build_network
 from tests.conftest import TOY
@@ -42,3 +45,14 @@ def test_rows_that_other_code_encoded_are_never_read(home: Path, toy_dataset: Pa
     other = replace(data, task=Overlay(data.task, **changed))
     assert not torch.allclose(rows_of_split(network, other, {2: 1.0}, "train")[2][:], before)
     assert torch.equal(rows_of_split(network, data, {2: 1.0}, "train")[2][:], before)
+
+
+def test_features_that_are_not_finite_are_refused(home: Path, toy_dataset: Path) -> None:
+    """A network that overflows is told from a rate that is too high, by one sentence."""
+    data = open_data(toy_dataset, SETTINGS)
+    network = build_network(data, SETTINGS.defaults())
+    check_features(network, data)
+    network.stages[-1] = nn.Sequential(network.stages[-1], nn.Threshold(2.0, float("inf")))
+    network.weights_digest = "overflows"
+    with pytest.raises(StepError, match="features that are not finite"):
+        check_features(network, data)
