@@ -42,7 +42,7 @@ app.add_typer(schedule.app, name="schedule")
 app.add_typer(status.app)
 use_own_help(app)
 # Objects between two searches for garbage. Importing MLflow makes some 100,000, none of which is any: with Python's 700
-# the searches take a fifth of a skipped run.
+# the searches take a third of a skipped run.
 NEW_OBJECTS = 500_000
 GOES_ON = "The output was closed; the run continues, and `thawline status` will show its result."
 

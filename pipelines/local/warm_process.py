@@ -29,6 +29,7 @@ Run = Callable[[list[str], dict[str, str] | None], int]  # kfp's: a command and 
 SHELL = ("sh", "-ec")  # what kfp's commands begin with, before the script and the component's code
 # Imported where steps need them, and by most of them.
 INSIDE = ("components.core.data.lineage_store", "components.core.registry.versions", "components.core.tracking.runs")
+FIRST = "pipelines.local.uncollected"
 TIMM = "components.core.networks.images.from_timm"
 LOCAL_STORE = ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store")
 
@@ -51,7 +52,7 @@ def loading(task: str) -> Iterator[None]:
     libraries += [f"components.tasks.{task}"] if task in KIND_OF_TASK else []
     libraries += [TIMM] if KIND_OF_TASK.get(task) == "pictures" else []
     libraries += [] if is_server(home_folder.tracking_uri()) else LOCAL_STORE
-    forkserver.set_forkserver_preload([*libraries, __name__])
+    forkserver.set_forkserver_preload([FIRST, *libraries, __name__])
     before = os.environ.get("_KFP_RUNTIME")
     os.environ["_KFP_RUNTIME"] = "true"  # as in kfp's commands: without it kfp imports its compiler and its client
     try:

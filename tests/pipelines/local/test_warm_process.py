@@ -149,6 +149,23 @@ def test_processes_of_a_step_have_the_libraries_too(tmp_path: Path) -> None:
     assert len({server, own, child}) == 3
 
 
+def test_a_step_collects_its_own_garbage_alone(tmp_path: Path) -> None:
+    """In a step garbage is searched for, and not among what the libraries' process has loaded."""
+    step = (
+        "import gc, os\nfound = f'{gc.isenabled()} {gc.get_freeze_count() > 1000}'\n"
+        "before = gc.get_freeze_count()\n"
+        "if not (child := os.fork()):\n    os._exit(0)\n"
+        "os.waitpid(child, 0)\nreturn f'{found} {gc.get_freeze_count() == before}'"
+    )
+    code = (
+        "from multiprocessing import forkserver\nfrom pipelines.local import warm_process\n"
+        "forkserver.set_forkserver_preload([warm_process.FIRST])\n"
+        f"print(warm_process.run({command(step, tmp_path)!r}, None, lambda *_: 7))"
+    )
+    assert script(code, tmp_path).endswith("\n0\n")
+    assert said(tmp_path) == "True True True"
+
+
 def test_a_long_path_of_temporary_files_is_done_without(tmp_path: Path) -> None:
     """Where a socket's path would be too long, steps run as kfp runs them, and the log says why."""
     long = tmp_path / ("x" * 100)
