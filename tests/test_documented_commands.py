@@ -216,6 +216,7 @@ def test_what_does_not_exist_is_noticed(text: str) -> None:
 RUN = ("cache", "doctor", "init", "labels", "models", "predict", "export", "report", "status")
 NOT_RUN = {
     ("doctor", "--cluster"): "needs a cluster",
+    ("labels", "accept"): "needs a changed label",
     ("predict", "--draw"): "needs a detector",
     ("predict", "voices"): "needs a model of sounds",
     ("predict", "speech"): "as above",

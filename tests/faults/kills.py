@@ -126,8 +126,12 @@ def whole(home: Path, arguments: Sequence[str], *, warm: bool) -> tuple[int, flo
     return status, _spent() - before
 
 
-def killed(home: Path, arguments: Sequence[str], moment: Moment, *, warm: bool) -> tuple[str, float]:
-    """Run the command and kill it; return the step that was hit, and the seconds of its processes."""
+def killed(home: Path, arguments: Sequence[str], moment: Moment, *, warm: bool) -> tuple[str, float, int]:
+    """Run the command and kill it.
+
+    Returns:
+        The step that was hit, empty where the command ended before; the seconds of its processes; its exit status then.
+    """
     before = _spent()
     command = start(home, arguments, warm=warm)
     _wait_until(lambda: command.poll() is not None or moment.has_come(home))
@@ -142,7 +146,7 @@ def killed(home: Path, arguments: Sequence[str], moment: Moment, *, warm: bool) 
                 os.killpg(process, signal.SIGKILL)
         command.wait(60)
     _wait_until(_are_gone)
-    return hit, _spent() - before
+    return hit, _spent() - before, 0 if hit else command.returncode or 0
 
 
 def outcome(home: Path) -> Outcome:
@@ -189,7 +193,7 @@ def survived(
     folder.mkdir(parents=True)
     for moment in moments:
         before = _lines(home)
-        hit, took = killed(home, arguments, moment, warm=warm)
+        hit, took, status = killed(home, arguments, moment, warm=warm)
         spent += took
         if kills:
             kills[-1].again = _done(home, before)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from pipelines.local import runner, warm_process
 
@@ -26,28 +26,15 @@ LIBRARIES = (
     *("kfp.dsl.executor_main", *warm_process.INSIDE, *warm_process.LOCAL_STORE, "tests.fakes.toy"),
     *(f"components.{step}" for step in warm_process.STEPS),
 )
+_spare: list[tuple[int, int]] = []  # see `_prefork`
 
 
 class Forked:
-    """A fork in a session of its own that does some work; what is needed of a Popen."""
+    """A process that was forked; what is needed of a Popen."""
 
-    def __init__(self, work: Callable[[], object], out: IO[bytes], env: Mapping[str, str], cwd: Path) -> None:
-        """Start it; `work` ends in its exit status, or in an error."""
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
         self.returncode: int | None = None
-        self.pid = os.fork()
-        if not self.pid:
-            os.setsid()
-            for number in (1, 2):
-                os.dup2(out.fileno(), number)
-            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            os.environ.clear()
-            os.environ.update(env)
-            os.chdir(cwd)
-            tempfile.tempdir = None  # as it is in a new interpreter
-            _close_all_but()
-            os._exit(_status(work))
 
     def poll(self) -> int | None:
         """Return the exit status, or None while it works."""
@@ -79,21 +66,63 @@ def start(arguments: Sequence[str], out: IO[bytes], env: Mapping[str, str], cwd:
     """Start the command `thawline`."""
 
     def work() -> None:
+        _spare.append(_prefork())  # now: later this process has connections, which a fork must not share
         sys.argv = list(arguments)
         importlib.import_module("pipelines.cli").main()
 
-    return Forked(work, out, env, cwd)
+    process = os.fork()
+    if not process:
+        _become(work, out.fileno(), env, cwd)
+    return Forked(process)
+
+
+def _prefork() -> tuple[int, int]:
+    """A process that waits to become the one that drives the DAG; its id, and where it takes what it needs for that."""
+    reader, writer = os.pipe()
+    process = os.fork()
+    if not process:
+        os.close(writer)
+        _wait(reader)
+    os.close(reader)
+    return process, writer
+
+
+def _wait(reader: int) -> NoReturn:
+    """Become the process that drives the DAG when there is one to drive."""
+    with open(reader) as pipe:
+        text = pipe.read()
+    if not text:
+        os._exit(0)
+    asked = json.loads(text)
+    with Path(asked["out"]).open("ab") as out:
+        _become(runner.main, out.fileno(), asked["env"], Path.cwd(), asked["argv"])
 
 
 def _driver(command: Sequence[str], *, stdout: IO[bytes], env: Mapping[str, str], **_: object) -> Forked:
     """In place of the interpreter that drives the DAG; see `launch`."""
-    json.loads(command[-1])  # it is the run
+    process, writer = _spare.pop()
+    with open(writer, "w") as pipe:  # noqa: PTH123 - no path
+        json.dump({"out": stdout.name, "env": dict(env), "argv": ["runner", command[-1]]}, pipe)
+    return Forked(process)
 
-    def work() -> None:
-        sys.argv = ["runner", command[-1]]
-        runner.main()
 
-    return Forked(work, stdout, env, Path.cwd())
+def _become(
+    work: Callable[[], object], out: int, env: Mapping[str, str], cwd: Path, argv: Sequence[str] = ()
+) -> NoReturn:
+    """Do some work as a new interpreter in a session of its own would, and end."""
+    os.setsid()
+    for number in (1, 2):
+        os.dup2(out, number)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    tempfile.tempdir = None  # as it is in a new interpreter
+    sys.argv = list(argv)
+    _close_all_but()
+    os._exit(_status(work))
 
 
 def _fork_server(_path: bytes, arguments: Sequence[str], passed: Sequence[int]) -> int:

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from pipelines.commands import run
 from tests.conftest import copy_home, use_home
 from tests.fakes.toy import write_points
 from tests.pipelines.conftest import SECRET, WholeRun
-from tests.support.command import COMMAND, TOY, Answer, call, environment, is_one_sentence, thawline, wait_for
+from tests.support.command import COMMAND, ROOT, TOY, Answer, call, environment, is_one_sentence, thawline, wait_for
 
 KEYS = {
     "status",
@@ -524,3 +525,14 @@ def test_a_run_that_hangs_is_ended(
     assert result == RunResult.read("k")
     [pipeline] = queries.find_runs("toy", "k", "pipeline")
     assert (pipeline.info.status, pipeline.data.tags["thawline.failure"]) == ("FAILED", told)
+
+
+def test_importing_collects_no_garbage() -> None:
+    """A command that only imports and ends does not search for garbage, nor at its end."""
+    code = (
+        "import gc, sys\nfound = []\ngc.callbacks.append(lambda phase, info: found.append(info))\n"
+        "sys.argv = ['thawline', '--version']\nfrom pipelines import cli\nbefore = len(found)\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    import mlflow\n    print(len(found) - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "0"
