@@ -157,7 +157,8 @@ def _carry_out(request: RowRequest, of_lines: Sequence[Path], work: ComputePass,
         room, speeds = _room(policy, protected), home_folder.home() / SPEEDS
         engine, reason = choose(network, work.lines, sample, len(work.positions), exports, work.start, room, speeds)
     outputs, seconds = _timed(engine.run, sample)
-    by_eager = seconds if math.isnan(engine.eager_seconds) else engine.eager_seconds  # else eager was chosen
+    # in the clock's seconds, as those of the disk are: the engines' own leave out what others take of the CPUs
+    by_eager = seconds if math.isnan(engine.eager_seconds) else seconds * engine.eager_seconds / engine.seconds
     costs, losses = {}, []
     for line, exact in zip(work.lines, outputs, strict=True):
         rows = passes.as_kept(exact, policy.precision)

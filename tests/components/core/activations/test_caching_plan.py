@@ -17,6 +17,7 @@ from components.core.activations.caching_plan import Cost, rows_at
 from components.core.activations.requests import CachePolicy, RowRequest, row_key
 from components.core.activations.rows import Recomputed, StoredRows
 from components.core.compute import determinism
+from components.core.compute.engines import Engine, eager
 from components.core.contract.listener import Callbacks
 from components.core.errors import InputError, StepError
 from components.core.networks.network import Network
@@ -192,6 +193,24 @@ def test_what_is_there_is_not_planned_again(home: Path, monkeypatch: pytest.Monk
     rows, said = asked({1: 5.0})
     assert isinstance(rows[1], StoredRows)
     assert said == []
+
+
+def test_a_plan_has_one_clock(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of an engine that leave out what others take of the CPUs are not set against seconds of the clock."""
+
+    def chosen(network_: Network, lines: Sequence[int], *_: object) -> tuple[Engine, str]:
+        plain = eager(network_, lines)
+
+        def run(batch: Tensor) -> list[Tensor]:
+            time.sleep(0.05)  # as on a busy machine
+            return plain.run(batch)
+
+        return Engine("busy", run, seconds=1e-9, eager_seconds=4e-9), ""
+
+    monkeypatch.setattr(caching_plan, "choose", chosen)
+    monkeypatch.setattr(caching_plan, "_transfer", lambda _rows: 1e-5)
+    rows = rows_at(RowRequest(network(), {3: 10.0}, KEYS, encode, CachePolicy("auto", "float32", 1e9)))
+    assert isinstance(rows[3], StoredRows)
 
 
 def test_one_batch_is_kept_without_a_word(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
