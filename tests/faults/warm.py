@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker, util
@@ -73,6 +74,8 @@ def start(arguments: Sequence[str], out: IO[bytes], env: Mapping[str, str], cwd:
     process = os.fork()
     if not process:
         _become(work, out.fileno(), env, cwd)
+    while os.getpgid(process) != process:  # else a kill at once would find no group
+        time.sleep(0.001)
     return Forked(process)
 
 
