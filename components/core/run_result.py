@@ -46,7 +46,7 @@ class RunResult(BaseModel):
         return bool(self.version) and self.version == self.compared_with
 
     def _repr_html_(self) -> str:
-        """What a notebook shows for a result: the report of its run in a frame, or the reason without one."""
+        """Show a result in a notebook: the report of its run in a frame, or the reason without one."""
         path = Path(self.report)
         if not self.report or not path.is_file():
             return f"<p>{escape(f'{self.model} {self.status}: {self.reason}')}</p>"

@@ -1,4 +1,4 @@
-"""How long the steps of a run will take: as in the newest run of this home with the same model, network and search."""
+"""Expected seconds of a run's steps: as in the newest run of this home with the same model, network and search."""
 
 import json
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def expected_seconds(settings: Settings) -> dict[str, float]:
 
 
 def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the time depends on: all that affects the model, and its name."""
+    """Return the settings that the time depends on: all that affect the model, and its name."""
     return {name: value for name, value in settings.items() if name not in GATE | OPERATIONAL}
 
 

@@ -42,7 +42,7 @@ def remember(place: Path, seconds: Mapping[str, float]) -> None:
 
 
 def _machine(device: torch.device) -> list[str | int]:
-    """What computes: the processor with the threads that this process has, or the GPU."""
+    """Identify the hardware: the processor with the threads that this process has, or the GPU."""
     if device.type == "cuda":
         return [torch.cuda.get_device_name(device)]
     with suppress(OSError):

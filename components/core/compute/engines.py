@@ -163,14 +163,14 @@ class _Trial:
         self._plain, self._prefix, self._expected, self._known = plain, prefix, expected, known or {}
 
     def lost(self, way: str) -> bool:
-        """Whether an engine was measured earlier, and is no faster than the fastest so far."""
+        """Return whether an engine was measured earlier, and is no faster than the fastest so far."""
         slower = self._known.get(way, 0.0) >= self.best.seconds
         if slower:
             self.reasons.append(f"{way} {1 / self._known[way]:.0f}/s, as measured earlier")
         return slower
 
     def pays(self, way: str, cost: float, count: int) -> bool:
-        """Whether an engine saves more than its preparation costs: as measured earlier, else as expected."""
+        """Return whether an engine saves more than its preparation costs: as measured earlier, else as expected."""
         if way in self._known:
             return cost + LOADING_SECONDS < count * (self.best.seconds - self._known[way])
         return cost + OVERHEAD_SECONDS <= count * self.best.seconds * MIN_GAIN

@@ -68,7 +68,7 @@ def fetch(folder: Path) -> None:
 
 
 def _address(folder: Path) -> str:
-    """Where the states of a folder are; empty for a folder outside of the home's runs."""
+    """Return where the states of a folder are; empty for a folder outside of the home's runs."""
     runs, found = home_folder.home() / "runs", prefix()
     return f"{found}/{folder.relative_to(runs).as_posix()}" if found and folder.is_relative_to(runs) else ""
 

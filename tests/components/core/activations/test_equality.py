@@ -231,7 +231,7 @@ def _batches_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         caching_plan,
         "choose",
-        lambda network, lines, _sample, _count, _folder, start, _room: (engines.eager(network, lines, start), ""),
+        lambda network, lines, _sample, _count, _folder, start, *_: (engines.eager(network, lines, start), ""),
     )
 
 
