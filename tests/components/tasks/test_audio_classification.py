@@ -198,7 +198,7 @@ def test_the_whole_way(network_of: str, whisper: Path, tracked_home: Path, tmp_p
     from components.core.training.checkpoints import load_checkpoint
     from tests.support.plain import run_steps
 
-    source = write_tones(tmp_path / "tones", 120, 1.4 if network_of == "whisper" else 0.2)
+    source = write_tones(tmp_path / "tones", 120, 1.4)
     (source / "low" / "broken.wav").write_bytes(sound_file(tone(300.0))[:2000])
     weights = {"backbone": "hf/x", "weights": str(whisper)} if network_of == "whisper" else {}
     stages = 3 if network_of == "whisper" else 4  # all: a random network knows nothing
@@ -213,7 +213,7 @@ def test_the_whole_way(network_of: str, whisper: Path, tracked_home: Path, tmp_p
     assert "log-mel statistics with logistic regression" in page
     assert "truncated" in page
     network, _ = load_checkpoint(tmp_path / "artifacts/tuned")
-    assert network.preprocessing["samples"] == (16_000 if network_of == "whisper" else 8_000)
+    assert network.preprocessing["samples"] == (16_000 if network_of == "whisper" else 32_000)
     assert [answer["label"] for answer in predict("--model", "tones", *low_and_high(tmp_path))] == ["low", "high"]
 
 
@@ -227,7 +227,7 @@ def test_other_targets_go_the_whole_way(
     """A sound may have a number, or several labels or none: learnt, judged and answered as served."""
     from tests.support.plain import run_steps
 
-    folder = write_tones(tmp_path / "tones", 120)
+    folder = write_tones(tmp_path / "tones", 120, 1.4)
     rows = [{"uri": str(path), "label": labels[path.parent.name]} for path in sorted(folder.glob("*/*"))]
     (tmp_path / "tones.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     # a random network's features are nearly constant: a solved head's weights are so large that thawing ruins a number
