@@ -26,15 +26,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from components.core import digests
 from components.core.tracking import provenance
 from tests.fakes.toy import write_points
 from tests.support.command import COMMAND, TOY, environment
-
-if TYPE_CHECKING:
-    from tests.faults.warm import Forked
 
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans of a killed command become ours, and their seconds too
 TINY = [*TOY, "--trials", "2"]
@@ -104,36 +101,32 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0)
 
 
-def start(home: Path, arguments: Sequence[str], *, warm: bool) -> "subprocess.Popen[bytes] | Forked":
+def start(home: Path, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
     """Start the command in a session of its own."""
     temporary = home.parent / "tmp"
     temporary.mkdir(exist_ok=True)
     command, inherited = [COMMAND, "run", *arguments], {**environment(home), "TMPDIR": str(temporary)}
     with (home.parent / "out.txt").open("ab") as out:
-        if warm:
-            from tests.faults.warm import start as forked
-
-            return forked(command, out, inherited, home.parent)
         return subprocess.Popen(command, stdout=out, stderr=out, cwd=home.parent, env=inherited, start_new_session=True)
 
 
-def whole(home: Path, arguments: Sequence[str], *, warm: bool) -> tuple[int, float]:
+def whole(home: Path, arguments: Sequence[str]) -> tuple[int, float]:
     """Run the command to its end; return its exit status, and the seconds of its processes."""
     before = _spent()
-    command = start(home, arguments, warm=warm)
+    command = start(home, arguments)
     status = command.wait(PATIENCE)
     _wait_until(_are_gone)
     return status, _spent() - before
 
 
-def killed(home: Path, arguments: Sequence[str], moment: Moment, *, warm: bool) -> tuple[str, float, int]:
+def killed(home: Path, arguments: Sequence[str], moment: Moment) -> tuple[str, float, int]:
     """Run the command and kill it.
 
     Returns:
         The step that was hit, empty where the command ended before; the seconds of its processes; its exit status then.
     """
     before = _spent()
-    command = start(home, arguments, warm=warm)
+    command = start(home, arguments)
     _wait_until(lambda: command.poll() is not None or moment.has_come(home))
     hit = "" if command.poll() is not None else _at_work(home)
     if hit and moment.alone and (process := _step_process(home)):
@@ -176,7 +169,7 @@ def outcome(home: Path) -> Outcome:
 
 
 def survived(
-    folder: Path, arguments: Sequence[str], moments: Sequence[Moment], expected: Outcome, seconds: float, *, warm: bool
+    folder: Path, arguments: Sequence[str], moments: Sequence[Moment], expected: Outcome, seconds: float
 ) -> list[Kill]:
     """Kill one run at each moment in turn, and let it go on to its end; all of its kills share what was lost.
 
@@ -186,14 +179,13 @@ def survived(
         moments: One after another, each in the run as the one before left it.
         expected: What an undisturbed run gives.
         seconds: That an undisturbed run takes.
-        warm: Fork the interpreters, see `warm.py`.
     """
     home, kills, spent, status = folder / "home", list[Kill](), 0.0, 0
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for moment in moments:
         before = _lines(home)
-        hit, took, status = killed(home, arguments, moment, warm=warm)
+        hit, took, status = killed(home, arguments, moment)
         spent += took
         if kills:
             kills[-1].again = _done(home, before)
@@ -202,7 +194,7 @@ def survived(
             break
     if kills[-1].hit:
         before = _lines(home)
-        status, took = whole(home, arguments, warm=warm)
+        status, took = whole(home, arguments)
         spent += took
         kills[-1].again = _done(home, before)
     differs = [f"exit status {status}"] if status else _differences(expected, outcome(home))
@@ -236,21 +228,16 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=1, help="kills of one run, before it may go on to its end")
     parser.add_argument("--points", action="store_true", help="kill after events, in their order, first")
     parser.add_argument("--chain", action="store_true", help="kill one run so often, after events, in their order")
-    parser.add_argument("--warm", action="store_true", help="fork interpreters that have the libraries loaded")
     chosen = parser.parse_args()
     adopt_orphans()
-    if chosen.warm:
-        from tests.faults import warm
-
-        warm.load()
     folder: Path = chosen.folder.resolve()
     source = chosen.photos.resolve() if chosen.photos else write_points(folder / "points", per_class=60)
     arguments = [str(source), *(PHOTOS if chosen.photos else TINY), "--deterministic", "--json"]
-    expected, seconds = _undisturbed(folder, arguments, warm=chosen.warm)
+    expected, seconds = _undisturbed(folder, arguments)
     generator = random.Random(chosen.seed)
     if chosen.chain:
         spread = [POINTS[number * len(POINTS) // chosen.kills] for number in range(chosen.kills)]
-        kills = survived(folder / "chain", arguments, spread, expected, seconds, warm=chosen.warm)
+        kills = survived(folder / "chain", arguments, spread, expected, seconds)
         _print("\n".join(json.dumps(asdict(kill)) for kill in kills))
         sys.exit(bool(kills[-1].differs))
 
@@ -262,7 +249,7 @@ def main() -> None:
     while sum(bool(kill.hit) for kill in kills) < chosen.kills:
         number = len(kills)
         batch = [moments.pop(0) if moments else at_random() for _ in range(chosen.each)]
-        found = survived(folder / f"kill-{number}", arguments, batch, expected, seconds, warm=chosen.warm)
+        found = survived(folder / f"kill-{number}", arguments, batch, expected, seconds)
         kills += found
         _print("\n".join(json.dumps({"kill": number + i, **asdict(kill)}) for i, kill in enumerate(found)))
         if not found[-1].differs:
@@ -271,14 +258,14 @@ def main() -> None:
     sys.exit(any(kill.differs for kill in kills))
 
 
-def _undisturbed(folder: Path, arguments: Sequence[str], *, warm: bool) -> tuple[Outcome, float]:
+def _undisturbed(folder: Path, arguments: Sequence[str]) -> tuple[Outcome, float]:
     """What a run gives, and its seconds of processors; done once for a state of the code."""
-    code = digests.digest([provenance.program("tests.fakes.toy"), *arguments, warm])[:16]
+    code = digests.digest([provenance.program("tests.fakes.toy"), *arguments])[:16]
     kept = folder / f"undisturbed-{code}.json"
     if not kept.exists():
         shutil.rmtree(folder / "undisturbed", ignore_errors=True)
         (folder / "undisturbed").mkdir(parents=True)
-        status, seconds = whole(folder / "undisturbed/home", arguments, warm=warm)
+        status, seconds = whole(folder / "undisturbed/home", arguments)
         if status:
             sys.exit((folder / "undisturbed/out.txt").read_text())
         facts = asdict(outcome(folder / "undisturbed/home"))
