@@ -84,13 +84,16 @@ def _shared_in_module(item: pytest.Function) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _seeds_fixed() -> None:
+def _seeds_fixed() -> Iterator[None]:
+    """Begin each test with the same random numbers, and leave none of its `deterministic` to the next."""
     import numpy as np
     import torch
 
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - seeds what libraries draw from the global generator
     torch.manual_seed(0)
+    yield
+    torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
