@@ -48,7 +48,7 @@ class Moment(NamedTuple):
     """When to kill: so long after an event of a step or after its record, or after so many seconds of processors."""
 
     step: str = ""
-    event: str = ""  # `working`, `finished` or `record`; empty: count from the command's start
+    event: str = ""  # `started`, `working`, `finished` or `record`; empty: count from the command's start
     # of processors from the start, since other work on the machine would move a moment of the clock; else of the clock
     seconds: float = 0.0
     alone: bool = False  # the step's process, and nothing else
@@ -261,7 +261,7 @@ def main() -> None:
         found = [Moment(seconds=generator.uniform(0, START))]
         for step, duration in [list(durations.items())[number] for number in steps]:
             after = generator.uniform(0, duration)
-            found.append(Moment(step, "working", after, alone=generator.random() < chosen.alone))
+            found.append(Moment(step, "started", after, alone=generator.random() < chosen.alone))
         return found
 
     durations = _durations(folder / "undisturbed/home")
@@ -344,10 +344,10 @@ def _events(home: Path) -> list[dict[str, Any]]:
 
 
 def _durations(home: Path) -> dict[str, float]:
-    """Seconds of the clock between a step's first work and its end, in the order of the steps."""
+    """Seconds of the clock between a step's start and its end, in the order of the steps."""
     began, found = dict[str, float](), dict[str, float]()
     for event in _events(home):
-        if event["event"] == "working":
+        if event["event"] == "started":
             began.setdefault(event["step"], event["time"])
         elif event["event"] == "finished":
             found[event["step"]] = event["time"] - began[event["step"]]
