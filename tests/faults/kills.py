@@ -238,7 +238,6 @@ def main() -> None:
     parser.add_argument("--alone", type=float, default=0.2, help="share of kills of a step's process alone")
     parser.add_argument("--each", type=int, default=1, help="kills of one run, before it may go on to its end")
     parser.add_argument("--points", action="store_true", help="kill after events, in their order, first")
-    parser.add_argument("--chain", action="store_true", help="kill one run so often, after events, in their order")
     chosen = parser.parse_args()
     adopt_orphans()
     folder: Path = chosen.folder.resolve()
@@ -246,11 +245,6 @@ def main() -> None:
     arguments = [str(source), *(PHOTOS if chosen.photos else TINY), "--deterministic", "--json"]
     expected, seconds = _undisturbed(folder, arguments)
     generator = random.Random(chosen.seed)
-    if chosen.chain:
-        spread = [POINTS[number * len(POINTS) // chosen.kills] for number in range(chosen.kills)]
-        kills = survived(folder / "chain", arguments, spread, expected, seconds)
-        _print("\n".join(json.dumps(asdict(kill)) for kill in kills))
-        sys.exit(bool(kills[-1].differs))
 
     def at_random() -> Moment:
         return Moment(seconds=generator.uniform(0, seconds), alone=generator.random() < chosen.alone)
