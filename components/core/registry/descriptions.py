@@ -89,7 +89,7 @@ def _figures(result: RunResult) -> str:
         if math.isfinite(low) and math.isfinite(high) and math.isfinite(trivial):
             rows.append(f"| {heading(name)} | {value:.3f} | {low:.3f} to {high:.3f} | {trivial:.3f} |")
     return "\n".join(
-        ["| on the test rows | | 95 % interval | trivial model |", "|---|---|---|---|", *rows] if rows else []
+        ["| on the test rows | | 95% interval | trivial model |", "|---|---|---|---|", *rows] if rows else []
     )
 
 
