@@ -1,7 +1,7 @@
 """A simulated half year of weekly retraining, and the table of its decisions: `python -m tests.benchmarks.half_year`.
 
 Points in the plane, in three rings that overlap, through all steps as plain functions, with a real MLflow store. The
-data grow by 5 % a week. In two weeks nothing changes, in one the labels of a class are damaged (in all splits, or with
+data grow by 5% a week. In two weeks nothing changes, in one the labels of a class are damaged (in all splits, or with
 `--damage train` in training only), from one on the recipe is really better, and otherwise the models are equal within
 noise: each week has its own seed. The last lines say whether what should hold held.
 """
