@@ -221,7 +221,7 @@ def _print_summary(console: Console, result: RunResult, settings: Settings) -> N
     state = "champion" if result.promoted else "still champion" if result.stays else "challenger, not promoted"
     state = f"waits for approval: {result.pending}" if result.pending else state
     lines = {
-        heading(metric): f"{metrics.get(metric, math.nan):.3f}  95 % interval {interval}, trivial model "
+        heading(metric): f"{metrics.get(metric, math.nan):.3f}  95% interval {interval}, trivial model "
         f"{metrics.get(f'baseline_{metric}', math.nan):.3f}",
         "Registered": f"{settings.model} version {result.version}, {state}",
         "Why": _folded(result.reason, console, 12),

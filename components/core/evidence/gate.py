@@ -61,7 +61,7 @@ def first_version(
     Args:
         metric: Its name.
         value: The model's figure.
-        bound: Its one-sided 95 % bound: the lower one, or the upper one where lower is better.
+        bound: Its one-sided 95% bound: the lower one, or the upper one where lower is better.
         trivial: The trivial model's figure.
         rows: Test rows.
         sign: 1 if higher is better, else -1.
@@ -131,7 +131,7 @@ class _Outcome:
     champion: float
     challenger: float
     gain: float  # above 0 where the challenger is better
-    interval: tuple[float, float]  # 95 %, of the gain
+    interval: tuple[float, float]  # 95%, of the gain
     p: float
     method: str
     detail: str  # for the sentence

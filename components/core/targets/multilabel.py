@@ -103,7 +103,7 @@ class MultiLabel:
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
-        """F1, subset accuracy and mean average precision with 95 % bootstrap intervals over rows.
+        """F1, subset accuracy and mean average precision with 95% bootstrap intervals over rows.
 
         Micro-F1 counts all labels of all rows together, macro-F1 is the mean over the labels, subset accuracy the share
         of rows whose list is answered exactly. The trivial model always gives the labels whose micro-F1 on the training

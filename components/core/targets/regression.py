@@ -87,7 +87,7 @@ class Regression:
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
-        """Errors with 95 % bootstrap intervals over rows, beside a model that always answers the training mean.
+        """Errors with 95% bootstrap intervals over rows, beside a model that always answers the training mean.
 
         `coverage` is the share of rows whose number lies in the answer's interval; the trivial model's interval holds
         the middle nine tenths of the training labels.
