@@ -154,7 +154,7 @@ def build_maps(name: str, weights: str, image_size: int = 0) -> Maps:
 def rebuild_maps(name: str, preprocessing: Any, config: Mapping[str, Any]) -> Maps:  # noqa: ANN401 - of a checkpoint
     """The backbone of a checkpoint, with random weights."""
     if is_whole(name):
-        return _of_whole(build_whole(name, "none", preprocessing["size"]))
+        return _of_whole(build_whole(name, "none", preprocessing["size"], config))
     return _mapped(rebuild_backbone(name, preprocessing, config), name)
 
 

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ SSDLITE = "ssdlite320_mobilenet_v3_large"
 RCNN, RCNN_V2 = "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"
 RCNN_MOBILE, RCNN_MOBILE_320 = "fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"
 TWO_STEPS, MOBILE = (RCNN, RCNN_V2, RCNN_MOBILE, RCNN_MOBILE_320), (RCNN_MOBILE, RCNN_MOBILE_320)
+WITHOUT_EPSILON, EPSILON = (RETINANET, RCNN), "epsilon"  # in the norms below torchvision's weights of these
 SIZES = {  # pixels; those of 512 learned about 800 x 1066
     FCOS: 512,
     RETINANET: 512,
@@ -117,8 +118,8 @@ def is_whole(name: str) -> bool:
     return True
 
 
-def build_whole(name: str, weights: str, image_size: int) -> Whole:
-    """A detector with weights for COCO's classes, or those of a file.
+def build_whole(name: str, weights: str, image_size: int, config: Mapping[str, Any] | None = None) -> Whole:
+    """A detector with weights for COCO's classes, or those of a file; with `config`, that of a checkpoint.
 
     Raises:
         InputError: The weights can't be had, or don't fit.
@@ -135,11 +136,16 @@ def build_whole(name: str, weights: str, image_size: int) -> Whole:
         file = choice is None or is_source(weights)
         state = load_state(weights) if file else from_torchvision.download_weights(choice, own)
         fit_state(whole, state, _classifier(own), what)
-    if own in (RETINANET, RCNN) and not is_source(weights):
-        _set_epsilon(whole, 0.0)  # torchvision's weights learned with it
+    # a checkpoint tells with what it learned; those of before it did not, and were rebuilt with 0
+    epsilon = (config or {}).get(EPSILON, 1e-5 if is_source(weights) else 0.0)
+    if own in WITHOUT_EPSILON:
+        _set_epsilon(whole, epsilon)
     if own in TWO_STEPS:
-        return _of_two_steps(whole, own, size)
-    return (_of_ssdlite if own == SSDLITE else _of_resnet)(whole, own, size, state)
+        found = _of_two_steps(whole, own, size)
+    else:
+        found = (_of_ssdlite if own == SSDLITE else _of_resnet)(whole, own, size, state)
+    told = {EPSILON: epsilon} if own in WITHOUT_EPSILON else {}
+    return replace(found, backbone=replace(found.backbone, config=told))
 
 
 def grids(name: str, size: int) -> tuple[int, ...]:
