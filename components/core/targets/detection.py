@@ -136,6 +136,7 @@ class Detection:
             metrics={name: metrics[name] for name in ordered},
             intervals={name: intervals[name] for name in ordered if name in intervals},
             baseline={name: baseline[name] for name in ordered if baseline.get(name, np.nan) >= 0},  # no NaN
+            trivial=constant,
             bound=float(np.nanquantile(drawn[MAP.name], 0.05)),
             per_class=_per_class(matched, coco.by_class, known),
             precision_recall=_curve(coco.curve),

@@ -37,6 +37,8 @@ class Evaluation:
     metrics: Mapping[str, float]  # the headline metric first
     intervals: Mapping[str, tuple[float, float]]  # 95%, for each headline number
     baseline: Mapping[str, float]  # the same metrics of the trivial model
+    # its answers to the test rows, for a paired test; None where bound and baseline decide alone
+    trivial: pd.DataFrame | None = field(default=None, kw_only=True)
     # by what the names of their metrics begin with in MLflow: `probe`, and `reference` for the task's own
     references: Mapping[str, Reference] = field(default_factory=dict, kw_only=True)
     shortfall: str = field(default="", kw_only=True)  # in a sentence, which of them the model does not beat; or empty
@@ -83,4 +85,4 @@ def by_sums(
         intervals[metric.name] = interval(drawn)
         baseline[metric.name] = float(metric.figure(metric.features(constant, labels, classes).sum(0)[None])[0])
         bounds.append(float(np.nanquantile(drawn, 0.05 if metric.higher_is_better else 0.95)))
-    return Evaluation(values, intervals, baseline, bound=bounds[0])
+    return Evaluation(values, intervals, baseline, bound=bounds[0], trivial=constant)

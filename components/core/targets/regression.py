@@ -110,6 +110,7 @@ class Regression:
             metrics={name: float(value[0]) for name, value in metrics.items()},
             intervals={name: interval(values) for name, values in resampled.items()},
             baseline={name: float(value[0]) for name, value in baseline.items()},
+            trivial=trivial,
             bound=float(np.nanquantile(resampled["r2"], 0.05)),
             numbers=pd.DataFrame({"true": true, "predicted": predicted}),
             mistakes=[Mistake(int(i), f"{true[i]:.4g}", f"{predicted[i]:.4g}", None) for i in worst],

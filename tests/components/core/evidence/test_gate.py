@@ -226,6 +226,16 @@ def test_a_first_version_has_to_beat_the_trivial_model() -> None:
     assert "is not above the trivial model's (0.500 against 0.500" in refused.sentence
 
 
+def test_a_first_version_has_to_be_told_from_the_trivial_model_row_by_row() -> None:
+    """A bound above the other's figure is not enough where the paired test does not tell the two apart."""
+    refused = first_version("ndcg", 0.6, 0.55, 0.5, 50, p=0.07)
+    assert not refused.accepted
+    assert refused.sentence.endswith("But row by row it is not told from the trivial model (one-sided p = 0.0700).")
+    assert refused.evidence["p"] == 0.07
+    assert first_version("ndcg", 0.6, 0.55, 0.5, 50, p=0.05).accepted
+    assert not first_version("ndcg", 0.6, 0.5, 0.5, 50, p=0.05).accepted
+
+
 def test_few_rows_without_a_loss_show_no_non_inferiority() -> None:
     """Resamples of 50 rows with a win and no loss hold no loss either, as 8% do of a model that is worse by 0.03."""
     some = contest(1, 0, right=45, wrong=4)
