@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from components.core.activations.passes import ComputePass
 from components.core.activations.requests import CachePolicy, RowRequest
 from components.core.activations.rows import Counted, Recomputed, Reuse, Rows
 from components.core.compute import determinism
-from components.core.compute.engines import choose, eager
+from components.core.compute.engines import Engine, choose, eager
 from components.core.contract.listener import SILENT, Listener
 from components.core.errors import InputError, StepError, UnavailableError
 from components.core.networks.network import Pytree
@@ -91,7 +91,7 @@ def rows_at(request: RowRequest, listener: Listener = SILENT, reuse: Reuse | Non
         return recomputed
     read: dict[int, Rows] = {line: kept_rows for line, kept_rows in found.items() if kept_rows is not None}
     if reuse is not None:
-        costs = {line: _row_seconds(request, of_lines[line], line) for line in read}
+        costs = _row_seconds(request, of_lines, sorted(read))
         reuse.seconds -= time.perf_counter() - begin
         read = {line: Counted(rows, costs[line], reuse) for line, rows in read.items()}
     return recomputed | read
@@ -124,33 +124,39 @@ def _completed(
     return {line: rows.stored(of_lines[line], keys) for line in kept}
 
 
-def _row_seconds(request: RowRequest, space: Path, line: int) -> float:
-    """Seconds per row of the usual loop, encoding and PyTorch; measured once for each space."""
-    known = spaces.row_seconds(space)
-    if known or not request.keys:
-        return known
-    seconds = _again(request, line)
-    with contextlib.suppress(OSError):  # a store that is read-only can be read
-        spaces.describe(space, request.network, line, request.policy.precision, seconds)
-    return seconds
+def _row_seconds(request: RowRequest, of_lines: Sequence[Path], lines: Sequence[int]) -> dict[int, float]:
+    """Seconds per row of the usual loop, encoding and PyTorch, at each line; measured once for each space."""
+    known = {line: spaces.row_seconds(of_lines[line]) for line in lines}
+    unknown = [line for line in lines if not known[line]] if request.keys else []
+    for line, seconds in _again(request, unknown).items() if unknown else ():
+        known[line] = seconds
+        with contextlib.suppress(OSError):  # a store that is read-only can be read
+            spaces.describe(of_lines[line], request.network, line, request.policy.precision, seconds)
+    return known
 
 
-def _again(request: RowRequest, line: int) -> float:
-    positions, run = range(min(TIMED_ROWS, len(request.keys))), eager(request.network, [line]).run
-    run(request.encode(positions))  # the first call prepares what later ones use
-    begin = time.perf_counter()
-    run(request.encode(positions))
-    return (time.perf_counter() - begin) / len(positions)
+def _again(request: RowRequest, lines: Sequence[int]) -> dict[int, float]:
+    """Seconds per row from the record to each of these lines, which ascend, in one pass over a few examples."""
+    positions = range(min(TIMED_ROWS, len(request.keys)))
+    found: dict[int, float] = {}
+    for _ in range(2):  # the first pass prepares what later ones use
+        begin, at = time.perf_counter(), 0
+        value = request.encode(positions)
+        for line in lines:
+            [value] = eager(request.network, [line], at).run(value)
+            found[line], at = (time.perf_counter() - begin) / len(positions), line
+    return found
 
 
 def _carry_out(request: RowRequest, of_lines: Sequence[Path], work: ComputePass, listener: Listener) -> None:
     network, policy = request.network, request.policy
     store.store().mkdir(parents=True, exist_ok=True)
     work, source = passes.source(request, of_lines, work)
-    sample, encode = _timed_sample(source, work.positions[:SAMPLE_SIZE])
+    short = len(work.positions) <= determinism.BATCH  # one batch: not worth a measurement, nor a word
+    whole = short and not torch.are_deterministic_algorithms_enabled()  # there a batch is filled up
+    sample, encode = _timed_sample(source, work.positions[: len(work.positions) if whole else SAMPLE_SIZE])
     protected = [of_lines[line] for line in request.lines]
 
-    short = len(work.positions) <= determinism.BATCH  # one batch: not worth a measurement, nor a word
     engine, reason = eager(network, work.lines, work.start), ""
     if not short:
         exports = store.store() / store.ENGINES
@@ -169,7 +175,7 @@ def _carry_out(request: RowRequest, of_lines: Sequence[Path], work: ComputePass,
             row_bytes=_row_bytes(rows),
             encode=encode,
             engine=seconds,
-            again=_again(request, line) if work.start and policy.mode == "auto" else encode + by_eager,
+            again=_again(request, [line])[line] if work.start and policy.mode == "auto" else encode + by_eager,
             transfer=_transfer(rows),
             uses=request.lines[line],
         )
@@ -181,8 +187,28 @@ def _carry_out(request: RowRequest, of_lines: Sequence[Path], work: ComputePass,
     store.make_room(store.store(), sum(costs[line].bytes for line in chosen), policy.budget, protected)
     for line in chosen:
         spaces.describe(of_lines[line], network, line, policy.precision)
+    if chosen and whole:
+        source, engine = _computed(work.positions, sample, outputs, source, engine)
     if chosen:
         passes.compute_and_store(request, of_lines, work, chosen, source, engine, listener)
+
+
+def _computed(
+    positions: Sequence[int],
+    sample: Pytree,
+    outputs: list[Pytree],
+    source: Callable[[Sequence[int]], Pytree],
+    engine: Engine,
+) -> tuple[Callable[[Sequence[int]], Pytree], Engine]:
+    """The source and the engine of a pass whose sample was all of it: what was measured is not computed again."""
+
+    def encode(wanted: Sequence[int]) -> Pytree:
+        return sample if list(wanted) == list(positions) else source(wanted)  # others may have computed some meanwhile
+
+    def run(batch: Pytree) -> list[Pytree]:
+        return outputs if batch is sample else engine.run(batch)
+
+    return encode, replace(engine, run=run)
 
 
 def _room(policy: CachePolicy, protected: Sequence[Path]) -> Callable[[float], bool]:

@@ -31,10 +31,12 @@ from components.core.compute.onnx_exports import (
 from components.core.networks.network import Network, Pytree
 
 SAMPLE_SIZE = 16  # examples of the short measurement
+SIZES = (1, 3, SAMPLE_SIZE)  # of the batches that an export is checked with
 MIN_GAIN = 1 / 3  # of eager's time, what another engine is expected to save before it is measured
 OVERHEAD_SECONDS = 0.7  # seconds to import, load, check and measure an engine
 LOADING_SECONDS = 0.3  # of these, to import and load it
-FOLDING_SECONDS = 0.3  # seconds to fold, check and measure
+FOLDING_SECONDS = 0.2  # seconds to fold, beside the runs that check and measure
+MEASURING_RUNS = 2  # runs of the sample by eager that checking and measuring take as long as: one of eager, two folded
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest activation
 
 EAGER = "eager"
@@ -122,14 +124,14 @@ def _fastest(
 ) -> tuple[Engine, str]:
     first, expected = _timed(plain, prefix.sample)
     known: dict[str, float] = {}
-    if first / len(prefix.leaves[0]) * count * MIN_GAIN > FOLDING_SECONDS:
+    if first / len(prefix.leaves[0]) * count * MIN_GAIN > FOLDING_SECONDS + MEASURING_RUNS * first:
         known = engine_speeds.recall(engine_speeds.place_of(prefix, speeds)) if speeds else {}
         plain = replace(plain, seconds=known.get(EAGER) or _seconds(plain, prefix.sample))
     if not plain.seconds * count * MIN_GAIN > FOLDING_SECONDS:
         return plain, f"eager: a pass over {count} examples is short"
     trial = _Trial(plain, prefix, expected, known)
     if not trial.lost("folded"):
-        trial.run("folded", lambda: _folded(prefix))
+        trial.run("folded", lambda: _folded(prefix), sizes=(SAMPLE_SIZE,))
     for way in ("torchscript", "dynamo") if prefix.device.type == "cpu" else ("torchscript", "compile"):
         if trial.lost(way) and prefix.device.type == "cpu":
             break
@@ -175,15 +177,15 @@ class _Trial:
             return cost + LOADING_SECONDS < count * (self.best.seconds - self._known[way])
         return cost + OVERHEAD_SECONDS <= count * self.best.seconds * MIN_GAIN
 
-    def run(self, way: str, make: Callable[[], tuple[str, _Flat, str]]) -> bool:
-        """Make an engine, check and measure it unless that was done earlier; whether that worked."""
+    def run(self, way: str, make: Callable[[], tuple[str, _Flat, str]], sizes: Sequence[int] = SIZES) -> bool:
+        """Make an engine, check it at these sizes and measure it unless that was done earlier; whether that worked."""
         try:
             name, flat, note = make()
             engine = _engine(name, flat, self._prefix, self._expected)
             if way in self._known:
                 engine, note = replace(engine, seconds=self._known[way]), f"{note}, measured earlier"
             else:
-                _check_equal(engine, self._plain, self._prefix, self._expected)
+                _check_equal(engine, self._plain, self._prefix, self._expected, sizes)
                 engine = replace(engine, seconds=_seconds(engine, self._prefix.sample))
                 self.measured[way] = engine.seconds
         except _NothingToDoError:  # such an engine would be the plain one
@@ -261,13 +263,15 @@ def _engine(name: str, flat: _Flat, prefix: Prefix, expected: list[Pytree]) -> E
     return Engine(name, run)
 
 
-def _check_equal(engine: Engine, plain: Engine, prefix: Prefix, expected: list[Pytree]) -> None:
+def _check_equal(
+    engine: Engine, plain: Engine, prefix: Prefix, expected: list[Pytree], sizes: Sequence[int] = SIZES
+) -> None:
     """Compare with eager, at several sizes: an exporter may take the size of its own batch for a constant.
 
     Raises:
         RuntimeError: They differ by more than rounding.
     """
-    for size in (1, 3, SAMPLE_SIZE):
+    for size in sizes:
         batch = rows_of(prefix.sample, slice(0, size))
         wanted = expected if size == SAMPLE_SIZE else plain.run(batch)
         for line, found, value in zip(prefix.lines, engine.run(batch), wanted, strict=True):

@@ -3,6 +3,7 @@
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # torch costs seconds; checking pictures needs none of it
 # Pillow's own limit: a quarter of a gigabyte as RGB.
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 HALVED = 2**25  # pixels, above which half the width and height are more than enough for a network
+DETAIL = 2  # times the network's input that a JPEG's width and height keep when it is decoded for it
 FULL_SIZE = "full_size"  # of a picture's `info`: width and height of what was decoded, in pixels
 WHITE = (255, 255, 255)
 _LEAST_SIDE, _STRIP = 1024, 2**20  # of a halved picture; pixels that are converted at a time
@@ -108,11 +110,16 @@ _memory = _Memory(450_000_000)
 
 
 @contextmanager
-def decoded(content: bytes) -> Iterator[Image.Image]:
+def decoded(content: bytes, preprocessing: Mapping[str, Any] | None = None) -> Iterator[Image.Image]:
     """Yield an upright RGB picture: the first frame, alpha composited on white, 16 bits scaled to 8.
 
     One of more than `HALVED` pixels has half the width and height, unless it is a narrow strip, and its own ones in
     `info[FULL_SIZE]`. Pictures that other threads decode meanwhile wait until together they take no more than 450 MB.
+
+    Args:
+        content: The picture's bytes.
+        preprocessing: Of `resized`, if the picture is for it alone: then a JPEG is decoded at a half, a quarter or an
+            eighth of its width and height where that leaves twice what the network takes.
 
     Raises:
         ValueError: The bytes are no picture that can be read; the message is the reason, `kind` or `kind: detail`.
@@ -128,7 +135,7 @@ def decoded(content: bytes) -> Iterator[Image.Image]:
         )
     with _memory.taken(needed):
         with _refused(content):
-            upright = _decoded(picture, halved=halved)
+            upright = _decoded(picture, _enough(picture.size, preprocessing), halved=halved)
         yield upright
 
 
@@ -152,10 +159,24 @@ def _refused(content: bytes) -> Iterator[None]:
         raise ValueError(_reason(content, error)) from error
 
 
-def _decoded(picture: ImageFile.ImageFile, *, halved: bool) -> Image.Image:
+def _enough(size: tuple[int, int], preprocessing: Mapping[str, Any] | None) -> tuple[int, int]:
+    """The width and height that a picture needs, whichever way it is turned; all that it has if nobody knows."""
+    if preprocessing is None:
+        return size
+    side = preprocessing["size"] * DETAIL
+    if preprocessing["mode"] == "squash":
+        return side, side
+    whole = preprocessing["mode"] == "pad"
+    scale = side / max(size) if whole else max(preprocessing["resize"] * DETAIL, side) / min(size)
+    return math.ceil(size[0] * scale), math.ceil(size[1] * scale)
+
+
+def _decoded(picture: ImageFile.ImageFile, enough: tuple[int, int], *, halved: bool) -> Image.Image:
+    """A picture as RGB, with at least the width and height that are enough, or half of its own if that is asked for."""
     size = picture.size
-    if halved:
-        picture.draft(None, (size[0] // 2, size[1] // 2))  # JPEG: half of its cosines, and a fraction of the time
+    least = [min(few, full // 2 if halved else full) for few, full in zip(enough, size, strict=True)]
+    if least != [*size]:
+        picture.draft(None, (max(1, least[0]), max(1, least[1])))  # a JPEG's lowest cosines, in a fraction of the time
     drafted = picture.size != size
     picture.load()
     full = size if drafted else picture.size  # TIFF is turned by then
@@ -205,7 +226,7 @@ def encode(contents: Sequence[bytes], preprocessing: Mapping[str, Any]) -> "Tens
 
     def fill(first: int) -> None:
         for i in range(first, len(contents), workers):
-            with decoded(contents[i]) as picture:
+            with decoded(contents[i], preprocessing) as picture:
                 sizes[i] = picture.info[FULL_SIZE]
                 pixels = np.asarray(resized(picture, preprocessing)).transpose(2, 0, 1)
             # by NumPy: torch would wake threads of its own beside those of the network that runs meanwhile

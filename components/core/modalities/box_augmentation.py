@@ -35,7 +35,7 @@ def augmented(
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         for content, target, seed in zip(contents, targets, seeds, strict=True):
             torch.manual_seed(seed)
-            with images.decoded(content) as picture:
+            with images.decoded(content, preprocessing) as picture:
                 sizes.append(picture.info[images.FULL_SIZE])
                 pixels = tv_tensors.Image(pil_to_tensor(images.resized(picture, preprocessing)))
             there = target[target[:, 0] >= 0]

@@ -17,6 +17,7 @@ from components.core.digests import digest
 from components.core.fitting.batches import batch_count, fresh_batches, is_fresh, kept_batches
 from components.core.fitting.calibration import calibrated_figures
 from components.core.fitting.data import Data
+from components.core.fitting.gradient_layout import channels_last_gradients
 from components.core.fitting.head_phase import is_solved, solve_head
 from components.core.fitting.loop import fit, make_optimizer, output_batches, outputs_of, warmup_cosine
 from components.core.fitting.thaw_line import rows_at_line, rows_of_split
@@ -117,21 +118,22 @@ def train_phase(
         splits["train"] = settings.views
     rows = rows_at_line(network, data, line, lines, splits, listener)
     batches = kept_batches(data, rows["train"]) if "train" in rows else fresh_batches(network, data, line)
-    return fit(
-        network,
-        line,
-        batches,
-        (rows["validation"], data.targets["validation"]) if "validation" in rows else None,
-        lambda outputs, targets: target.loss(outputs, targets, hyperparameters.label_smoothing, weights),
-        validate or (partial(calibrated_figures, target) if solved else target.validate),
-        optimizer,
-        warmup_cosine(optimizer, steps, settings.warmup),
-        epochs=epochs or planned,
-        patience=settings.patience,
-        clip_norm=settings.clip_norm,
-        listener=listener,
-        states=_states(states, data, [thaw, epochs or planned]) if states else None,
-    )
+    with channels_last_gradients([*network.stages[line:], network.head]):
+        return fit(
+            network,
+            line,
+            batches,
+            (rows["validation"], data.targets["validation"]) if "validation" in rows else None,
+            lambda outputs, targets: target.loss(outputs, targets, hyperparameters.label_smoothing, weights),
+            validate or (partial(calibrated_figures, target) if solved else target.validate),
+            optimizer,
+            warmup_cosine(optimizer, steps, settings.warmup),
+            epochs=epochs or planned,
+            patience=settings.patience,
+            clip_norm=settings.clip_norm,
+            listener=listener,
+            states=_states(states, data, [thaw, epochs or planned]) if states else None,
+        )
 
 
 def _states(folder: Path, data: Data, phase: Sequence[int]) -> StateFiles:

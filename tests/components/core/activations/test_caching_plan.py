@@ -224,6 +224,21 @@ def test_one_batch_is_kept_without_a_word(home: Path, monkeypatch: pytest.Monkey
         assert said == []
 
 
+def test_one_batch_is_computed_once(home: Path) -> None:
+    """The sample that is measured of a short pass is all of it, and is kept: no example is encoded twice."""
+    encoded: list[int] = []
+
+    def noted(positions: Sequence[int]) -> Tensor:
+        encoded.extend(positions)
+        return encode(positions)
+
+    request = RowRequest(network(), {1: 2.0, 3: 2.0}, KEYS[:20], noted, CachePolicy("keep", "float32", 1e9))
+    rows = rows_at(request)
+    assert encoded == list(range(20))
+    for line in (1, 3):
+        torch.testing.assert_close(rows[line][0:20], expected(line)[:20], rtol=0, atol=1e-6)
+
+
 def test_the_error_of_float16_is_told(home: Path) -> None:
     """Half precision says how much it rounds, relative to the largest activation, and that is what it rounds."""
     rows, [sentence] = asked({3: 5.0}, "keep", "float16")

@@ -43,10 +43,9 @@ def test_what_is_computed_once_is_read_often(home: Path, monkeypatch: pytest.Mon
     measured: list[int] = []
     real = caching_plan._row_seconds
 
-    def counted(*arguments: object) -> float:
+    def counted(*arguments: object) -> dict[int, float]:
         measured.append(1)
-        real(*arguments)  # type: ignore[arg-type]  # passed on
-        return 0.5
+        return dict.fromkeys(real(*arguments), 0.5)  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(caching_plan, "_row_seconds", counted)
     for gain in (None, COUNT * 0.5):
@@ -67,3 +66,15 @@ def test_seconds_of_a_row_are_kept_with_its_space(home: Path, monkeypatch: pytes
     rows_at(request(), reuse=Reuse())
     monkeypatch.setattr(spaces, "describe", lambda *_: pytest.fail("measured again"))
     rows_at(request(), reuse=Reuse())
+
+
+def test_one_measurement_serves_all_lines(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of a row at a higher line include those at a lower one, and stages run once for both."""
+    ran: list[int] = []
+    asked = RowRequest(network(), {1: 2.0, 3: 2.0}, KEYS, encode, CachePolicy("keep", "float32", 1e9))
+    rows_at(asked)
+    asked.network.stages[0].register_forward_hook(lambda *_: ran.append(1))
+    rows_at(asked, reuse=Reuse())
+    lower, higher = (spaces.row_seconds(spaces.spaces(network(), "float32")[line]) for line in (1, 3))
+    assert 0 < lower < higher
+    assert len(ran) == 2  # one of them to prepare

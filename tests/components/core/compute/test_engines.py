@@ -330,6 +330,16 @@ class TestChoice:
         assert choose(plain(), [1], POINTS, LONG, tmp_path / "file")[0].name == "eager"
 
 
+def test_a_pass_that_measuring_would_outlast_is_eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow a network is, some dozens of examples don't pay for the runs that compare engines."""
+    timed = engines._timed
+    monkeypatch.setattr(engines, "_timed", lambda engine, sample: (4.0, timed(engine, sample)[1]))
+    engine, reason = choose(plain(), [1], POINTS, 96, tmp_path)
+    assert (engine.name, reason) == ("eager", "eager: a pass over 96 examples is short")
+    engine, _ = choose(plain(), [1], POINTS, 200, tmp_path)
+    assert engine.eager_seconds == 1.0
+
+
 class TestSpeeds:
     """Measurements that an earlier pass left."""
 

@@ -271,6 +271,32 @@ def test_a_large_picture_is_halved_and_keeps_its_size(
     assert np.abs(seen[0] - seen[1]).max() <= 6
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("mode", "size", "least"), [("squash", 15, 30), ("crop", 15, 60), ("pad", 20, 30), ("squash", 61, 120)]
+)
+def test_a_jpeg_is_decoded_no_larger_than_the_input_needs(mode: str, size: int, least: int, orientation: int) -> None:
+    """Of a JPEG much larger than the input, a fraction is decoded that leaves twice the input; its size is told."""
+    picture = noise(16, 12).resize((160, 120), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(picture, "JPEG", exif=exif, quality=95)
+    settings = preprocessing(mode=mode, size=size, resize=20)
+    with decoded(content) as whole, decoded(content, settings) as found:
+        assert min(found.size) == least
+        assert found.info[images.FULL_SIZE] == whole.info[images.FULL_SIZE] == whole.size
+        seen = [np.asarray(resized(some, settings), dtype=int) for some in (whole, found)]
+    assert np.abs(seen[0] - seen[1]).max() <= 8
+    inputs = cast("torch.Tensor", encode([content], settings))[0] * 127.5 + 127.5
+    assert np.abs(inputs.permute(1, 2, 0).round().int().numpy() - seen[1]).max() == 0
+
+
+def test_other_forms_are_decoded_whole() -> None:
+    """Only a JPEG can be decoded in part; a PNG is resized from all of its pixels."""
+    with decoded(encoded(noise(160, 120), "PNG"), preprocessing()) as found:
+        assert found.size == (160, 120)
+
+
 @pytest.mark.parametrize(
     ("kind", "options"), [("WEBP", {}), ("JPEG", {"progressive": True}), ("TIFF", {"compression": "tiff_lzw"})]
 )

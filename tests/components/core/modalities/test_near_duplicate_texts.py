@@ -2,7 +2,9 @@
 
 import random
 
+import numpy as np
 import pytest
+from datasketch import LeanMinHash, MinHashLSH
 
 from components.core.modalities import near_duplicate_texts
 from components.core.modalities.near_duplicate_texts import fingerprint, pairs
@@ -72,3 +74,26 @@ def test_the_nearest_pairs_come_first() -> None:
     """Equal texts, then one with a word more, then one with several."""
     found = near(STORY, STORY + " Quite another end of it.", STORY + " End.", STORY, similarity=0.5)
     assert [pair for pair in found if 0 in pair] == [(0, 3), (0, 2), (0, 1)]
+
+
+def test_pairs_are_those_of_the_library_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates are those that datasketch's own table of bands would give, however few are compared at once."""
+    values = np.random.default_rng(0).integers(0, 2**16, (300, 128), dtype=np.uint16)
+    for place in range(0, 300, 3):
+        values[place + 1] = values[place]
+        values[place + 1, place % 100 : place % 100 + 18 + place % 12] = 1  # some are near enough, some are not
+    prints, new = [row.tobytes().hex() for row in values], [place % 4 == 0 for place in range(300)]
+    table = MinHashLSH(threshold=0.8, num_perm=128, weights=(0.1, 0.9))
+    hashes = [LeanMinHash(seed=1, hashvalues=row.astype(np.uint32), scheme="affine32") for row in values]
+    for place, one in enumerate(hashes):
+        table.insert(place, one)
+    wanted = {
+        (min(place, other), max(place, other))
+        for place in range(300)
+        for other in table.query(hashes[place])
+        if place != other and (new[place] or new[other]) and (values[place] == values[other]).mean() >= 0.8
+    }
+    assert len(wanted) > 20
+    assert {*pairs(prints, new, 0.8)} == wanted
+    monkeypatch.setattr(near_duplicate_texts, "EXPANDED", 2)
+    assert {*pairs(prints, new, 0.8)} == wanted
