@@ -65,8 +65,8 @@ coverage: $(VENV)/.installed ## Run the quick tests, and print how much of the c
 	$(BIN)/coverage report
 
 N := 12
-faults: $(VENV)/.installed ## Kill runs at random moments, N=200 of them, and compare with an undisturbed one (hours)
-	$(BIN)/python -m tests.faults.kills $(N) --points --folder $(HOME_FOLDER)/faults
+faults: $(VENV)/.installed ## Kill runs N times, between two writes and at random, and compare with an undisturbed one (minutes; N=200: an hour)
+	$(BIN)/python -m tests.faults.kills $(N) --points --each 6 --folder $(HOME_FOLDER)/faults
 
 check: $(VENV)/.installed ## Lint, types and architecture
 	$(BIN)/ruff format --check .

@@ -164,7 +164,7 @@ def go_on(settings: Settings, run_key: str) -> None:
         idle = max(0.0, idle)  # a clock may have been put back
         idle += float(run.pipeline_tags().get(tag_names.IDLE, "0"))
         run.tags({tag_names.IDLE: f"{idle:.1f}"}, pipeline=True)
-        run.figure("goes on: its settings, code and source are the same")
+        run.figure("resumes: its settings, code and source are the same")
 
 
 def holds_same_data(source: str, settings: Settings, run_key: str) -> bool:

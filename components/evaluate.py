@@ -156,7 +156,8 @@ def _evaluated(
 ) -> Evaluation:
     """Evaluate the answers, beside those of simple models."""
     labels, classes = data.examples.labels(data.rows["test"]), facts["classes"]
-    evaluation = data.target.evaluate(answers, labels, classes, Counter(data.examples.labels(data.rows["train"])))
+    found = data.target.evaluate(answers, labels, classes, Counter(data.examples.labels(data.rows["train"])))
+    evaluation = references.with_trivial(found, data, classes)
     return references.with_references(evaluation, answers, data, features, classes, facts["thawed"], run)
 
 
@@ -183,8 +184,11 @@ def _decide(
     metric = headline.name
     version = versions.current(model, "champion")
     if not version:
-        value, trivial = evaluation.metrics[metric], evaluation.baseline[metric]
-        return first_version(metric, value, evaluation.bound, trivial, len(challenger.answers), headline.sign), None
+        figures = evaluation.metrics[metric], evaluation.bound, evaluation.baseline[metric]
+        p = None
+        if evaluation.trivial is not None:
+            p = references.paired_p(evaluation.trivial, challenger.answers, data, challenger.classes)
+        return first_version(metric, *figures, len(challenger.answers), headline.sign, p), None
     with tempfile.TemporaryDirectory() as folder:
         path, _ = versions.fetch(model, version, Path(folder))
         if weights_digest(path / "checkpoint") == challenger.digest:

@@ -150,9 +150,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def migrated(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             use_home(folder, patch)
-            from components.core.tracking.service import connection
+            from components.core.tracking.service import local_store
 
-            connection.migrate()
+            local_store.migrate()
 
     return made_once(tmp_path_factory, "store", migrated)
 

@@ -3,13 +3,15 @@
 At first each line is taken apart without running it: one of `thawline` is parsed by the command line itself, values of
 settings included; targets of make, modules of `python -m`, and files of this repository must exist; every other program
 is named in `OTHERS`. What needs no training and no server is then run in a folder like the one that the pages speak of.
-Runs of the DAG on the pages' data are tests of their own (`tests/pipelines/test_*.py`, `tests/test_site.py`).
+Each other command has the test that runs it (`ELSEWHERE`), or the reason why none does (`NOT_RUN`).
 """
 
 import importlib.util
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -211,28 +213,81 @@ def test_what_does_not_exist_is_noticed(text: str) -> None:
         check(line)
 
 
-# Run in the folder below, on a toy in place of the pages' models. The other commands are parsed only: they train, need
-# a server, a cluster or a model of pictures, or move the champion. Their own tests run them.
+# Run below on a toy in place of the pages' models; `thawline run` on local data is asked what it would do.
 RUN = ("cache", "doctor", "init", "labels", "models", "predict", "export", "report", "status")
-NOT_RUN = {
-    ("doctor", "--cluster"): "needs a cluster",
-    ("labels", "accept"): "needs a changed label",
-    ("predict", "--draw"): "needs a detector",
-    ("predict", "voices"): "needs a model of sounds",
-    ("predict", "speech"): "as above",
-    ("predict", "fortunes"): "needs a model of texts",
-    ("predict", "shop"): "needs a recommender",
-    ("status", "--prometheus-file"): "writes outside of this folder",
+PAGES_ON_PHOTOS = "tests/pipelines/test_pages_on_photos.py"
+# Where the other commands are run as they stand, or what they do is, by a pattern of page and command.
+ELSEWHERE = {
+    r"(README|quick-start): make run": "tests/pipelines/test_photos.py",
+    r"(README|CONTRIBUTING): make (install|test|check|test-slow|docs)": ".ci/run",
+    r"CONTRIBUTING: \S*python -m pytest": "tests/test_contributing.py",
+    r"(quick-start|predict-and-serve|serving): (source|export|mlflow|base64|jq|curl)": PAGES_ON_PHOTOS,
+    r"backbones: python -$": PAGES_ON_PHOTOS,
+    r"(quick-start|serving): thawline serve|predict-and-serve: thawline explain crow": PAGES_ON_PHOTOS,
+    r"quick-start: thawline ui": "tests/pipelines/commands/test_tracking_pages.py",
+    r"predict-and-serve: thawline explain --text": "tests/pipelines/predictions/test_explanation.py",
+    r"\S+: thawline (promote|rollback)": "tests/pipelines/commands/models/test_promotion.py",
+    r"your-data: thawline labels accept": "tests/pipelines/commands/models/test_labels.py",
+    r"notifications: thawline status --prom": "tests/pipelines/commands/test_status.py",
+    r"weekly: (cd|echo|\S*thawline)": "tests/test_site.py",
+    r"(audio|speech): (python -m tests.data.spoken|thawline predict)": "tests/pipelines/test_spoken.py",
+    r"text: (python -m tests.data.fortunes|thawline predict)": "tests/pipelines/test_fortunes.py",
+    r"targets: python -m tests.data.measured_photos": "tests/pipelines/test_targets.py",
+    r"object-detection: thawline predict --model pasted --draw": "tests/components/tasks/test_object_detection.py",
+    r"recommendation: thawline predict": "tests/components/tasks/test_recommendation.py",
+    r"multi-gpu: torchrun": "tests/components/core/machine/test_torchrun.py",
+    r"resume: python -m tests.faults.kills": "tests/faults/test_kills.py",
+    r"image: (make image|docker run|python -m tests.services)": "tests/docker/test_image.py",
+    r"server: (cp|docker|export)": "tests/docker/test_compose.py",
+    r"services: (export|createdb|cat|mlflow|curl|thawline run)": "tests/pipelines/test_services.py",
+    r"your-data: (export|thawline run s3:)": "tests/pipelines/test_services.py",
+}
+NOT_RUN = {  # with the reason
+    r"\S+: thawline (submit|schedule)": "needs a cluster; tests/pipelines/kubeflow speaks with a fake one",
+    r"\S+: thawline doctor --cluster": "as above",
+    r"kubeflow: export": "the address of a cluster",
+    r"\S+: kubectl": "needs a cluster; tests/docker checks the manifests",
+    r"image: make lock-image": "asks an index of packages for the versions of a day",
+    r"notifications: export": "the address of a webhook; tests/components/core/reporting/test_webhook.py has one",
+    r"backbones: python -c": "downloads 100 MB of weights",
+    r"object-detection: python -m": "reads a package of icons, and pastes 2,000 pictures",
+    r"text: python -m tests.data.snippets": "reads 100 MB of this machine's documentation",
+    r"serving: python -m tests.benchmarks": "measures, for minutes, servers that are not installed here",
+    r"skipping: python -c": "ends a run on the server of a team",
+    r"training: (for|cat|sha256sum|thawline run photos --home)": "trains twice; test_phase.py does, to the same bits",
+    r"your-data: python -c": "reads the list of a run whose records were rejected; test_prepare_data.py does",
+    r"results: jq": "a result's keys; tests/pipelines/test_cli.py reads them",
+    r"troubleshooting: (ls|tail)": "lists a folder",
 }
 
 
+def place(line: Line, table: dict[str, str]) -> str:
+    """What a table says of a line; nothing if it does not name it."""
+    return next((said for pattern, said in table.items() if re.match(pattern, str(line))), "")
+
+
 def is_run(line: Line) -> bool:
+    return program(line.words) == "thawline" and line.words[1] in RUN and not place(line, ELSEWHERE | NOT_RUN)
+
+
+def is_asked(line: Line) -> bool:
+    """Whether it is a run on local data that the pages have."""
     words = line.words[1:]
-    return (
-        program(line.words) == "thawline"
-        and words[0] in RUN
-        and not any(words[0] == command and word in words for command, word in NOT_RUN)
-    )
+    return program(line.words) == "thawline" and words[0] == "run" and "-h" not in words and "s3://" not in words[1]
+
+
+def test_every_command_is_run_or_says_why_not() -> None:
+    """A command of a page is run by a test, or has its reason; both tables name only what is there."""
+    own = [line for line in lines() if not (is_run(line) or is_asked(line) or is_exercised(line))]
+    assert [str(line) for line in own if not place(line, ELSEWHERE | NOT_RUN)] == []
+    assert {path for path in ELSEWHERE.values() if not (ROOT / path).exists()} == set()
+    idle = [pattern for pattern in ELSEWHERE | NOT_RUN if not any(re.match(pattern, str(line)) for line in lines())]
+    assert idle == []
+
+
+def is_exercised(line: Line) -> bool:
+    """Whether the test of runs that would start calls it on the way: what makes their sources and files."""
+    return line.page in ("own-task", "command-line") and program(line.words) in ("python", "sed", "thawline")
 
 
 @pytest.mark.slow
@@ -272,7 +327,7 @@ def write_sources(folder: Path) -> None:
             (folder / place / name).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8), (60 * number, 0, 0)).save(folder / place / f"{name}.png")
     spoken, pasted = folder / ".thawline/demo/spoken", folder / ".thawline/demo/pasted"
-    for place in (spoken, pasted, folder / "measured", folder / "far"):
+    for place in (spoken, pasted, folder / "measured"):
         place.mkdir(parents=True)
     sounds = "uri,label\na.ogg,a\nb.ogg,b\n"
     texts = "text,label\nGood,a\nBad,b\n"
@@ -285,7 +340,6 @@ def write_sources(folder: Path) -> None:
         "snippets.csv": texts,
         "interactions.csv": taps,
         "ml-100k.csv": taps,
-        "far/points.csv": 'text,label\n"1,2",3\n"1,3",4\n',
         "measured/tags.jsonl": tags.format("bird/crow", "bird") + tags.format("vehicle/bus", "vehicle"),
         "small.yaml": "trials: 0\n",
     }
@@ -311,11 +365,14 @@ def test_runs_would_start(
     monkeypatch.chdir(folder)
     write_sources(folder)
     call(capsys, monkeypatch, "init", "weekly.yaml")
-    failed, asked = [], 0
     for line in lines():
+        if is_exercised(line) and program(line.words) != "thawline":  # as a shell would, without one
+            program_ = sys.executable if program(line.words) == "python" else "/bin/sed"
+            subprocess.run([program_, *line.words[1:]], check=True, env={"PYTHONPATH": str(ROOT)})
+    assert "\ntrials: 8\n" in (folder / "weekly.yaml").read_text()
+    failed, asked = [], 0
+    for line in filter(is_asked, lines()):
         words = [word for word in line.words[1:] if word != "--dry-run"]
-        if program(line.words) != "thawline" or words[0] != "run" or "-h" in words or "s3://" in words[1]:
-            continue
         asked += 1
         answer = call(capsys, monkeypatch, *words, "--dry-run", "--home", str(tmp_path / "home"))
         if answer.status or not re.search('Would train: |"change": "train"', answer.out):

@@ -30,7 +30,7 @@ def run(
 ) -> Result:
     """Run the whole pipeline on this machine, as `thawline run` does, and show its progress.
 
-    A run without anything new ends in seconds, with the result of the run before; one that was interrupted goes on.
+    A run without anything new ends in seconds, with the result of the run before; one that was interrupted resumes.
 
     Example:
         >>> result = thawline.run("photos", model="stamps", trials=0)
@@ -44,7 +44,7 @@ def run(
         home: Folder for everything that Thawline writes, from now on; by default $THAWLINE_HOME, or .thawline here.
         tracking_uri: MLflow server, from now on; by default $MLFLOW_TRACKING_URI, or a file in the home folder.
         config: YAML file of settings; those given here override it.
-        fresh: Begin anew, even if the last run of the model was ended before its time and could go on.
+        fresh: Start over, even if the last run of the model was cut short and could be resumed.
         quiet: Show nothing.
         settings: The options of `thawline run` by their names, with underscores.
 

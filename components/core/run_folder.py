@@ -142,14 +142,27 @@ def temporary_folder(run_key: str) -> Path:
 
 def clear(run_key: str) -> None:
     """Remove what processes of a run that are gone left half-done: temporary files, and writes that were cut off."""
-    folder, temporary = home() / "runs" / run_key, temporary_folder(run_key)
-    with suppress(OSError, ValueError, KeyError):  # of an earlier version, or cut off
-        temporary = Path(json.loads((folder / LEASE).read_text())["temporary"])
-    if temporary.name == temporary_folder(run_key).name:
-        shutil.rmtree(temporary, ignore_errors=True)
+    folder = home() / "runs" / run_key
+    shutil.rmtree(_leased_folder(folder) or temporary_folder(run_key), ignore_errors=True)
     for part in [*folder.glob(".*"), *folder.glob("*/.*")]:
         if part.is_file():
             part.unlink()
+
+
+def clear_all() -> None:
+    """Remove the temporary files of all runs whose processes are gone, finished runs included."""
+    for lease in (home() / "runs").glob(f"*/{LEASE}"):
+        temporary = _leased_folder(lease.parent)
+        if temporary and temporary.exists() and driver(lease.parent.name) == "gone":
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _leased_folder(folder: Path) -> Path | None:
+    """Return the folder for temporary files that a run's lease names; None without one, and for no such name."""
+    with suppress(OSError, ValueError, KeyError):  # of an earlier version, or cut off
+        temporary = Path(json.loads((folder / LEASE).read_text())["temporary"])
+        return temporary if temporary.name == temporary_folder(folder.name).name else None
+    return None
 
 
 def abandoned_runs() -> list[str]:

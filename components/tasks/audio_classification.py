@@ -52,7 +52,7 @@ def target(settings: Settings) -> Chosen:
 
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
-    """The length that holds 95 % of the training sounds (of Whisper and AST their own); what the target has to know."""
+    """The length that holds 95% of the training sounds (of Whisper and AST their own); what the target has to know."""
     found, said = targets.measure(settings, examples, Options)
     encoder = build_encoder(settings.backbone or backbone, settings.weights)
     chosen, note = measure_seconds(encoder, parse_options(settings, Options).seconds, LONGEST_CHOSEN, examples)

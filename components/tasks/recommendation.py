@@ -217,6 +217,12 @@ def references(settings: Settings, examples: Examples) -> list[tuple[str, pd.Dat
     return interaction_models.answers(examples)
 
 
+def trivial(settings: Settings, examples: Examples) -> pd.DataFrame:
+    """Return the answers of a model that knows of a user's history only what to leave out."""
+    del settings
+    return interaction_models.popular(examples)
+
+
 def thumbnails(contents: Sequence[bytes]) -> list[str]:
     """The ends of histories."""
     found = [recommendation.history(content) for content in contents]

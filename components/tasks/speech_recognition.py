@@ -59,7 +59,7 @@ def target(settings: Settings) -> Transcription:
 
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
-    """The length that holds 99 % of the training sounds, at most 20 seconds (of Whisper its own), and what it cuts."""
+    """The length that holds 99% of the training sounds, at most 20 seconds (of Whisper its own), and what it cuts."""
     encoder = build_encoder(settings.backbone or backbone, settings.weights, frames=True)
     given = parse_options(settings, Options).seconds
     found, note = measure_seconds(encoder, given, LONGEST_CHOSEN, examples, WHOLE)

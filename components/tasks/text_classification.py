@@ -74,7 +74,7 @@ def near_duplicates(fingerprints: Sequence[str], new: Sequence[bool], settings: 
 
 
 def measure(settings: Settings, examples: Examples) -> tuple[dict[str, str], str]:
-    """The length that holds 95 % of the training texts, and what it cuts; what the target has to know of the labels."""
+    """The length that holds 95% of the training texts, and what it cuts; what the target has to know of the labels."""
     found, said = targets.measure(settings, examples, Options)
     given = parse_options(settings, Options).max_length
     preprocessing, positions = _preprocessing(settings)

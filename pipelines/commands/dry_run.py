@@ -29,7 +29,7 @@ def foreseen(source: str, settings: Settings, begun: "Begun | None", console: Co
         InputError: It would not start: the source can't be listed, or the store can't be reached.
     """
     if begun:
-        return Decision("train", f"Would go on with {begun.before}; --fresh starts anew.")
+        return Decision("train", f"Would resume {begun.before}; --fresh starts over.")
     first = Decision("train", f"There is no earlier successful run of {settings.model!r}.")
     if not has_store():
         return first

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 INTERRUPTED = "The run was interrupted."
-GOES_ON = "The same command goes on from here."
+RESUMES = "Run the same command again to resume."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
 
 
@@ -66,7 +66,7 @@ def run(
         bool, typer.Option("--print-config", help="Print the settings of the run as a config file, and do nothing.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew where an earlier run of this command ended before its time.")
+        bool, typer.Option("--fresh", help="Start over instead of resuming a run of this command that was cut short.")
     ] = False,
     **options: Any,  # noqa: ANN401 - one per setting, checked by pydantic
 ) -> None:
@@ -90,11 +90,11 @@ def run(
             before = None if fresh else foresee(source, settings)
             print_foreseen(foreseen(source, settings, before, console), settings, before, as_json=as_json)
             return
-        with console.status("Looking for a run to go on with"):
+        with console.status("Looking for a run to resume"):
             begun = begin(source, settings, fresh=fresh)  # where the home can't be made, that is all there is to say
         _print_settings(console, source, settings, task)
         if begun.before:
-            text = f"Going on with {begun.before}; --fresh starts anew"
+            text = f"Resuming {begun.before}; --fresh starts over"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
         _catch_signals()
         result = execute(source, settings, begun, console)
@@ -133,7 +133,7 @@ def check_succeeded(result: RunResult, run_key: str) -> None:
         errors = run_folder.read_errors(run_key)
         kind = InputError if any(one["kind"] == "input" for one in errors.values()) else StepError
         hint = "" if errors else f"Its log is {run_folder.run_folder(run_key) / 'log.txt'}."
-        raise kind(result.reason, f"{GOES_ON} {hint}".strip() if result.reason == INTERRUPTED else hint)
+        raise kind(result.reason, f"{RESUMES} {hint}".strip() if result.reason == INTERRUPTED else hint)
 
 
 def checked(options: dict[str, Any], config: Path | None, source: str) -> Settings:
@@ -221,7 +221,7 @@ def _print_summary(console: Console, result: RunResult, settings: Settings) -> N
     state = "champion" if result.promoted else "still champion" if result.stays else "challenger, not promoted"
     state = f"waits for approval: {result.pending}" if result.pending else state
     lines = {
-        heading(metric): f"{metrics.get(metric, math.nan):.3f}  95 % interval {interval}, trivial model "
+        heading(metric): f"{metrics.get(metric, math.nan):.3f}  95% interval {interval}, trivial model "
         f"{metrics.get(f'baseline_{metric}', math.nan):.3f}",
         "Registered": f"{settings.model} version {result.version}, {state}",
         "Why": _folded(result.reason, console, 12),

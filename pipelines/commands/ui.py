@@ -50,9 +50,12 @@ def ui(
 
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--default-artifact-root", str(home_folder.home() / "artifacts")]
+    command += ["--uvicorn-opts", "--log-level warning"]  # a line for each request would bury the address
     _say("Starting the tracking page ...")
     # not among the arguments: everyone on this machine may read those, and a database's address has a password
-    with subprocess.Popen(command, env={**environment(), "MLFLOW_BACKEND_STORE_URI": uri}) as server:
+    env = {**environment(), "MLFLOW_BACKEND_STORE_URI": uri}
+    env.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # six processes for judging language models
+    with subprocess.Popen(command, env=env) as server:
 
         def end(_signal: int, _frame: FrameType | None) -> None:
             server.terminate()

@@ -51,6 +51,7 @@ def begin(source: str, settings: Settings, *, fresh: bool) -> Begun:
         key = "" if fresh else _to_go_on(source, settings, facts)
         if key:
             return _take_up(key)
+        run_folder.clear_all()  # a run that was killed behind its result is not taken up
         key = run_folder.new_run_key()
         folder = run_folder.run_folder(key)
         home_folder.write_text(folder / "settings.json", settings.to_json())

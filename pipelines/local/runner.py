@@ -111,9 +111,9 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     known = Settings.from_json(settings)
     with warm_process.loading(known.task):
         if not home_folder.store_is_ready():
-            from components.core.tracking.service import connection
+            from components.core.tracking.service import local_store
 
-            connection.migrate()
+            local_store.migrate()
         warnings.simplefilter("ignore")  # kfp warns of what a local run ignores
         from kfp import local
         from kfp.local import executor_input_utils

@@ -46,7 +46,7 @@ class Following:
             try:
                 self.current = await asyncio.to_thread(self.load, version)
             except Exception as error:  # noqa: BLE001 - as above
-                log.warning("version %s goes on: version %s can't be loaded: %s", self.current.version, version, error)
+                log.warning("version %s stays: version %s can't be loaded: %s", self.current.version, version, error)
                 refused, patience = version, RETRY
                 self.changed("failed")
             else:

@@ -45,7 +45,7 @@ class StepState:
         elif kind in ("finished", "failed"):
             self.state, self.ended, self.text = kind, event["time"], event.get("figure", "")
         elif kind == "taken_over":
-            self.state, self.ended, self.text = "finished", event["time"], f"taken over: {event['figure']}"
+            self.state, self.ended, self.text = "finished", event["time"], f"reused: {event['figure']}"
 
     def seconds(self) -> float:
         """Wall time of the step so far, its imports included."""

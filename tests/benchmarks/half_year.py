@@ -1,7 +1,7 @@
 """A simulated half year of weekly retraining, and the table of its decisions: `python -m tests.benchmarks.half_year`.
 
 Points in the plane, in three rings that overlap, through all steps as plain functions, with a real MLflow store. The
-data grow by 5 % a week. In two weeks nothing changes, in one the labels of a class are damaged (in all splits, or with
+data grow by 5% a week. In two weeks nothing changes, in one the labels of a class are damaged (in all splits, or with
 `--damage train` in training only), from one on the recipe is really better, and otherwise the models are equal within
 noise: each week has its own seed. The last lines say whether what should hold held.
 """
@@ -25,7 +25,7 @@ from components.core.data.lineage import Lineage
 from components.core.registry import versions
 from components.core.settings import Settings
 from components.core.storage import home_folder
-from components.core.tracking.service import connection
+from components.core.tracking.service import local_store
 from components.detect_changes import look
 from components.finish import finish
 from pipelines.commands.options import use_home
@@ -97,7 +97,7 @@ def simulate(folder: Path, kinds: Sequence[str], start: int, where: str, **rules
     """Live through the weeks; THAWLINE_HOME becomes a folder below `folder`."""
     use_home(folder / "home")
     home_folder.home().mkdir(parents=True, exist_ok=True)
-    connection.migrate()
+    local_store.migrate()
     found: list[Week] = []
     count, recipe, seed = float(start), WEAK, 0
     for number, kind in enumerate(kinds, start=1):

@@ -1,4 +1,4 @@
-"""The gain that the gate tells with 80 %, by test units and horizon: `python -m tests.benchmarks.power [ALPHA]`."""
+"""The gain that the gate tells with 80%, by test units and horizon: `python -m tests.benchmarks.power [ALPHA]`."""
 
 import sys
 

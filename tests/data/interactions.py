@@ -7,7 +7,7 @@ import numpy as np
 
 
 def write_interactions(path: Path, users: int, items: int = 40, steps: int = 20, seed: int = 0) -> Path:
-    """Each item has one likely successor, which follows with 80 %; times are whole numbers."""
+    """Each item has one likely successor, which follows with 80%; times are whole numbers."""
     generator = np.random.default_rng(seed)
     successor = np.roll(generator.permutation(items), 1)
     with path.open("w", newline="") as file:

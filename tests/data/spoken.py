@@ -15,6 +15,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from pipelines.local.demo import PACKAGE, extract
 
 LANGUAGES = ("be", "bg", "ca", "da", "el", "es", "fr", "ro", "ru")
@@ -25,15 +27,17 @@ LONGEST = 40  # characters of a transcript: names of things, not sentences on th
 
 
 def write_spoken(folder: Path) -> dict[str, int]:
-    """Fill the folder unless it is there; return the number of rows of both manifests."""
-    if not folder.exists():
-        part = folder.with_name(f".{folder.name}.part")  # complete or absent, also after a kill
-        shutil.rmtree(part, ignore_errors=True)
-        with tempfile.TemporaryDirectory() as temporary:
-            stamps = extract(PACKAGE, Path(temporary)) / "usr/share/tuxpaint/stamps"
-            write_manifests(stamps, part)
-            fetch_speaker(Path(temporary), part / "speaker.pt")
-        part.replace(folder)
+    """Fill the folder unless it is there, for one process at a time; return the number of rows of both manifests."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.exists():
+            part = folder.with_name(f".{folder.name}.part")  # complete or absent, also after a kill
+            shutil.rmtree(part, ignore_errors=True)
+            with tempfile.TemporaryDirectory() as temporary:
+                stamps = extract(PACKAGE, Path(temporary)) / "usr/share/tuxpaint/stamps"
+                write_manifests(stamps, part)
+                fetch_speaker(Path(temporary), part / "speaker.pt")
+            part.replace(folder)
     counts = {}
     for name in ("voices", "speech"):
         with (folder / f"{name}.csv").open(newline="") as file:

@@ -3,7 +3,8 @@
     python -m tests.faults.kills 200 --folder /tmp/kills
 
 Each kill is a SIGKILL of the command and of the group of its steps, or of a step's process alone. It comes at a seeded
-random moment, or right after an event: between two writes. What counts is that the run that went on ends with the same
+random moment, or right after an event: between two writes. With `--each 6` a run is killed six times: while the command
+starts, and at random moments in five steps. What counts is that the run that went on ends with the same
 weights, the same metrics, one pipeline run, which is FINISHED, nothing RUNNING, one version, and no temporary file.
 Seconds are those of processors, of all processes, which other work on the machine does not change much; the share is of
 the undisturbed run.
@@ -39,15 +40,17 @@ PHOTOS = ["--weights", "package:efficientnet-lite0", "--image-size", "160", "--t
 STEPS = ("detect_changes", "prepare_data", "search", "select_trial", "train_head", "fine_tune", "evaluate", "register")
 PATIENCE = 3600.0  # seconds that a run may take on a busy machine
 POLL, COARSE = 0.002, 0.1
+START = 6.0  # seconds of processors before the first step
 TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Moment(NamedTuple):
-    """When to kill: after an event of a step, or of its record, or after so many seconds of processors."""
+    """When to kill: so long after an event of a step or after its record, or after so many seconds of processors."""
 
     step: str = ""
-    event: str = ""  # `working`, `finished` or `record`; empty: count from the command's start
-    seconds: float = 0.0  # of processors: other work on the machine would move a moment of the clock
+    event: str = ""  # `started`, `working`, `finished` or `record`; empty: count from the command's start
+    # of processors from the start, since other work on the machine would move a moment of the clock; else of the clock
+    seconds: float = 0.0
     alone: bool = False  # the step's process, and nothing else
 
     def has_come(self, home: Path) -> bool:
@@ -55,12 +58,16 @@ class Moment(NamedTuple):
         if not self.event:
             time.sleep(COARSE)
             return sum(_processes().values()) > self.seconds
-        for folder in (home / "runs").glob("*/"):
-            if self.event == "record":
-                return (folder / f"steps/{self.step}.json").exists()
-            with contextlib.suppress(OSError):
-                text = (folder / "events.jsonl").read_text()
-                return f'"step": "{self.step}", "event": "{self.event}"' in text
+        if not any(self._is_in(folder) for folder in (home / "runs").glob("*/")):
+            return False
+        time.sleep(self.seconds)
+        return True
+
+    def _is_in(self, folder: Path) -> bool:
+        if self.event == "record":
+            return (folder / f"steps/{self.step}.json").exists()
+        with contextlib.suppress(OSError):
+            return f'"step": "{self.step}", "event": "{self.event}"' in (folder / "events.jsonl").read_text()
         return False
 
 
@@ -144,11 +151,15 @@ def killed(home: Path, arguments: Sequence[str], moment: Moment) -> tuple[str, f
 
 def outcome(home: Path) -> Outcome:
     """Read what a home holds."""
-    ended = [path for path in sorted((home / "runs").glob("*/result.json")) if _succeeded(path)]
+    ended = _results(home)
     result = json.loads(ended[0].read_text())
     weights = ended[0].parent / "outputs/fine-tuning/fine-tune/checkpoint/network.safetensors"
     with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as database:
-        kinds = "SELECT status FROM runs JOIN tags USING (run_uuid) WHERE key = 'thawline.kind' AND value = 'pipeline'"
+        # behind the result of a run that was killed then, the next command finds nothing to do
+        kinds = (
+            "SELECT status FROM runs JOIN tags USING (run_uuid) WHERE key = 'thawline.kind' AND value = 'pipeline'"
+            " AND name NOT LIKE 'skipped%'"
+        )
         pipelines = [state for (state,) in database.execute(kinds)]
         [(running,)] = database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'")
         [(versions,)] = database.execute("SELECT count(*) FROM model_versions")
@@ -190,7 +201,7 @@ def survived(
         if kills:
             kills[-1].again = _done(home, before)
         kills.append(Kill(moment, hit, [], 0.0, 0.0, []))
-        if not hit:  # it ended before
+        if not hit or _results(home):  # it ended before, or was killed behind its result
             break
     if kills[-1].hit:
         before = _lines(home)
@@ -227,7 +238,6 @@ def main() -> None:
     parser.add_argument("--alone", type=float, default=0.2, help="share of kills of a step's process alone")
     parser.add_argument("--each", type=int, default=1, help="kills of one run, before it may go on to its end")
     parser.add_argument("--points", action="store_true", help="kill after events, in their order, first")
-    parser.add_argument("--chain", action="store_true", help="kill one run so often, after events, in their order")
     chosen = parser.parse_args()
     adopt_orphans()
     folder: Path = chosen.folder.resolve()
@@ -235,20 +245,28 @@ def main() -> None:
     arguments = [str(source), *(PHOTOS if chosen.photos else TINY), "--deterministic", "--json"]
     expected, seconds = _undisturbed(folder, arguments)
     generator = random.Random(chosen.seed)
-    if chosen.chain:
-        spread = [POINTS[number * len(POINTS) // chosen.kills] for number in range(chosen.kills)]
-        kills = survived(folder / "chain", arguments, spread, expected, seconds)
-        _print("\n".join(json.dumps(asdict(kill)) for kill in kills))
-        sys.exit(bool(kills[-1].differs))
 
     def at_random() -> Moment:
         return Moment(seconds=generator.uniform(0, seconds), alone=generator.random() < chosen.alone)
 
+    def one_after_another() -> list[Moment]:
+        """A moment while the command starts, then one in each of some steps: each run that goes on gets further."""
+        steps = sorted(generator.sample(range(len(durations)), chosen.each - 1))
+        found = [Moment(seconds=generator.uniform(0, START))]
+        for step, duration in [list(durations.items())[number] for number in steps]:
+            after = generator.uniform(0, duration)
+            found.append(Moment(step, "started", after, alone=generator.random() < chosen.alone))
+        return found
+
+    durations = _durations(folder / "undisturbed/home")
     moments = [one._replace(alone=generator.random() < chosen.alone) for one in POINTS] if chosen.points else []
     kills = list[Kill]()
     while sum(bool(kill.hit) for kill in kills) < chosen.kills:
         number = len(kills)
-        batch = [moments.pop(0) if moments else at_random() for _ in range(chosen.each)]
+        if moments or chosen.each == 1:
+            batch = [moments.pop(0) if moments else at_random() for _ in range(chosen.each)]
+        else:
+            batch = one_after_another()
         found = survived(folder / f"kill-{number}", arguments, batch, expected, seconds)
         kills += found
         _print("\n".join(json.dumps({"kill": number + i, **asdict(kill)}) for i, kill in enumerate(found)))
@@ -319,6 +337,17 @@ def _events(home: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in sorted(home.glob("runs/*/events.jsonl")) for line in _whole_lines(path)]
 
 
+def _durations(home: Path) -> dict[str, float]:
+    """Seconds of the clock between a step's start and its end, in the order of the steps."""
+    began, found = dict[str, float](), dict[str, float]()
+    for event in _events(home):
+        if event["event"] == "started":
+            began.setdefault(event["step"], event["time"])
+        elif event["event"] == "finished":
+            found[event["step"]] = event["time"] - began[event["step"]]
+    return found
+
+
 def _whole_lines(path: Path) -> list[str]:
     return path.read_text().split("\n")[:-1]
 
@@ -353,8 +382,10 @@ def _step_process(home: Path) -> int:
     return 0
 
 
-def _succeeded(result: Path) -> bool:
-    return bool(json.loads(result.read_text())["status"] == "succeeded")
+def _results(home: Path) -> list[Path]:
+    """Results of runs that trained and succeeded."""
+    found = sorted((home / "runs").glob("*/result.json"))
+    return [path for path in found if json.loads(path.read_text())["status"] == "succeeded"]
 
 
 def _differences(expected: Outcome, found: Outcome) -> list[str]:

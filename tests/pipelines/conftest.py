@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pipelines.local.demo import fetch_demo
 from tests.conftest import made_once
 from tests.fakes.toy import write_points
-from tests.support.command import TOY, Answer, thawline
+from tests.support.command import ROOT, TOY, Answer, on_all_cores, thawline
 
 if TYPE_CHECKING:
     from tests.fakes.kubeflow.server import Kubeflow
@@ -85,6 +86,30 @@ def whole(_whole_run: WholeRun, monkeypatch: pytest.MonkeyPatch) -> WholeRun:
     monkeypatch.setenv("THAWLINE_HOME", str(_whole_run.home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return _whole_run
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """The demo photos, where `make run` keeps them."""
+    folder = ROOT / ".thawline/demo/stamps"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fetch_demo(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """One run with the demo's settings; its result and its home. Not to be changed by a test."""
+
+    def run(folder: Path) -> None:
+        demo = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("DEMO := "))
+        words = demo.removeprefix("DEMO := ").split()
+        done = on_all_cores("run", str(photos), *words, "--json", home=folder / "home")
+        assert done.status == 0, done.err
+        (folder / "result.json").write_text(done.out.splitlines()[-1])
+
+    folder = made_once(tmp_path_factory, "demo-run", run)
+    return json.loads((folder / "result.json").read_text()), folder / "home"
 
 
 _COMPILED: dict[str, Any] = {}

@@ -480,7 +480,7 @@ def test_the_summary_ends_a_run(
     summary = dict(line.split(maxsplit=1) for line in lines if not line.startswith(" "))
     summary.pop("Reference", None)  # where a simple model is better
     assert list(summary) == ["Accuracy", "Registered", "Why", "Report", "Tracking", "Next"]
-    assert "95 % interval [" in summary["Accuracy"]
+    assert "95% interval [" in summary["Accuracy"]
     assert summary["Registered"] == "toy version 1, champion"
     assert summary["Report"].startswith("home/")
     assert (whole.home.parent / summary["Report"]).is_file()

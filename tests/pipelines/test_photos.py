@@ -6,29 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local.demo import CLASSES, fetch_demo
-from tests.support.command import ROOT, on_all_cores
+from pipelines.local.demo import CLASSES
+from tests.support.command import on_all_cores
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def photos() -> Path:
-    """The demo photos, where `make run` keeps them."""
-    folder = ROOT / ".thawline/demo/stamps"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fetch_demo(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
-    """One run with the demo's settings; its result and its home."""
-    demo = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("DEMO := "))
-    home = tmp_path_factory.mktemp("photos") / "home"
-    done = on_all_cores("run", str(photos), *demo.removeprefix("DEMO := ").split(), "--json", home=home)
-    assert done.status == 0, done.err
-    return json.loads(done.out.splitlines()[-1]), home
 
 
 def test_the_photos_are_all_there(photos: Path) -> None:
@@ -38,18 +19,18 @@ def test_the_photos_are_all_there(photos: Path) -> None:
     assert sum(counts.values()) == 312
 
 
-def test_a_champion_comes_out(run: tuple[dict, Path]) -> None:
+def test_a_champion_comes_out(demo_run: tuple[dict, Path]) -> None:
     """The first model is far above the majority class and becomes champion."""
-    result, _ = run
+    result, _ = demo_run
     assert (result["status"], result["version"], result["promoted"]) == ("succeeded", "1", True)
     # 46 photos: far enough below what is usual (0.84 and more) that chance hardly fails it
     assert result["metrics"]["accuracy"] > 0.7
     assert result["metrics"]["accuracy_low"] > 2 * result["metrics"]["baseline_accuracy"]
 
 
-def test_the_champion_answers_files(run: tuple[dict, Path], photos: Path) -> None:
+def test_the_champion_answers_files(demo_run: tuple[dict, Path], photos: Path) -> None:
     """`thawline predict` answers real files from the registry, mostly right."""
-    _, home = run
+    _, home = demo_run
     files = [str(next((photos / name).glob("*.png"))) for name in sorted(CLASSES)]
     done = on_all_cores("predict", "--model", "stamps", *files, "--json", home=home)
     assert done.status == 0, done.err
@@ -57,7 +38,7 @@ def test_the_champion_answers_files(run: tuple[dict, Path], photos: Path) -> Non
     assert sum(label == name for label, name in zip(labels, sorted(CLASSES), strict=True)) >= 6
 
 
-def test_the_report_draws_in_a_browser(run: tuple[dict, Path], tmp_path: Path) -> None:
+def test_the_report_draws_in_a_browser(demo_run: tuple[dict, Path], tmp_path: Path) -> None:
     """A real browser shows the report's sections, and its picture is not blank."""
     from shutil import which
 
@@ -66,7 +47,7 @@ def test_the_report_draws_in_a_browser(run: tuple[dict, Path], tmp_path: Path) -
     chromium = which("chromium")
     if chromium is None:
         pytest.skip("no chromium here: apt-get install chromium")
-    result, _ = run
+    result, _ = demo_run
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
     flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}"]
     shot = tmp_path / "report.png"

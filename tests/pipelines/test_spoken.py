@@ -17,7 +17,6 @@ VOICES = ("be", "da", "es", "fr")
 def spoken() -> Path:
     """Sounds and weights out of the packages, which are kept beside the demo's photos."""
     folder = ROOT / ".thawline/demo/spoken"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     assert write_spoken(folder)["voices"] == 540
     return folder
 

@@ -8,6 +8,7 @@
 import argparse
 import base64
 import contextlib
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ import requests
 import websocket
 
 CHROMIUM = shutil.which("chromium")
+_PACKAGE = importlib.util.find_spec("axe_playwright_python")  # of which only axe-core itself is used
+AXE = Path(_PACKAGE.origin).with_name("axe.min.js") if _PACKAGE and _PACKAGE.origin else None
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--hide-scrollbars"]
 SECONDS = 120.0  # that a page may take on a busy machine
@@ -65,6 +68,13 @@ class Page:
         while not self.value(f"{LOADED} && Boolean({until})"):
             assert time.monotonic() < end, f"never: {until}"
             time.sleep(0.2)
+
+    def violations(self) -> list[str]:
+        """What axe-core finds wrong for keyboards and screen readers: rule, impact and element, one line each."""
+        assert AXE is not None, "no axe-core here: pip install --no-deps axe-playwright-python"
+        self.value(f"{AXE.read_text()}; true")
+        found = self.value("axe.run().then(({violations}) => violations)")
+        return [f"{one['id']} ({one['impact']}): {node['html']}" for one in found for node in one["nodes"]]
 
     def photograph(self, path: Path, *, whole: bool = False) -> None:
         """Write a PNG of the window, or of the whole page."""

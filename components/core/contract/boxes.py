@@ -5,7 +5,7 @@ object with that list as `boxes` and the `width` and `height` of the picture tha
 """
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +104,7 @@ def _box(given: Any) -> Box:  # noqa: ANN401 - whatever a label holds
     name, corners = given["class"], given["box"]
     if not isinstance(name, str) or not name.strip():
         raise RejectedRecord("a box has no class")
-    if not isinstance(corners, list) or len(corners) != 4 or not all(map(_is_number, corners)):  # noqa: PLR2004 - corners
+    if not isinstance(corners, list) or len(corners) != 4 or not all(map(is_number, corners)):  # noqa: PLR2004 - corners
         raise RejectedRecord("a box is not four numbers: left, top, right, bottom")
     left, top, right, bottom = map(float, corners)
     what = f"{name.strip()} {corners}"
@@ -115,8 +115,9 @@ def _box(given: Any) -> Box:  # noqa: ANN401 - whatever a label holds
     return Box(name.strip(), (left, top, right, bottom))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: object) -> bool:
+    """Return whether a value of JSON is a finite number, which a whole one of 400 digits is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _side(value: object) -> int:

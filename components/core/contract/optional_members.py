@@ -134,6 +134,10 @@ class TaskDefaults:
         """There is no simple model to compare with."""
         return []
 
+    def trivial(self, settings: Settings, examples: "Examples") -> "pd.DataFrame | None":  # noqa: ARG002 - the contract's signature
+        """The target knows the trivial model."""
+        return None
+
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":  # noqa: ARG002 - the contract's signature
         """There is nothing to see."""
         return []

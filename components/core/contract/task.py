@@ -268,6 +268,13 @@ class Task(Protocol):
         The likely strongest comes first. Optional: none.
         """
 
+    def trivial(self, settings: Settings, examples: "Examples") -> "pd.DataFrame | None":
+        """Return the answers to the test rows of the best model that learns nothing from what a record holds.
+
+        A first version has to beat it by a paired test. Optional: the one of the target's `evaluate`, which knows
+        labels alone.
+        """
+
     def thumbnails(self, contents: Sequence[bytes]) -> "Sequence[bytes | str]":
         """Return previews of raw records for the report: PNG or JPEG bytes, or text; optional: none."""
 

@@ -14,7 +14,7 @@ from itertools import accumulate
 from components.core.errors import InputError
 from components.core.sources.split_names import SPLITS
 
-# In whole parts, so that every cut is exact: 70 % train, 15 % validation of which half calibrates, 15 % test.
+# In whole parts, so that every cut is exact: 70% train, 15% validation of which half calibrates, 15% test.
 # Examples of a lineage keep their splits; only newcomers follow a change here.
 SHARES = {"train": 28, "validation": 3, "calibrate": 3, "test": 6}
 PARTS = sum(SHARES.values())
@@ -62,7 +62,7 @@ def assign(
 def assign_by_time(times: Mapping[str, str]) -> dict[str, str]:
     """Splits for data whose future is to be foretold: every training time lies before every test time.
 
-    The newest 15 % of the examples are the test, what comes before them validates and calibrates. Examples of one time
+    The newest 15% of the examples are the test, what comes before them validates and calibrates. Examples of one time
     stay together. With new data the cuts move on, and what was tested is trained on: only the order in time may not be
     broken.
 

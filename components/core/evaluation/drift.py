@@ -66,8 +66,8 @@ def examine(data: Data, features: Mapping[str, Array] | None, trained_on: Traini
 def drift(old: Array, new: Array, groups: Sequence[str], seed: int = 0) -> Drift | None:
     """The share of new rows that a domain classifier tells from old ones (Lopez-Paz & Oquab 2017), with its interval.
 
-    A new row is told apart if its score is above that of 95 % of the old rows; without a difference 5 % are. The
-    interval is the exact 95 % one of a proportion.
+    A new row is told apart if its score is above that of 95% of the old rows; without a difference 5% are. The
+    interval is the exact 95% one of a proportion.
 
     Args:
         old: Features float[n, d] of rows that the champion was trained on.

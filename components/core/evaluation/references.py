@@ -1,5 +1,6 @@
 """Simple models beside the trained one on the same test rows, and a sentence where the strongest of them is better."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -61,6 +62,16 @@ def with_references(
     return replace(known, shortfall=shortfall(known, answers, data, classes, thawed))
 
 
+def with_trivial(evaluation: Evaluation, data: Data, classes: Sequence[str]) -> Evaluation:
+    """Return an evaluation beside the task's own trivial model, if it has one."""
+    trivial = data.task.trivial(data.settings, data.examples)
+    if trivial is None:
+        return evaluation
+    training = Counter(data.examples.labels(data.rows["train"]))
+    found = data.target.evaluate(trivial, data.examples.labels(data.rows["test"]), classes, training)
+    return replace(evaluation, baseline=found.metrics, trivial=trivial)
+
+
 def shortfall(evaluation: Evaluation, answers: pd.DataFrame, data: Data, classes: Sequence[str], thawed: int) -> str:
     """Suggest in a sentence what to try if the strongest reference is better in the headline metric; else return ""."""
     metric = data.target.metrics[0]
@@ -76,7 +87,8 @@ def shortfall(evaluation: Evaluation, answers: pd.DataFrame, data: Data, classes
     reference = evaluation.references[best]
     name = "a linear probe of the same network" if best == PROBE else reference.name
     figures = f"{label(metric.name)} {own:.{DIGITS}f} against {reference.metrics[metric.name]:.{DIGITS}f}"
-    chance = "a difference within chance" if _within_chance(reference.answers, answers, data, classes) else ""
+    within = 2 * paired_p(answers, reference.answers, data, classes) > CHANCE
+    chance = "a difference within chance" if within else ""
     return (
         f"This model does not beat {name} on the {len(answers)} test rows "
         f"({', '.join(filter(None, [figures, chance]))}): try {_advice(best, data.settings, thawed)}."
@@ -94,20 +106,22 @@ def _probe(data: Data, features: Mapping[str, Array] | None, listener: Listener)
         return None
 
 
-def _within_chance(theirs: pd.DataFrame, ours: pd.DataFrame, data: Data, classes: Sequence[str]) -> bool:
-    """Return whether swapping the models' answers unit by unit gives such a difference more than 1 in 20 times."""
+def paired_p(theirs: pd.DataFrame, ours: pd.DataFrame, data: Data, classes: Sequence[str]) -> float:
+    """Return the one-sided p-value that ours is better in the headline metric: answers are swapped unit by unit.
+
+    NaN where the metric may not decide.
+    """
     metric, labels = data.target.metrics[0], data.examples.labels(data.rows["test"])
     features, figure = metric.features, metric.figure
     if features is None or figure is None:
-        return False
+        return math.nan
     known = [*classes, *sorted({name for names in data.target.names(labels) for name in names} - {*classes})]
     units = units_of(data.examples.column("group", data.rows["test"]), len(labels))
 
     def higher_is_better(sums: Array) -> Array:
         return np.asarray(metric.sign * figure(sums))
 
-    one_sided = swap_test(features(ours, labels, known), features(theirs, labels, known), higher_is_better, units)
-    return 2 * one_sided > CHANCE
+    return swap_test(features(theirs, labels, known), features(ours, labels, known), higher_is_better, units)
 
 
 def _advice(reference: str, settings: Settings, thawed: int) -> str:

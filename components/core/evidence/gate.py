@@ -15,6 +15,7 @@ from components.core.contract.metric_names import label
 from components.core.evidence.alpha_spending import Budget
 from components.core.evidence.contest import Array, Contest, Figures
 from components.core.evidence.gate_checks import (
+    BLOCKING,
     Check,
     conditions,
     method_of,
@@ -50,25 +51,33 @@ class Verdict:
     evidence: Mapping[str, Any]
 
 
-def first_version(metric: str, value: float, bound: float, trivial: float, rows: int, sign: int = 1) -> Verdict:
-    """A model without a champion has to beat the trivial model: its bound against the other's figure.
+def first_version(
+    metric: str, value: float, bound: float, trivial: float, rows: int, sign: int = 1, p: float | None = None
+) -> Verdict:
+    """A model without a champion has to beat the trivial model: its bound against the other's figure, and paired.
+
+    The bound alone takes the trivial model's figure for certain, although it varies with the test rows too.
 
     Args:
         metric: Its name.
         value: The model's figure.
-        bound: Its one-sided 95 % bound: the lower one, or the upper one where lower is better.
+        bound: Its one-sided 95% bound: the lower one, or the upper one where lower is better.
         trivial: The trivial model's figure.
         rows: Test rows.
         sign: 1 if higher is better, else -1.
+        p: One-sided p-value of a paired test against the trivial model's answers; None where these are no rows.
     """
-    accepted = sign * (bound - trivial) > 0
+    above, told = sign * (bound - trivial) > 0, p is None or p <= BLOCKING
     end, side = ("lower", "above") if sign > 0 else ("upper", "below")
     name = label(metric)
     sentence = (
-        f"First version: the {end} bound of its {name} {'is' if accepted else 'is not'} {side} the trivial model's "
+        f"First version: the {end} bound of its {name} {'is' if above else 'is not'} {side} the trivial model's "
         f"({bound:.3f} against {trivial:.3f}, {name} {value:.3f} on {rows} test rows)."
     )
-    return Verdict(accepted, sentence, "", {"rule": "baseline", "bound": bound, "baseline": trivial})
+    if p is not None and above and not told:
+        sentence += f" But row by row it is not told from the trivial model (one-sided p {p_in_words(p)})."
+    paired = {} if p is None else {"p": p}
+    return Verdict(above and told, sentence, "", {"rule": "baseline", "bound": bound, "baseline": trivial, **paired})
 
 
 def decide(contest: Contest, settings: Settings, budget: Budget, metric: str) -> Verdict:
@@ -122,7 +131,7 @@ class _Outcome:
     champion: float
     challenger: float
     gain: float  # above 0 where the challenger is better
-    interval: tuple[float, float]  # 95 %, of the gain
+    interval: tuple[float, float]  # 95%, of the gain
     p: float
     method: str
     detail: str  # for the sentence

@@ -32,7 +32,7 @@ def wins_needed(units: int, level_: float, margin: float | None = None) -> int |
 
 
 def right_needed(rows: int, trivial: float) -> int | None:
-    """The fewest right answers whose exact one-sided 95 % bound is above the trivial model's share; None: none do."""
+    """The fewest right answers whose exact one-sided 95% bound is above the trivial model's share; None: none do."""
     return _least(lambda right: exact_lower_bound(right, rows) > trivial, 1, rows)
 
 

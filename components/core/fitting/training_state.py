@@ -6,7 +6,7 @@ in a batch, and how they are augmented, follows from the seed, the epoch and the
 safetensors with JSON in its header; nothing in it is run when it is read.
 
 A state is written beside the earlier ones and gets its name, which holds its checksum, when it is complete. One whose
-content has another checksum is passed over for the one before. Writing takes at most 2 % of the time: a state is due
+content has another checksum is passed over for the one before. Writing takes at most 2% of the time: a state is due
 when the phase has run for fifty times as long as it takes to write it.
 """
 

@@ -1,10 +1,12 @@
-"""From the outputs of a detector (FCOS, RetinaNet or SSD, told by their names) to boxes.
+"""From the outputs of a detector (FCOS, RetinaNet, SSD or R-CNN, told by their names) to boxes.
 
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
+
+import torchvision  # noqa: F401 - has the operators of a detector's graph, which is loaded after this file
 
 if TYPE_CHECKING:
     from torch import Tensor

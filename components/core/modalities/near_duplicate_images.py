@@ -20,7 +20,7 @@ BITS = 256
 SIDE, LOW, KEPT = 64, 8, 16  # of the grey picture; of the coefficients that are searched by; of those that are kept
 CUTS = (0.0, 0.02, 0.05)  # cut off at each border
 WORDS = BITS // 64  # the first one holds the lowest 8 x 8 coefficients
-# Among 312 photos and 4,400 pictures of clothes, 99 % of copies that differ in at most 32 of all bits differ in at most
+# Among 312 photos and 4,400 pictures of clothes, 99% of copies that differ in at most 32 of all bits differ in at most
 # 8 of the lowest 64, and the pictures that agree there by chance are few enough to be looked at one by one.
 REACH = 8
 BANDS, BAND_BITS, BAND_REACH = 4, 16, REACH // 4  # of 4 bands, one differs in at most a quarter of the bits

@@ -5,6 +5,7 @@ A description that somebody else wrote stays as it is: ours end with a line that
 
 import math
 from contextlib import suppress
+from itertools import starmap
 
 from components.core.contract.metric_names import heading, label
 from components.core.registry import versions
@@ -87,10 +88,17 @@ def _figures(result: RunResult) -> str:
     for name, value in metrics.items():
         low, high, trivial = (metrics.get(key, math.nan) for key in (f"{name}_low", f"{name}_high", f"baseline_{name}"))
         if math.isfinite(low) and math.isfinite(high) and math.isfinite(trivial):
-            rows.append(f"| {heading(name)} | {value:.3f} | {low:.3f} to {high:.3f} | {trivial:.3f} |")
+            rows.append([heading(name), f"{value:.3f}", f"{low:.3f} to {high:.3f}", f"{trivial:.3f}"])
+    if not rows:
+        return ""
     return "\n".join(
-        ["| on the test rows | | 95 % interval | trivial model |", "|---|---|---|---|", *rows] if rows else []
+        [_row("on the test rows", "", "95% interval", "trivial model"), "|---|---|---|---|", *starmap(_row, rows)]
     )
+
+
+def _row(*cells: str) -> str:
+    """A row of a table; MLflow's style leaves no space between columns, so the cells bring it."""
+    return f"| {' | '.join(f'{cell}&nbsp;&nbsp;' for cell in cells)} |"
 
 
 def _link(model: str, version: str) -> str:

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from components.core.contract.boxes import Box, Boxes
+from components.core.contract.boxes import Box, Boxes, is_number
 from components.core.errors import InputError, RejectedRecord
 from components.core.sources import folders
 from components.core.sources.places import Place
 
 COCO = ("annotations.json", "_annotations.coco.json", "instances.json")
 VOC, PICTURES = "Annotations", ("JPEGImages", "images", ".")
+DIGITS = 20  # of a side in pixels, spaces included: of thousands Python reads no number
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -73,7 +74,7 @@ def _coco(folder: Place, path: str) -> Iterator[Annotated]:
                 f"{file} has no list of {name}, which COCO's format has.", "Export it as COCO object detection."
             )
     images, annotations, categories = parts.values()
-    names = {category.get("id"): category.get("name") for category in categories or []}
+    names = {_id(category, "id"): category.get("name") for category in categories or []}
     own: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for annotation in annotations or []:
         own[_id(annotation, "image_id")].append(annotation)
@@ -101,10 +102,10 @@ def _id(row: Mapping[str, Any], name: str) -> str:
 def _coco_label(
     image: Mapping[str, Any],
     annotations: Sequence[Mapping[str, Any]],
-    names: Mapping[Any, Any],
+    names: Mapping[str, Any],
     repeated: set[str],
 ) -> str:
-    if not image.get("file_name"):
+    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
         raise RejectedRecord("the picture has no file name")
     boxes = []
     for annotation in annotations:
@@ -112,16 +113,14 @@ def _coco_label(
             raise RejectedRecord(f"two boxes have one id: {_id(annotation, 'id')}")
         if annotation.get("iscrowd"):
             raise RejectedRecord("a box is marked as a crowd, whose things can't be counted")
-        category = annotation.get("category_id")
-        name = names.get(category) if isinstance(category, int | str) else None
+        name = names.get(_id(annotation, "category_id"))
         if not isinstance(name, str) or not name.strip():
-            raise RejectedRecord(f"a box has an unknown class: category {category}")
+            raise RejectedRecord(f"a box has an unknown class: category {annotation.get('category_id')}")
         corners = annotation.get("bbox")
-        numbers = isinstance(corners, list) and all(isinstance(x, int | float) for x in corners)
-        if not isinstance(corners, list) or not numbers or len(corners) != 4:  # noqa: PLR2004 - of a box
+        if not isinstance(corners, list) or len(corners) != 4 or not all(map(is_number, corners)):  # noqa: PLR2004 - of a box
             raise RejectedRecord("a box is not four numbers: left, top, width, height")
         left, top, width, height = map(float, corners)
-        if not all(map(math.isfinite, corners)) or width <= 0 or height <= 0:
+        if width <= 0 or height <= 0:
             raise RejectedRecord(f"a box has no area: {name} {corners}")
         boxes.append(Box(folders.as_label(name), (left, top, left + width, top + height)))
     size = (image.get("width"), image.get("height"))
@@ -183,7 +182,7 @@ def _voc_label(tree: Element) -> str:
         left, top, right, bottom = (_number(corners.findtext(s) if corners is not None else "") for s in sides)
         boxes.append(Box(folders.as_label(name), (left, top, right, bottom)))
     size = [tree.findtext(f"size/{side}") or "" for side in ("width", "height")]
-    told = [int(side) if side.strip().isdecimal() else 0 for side in size]
+    told = [int(side) if side.strip().isdecimal() and len(side) <= DIGITS else 0 for side in size]
     return Boxes(boxes, *(told if all(told) else (0, 0))).text()
 
 

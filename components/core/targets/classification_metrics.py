@@ -44,7 +44,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the served model's answers on the test rows for the report.
 
-    Each metric has a 95 % bootstrap interval over rows. The baseline answers every row with the majority class of the
+    Each metric has a 95% bootstrap interval over rows. The baseline answers every row with the majority class of the
     training labels, and with their frequencies as probabilities. Balanced accuracy is the mean recall of the classes
     that occur in `labels`; macro-F1 also counts classes that only occur in answers; the Brier score sums over the
     classes (Brier 1950), so it lies between 0 and 2. A label that is not among the classes counts as a wrong answer
@@ -226,8 +226,8 @@ def _ece_interval(ece: float, resampled: Array, confidence: Array) -> tuple[floa
     Noise only raises ECE and resampling adds noise, so percentiles never reach the 0 of a calibrated model. The basic
     interval takes that bias out but still misses 0 about half the time; hence the test for calibration (consistency
     resampling, Broecker & Smith 2007): each answer is drawn right with the probability that it claims. In 120 to 300
-    simulations each, at 47, 200 and 1,000 rows, the result held the truth in 95 to 97 % for calibrated models, but in
-    85 to 94 % only, short of the nominal 95 %, for models whose logits were 1.2 to 3 times too large.
+    simulations each, at 47, 200 and 1,000 rows, the result held the truth in 95 to 97% for calibrated models, but in
+    85 to 94% only, short of the nominal 95%, for models whose logits were 1.2 to 3 times too large.
     """
     generator, bins = np.random.default_rng(0), _bins(confidence)
     members = sparse.csr_array((np.ones(len(bins)), (bins, np.arange(len(bins)))), shape=(BINS, len(bins)))

@@ -104,7 +104,7 @@ class Detection:
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
-        """Average precision as COCO has it, by class and by size, and F1 of sure boxes; 95 % bootstrap over pictures.
+        """Average precision as COCO has it, by class and by size, and F1 of sure boxes; 95% bootstrap over pictures.
 
         The trivial model gives every picture the boxes that find the most things in the training pictures, see
         `frequent_boxes`.
@@ -136,6 +136,7 @@ class Detection:
             metrics={name: metrics[name] for name in ordered},
             intervals={name: intervals[name] for name in ordered if name in intervals},
             baseline={name: baseline[name] for name in ordered if baseline.get(name, np.nan) >= 0},  # no NaN
+            trivial=constant,
             bound=float(np.nanquantile(drawn[MAP.name], 0.05)),
             per_class=_per_class(matched, coco.by_class, known),
             precision_recall=_curve(coco.curve),

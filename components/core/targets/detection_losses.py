@@ -1,4 +1,4 @@
-"""Losses of detectors, by torchvision: FCOS's, RetinaNet's and SSD's; the names of the outputs tell which one.
+"""Losses of detectors, by torchvision: FCOS's, RetinaNet's, SSD's, R-CNN's; the names of the outputs tell which one.
 
 Torchvision has matching and losses as methods of modules, of which they read the attributes that stand here alone.
 """
@@ -18,6 +18,7 @@ from torchvision.models.detection.retinanet import (
     RetinaNetHead,
     RetinaNetRegressionHead,
 )
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
@@ -51,12 +52,16 @@ _RETINANET = SimpleNamespace(proposal_matcher=Matcher(0.5, 0.4, allow_low_qualit
 
 _SSD = SimpleNamespace(box_coder=BoxCoder(DELTA_WEIGHTS["ssd"]), neg_to_pos_ratio=NEGATIVES)
 _SSD_MATCHER = SSDMatcher(0.5)
+_PROPOSALS = SimpleNamespace(box_coder=BoxCoder(DELTA_WEIGHTS["retinanet"]), neg_to_pos_ratio=NEGATIVES)
+_PICKED = SimpleNamespace(proposal_matcher=Matcher(0.5, 0.5, allow_low_quality_matches=False))
 
 
 def loss_of(outputs: Mapping[str, Tensor]) -> DetectionLoss:
     """Return the loss for outputs of this kind."""
     if "bbox_ctrness" in outputs:
         return fcos_loss
+    if "objectness" in outputs:
+        return two_step_loss
     return ssd_loss if "background" in outputs else retinanet_loss
 
 
@@ -76,11 +81,47 @@ def retinanet_loss(outputs: Mapping[str, Tensor], things: Things, anchors: Seque
 
 def ssd_loss(outputs: Mapping[str, Tensor], things: Things, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
     """Cross-entropy of classes and of nothing, with hard negatives, and smooth L1 loss of boxes."""
+    return _with_hard_negatives(_SSD, outputs, outputs["background"], things, anchors)
+
+
+def two_step_loss(outputs: Mapping[str, Tensor], things: Things, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Faster R-CNN's: of the boxes that the first step picks, and of the class and the box of each of these.
+
+    The first step learns from hard negatives, as SSD, and the second from all boxes, in place of random samples: so
+    the loss of a picture is the same each time, and in each of several processes.
+
+    Args:
+        outputs: Of both steps, see `networks.detection.two_steps`.
+        things: Of each picture.
+        anchors: The boxes that were picked, float[P, 4] of each picture.
+    """
+    first = {"cls_logits": outputs["objectness"], "bbox_regression": outputs["proposal_regression"]}
+    anything = [{**one, "labels": torch.zeros_like(one["labels"])} for one in things]
+    places = [*(outputs["first_anchors"] * SCALE)]
+    picked = _with_hard_negatives(_PROPOSALS, first, torch.zeros_like(outputs["objectness"]), anything, places)
+    names, boxes = ([one[key] for one in things] for key in ("labels", "boxes"))
+    matched, labels = RoIHeads.assign_targets_to_proposals(_PICKED, anchors, boxes, [one + 1 for one in names])
+    goals = [
+        own[match] if len(own) else torch.zeros_like(places)
+        for own, match, places in zip(boxes, matched, anchors, strict=True)
+    ]
+    moves = BoxCoder(DELTA_WEIGHTS["ssd"]).encode(goals, list(anchors))
+    logits = torch.cat([outputs["background"], outputs["cls_logits"]], dim=2).flatten(0, 1)
+    # one box for all classes, where torchvision has one for each
+    said = outputs["bbox_regression"].flatten(0, 1).repeat(1, logits.shape[1])
+    classes, regression = fastrcnn_loss(logits, said, labels, moves)
+    return {"classes": classes, "boxes": regression, **{f"first_{name}": part for name, part in picked.items()}}
+
+
+def _with_hard_negatives(
+    kind: SimpleNamespace, outputs: Mapping[str, Tensor], nothing: Tensor, things: Things, anchors: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """SSD's loss, where `nothing` [B, A, 1] is the score that there is no thing."""
     matched = [
         _SSD_MATCHER(box_iou(one["boxes"], own)) if len(one["boxes"]) else torch.full_like(own[:, 0], -1).long()
         for one, own in zip(things, anchors, strict=True)
     ]
-    logits = torch.cat([outputs["background"], outputs["cls_logits"]], dim=2)
+    logits = torch.cat([nothing, outputs["cls_logits"]], dim=2)
     shifted = [{**one, "labels": one["labels"] + 1} for one in things]
-    found: dict[str, Tensor] = SSD.compute_loss(_SSD, shifted, {**outputs, "cls_logits": logits}, anchors, matched)
+    found: dict[str, Tensor] = SSD.compute_loss(kind, shifted, {**outputs, "cls_logits": logits}, anchors, matched)
     return found

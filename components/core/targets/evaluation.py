@@ -35,12 +35,14 @@ class Evaluation:
     """Figures of one served model on the test rows."""
 
     metrics: Mapping[str, float]  # the headline metric first
-    intervals: Mapping[str, tuple[float, float]]  # 95 %, for each headline number
+    intervals: Mapping[str, tuple[float, float]]  # 95%, for each headline number
     baseline: Mapping[str, float]  # the same metrics of the trivial model
+    # its answers to the test rows, for a paired test; None where bound and baseline decide alone
+    trivial: pd.DataFrame | None = field(default=None, kw_only=True)
     # by what the names of their metrics begin with in MLflow: `probe`, and `reference` for the task's own
     references: Mapping[str, Reference] = field(default_factory=dict, kw_only=True)
     shortfall: str = field(default="", kw_only=True)  # in a sentence, which of them the model does not beat; or empty
-    bound: float  # one-sided 95 % bound of the target's metric, on the side of the worse figures
+    bound: float  # one-sided 95% bound of the target's metric, on the side of the worse figures
     per_class: pd.DataFrame | None = None  # class, support, then any figures, the last of which ranks the classes
     confusion: np.ndarray[Any, Any] | None = None  # counts[true, predicted], in the order of the classes
     reliability: pd.DataFrame | None = None  # bin, confidence, right (share of the answers), count
@@ -58,7 +60,7 @@ def by_sums(
     labels: Sequence[str],
     classes: Sequence[str],
 ) -> Evaluation:
-    """Return metrics that may decide with 95 % bootstrap intervals over rows, beside those of a trivial model.
+    """Return metrics that may decide with 95% bootstrap intervals over rows, beside those of a trivial model.
 
     Args:
         metrics: The headline first; all with features and figure.
@@ -83,4 +85,4 @@ def by_sums(
         intervals[metric.name] = interval(drawn)
         baseline[metric.name] = float(metric.figure(metric.features(constant, labels, classes).sum(0)[None])[0])
         bounds.append(float(np.nanquantile(drawn, 0.05 if metric.higher_is_better else 0.95)))
-    return Evaluation(values, intervals, baseline, bound=bounds[0])
+    return Evaluation(values, intervals, baseline, bound=bounds[0], trivial=constant)

@@ -103,7 +103,7 @@ class MultiLabel:
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
-        """F1, subset accuracy and mean average precision with 95 % bootstrap intervals over rows.
+        """F1, subset accuracy and mean average precision with 95% bootstrap intervals over rows.
 
         Micro-F1 counts all labels of all rows together, macro-F1 is the mean over the labels, subset accuracy the share
         of rows whose list is answered exactly. The trivial model always gives the labels whose micro-F1 on the training
@@ -124,6 +124,10 @@ class MultiLabel:
         constant, shares = _constant(training, known)
         trivial = _metrics(_features(true, np.broadcast_to(constant, true.shape)).sum(0)[None])
         flat = _mean_average_precision(true, np.broadcast_to(shares, true.shape))(order)
+        always = {
+            "labels": [name for name, given in zip(known, constant, strict=True) if given],
+            "probabilities": dict(zip(known, shares.tolist(), strict=True)),
+        }
         return Evaluation(
             metrics={**{name: float(v[0]) for name, v in metrics.items()}, MEAN_AVERAGE_PRECISION: precision(order)},
             intervals={
@@ -131,6 +135,7 @@ class MultiLabel:
                 MEAN_AVERAGE_PRECISION: bootstrap_interval(precision, len(true), RESAMPLES),
             },
             baseline={**{name: float(v[0]) for name, v in trivial.items()}, MEAN_AVERAGE_PRECISION: flat},
+            trivial=pd.DataFrame([always] * len(true)),
             bound=float(np.quantile(resampled[METRICS[0].name], 0.05)),
             per_class=_per_class(true, given, known),
             mistakes=_mistakes(true, given, chances, known),

@@ -113,9 +113,10 @@ class NextItem:
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
-        """NDCG and hit rate with 95 % bootstrap intervals over users; of new and old users and items apart; coverage.
+        """NDCG and hit rate with 95% bootstrap intervals over users; of new and old users and items apart; coverage.
 
-        The trivial model gives everybody the items that are the most frequent in training, those that they have too.
+        From labels alone, the trivial model gives everybody the items that are the most frequent in training, those
+        that they have too; the task's leaves these out.
 
         Raises:
             ValueError: There are no test rows.

@@ -87,7 +87,7 @@ class Regression:
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
-        """Errors with 95 % bootstrap intervals over rows, beside a model that always answers the training mean.
+        """Errors with 95% bootstrap intervals over rows, beside a model that always answers the training mean.
 
         `coverage` is the share of rows whose number lies in the answer's interval; the trivial model's interval holds
         the middle nine tenths of the training labels.
@@ -110,6 +110,7 @@ class Regression:
             metrics={name: float(value[0]) for name, value in metrics.items()},
             intervals={name: interval(values) for name, values in resampled.items()},
             baseline={name: float(value[0]) for name, value in baseline.items()},
+            trivial=trivial,
             bound=float(np.nanquantile(resampled["r2"], 0.05)),
             numbers=pd.DataFrame({"true": true, "predicted": predicted}),
             mistakes=[Mistake(int(i), f"{true[i]:.4g}", f"{predicted[i]:.4g}", None) for i in worst],

@@ -126,7 +126,7 @@ class Transcription:
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
-        """Error rates with 95 % bootstrap intervals over utterances, and the utterances with the most errors.
+        """Error rates with 95% bootstrap intervals over utterances, and the utterances with the most errors.
 
         The trivial model answers every utterance alike: see `_trivial`.
 

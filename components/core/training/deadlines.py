@@ -1,7 +1,7 @@
 """Deadlines of training, which stops with the best so far: a budget from the run's start, and one for each step.
 
-Evaluation and registration keep a part of the run's budget, so the rest is the time to train. The search stops at 70 %
-of it and the head phase at 85 %; a step that ends early leaves its time to the next one.
+Evaluation and registration keep a part of the run's budget, so the rest is the time to train. The search stops at 70%
+of it and the head phase at 85%; a step that ends early leaves its time to the next one.
 """
 
 import math

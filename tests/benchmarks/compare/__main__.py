@@ -5,7 +5,7 @@ Parts:
   2  the first number of head epochs, then 1, 2 and 3 stages thawed
   3  fastai's fine_tune, Lightning's BackboneFinetuning and Thawline with their own defaults: time to accuracy
   4  a search: Thawline, and Optuna around the plain loop
-  5  next week: 5 % new data
+  5  next week: 5% new data
   6  a run without any change: seconds until it says skipped
   7  growth: time and peak memory of Thawline by the number of pictures
   8  the limit: one pass below the line and the top's arithmetic at the machine's own speed

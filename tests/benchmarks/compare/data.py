@@ -1,7 +1,7 @@
 """The pictures of the comparison: Fashion-MNIST out of a Debian package, and the demo's stamps; prepared by Thawline.
 
 Fashion-MNIST keeps its own test split: the test rows are the first of t10k, and no other picture of it is used. The
-sizes and the 5 % of new data are nested: a larger set holds the smaller one, with the same validation and test rows.
+sizes and the 5% of new data are nested: a larger set holds the smaller one, with the same validation and test rows.
 """
 
 import gzip

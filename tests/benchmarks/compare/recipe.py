@@ -32,7 +32,7 @@ HEAD_RATE, THAW_RATE, WEIGHT_DECAY = 3e-3, 2e-4, 1e-2
 def settings_of(image_size: int, head_epochs: int, thaw_epochs: int, **more: Any) -> Settings:
     """The recipe in Thawline's terms: one rate for all thawed layers and the head, no dropout, nothing augmented.
 
-    Everybody warms up over 10 % of a phase's steps, then follows half a cosine; nobody stops early.
+    Everybody warms up over 10% of a phase's steps, then follows half a cosine; nobody stops early.
     """
     recipe = {
         "image_size": image_size,

@@ -21,7 +21,7 @@ from components.core.searching.studies import open_study
 from components.core.searching.trials import MAX_THAWED_STAGES, suggest
 from components.core.settings import Hyperparameters, Settings
 from components.core.storage import home_folder
-from components.core.tracking.service import connection
+from components.core.tracking.service import local_store
 from components.core.training.phase import build_network, train_phase
 from components.search import search
 from tests.benchmarks.compare import plain
@@ -33,7 +33,7 @@ STAGES = 9  # of EfficientNet-Lite0
 def thawline(dataset: Path, settings: Settings) -> dict[str, Any]:
     """Thawline's search with its own number of workers; the best trial is trained once more, off the clock."""
     key = run_folder.new_run_key()
-    connection.migrate()
+    local_store.migrate()
     home_folder.write_text(run_folder.run_folder(key) / "settings.json", settings.to_json())
     data = open_data(dataset, settings)
     clock = Clock()

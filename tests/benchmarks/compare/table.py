@@ -112,7 +112,7 @@ def _search(runs: Mapping[int, Any]) -> Section:
 
 
 def _week(runs: Mapping[int, Any]) -> Section:
-    section = Section("5", "Next week: 5 % new data", ("phases", "first run", "second run", "second over first"))
+    section = Section("5", "Next week: 5% new data", ("phases", "first run", "second run", "second over first"))
     for mark, name in (("head", "head"), ("thaw2", "head, then 2 stages thawed")):
         pairs = [
             [systems[OWN]["result"][turn]["marks"][mark]["seconds"] for turn in ("first", "second")]

@@ -36,7 +36,7 @@ def main() -> None:
         home = options.home or temporary
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         found = []
-        print("salt  accuracy  95 % interval     promoted  seconds")
+        print("salt  accuracy  95% interval      promoted  seconds")
         for salt in range(options.salts):
             begin = time.monotonic()
             result = run(options.source, salt, home)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.quality.penalty_study FOLDER --sets fortunes stamps --divisions 6 --image-size 128
 
-The rows of a set are divided at random, several times: 77.5 % fit the head, 7.5 % calibrate it, and the others test it;
+The rows of a set are divided at random, several times: 77.5% fit the head, 7.5% calibrate it, and the others test it;
 groups stay whole. Prints the chosen strengths C, and the accuracy and the calibrated log loss on the test rows for both
 ways, with the mean paired difference and its standard error over the divisions, which overlap.
 """

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.quality.resize_study FOLDER [--sets stamps photos …] [--sizes 160 224] [--splits 5]
 
-Prints mean accuracy and log loss with their standard errors over random stratified splits, 30 % of each to test; in the
+Prints mean accuracy and log loss with their standard errors over random stratified splits, 30% of each to test; in the
 last line the means over all sets and sizes, with the standard error over those. Splits are the same for all modes, so
 differences are paired. Features are kept in FOLDER, as are the sets.
 """

@@ -81,7 +81,7 @@ def run(source: Path, home: Path, options: str) -> dict[str, Any]:
 
 
 def row(name: str, head: Mapping[str, Any], thawed: Mapping[str, Any], loop: Mapping[str, Any]) -> str:
-    """A line of the table; the task's metric with its 95 % interval."""
+    """A line of the table; the task's metric with its 95% interval."""
     metric = head["metric"]
 
     def figure(result: Mapping[str, Any], prefix: str = "") -> str:

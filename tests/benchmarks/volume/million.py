@@ -3,7 +3,7 @@
 Texts of twelve words in ten classes, one in fifty a near-duplicate of the one before; a tiny frozen network and a
 solved head, so that the product's own work is measured and not a network's. Each step is a process of its own. Two
 runs follow each other; the model of the second one, with other settings, is compared with the champion on the locked
-test rows, 15 % of all.
+test rows, 15% of all.
 
     python -m tests.benchmarks.volume.million 10000 100000 1000000
 """

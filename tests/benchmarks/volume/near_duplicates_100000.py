@@ -1,7 +1,7 @@
 """Near-duplicates among 100,000 pictures: `python -m tests.benchmarks.volume.near_duplicates_100000 [COUNT]`.
 
 Synthetic scenes, one in ten with a compressed, smaller copy. Prints pictures hashed a second, seconds of the search for
-all pairs, and of the search for a week's 5 % of new ones, with the share of copies that were found.
+all pairs, and of the search for a week's 5% of new ones, with the share of copies that were found.
 """
 
 import sys

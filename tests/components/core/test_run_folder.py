@@ -147,6 +147,18 @@ def test_temporary_files_of_a_killed_run_are_found_from_elsewhere(
     assert not left.exists()
 
 
+def test_temporary_files_of_a_run_killed_behind_its_result_go_with_the_next_one(home: Path, tmp_path: Path) -> None:
+    """Those of a run whose process lives stay."""
+    for name, started in (("gone", "1"), ("lives", "")):
+        run_folder.take_lease(name)
+        lease = run_folder.run_folder(name) / "lease.json"
+        facts = {**json.loads(lease.read_text()), "temporary": str(tmp_path / f"thawline-{name}")}
+        lease.write_text(json.dumps(facts | {"started": started or facts["started"]}))
+        (tmp_path / f"thawline-{name}").mkdir()
+    run_folder.clear_all()
+    assert [path.name for path in tmp_path.glob("thawline-*")] == ["thawline-lives"]
+
+
 def test_run_keys_never_repeat() -> None:
     """Two runs that start within one second have different keys."""
     assert len({run_folder.new_run_key() for _ in range(50)}) == 50

@@ -1,6 +1,7 @@
 """The next item of a user, out of a table of interactions."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from components.core.contract.task import load_task
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
 from components.core.errors import InputError
+from components.core.evaluation.references import paired_p, with_trivial
+from components.core.evidence.gate import first_version
 from components.core.fitting.data import Data, open_data
 from components.core.run_folder import new_run_key
 from components.core.settings import Settings
+from components.core.targets.next_item import ndcg
 from components.core.training.checkpoints import load_checkpoint, save_checkpoint
 from components.core.training.phase import base_network, train_phase
 from components.core.training.warm_start import start_from
@@ -85,6 +89,23 @@ def test_answers_leave_out_the_longest_history(tmp_path: Path) -> None:
         str(tmp_path / "walks.csv"), settings({"history": "20"}), tmp_path / "short", Lineage("0"), lambda *_: None
     )
     assert short.note.endswith("answers may repeat old items of 40 histories")
+
+
+def test_what_is_popular_and_not_there_is_no_first_version(tmp_path: Path) -> None:
+    """Answers that only leave out what the user has are refused, by bound and paired; those of transitions are not."""
+    data = opened(tmp_path, settings(), users=60)
+    labels, classes = data.examples.labels(data.rows["test"]), data.examples.classes
+    training = Counter(data.examples.labels(data.rows["train"]))
+    trivial = recommendation.trivial(data.settings, data.examples)
+    (_, transitions), *_ = recommendation.references(data.settings, data.examples)
+    for answers, accepted in ((trivial, False), (transitions, True)):
+        found = with_trivial(data.target.evaluate(answers, labels, classes, training), data, classes)
+        assert found.trivial is not None
+        assert found.baseline["ndcg_at_10"] == pytest.approx(ndcg(trivial, labels))
+        p = paired_p(found.trivial, answers, data, classes)
+        assert (p <= 0.05) == accepted
+        figures = found.metrics["ndcg_at_10"], found.bound, found.baseline["ndcg_at_10"]
+        assert first_version("ndcg_at_10", *figures, len(labels), p=p).accepted == accepted
 
 
 def test_bad_rows_stop_a_run_where_they_are_many(tmp_path: Path) -> None:

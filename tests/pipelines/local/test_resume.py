@@ -75,7 +75,7 @@ def test_a_run_that_would_go_on_is_foreseen(form: str, tracked_home: Path, capsy
         assert (facts["goes_on"], facts["steps"]) == (key, ["fine_tune", "evaluate", "register"])
     else:
         assert re.fullmatch(
-            r"Would go on with the run of .*, which ended in train_head; --fresh starts anew\.\n"
+            r"Would resume the run of .*, which ended in train_head; --fresh starts over\.\n"
             r"Steps: fine_tune, evaluate, register\n",
             printed,
         )

@@ -1,6 +1,7 @@
 """The interface, and the manifest for KServe that names it."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pipelines.serving.app import Limits, build
 from pipelines.serving.following import Following
 from pipelines.serving.interface_page import interface_page
 from pipelines.serving.loading import Loaded
+from tests.support.browser import AXE, CHROMIUM, browser
 from tests.support.command import ROOT
 
 
@@ -41,6 +43,19 @@ def test_the_page_fetches_nothing_and_trusts_no_text(interface: dict[str, Any]) 
     assert all(f"<code>{path}</code>" in page for path in interface["paths"])
     assert not re.search(r"<script|<link|<img|(src|href)=.https?:|url\(|<b>|<i>", page)
     assert "http://&lt;i&gt;/predict" in page
+    assert "<code>inputs</code>" in page
+    assert "`" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None or AXE is None, reason="chromium, and pip install --no-deps axe-playwright-python")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_keyboards_and_screen_readers_reach_the_page(interface: dict[str, Any], tmp_path: Path, *, dark: bool) -> None:
+    """axe-core finds nothing on it, on a phone either."""
+    (tmp_path / "docs.html").write_text(interface_page(interface, "image", "http://127.0.0.1:8080/"))
+    with browser() as page:
+        page.open((tmp_path / "docs.html").as_uri(), width=390, height=800, dark=dark)
+        assert page.violations() == []
 
 
 def test_the_manifest_for_kserve_starts_the_server(paths: dict[str, Any]) -> None:

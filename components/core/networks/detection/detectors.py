@@ -54,7 +54,7 @@ class Predictor(Protocol):
 
         Returns:
             `cls_logits` [B, A, C] and `bbox_regression` [B, A, 4] as in torchvision's detectors; of FCOS `bbox_ctrness`
-            [B, A, 1], and of SSD `background` [B, A, 1] too.
+            [B, A, 1], and of SSD `background` [B, A, 1] too. One of two steps gives those of `two_steps.Outputs`.
         """
 
 
@@ -116,7 +116,8 @@ class DetectionHead(nn.Module):
         levels = [self.dropout(level) for level in self.pyramid(maps).values()]
         found: dict[str, Tensor] = self.predictor(levels)
         size = flow["size"]
-        return {**found, "anchors": self.anchors.expand(size.shape[0], -1, -1), "size": size}
+        # two steps give boxes of their own in place of the anchors
+        return {"anchors": self.anchors.expand(size.shape[0], -1, -1), **found, "size": size}
 
 
 def detection_head(maps: Maps, width: int, depth: int, classes: int, dropout: float) -> DetectionHead:
@@ -153,7 +154,7 @@ def build_maps(name: str, weights: str, image_size: int = 0) -> Maps:
 def rebuild_maps(name: str, preprocessing: Any, config: Mapping[str, Any]) -> Maps:  # noqa: ANN401 - of a checkpoint
     """The backbone of a checkpoint, with random weights."""
     if is_whole(name):
-        return _of_whole(build_whole(name, "none", preprocessing["size"]))
+        return _of_whole(build_whole(name, "none", preprocessing["size"], config))
     return _mapped(rebuild_backbone(name, preprocessing, config), name)
 
 

@@ -1,4 +1,4 @@
-"""Recommendation without a network, for comparison with one: popularity, item-kNN, EASE and counts of transitions."""
+"""Recommendation without a network, for comparison with one: item-kNN, EASE and transitions; trivially, popularity."""
 
 import json
 from collections import defaultdict
@@ -44,6 +44,13 @@ def answers(examples: Examples) -> list[tuple[str, pd.DataFrame]]:
     return [(name, pd.DataFrame(answer(model, contents, examples.classes))) for name, model, _ in found]
 
 
+def popular(examples: Examples) -> pd.DataFrame:
+    """Return the answers to the test rows of what is most popular in training, without what the user has."""
+    counts = np.bincount(np.concatenate(training_sequences(examples)), minlength=len(examples.classes))
+    model = Model("popularity", counts, 0.0, 0)
+    return pd.DataFrame(answer(model, examples.contents(examples.rows("test")), examples.classes))
+
+
 def compare(examples: Examples) -> list[tuple[str, Model, float]]:
     """The best of each kind by the validation rows: its name, itself, and its NDCG there."""
     sequences, classes = training_sequences(examples), examples.classes
@@ -75,8 +82,6 @@ def fitted(sequences: Sequence[Sequence[int]], size: int) -> Iterator[Model]:
     users = np.repeat(np.arange(len(sequences)), [len(own) for own in sequences])
     items = np.concatenate([np.asarray(own, dtype=np.int64) for own in sequences])
     had = sparse.csr_matrix((np.ones(len(items)), (users, items)), shape=(len(sequences), size))
-    popularity = np.asarray(had.sum(0)).ravel()
-    yield Model("popularity", popularity, 0.0, 0)
     near = neighbors(had, size if size <= MOST_ITEMS else NEIGHBORS)
     yield from (Model("item-kNN with decay", near, decay, 0) for decay in DECAYS)
     if size <= MOST_ITEMS:

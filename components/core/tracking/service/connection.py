@@ -4,15 +4,11 @@ import difflib
 import functools
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import mlflow
-from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
@@ -20,7 +16,7 @@ from mlflow.utils.rest_utils import http_request
 from components.core.errors import InputError
 from components.core.machine import identity
 from components.core.storage import home_folder
-from components.core.tracking.service.relocation import relocate
+from components.core.tracking.service import local_store
 from components.core.tracking.service.server import (
     CHECK_SECONDS,
     WRITING,
@@ -79,7 +75,7 @@ def open_store() -> None:
     if is_server(home_folder.tracking_uri()):
         check_server()
     else:
-        migrate()
+        local_store.migrate()
 
 
 def check_server(model: str = "") -> None:
@@ -140,33 +136,6 @@ def explained() -> Iterator[None]:
         if known is None:
             raise
         raise known from error
-
-
-def migrate() -> None:
-    """Bring the local store to this version's schema and to where it lies, once: steps that start together would race.
-
-    A home that was moved or copied has this version's schema, and the paths of where it was.
-    """
-    uri = home_folder.tracking_uri()
-    if not uri.startswith("sqlite:///"):
-        return
-    database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.with_suffix(".lock")):
-        if home_folder.store_is_current(database):
-            return
-        if database.exists() and not home_folder.has_current_schema(database):
-            subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
-        made = not database.exists()
-        try:
-            client().search_experiments(max_results=1)  # creates the tables of a new store
-        except Exception:
-            if made:  # half of them can't be migrated later
-                database.unlink(missing_ok=True)
-            raise
-        if database == home_folder.home() / "mlflow.db":
-            relocate(home_folder.home())
-        home_folder.mark_store_current(database)
 
 
 def experiment(model: str) -> str:

@@ -24,6 +24,7 @@ def label(*corners: float, name: object = "cat") -> str:
         (label(1, 2, 3), "not four numbers"),
         (json.dumps([{"box": [1, 2, 3, "x"], "class": "cat"}]), "not four numbers"),
         ('[{"box": [1, 2, 3, NaN], "class": "cat"}]', "not four numbers"),
+        (label(1, 2, 10**400, 4), "not four numbers"),
         (label(1, 2, 3, 4, name=" "), "no class"),
         (label(1, 2, 3, 4, name=7), "no class"),
         (label(5, 2, 3, 4), "swapped corners"),

@@ -78,6 +78,7 @@ def test_the_smallest_task_is_completed() -> None:
     assert list(task.thumbnails([b"1,2"])) == []
     assert list(task.drawn([b"1,2"], ["1"], pd.DataFrame())) == []
     assert list(task.references(settings, Any)) == []  # type: ignore[arg-type]  # nobody looks
+    assert task.trivial(settings, Any) is None  # type: ignore[arg-type]  # as above
     assert not task.augments(settings)
     assert task.build is smallest_task.build
     assert task.serving_code == Path(smallest_task.__file__)

@@ -11,7 +11,7 @@ def rows(number: int, shift: float, seed: int) -> np.ndarray:
 
 
 def test_rows_of_the_same_kind_are_not_told_apart() -> None:
-    """Of 300 new rows about 5 % are above the mark that 5 % of the old ones are above; the interval holds it."""
+    """Of 300 new rows about 5% are above the mark that 5% of the old ones are above; the interval holds it."""
     found = drift(rows(600, 0, 1), rows(300, 0, 2), [""] * 900)
     assert found is not None
     assert found.low <= 0.05 <= found.high

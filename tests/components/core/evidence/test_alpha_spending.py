@@ -72,7 +72,7 @@ def horizon(alpha: float, looks: int) -> list[Budget]:
 def promoted(rows: int, discordance: float, levels: list[float]) -> float:
     """Share of simulated half years in which an equal challenger is promoted at least once.
 
-    The test set grows by 5 % a look and keeps its rows, with the champion's answers to them: a champion that was lucky
+    The test set grows by 5% a look and keeps its rows, with the champion's answers to them: a champion that was lucky
     on them stays so. Every look has its own challenger, as good as the champion, that answers a share otherwise.
     """
     generator = np.random.default_rng(rows * 100 + round(discordance * 100))
@@ -112,7 +112,7 @@ def test_without_a_budget_half_of_the_half_years_go_wrong() -> None:
 
 @pytest.mark.parametrize(("looks", "gain"), [(1, 0.023), (4, 0.028), (26, 0.034)])
 def test_a_better_model_is_promoted_with_the_promised_power(looks: int, gain: float) -> None:
-    """Gains that the documentation's table has told with 80 % on 1,000 rows pass the whole gate as often."""
+    """Gains that the documentation's table has told with 80% on 1,000 rows pass the whole gate as often."""
     generator, settings = np.random.default_rng(looks), Settings(gate_horizon=looks)
     budget, accepted = horizon(0.05, looks)[0], 0
     for _ in range(SERIES):

@@ -226,8 +226,18 @@ def test_a_first_version_has_to_beat_the_trivial_model() -> None:
     assert "is not above the trivial model's (0.500 against 0.500" in refused.sentence
 
 
+def test_a_first_version_has_to_be_told_from_the_trivial_model_row_by_row() -> None:
+    """A bound above the other's figure is not enough where the paired test does not tell the two apart."""
+    refused = first_version("ndcg", 0.6, 0.55, 0.5, 50, p=0.07)
+    assert not refused.accepted
+    assert refused.sentence.endswith("But row by row it is not told from the trivial model (one-sided p = 0.0700).")
+    assert refused.evidence["p"] == 0.07
+    assert first_version("ndcg", 0.6, 0.55, 0.5, 50, p=0.05).accepted
+    assert not first_version("ndcg", 0.6, 0.5, 0.5, 50, p=0.05).accepted
+
+
 def test_few_rows_without_a_loss_show_no_non_inferiority() -> None:
-    """Resamples of 50 rows with a win and no loss hold no loss either, as 8 % do of a model that is worse by 0.03."""
+    """Resamples of 50 rows with a win and no loss hold no loss either, as 8% do of a model that is worse by 0.03."""
     some = contest(1, 0, right=45, wrong=4)
     ones = np.ones(50)
     sides = [np.stack([side, ones], axis=1) for side in (some.champion, some.challenger)]
@@ -281,7 +291,7 @@ def test_errors_are_compared_by_permutation() -> None:
 def test_an_equal_model_is_seldom_promoted() -> None:
     """Of 200 challengers that differ from the champion by noise only, about one in twenty wins, as alpha says."""
     wins = sum(judged(graded(0.0, rows=40, seed=seed)).accepted for seed in range(200))
-    assert wins <= 18  # 5 % of 200, and three standard errors
+    assert wins <= 18  # 5% of 200, and three standard errors
 
 
 def test_a_fall_of_a_slice_holds_a_better_model_back() -> None:

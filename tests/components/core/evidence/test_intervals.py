@@ -22,7 +22,7 @@ def test_bootstrap_interval_agrees_with_scipy() -> None:
 
 
 def test_bootstrap_interval_covers_the_truth() -> None:
-    """In 300 samples of 100 rows the 95 % interval of a proportion holds the truth in 91 to 98 of 100."""
+    """In 300 samples of 100 rows the 95% interval of a proportion holds the truth in 91 to 98 of 100."""
     generator = np.random.default_rng(0)
     samples = generator.random((300, 100)) < 0.7
     covered = 0
@@ -63,7 +63,7 @@ def test_interval_leaves_undefined_resamples_out() -> None:
 
 @pytest.mark.parametrize(("successes", "n"), [(1, 1), (5, 10), (40, 47), (47, 47), (900, 1000)])
 def test_exact_lower_bound_is_clopper_pearson(successes: int, n: int) -> None:
-    """The bound is the proportion at which so many successes or more have probability 5 %."""
+    """The bound is the proportion at which so many successes or more have probability 5%."""
     bound = exact_lower_bound(successes, n)
     assert stats.binom.sf(successes - 1, n, bound) == pytest.approx(0.05)
     peer = stats.binomtest(successes, n, alternative="greater").proportion_ci(0.95, method="exact").low

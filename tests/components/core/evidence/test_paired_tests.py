@@ -73,7 +73,7 @@ def test_scores_of_other_rows_are_refused() -> None:
 @settings(deadline=None)
 @given(counts)
 def test_the_interval_excludes_nothing_exactly_where_the_test_rejects(drawn: tuple[int, int, int]) -> None:
-    """Inverted from the exact test: 0 lies outside the 90 % interval if and only if a one-sided p is at most 0.05."""
+    """Inverted from the exact test: 0 lies outside the 90% interval if and only if a one-sided p is at most 0.05."""
     wins, losses, ties = drawn
     found = Counts(wins, losses, wins + losses + ties)
     low, high = difference_interval(found, 0.9)

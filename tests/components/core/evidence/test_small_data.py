@@ -53,7 +53,7 @@ def test_few_rows_are_told_with_what_helps() -> None:
     "rows", [Rows(200, 200, 200, 0.2), Rows(9, 5000, 5000, None), Rows(40, 40, 40, 0.2, exact=False)]
 )
 def test_enough_rows_are_no_news(rows: Rows) -> None:
-    """Nothing is said where a challenger needs 5 % of the rows or less, or where the answers are no counts."""
+    """Nothing is said where a challenger needs 5% of the rows or less, or where the answers are no counts."""
     assert sentence(rows, Settings()) == ""
 
 

@@ -32,8 +32,8 @@ COPIES = {
     "smaller": lambda picture: picture.resize((100, 75)),
     "larger": lambda picture: picture.resize((480, 360)),
     "compressed": compressed,
-    "2 % cropped": lambda picture: cropped(picture, 0.02),
-    "3 % cropped": lambda picture: cropped(picture, 0.03),
+    "2% cropped": lambda picture: cropped(picture, 0.02),
+    "3% cropped": lambda picture: cropped(picture, 0.03),
     "brighter": lambda picture: picture.point(lambda value: min(255, int(value * 1.05))),
 }
 

@@ -18,7 +18,7 @@ def test_a_run_says_what_it_came_to(toy_home: PlainRun) -> None:
     assert run.info.run_name == f"version 1, champion: toy {toy_home.run_key}"
     note = run.data.tags[tag_names.NOTE]
     assert result.reason in note
-    assert f"| Accuracy | {result.metrics['accuracy']:.3f} |" in note
+    assert f"| Accuracy&nbsp;&nbsp; | {result.metrics['accuracy']:.3f}&nbsp;&nbsp; |" in note
     assert "(#/models/toy/versions/1)" in note
     version = client.get_model_version("toy", "1").description
     assert result.reason in version

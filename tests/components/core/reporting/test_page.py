@@ -227,7 +227,7 @@ def test_the_report_states_the_evidence(html: str) -> None:
     assert "probability 0.020" in text
     assert "This was look 1 of 1" in text
     assert "falls by more than 0.05 in class food" in text
-    assert "can tell apart 30.0 % of the 60 rows" in text
+    assert "can tell apart 30.0% of the 60 rows" in text
     assert "1 training and validation rows are contradicted" in text
     assert "saved about 1 min 02 s" in text
     cells = "".join(text.split())  # a table's cells have nothing between them

@@ -6,7 +6,7 @@ import pytest
 
 from components.core.reporting.page import render
 from tests.components.core.reporting.test_page import sample
-from tests.support.browser import CHROMIUM, Page, browser
+from tests.support.browser import AXE, CHROMIUM, Page, browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]
 OPEN = "#numbers .scroll, #classes .scroll, #data .scroll, #cost .scroll"  # tables that are not folded
@@ -51,3 +51,28 @@ def test_a_figure_is_not_larger_than_it_is_read(page: Page, address: str) -> Non
     widths = page.value("[...document.querySelectorAll('.chart svg')].map(one => one.getBoundingClientRect().width)")
     assert widths
     assert max(widths) <= 620
+
+
+@pytest.mark.skipif(AXE is None, reason="no axe-core here: pip install --no-deps axe-playwright-python")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_keyboards_and_screen_readers_reach_everything(width: int, *, dark: bool, page: Page, address: str) -> None:
+    """axe-core finds nothing: names, contrast, headings, landmarks, and what has to be scrolled takes the focus."""
+    page.open(address, width=width, height=900, dark=dark)
+    assert page.violations() == []
+
+
+def test_a_table_is_sorted_by_keyboard(page: Page, address: str) -> None:
+    """Enter on a column's heading sorts the rows, and says so to screen readers; again, the other way round."""
+    page.open(address, width=1400, height=900)
+    rows = "[...document.querySelectorAll('#classes table.full tbody tr:not(.sum)')]"
+    enter = {"key": "Enter", "code": "Enter", "text": "\r", "windowsVirtualKeyCode": 13}
+    found = []
+    for way in ("ascending", "descending"):
+        page.value("document.querySelector('#classes table.full th button').focus()")
+        for kind in ("keyDown", "keyUp"):
+            page.ask("Input.dispatchKeyEvent", type=kind, **enter)
+        assert page.value("document.querySelector('#classes th[aria-sort]').ariaSort") == way
+        found.append(page.value(f"{rows}.map(row => row.cells[0].innerText)"))
+    assert found[0] == sorted(found[0])
+    assert found[1] == found[0][::-1]

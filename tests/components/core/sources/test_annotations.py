@@ -73,6 +73,9 @@ def test_a_task_for_other_labels_is_refused(shown: list[Shown], tmp_path: Path) 
         ({"bbox": [1, 2, 3, -4]}, "no area"),
         ({"bbox": [1, 2, 3]}, "not four numbers: left, top, width, height"),
         ({"bbox": None}, "not four numbers"),
+        ({"bbox": [1, 2, 10**400, 4]}, "not four numbers"),
+        ({"category_id": True}, "unknown class: category True"),
+        ({"category_id": [1]}, r"unknown class: category [1]"),
         ({"category_id": 99}, "unknown class: category 99"),
         ({"category_id": None}, "unknown class: category None"),
         ({"iscrowd": 1}, "marked as a crowd"),
@@ -93,7 +96,11 @@ def test_a_broken_annotation_of_coco_is_a_fault(
 
 @pytest.mark.parametrize(
     ("change", "reason", "count"),
-    [({"id": 0}, "two pictures have one id: 0", 2), ({"file_name": None}, "the picture has no file name", 1)],
+    [
+        ({"id": 0}, "two pictures have one id: 0", 2),
+        ({"file_name": None}, "the picture has no file name", 1),
+        ({"file_name": ["a"]}, "the picture has no file name", 1),
+    ],
 )
 def test_a_broken_picture_of_coco_is_a_fault(
     change: dict[str, Any], reason: str, count: int, shown: list[Shown], tmp_path: Path
@@ -103,6 +110,13 @@ def test_a_broken_picture_of_coco_is_a_fault(
     content["images"][-1] |= change
     found = [fault for fault in faults(write_coco(tmp_path, content)) if "not listed" not in fault]
     assert found == [reason] * count
+
+
+def test_a_category_of_coco_may_have_any_id(shown: list[Shown], tmp_path: Path) -> None:
+    """A list as an id, which is in no other annotation, stops nothing."""
+    content = coco(shown)
+    content["categories"].append({"id": [1], "name": "none"})
+    assert not faults(write_coco(tmp_path, content))
 
 
 def test_a_missing_picture_is_rejected_when_it_is_read(shown: list[Shown], tmp_path: Path) -> None:
@@ -152,6 +166,15 @@ def test_a_broken_annotation_of_voc_is_a_fault(
     (tmp_path / "Annotations" / "003.xml").write_bytes(tostring(tree))
     (fault,) = faults(tmp_path)
     assert reason in fault
+
+
+def test_a_size_of_thousands_of_digits_is_none(shown: list[Shown], tmp_path: Path) -> None:
+    """Python reads no such number, and the picture has a size of its own."""
+    write_voc(tmp_path, shown)
+    tree = voc(shown[-1])
+    changed("size/width", "9" * 5000)(tree)
+    (tmp_path / "Annotations" / "003.xml").write_bytes(tostring(tree))
+    assert not faults(tmp_path)
 
 
 @pytest.mark.parametrize(

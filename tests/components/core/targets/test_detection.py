@@ -59,22 +59,28 @@ def test_answers_are_boxes_in_pixels() -> None:
 
 
 def of_anchors(kind: str, sure: float = 6.0) -> dict[str, Tensor]:
-    """Outputs of RetinaNet or SSD that say the labels: each thing at an anchor of its own size beside its place."""
+    """Outputs of RetinaNet, SSD or R-CNN that say the labels: each thing at an anchor or proposal near it."""
     places = squares(GRIDS)
     anchors, logits = places.repeat(3, 1, 1), torch.full((3, len(places), 2), -8.0)
     background, deltas = torch.full((3, len(places), 1), sure), torch.zeros(3, len(places), 4)
-    coder = BoxCoder(DELTA_WEIGHTS[kind])
+    objectness, moves = background.neg(), torch.zeros(3, len(places), 4)
+    coder, first = (
+        BoxCoder(DELTA_WEIGHTS[one]) for one in ("retinanet" if kind == "retinanet" else "ssd", "retinanet")
+    )
     for row, things in enumerate(TARGET.targets(LABELS, CLASSES)):
         for at, (name, *corners) in enumerate(things[things[:, 0] >= 0].tolist()):
             box = torch.tensor([corners])
             anchors[row, at] = box + 0.01
             deltas[row, at] = coder.encode_single(box, anchors[row, at : at + 1])
             logits[row, at, int(name)], background[row, at] = sure + name / 10, -8.0
+            objectness[row, at], moves[row, at] = sure, first.encode_single(box, anchors[row, at : at + 1])
     found = {"cls_logits": logits, "bbox_regression": deltas, "anchors": anchors, "size": SIZES}
-    return {**found, "background": background} if kind == "ssd" else found
+    found |= {} if kind == "retinanet" else {"background": background}
+    steps = {"objectness": objectness, "proposal_regression": moves, "first_anchors": anchors.clone()}
+    return found | (steps if kind == "rcnn" else {})
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "ssd"])
+@pytest.mark.parametrize("kind", ["retinanet", "ssd", "rcnn"])
 def test_other_kinds_of_detectors_say_boxes_too(kind: str) -> None:
     """Outputs without centers are deltas of anchors; with a background, classes exclude each other."""
     found = answers(of_anchors(kind), {"classes": CLASSES, "threshold": 0.5})
@@ -83,13 +89,15 @@ def test_other_kinds_of_detectors_say_boxes_too(kind: str) -> None:
     assert [row["sure"] for row in found] == [2, 1, 0]
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "ssd"])
+@pytest.mark.parametrize("kind", ["retinanet", "ssd", "rcnn"])
 def test_other_kinds_of_detectors_have_their_own_loss(kind: str) -> None:
     """Right outputs cost less than outputs of other classes, and the gradient reaches classes and boxes."""
     targets, right = TARGET.targets(LABELS, CLASSES), of_anchors(kind)
     wrong = {**right, "cls_logits": right["cls_logits"].flip(2)}
     wrong["bbox_regression"] = right["bbox_regression"] + 0.1
-    learned = [name for name in wrong if name in ("cls_logits", "bbox_regression", "background")]
+    if kind == "rcnn":
+        wrong["objectness"], wrong["proposal_regression"] = -right["objectness"], right["proposal_regression"] + 0.1
+    learned = [name for name in wrong if name not in ("anchors", "first_anchors", "size")]
     for name in learned:
         wrong[name] = wrong[name].clone().requires_grad_()
     loss = TARGET.loss(wrong, targets)
@@ -97,6 +105,18 @@ def test_other_kinds_of_detectors_have_their_own_loss(kind: str) -> None:
     assert all(float(wrong[name].grad.abs().sum()) > 0 for name in learned)
     assert float(loss.detach()) > float(TARGET.loss(right, targets))
     assert TARGET.validate(right, targets)["map"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_both_steps_have_a_loss_of_their_own() -> None:
+    """The first step loses by missing a thing, the second by a wrong class, or by any class where there is nothing."""
+    targets, right = TARGET.targets(LABELS, CLASSES), of_anchors("rcnn")
+    least = float(TARGET.loss(right, targets))
+    assert float(TARGET.loss({**right, "objectness": -right["objectness"]}, targets)) > least + 1
+    assert float(TARGET.loss({**right, "cls_logits": right["cls_logits"].flip(2)}, targets)) > least + 0.1
+    said = right["cls_logits"].clone()
+    said[2] = 9.0  # of the picture that shows nothing
+    assert float(TARGET.loss({**right, "cls_logits": said}, targets)) > least + 0.5
+    assert float(TARGET.loss(right, targets)) == least  # nothing is drawn
 
 
 def test_the_lower_of_two_boxes_of_one_thing_is_dropped() -> None:

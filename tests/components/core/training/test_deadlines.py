@@ -37,7 +37,7 @@ def test_without_limits_there_is_no_deadline(tracked_home: Path) -> None:
 
 @pytest.mark.parametrize(("step", "share"), [("search", 0.7), ("train_head", 0.85), ("fine_tune", 1.0)])
 def test_all_steps_share_the_runs_budget(step: str, share: float, tracked_home: Path) -> None:
-    """The budget counts from the run's start; 15 % is left for evaluation and registration."""
+    """The budget counts from the run's start; 15% is left for evaluation and registration."""
     seconds, name = left(step, "k", started("k", 600, max_minutes=60))
     assert seconds == pytest.approx(share * 0.85 * 3600 - 600, abs=30)
     assert name == "its share of --max-minutes 60"

@@ -1,5 +1,7 @@
 """Recommendation without a network: each model on data where its answer is known."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -7,7 +9,9 @@ from scipy import sparse
 from components.core.data.examples import Examples
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
+from components.core.inference.recommendation import history
 from components.core.settings import Settings
+from components.core.targets.next_item import ndcg
 from components.core.targets.references import interaction_models
 from components.core.targets.references.interaction_models import (
     Model,
@@ -16,6 +20,7 @@ from components.core.targets.references.interaction_models import (
     compare,
     fitted,
     neighbors,
+    popular,
     training_sequences,
     transitions,
 )
@@ -49,13 +54,11 @@ def test_old_items_weigh_less() -> None:
 
 
 def test_every_kind_is_fitted() -> None:
-    """Popularity, item-kNN, EASE and transitions, each with several strengths."""
+    """Item-kNN, EASE and transitions, each with several strengths."""
     models = [*fitted([[0, 1], [0, 2]], 4)]
     assert {model.name for model in models} == {
-        *("popularity", "item-kNN with decay", "EASE with decay", "transition counts within 20 steps")
+        *("item-kNN with decay", "EASE with decay", "transition counts within 20 steps")
     }
-    popular = next(model for model in models if model.name == "popularity")
-    assert answer(popular, [b'{"items": []}'], CLASSES)[0]["scores"] == [2, 1, 1, 0]
 
 
 def test_neighbors_are_the_cosine_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +84,18 @@ def test_windows_join_to_sequences(examples: Examples) -> None:
 def test_the_strongest_by_validation_comes_first(examples: Examples) -> None:
     """On walks along a map, transitions are best, and far above popularity; the test rows are answered."""
     figures = {name: figure for name, _, figure in compare(examples)}
+    trivial = ndcg(popular(examples), examples.labels(examples.rows("test")))
     found = answers(examples)
     assert [name for name, _ in found] == sorted(figures, key=lambda name: -figures[name])
     assert found[0][0] == "transition counts within 20 steps"
-    assert figures[found[0][0]] > figures["popularity"] + 0.2
-    assert [len(some) for _, some in found] == [60] * 4
+    assert figures[found[0][0]] > trivial + 0.2
+    assert [len(some) for _, some in found] == [60] * 3
+
+
+def test_the_most_popular_items_are_those_that_the_user_does_not_have(examples: Examples) -> None:
+    """Every user gets one order of all items, by how many have them in training, without the own ones."""
+    rows, counts = examples.rows("test"), Counter(item for own in training_sequences(examples) for item in own)
+    order = sorted(range(len(examples.classes)), key=lambda item: (-counts[item], item))
+    for said, content in zip(popular(examples)["items"], examples.contents(rows), strict=True):
+        had = {*history(content)}
+        assert said == [name for name in (examples.classes[item] for item in order) if name not in had][: len(said)]

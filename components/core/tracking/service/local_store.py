@@ -1,0 +1,64 @@
+"""Make the SQLite store of a home, and bring it to the schema of the installed MLflow."""
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+from filelock import FileLock
+
+from components.core.errors import InputError
+from components.core.storage import home_folder
+from components.core.tracking.service.relocation import relocate
+
+
+def migrate() -> None:
+    """Bring the local store to this version's schema and to where it lies, once: steps that start together would race.
+
+    A home that was moved or copied has this version's schema, and the paths of where it was. The tables are made and
+    changed in a copy that takes the store's place when it is complete: SQLite can't roll a migration back, and half of
+    one can't be migrated again.
+
+    Raises:
+        InputError: MLflow can't migrate the store.
+    """
+    uri = home_folder.tracking_uri()
+    if not uri.startswith("sqlite:///"):
+        return
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_suffix(".lock")):
+        if home_folder.store_is_current(database):
+            return
+        if not home_folder.has_current_schema(database):
+            part = database.with_name(f".{database.name}.part")
+            part.unlink(missing_ok=True)  # of a command that was killed
+            try:
+                _upgrade(database, part) if database.exists() else _make(part)
+                part.replace(database)
+            finally:
+                part.unlink(missing_ok=True)
+        if database == home_folder.home() / "mlflow.db":
+            relocate(home_folder.home())
+        home_folder.mark_store_current(database)
+
+
+def _make(part: Path) -> None:
+    mlflow.MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)  # it creates what is not there
+
+
+def _upgrade(database: Path, part: Path) -> None:
+    with closing(sqlite3.connect(database)) as old, closing(sqlite3.connect(part)) as new:
+        old.backup(new)
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{part}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        lines = ["no reason given", *done.stdout.splitlines(), *done.stderr.splitlines()]
+        reason = next((line for line in reversed(lines) if "Error: " in line), lines[-1])
+        raise InputError(
+            f"MLflow {version('mlflow')} can't migrate the store {database}: {reason}",
+            "Move the file to another folder; the next run makes a new one.",
+        )

@@ -1,0 +1,55 @@
+"""The SQLite store of a home is made and migrated whole, or not at all."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from components.core.errors import InputError
+from components.core.storage import home_folder
+from components.core.tracking.service import connection, local_store
+
+
+def test_a_store_whose_making_was_cut_short_is_made_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the tables never lie under the store's name, where no later command could migrate them."""
+
+    def half(uri: str) -> mlflow.MlflowClient:
+        with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+            database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow, "MlflowClient", half)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # as after a kill
+        with pytest.raises(KeyboardInterrupt):
+            local_store.migrate()
+    assert [path.name for path in home.glob("*mlflow.db*")] == [".mlflow.db.part"]
+    local_store.migrate()
+    assert home_folder.store_is_ready()
+    assert connection.client().search_experiments()
+    assert not list(home.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_store_of_another_version_keeps_its_runs(tracked_home: Path) -> None:
+    """A store that no command of this version has seen is migrated with what it holds."""
+    connection.client().create_experiment("toy")
+    (tracked_home / "mlflow.version").write_text("1.0.0 elsewhere")
+    local_store.migrate()
+    assert home_folder.store_is_ready()
+    assert connection.client().get_experiment_by_name("toy")
+
+
+@pytest.mark.slow
+def test_a_store_that_can_not_be_migrated_stays_as_it_is(home: Path) -> None:
+    """The sentence has MLflow's reason, and what to do with the file."""
+    home.mkdir()
+    with closing(sqlite3.connect(home / "mlflow.db")) as database:
+        database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+    before = (home / "mlflow.db").read_bytes()
+    with pytest.raises(InputError, match=r"can't migrate the store .*Error: ") as error:
+        local_store.migrate()
+    assert "another folder" in error.value.hint
+    assert (home / "mlflow.db").read_bytes() == before
