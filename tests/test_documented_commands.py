@@ -46,6 +46,8 @@ OTHERS = {  # programs of others: their lines are not parsed, files of the repos
     "done": "of the shell",
     "pre-commit": "runs ruff and mypy",
     "git": "version control",
+    "uv": "installs packages",
+    "touch": "of coreutils",
 }
 # Made by the line itself, or by a worked example.
 MADE = ("docker/.env", "docker/torch-cpu.txt", "tests/components/tasks/test_point_classification.py")
@@ -246,6 +248,7 @@ NOT_RUN = {  # with the reason
     r"\S+: thawline (submit|schedule)": "needs a cluster; tests/pipelines/kubeflow speaks with a fake one",
     r"\S+: thawline doctor --cluster": "as above",
     r"kubeflow: export": "the address of a cluster",
+    r"quick-start: (uv|touch)": "installs gigabytes; `make install` does by pip, from the same lock",
     r"\S+: kubectl": "needs a cluster; tests/docker checks the manifests",
     r"image: make lock-image": "asks an index of packages for the versions of a day",
     r"notifications: export": "the address of a webhook; tests/components/core/reporting/test_webhook.py has one",

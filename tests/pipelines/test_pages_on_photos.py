@@ -57,11 +57,12 @@ def folder(demo_run: tuple[dict[str, Any], Path], photos: Path, tmp_path_factory
 
 
 def test_the_page_on_predictions(folder: Path) -> None:
-    """Answers, a Parquet file, a heat map and an ONNX file come of the commands as pasted, with the shown answer."""
-    _, as_json = (shell(fence, folder) for fence in fences_of("predict-and-serve", "thawline predict")[:2])
-    assert as_json in fences(ROOT / "docs/predict-and-serve.md")
-    shell("\n".join(fences_of("predict-and-serve", "thawline explain crow", "thawline export")), folder)
-    assert all((folder / name).stat().st_size for name in ("crow-explained.png", "stamps.onnx"))
+    """An answer as JSON and a heat map come of the commands as pasted, with the answer that the page shows."""
+    (as_json,) = (fence for fence in fences_of("predict-and-serve", "thawline predict") if "| jq" in fence)
+    assert shell(as_json, folder) in fences(ROOT / "docs/predict-and-serve.md")
+    (explain,) = fences_of("predict-and-serve", "thawline explain crow")
+    shell(explain, folder)
+    assert (folder / "crow-explained.png").stat().st_size
 
 
 def test_the_page_without_thawline(folder: Path) -> None:
