@@ -6,6 +6,7 @@ half gigabyte that the exporter takes, and leaves the interpreter to others.
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,6 +29,9 @@ def write(archive: Path, target: Path) -> None:
         RuntimeError: The exporter can't write it, or it is larger than one file may be.
     """
     import onnx
+
+    with suppress(ModuleNotFoundError):
+        import torchvision  # noqa: F401 - has operators that a detector's graph may hold
 
     try:
         with quiet():

@@ -3,7 +3,6 @@
 This file travels with a served model and is loaded where Thawline is not installed, so it imports nothing from here.
 """
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,9 @@ if TYPE_CHECKING:  # torch costs seconds; checking pictures needs none of it
 
 # Pillow's own limit: a quarter of a gigabyte as RGB.
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
-HALVED = 2**25  # pixels, above which half the width and height are more than enough for a network
-DETAIL = 2  # times the network's input that a JPEG's width and height keep when it is decoded for it
+# Pixels above which half the width and height are more than enough for a network; times the network's input that a
+# JPEG's width and height keep when it is decoded for it.
+HALVED, DETAIL = 2**25, 2
 FULL_SIZE = "full_size"  # of a picture's `info`: width and height of what was decoded, in pixels
 WHITE = (255, 255, 255)
 _LEAST_SIDE, _STRIP = 1024, 2**20  # of a halved picture; pixels that are converted at a time
@@ -168,7 +168,7 @@ def _enough(size: tuple[int, int], preprocessing: Mapping[str, Any] | None) -> t
         return side, side
     whole = preprocessing["mode"] == "pad"
     scale = side / max(size) if whole else max(preprocessing["resize"] * DETAIL, side) / min(size)
-    return math.ceil(size[0] * scale), math.ceil(size[1] * scale)
+    return int(np.ceil(size[0] * scale)), int(np.ceil(size[1] * scale))
 
 
 def _decoded(picture: ImageFile.ImageFile, enough: tuple[int, int], *, halved: bool) -> Image.Image:

@@ -101,6 +101,25 @@ def test_a_reader_travels_to_another_process_as_its_folder(tmp_path: Path) -> No
     assert copy.contents(range(5)) == [contents[id_] for id_ in copy.ids(range(5))]
 
 
+def test_a_footer_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard that was closed is opened again by the footer that is known, and gives the same records."""
+    monkeypatch.setattr(module, "SHARD_ROWS", 20)
+    monkeypatch.setattr(module, "OPEN_SHARDS", 1)
+    monkeypatch.setattr(module, "KEPT_GROUPS", 1)
+    contents = write(tmp_path)
+    examples, known = Examples(tmp_path), list[bool]()
+    opened = pq.ParquetFile
+
+    def noted(path: Path, *, memory_map: bool, metadata: pq.FileMetaData | None) -> pq.ParquetFile:
+        known.append(metadata is not None)
+        return opened(path, memory_map=memory_map, metadata=metadata)
+
+    monkeypatch.setattr(pq, "ParquetFile", noted)
+    for _ in range(2):
+        assert examples.contents(range(100)) == [contents[id_] for id_ in examples.ids(range(100))]
+    assert known == 4 * [False] + 4 * [True]
+
+
 def test_shards_of_an_earlier_attempt_are_removed(tmp_path: Path) -> None:
     """Writing again into the folder of a cut-off attempt leaves no stale shard."""
     (tmp_path / "shards").mkdir()
