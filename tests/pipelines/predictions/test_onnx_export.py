@@ -8,8 +8,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torchvision.ops import roi_align
 
 from components.core.compute import onnx_graphs
+from components.core.networks.network import Network
+from components.core.registry import serving
+from pipelines.predictions.onnx_export import write_graph
 from tests.support.command import call
 from tests.support.plain import PlainRun
 
@@ -54,6 +58,23 @@ def test_outputs_that_differ_are_not_written(
     assert answer.status == 1
     assert "its outputs differ from PyTorch's by" in answer.err
     assert [*tmp_path.glob("*.onnx")] == []
+
+
+def test_a_graph_with_an_operator_of_torchvision_is_written(tmp_path: Path) -> None:
+    """The process that writes it knows the operators that a detector's graph holds, and pools alike."""
+
+    class Pooled(torch.nn.Module):
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            row = torch.arange(maps.shape[0])[:, None].to(maps.dtype)
+            return roi_align(maps, torch.cat([row, row.new_tensor([[1.0, 1, 6, 5]]).expand(maps.shape[0], -1)], 1), 2)
+
+    given, network = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), Pooled()
+    archive = tmp_path / serving.ARCHIVE
+    archive.parent.mkdir(parents=True)
+    serving.export_network(Network([], network, {}), given, archive)
+    write_graph(tmp_path, tmp_path / "pooled.onnx")
+    graph = onnx_graphs.session(tmp_path / "pooled.onnx", 1, network(given))
+    assert onnx_graphs.check_equal(graph, network, given) < onnx_graphs.PARITY
 
 
 @pytest.mark.parametrize("wrong", ["value", "type"])
