@@ -8,6 +8,7 @@ test rows, 15% of all.
     python -m tests.benchmarks.volume.million 10000 100000 1000000
 """
 
+import argparse
 import json
 import os
 import resource
@@ -156,4 +157,6 @@ if __name__ == "__main__":
         used = resource.getrusage(resource.RUSAGE_SELF)
         print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
     else:
-        main([*map(int, sys.argv[1:])] or NUMBERS)
+        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("records", nargs="*", type=int, default=NUMBERS, help="how many (default: %(default)s)")
+        main(parser.parse_args().records)
