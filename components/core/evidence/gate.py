@@ -75,7 +75,7 @@ def first_version(
         f"({bound:.3f} against {trivial:.3f}, {name} {value:.3f} on {rows} test rows)."
     )
     if p is not None and above and not told:
-        sentence += f" But row by row it is not told from the trivial model (one-sided p {p_in_words(p)})."
+        sentence += f" But row by row it can't be told apart from the trivial model (one-sided p {p_in_words(p)})."
     paired = {} if p is None else {"p": p}
     return Verdict(above and told, sentence, "", {"rule": "baseline", "bound": bound, "baseline": trivial, **paired})
 

@@ -148,7 +148,7 @@ def test_boxes_go_the_whole_way(shapes: Path, tracked_home: Path, tmp_path: Path
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Precision and recall" in page
     assert not run.accepted
-    assert "But row by row it is not told from the trivial model" in run.result["reason"]
+    assert "But row by row it can't be told apart from the trivial model" in run.result["reason"]
     served = load_pyfunc(tmp_path / "run" / "served")
     picture = shapes.parent / "images" / "000.png"
     answer = served.predict(pd.DataFrame({"image": [picture.read_bytes()]})).iloc[0]
