@@ -230,7 +230,9 @@ def test_a_first_version_has_to_be_told_from_the_trivial_model_row_by_row() -> N
     """A bound above the other's figure is not enough where the paired test does not tell the two apart."""
     refused = first_version("ndcg", 0.6, 0.55, 0.5, 50, p=0.07)
     assert not refused.accepted
-    assert refused.sentence.endswith("But row by row it can't be told apart from the trivial model (one-sided p = 0.0700).")
+    assert refused.sentence.endswith(
+        "But row by row it can't be told apart from the trivial model (one-sided p = 0.0700)."
+    )
     assert refused.evidence["p"] == 0.07
     assert first_version("ndcg", 0.6, 0.55, 0.5, 50, p=0.05).accepted
     assert not first_version("ndcg", 0.6, 0.5, 0.5, 50, p=0.05).accepted
