@@ -29,11 +29,11 @@ def main() -> None:
         importlib.import_module(library)
     from components.core import run_folder
     from components.core.settings import Settings
-    from components.core.tracking.service import connection
+    from components.core.tracking.service import local_store
     from components.detect_changes import detect_changes
     from components.prepare_data import prepare_data
 
-    connection.migrate()
+    local_store.migrate()
     settings, run_key = Settings(model="smoke", weights="none").to_json(), run_folder.new_run_key()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "pictures"
