@@ -1,5 +1,6 @@
 """Fixed seeds, a home folder of its own for every test, and runs of the DAG that several tests look at."""
 
+import ctypes
 import gc
 import os
 import random
@@ -27,6 +28,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; threads that wait
 # Fixtures that cost a session much: their tests stay on one of several workers, each group on one of its own.
 # The engine comes first: a worker that has it keeps others from it to its end, so no test of it may go elsewhere.
 GROUPS = {"engine": "engine", "mlflow_server": "services", "postgres": "services", "_whole_run": "whole run"}
+
+MEMORY = 2 * 1024**3  # bytes of a process
 
 
 @pytest.hookimpl(wrapper=True)
@@ -94,6 +97,19 @@ def _seeds_fixed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(mode=False)
+
+
+@pytest.fixture(autouse=True)
+def _memory_goes_back() -> Iterator[None]:
+    """Return freed memory to the system where a process has more than 2 GB: two workers reached 10 GB each.
+
+    Networks that were built and dropped leave cycles, and holes in glibc's heap, which keeps them.
+    """
+    yield
+    statm, trim = Path("/proc/self/statm"), getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim and statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MEMORY:
+        gc.collect()
+        trim(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
