@@ -55,7 +55,9 @@ def _close(run_key: str) -> None:
     run_folder.clear(run_key)
     # only the model's name is needed, and settings of an older version may have other names
     model = json.loads((run_folder.run_folder(run_key) / "settings.json").read_text())["model"]
-    result_of(model, run_key, endings.FAILED).write(run_key)
+    pipelines = queries.find_runs(model, run_key, "pipeline")
+    ended = any(run.info.status == "FINISHED" for run in pipelines)  # killed after that, before its result
+    result_of(model, run_key, endings.SUCCEEDED if ended else endings.FAILED).write(run_key)
 
 
 def result_of(model: str, run_key: str, state: str) -> RunResult:

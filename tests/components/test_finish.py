@@ -147,6 +147,20 @@ def test_an_abandoned_run_is_closed_by_the_next(tracked_home: Path) -> None:
     assert json.loads((run_folder.run_folder("dead") / "result.json").read_text())["status"] == "failed"
 
 
+def test_a_run_killed_right_before_its_result_was_written_has_succeeded(tracked_home: Path) -> None:
+    """Its model is registered and MLflow says FINISHED: the next exit handler writes what became of it."""
+    done = runs.pipeline_run("done", SETTINGS).info.run_id
+    connection.client().set_tag(done, tag_names.VERSION, "1")
+    connection.client().set_terminated(done, "FINISHED")
+    (run_folder.run_folder("done") / "settings.json").write_text(SETTINGS.to_json())
+    (run_folder.run_folder("done") / "lease.json").write_text('{"pid": 999999999, "started": "1"}')
+    runs.pipeline_run("next", SETTINGS)
+    finish(SETTINGS.to_json(), "next", "FAILED")
+    result = RunResult.read("done")
+    assert result is not None
+    assert (result.status, result.version) == ("succeeded", "1")
+
+
 def test_an_injected_run_is_adopted(tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the environment brings a run for the step, it is used, and its parent becomes the pipeline's."""
     parent = runs.create("theirs", "", "toy", "", None)

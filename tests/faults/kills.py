@@ -208,7 +208,7 @@ def survived(
         status, took = whole(home, arguments)
         spent += took
         kills[-1].again = _done(home, before)
-    differs = [f"exit status {status}"] if status else _differences(expected, outcome(home))
+    differs = _differences(expected, outcome(home)) if _results(home) and not status else [f"exit status {status}"]
     lost = max(0.0, spent - seconds) / max(1, sum(bool(kill.hit) for kill in kills))
     for kill in kills:
         kill.lost, kill.share, kill.differs = lost, lost / seconds, differs
