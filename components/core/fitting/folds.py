@@ -13,11 +13,17 @@ from components.core.fitting.data import Data
 Array: TypeAlias = np.ndarray[Any, Any]
 
 FEW = 1_000  # training and validation rows, below which folds of them are held out
+ENOUGH = 5_000  # of which the validation split alone can tell
 
 
 def few(data: Data) -> bool:
     """Return whether the validation split is too small to decide by, so that folds are held out."""
     return len(data.rows["train"]) + len(data.rows["validation"]) < FEW
+
+
+def enough(data: Data) -> bool:
+    """Return whether the validation split alone can judge a thawed network; otherwise a third of the rows does."""
+    return len(data.rows["train"]) + len(data.rows["validation"]) > ENOUGH
 
 
 def fold_of_rows(units: Sequence[str], strata: Sequence[str], count: int, purpose: str = "") -> Array:

@@ -3,9 +3,10 @@
 import math
 import time
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.core.contract.listener import Callbacks, Deadline
 from components.core.errors import NoAnswerError
@@ -17,7 +18,7 @@ from components.core.tracking import tag_names
 from components.core.training import deadlines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import optuna
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from components.core.networks.network import Network
 
 MAX_THAW_EPOCHS = 12
-FOLDS = 3  # of few rows, one of which is held out in all trials
+FOLDS = 3  # of the rows, one of which is held out in all trials
 NO_ANSWER_STATUS = 75  # exit status of a worker process whose database fell silent (EX_TEMPFAIL)
 WAIT_SECONDS = 1.0  # between two looks whether a last trial has to be run again
 MAX_THAWED_STAGES = 3  # stages the search thaws at most; deeper ones cost time and rarely help on small data
@@ -55,6 +56,16 @@ class OutOfTimeError(Exception):
     """A trial was stopped at the end of an epoch by the deadline."""
 
 
+class _Begun(NamedTuple):
+    """A trial before its first epoch."""
+
+    network: "Network"
+    data: "Data"
+    hyperparameters: Hyperparameters
+    solved: bool  # the head is the same in all trials, and decides about none of them
+    last: bool  # the last epoch counts, as in the judgment of the final model; otherwise the best one
+
+
 def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadline) -> float:
     """Validation loss of the better of the two phases, lower is better; prunes by the loss of every epoch.
 
@@ -66,48 +77,59 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
     from components.core.training.phase import train_phase
 
     begin, saved = time.time(), data.reuse.seconds
-    network, data, hyperparameters, solved = _begun(trial, data, stages)
+    begun = _begun(trial, data, stages)
+    data, hyperparameters = begun.data, begun.hyperparameters
     trial.set_user_attr(studies.CHOSEN, hyperparameters.model_dump())
     history: list[dict[str, Any]] = []
-    best = math.inf
+    value = math.inf
     for phase, thaw in (("head", 0), ("thaw", hyperparameters.thaw)):
         if phase == "thaw" and not thaw:
             break
         try:
             if deadline.reached():
                 raise OutOfTimeError
-            report = partial(_report, trial, history, phase, 0 if solved else data.settings.head_epochs, solved)
+            report = partial(_report, trial, history, phase, data.settings.head_epochs, begun.solved)
             listener = Callbacks(epoch=report, should_stop=deadline.reached)
-            epochs = train_phase(network, data, hyperparameters, thaw=thaw, listener=listener)
+            epochs = train_phase(begun.network, data, hyperparameters, thaw=thaw, listener=listener)
             if deadline.hit:
                 raise OutOfTimeError
-            best = min([math.inf if solved else best, *(e["loss"] for e in epochs)])
+            loss = _loss(epochs, hyperparameters.thaw_epochs if begun.last and thaw else 0)
+            value = loss if begun.solved else min(value, loss)
             if not epochs:  # diverged at once
                 break
         finally:
             trial.set_user_attr("history", history)
             trial.set_user_attr("seconds", time.time() - begin)
             trial.set_user_attr(tag_names.SAVED, data.reuse.seconds - saved)
-    return best
+    return value
 
 
-def _begun(trial: "optuna.Trial", data: "Data", stages: int) -> "tuple[Network, Data, Hyperparameters, bool]":
-    """The network, the rows and the hyperparameters of a trial, and whether its head is solved for."""
-    from components.core.fitting.folds import few, held_out
+def _loss(epochs: "Sequence[dict[str, float]]", planned: int) -> float:
+    """The loss of the last of so many epochs, or with 0 of the best one; infinite if there is none, as it diverged."""
+    losses = [epoch["loss"] for epoch in epochs]
+    if planned:
+        return losses[-1] if len(losses) == planned else math.inf
+    return min([math.inf, *losses])
+
+
+def _begun(trial: "optuna.Trial", data: "Data", stages: int) -> _Begun:
+    """Build the network, choose the rows and the hyperparameters of a trial."""
+    from components.core.fitting.folds import enough, held_out
     from components.core.fitting.head_phase import is_solved
     from components.core.training.phase import build_network
 
     if not (data.settings.may_solve_head() and data.target.convex):
         hyperparameters = suggest(trial, data.settings, stages)
-        return build_network(data, hyperparameters), data, hyperparameters, False
+        return _Begun(build_network(data, hyperparameters), data, hyperparameters, solved=False, last=False)
     network = build_network(data, data.settings.defaults())
     solved = is_solved(network, data)
     hyperparameters = suggest(trial, data.settings, stages, solved=solved)
     if not solved:  # the task's head is its own
         network = build_network(data, hyperparameters)
-    elif few(data) and (parts := held_out(data, FOLDS, "search")):
-        data = parts[0]  # a third of all rows tells more than the few that validate
-    return network, data, hyperparameters, solved
+    elif not enough(data) and (parts := held_out(data, FOLDS, "search")):  # as the final model is judged
+        patient = data.settings.model_copy(update={"patience": hyperparameters.thaw_epochs})
+        return _Begun(network, replace(parts[0], settings=patient), hyperparameters, solved=True, last=True)
+    return _Begun(network, data, hyperparameters, solved, last=False)
 
 
 def _report(
@@ -124,7 +146,8 @@ def _report(
     history.append({"phase": phase, **figures})
     if solved and phase == "head":
         return
-    trial.report(figures["loss"], (head_epochs if phase == "thaw" else 0) + int(figures["epoch"]))
+    before = head_epochs if phase == "thaw" and not solved else 0
+    trial.report(figures["loss"], before + int(figures["epoch"]))
     if trial.should_prune():
         raise optuna.TrialPruned
 

@@ -39,7 +39,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 VALIDATION, HELD_OUT = "the validation rows", "a third of the rows held out"
 OUT_OF_TIME, DIVERGED = "time ran out", "it diverged"
 FOLDS = 3
-ENOUGH = 5_000  # training and validation rows, of which the validation split alone can tell
 SMALLEST = 1e-3  # gain that is worth leaving the pretrained stages for
 
 
@@ -96,8 +95,7 @@ def thaw(
         states: Folder of the step's states, from which it goes on where it was cut off.
     """
     with together(network):
-        fitted = len(data.rows["train"]) + len(data.rows["validation"])
-        if fitted > ENOUGH or not is_solved(network, data):
+        if folds.enough(data) or not is_solved(network, data):
             return _by_validation(network, data, hyperparameters, listener, states)
         begin = time.monotonic()
         judged = cross_validated(network, data, hyperparameters, listener, states)

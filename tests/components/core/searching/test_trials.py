@@ -43,6 +43,18 @@ def test_both_phases_are_searched() -> None:
     assert {h.thaw for h in found} == {1, 2, 3}
 
 
+def test_few_rows_are_judged_by_the_last_epoch(tracked_home: Path, toy_dataset: Path) -> None:
+    """Above a solved head a trial is worth its last epoch, as the final model is judged, and none stops it earlier."""
+    given = {"trials": 1, "head_solver": "auto", "patience": 1, "thaw_epochs": 6, "thaw_learning_rate": 0.3}
+    settings = SETTINGS.model_copy(update=given)  # so high a rate that the last epoch is not the best
+    name = study_name(settings, DatasetInfo(classes=[], digest="d"))
+    work(name, str(toy_dataset), settings.to_json(), 3, 1, "step")
+    [trial] = open_study(name).trials
+    losses = [epoch["loss"] for epoch in trial.user_attrs["history"] if epoch["phase"] == "thaw"]
+    assert len(losses) == 6
+    assert trial.value == losses[-1] > min(losses)
+
+
 def test_the_best_trial_is_left_its_time(tracked_home: Path, toy_dataset: Path) -> None:
     """No trial starts when the best one so far could not be trained once more before all training has to end."""
     settings = SETTINGS.model_copy(update={"trials": 3})

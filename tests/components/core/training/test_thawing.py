@@ -157,7 +157,7 @@ def test_many_rows_are_judged_by_the_validation_rows(
     home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the validation split is large enough nothing is trained twice, and its rows are compared in pairs."""
-    monkeypatch.setattr(thawing, "ENOUGH", 1)
+    monkeypatch.setattr(folds, "ENOUGH", 1)
     data, network = trained(toy_dataset, HELPS)
     judged = thaw(network, data, HELPS)
     assert (judged.rows, judged.how) == (len(data.rows["validation"]), thawing.VALIDATION)
