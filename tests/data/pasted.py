@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 KINDS = ("bird", "food", "mammal", "money", "vehicle")
 SPLITS = {"train": 0.6, "validation": 0.15, "test": 0.25}  # share of the things and of the backgrounds
+SIZES = {"train": 400, "validation": 100, "test": 300}  # pictures
 SIDE = 320
 OPAQUE = 127  # of 255
 MOST_COVERED = 0.3  # of a thing's box, by one that is pasted later
@@ -193,5 +194,4 @@ def _covered(box: Sequence[int], by: Sequence[int]) -> float:
 
 
 if __name__ == "__main__":
-    sizes = {"train": 400, "validation": 100, "test": 300}
-    write_photos(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sizes)
+    write_photos(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), SIZES)

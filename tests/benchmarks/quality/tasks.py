@@ -3,8 +3,10 @@
     python -m tests.benchmarks.quality.tasks FOLDER [NAME …]
 
 Three runs of the whole pipeline for each: the head alone, the last stages thawed too, and the same with everything
-below the thaw line computed in every epoch, the usual loop. Prints a Markdown row for each: figures on the test rows,
-seconds of the steps' own work, and how much faster the head phase trains from the store than without one.
+below the thaw line computed in every epoch, the usual loop. Heads train in epochs, since one that is solved for needs
+only one pass in any loop. Prints a Markdown row for each: figures on the test rows, of the task's own simple model or
+of a linear probe, seconds of the steps' own work, and how much faster the head phase trains from the store than without
+one.
 """
 
 import json
@@ -17,6 +19,8 @@ from typing import Any, NamedTuple
 from pipelines.local.demo import fetch_demo
 from tests.data.fortunes import write_fortunes
 from tests.data.measured_photos import write_measured
+from tests.data.pasted import SIZES, write_photos
+from tests.data.picture_sets import write_set
 from tests.data.snippets import write_snippets
 from tests.data.spoken import write_spoken
 
@@ -24,6 +28,7 @@ THAWLINE = str(Path(sys.executable).with_name("thawline"))
 HEAD = "| task | trivial | simple model | head only | thawed | usual loop | head s | thawed s | loop s | head phase |"
 TEXT = "--task text_classification --weights package:all-minilm-l6-v2"
 VOICES = "--task audio_classification --weights {folder}/spoken/speaker.pt"
+ALWAYS = ("--trials", "0", "--head-solver", "sgd")
 PHOTO = "--weights package:efficientnet-lite0 --image-size 160"
 
 
@@ -50,6 +55,18 @@ def _voices(folder: Path) -> Path:
     return folder / "spoken/voices.csv"
 
 
+def _stamps(folder: Path) -> Path:
+    fetch_demo(folder / "stamps")
+    return folder / "stamps"
+
+
+def _pasted(folder: Path) -> Path:
+    fetch_demo(folder / "stamps")
+    write_set("photos", folder / "photos")
+    write_photos(folder / "stamps", folder / "photos", folder / "pasted", SIZES)
+    return folder / "pasted/boxes.jsonl"
+
+
 def _measured(name: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         fetch_demo(folder / "stamps")
@@ -60,6 +77,12 @@ def _measured(name: str) -> Callable[[Path], Path]:
 
 
 WORK = {
+    "pictures": Work(_stamps, PHOTO, "--thaw 2"),
+    "boxes": Work(
+        _pasted,
+        "--task object_detection --weights package:efficientnet-lite0 --head-epochs 8",
+        "--thaw 2 --thaw-epochs 3",
+    ),
     "topics": Work(_fortunes, TEXT, "--thaw 2 --thaw-epochs 4 --thaw-learning-rate 1e-4"),
     "sentiment": Work(_snippets, f"{TEXT} --head-epochs 10", "--thaw 2 --thaw-epochs 2 --thaw-learning-rate 1e-4"),
     "voices": Work(_voices, VOICES, "--thaw 2 --thaw-epochs 6"),
@@ -74,7 +97,7 @@ WORK = {
 
 def run(source: Path, home: Path, options: str) -> dict[str, Any]:
     """The result of one run in a home of its own."""
-    command = [THAWLINE, "run", str(source), *options.split(), "--trials", "0", "--home", str(home), "--json"]
+    command = [THAWLINE, "run", str(source), *options.split(), *ALWAYS, "--home", str(home), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -91,7 +114,8 @@ def row(name: str, head: Mapping[str, Any], thawed: Mapping[str, Any], loop: Map
         return sum(result["steps"].values())
 
     faster = loop["steps"]["train_head"] / head["steps"]["train_head"]
-    figures = [figure(head, "baseline_"), figure(head, "reference_"), *map(figure, (head, thawed, loop))]
+    simple = figure(head, "reference_") or figure(head, "probe_")
+    figures = [figure(head, "baseline_"), simple, *map(figure, (head, thawed, loop))]
     times = [f"{seconds(result):.0f}" for result in (head, thawed, loop)]
     return f"| {name}, {metric} | {' | '.join([*figures, *times, f'{faster:.1f} times as fast'])} |"
 
