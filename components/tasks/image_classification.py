@@ -126,11 +126,16 @@ def _augmentation(settings: Settings, preprocessing: Mapping[str, Any]) -> Any: 
             v2.RandomResizedCrop(size, scale=(0.5, 1.0), interpolation=interpolation),
             v2.RandomHorizontalFlip(),
         ]
-    policy = {"randaugment": [v2.RandAugment(fill=255)], "trivialaugment": [v2.TrivialAugmentWide(fill=255)]}
+    policy: dict[str, list[Any]] = {
+        "none": [],
+        "basic": [],
+        "randaugment": [v2.RandAugment(fill=255)],
+        "trivialaugment": [v2.TrivialAugmentWide(fill=255)],
+    }
     return v2.Compose(
         [
             *geometry,
-            *policy.get(settings.augment, []),
+            *policy[settings.augment],
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(preprocessing["mean"], preprocessing["std"]),

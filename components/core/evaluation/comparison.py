@@ -66,7 +66,7 @@ def contestant(
             data.task.input_name,
             len(some),
             lambda start, stop: data.examples.contents([rows[i] for i in some[start:stop]]),
-            lambda done, total: run.progress(done, total, f"test rows answered by the {who}"),
+            lambda done, total: run.progress(done, total, f"rows of a sample answered by the {who}"),
         )
 
     some = list(range(0, len(rows), -(-len(rows) // AGREEING)))

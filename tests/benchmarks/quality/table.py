@@ -53,7 +53,7 @@ def spread(values: Sequence[float], sign: str = "") -> str:
 
 
 def differences(records: Sequence[Record]) -> list[str]:
-    """Return a table of Thawline's defaults less each other contender, paired within set and salt; empty without them.
+    """Return a table of Thawline's defaults minus each other contender, paired within set and salt; empty without them.
 
     A set's standard error is that over its salts. In the line of all sets a set counts by its mean over the salts, so
     the standard error there is that over sets.
@@ -70,7 +70,7 @@ def differences(records: Sequence[Record]) -> list[str]:
         rows += [_difference(other, data, pairs, _counted(len(pairs), "salt")) for data, pairs in gains.items()]
         means = [(mean(pair[0] for pair in pairs), mean(pair[1] for pair in pairs)) for pairs in gains.values()]
         rows += [_difference(other, "all", means, _counted(len(means), "set"))] if means else []
-    return [f"| {OURS} less | data | accuracy | log loss | over |", "|---" * 5 + "|", *rows] if rows else []
+    return [f"| {OURS} minus | data | accuracy | log loss | over |", "|---" * 5 + "|", *rows] if rows else []
 
 
 def _counted(count: int, what: str) -> str:

@@ -120,7 +120,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     tuned = [event("fine_tune", "started", 30), event("fine_tune", "finished", 40, figure=LONG)]
     running = [
         event("evaluate", "started", 41),
-        event("evaluate", "progress", 42, done=15, total=156, text="test rows answered by the challenger"),
+        event("evaluate", "progress", 42, done=15, total=156, text="rows of a sample answered by the challenger"),
     ]
     lines = drawn([*HISTORY[:3], *tuned, *running], width)
     assert all(len(line) <= width for line in lines)
