@@ -24,10 +24,10 @@ from components.core.fitting.data import open_data
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import queries
 from components.core.tracking.service import connection
-from components.core.training import deadlines, processes
+from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
-from components.core.training.phase import build_network
-from components.core.training.processes import train
+from components.core.training.phase import build_network, train_phase
+from components.core.training.processes import process_count
 from components.fine_tune import fine_tune
 from components.train_head import train_head
 from tests.conftest import TOY
@@ -69,7 +69,7 @@ def prepared(source: Path, dataset: Path, settings: Settings) -> Path:
 def trained(dataset: Path, settings: Settings, thaw: int, **options: Any) -> Trained:
     data = open_data(dataset, settings)
     network = build_network(data, CHOSEN)
-    return network, train(network, data, CHOSEN, thaw=thaw, **options)
+    return network, train_phase(network, data, CHOSEN, thaw=thaw, processes=process_count(settings), **options)
 
 
 def difference(dataset: Path, settings: Settings, one: Trained, other: Trained) -> float:
@@ -154,8 +154,8 @@ def test_early_stopping_is_the_same(home: Path, points: Path) -> None:
     chosen = CHOSEN.model_copy(update={"head_learning_rate": 30.0})
     histories = []
     for count in (1, 2):
-        data = open_data(points, settings.model_copy(update={"processes": count}))
-        histories.append(train(build_network(data, chosen), data, chosen, thaw=0))
+        data = open_data(points, settings)
+        histories.append(train_phase(build_network(data, chosen), data, chosen, thaw=0, processes=count))
     one, two = histories
     assert len(one) < settings.head_epochs
     assert [figures["best"] for figures in two] == [figures["best"] for figures in one]
@@ -228,12 +228,12 @@ def test_gpus_that_are_not_there_are_an_input_error(monkeypatch: pytest.MonkeyPa
     """More processes than GPUs, and several on one named GPU, are refused; 0 takes all GPUs there are."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert processes.processes(Settings(processes=0)) == 2
-    assert processes.processes(Settings(processes=0, device="cpu")) == 1
+    assert process_count(Settings(processes=0)) == 2
+    assert process_count(Settings(processes=0, device="cpu")) == 1
     with pytest.raises(InputError, match="2 GPUs"):
-        processes.processes(Settings(processes=3))
+        process_count(Settings(processes=3))
     with pytest.raises(InputError, match="cuda:1"):
-        processes.processes(Settings(processes=2, device="cuda:1"))
+        process_count(Settings(processes=2, device="cuda:1"))
 
 
 def steps(dataset: Path, settings: Settings, folder: Path, key: str) -> None:

@@ -15,9 +15,10 @@ from components.core.fitting import folds
 from components.core.fitting.calibration import calibrated_losses
 from components.core.fitting.data import Data, open_data
 from components.core.fitting.head_phase import solve_head
+from components.core.fitting.loop import Batches
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets.classification import Classification
-from components.core.training import processes, thawing
+from components.core.training import phase, thawing
 from components.core.training.phase import build_network
 from components.core.training.thawing import Judgment, cross_validated, paired, thaw
 from tests.conftest import TOY
@@ -88,12 +89,12 @@ def last_training(monkeypatch: pytest.MonkeyPatch, epochs: int) -> list[tuple[in
     """Have thawing judged as helpful for two epochs; list the rows and epochs that the final training is given."""
     seen: list[tuple[int, int]] = []
 
-    def train_phase(_network: object, some: Data, _chosen: object, **given: Any) -> list[dict[str, float]]:
-        seen.append((len(some.rows["train"]), given["epochs"]))
+    def fit(_network: object, _line: int, batches: Batches, *_: object, **given: Any) -> list[dict[str, float]]:
+        seen.append((sum(len(targets) for _, targets in batches(0, 0)), given["epochs"]))
         return [{"loss": 1.0}] * epochs
 
     monkeypatch.setattr(thawing, "cross_validated", lambda *_: Judgment(0.5, 0.1, 9, "", [{"loss": 1.0}], 2))
-    monkeypatch.setattr(processes, "train_phase", train_phase)
+    monkeypatch.setattr(phase, "fit", fit)
     return seen
 
 
