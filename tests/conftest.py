@@ -234,6 +234,7 @@ def copy_store(store: Path, home: Path) -> None:
 @pytest.fixture(scope="session")
 def _toy_run(toy_source: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "PlainRun"]:
     from components.core.compute import child_processes
+    from components.core.registry import versions
     from components.core.settings import Settings
     from tests.support import forks
     from tests.support.plain import PlainRun, run_steps
@@ -243,6 +244,8 @@ def _toy_run(toy_source: Path, store: Path, tmp_path_factory: pytest.TempPathFac
         with pytest.MonkeyPatch.context() as patch:
             use_home(folder / "home", patch)
             patch.setattr(child_processes, "context", forks.context)
+            # the seconds of its clean process are spent in the run by the command line
+            patch.setattr(versions, "trying_out", lambda _folder: nullcontext(lambda: lambda: "[]"))
             done = run_steps(toy_source, Settings(**TOY, trials=3, search_workers=1), folder / "artifacts")
         (folder / "run.json").write_text(done.to_json())
 
@@ -310,6 +313,14 @@ def smoke_tested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(versions, "smoke_test", answered)
     monkeypatch.setattr(versions, "trying_out", lambda folder: nullcontext(lambda: partial(answered, folder)))
     return tried
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are empty: drawing them is half of an evaluation, and tested beside them and in whole runs."""
+    from components.core.reporting import charts
+
+    monkeypatch.setattr(charts, "to_svg", lambda _figure: "<svg></svg>")
 
 
 def copy_home(home: Path, copy: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.core.compute import distributed
+from components.core.compute import child_processes, distributed
 from components.core.contract.listener import Callbacks
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
@@ -33,6 +33,7 @@ from components.train_head import train_head
 from tests.conftest import TOY
 from tests.data.pictures import write_pictures
 from tests.fakes.toy import write_points
+from tests.support import forks
 from tests.support.command import wait_for
 
 ROOT = Path(__file__).parents[4]
@@ -40,6 +41,12 @@ CHOSEN = Hyperparameters(
     head_learning_rate=0.05, thaw_learning_rate=0.05, layer_decay=1.0, thaw=2, thaw_epochs=3, dropout=0.2
 )
 Trained = tuple[nn.Module, list[dict[str, float]]]
+
+
+@pytest.fixture(autouse=True)
+def _processes_are_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a local run, whose steps are forks themselves; those of a script start as new interpreters."""
+    monkeypatch.setattr(child_processes, "context", forks.context)
 
 
 @pytest.fixture(scope="module")
