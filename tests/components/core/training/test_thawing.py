@@ -1,6 +1,7 @@
 """Whether thawing helps."""
 
 import math
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from components.core.training import phase, thawing
 from components.core.training.phase import build_network
 from components.core.training.thawing import Judgment, cross_validated, paired, thaw
 from tests.conftest import TOY
+from tests.support.command import ROOT
 
 SETTINGS = Settings(**{**TOY, "head_solver": "auto"})
 HELPS = Hyperparameters(thaw=3, thaw_learning_rate=0.05, layer_decay=1.0, thaw_epochs=6, dropout=0.0)
@@ -162,6 +164,22 @@ def test_many_rows_are_judged_by_the_validation_rows(
     data, network = trained(toy_dataset, HELPS)
     judged = thaw(network, data, HELPS)
     assert (judged.rows, judged.how) == (len(data.rows["validation"]), thawing.VALIDATION)
+
+
+def test_the_way_to_backward_is_short(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is at most four calls away from it: `thaw`, `train_phase`, `fit`, and `backward` itself."""
+    monkeypatch.setattr(thawing, "ENOUGH", 1)
+    ways, backward = set[tuple[str, ...]](), torch.Tensor.backward
+
+    def seen(loss: torch.Tensor) -> None:
+        frames = traceback.extract_stack()
+        ways.add(tuple(frame.name for frame in frames if frame.filename.startswith(str(ROOT / "components"))))
+        backward(loss)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    monkeypatch.setattr(torch.Tensor, "backward", seen)
+    data, network = trained(toy_dataset, HELPS)
+    thaw(network, data, HELPS)
+    assert ways == {("thaw", "train_phase", "fit")}
 
 
 def test_a_third_of_more_rows_is_held_out_once(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
