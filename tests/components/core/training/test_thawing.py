@@ -168,7 +168,7 @@ def test_many_rows_are_judged_by_the_validation_rows(
 
 def test_the_way_to_backward_is_short(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step is at most four calls away from it: `thaw`, `train_phase`, `fit`, and `backward` itself."""
-    monkeypatch.setattr(thawing, "ENOUGH", 1)
+    monkeypatch.setattr(folds, "ENOUGH", 1)
     ways, backward = set[tuple[str, ...]](), torch.Tensor.backward
 
     def seen(loss: torch.Tensor) -> None:
