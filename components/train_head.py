@@ -14,8 +14,8 @@ from components.core.tracking.service import retries
 from components.core.training import deadlines
 from components.core.training.beginning import begin
 from components.core.training.checkpoints import check_room, save_checkpoint, save_training_rows
-from components.core.training.phase import build_network
-from components.core.training.processes import together, train
+from components.core.training.phase import build_network, train_phase
+from components.core.training.processes import process_count, together
 
 
 @step_records.taken_over("checkpoint")
@@ -53,7 +53,8 @@ def train_head(
                 run.epoch(history[0])
             else:
                 states = training_state.folder(run, chosen.model_dump_json(), data.examples.digest)
-                history = train(network, data, chosen, thaw=0, listener=run, states=states)
+                count = process_count(data.settings)
+                history = train_phase(network, data, chosen, thaw=0, listener=run, states=states, processes=count)
         best = min(history, key=lambda figures: figures["loss"], default={"loss": math.inf})
         if torchrun.is_helper():
             return best["loss"]

@@ -7,6 +7,8 @@ import atexit
 import gc
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -77,18 +79,20 @@ def main() -> None:
     gc.set_threshold(NEW_OBJECTS)
     atexit.register(gc.freeze)
     runs = sys.argv[1:2] in (["run"], ["submit"]) and not {"-h", "--help"} & set(sys.argv)
-    with enduring(GOES_ON if runs else ""):
-        _main()
+    with enduring(GOES_ON if runs else ""), _errors_said():
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            _fail("The folder that this terminal is in was deleted. Change to one that exists.", 2)
+        raise SystemExit(app(standalone_mode=False))
 
 
-def _main() -> NoReturn:
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        _fail("The folder that this terminal is in was deleted. Change to one that exists.", 2)
+@contextmanager
+def _errors_said() -> Iterator[None]:
+    """End with a sentence and an exit status where it is known what went wrong."""
     try:
         with disk_space.explained(home_folder.home):
-            status = app(standalone_mode=False)
+            yield
     except ExpectedError as error:
         _fail(str(error), 2 if error.kind == "input" else 1)
     except typer.TyperException as error:  # bad usage
@@ -107,7 +111,6 @@ def _main() -> NoReturn:
         if known is None:
             raise
         _fail(str(known), 2)
-    raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ def test_the_plan_of_half_a_year() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("smoke_tested", "undrawn")  # their seconds in each of eight weeks are spent elsewhere
 @pytest.mark.parametrize(
     ("damage", "kinds"),
     [("all", ["first", "equal", "same", "damaged", "better", "equal"]), ("train", ["first", "damaged"])],

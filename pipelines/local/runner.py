@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import IO, Never
@@ -100,7 +101,7 @@ def environment() -> dict[str, str]:
     return found
 
 
-def run_pipeline(source: str, settings: str, run_key: str) -> None:
+def main() -> None:
     """Run the DAG with `SubprocessRunner`; steps use this interpreter, so nothing is installed per step.
 
     Raises:
@@ -108,8 +109,9 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
     """
     from pipelines.local import warm_process
 
-    known = Settings.from_json(settings)
-    with warm_process.loading(known.task):
+    arguments = json.loads(sys.argv[1])
+    settings, run_key = Settings.from_json(arguments["settings"]), arguments["run_key"]
+    with _run_begun(run_key), warm_process.loading(settings.task):
         if not home_folder.store_is_ready():
             from components.core.tracking.service import local_store
 
@@ -127,26 +129,26 @@ def run_pipeline(source: str, settings: str, run_key: str) -> None:
         folder = run_folder.run_folder(run_key)
         places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
         local.init(runner, **places, raise_on_error=True)
-        dag_for(known.trials)(source=source, settings=settings, run_key=run_key)
+        dag_for(settings.trials)(**arguments)
 
 
-def main() -> None:
-    """Drive kfp; a SIGTERM reaches the steps, which share this process group."""
+@contextlib.contextmanager
+def _run_begun(run_key: str) -> Iterator[None]:
+    """Hold the run and its temporary files; a SIGTERM reaches the steps, which share this process group."""
     signal.signal(signal.SIGTERM, _stop)
-    arguments = json.loads(sys.argv[1])
-    run_folder.take_lease(arguments["run_key"])
+    run_folder.take_lease(run_key)
     # what it compiled for a GPU serves later runs, and must not go with this one's folder
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
-    temporary = run_folder.temporary_folder(arguments["run_key"])
+    temporary = run_folder.temporary_folder(run_key)
     if len(str(temporary)) <= LONGEST:
         temporary.mkdir(mode=0o700, exist_ok=True)
         tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
     try:
         with disk_space.explained(home_folder.home):
-            run_pipeline(**arguments)
+            yield
     except disk_space.FullDiskError as error:  # of kfp's own files
-        if not run_folder.read_errors(arguments["run_key"]):
-            run_folder.write_error(arguments["run_key"], "local", error)
+        if not run_folder.read_errors(run_key):
+            run_folder.write_error(run_key, "local", error)
         raise
 
 

@@ -264,7 +264,7 @@ def judged_again(run: PlainRun, source: Path, folder: Path) -> Decision:
     return decision
 
 
-@pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
+@pytest.mark.usefixtures("smoke_tested", "undrawn")  # their seconds are spent elsewhere
 def test_a_champion_that_was_taken_away_comes_back(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
     """Without the alias nothing is in production: the version is judged as a first one, and once is enough."""
     connection.client().delete_registered_model_alias("toy", "champion")
@@ -276,7 +276,7 @@ def test_a_champion_that_was_taken_away_comes_back(toy_home: PlainRun, toy_sourc
     assert judged_again(toy_home, toy_source, tmp_path / "third").change == "skip"
 
 
-@pytest.mark.usefixtures("smoke_tested")  # as above
+@pytest.mark.usefixtures("smoke_tested", "undrawn")  # as above
 def test_a_champion_that_was_taken_away_undoes_no_rollback(
     toy_home: PlainRun, toy_source: Path, tmp_path: Path
 ) -> None:
@@ -502,7 +502,7 @@ print([name for name in ("torch", "kfp", "optuna", "boto3", "timm") if name in s
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("smoke_tested")  # the seconds of its process are spent elsewhere
+@pytest.mark.usefixtures("smoke_tested", "undrawn")  # their seconds are spent elsewhere
 def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Path, tmp_path: Path) -> None:
     """Another champion is another input, but not one that the last run made itself: it would train on for ever."""
     warm = toy_home.settings.model_copy(update={"warm_start": True})

@@ -28,7 +28,7 @@ from components.register import register
 from tests.conftest import TOY
 from tests.support.plain import PlainRun, run_steps
 
-pytestmark = pytest.mark.usefixtures("smoke_tested")  # seconds of a clean process, spent in test_register.py
+pytestmark = pytest.mark.usefixtures("smoke_tested", "undrawn")  # their seconds are spent in whole runs
 
 
 def again(run: PlainRun, target: Path, key: str, checkpoint: Path | None = None) -> Evaluated:

@@ -1,7 +1,6 @@
 """The search."""
 
 import json
-import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -166,9 +165,7 @@ def test_a_killed_search_goes_on(tracked_home: Path, toy_dataset: Path) -> None:
     settings = SETTINGS.model_copy(update={"trials": 6, "head_epochs": 60, "patience": 60})
     name = study_name(settings, DatasetInfo.read(toy_dataset))
     study = open_study(name)
-    process = multiprocessing.get_context("spawn").Process(
-        target=work, args=(name, str(toy_dataset), settings.to_json(), 3, 1, "step")
-    )
+    process = forks.context().Process(target=work, args=(name, str(toy_dataset), settings.to_json(), 3, 1, "step"))
     process.start()
     limit = time.monotonic() + 120
     while time.monotonic() < limit and not any(t.state.is_finished() for t in study.get_trials(deepcopy=False)):

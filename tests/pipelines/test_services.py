@@ -1,7 +1,6 @@
 """The whole DAG and the commands on a real MLflow server with logins, its runs in Postgres and its artifacts on S3."""
 
 import json
-import multiprocessing
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -20,9 +19,11 @@ from components.core.settings import Settings
 from components.core.tracking import queries, runs, tag_names
 from components.core.tracking.service import connection
 from tests.fakes.toy import write_points
+from tests.support import forks
 from tests.support.command import COMMAND, TOY, Answer, environment, processes, wait_for
 
 if TYPE_CHECKING:
+    import multiprocessing
     from multiprocessing.synchronize import Barrier
 
     from tests.services.servers import Mlflow, Postgres
@@ -200,7 +201,7 @@ def elect(key: str, together: "Barrier", found: "multiprocessing.Queue[str]") ->
 @slow
 def test_steps_that_start_together_agree_on_one_run(server: "Mlflow") -> None:
     """Five processes that see neither a run nor an experiment make one of each."""
-    context = multiprocessing.get_context("spawn")
+    context = forks.context()
     found: multiprocessing.Queue[str] = context.Queue()
     together = context.Barrier(5)
     steps = [context.Process(target=elect, args=("key", together, found)) for _ in range(5)]

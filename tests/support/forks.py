@@ -13,6 +13,7 @@ LIBRARIES = [
     "tests.fakes.toy",
     "components.core.searching.trials",
     "components.core.fitting.data",
+    "components.core.training.phase",
 ]
 LIBRARIES += ["torch", "optuna", "sklearn.linear_model"]
 

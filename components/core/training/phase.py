@@ -17,6 +17,7 @@ from components.core.digests import digest
 from components.core.fitting.batches import batch_count, fresh_batches, is_fresh, kept_batches
 from components.core.fitting.calibration import calibrated_figures
 from components.core.fitting.data import Data
+from components.core.fitting.folds import pooled
 from components.core.fitting.gradient_layout import channels_last_gradients
 from components.core.fitting.head_phase import is_solved, solve_head
 from components.core.fitting.loop import fit, make_optimizer, output_batches, outputs_of, warmup_cosine
@@ -25,6 +26,7 @@ from components.core.fitting.training_state import StateFiles
 from components.core.machine import torchrun
 from components.core.networks.network import Network, Pytree, set_thawed
 from components.core.settings import Hyperparameters
+from components.core.training.processes import in_processes
 from components.core.training.warm_start import start_from
 
 Validate: TypeAlias = Callable[[Pytree, Tensor], dict[str, float]]
@@ -78,8 +80,9 @@ def train_phase(
     thaw: int,
     listener: Listener = SILENT,
     validate: Validate | None = None,
-    epochs: int = 0,
+    whole_epochs: int = 0,
     states: Path | None = None,
+    processes: int = 1,
 ) -> list[dict[str, float]]:
     """Train the head and the last `thaw` stages; `thaw=0` is the head phase, whose optimum is solved for if it has one.
 
@@ -90,8 +93,10 @@ def train_phase(
         thaw: Stages to thaw.
         listener: Takes notes on activations, their progress, and each epoch's figures; see `fit`.
         validate: In place of the target's, which is asked of calibrated outputs above a solved head.
-        epochs: After how many of the phase's epochs to stop; 0: all of them.
+        whole_epochs: Train on training and validation rows together, for so many of the phase's epochs.
         states: Folder of the step's states, from which a phase that was cut off goes on; see `training_state`.
+        processes: Of this machine that divide each batch, and use the target's own `validate`; what is solved for has
+            no batches to divide.
 
     Returns:
         Every epoch's figures, see `fit`; those of a solved head as one epoch, see `solve_head`.
@@ -101,6 +106,12 @@ def train_phase(
         found = solve_head(network, data, hyperparameters, listener)
         listener.epoch(found)
         return [found]
+    if processes > 1:
+        phase = partial(
+            train_phase, hyperparameters=hyperparameters, thaw=thaw, whole_epochs=whole_epochs, states=states
+        )
+        return in_processes(processes, phase, network, data, hyperparameters, listener)
+    data = pooled(data) if whole_epochs else data
     settings, target = data.settings, data.target
     line = set_thawed(network, thaw)
     rate, decay, planned = hyperparameters.head_learning_rate, 1.0, settings.head_epochs
@@ -128,11 +139,11 @@ def train_phase(
             validate or (partial(calibrated_figures, target) if solved else target.validate),
             optimizer,
             warmup_cosine(optimizer, steps, settings.warmup),
-            epochs=epochs or planned,
+            epochs=whole_epochs or planned,
             patience=settings.patience,
             clip_norm=settings.clip_norm,
             listener=listener,
-            states=_states(states, data, [thaw, epochs or planned]) if states else None,
+            states=_states(states, data, [thaw, whole_epochs or planned]) if states else None,
         )
 
 

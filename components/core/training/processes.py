@@ -22,16 +22,13 @@ from safetensors.torch import load_file, save_file
 from components.core.compute import child_processes, distributed
 from components.core.compute.determinism import seed_everything
 from components.core.compute.device import pick_device, place
-from components.core.contract.listener import SILENT, Callbacks, Listener
+from components.core.contract.listener import Callbacks, Listener
 from components.core.errors import ExpectedError, InputError, NoAnswerError, StepError, UnavailableError
 from components.core.fitting.data import Data, open_data
-from components.core.fitting.folds import pooled
-from components.core.fitting.head_phase import is_solved
 from components.core.machine import cpus, torchrun
 from components.core.networks.network import Network
 from components.core.settings import Hyperparameters, Settings
 from components.core.training.checkpoints import load_checkpoint, save_checkpoint
-from components.core.training.phase import train_phase
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess, SpawnProcess
@@ -41,41 +38,31 @@ ERRORS_BY_KIND = {"input": InputError, "unavailable": UnavailableError, "silent"
 CASCADE_SECONDS = 2.0  # seconds in which a process that failed, or whose peer did, ends
 
 History = list[dict[str, float]]
+Phase = Callable[..., History]  # takes a network, the data, and `listener=`
 
 
-def train(
-    network: Network,
-    data: Data,
-    hyperparameters: Hyperparameters,
-    *,
-    thaw: int,
-    listener: Listener = SILENT,
-    whole_epochs: int = 0,
-    states: Path | None = None,
+def in_processes(
+    count: int, phase: Phase, network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener
 ) -> History:
-    """`train_phase` in as many processes as the settings ask for, or as one of those that torchrun started.
+    """Train in `count` processes of this machine, which divide each batch; return what one process would.
 
-    It has to be called from the main thread: the processes it starts end with the thread that started them. With
-    `whole_epochs`, training and validation rows train together for so many of the phase's epochs. With `states`, a
-    folder that all processes see, a phase that was cut off goes on; processes that torchrun started have none.
+    It has to be called from the main thread: the processes it starts end with the thread that started them.
+
+    Args:
+        count: How many, see `process_count`.
+        phase: What each of them does with its own copy of the network and of the data; it is pickled.
+        network: Gets the trained weights.
+        data: The prepared data.
+        hyperparameters: Of the network.
+        listener: Told by the first process; answers whether to stop.
 
     Raises:
-        InputError: There are fewer GPUs than processes.
         StepError: A process failed or was killed; the others have ended too.
     """
-    settings = data.settings
-    rows = pooled(data) if whole_epochs else data
-    phase = partial(train_phase, network, rows, hyperparameters, thaw=thaw, listener=listener, epochs=whole_epochs)
-    if torchrun.launched():
-        with together(network):
-            return phase()
-    count = processes(settings)
-    if count == 1 or (not thaw and is_solved(network, data)):  # what is solved has no batches to divide
-        return phase(states=states)
     with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(Path(folder), network, settings, hyperparameters, data.examples.classes, {})
+        save_checkpoint(Path(folder), network, data.settings, hyperparameters, data.examples.classes, {})
         state = torch.get_rng_state().numpy().tobytes()
-        job = _Job(folder, str(data.examples.folder), settings, hyperparameters, thaw, whole_epochs, state, states)
+        job = _Job(folder, str(data.examples.folder), data.settings, phase, state)
         history: History = []
         receive: dict[str, Callable[..., object]] = {
             "epoch": listener.epoch,
@@ -104,19 +91,18 @@ class _Job:
     folder: str  # of the network, and of what it is trained to
     dataset: str
     settings: Settings
-    hyperparameters: Hyperparameters
-    thaw: int
-    whole_epochs: int
+    phase: Phase
     random_state: bytes
-    states: Path | None
 
 
-def processes(settings: Settings) -> int:
-    """Return the number of processes that train.
+def process_count(settings: Settings) -> int:
+    """Return the number of processes that a step starts to train in: 1 trains in the step's own.
 
     Raises:
         InputError: There are fewer GPUs than that, or one of them was named.
     """
+    if torchrun.launched():
+        return 1
     on_gpu = pick_device(settings.device).type == "cuda"
     gpus = torch.cuda.device_count() if on_gpu else 0
     count = settings.processes or max(1, gpus)
@@ -212,16 +198,7 @@ def _work(rank: int, count: int, address: str, step: Connection, stuck: timedelt
             torch.frombuffer(bytearray(job.random_state), dtype=torch.uint8)
         )  # draws as one process would
         with distributed.joined(pick_device(settings.device), address, stuck):
-            data = open_data(Path(job.dataset), settings)
-            history = train_phase(
-                network,
-                pooled(data) if job.whole_epochs else data,
-                job.hyperparameters,
-                thaw=job.thaw,
-                listener=told,
-                epochs=job.whole_epochs,
-                states=job.states,
-            )
+            history = job.phase(network, open_data(Path(job.dataset), settings), listener=told)
             if rank == 0:
                 state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
                 save_file(state, Path(job.folder) / TRAINED_WEIGHTS)

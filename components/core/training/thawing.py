@@ -32,7 +32,7 @@ from components.core.fitting.training_state import recalled
 from components.core.networks.network import Network, Pytree
 from components.core.settings import Hyperparameters
 from components.core.training.phase import outputs, train_phase
-from components.core.training.processes import together, train
+from components.core.training.processes import process_count, together
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -94,9 +94,12 @@ def thaw(
             cross-validation is over and its result is applied, the head-only model stays.
         states: Folder of the step's states, from which it goes on where it was cut off.
     """
+    thawed, count = hyperparameters.thaw, process_count(data.settings)
+    phase = partial(train_phase, network, data, hyperparameters, thaw=thawed, states=states, processes=count)
     with together(network):
         if folds.enough(data) or not is_solved(network, data):
-            return _by_validation(network, data, hyperparameters, listener, states)
+            before = _head_only_losses(network, data, hyperparameters)
+            return _by_validation(network, data, thawed, before, phase(listener=listener))
         begin = time.monotonic()
         judged = cross_validated(network, data, hyperparameters, listener, states)
         for figures in judged.history:
@@ -108,31 +111,31 @@ def thaw(
             return Judgment(-math.inf, math.inf, judged.rows, OUT_OF_TIME, judged.history, 0)
         seed_everything(data.settings)
         told = Callbacks(note=listener.note, progress=listener.progress)
-        epochs, depth = judged.epochs, hyperparameters.thaw
-        history = train(network, data, hyperparameters, thaw=depth, listener=told, whole_epochs=epochs, states=states)
-        if len(history) < epochs:
+        if len(phase(listener=told, whole_epochs=judged.epochs)) < judged.epochs:
             return Judgment(-math.inf, math.inf, judged.rows, DIVERGED, judged.history, 0)
         temper(network, judged.temperature)
         return judged
 
 
-def _by_validation(
-    network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener, states: Path | None
-) -> Judgment:
-    thawed, targets = hyperparameters.thaw, data.targets["validation"]
-    solved = is_solved(network, data)
-    if solved:  # the head-only model knows the validation rows: one that does not is compared
+def _head_only_losses(network: Network, data: Data, hyperparameters: Hyperparameters) -> Array:
+    """The head-only model's loss on each validation row."""
+    if is_solved(network, data):  # the head-only model knows the validation rows: one that does not is compared
         solve_head(network, data, hyperparameters)
-    before = calibrated_losses(data.target, outputs(network, data, 0, "validation"), targets)
-    history = train(network, data, hyperparameters, thaw=thawed, listener=listener, states=states)
+    return calibrated_losses(data.target, outputs(network, data, 0, "validation"), data.targets["validation"])
+
+
+def _by_validation(
+    network: Network, data: Data, thawed: int, before: Array, history: list[dict[str, float]]
+) -> Judgment:
+    """Compare the network, which was thawed and trained, with the head-only model by their losses on these rows."""
     if not history:
         return Judgment(-math.inf, math.inf, len(before), DIVERGED, [], 0)
-    found = outputs(network, data, thawed, "validation")
+    found, targets = outputs(network, data, thawed, "validation"), data.targets["validation"]
     gain, error = paired(
         before - calibrated_losses(data.target, found, targets),
         folds.units_and_strata(data, data.rows["validation"])[0],
     )
-    if solved:
+    if is_solved(network, data):
         temper(network, fitted_temperature(data.target, found, targets))
     return Judgment(gain, error, len(before), VALIDATION, history, len(history))
 

@@ -1,6 +1,5 @@
 """Activations are addressed by what they depend on, computed once, and equal what the network computes."""
 
-import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from components.core.compute import determinism
 from components.core.compute.engines import eager
 from components.core.errors import StepError
 from components.core.networks.network import Network
+from tests.support import forks
 
 COUNT = 150
 INPUTS = torch.randn(COUNT, 3, generator=torch.Generator().manual_seed(0))
@@ -132,10 +132,10 @@ def test_a_killed_pass_goes_on_where_it_was(home: Path, monkeypatch: pytest.Monk
     assert compute(tiny(), [1]) == list(range(64, 150))
 
 
-@pytest.mark.slow  # two processes that import torch
+@pytest.mark.slow  # two processes
 def test_processes_share_one_pass(home: Path) -> None:
     """Two processes that want the same rows end with one copy of each."""
-    context = multiprocessing.get_context("spawn")
+    context = forks.context()
     workers = [context.Process(target=compute_somewhere, args=(str(home),)) for _ in range(2)]
     for worker in workers:
         worker.start()

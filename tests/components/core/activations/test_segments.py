@@ -1,7 +1,6 @@
 """Rows of tensors on disk."""
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from components.core.activations.rows import StoredRows, open_rows
 from components.core.activations.segments import FormError, Writer, find
 from components.core.activations.segments import segments as open_segments
 from components.core.networks.network import Pytree
+from tests.support import forks
 
 COUNT = 40
 KEYS = [bytes([i]) * 32 for i in range(COUNT)]
@@ -194,10 +194,10 @@ def test_rows_of_another_user_can_be_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert same(read(tmp_path)[0:COUNT], ROWS)
 
 
-@pytest.mark.slow  # four processes that import torch
+@pytest.mark.slow  # four processes
 def test_several_processes_write_at_the_same_time(tmp_path: Path) -> None:
     """Four processes append overlapping rows; every row is there and right."""
-    context = multiprocessing.get_context("spawn")
+    context = forks.context()
     workers = [context.Process(target=write, args=(tmp_path, 5 * i, 5 * i + 25, "eager", 3)) for i in range(4)]
     for worker in workers:
         worker.start()

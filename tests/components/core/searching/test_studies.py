@@ -1,6 +1,5 @@
 """Studies on a real Postgres: one lock, one total, heartbeats, and one sentence for what goes wrong."""
 
-import multiprocessing
 import os
 import signal
 import time
@@ -24,6 +23,7 @@ from components.core.tracking import queries
 from components.search import search, study_name
 from components.select_trial import select_trial
 from tests.conftest import TOY
+from tests.support import forks
 
 if TYPE_CHECKING:
     from tests.services.servers import Postgres
@@ -60,7 +60,7 @@ def test_four_workers_and_a_killed_one(storage: str, toy_dataset: Path, monkeypa
     settings = Settings(**TOY | {"head_epochs": 40}, patience=40, trials=10, thaw_epochs=2)
     name = study_name(settings, DatasetInfo.read(toy_dataset))
     studies.begin(open_study(name), settings.defaults().model_dump(include={"dropout", "weight_decay"}))
-    context = multiprocessing.get_context("spawn")
+    context = forks.context()
     arguments = [(name, str(toy_dataset), settings.to_json(), 3, 1, f"step {i}") for i in range(4)]
     workers = [context.Process(target=work, args=a, daemon=True) for a in arguments]
     for worker in workers:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.core.compute import distributed
+from components.core.compute import child_processes, distributed
 from components.core.contract.listener import Callbacks
 from components.core.data.lineage import Lineage
 from components.core.data.preparation import prepare
@@ -24,15 +24,16 @@ from components.core.fitting.data import open_data
 from components.core.settings import Hyperparameters, Settings
 from components.core.tracking import queries
 from components.core.tracking.service import connection
-from components.core.training import deadlines, processes
+from components.core.training import deadlines
 from components.core.training.checkpoints import read_facts
-from components.core.training.phase import build_network
-from components.core.training.processes import train
+from components.core.training.phase import build_network, train_phase
+from components.core.training.processes import process_count
 from components.fine_tune import fine_tune
 from components.train_head import train_head
 from tests.conftest import TOY
 from tests.data.pictures import write_pictures
 from tests.fakes.toy import write_points
+from tests.support import forks
 from tests.support.command import wait_for
 
 ROOT = Path(__file__).parents[4]
@@ -40,6 +41,12 @@ CHOSEN = Hyperparameters(
     head_learning_rate=0.05, thaw_learning_rate=0.05, layer_decay=1.0, thaw=2, thaw_epochs=3, dropout=0.2
 )
 Trained = tuple[nn.Module, list[dict[str, float]]]
+
+
+@pytest.fixture(autouse=True)
+def _processes_are_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a local run, whose steps are forks themselves; those of a script start as new interpreters."""
+    monkeypatch.setattr(child_processes, "context", forks.context)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,7 @@ def prepared(source: Path, dataset: Path, settings: Settings) -> Path:
 def trained(dataset: Path, settings: Settings, thaw: int, **options: Any) -> Trained:
     data = open_data(dataset, settings)
     network = build_network(data, CHOSEN)
-    return network, train(network, data, CHOSEN, thaw=thaw, **options)
+    return network, train_phase(network, data, CHOSEN, thaw=thaw, processes=process_count(settings), **options)
 
 
 def difference(dataset: Path, settings: Settings, one: Trained, other: Trained) -> float:
@@ -154,8 +161,8 @@ def test_early_stopping_is_the_same(home: Path, points: Path) -> None:
     chosen = CHOSEN.model_copy(update={"head_learning_rate": 30.0})
     histories = []
     for count in (1, 2):
-        data = open_data(points, settings.model_copy(update={"processes": count}))
-        histories.append(train(build_network(data, chosen), data, chosen, thaw=0))
+        data = open_data(points, settings)
+        histories.append(train_phase(build_network(data, chosen), data, chosen, thaw=0, processes=count))
     one, two = histories
     assert len(one) < settings.head_epochs
     assert [figures["best"] for figures in two] == [figures["best"] for figures in one]
@@ -228,12 +235,12 @@ def test_gpus_that_are_not_there_are_an_input_error(monkeypatch: pytest.MonkeyPa
     """More processes than GPUs, and several on one named GPU, are refused; 0 takes all GPUs there are."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert processes.processes(Settings(processes=0)) == 2
-    assert processes.processes(Settings(processes=0, device="cpu")) == 1
+    assert process_count(Settings(processes=0)) == 2
+    assert process_count(Settings(processes=0, device="cpu")) == 1
     with pytest.raises(InputError, match="2 GPUs"):
-        processes.processes(Settings(processes=3))
+        process_count(Settings(processes=3))
     with pytest.raises(InputError, match="cuda:1"):
-        processes.processes(Settings(processes=2, device="cuda:1"))
+        process_count(Settings(processes=2, device="cuda:1"))
 
 
 def steps(dataset: Path, settings: Settings, folder: Path, key: str) -> None:

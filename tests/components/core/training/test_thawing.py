@@ -1,6 +1,7 @@
 """Whether thawing helps."""
 
 import math
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from components.core.fitting import folds
 from components.core.fitting.calibration import calibrated_losses
 from components.core.fitting.data import Data, open_data
 from components.core.fitting.head_phase import solve_head
+from components.core.fitting.loop import Batches
 from components.core.settings import Hyperparameters, Settings
 from components.core.targets.classification import Classification
-from components.core.training import processes, thawing
+from components.core.training import phase, thawing
 from components.core.training.phase import build_network
 from components.core.training.thawing import Judgment, cross_validated, paired, thaw
 from tests.conftest import TOY
+from tests.support.command import ROOT
 
 SETTINGS = Settings(**{**TOY, "head_solver": "auto"})
 HELPS = Hyperparameters(thaw=3, thaw_learning_rate=0.05, layer_decay=1.0, thaw_epochs=6, dropout=0.0)
@@ -88,12 +91,12 @@ def last_training(monkeypatch: pytest.MonkeyPatch, epochs: int) -> list[tuple[in
     """Have thawing judged as helpful for two epochs; list the rows and epochs that the final training is given."""
     seen: list[tuple[int, int]] = []
 
-    def train_phase(_network: object, some: Data, _chosen: object, **given: Any) -> list[dict[str, float]]:
-        seen.append((len(some.rows["train"]), given["epochs"]))
+    def fit(_network: object, _line: int, batches: Batches, *_: object, **given: Any) -> list[dict[str, float]]:
+        seen.append((sum(len(targets) for _, targets in batches(0, 0)), given["epochs"]))
         return [{"loss": 1.0}] * epochs
 
     monkeypatch.setattr(thawing, "cross_validated", lambda *_: Judgment(0.5, 0.1, 9, "", [{"loss": 1.0}], 2))
-    monkeypatch.setattr(processes, "train_phase", train_phase)
+    monkeypatch.setattr(phase, "fit", fit)
     return seen
 
 
@@ -161,6 +164,22 @@ def test_many_rows_are_judged_by_the_validation_rows(
     data, network = trained(toy_dataset, HELPS)
     judged = thaw(network, data, HELPS)
     assert (judged.rows, judged.how) == (len(data.rows["validation"]), thawing.VALIDATION)
+
+
+def test_the_way_to_backward_is_short(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is at most four calls away from it: `thaw`, `train_phase`, `fit`, and `backward` itself."""
+    monkeypatch.setattr(folds, "ENOUGH", 1)
+    ways, backward = set[tuple[str, ...]](), torch.Tensor.backward
+
+    def seen(loss: torch.Tensor) -> None:
+        frames = traceback.extract_stack()
+        ways.add(tuple(frame.name for frame in frames if frame.filename.startswith(str(ROOT / "components"))))
+        backward(loss)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    monkeypatch.setattr(torch.Tensor, "backward", seen)
+    data, network = trained(toy_dataset, HELPS)
+    thaw(network, data, HELPS)
+    assert ways == {("thaw", "train_phase", "fit")}
 
 
 def test_a_third_of_more_rows_is_held_out_once(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
