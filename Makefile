@@ -53,7 +53,14 @@ PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(VENV)/.installed ## Run the quick tests
 	$(PYTEST) -m "not slow" -q $(PARALLEL)
 
-test-slow: $(VENV)/.installed $(PHOTOS) ## Run the slow tests: real photos, real S3, real servers
+# What checks pages for keyboards and screen readers; beside the environment, which would miss its dependencies.
+AXE := build/axe/axe_playwright_python/axe.min.js
+$(AXE): tests/support/axe.txt | $(VENV)/.installed
+	@rm -rf build/axe
+	$(BIN)/pip install --quiet --disable-pip-version-check --target build/axe --no-deps --require-hashes -r $<
+	@touch $@
+
+test-slow: $(VENV)/.installed $(PHOTOS) $(AXE) ## Run the slow tests: real photos, real S3, real servers
 	$(PYTEST) -m slow -q $(PARALLEL)
 
 # Tracing makes the tests a third to a half slower: by night it follows the slow ones too.
@@ -74,8 +81,8 @@ check: $(VENV)/.installed ## Lint, types and architecture
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-prepare: $(VENV)/.installed ## Check, and fetch the image's packages meanwhile: types take one core, downloads none
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check wheels
+prepare: $(VENV)/.installed ## Check, and fetch the packages of images and tests meanwhile: types take one core, downloads none
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check wheels $(AXE)
 
 format: $(VENV)/.installed ## Format, and fix what can be fixed automatically
 	$(BIN)/ruff format .

@@ -38,12 +38,15 @@ def test_scripts_that_recipes_call_exist() -> None:
 
 
 def test_a_recipe_installs_only_from_the_lock() -> None:
-    """Packages come from the lock with their hashes, the benchmark's peers from theirs; pip fetches nothing else."""
+    """Packages come from the lock with their hashes, what tests and benchmarks add too; pip fetches no other."""
     installs = [line for line in TEXT.replace("\\\n", "").splitlines() if "pip install" in line]
-    assert len(installs) == 3
+    assert len(installs) == 4
     assert "--require-hashes -r requirements.lock" in installs[0]
     assert "--no-deps --no-build-isolation -e ." in installs[1]
-    assert installs[2].split()[-4:] == ["--no-deps", "--require-hashes", "-r", "tests/benchmarks/requirements.txt"]
+    hashed = ["--no-deps", "--require-hashes", "-r"]
+    assert installs[2].split()[-4:] == [*hashed, "$<"]
+    assert "$(AXE): tests/support/axe.txt |" in TEXT
+    assert installs[3].split()[-4:] == [*hashed, "tests/benchmarks/requirements.txt"]
 
 
 def test_the_workflow_calls_what_ci_calls() -> None:

@@ -8,7 +8,6 @@
 import argparse
 import base64
 import contextlib
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -21,9 +20,11 @@ from typing import Any
 import requests
 import websocket
 
+from tests.services.servers import missing
+from tests.support.command import ROOT
+
 CHROMIUM = shutil.which("chromium")
-_PACKAGE = importlib.util.find_spec("axe_playwright_python")  # of which only axe-core itself is used
-AXE = Path(_PACKAGE.origin).with_name("axe.min.js") if _PACKAGE and _PACKAGE.origin else None
+AXE = ROOT / "build/axe/axe_playwright_python/axe.min.js"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--hide-scrollbars"]
 SECONDS = 120.0  # that a page may take on a busy machine
@@ -71,7 +72,8 @@ class Page:
 
     def violations(self) -> list[str]:
         """What axe-core finds wrong for keyboards and screen readers: rule, impact and element, one line each."""
-        assert AXE is not None, "no axe-core here: pip install --no-deps axe-playwright-python"
+        if not AXE.exists():
+            missing(f"axe-core is not there (make {AXE.relative_to(ROOT)})")
         self.value(f"{AXE.read_text()}; true")
         found = self.value("axe.run().then(({violations}) => violations)")
         return [f"{one['id']} ({one['impact']}): {node['html']}" for one in found for node in one["nodes"]]
@@ -85,7 +87,8 @@ class Page:
 @contextlib.contextmanager
 def browser() -> Iterator[Page]:
     """A page of a new browser, which ends with it."""
-    assert CHROMIUM is not None, "no chromium here: apt-get install chromium"
+    if CHROMIUM is None:
+        missing("There is no browser (Debian: apt-get install chromium)")
     with tempfile.TemporaryDirectory() as user, contextlib.ExitStack() as ends:
         process = subprocess.Popen(
             [CHROMIUM, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={user}", "about:blank"],

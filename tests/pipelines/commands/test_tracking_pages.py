@@ -9,10 +9,10 @@ import pytest
 from tests.conftest import copy_home
 from tests.services.servers import free_port
 from tests.support import command
-from tests.support.browser import CHROMIUM, Page, browser
+from tests.support.browser import Page, browser
 from tests.support.plain import PlainRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]
+pytestmark = pytest.mark.slow
 SHOWN = "document.body.innerText.includes('{}')"
 
 

@@ -12,7 +12,7 @@ from pipelines.serving.app import Limits, build
 from pipelines.serving.following import Following
 from pipelines.serving.interface_page import interface_page
 from pipelines.serving.loading import Loaded
-from tests.support.browser import AXE, CHROMIUM, browser
+from tests.support.browser import browser
 from tests.support.command import ROOT
 
 
@@ -48,7 +48,6 @@ def test_the_page_fetches_nothing_and_trusts_no_text(interface: dict[str, Any]) 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None or AXE is None, reason="chromium, and pip install --no-deps axe-playwright-python")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_keyboards_and_screen_readers_reach_the_page(interface: dict[str, Any], tmp_path: Path, *, dark: bool) -> None:
     """axe-core finds nothing on it, on a phone either."""

@@ -6,9 +6,9 @@ import pytest
 
 from components.core.reporting.page import render
 from tests.components.core.reporting.test_page import sample
-from tests.support.browser import AXE, CHROMIUM, Page, browser
+from tests.support.browser import Page, browser
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]
+pytestmark = pytest.mark.slow
 OPEN = "#numbers .scroll, #classes .scroll, #data .scroll, #cost .scroll"  # tables that are not folded
 WIDER = f"[...document.querySelectorAll('{OPEN}')].filter(one => one.scrollWidth > one.clientWidth + 1)"
 
@@ -53,7 +53,6 @@ def test_a_figure_is_not_larger_than_it_is_read(page: Page, address: str) -> Non
     assert max(widths) <= 620
 
 
-@pytest.mark.skipif(AXE is None, reason="no axe-core here: pip install --no-deps axe-playwright-python")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1400])
 def test_keyboards_and_screen_readers_reach_everything(width: int, *, dark: bool, page: Page, address: str) -> None:
