@@ -42,7 +42,7 @@ from components.core.targets.evaluation import Evaluation
 from components.core.tracking import metric_groups, runs, step_records, tag_names
 from components.core.tracking.service import retries
 from components.core.training import deadlines
-from components.core.training.checkpoints import load_checkpoint, weights_digest
+from components.core.training.checkpoints import kept_epoch, load_checkpoint, weights_digest
 from components.core.training.phase import outputs
 
 SHOWN = 24  # labels that look wrong, in the report; all are in the table
@@ -117,7 +117,8 @@ def evaluate(
         )
         page = replace(page, headline=_headline(data, evaluation, decision, kind), model=model)
         report.write_text(render(page))
-        run.params(model_facts.resolved(run.settings, trained), pipeline=True)
+        run.params(model_facts.resolved(run.settings, trained) | _searched(run.settings, facts), pipeline=True)
+        run.metrics(metric_groups.of_kept(kept_epoch(facts)), pipeline=True)
         _log_insight(run, data, insight)
         _log_saved(run, page.costs, data.reuse.seconds)
         _log(run, evaluation, decision, page, report, facts["classes"])
@@ -128,6 +129,12 @@ def evaluate(
         run.figure(f"test {label(first)} {evaluation.metrics[first]:.3f} [{low:.3f}, {high:.3f}]")
     confusion = None if evaluation.confusion is None else (list(facts["classes"]), evaluation.confusion.tolist())
     return Evaluated(decision.accepted, decision.champion, _shown(evaluation, decision, first), confusion)
+
+
+def _searched(settings: Settings, facts: Mapping[str, Any]) -> dict[str, str]:
+    """The hyperparameters that no setting fixes, to four digits: the trials and the checkpoint have all of them."""
+    chosen = {name: value for name, value in facts["hyperparameters"].items() if getattr(settings, name, None) is None}
+    return {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in chosen.items()}
 
 
 def _trials(run: runs.StepRun, version: str) -> str:
@@ -321,8 +328,8 @@ def _log_saved(run: runs.StepRun, spent: Sequence[Mapping[str, Any]], here: floa
     """Log what kept activations saved in each step, this one included, and in total."""
     run.saved(here)
     steps = {cost["step"]: cost["saved"] for cost in spent if cost["saved"] is not None} | {run.name: here}
-    by_step = {f"{tag_names.SAVED}_{step}": seconds for step, seconds in steps.items()}
-    run.metrics({tag_names.SAVED: sum(steps.values()), **by_step}, pipeline=True)
+    by_step = {f"{metric_groups.SAVED}_{step}": seconds for step, seconds in steps.items()}
+    run.metrics({metric_groups.SAVED: sum(steps.values()), **by_step}, pipeline=True)
 
 
 def _log(
@@ -340,11 +347,11 @@ def _log(
     }
     figures = {
         **metric_groups.group(metric_groups.TEST, evaluation.metrics),
-        **metric_groups.group(metric_groups.INTERVAL, bounds),
-        **metric_groups.group("baseline", evaluation.baseline),
+        **metric_groups.beside_test(metric_groups.INTERVAL, bounds),
+        **metric_groups.beside_test(metric_groups.BASELINE, evaluation.baseline),
     }
     for prefix, reference in evaluation.references.items():
-        figures |= metric_groups.group(prefix, reference.metrics)
+        figures |= metric_groups.beside_test(prefix, reference.metrics)
     for pipeline in (False, True):
         run.metrics(figures, pipeline=pipeline)
     told = {tag_names.ACCEPTED: str(decision.accepted).lower(), tag_names.DECISION: decision.sentence}
@@ -356,9 +363,8 @@ def _log(
         copy.write_text(report.read_text())
         run.artifact(copy, pipeline=True)
     evidence = {"accepted": decision.accepted, "sentence": decision.sentence, **decision.evidence}
-    run.text(json.dumps(evidence, indent=1), "evidence.json")
-    short = {name: value for name, value in decision.evidence.items() if not isinstance(value, list | dict)}
-    run.tags({tag_names.EVIDENCE: json.dumps(short)[: tag_names.TAG_LENGTH]}, pipeline=True)
+    for pipeline in (False, True):
+        run.text(json.dumps(evidence, indent=1), "evidence.json", pipeline=pipeline)
     run.text(
         charts.to_svg(charts.learning_curves(page.history, next(iter(evaluation.metrics)))),
         "figures/learning_curves.svg",

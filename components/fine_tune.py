@@ -1,9 +1,7 @@
 """Thaw the last stages and train on with lower rates; where that does not help, the head-only model goes on."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from components.core.compute import distributed
 from components.core.compute.determinism import seed_everything
@@ -19,6 +17,7 @@ from components.core.training.beginning import begin
 from components.core.training.checkpoints import (
     TRAINING,
     check_room,
+    kept_epoch,
     load_checkpoint,
     load_weights,
     read_facts,
@@ -59,7 +58,7 @@ def fine_tune(
         distributed.rendezvous()  # the first process may still be writing the head
         network, facts = load_checkpoint(head)
         check_room(checkpoint, network)
-        before = _kept(facts["history"], "head")
+        before = kept_epoch(facts)
         # processes of torchrun can't know the deadline and are under way: there one epoch is trained
         if chosen.thaw == 0 or (not torchrun.launched() and run.deadline.reached()):
             return _hand_on(run, chosen, head, checkpoint, before["loss"])
@@ -75,8 +74,8 @@ def fine_tune(
         if not judged.helps:
             load_weights(head, network)
         epochs = [*facts["history"], *({"phase": "thaw", **figures} for figures in judged.history)]
-        after = _kept(epochs, "thaw") if judged.helps else before
         known = {"history": epochs, "thawed": chosen.thaw if judged.helps else 0, "thawing": str(judged)}
+        after = kept_epoch(known)
         save_checkpoint(checkpoint, network, run.settings, chosen, facts["classes"], known)
         shutil.copy(head / TRAINING, checkpoint)
         run.saved(data.reuse.seconds)
@@ -87,12 +86,6 @@ def fine_tune(
     return float(after["loss"])
 
 
-def _kept(history: Sequence[dict[str, Any]], phase: str) -> dict[str, Any]:
-    """The epoch of a phase whose weights were kept."""
-    epochs = [figures for figures in history if figures["phase"] == phase]
-    return next((figures for figures in epochs if figures.get("best")), epochs[-1])
-
-
 def _recall(run: runs.StepRun, version: str, checkpoint: Path) -> float:
     """Bring an earlier version back, which needs no training; return its validation loss."""
     if torchrun.is_helper():
@@ -100,8 +93,7 @@ def _recall(run: runs.StepRun, version: str, checkpoint: Path) -> float:
     recall.checkpoint(run.settings.model, version, checkpoint)
     run.tags({tag_names.VERSION: version})
     run.figure(f"version {version} is judged again")
-    facts = read_facts(checkpoint)
-    return float(_kept(facts["history"], "thaw" if facts["thawed"] else "head")["loss"])
+    return float(kept_epoch(read_facts(checkpoint))["loss"])
 
 
 def _hand_on(run: runs.StepRun, chosen: Hyperparameters, head: Path, checkpoint: Path, loss: float) -> float:

@@ -1,8 +1,7 @@
 """The exit handler: close what is still open in MLflow, write the result that scripts read, and tell a webhook."""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -12,12 +11,9 @@ from components.core.registry import descriptions
 from components.core.reporting import costs, notification
 from components.core.run_result import RunResult
 from components.core.settings import Settings
-from components.core.tracking import endings, queries, runs, tag_names
-from components.core.tracking.metric_groups import plain
+from components.core.tracking import endings, metric_groups, queries, runs, tag_names
 from components.core.tracking.service import connection, retries
 from components.core.training import deadlines
-
-COSTS = ("cost_seconds", "cost")  # metrics of the whole run, which come after its result
 
 
 @retries.patient
@@ -84,24 +80,19 @@ def result_of(model: str, run_key: str, state: str) -> RunResult:
         pending=tags.get(tag_names.PENDING, ""),
         compared_with=facts.get(tag_names.COMPARED_WITH, ""),
         metric=facts.get(tag_names.METRIC, ""),
-        metrics=_figures(made.data.metrics) if made else {},
+        metrics=metric_groups.of_result(made.data.metrics) if made else {},
         dataset_digest=facts.get(tag_names.DATASET_DIGEST, ""),
         mlflow_run_id=pipeline.info.run_id if pipeline else "",
         steps={
-            queries.step_name(run): run.data.metrics["step_seconds"]
+            queries.step_name(run): seconds
             for run in steps
-            if "step_seconds" in run.data.metrics
+            if (seconds := metric_groups.seconds(run.data.metrics)) is not None
         },
         cut=cut,
         reference=facts.get(tag_names.REFERENCE, ""),
         report=_report(made.info.artifact_uri) if made and tag_names.ACCEPTED in facts else "",
         same_as=same_as,
     )
-
-
-def _figures(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Test figures; those that are undefined are missing, for JSON has no word for them."""
-    return {plain(name): value for name, value in metrics.items() if name not in COSTS and math.isfinite(value)}
 
 
 def _failure(run_key: str, steps: Sequence[Any]) -> str:
@@ -134,12 +125,12 @@ def unmended(steps: Sequence[Any]) -> list[Any]:
 def _record(settings: Settings, run_key: str, result: RunResult) -> str:
     """Keep in MLflow what the run cost, and why it failed; return the cost in words."""
     steps = queries.find_runs(settings.model, run_key, "step")  # several workers of the search are several steps
-    seconds = sum(run.data.metrics.get("step_seconds", 0.0) for run in steps)
+    seconds = sum(metric_groups.seconds(run.data.metrics) or 0.0 for run in steps)
     cost = costs.sentence(seconds, settings)
     if result.mlflow_run_id:
-        found = {"cost_seconds": seconds}
+        found = {metric_groups.SECONDS: seconds}
         if settings.price_per_hour:
-            found["cost"] = costs.amount(seconds, settings)
+            found[metric_groups.PRICE] = costs.amount(seconds, settings)
         tags = {tag_names.COST: cost}
         if result.status == "failed":
             tags[tag_names.FAILURE] = result.reason

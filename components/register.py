@@ -110,7 +110,6 @@ def _origin(run: runs.StepRun) -> dict[str, str]:
                 tag_names.DATASET_DIGEST,
                 tag_names.WEIGHTS_DIGEST,
                 tag_names.DECISION,
-                tag_names.EVIDENCE,
             )
         },
         **{name: value for name, value in evaluated.tags.items() if name == tag_names.WARM_START},

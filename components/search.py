@@ -16,7 +16,7 @@ from components.core.errors import NoAnswerError, StepError
 from components.core.machine import cpus, memory
 from components.core.machine.revision import libraries
 from components.core.searching import studies
-from components.core.searching.studies import CHOSEN, DONE, open_study
+from components.core.searching.studies import CHOSEN, DONE, SAVED, open_study
 from components.core.searching.trials import MAX_THAW_EPOCHS, MAX_THAWED_STAGES, NO_ANSWER_STATUS, WAIT_SECONDS, work
 from components.core.settings import GATE, OPERATIONAL, Settings
 from components.core.tracking import step_records, tag_names
@@ -158,7 +158,7 @@ def _run_workers(run: "StepRun", name: str, dataset: Path, stages: int) -> float
         raise NoAnswerError("The search's database no longer answers.", "Check its log, and run again.")
     _check(run, study, killed=any(process.exitcode for process in workers))
     ours = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("step") == run.run_id]
-    return float(sum(trial.user_attrs.get(tag_names.SAVED, 0.0) for trial in ours))
+    return float(sum(trial.user_attrs.get(SAVED, 0.0) for trial in ours))
 
 
 def _check(run: "StepRun", study: "optuna.Study", *, killed: bool) -> None:

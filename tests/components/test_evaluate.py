@@ -98,13 +98,28 @@ def test_a_model_below_the_probe_is_told(toy_home: PlainRun, tmp_path: Path) -> 
     assert sentence in (tmp_path / "again" / "report.html").read_text()
 
 
+def test_two_weeks_are_compared_by_the_pipelines_runs(toy_run: PlainRun, tmp_path: Path) -> None:
+    """A pipeline's run has all that MLflow compares: data, validation and test figures, hyperparameters, evidence."""
+    [run] = queries.find_runs("toy", toy_run.run_key, "pipeline")
+    metrics, params = run.data.metrics, run.data.params
+    assert {"data/examples", "data/new", "data/gone", "train/loss", "val/loss", "val/accuracy"} <= metrics.keys()
+    assert all("/" in name for name in metrics)
+    assert metrics["data/examples"] == metrics["data/new"] > 0
+    assert params["thaw"] in ("1", "2", "3")
+    assert all(len(params[name]) < 10 for name in ("weight_decay", "layer_decay"))
+    assert not [name for name, value in params.items() if value in ("", "{}", "None")]
+    evidence = queries.download(run.info.run_id, "evidence.json", tmp_path)
+    assert evidence
+    assert json.loads(evidence.read_text())["rule"] == "baseline"
+
+
 def test_what_reuse_saved_is_a_number_by_step(toy_run: PlainRun) -> None:
     """Every step that reads activations says what that saved; the pipeline's run has these and their sum."""
     metrics = toy_run.result["metrics"]
     steps = {name: metrics[f"saved_seconds_{name}"] for name in ("search", "train_head", "fine_tune", "evaluate")}
     assert metrics["saved_seconds"] == pytest.approx(sum(steps.values()))
     runs_ = queries.find_runs("toy", toy_run.run_key, "step")
-    assert {r.info.run_name: r.data.metrics["saved_seconds"] for r in runs_ if r.info.run_name in steps} == steps
+    assert {r.info.run_name: r.data.metrics["time/saved_seconds"] for r in runs_ if r.info.run_name in steps} == steps
 
 
 def test_the_report_is_kept_with_the_run(toy_run: PlainRun) -> None:

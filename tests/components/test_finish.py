@@ -80,8 +80,8 @@ def test_the_cost_is_in_mlflow(toy_home: PlainRun) -> None:
     priced = toy_home.settings.model_copy(update={"machine": "n2-standard-8", "price_per_hour": 3.6})
     result = finish(priced.to_json(), toy_home.run_key, "SUCCEEDED")
     data = connection.client().get_run(result.mlflow_run_id).data
-    assert data.metrics["cost_seconds"] == pytest.approx(sum(result.steps.values()))
-    assert data.metrics["cost"] == pytest.approx(data.metrics["cost_seconds"] / 1000)
+    assert data.metrics["time/seconds"] == pytest.approx(sum(result.steps.values()))
+    assert data.metrics["time/price"] == pytest.approx(data.metrics["time/seconds"] / 1000)
     assert " on n2-standard-8, about 0." in result.cost
     assert data.tags["thawline.cost"] == result.cost
 
@@ -220,7 +220,7 @@ def test_the_plugins_tree_is_climbed_to_its_root(tracked_home: Path, monkeypatch
     assert result.mlflow_run_id == root
     assert list(result.steps) == ["search", "select_trial", "register"]
     assert client.get_run(root).info.status == "RUNNING"
-    assert client.get_run(root).data.metrics["cost_seconds"] > 0
+    assert client.get_run(root).data.metrics["time/seconds"] > 0
 
 
 def test_the_exit_handler_waits_for_mlflow(

@@ -180,8 +180,7 @@ def test_registered_files_get_no_second_version(accepted: bool, toy_home: PlainR
 def test_the_last_verdict_against_the_same_champion_counts(toy_home: PlainRun, tmp_path: Path) -> None:
     """What lost the second time is not promoted by the first; a verdict against another champion changes nothing."""
     path, _ = versions.fetch("toy", "1", tmp_path)
-    names = ("thawline.decision", "thawline.evidence")
-    verdict = {"thawline.accepted": "false", tag_names.EVIDENCE_RUN: "later", **dict.fromkeys(names, "lost")}
+    verdict = {"thawline.accepted": "false", tag_names.EVIDENCE_RUN: "later", "thawline.decision": "lost"}
     for champion, accepted, judged_by in (("7", "true", toy_home.result["mlflow_run_id"]), ("", "false", "later")):
         assert versions.registered("toy", path, {**verdict, "thawline.compared_with": champion}) == "1"
         found = versions.tags("toy", "1")

@@ -9,7 +9,7 @@ import yaml
 
 from components.core.registry import versions
 from components.core.settings import Settings
-from components.core.tracking.service import connection
+from components.core.tracking import queries
 from tests.conftest import use_home
 from tests.fakes.toy import write_distances
 from tests.support.command import thawline
@@ -55,13 +55,15 @@ def test_the_first_one_beats_the_trivial_model(results: list[dict[str, Any]]) ->
     assert "the upper bound of its error is below the trivial model" in first["reason"]
 
 
-def test_a_permutation_test_decides_between_two(results: list[dict[str, Any]]) -> None:
+def test_a_permutation_test_decides_between_two(results: list[dict[str, Any]], tmp_path: Path) -> None:
     """Scores that are not right or wrong are compared by swapping the two models' answers."""
     second = results[1]
     assert second["promoted"], second["reason"]
     assert "beats the champion, version 1" in second["reason"]
     assert "swap permutation test" in second["reason"]
-    evidence = json.loads(connection.client().get_run(second["mlflow_run_id"]).data.tags["thawline.evidence"])
+    path = queries.download(second["mlflow_run_id"], "evidence.json", tmp_path)
+    assert path
+    evidence = json.loads(path.read_text())
     assert evidence["gain"] > 0
     assert evidence["challenger"] < evidence["champion"]
 

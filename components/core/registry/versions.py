@@ -204,7 +204,7 @@ def registered(model: str, folder: Path, tags: Mapping[str, str]) -> str:
         return ""
     version, against = str(same.version), tag_names.COMPARED_WITH
     if tags[tag_names.ACCEPTED] == "true" or same.tags.get(against) == tags[against]:
-        for name in (tag_names.ACCEPTED, against, tag_names.DECISION, tag_names.EVIDENCE, tag_names.EVIDENCE_RUN):
+        for name in (tag_names.ACCEPTED, against, tag_names.DECISION, tag_names.EVIDENCE_RUN):
             connection.client().set_model_version_tag(model, version, name, tags[name])
     return version
 

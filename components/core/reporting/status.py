@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from components.core.registry import ledger, versions
-from components.core.tracking import canary, queries, tag_names
+from components.core.tracking import canary, metric_groups, queries, tag_names
 from components.core.training import deadlines
 
 Status = Literal["succeeded", "skipped", "failed", "terminated", "running", "none"]
@@ -84,7 +84,7 @@ def of(model: str) -> Outcome:
         started=newest.info.start_time / 1000,
         ended=(newest.info.end_time or 0) / 1000,
         running=bool(running and (last is None or running.info.start_time > last.info.start_time)),
-        seconds=newest.data.metrics.get("cost_seconds", 0.0),
+        seconds=metric_groups.seconds(newest.data.metrics) or 0.0,
         cut=bool(deadlines.cuts(tags)),
         **facts,
     )

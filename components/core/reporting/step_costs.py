@@ -3,7 +3,7 @@
 from typing import Any
 
 from components.core.reporting.costs import amount, money
-from components.core.tracking import queries, runs, tag_names
+from components.core.tracking import metric_groups, queries, runs, tag_names
 
 
 def costs(run: runs.StepRun) -> list[dict[str, Any]]:
@@ -12,13 +12,13 @@ def costs(run: runs.StepRun) -> list[dict[str, Any]]:
     return [
         {
             "step": queries.step_name(step),
-            "seconds": step.data.metrics["step_seconds"],
-            "amount": money(amount(step.data.metrics["step_seconds"], run.settings), run.settings.currency)
+            "seconds": seconds,
+            "amount": money(amount(seconds, run.settings), run.settings.currency)
             if run.settings.price_per_hour
             else "",
-            "saved": step.data.metrics.get(tag_names.SAVED),
+            "saved": metric_groups.saved(step.data.metrics),
             "notes": step.data.tags.get(tag_names.NOTES, "").splitlines(),
         }
         for step in steps
-        if "step_seconds" in step.data.metrics
+        if (seconds := metric_groups.seconds(step.data.metrics)) is not None
     ]

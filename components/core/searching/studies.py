@@ -28,6 +28,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 DONE = ("COMPLETE", "PRUNED")
 CHOSEN, RETRIES = "hyperparameters", "retries"  # attributes of a trial: what it was given, and how often it was killed
+SAVED = "saved_seconds"  # as above: by cached activations
 HEARTBEAT_SECONDS = 20  # a worker is taken for dead after three that are missing
 MAX_RETRIES = 3  # of a trial whose workers die: it may be what kills them
 CONNECT_SECONDS = 10

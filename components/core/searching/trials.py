@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from components.core.contract.listener import Callbacks, Deadline
 from components.core.errors import NoAnswerError
 from components.core.searching import studies
-from components.core.searching.studies import open_study
+from components.core.searching.studies import SAVED, open_study
 from components.core.settings import Hyperparameters, Settings
 from components.core.storage import outages
-from components.core.tracking import tag_names
 from components.core.training import deadlines
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def objective(trial: "optuna.Trial", data: "Data", stages: int, deadline: Deadli
         finally:
             trial.set_user_attr("history", history)
             trial.set_user_attr("seconds", time.time() - begin)
-            trial.set_user_attr(tag_names.SAVED, data.reuse.seconds - saved)
+            trial.set_user_attr(SAVED, data.reuse.seconds - saved)
     return value
 
 

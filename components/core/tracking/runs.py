@@ -98,7 +98,7 @@ class StepRun:
 
     def saved(self, seconds: float) -> None:
         """Log what reading kept activations saved in this step."""
-        self.metrics({tag_names.SAVED: seconds})
+        self.metrics({metric_groups.SAVED: seconds})
 
     def tags(self, values: Mapping[str, str], *, pipeline: bool = False) -> None:
         """Tag the step's run, or the pipeline's."""
@@ -129,12 +129,12 @@ class StepRun:
         run_id = self.pipeline_id if pipeline else self.run_id
         self.ask(lambda: client().log_artifact(run_id, str(path), folder or None))
 
-    def text(self, text: str, name: str) -> None:
+    def text(self, text: str, name: str, *, pipeline: bool = False) -> None:
         """Upload text as a file; a figure goes as SVG."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
             path.write_text(text)
-            self.artifact(path, str(Path(name).parent) if "/" in name else "")
+            self.artifact(path, str(Path(name).parent) if "/" in name else "", pipeline=pipeline)
 
     def dataset(self, name: str, digest: str, source: str) -> None:
         """Record the data as MLflow's dataset input of this run and of the pipeline's."""
@@ -147,7 +147,7 @@ class StepRun:
     def close(self, status: str, seconds: float) -> None:
         """End the run as FINISHED or FAILED with the seconds of its own work."""
         self._flush()
-        self.metrics({"step_seconds": seconds})
+        self.metrics({metric_groups.SECONDS: seconds})
         # a failed step may be about to be killed, or its server may be what it failed of
         self.ask(lambda: client().set_terminated(self.run_id, status), None if status == "FINISHED" else FAILED_SECONDS)
         self._emit("finished" if status == "FINISHED" else "failed", seconds=seconds, figure=self._figure)
@@ -270,7 +270,8 @@ def pipeline_run(run_key: str, settings: Settings) -> Run:
     run_id = create(name, run_key, settings.model, kind, None)
     if not alone and (elected := _elect(run_id, run_key, settings.model)) != run_id:
         return client().get_run(elected)
-    params = [Param(k, hidden(str(v))) for k, v in settings.model_dump().items() if v is not None]
+    given = {k: v for k, v in settings.model_dump().items() if v not in (None, "", {})}
+    params = [Param(k, hidden(str(v))) for k, v in given.items()]
     client().log_batch(run_id, params=params, tags=[RunTag(tag_names.SETTINGS_DIGEST, settings.digest())])
     return client().get_run(run_id)
 

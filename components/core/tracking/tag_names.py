@@ -1,4 +1,4 @@
-"""Names of tags and metrics in MLflow, each spelled once. What one version writes, later ones read: a name stays."""
+"""Names of tags in MLflow, each spelled once. What one version writes, later ones read: a name stays."""
 
 TAG_LENGTH = 5000  # characters that every store of MLflow takes
 
@@ -55,7 +55,7 @@ LOOK, HORIZON_OPENED = "thawline.look", "thawline.horizon_opened"  # of a run th
 ACCEPTED = "thawline.accepted"  # "true" or "false"
 DECISION = "thawline.decision"
 REFERENCE = "thawline.reference"  # which simple model it does not beat, in a sentence, if there is one
-EVIDENCE = "thawline.evidence"  # a JSON object; of an entry of the ledger, the id of the pipeline run that has it
+EVIDENCE = "thawline.evidence"  # of an entry of the ledger: the id of the pipeline run that has it
 METRIC = "thawline.metric"  # what the target names first
 COMPARED_WITH = "thawline.compared_with"  # the champion then; of a run no tag where there was none
 EVIDENCE_RUN = "thawline.evidence_run"  # the pipeline run that judged a version; it may not be the one that made it
@@ -68,9 +68,6 @@ BACKBONE, THAWED = "thawline.backbone", "thawline.thawed"
 ACTION, FROM, TO = "thawline.action", "thawline.from", "thawline.to"
 WHY, WHO = "thawline.why", "thawline.who"
 MARK, REASON, WITHDRAWN = "thawline.mark", "thawline.reason", "thawline.withdrawn"
-
-# Metrics.
-SAVED = "saved_seconds"  # of a step, and of the pipeline
 
 
 def figure(metric: str) -> str:

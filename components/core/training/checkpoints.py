@@ -73,6 +73,13 @@ class TrainingRows:
     number: int  # of the dataset in its lineage
 
 
+def kept_epoch(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of the epoch whose weights a checkpoint holds, by its facts."""
+    phase = "thaw" if facts["thawed"] else "head"
+    epochs = [dict(figures) for figures in facts["history"] if figures["phase"] == phase]
+    return next((figures for figures in epochs if figures.get("best")), epochs[-1])
+
+
 def save_training_rows(folder: Path, examples: Examples, target: Target) -> None:
     """Write the ids and fingerprints of the rows that a model sees into its checkpoint's folder.
 

@@ -29,7 +29,7 @@ def ended(days: float, state: str = "FINISHED", model: str = "toy", **tags: str)
     """A run of a minute that ended so many days ago."""
     end = int((time.time() - days * DAY) * 1000)
     run_id = runs.create(model, f"{model}-{days}", model, "pipeline", None, end - 60_000)
-    runs.record(run_id, {"cost_seconds": 42.0}, {name.replace("_", "."): value for name, value in tags.items()})
+    runs.record(run_id, {"time/seconds": 42.0}, {name.replace("_", "."): value for name, value in tags.items()})
     connection.client().set_terminated(run_id, state, end)
 
 
