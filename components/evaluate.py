@@ -363,8 +363,7 @@ def _log(
         copy.write_text(report.read_text())
         run.artifact(copy, pipeline=True)
     evidence = {"accepted": decision.accepted, "sentence": decision.sentence, **decision.evidence}
-    for pipeline in (False, True):
-        run.text(json.dumps(evidence, indent=1), "evidence.json", pipeline=pipeline)
+    run.text(json.dumps(evidence, indent=1), "evidence.json", pipeline=True)
     run.text(
         charts.to_svg(charts.learning_curves(page.history, next(iter(evaluation.metrics)))),
         "figures/learning_curves.svg",

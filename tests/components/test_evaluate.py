@@ -133,7 +133,7 @@ def test_the_report_is_kept_with_the_run(toy_run: PlainRun) -> None:
 
 def evidence_of(key: str, folder: Path) -> dict[str, Any]:
     """The evidence that a run left."""
-    [run] = [r for r in queries.find_runs("toy", key, "step") if r.info.run_name == "evaluate"]
+    [run] = queries.find_runs("toy", key, "pipeline")
     path = connection.client().download_artifacts(run.info.run_id, "evidence.json", str(folder))
     return dict(json.loads(Path(path).read_text()))
 
