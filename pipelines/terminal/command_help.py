@@ -103,7 +103,7 @@ def _page(ctx: Any, command: TyperCommand | TyperGroup) -> RenderableType:  # no
     for title, some in {"Arguments": arguments, **_by_panel(shown, brief=brief)}.items():
         records = [record for one in some if (record := one.get_help_record(ctx))]
         named = _argument if title == "Arguments" else _option
-        texts = [(named(name), " ".join(text.split())) for name, text in records]
+        texts = [(named(name), _with_facts(" ".join(text.split()))) for name, text in records]
         if brief or isinstance(command, TyperGroup):
             parts += _columns(title, [(name, _first_sentence(text)) for name, text in texts])
         else:
@@ -112,8 +112,18 @@ def _page(ctx: Any, command: TyperCommand | TyperGroup) -> RenderableType:  # no
         text = f"All options: {ctx.command_path} --help"
         parts += [Text(), Text(text)]
     if command.epilog:
-        parts += [Text(), Text(command.epilog)]
+        parts += [Text(), *_examples(command.epilog)]
     return Group(*parts)
+
+
+def _examples(text: str) -> list[RenderableType]:
+    """One example as a sentence; of several each command in a line of its own, to be copied."""
+    title, _, commands = text.partition("Examples: ")
+    return (
+        [Text(text)]
+        if title
+        else [Text("Examples:", "bold"), *(_indented(Text(one), 2) for one in commands.split("; "))]
+    )
 
 
 def _pieces(ctx: Any, command: TyperCommand | TyperGroup) -> list[str]:  # noqa: ANN401
@@ -138,6 +148,18 @@ def _option(names: str) -> str:
     for kind, word in KINDS.items():
         names = names.replace(kind, word)
     return names
+
+
+def _with_facts(text: str) -> str:
+    """A text with what typer adds, such as `[default: 5; x>=0]`, in words and parentheses as the settings have it."""
+    before, bracket, after = text.rpartition("[")
+    if not bracket or not after.endswith("]"):
+        return text
+    facts = after.removesuffix("]").replace("default: (", "default: ").replace("); ", "; ").removesuffix(")")
+    facts = re.sub(r"(\d)\.0\b", r"\1", facts)
+    facts = re.sub(r"([\d.]+)<=x<=([\d.]+)", r"\1 to \2", facts)
+    facts = re.sub(r"x>=([\d.]+)", r"at least \1", facts)
+    return f"{before.rstrip()} ({facts})"
 
 
 def _blocks(title: str, rows: list[tuple[str, str]]) -> list[RenderableType]:
@@ -172,7 +194,10 @@ def _indented(text: RenderableType, columns: int) -> Padding:
 
 
 def _first_sentence(text: str) -> str:
-    """The first sentence of a text, and the default where it is short."""
+    """The first sentence of a text, and the default where it is short: by what it means if the text says so."""
     first = re.split(r"(?<=[.;]) ", text)[0].rstrip(".;")
-    default = re.search(r" \(default: [^)]{,25}\)$", text)
-    return first + (default[0] if default and default[0] not in first else "")
+    default = re.search(r" \(default: ([^)]{,25})\)$", text)
+    if not default or default[0] in first:
+        return first
+    meaning = re.search(rf"; {re.escape(default[1])}: ([^.;]+)\.", text)
+    return f"{first} (default: {meaning[1] if meaning else default[1]})"

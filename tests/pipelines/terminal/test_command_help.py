@@ -61,10 +61,26 @@ def test_the_version_is_printed() -> None:
 
 
 def test_a_number_with_bounds_is_a_number() -> None:
-    """An option's kind is a word for people; its bounds stand behind its text."""
-    page = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "80"}).output
+    """An option's kind is a word for people; its default and its bounds stand behind its text, in words too."""
+    page = helped("serve", "--help", columns=100)
     assert "--port <number>" in page
-    assert "--max-wait-ms <number>" in page
+    assert "Port; 0: a free one. (default: 8080; 0 to 65535)" in page
+    assert "Most records in a request. (default: 256; at least 1)" in page
+    assert "the default alias is champion. (required)" in page
+    assert "Whose probability is explained. (default: the highest)" in helped("explain", "--help")
+
+
+def test_a_default_is_shown_by_what_it_means() -> None:
+    """In the short help, 0 minutes are no limit."""
+    assert "so far (default: no limit)" in " ".join(helped("run", "-h").split())
+
+
+def test_each_of_several_examples_has_a_line() -> None:
+    """It can be copied as it stands."""
+    lines = helped("ui", "--help").strip().splitlines()
+    place = lines.index("Examples:")
+    commands = ["thawline ui", "thawline ui stamps --port 5001", "thawline ui --home /data/thawline"]
+    assert lines[place + 1 :] == [f"  {command}" for command in commands]
 
 
 def test_the_shell_completes_options(monkeypatch: pytest.MonkeyPatch) -> None:
