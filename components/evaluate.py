@@ -118,10 +118,11 @@ def evaluate(
         page = replace(page, headline=_headline(data, evaluation, decision, kind), model=model)
         report.write_text(render(page))
         run.params(model_facts.resolved(run.settings, trained) | _searched(run.settings, facts), pipeline=True)
+        _log(run, evaluation, decision, page, report, facts["classes"])  # first: MLflow lists in this order
         run.metrics(metric_groups.of_kept(kept_epoch(facts)), pipeline=True)
+        run.metrics(metric_groups.group(metric_groups.DATA, data.examples.info.sizes()), pipeline=True)
         _log_insight(run, data, insight)
         _log_saved(run, page.costs, data.reuse.seconds)
-        _log(run, evaluation, decision, page, report, facts["classes"])
         run.text(tried(), "smoke_test.json")
         run.tags({tag_names.SMOKE_TESTED: archives.folder_digest(served)}, pipeline=True)
         first = data.target.metrics[0].name

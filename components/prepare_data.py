@@ -105,10 +105,8 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
         run.tags({tag_names.SALT: info.salt, **info.tags(), tag_names.DETECTED_INPUTS: input_digest})
         run.dataset(run.settings.model, info.digest, source)
         bad = sum(info.rejected.values())
-        compared = {"examples": info.examples, "rejected": bad, **info.changes}
-        run.metrics(metric_groups.group(metric_groups.DATA, compared), pipeline=True)
         figures = info.model_dump(include={"duplicates", "near_duplicates", "set_aside", "label_changes"})
-        run.metrics(metric_groups.group(metric_groups.DATA, compared | figures))
+        run.metrics(metric_groups.group(metric_groups.DATA, info.sizes() | figures))
         _note(run, info)
         _note_few(run, dataset, info)
         sorted_by = f" in {len(info.classes)} classes" if any(info.counts["train"]) else ""

@@ -47,6 +47,10 @@ class DatasetInfo(BaseModel):
         """Return the tags by which a run on this dataset is found."""
         return {tag_names.DATASET_DIGEST: self.digest, tag_names.WEIGHTS_DIGEST: self.weights_digest}
 
+    def sizes(self) -> dict[str, float]:
+        """Return what two datasets are compared by: examples, rejected records, and changes since the last one."""
+        return {"examples": self.examples, "rejected": sum(self.rejected.values()), **self.changes}
+
     def fitted(self) -> int:
         """Rows that training fits, judges or stops by: those of training and validation."""
         return sum(sum(self.counts.get(split, {}).values()) for split in ("train", "validation"))

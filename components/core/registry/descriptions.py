@@ -3,9 +3,11 @@
 A description that somebody else wrote stays as it is: ours end with a line that says whose they are.
 """
 
+import json
 import math
 from contextlib import suppress
 from itertools import starmap
+from urllib.parse import quote
 
 from components.core.contract.metric_names import heading, label
 from components.core.registry import versions
@@ -35,6 +37,7 @@ def describe(result: RunResult, title: str, run_key: str) -> None:
         place = f"#/experiments/{run.info.experiment_id}/runs/{result.same_as or result.mlflow_run_id}"
         links = [f"[Report]({place}/artifactPath/report.html)"] if result.report else []
         links += [_link(result.model, result.version)] if result.version else []
+        links += _comparison(result, run.info.experiment_id)
         text = _text(" · ".join([f"**{title}**", *links]), result.reason, _figures(result))  # its page folds the end
         if _is_ours(run.data.tags.get(tag_names.NOTE, "")):
             client.set_tag(result.mlflow_run_id, tag_names.NOTE, text)
@@ -103,6 +106,16 @@ def _row(*cells: str) -> str:
 
 def _link(model: str, version: str) -> str:
     return f"[{model} version {version}](#/models/{model}/versions/{version})"
+
+
+def _comparison(result: RunResult, experiment: str) -> list[str]:
+    """A link to MLflow's comparison of this run with the one that made the champion; none without another champion."""
+    if result.status != "succeeded" or result.compared_with in ("", result.version):
+        return []
+    other = connection.client().get_model_version(result.model, result.compared_with).run_id
+    runs, experiments = (quote(json.dumps(one)) for one in ([other, result.mlflow_run_id], [experiment]))
+    link = f"#/compare-runs?runs={runs}&experiments={experiments}&{PAGE}"
+    return [f"[Beside version {result.compared_with}]({link})"]
 
 
 def _text(*parts: str) -> str:

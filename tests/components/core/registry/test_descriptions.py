@@ -27,6 +27,18 @@ def test_a_run_says_what_it_came_to(toy_home: PlainRun) -> None:
         assert page.startswith("Champion: [toy version 1](#/models/toy/versions/1), accuracy ")
 
 
+def test_a_run_links_to_the_comparison_with_the_champions(toy_home: PlainRun) -> None:
+    """MLflow opens both runs beside each other; the first version has nothing to be compared with."""
+    client = connection.client()
+    result = finish(toy_home.settings.to_json(), toy_home.run_key, "SUCCEEDED")
+    assert "compare-runs" not in client.get_run(result.mlflow_run_id).data.tags[tag_names.NOTE]
+    descriptions.describe(result.but(version="2", compared_with="1", promoted=False), "title", "key")
+    run = client.get_run(result.mlflow_run_id)
+    both = f"%5B%22{result.mlflow_run_id}%22%2C%20%22{result.mlflow_run_id}%22%5D"
+    link = f"#/compare-runs?runs={both}&experiments=%5B%22{run.info.experiment_id}%22%5D&workflowType=machine_learning"
+    assert f"[Beside version 1]({link})" in run.data.tags[tag_names.NOTE]
+
+
 def test_a_description_of_somebody_else_stays(toy_home: PlainRun) -> None:
     """What a person wrote is not written over; what Thawline wrote is."""
     client = connection.client()
