@@ -1,5 +1,6 @@
 """Errors for users: one sentence that names the problem, and a hint on how to fix it."""
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -10,6 +11,17 @@ _SILENCE = frozenset({"ConnectionError", "TimeoutError", "Timeout", "URLError", 
 _SILENCE |= {"ChunkedEncodingError", "IncompleteRead", "ProtocolError"}  # an answer that breaks off
 _FINAL = frozenset({"OfflineModeIsEnabled", "SSLError"})  # that would not be another one later
 _TOO_MANY, _OWN_FAULT = 429, 500  # HTTP: what a server answers that may be well again later
+
+
+_PLAINLY = (
+    (r", unable to [a-z ]+", ""),
+    ("^Input should be", "it should be"),
+    ("a valid integer", "a whole number"),
+    ("a valid number", "a number"),
+    ("a valid boolean", "true or false"),
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+)
 
 
 class ExpectedError(Exception):
@@ -52,6 +64,13 @@ class OutageError(NoAnswerError):
     """A server that was waited for in vain: no fault of the input's, so exit status 1."""
 
     kind = "failure"
+
+
+def plainly(message: str) -> str:
+    """Return pydantic's sentence about a wrong value as a person would say it: what it should be."""
+    for pattern, words in _PLAINLY:
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def is_silence(error: BaseException) -> bool:

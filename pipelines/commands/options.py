@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from components.core.contract import task_sources
 from components.core.contract.task import TASKS_FOLDER
-from components.core.errors import InputError
+from components.core.errors import InputError, plainly
 from components.core.settings import OPTIONS, Settings
 from components.core.storage import home_folder
 from components.core.tracking.service.server import check_address, is_server
@@ -131,7 +131,7 @@ def merge(options: Mapping[str, Any], config: Path | None, source: str) -> Setti
             near = get_close_matches(field, Settings.model_fields, 1)
             hint = f"Did you mean {option_name(near[0])}?" if near else "See `thawline run --help`."
             raise InputError(f"There is no setting {option_name(field)!r}{where}.", hint) from None
-        message = f"{_named(field, options, config)} can't be {first['input']!r}: {first['msg'].lower()}."
+        message = f"{_named(field, options, config)} can't be {first['input']!r}: {plainly(first['msg']).lower()}."
         raise InputError(message, "See `thawline run --help`.") from None
 
 
@@ -229,7 +229,7 @@ def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any], file: P
         return Cluster.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        message = str(first["msg"]).removeprefix("Value error, ")
+        message = plainly(first["msg"]).removeprefix("Value error, ")
         if first["loc"]:
             name = str(first["loc"][0])
             value = "given so" if name == "env" else repr(first["input"])  # others' values stand beside the wrong one

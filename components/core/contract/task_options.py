@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.core.errors import InputError
+from components.core.errors import InputError, plainly
 from components.core.settings import Settings
 
 
@@ -35,7 +35,7 @@ def parse_options(settings: Settings, model: type[_Options]) -> _Options:
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise unknown_option(settings.task, name, model.model_fields) from None
-        raise unusable_option(name, first["input"], first["msg"].lower()) from None
+        raise unusable_option(name, first["input"], plainly(first["msg"]).lower()) from None
 
 
 def unknown_option(task: str, name: str, known: Collection[str]) -> InputError:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from components.core.contract.metric_names import heading, label
@@ -75,7 +75,13 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "words": _words, "label": label, "seconds": duration}
+    environment.filters |= {
+        "number": _number,
+        "words": _words,
+        "label": label,
+        "seconds": duration,
+        "options": _options,
+    }
     script = (Path(__file__).parent / "page.js").read_text()
     page = environment.get_template("page.html.j2")
     return page.render(
@@ -302,3 +308,8 @@ def _number(value: float | str | None) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _options(text: object) -> Markup:
+    """A text whose options are not divided at the end of a line, where a browser divides behind a hyphen."""
+    return Markup(re.sub(r"--[a-z][a-z-]*", r'<span class="option">\g<0></span>', str(escape(text))))  # noqa: S704 - escaped

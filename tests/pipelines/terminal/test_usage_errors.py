@@ -14,6 +14,12 @@ from tests.support.command import call
         ("run photos --trails 3", "No such option: --trails. Did you mean --trials? See `thawline run --help`."),
         ("run photos --zzz", "No such option: --zzz. See `thawline run --help`."),
         ("cache prune --all-of", "No such option: --all-of. Did you mean --all? See `thawline cache prune --help`."),
+        (
+            "serve stamps --port x",
+            "Invalid value for '--port': it should be a whole number. See `thawline serve --help`.",
+        ),
+        ("run photos --trials -1", "--trials can't be -1: it should be at least 0. See `thawline run --help`."),
+        ("run", "Missing argument 'SOURCE'. See `thawline run --help`."),
         ("predict", "Missing option '--model'. See `thawline predict --help`."),
     ],
 )

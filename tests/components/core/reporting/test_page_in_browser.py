@@ -1,7 +1,9 @@
 """The report as a browser lays it out, on a phone, a tablet and a desktop, in the light and the dark."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from components.core.reporting.page import render
@@ -15,8 +17,14 @@ WIDER = f"[...document.querySelectorAll('{OPEN}')].filter(one => one.scrollWidth
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render(sample()))
+    """The report of a sample whose first class is always right: its cell has the strongest shade."""
+    path, data = tmp_path_factory.mktemp("report") / "report.html", sample()
+    assert data.evaluation.confusion is not None
+    counts = data.evaluation.confusion.copy()
+    counts[0] = np.eye(len(counts))[0] * counts[0].sum()
+    data = replace(data, evaluation=replace(data.evaluation, confusion=counts))
+    made_by = "thawline run /srv/photos/of/stamps --model stamps --weights package:efficientnet-lite0 --image-size 160"
+    path.write_text(render(replace(data, model={"made by": made_by})))
     return path.as_uri()
 
 
@@ -43,6 +51,13 @@ def test_decisions_have_the_width_of_a_phone(page: Page, address: str) -> None:
     assert page.value("document.querySelector('.costs td.break').clientWidth") > 300
     page.open(address, width=1400, height=900)
     assert page.value("document.querySelector('.costs td.break').clientWidth") < 800
+
+
+def test_an_option_is_not_divided(page: Page, address: str) -> None:
+    """On a phone a command breaks between its words, never behind the hyphens of an option."""
+    page.open(address, width=390, height=900)
+    assert page.value("document.querySelectorAll('#model .option').length") > 0
+    assert page.value("[...document.querySelectorAll('.option')].every(one => one.getClientRects().length <= 1)")
 
 
 def test_a_figure_is_not_larger_than_it_is_read(page: Page, address: str) -> None:
