@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
@@ -173,7 +173,11 @@ def build(following: Following, limits: Limits) -> FastAPI:
         text = interface_page(app.openapi(), following.current.column, str(request.base_url))
         return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})
 
+    async def to_docs() -> Response:
+        return RedirectResponse("docs")  # relative: a proxy may have put the server below a path
+
     app.get("/docs", include_in_schema=False)(described)
+    app.get("/", include_in_schema=False)(to_docs)
     return app
 
 

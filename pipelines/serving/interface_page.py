@@ -25,7 +25,8 @@ a { color: light-dark(#00508f, #8cc8ff); }
 <table><tr><th>Method<th>Path<th>Answer</tr>$paths</table>
 <h2>Ask it</h2>
 <p>One record:</p>
-<pre tabindex="0">curl -s --data-binary @FILE -H 'Content-Type: application/octet-stream' ${address}predict</pre>
+<pre tabindex="0">curl -s -H 'Content-Type: application/octet-stream' ${address}predict \\
+    --data-binary @FILE</pre>
 <p>Several records, each as base64 (or for a text model as the text itself):</p>
 <pre tabindex="0">curl -s -H 'Content-Type: application/json' ${address}predict \\
     -d '{"dataframe_records": [{"$column": "BASE64"}, {"$column": "BASE64"}]}'</pre>

@@ -150,6 +150,8 @@ def test_health_metrics_and_pages(server: Server) -> None:
     before = server.metric("thawline_serve_records_total")
     server.predict("2,0", "0,2")
     assert server.metric("thawline_serve_records_total") == before + 2
+    found = server("/")
+    assert (found.status, found.headers["location"]) == (307, "docs")
     page = server("/docs").body
     assert all(f"<code>{path}</code>" in page for path in ("/predict", "/health/ready", "/metrics"))
     assert not re.search(r"<script|<link|<img|(src|href)=.https?:|url\(", page)  # it fetches nothing
