@@ -91,6 +91,8 @@ def _place(base: str, name: str) -> str:
     experiments = {one["name"]: one["experiment_id"] for one in _asked(base, "experiments").get("experiments", [])}
     if name in experiments:
         return f"experiments/{experiments[name]}/{RUNS}"
+    if name:
+        _say(f"There is no run of a model {name!r} here; the page opens on the last run.")
     pipelines = {"filter": tag_names.equals(tag_names.KIND, "pipeline"), "order_by": ["attributes.start_time DESC"]}
     found = _asked(base, "runs", experiment_ids=list(experiments.values()), **pipelines).get("runs", [])
     return f"experiments/{found[0]['info']['experiment_id']}/{RUNS}" if found else "experiments"

@@ -19,6 +19,7 @@ from components.core.registry.serving import CHUNK, answer_some
 GRID = 12  # cells of a picture's side
 WINDOW = 3  # cells of the side of what is covered at a time
 SIDE = 512  # pixels of the longer side of the result
+KINDS = {"image": "pictures", "sound": "sounds", "text": "texts"}  # by the name of a model's input
 HOT, COLD = (220, 40, 20), (30, 80, 220)  # where covering lowers the figure, and where it raises it
 Heat = npt.NDArray[np.float64]
 
@@ -44,8 +45,9 @@ def picture(served: Any, content: bytes, label: str = "") -> tuple[Figure, Heat]
         label: Whose probability is explained; empty: the highest.
 
     Raises:
-        InputError: It is no picture, or its answer has neither that label nor a number.
+        InputError: The model takes no pictures, it is no picture, or its answer has neither that label nor a number.
     """
+    _check_takes(served, "image")
     figure = _figure(_answers(served, [content])[0], label)
     try:
         whole = images.decode(content)
@@ -68,8 +70,9 @@ def words(served: Any, text: str, label: str = "") -> tuple[Figure, list[tuple[s
     """Return what is explained of a text, and by how much leaving out each word lowers it.
 
     Raises:
-        InputError: It has one word only, or its answer has neither that label nor a number.
+        InputError: The model takes no texts, it has one word only, or its answer has neither that label nor a number.
     """
+    _check_takes(served, "text")
     figure, parts = _figure(_answers(served, [text.encode()])[0], label), text.split()
     if len(parts) == 1:
         raise InputError("A text of one word can't be explained.", "Use a longer one.")
@@ -91,6 +94,13 @@ def drawn(content: bytes, heat: Heat) -> bytes:
     both.paste(whole, (0, 0))
     both.paste(Image.composite(tint, gray, mask), (whole.width, 0))
     return _png(both)
+
+
+def _check_takes(served: Any, wanted: str) -> None:  # noqa: ANN401 - as above
+    own = served.metadata.get_input_schema().input_names()[0]
+    if own in KINDS and own != wanted:  # the input of another task may have any name
+        hint = {"image": "Use the path of a picture.", "text": "Use --text."}.get(own, "These can't be explained.")
+        raise InputError(f"The model takes {KINDS[own]}, not {KINDS[wanted]}.", hint)
 
 
 def _figure(answer: Mapping[str, Any], label: str) -> Figure:

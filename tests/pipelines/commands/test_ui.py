@@ -11,9 +11,16 @@ RUNS = "runs?workflowType=machine_learning"
 
 @pytest.mark.parametrize(
     ("name", "last", "place"),
-    [("", "3", f"experiments/3/{RUNS}"), ("stamps", "3", f"experiments/2/{RUNS}"), ("", "", "experiments")],
+    [
+        ("", "3", f"experiments/3/{RUNS}"),
+        ("stamps", "3", f"experiments/2/{RUNS}"),
+        ("stmaps", "3", f"experiments/3/{RUNS}"),
+        ("", "", "experiments"),
+    ],
 )
-def test_the_page_opens_on_runs(name: str, last: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_opens_on_runs(
+    name: str, last: str, place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It opens on the named model, else on that of the last run, and on all experiments where there is no run."""
 
     def asked(_base: str, what: str, **conditions: Any) -> dict[str, Any]:
@@ -26,3 +33,4 @@ def test_the_page_opens_on_runs(name: str, last: str, place: str, monkeypatch: p
 
     monkeypatch.setattr(ui, "_asked", asked)
     assert ui._place("http://127.0.0.1:5000", name) == place
+    assert ("no run of a model 'stmaps'" in capsys.readouterr().err) == (name == "stmaps")

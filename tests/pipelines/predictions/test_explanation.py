@@ -69,6 +69,16 @@ def test_words_that_carry_an_answer_are_found() -> None:
     assert parts == [("a", 0.0), ("good", 3.0), ("day", 0.0), ("is", 0.0), ("good", 3.0)]
 
 
+def test_a_record_of_another_kind_is_named() -> None:
+    """A text for a model of pictures, a picture for one of texts, and what can't be explained at all."""
+    with pytest.raises(InputError, match=r"takes pictures, not texts\. Use the path of a picture"):
+        explanation.words(Served("image", red), "a red corner")
+    with pytest.raises(InputError, match=r"takes texts, not pictures\. Use --text"):
+        explanation.picture(Served("text", good), picture_with_a_red_corner())
+    with pytest.raises(InputError, match=r"takes sounds, not texts\. These can't be explained"):
+        explanation.words(Served("sound", good), "a good day")
+
+
 @pytest.mark.parametrize(
     ("answer", "label", "sentence"),
     [
