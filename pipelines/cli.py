@@ -79,7 +79,7 @@ def main() -> None:
     gc.set_threshold(NEW_OBJECTS)
     atexit.register(gc.freeze)
     runs = sys.argv[1:2] in (["run"], ["submit"]) and not {"-h", "--help"} & set(sys.argv)
-    with enduring(GOES_ON if runs else ""), _errors_said():
+    with enduring(GOES_ON if runs else ""), _errors_reported():
         try:
             Path.cwd()
         except FileNotFoundError:
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 @contextmanager
-def _errors_said() -> Iterator[None]:
+def _errors_reported() -> Iterator[None]:
     """End with a sentence and an exit status where it is known what went wrong."""
     try:
         with disk_space.explained(home_folder.home):
