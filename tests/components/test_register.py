@@ -75,6 +75,15 @@ def test_it_answers_where_thawline_is_not_installed(toy_run: PlainRun, tmp_path:
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_clean_process_waits_for_the_model(toy_run: PlainRun, tmp_path: Path) -> None:
+    """The process that tries a model out may start before there is one, and answers once it is told."""
+    path = tmp_path / "later"
+    with versions.trying_out(path) as begin:
+        fetched, _ = versions.fetch("toy", "champion", tmp_path / "fetched")
+        fetched.rename(path)
+        assert len(json.loads(begin()())) == 1
+
+
 @pytest.mark.slow
 def test_serving_code_that_needs_thawline_is_found_out(toy_run: PlainRun, tmp_path: Path) -> None:
     """A model whose code imports Thawline fails the smoke test, which names the reason."""

@@ -125,15 +125,6 @@ def test_the_first_model_is_registered_as_champion(whole: WholeRun) -> None:
     assert {"thawline.weights_digest", "thawline.code_revision", "thawline.settings_digest"} <= set(tags)
 
 
-def test_the_clean_process_waits_for_the_model(whole: WholeRun, tmp_path: Path) -> None:
-    """The process that tries the model out starts before there is one, answers once it is told, and answers once."""
-    kept = queries.download(step_run(whole, "evaluate").info.run_id, "smoke_test.json", tmp_path)
-    assert kept is not None
-    [answer] = json.loads(kept.read_text())
-    assert set(answer) == {"label", "probabilities"}
-    assert not connection.client().list_artifacts(step_run(whole, "register").info.run_id, "smoke_test.json")
-
-
 def test_kubeflows_page_gets_the_result(whole: WholeRun) -> None:
     """Metrics and report are artifacts of `evaluate`: the decision, the figure with its interval, and the page."""
     [left] = (whole.home / "runs").glob("*/outputs/*/evaluate/executor_output.json")

@@ -20,7 +20,6 @@ from typing import Any
 import requests
 import websocket
 
-from tests.services.servers import missing
 from tests.support.command import ROOT
 
 CHROMIUM = shutil.which("chromium")
@@ -72,6 +71,8 @@ class Page:
 
     def violations(self) -> list[str]:
         """What axe-core finds wrong for keyboards and screen readers: rule, impact and element, one line each."""
+        from tests.services.servers import missing  # not above: pytest loads it as a plugin, and has to be first
+
         if not AXE.exists():
             missing(f"axe-core is not there (make {AXE.relative_to(ROOT)})")
         self.value(f"{AXE.read_text()}; true")
@@ -87,6 +88,8 @@ class Page:
 @contextlib.contextmanager
 def browser() -> Iterator[Page]:
     """A page of a new browser, which ends with it."""
+    from tests.services.servers import missing  # not above: pytest loads it as a plugin, and has to be first
+
     if CHROMIUM is None:
         missing("There is no browser (Debian: apt-get install chromium)")
     with tempfile.TemporaryDirectory() as user, contextlib.ExitStack() as ends:
