@@ -45,7 +45,7 @@ def check_task(settings: Settings, folder: Path) -> None:
         if declared[name] and value not in declared[name]:
             *others, last = map(repr, declared[name])
             choices = f"{', '.join(others)} or {last}" if others else last
-            raise unusable_option(name, value, f"input should be {choices}")
+            raise unusable_option(name, value, f"it should be {choices}")
 
 
 def lists_records(task: str, folder: Path) -> bool:

@@ -25,7 +25,7 @@ def test_texts_become_the_types_that_the_task_declares() -> None:
     ("option", "sentence"),
     [
         ("second=1", "has no option 'second'. Use one of: seconds, mono"),
-        ("seconds=-1", "--option seconds=-1 can't be used: input should be greater than 0"),
+        ("seconds=-1", "--option seconds=-1 can't be used: it should be greater than 0"),
         ("seconds=long", "--option seconds=long can't be used"),
     ],
 )

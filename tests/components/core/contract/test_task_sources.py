@@ -62,7 +62,7 @@ def test_a_task_of_the_users_own_is_read_from_its_folder(tmp_path: Path) -> None
     task_sources.check_task(settings("my_own_tasks.points", ways="down", number="7"), tmp_path)
     with pytest.raises(InputError, match="has no option 'way'. Use one of: ways, number"):
         task_sources.check_task(settings("my_own_tasks.points", way="down"), tmp_path)
-    with pytest.raises(InputError, match="--option ways=left can't be used: input should be 'up' or 'down'"):
+    with pytest.raises(InputError, match="--option ways=left can't be used: it should be 'up' or 'down'"):
         task_sources.check_task(settings("my_own_tasks.points", ways="left"), tmp_path)
 
 
