@@ -149,9 +149,8 @@ def go_on(settings: Settings, run_key: str) -> None:
     Raises:
         StepError: Another run of the model is in progress.
     """
-    *_, idle = (
-        time.time() - event["time"] for event, _ in run_folder.events(run_key)
-    )  # negative: a clock was put back
+    # negative: a clock was put back; 0 if the events are lost
+    *_, idle = [0.0, *(time.time() - event["time"] for event, _ in run_folder.events(run_key))]
     run_folder.start("detect_changes", run_key)
     from components.core.tracking import leases, runs  # mlflow costs seconds
 

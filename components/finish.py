@@ -1,6 +1,5 @@
 """The exit handler: close what is still open in MLflow, write the result that scripts read, and tell a webhook."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,10 +49,13 @@ def end(settings: Settings, run_key: str, state: str, reason: str = "") -> RunRe
 def _close(run_key: str) -> None:
     run_folder.clear(run_key)
     # only the model's name is needed, and settings of an older version may have other names
-    model = json.loads((run_folder.run_folder(run_key) / "settings.json").read_text())["model"]
-    pipelines = queries.find_runs(model, run_key, "pipeline")
-    ended = any(run.info.status == "FINISHED" for run in pipelines)  # killed after that, before its result
-    result_of(model, run_key, endings.SUCCEEDED if ended else endings.FAILED).write(run_key)
+    model = run_folder.read_facts(run_folder.run_folder(run_key) / "settings.json").get("model")
+    result = RunResult(status="failed", reason=endings.UNFINISHED)
+    if model:  # else the file is damaged
+        pipelines = queries.find_runs(model, run_key, "pipeline")
+        ended = any(run.info.status == "FINISHED" for run in pipelines)  # killed after that, before its result
+        result = result_of(model, run_key, endings.SUCCEEDED if ended else endings.FAILED)
+    result.write(run_key)
 
 
 def result_of(model: str, run_key: str, state: str) -> RunResult:

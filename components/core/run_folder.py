@@ -103,7 +103,17 @@ def events(run_key: str, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]
             if not line.endswith(b"\n"):  # still being written
                 return
             offset += len(line)
-            yield json.loads(line), offset
+            with suppress(ValueError):  # what a lost machine wrote half of
+                yield json.loads(line), offset
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty without the file, or if it is damaged, as by a power failure."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_error(run_key: str, step: str, error: ExpectedError) -> None:
@@ -122,9 +132,9 @@ def forget_error(run_key: str, step: str) -> None:
 def read_errors(run_key: str) -> dict[str, dict[str, str]]:
     """The expected errors of a run by step: kind, sentence and hint."""
     folder = home() / "runs" / run_key / "errors"
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: read_facts(path) for path in sorted(folder.glob("*.json"))}
     # a run of an earlier version wrote its hint under another name
-    return {step: {"hint": error.get("mend", ""), **error} for step, error in found.items()}
+    return {step: {"hint": error.get("mend", ""), **error} for step, error in found.items() if error}
 
 
 def take_lease(run_key: str) -> None:
@@ -159,10 +169,8 @@ def clear_all() -> None:
 
 def _leased_folder(folder: Path) -> Path | None:
     """Return the folder for temporary files that a run's lease names; None without one, and for no such name."""
-    with suppress(OSError, ValueError, KeyError):  # of an earlier version, or cut off
-        temporary = Path(json.loads((folder / LEASE).read_text())["temporary"])
-        return temporary if temporary.name == temporary_folder(folder.name).name else None
-    return None
+    temporary = Path(str(read_facts(folder / LEASE).get("temporary", "")))  # none in one of an earlier version
+    return temporary if temporary.name == temporary_folder(folder.name).name else None
 
 
 def abandoned_runs() -> list[str]:
@@ -177,7 +185,7 @@ def abandoned_runs() -> list[str]:
 def driver(run_key: str) -> Literal["lives", "gone", "unknown"]:
     """Return the state of the process that drives a run of this home; unknown for runs of other machines."""
     lease = home() / "runs" / run_key / LEASE
-    if not run_key or not lease.exists() or not _is_here(json.loads(lease.read_text())):
+    if not run_key or not _is_here(read_facts(lease)):
         return "unknown"
     return "lives" if _alive(lease) else "gone"
 
@@ -197,15 +205,16 @@ def delete_old() -> None:
 
 
 def _alive(lease: Path) -> bool:
-    if not lease.exists():
-        return True  # a run that some other machine drives
-    owner = json.loads(lease.read_text())
-    return not _is_here(owner) or (bool(owner["started"]) and _started(owner["pid"]) == owner["started"])
+    owner = read_facts(lease)
+    if not _is_here(owner):
+        return True  # a run that some other machine drives, as far as can be known
+    return bool(owner["started"]) and _started(owner["pid"]) == owner["started"]
 
 
 def _is_here(owner: dict[str, Any]) -> bool:
     """Return whether the process of a lease is visible here, and not only from another machine or container."""
-    return bool(owner.get("space", _process_space()) == _process_space())
+    whole = {"pid", "started"} <= owner.keys()
+    return whole and bool(owner.get("space", _process_space()) == _process_space())
 
 
 def process_mark() -> str:

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.core import run_folder
 from components.core.storage import home_folder
@@ -54,9 +54,12 @@ class RunResult(BaseModel):
 
     @classmethod
     def read(cls, run_key: str) -> Self | None:
-        """The result in a run's folder; None where it has none yet."""
-        path = run_folder.run_folder(run_key) / run_folder.RESULT
-        return cls.model_validate_json(path.read_text()) if path.exists() else None
+        """The result in a run's folder; None where it has none yet, or a damaged one."""
+        found = run_folder.read_facts(run_folder.run_folder(run_key) / run_folder.RESULT)
+        try:
+            return cls.model_validate(found) if found else None
+        except ValidationError:
+            return None
 
     def write(self, run_key: str) -> None:
         """Write the result into the run's folder, whole or not at all."""

@@ -16,15 +16,14 @@ SHOWN_FROM = 1.0  # seconds: of a shorter step nobody wants to know beforehand
 
 def change(folder: Path) -> str:
     """Return what the run of a folder decided to do; empty if it did not come to that."""
-    path = folder / DECISION
-    return str(json.loads(path.read_text())["change"]) if path.exists() else ""
+    return str(run_folder.read_facts(folder / DECISION).get("change", ""))
 
 
 def expected_seconds(settings: Settings) -> dict[str, float]:
     """Return the seconds of each step that took at least one; empty where no such run has trained in this home."""
     wanted = _compared(json.loads(settings.to_json()))
     for path in sorted((home_folder.home() / "runs").glob("*/settings.json"), reverse=True):
-        if change(path.parent) != "train" or _compared(json.loads(path.read_text())) != wanted:
+        if change(path.parent) != "train" or _compared(run_folder.read_facts(path)) != wanted:
             continue
         result = RunResult.read(path.parent.name)
         if result and result.status == "succeeded" and (found := _seconds(path.parent.name)):

@@ -6,14 +6,11 @@ steps left is checked by each of them (`components/core/tracking/step_records.py
 asks for one.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
-
-from filelock import FileLock
 
 from components.core import run_folder
 from components.core.digests import canonical_json
@@ -21,7 +18,7 @@ from components.core.run_result import RunResult
 from components.core.settings import Settings
 from components.core.storage import home_folder
 from components.core.tracking import provenance
-from components.detect_changes import holds_same_data
+from components.detect_changes import DECISION, holds_same_data
 from pipelines.local.expected_times import change
 
 OPEN = ("RUNNING", "FAILED")  # in MLflow: killed; failed or interrupted
@@ -46,7 +43,7 @@ def begin(source: str, settings: Settings, *, fresh: bool) -> Begun:
     home = home_folder.home()
     with home_folder.writable():
         home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / f"{settings.model}.begin.lock"):  # two commands must not take up one run
+    with home_folder.locked(home / f"{settings.model}.begin.lock"):  # two commands must not take up one run
         facts = _facts(source, settings)
         key = "" if fresh else _to_go_on(source, settings, facts)
         if key:
@@ -81,7 +78,8 @@ def _to_go_on(source: str, settings: Settings, facts: str) -> str:
         if result and result.status == "skipped":
             continue
         path = folder / BEGIN
-        same = path.exists() and path.read_text() == facts and change(folder) in ("train", "")
+        decided = change(folder) == "train" or not (folder / DECISION).exists()
+        same = path.exists() and path.read_bytes() == facts.encode() and decided
         ended = run_folder.driver(folder.name) != "lives" and (not result or result.status == "failed")
         goes_on = same and ended and _may_go_on(settings.model, folder)
         return folder.name if goes_on and holds_same_data(source, settings, folder.name) else ""
@@ -91,7 +89,7 @@ def _to_go_on(source: str, settings: Settings, facts: str) -> str:
 def _of_model(model: str) -> Iterator[tuple[Path, RunResult | None]]:
     """Folders of a model's runs with their results, newest first."""
     for folder in sorted((home_folder.home() / "runs").glob("*/settings.json"), reverse=True):
-        if json.loads(folder.read_text())["model"] == model:
+        if run_folder.read_facts(folder).get("model") == model:
             yield folder.parent, RunResult.read(folder.parent.name)
 
 
@@ -132,6 +130,8 @@ def _begun(run_key: str) -> Begun:
     for event, offset in run_folder.events(run_key):  # noqa: B007 - the last one is kept
         begun = begun or event["time"]
         ended = event["step"]
+    if not ended:  # its events are lost
+        return Begun(run_key, offset, f"the run {run_key}")
     at = datetime.fromtimestamp(begun).astimezone()
     day = "" if at.date() == datetime.now().astimezone().date() else f"{at:%Y-%m-%d} "
     return Begun(run_key, offset, f"the run of {day}{at:%H:%M}, which ended in {ended}")

@@ -13,6 +13,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from filelock import FileLock
@@ -138,8 +139,20 @@ def _postgres(url: str, seconds: int) -> "optuna.storages.RDBStorage":
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[None]:
     """One search of a study at a time where it is a file; on Postgres they work together."""
-    with contextlib.nullcontext() if shared() else FileLock(home_folder.home() / "studies" / f"{name}.lock"):
+    if shared():
         yield
+        return
+    folder = home_folder.home() / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{name}.lock"):
+        _cut_to_whole_lines(folder / f"{name}.journal")
+        yield
+
+
+def _cut_to_whole_lines(journal: Path) -> None:
+    """Drop a last line that a lost machine wrote half of: Optuna would append to it, and then read neither."""
+    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+        os.truncate(journal, content.rfind(b"\n") + 1)
 
 
 @contextlib.contextmanager

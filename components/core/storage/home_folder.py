@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from filelock import FileLock
+
 from components.core.errors import UnavailableError
 from components.core.storage import disk_space
 
@@ -39,6 +41,20 @@ def writable() -> Iterator[None]:
         first = "Mount that file system for writing" if read_only else user
         hint = f"{first}, or choose another folder with --home or THAWLINE_HOME."
         raise UnavailableError(f"{error.filename or home()} can't be written to: {error.strerror}.", hint) from None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file of the home.
+
+    Raises:
+        UnavailableError: The home can't be written to.
+        FullDiskError: Its disk is full.
+    """
+    with writable():
+        held = FileLock(path).acquire()
+    with held:
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

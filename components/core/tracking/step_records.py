@@ -118,7 +118,7 @@ def output(run_key: str, step: str, name: str) -> tuple[Path, Any] | None:
     try:
         record = json.loads((run_folder.run_folder(run_key) / FOLDER / f"{step}.json").read_text())
         return Path(record["outputs"][name][0]), record["result"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
@@ -156,7 +156,7 @@ def _digest(call: _Call, output: str) -> str:
 def _known(run_key: str, path: Path) -> str:
     """The digest of an input: as the step that made it recorded or just checked it, else read."""
     for record in (run_folder.run_folder(run_key) / FOLDER).glob("*.json"):
-        with suppress(ValueError):  # a broken one, whose step makes it anew
+        with suppress(ValueError, LookupError, TypeError):  # a broken one, whose step makes it anew
             for place, digest in json.loads(record.read_text())["outputs"].values():
                 if place == str(path):
                     return str(digest)

@@ -16,6 +16,7 @@ from components.core.settings import Settings
 from components.core.sources import source_index
 from components.core.tracking import provenance, queries, runs, tag_names
 from components.detect_changes import DECISION, Decision, go_on
+from components.finish import finish
 from pipelines.commands.dry_run import foreseen, print_foreseen
 from pipelines.local import resume
 from tests.fakes.toy import write_points
@@ -57,6 +58,42 @@ def test_the_same_command_goes_on(tracked_home: Path) -> None:
     assert begun.before.endswith(", which ended in train_head")
     assert list(run_folder.events(key, begun.offset)) == []
     assert run_folder.driver(key) == "lives"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (run_folder.LEASE, b"[]"),
+        (run_folder.LEASE, b'{"pid": "x"}'),
+        (run_folder.RESULT, b"{"),
+        ("settings.json", b""),
+        (resume.BEGIN, b"\xff\x00"),
+        (DECISION, b"{}"),
+    ],
+)
+def test_a_damaged_file_of_a_run_stops_no_command(name: str, content: bytes, tracked_home: Path) -> None:
+    """As a power failure leaves them: the run resumes if the rest tells that it may; in doubt a new run begins."""
+    key = killed()
+    (run_folder.run_folder(key) / name).write_bytes(content)
+    run_folder.clear_all()
+    begun = resume.begin("/points", SETTINGS, fresh=False)
+    assert (begun.run_key == key) == (name == run_folder.RESULT)
+    finish(SETTINGS.to_json(), begun.run_key, "FAILED")
+    assert all(run.info.status != "RUNNING" for run in queries.find_runs("toy", begun.run_key))
+
+
+def test_half_an_event_is_passed_over(tracked_home: Path) -> None:
+    """What a lost machine wrote half of spoils no event behind the next one, and without events the run has its key."""
+    key = killed()
+    path = run_folder.run_folder(key) / "events.jsonl"
+    with path.open("a") as file:
+        file.write('{"time": 1, "st')
+    for step in ("fine_tune", "evaluate"):
+        run_folder.emit(key, step, "started")
+    assert [event["step"] for event, _ in run_folder.events(key)][-1] == "evaluate"
+    path.write_bytes(b"")
+    assert resume.begin("/points", SETTINGS, fresh=False).before == f"the run {key}"
+    go_on(SETTINGS, key)
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

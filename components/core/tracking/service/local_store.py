@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
-from filelock import FileLock
 
 from components.core.errors import InputError
 from components.core.storage import home_folder
@@ -30,7 +29,7 @@ def migrate() -> None:
         return
     database = Path(uri.removeprefix("sqlite:///"))
     database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.with_suffix(".lock")):
+    with home_folder.locked(database.with_suffix(".lock")):
         if home_folder.store_is_current(database):
             return
         if not home_folder.has_current_schema(database):

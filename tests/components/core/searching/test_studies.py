@@ -135,6 +135,20 @@ def test_a_restarted_database_ends_no_search(
     assert "waiting for the search's database" in (tracked_home / "runs/run/events.jsonl").read_text()
 
 
+def test_half_a_line_of_a_lost_machine_is_cut_off(home: Path) -> None:
+    """A journal that ends in the middle of a line loses that line, and the study continues."""
+    for number in range(2):
+        with studies.alone("cut"):
+            study = studies.open_study("cut")
+            study.tell(study.ask(), float(number))
+        journal = home / "studies/cut.journal"
+        journal.write_bytes(journal.read_bytes()[:-5])
+    with studies.alone("cut"):
+        study = studies.open_study("cut")
+        study.tell(study.ask(), 2.0)
+    assert studies.open_study("cut").trials[-1].value == 2.0
+
+
 @pytest.mark.parametrize(
     ("error", "waits"),
     [
