@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from components.core import run_folder
 from components.core.registry import ledger, versions
 from components.core.tracking import canary, metric_groups, queries, tag_names
 from components.core.training import deadlines
@@ -20,7 +21,7 @@ class Outcome:
     run_id: str = ""
     started: float = 0.0
     ended: float = 0.0
-    running: bool = False  # whether a run is under way, or was killed and not closed yet
+    running: bool = False  # whether a run is under way, or was killed elsewhere and not closed yet
     succeeded: float = 0.0  # end of the last run that succeeded or was skipped; 0: never
     seconds: float = 0.0  # of work in the last run that has ended
     cut: bool = False  # whether a deadline cut that one short
@@ -46,8 +47,16 @@ def models() -> list[str]:
     return sorted(named - {canary.MODEL})
 
 
-def _status(run: Any) -> Status:  # noqa: ANN401 - mlflow publishes no types
-    if run.info.status == "KILLED":
+GONE = "Its process is gone. The same command resumes the run."
+
+
+def _is_gone(run: Any) -> bool:  # noqa: ANN401 - mlflow publishes no types
+    """Return whether a run was killed on this machine, and nothing has closed it yet."""
+    return run.info.status == "RUNNING" and run_folder.driver(run.data.tags.get(tag_names.RUN_KEY, "")) == "gone"
+
+
+def _status(run: Any) -> Status:  # noqa: ANN401 - as above
+    if run.info.status == "KILLED" or _is_gone(run):
         return "terminated"
     if run.info.status != "FINISHED":
         return "failed"
@@ -68,6 +77,8 @@ def of(model: str) -> Outcome:
     running = queries.last_pipeline_run(model, "attributes.status = 'RUNNING'")
     good = queries.last_pipeline_run(model, "attributes.status = 'FINISHED'")
     last = queries.last_pipeline_run(model, "attributes.status != 'RUNNING'")
+    if running and _is_gone(running) and (last is None or running.info.start_time > last.info.start_time):
+        running, last = None, running
     if good:
         facts["succeeded"] = good.info.end_time / 1000
     newest = last or running
@@ -79,7 +90,7 @@ def of(model: str) -> Outcome:
     return Outcome(
         model,
         status=status,
-        reason=tags.get(tag_names.FAILURE if failed else tag_names.DECISION, ""),
+        reason=GONE if _is_gone(newest) else tags.get(tag_names.FAILURE if failed else tag_names.DECISION, ""),
         run_id=newest.info.run_id,
         started=newest.info.start_time / 1000,
         ended=(newest.info.end_time or 0) / 1000,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from components.core import run_folder
 from components.core.reporting import status as outcomes
 from components.core.reporting.status import Outcome
 from components.core.tracking import canary, runs, tag_names
@@ -56,6 +57,19 @@ def test_a_run_under_way_hides_no_outcome(tracked_home: Path) -> None:
     assert (found.status, found.running) == ("terminated", False)  # what began before the last end was left by a kill
     ended("c", 2000, "RUNNING")
     assert (outcomes.of("toy").status, outcomes.of("toy").running) == ("terminated", True)
+
+
+def test_a_killed_run_is_not_in_progress(tracked_home: Path) -> None:
+    """Its process on this machine is gone, so it counts as terminated before anything closes it."""
+    ended("a", 0, "FINISHED")
+    ended("b", 1000, "RUNNING")
+    lease = run_folder.run_folder("b") / run_folder.LEASE
+    lease.write_text('{"pid": 999999999, "started": "1"}')
+    found = outcomes.of("toy")
+    assert (found.status, found.running, found.ended) == ("terminated", False, 0)
+    assert "The same command resumes" in found.reason
+    run_folder.take_lease("b")
+    assert (outcomes.of("toy").status, outcomes.of("toy").running) == ("succeeded", True)
 
 
 def test_a_run_that_was_cut_short_is_told(tracked_home: Path) -> None:
