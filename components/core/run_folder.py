@@ -103,8 +103,11 @@ def events(run_key: str, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]
             if not line.endswith(b"\n"):  # still being written
                 return
             offset += len(line)
-            with suppress(ValueError):  # what a lost machine wrote half of
-                yield json.loads(line), offset
+            try:
+                event = json.loads(line)
+            except ValueError:  # what a lost machine wrote half of
+                continue
+            yield event, offset
 
 
 def read_facts(path: Path) -> dict[str, Any]:
