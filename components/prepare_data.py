@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from components.core.activations import store
 from components.core.contract.task import load_task
 from components.core.contract.task_options import parse_options
@@ -75,8 +73,7 @@ def prepare_data(source: str, settings: str, run_key: str, dataset: Path, input_
     )
 
     # two runs of one lineage that split at the same time would not know of each other's newcomers
-    home_folder.home().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(home_folder.home() / f"{Settings.from_json(settings).model}.lineage.lock")
+    lock = home_folder.locked(home_folder.home() / f"{Settings.from_json(settings).model}.lineage.lock")
     with lock, runs.step("prepare_data", run_key, settings) as run:
         start = _bring_start(run, dataset)
         weights_digest = _check_network(run.settings, dataset / START)

@@ -40,10 +40,9 @@ def begin(source: str, settings: Settings, *, fresh: bool) -> Begun:
         InputError: There is a run that might go on, but the source can't be listed, or MLflow refuses the login.
         UnavailableError: The home can't be written to.
     """
-    home = home_folder.home()
-    with home_folder.writable():
-        home.mkdir(parents=True, exist_ok=True)
-    with home_folder.locked(home / f"{settings.model}.begin.lock"):  # two commands must not take up one run
+    with home_folder.locked(
+        home_folder.home() / f"{settings.model}.begin.lock"
+    ):  # two commands must not take up one run
         facts = _facts(source, settings)
         key = "" if fresh else _to_go_on(source, settings, facts)
         if key:

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from components.core import run_folder
 from components.core.data.assignments import LabelChange, read_label_changes, write_label_changes
 from components.core.data.lineage import DEFAULT_SALT, Lineage, read_lineage, refuse_other_salt, write_lineage
@@ -43,7 +41,7 @@ def accept(model: str, ids: Sequence[str]) -> list[LabelChange]:
     Raises:
         InputError: An id is none that waits, or nothing waits.
     """
-    with FileLock(home_folder.home() / f"{model}.lineage.lock"), tempfile.TemporaryDirectory() as folder:
+    with home_folder.locked(home_folder.home() / f"{model}.lineage.lock"), tempfile.TemporaryDirectory() as folder:
         changes = waiting(model)
         unknown = [text for text in ids if not any(change.id.startswith(text) for change in changes)]
         if unknown or not changes:

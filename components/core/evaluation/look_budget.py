@@ -11,8 +11,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from filelock import FileLock
-
 from components.core.evidence.alpha_spending import Budget, Look, level, next_look
 from components.core.storage import home_folder
 from components.core.tracking import queries, tag_names
@@ -30,8 +28,7 @@ def take(model: str, owner: str, alpha: float, horizon: int) -> Budget:
         alpha: Probability of a wrong promotion within a horizon.
         horizon: Looks that it is to last for.
     """
-    home_folder.home().mkdir(parents=True, exist_ok=True)
-    with FileLock(home_folder.home() / f"{model}.looks.lock"):  # spares runs of one home the contest
+    with home_folder.locked(home_folder.home() / f"{model}.looks.lock"):  # spares runs of one home the contest
         while True:
             if known := _had(model, owner):
                 return known

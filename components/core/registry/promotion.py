@@ -10,11 +10,9 @@ others'; the oldest waits until the younger ones are closed, and these fail.
 
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
-
-from filelock import FileLock
 
 from components.core import run_folder
 from components.core.errors import InputError, StepError
@@ -194,10 +192,9 @@ def _try_out(model: str, version: str, answered: str) -> None:
         registry.smoke_test(path)
 
 
-def _lock() -> FileLock:
+def _lock() -> AbstractContextManager[None]:
     """One at a time within this home; a kill frees it."""
-    home_folder.home().mkdir(parents=True, exist_ok=True)
-    return FileLock(home_folder.home() / "registry.lock")
+    return home_folder.locked(home_folder.home() / "registry.lock")
 
 
 def _move(model: str, version: str, action: str, why: str, who: str, evidence: str, expected: str | None) -> Entry:

@@ -52,6 +52,7 @@ def locked(path: Path) -> Iterator[None]:
         FullDiskError: Its disk is full.
     """
     with writable():
+        path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path).acquire()
     with held:
         yield

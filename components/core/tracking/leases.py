@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from filelock import FileLock
-
 from components.core import run_folder
 from components.core.errors import StepError
 from components.core.storage import home_folder
@@ -80,7 +78,7 @@ def _alone(model: str) -> Iterator[None]:
     if _is_shared():
         yield
         return
-    with FileLock(home_folder.home() / f"{model}.lease.lock"):
+    with home_folder.locked(home_folder.home() / f"{model}.lease.lock"):
         yield
 
 

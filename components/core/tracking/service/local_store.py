@@ -28,7 +28,6 @@ def migrate() -> None:
     if not uri.startswith("sqlite:///"):
         return
     database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
     with home_folder.locked(database.with_suffix(".lock")):
         if home_folder.store_is_current(database):
             return
