@@ -146,7 +146,7 @@ def _trials(run: runs.StepRun, version: str) -> str:
 def _serve(data: Data, trained: Trained, run: runs.StepRun, served: Path, version: str) -> dict[str, float]:
     """Write the served model, that of an earlier version as it was registered; return what calibration fitted."""
     network, facts = trained
-    calibration = _calibrate(data, network, facts["thawed"], run)
+    calibration = facts.get("calibration") or _calibrate(data, network, facts["thawed"], run)
     example = data.examples.contents(data.rows["validation"][:1])
     if version:
         recall.served(run.settings.model, version, served)

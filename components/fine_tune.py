@@ -74,7 +74,9 @@ def fine_tune(
         if not judged.helps:
             load_weights(head, network)
         epochs = [*facts["history"], *({"phase": "thaw", **figures} for figures in judged.history)]
+        calibration = judged.calibration if judged.helps else facts.get("calibration")
         known = {"history": epochs, "thawed": chosen.thaw if judged.helps else 0, "thawing": str(judged)}
+        known |= {"calibration": calibration}
         after = kept_epoch(known)
         save_checkpoint(checkpoint, network, run.settings, chosen, facts["classes"], known)
         shutil.copy(head / TRAINING, checkpoint)

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from components.core.errors import StepError
-from components.core.fitting import training_state
+from components.core.fitting import folds, training_state
 from components.core.fitting.head_phase import is_solved, solve_head
 from components.core.fitting.thaw_line import check_features
 from components.core.machine import torchrun
@@ -46,11 +46,13 @@ def train_head(
         chosen, data = begin(run, dataset, hyperparameters)
         network = build_network(data, chosen, run)
         check_room(checkpoint, network)
+        calibration = None
         with together(network):
             if is_solved(network, data):
                 _note_unused(run)
-                history = [solve_head(network, data, chosen, run, whole=True)]
-                run.epoch(history[0])
+                found = solve_head(network, folds.joined(data), chosen, run, whole=True)
+                history, calibration = [found.figures], found.calibration
+                run.epoch(found.figures)
             else:
                 states = training_state.folder(run, chosen.model_dump_json(), data.examples.digest)
                 count = process_count(data.settings)
@@ -63,6 +65,7 @@ def train_head(
             raise StepError("The training of the head diverged.", "Lower --head-learning-rate.")
         deadlines.note(run, "The training of the head", len(history), run.settings.head_epochs)
         facts = {"history": [{"phase": "head", **figures} for figures in history], "thawed": 0}
+        facts |= {"calibration": calibration}
         save_checkpoint(checkpoint, network, run.settings, chosen, data.examples.classes, facts)
         save_training_rows(checkpoint, data.examples, data.target)
         run.saved(data.reuse.seconds)

@@ -21,7 +21,7 @@ from components.core.settings import Settings
 from components.core.storage import home_folder
 from components.core.tracking import pyfunc, queries
 from components.core.tracking.service import connection
-from components.core.training.checkpoints import WEIGHTS
+from components.core.training.checkpoints import FACTS, WEIGHTS, read_facts
 from components.evaluate import Evaluated, evaluate
 from components.finish import finish
 from components.register import register
@@ -144,6 +144,17 @@ def touched(run: PlainRun, folder: Path) -> Path:
     state = load_file(folder / "network.safetensors")
     save_file({name: t * 1.5 if name.startswith("head") else t for name, t in state.items()}, folder / WEIGHTS)
     return folder
+
+
+def test_what_training_calibrated_is_served(toy_home: PlainRun, tmp_path: Path) -> None:
+    """A temperature that held-out rows chose stands in the checkpoint, and reaches the served model as it is."""
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(toy_home.folder / "tuned", checkpoint)
+    facts = read_facts(checkpoint)
+    (checkpoint / FACTS).write_text(json.dumps({**facts, "calibration": {"temperature": 1.75}}))
+    again(toy_home, tmp_path / "week", "calibrated", checkpoint)
+    served = json.loads(next((tmp_path / "week" / "served").rglob("serving.json")).read_text())
+    assert served["temperature"] == 1.75
 
 
 def test_a_champion_against_itself_is_no_contest(toy_home: PlainRun, tmp_path: Path) -> None:

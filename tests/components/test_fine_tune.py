@@ -88,6 +88,9 @@ def test_what_cross_validation_found_is_recorded(toy_home: PlainRun, tmp_path: P
     logged = connection.client().get_metric_history(run.info.run_id, "val/loss")
     assert [metric.value for metric in logged] == [figures["loss"] for figures in epochs]
     assert "3-fold cross-validation" in facts["thawing"]
+    kept_head = facts["calibration"] == read_facts(tmp_path / "head")["calibration"]
+    assert set(facts["calibration"]) == {"temperature"}
+    assert kept_head != bool(facts["thawed"])  # each model is calibrated by its own held-out answers
     assert loss == next(e["loss"] for e in (epochs if facts["thawed"] else facts["history"]) if e["best"])
 
 

@@ -54,7 +54,10 @@ def test_a_solved_head_is_one_epoch_in_mlflow(toy_home: PlainRun, tmp_path: Path
     loss = train_head(
         text, "solved", toy_home.folder / "dataset", json.dumps(toy_home.hyperparameters), tmp_path / "head"
     )
-    [figures] = read_facts(tmp_path / "head")["history"]
+    facts = read_facts(tmp_path / "head")
+    [figures] = facts["history"]
+    assert set(facts["calibration"]) == {"temperature"}
+    assert read_facts(toy_home.folder / "head")["calibration"] is None  # trained in epochs: rows of its own calibrate
     [run] = queries.find_runs("toy", "solved", "step")
     assert run.data.metrics["val/loss"] == pytest.approx(loss)
     assert "without --head-epochs and --head-learning-rate" in run.data.tags["thawline.notes"]

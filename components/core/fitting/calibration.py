@@ -25,7 +25,7 @@ def fitted_temperature(target: Target, outputs: Pytree, targets: Tensor) -> floa
     """
     whole = 1.0
     for _ in range(ROUNDS):
-        step = target.calibrate(_divided(outputs, whole), targets).get("temperature", 1.0)
+        step = target.calibrate(divided(outputs, whole), targets).get("temperature", 1.0)
         whole *= step
         if abs(step - 1.0) < CLOSE or not LEAST < whole < 1 / LEAST:  # or chance does better, and none is enough
             break
@@ -35,7 +35,7 @@ def fitted_temperature(target: Target, outputs: Pytree, targets: Tensor) -> floa
 def calibrated(target: Target, outputs: Pytree, targets: Tensor) -> Pytree:
     """Outputs [N, ...] divided by the temperature that suits them; as they are where the target has none."""
     temperature = fitted_temperature(target, outputs, targets)
-    return outputs if temperature == 1.0 else _divided(outputs, temperature)
+    return outputs if temperature == 1.0 else divided(outputs, temperature)
 
 
 def temper(network: Network, temperature: float) -> None:
@@ -47,7 +47,8 @@ def temper(network: Network, temperature: float) -> None:
             linear.bias.div_(temperature)
 
 
-def _divided(outputs: Pytree, temperature: float) -> Pytree:
+def divided(outputs: Pytree, temperature: float) -> Pytree:
+    """The same outputs, as sure as the temperature makes them."""
     return tree_map_only(Tensor, lambda tensor: tensor / temperature, outputs)
 
 

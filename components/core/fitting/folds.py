@@ -60,6 +60,22 @@ def units_and_strata(data: Data, rows: Sequence[int]) -> tuple[list[str], list[s
     return units, data.target.strata(data.examples.labels(rows))
 
 
+def joined(data: Data) -> Data:
+    """The same data, whose validation rows include those that calibrate, where folds of them calibrate better.
+
+    These are few rows, of which units can be held out. Views of a row are no rows to calibrate by.
+    """
+    known = data.rows["train"] + data.rows["validation"]
+    if enough(data) or data.settings.views or (fold_of_rows(*units_and_strata(data, known), 2) < 0).all():
+        return data
+    more = data.rows["calibrate"]
+    targets = data.target.targets(data.examples.labels(more), data.examples.classes)
+    rows = {**data.rows, "validation": data.rows["validation"] + more, "calibrate": []}
+    return replace(
+        data, rows=rows, targets={**data.targets, "validation": torch.cat([data.targets["validation"], targets])}
+    )
+
+
 def pooled(data: Data) -> Data:
     """The same data, whose training rows are those of training and validation; nothing is left to validate."""
     return _with_rows(data, data.rows["train"] + data.rows["validation"], [])

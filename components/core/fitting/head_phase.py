@@ -28,6 +28,14 @@ from components.core.settings import Hyperparameters
 LARGE = 50_000_000  # products of a pass over the rows, beyond which threads save more than they cost
 
 
+@dataclass(frozen=True)
+class Solved:
+    """A solved head's figures, and how its answers are calibrated."""
+
+    figures: dict[str, float]  # as those of an epoch, see `fit`; `strength` is C, the inverse of the penalty's strength
+    calibration: dict[str, float] | None  # by outputs that cross-validation held out; None leaves it to rows of its own
+
+
 def is_solved(network: Network, data: Data) -> bool:
     """Return whether the head phase has an optimum that can be solved for.
 
@@ -48,7 +56,7 @@ def is_solved(network: Network, data: Data) -> bool:
 
 def solve_head(
     network: Network, data: Data, hyperparameters: Hyperparameters, listener: Listener = SILENT, *, whole: bool = False
-) -> dict[str, float]:
+) -> Solved:
     """Put the best linear head into the network.
 
     The penalty's strength is chosen by cross-validation over the rows that the head is fitted on. With `--views`, all
@@ -62,8 +70,8 @@ def solve_head(
         whole: Fit on the validation rows too; else they are only judged.
 
     Returns:
-        Figures as those of an epoch, see `fit`: of the validation rows or, where these are fitted too, of rows that
-        cross-validation held out. `strength` is C, the inverse of the penalty's strength.
+        Figures of the validation rows or, where these are fitted too, of rows that cross-validation held out. These
+        calibrate the head if no rows are left for that.
 
     Raises:
         StepError: A feature is not finite.
@@ -82,15 +90,11 @@ def solve_head(
         figures = data.target.validate(
             outputs_of(network, line, rows["validation"], device), data.targets["validation"]
         )
-    seconds = time.monotonic() - begin
-    return {
-        "epoch": 0,
-        "train_loss": fitted.loss,
-        **figures,
-        "strength": fitted.strength,
-        "seconds": seconds,
-        "best": 1.0,
-    }
+    known = {"epoch": 0, "train_loss": fitted.loss, **figures, "strength": fitted.strength}
+    calibration = None
+    if whole and not data.rows["calibrate"]:
+        calibration = data.target.calibrate(fitted.outputs.float().cpu(), fitted.targets)
+    return Solved({**known, "seconds": time.monotonic() - begin, "best": 1.0}, calibration)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def train_phase(
     """
     solved = is_solved(network, data)
     if solved and not thaw:
-        found = solve_head(network, data, hyperparameters, listener)
+        found = solve_head(network, data, hyperparameters, listener).figures
         listener.epoch(found)
         return [found]
     if processes > 1:

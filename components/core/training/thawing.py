@@ -25,7 +25,13 @@ from components.core.compute.determinism import seed_everything
 from components.core.contract.listener import SILENT, Callbacks, Listener
 from components.core.contract.task import Target
 from components.core.fitting import folds
-from components.core.fitting.calibration import calibrated_figures, calibrated_losses, fitted_temperature, temper
+from components.core.fitting.calibration import (
+    calibrated_figures,
+    calibrated_losses,
+    divided,
+    fitted_temperature,
+    temper,
+)
 from components.core.fitting.data import Data
 from components.core.fitting.head_phase import is_solved, solve_head
 from components.core.fitting.training_state import recalled
@@ -53,6 +59,7 @@ class Judgment:
     history: list[dict[str, float]]  # figures of the thawed epochs, the mean over folds
     epochs: int  # that were judged
     temperature: float = 1.0  # that suits its outputs for the held-out rows
+    calibration: dict[str, float] | None = None  # by the same rows, behind the temperature; None: by rows of its own
 
     @property
     def helps(self) -> bool:
@@ -83,8 +90,8 @@ def thaw(
     """Thaw the last stages and train on; judge whether that helps.
 
     With a solved head, held-out rows judge: with fewer than 1,000 rows all of them in turn, beyond a third of them. The
-    network is then trained on the training and validation rows together, for all epochs, as it was judged. With more
-    than 5,000 rows or another head the validation rows stop the training, and judge.
+    network is then trained on all rows that don't test, for all epochs, as it was judged. With more than 5,000 rows or
+    another head the validation rows stop the training, and judge.
 
     Args:
         network: With the head-only model's weights, on its device; if thawing helps, it is thawed and trained.
@@ -95,9 +102,11 @@ def thaw(
         states: Folder of the step's states, from which it goes on where it was cut off.
     """
     thawed, count = hyperparameters.thaw, process_count(data.settings)
+    by_validation = folds.enough(data) or not is_solved(network, data)
+    data = data if by_validation else folds.joined(data)
     phase = partial(train_phase, network, data, hyperparameters, thaw=thawed, states=states, processes=count)
     with together(network):
-        if folds.enough(data) or not is_solved(network, data):
+        if by_validation:
             before = _head_only_losses(network, data, hyperparameters)
             return _by_validation(network, data, thawed, before, phase(listener=listener))
         begin = time.monotonic()
@@ -190,7 +199,8 @@ def cross_validated(
     units = [folds.units_and_strata(part, part.rows["validation"])[0] for part in parts]
     targets = torch.cat([part.targets["validation"] for part in parts])
     planned = hyperparameters.thaw_epochs
-    return _judged(data.target, answers, targets, [unit for some in units for unit in some], histories, planned)
+    judged = _judged(data.target, answers, targets, [unit for some in units for unit in some], histories, planned)
+    return replace(judged, calibration=None) if data.rows["calibrate"] else judged
 
 
 def _fold(
@@ -240,8 +250,9 @@ def _judged(
     ]
     gain, error = paired(losses[0] - losses[-1], units)
     temperature = fitted_temperature(target, pooled[-1], targets)
+    calibration = target.calibrate(divided(pooled[-1], temperature), targets)
     how = f"{FOLDS}-fold cross-validation" if len(answers) > 1 else HELD_OUT
-    return Judgment(gain, error, len(units), how, history, epochs, temperature)
+    return Judgment(gain, error, len(units), how, history, epochs, temperature, calibration)
 
 
 def paired(differences: Array, units: Sequence[str]) -> tuple[float, float]:

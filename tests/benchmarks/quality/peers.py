@@ -1,8 +1,8 @@
 """What Thawline is compared with, each in a fresh process on exactly Thawline's splits.
 
 `python -m tests.benchmarks.quality.peers '{"peer": "probe", "dataset": …, "settings": {…}}'`; the last line of stdout
-is the result as JSON. Every peer learns from the train and validation rows: none of them needs rows to stop by, and
-none may see those of calibrate and test.
+is the result as JSON. Every peer learns from all rows but those that test, as Thawline does: none of them needs rows to
+stop or to calibrate by.
 
 probe    logistic regression on standardized features of the frozen network, C by cross-validation
 tfidf    the same on TF-IDF of words and pairs of words
@@ -22,7 +22,7 @@ from components.core.fitting.data import Data, open_data
 from components.core.settings import Settings
 from components.core.weight_sources import LITE0
 
-FITTED = ("train", "validation")
+FITTED = ("train", "validation", "calibrate")
 STRENGTHS = np.logspace(-1, 3, 9)  # C on TF-IDF
 SIZE, PRESIZING = 224, 460 / 224  # pixels that fastai's examples train at, and how many times larger they begin
 

@@ -3,8 +3,11 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from components.core.fitting import folds
 from components.core.fitting.data import open_data
-from components.core.fitting.folds import fold_of_rows, held_out, pooled
+from components.core.fitting.folds import fold_of_rows, held_out, joined, pooled
 from components.core.settings import Settings
 from tests.conftest import TOY
 
@@ -66,3 +69,26 @@ def test_pooled_rows_leave_nothing_to_validate(toy_dataset: Path) -> None:
     assert whole.rows["train"] == data.rows["train"] + data.rows["validation"]
     assert (whole.rows["validation"], len(whole.targets["validation"])) == ([], 0)
     assert whole.rows["test"] == data.rows["test"]
+
+
+def test_rows_that_calibrate_join_those_that_validate(toy_dataset: Path) -> None:
+    """Together they are the validation rows, with their targets, and nothing is left to calibrate by."""
+    data = open_data(toy_dataset, Settings(**TOY))
+    whole = joined(data)
+    assert whole.rows["validation"] == data.rows["validation"] + data.rows["calibrate"]
+    labels = data.examples.labels(whole.rows["validation"])
+    assert whole.targets["validation"].tolist() == data.target.targets(labels, data.examples.classes).tolist()
+    assert whole.rows["calibrate"] == []
+    assert {split: whole.rows[split] for split in ("train", "test")} == {s: data.rows[s] for s in ("train", "test")}
+
+
+def test_rows_stay_apart_where_folds_could_not_calibrate(toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows, views of rows, and units that can't be held out leave the rows that calibrate alone."""
+    data = open_data(toy_dataset, Settings(**TOY))
+    viewed = open_data(toy_dataset, Settings(**{**TOY, "views": 2, "augment": "basic"}))
+    assert joined(viewed) is viewed
+    with monkeypatch.context() as patched:
+        patched.setattr(folds, "ENOUGH", 1)
+        assert joined(data) is data
+    monkeypatch.setattr(folds, "units_and_strata", lambda _, rows: (["one"] * len(rows), ["a"] * len(rows)))
+    assert joined(data) is data

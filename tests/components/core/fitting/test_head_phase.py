@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from components.core.contract.optional_members import Overlay
 from components.core.errors import InputError
-from components.core.fitting import linear_head
+from components.core.fitting import folds, linear_head
 from components.core.fitting.data import Data, open_data
 from components.core.fitting.head_phase import is_solved, solve_head
 from components.core.fitting.linear_head import Loss
@@ -32,7 +32,7 @@ def opened(dataset: Path, **changes: Any) -> tuple[Data, Network]:
 def test_the_solved_head_is_as_good_as_the_trained_one(home: Path, toy_dataset: Path) -> None:
     """No training of the head in epochs ends with a lower penalized loss on the training rows."""
     data, network = opened(toy_dataset)
-    solved = solve_head(network, data, CHOSEN)
+    solved = solve_head(network, data, CHOSEN).figures
     slow, other = opened(toy_dataset, head_solver="sgd", head_epochs=60, patience=99)
     trained = min(
         figures["loss"]
@@ -67,7 +67,7 @@ def test_the_whole_head_knows_the_validation_rows(home: Path, toy_dataset: Path)
 def test_the_figures_are_of_rows_that_the_head_did_not_see(home: Path, toy_dataset: Path) -> None:
     """On the validation rows the figures are those of the network's own outputs."""
     data, network = opened(toy_dataset)
-    figures = solve_head(network, data, CHOSEN)
+    figures = solve_head(network, data, CHOSEN).figures
     found = data.target.validate(outputs(network, data, 0, "validation"), data.targets["validation"])
     assert {name: pytest.approx(value) for name, value in found.items()} == {name: figures[name] for name in found}
 
@@ -91,6 +91,17 @@ def test_how_unsure_a_penalty_makes_a_head_does_not_matter(
     assert float(functional.cross_entropy(fitted.outputs, fitted.targets)) == pytest.approx(right, rel=0.05)
     assert float(functional.cross_entropy(0.3 * fitted.outputs, fitted.targets)) > 2 * right
     assert float(judge(30 * fitted.outputs, fitted.targets)) > 1.5 * right  # too sure is no scale, but an overfit
+
+
+def test_held_out_outputs_calibrate_a_head_that_knows_all_rows(home: Path, toy_dataset: Path) -> None:
+    """Where the rows that calibrate are fitted too, the outputs that cross-validation held out calibrate instead."""
+    data, network = opened(toy_dataset)
+    joined = folds.joined(data)
+    assert solve_head(network, data, CHOSEN, whole=True).calibration is None
+    found = solve_head(network, joined, CHOSEN, whole=True)
+    fitted = list(data.heads.values())[-1]
+    assert len(fitted.targets) == sum(len(data.rows[split]) for split in ("train", "validation", "calibrate"))
+    assert found.calibration == data.target.calibrate(fitted.outputs.float(), fitted.targets)
 
 
 def test_stages_stay_as_they_are(home: Path, toy_dataset: Path) -> None:
@@ -143,4 +154,4 @@ def test_a_class_with_a_single_row_is_learned(home: Path, toy_dataset: Path) -> 
     few = replace(
         data, rows={**data.rows, "train": [rows[i] for i in kept]}, targets={**data.targets, "train": targets[kept]}
     )
-    assert solve_head(network, few, CHOSEN)["train_loss"] < 1
+    assert solve_head(network, few, CHOSEN).figures["train_loss"] < 1

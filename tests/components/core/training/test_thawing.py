@@ -79,7 +79,7 @@ def test_judging_leaves_the_network_as_it_was(home: Path, toy_dataset: Path) -> 
 def test_no_test_row_is_asked_for(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither judging nor training on all labels reads a test row."""
     data, network = trained(toy_dataset, HELPS)
-    test, asked = set(data.rows["test"]) | set(data.rows["calibrate"]), set[int]()
+    test, asked = set(data.rows["test"]), set[int]()
     contents = data.examples.contents
     monkeypatch.setattr(data.examples, "contents", lambda rows: asked.update(rows) or contents(rows))
     thaw(network, replace(data, settings=data.settings.model_copy(update={"activations": "recompute"})), HELPS)
@@ -101,11 +101,11 @@ def last_training(monkeypatch: pytest.MonkeyPatch, epochs: int) -> list[tuple[in
 
 
 def test_what_helps_is_trained_on_all_labels(home: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the judgment the thawed network sees training and validation rows, for the epochs that were best."""
+    """After the judgment the thawed network sees every row that does not test, for the epochs that were judged."""
     data, network = trained(toy_dataset, HELPS)
     seen = last_training(monkeypatch, epochs=2)
     assert thaw(network, data, HELPS).helps
-    assert seen == [(len(data.rows["train"]) + len(data.rows["validation"]), 2)]
+    assert seen == [(sum(len(data.rows[split]) for split in ("train", "validation", "calibrate")), 2)]
 
 
 def test_the_head_is_as_sure_as_held_out_rows_say(
@@ -121,6 +121,15 @@ def test_the_head_is_as_sure_as_held_out_rows_say(
     assert seen
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(tensor, before[name] / (2.5 if name.startswith("head") else 1.0))
+
+
+def test_held_out_rows_calibrate_only_where_no_others_are_left(home: Path, toy_dataset: Path) -> None:
+    """The rows that calibrate judge and train along; if they are left apart, they still calibrate."""
+    data, network = trained(toy_dataset, HELPS)
+    joined = cross_validated(network, folds.joined(data), HELPS)
+    assert set(joined.calibration or {}) == {"temperature"}
+    assert joined.rows == sum(len(data.rows[split]) for split in ("train", "validation", "calibrate"))
+    assert cross_validated(network, data, HELPS).calibration is None
 
 
 def test_the_last_epoch_is_judged() -> None:
@@ -192,7 +201,7 @@ def test_a_third_of_more_rows_is_held_out_once(home: Path, toy_dataset: Path, mo
     assert judged.rows == pytest.approx(fitted / thawing.FOLDS, abs=5)
     seen = last_training(monkeypatch, epochs=2)
     thaw(network, data, HELPS)
-    assert seen == [(fitted, 2)]
+    assert seen == [(fitted + len(data.rows["calibrate"]), 2)]
 
 
 def test_without_time_nothing_is_decided(home: Path, toy_dataset: Path) -> None:
