@@ -205,8 +205,7 @@ def _decide(
         if own is None:  # nothing else looks at it before prepare_data
             raw_records.check_source(source)
             check_task(source, settings.task)
-        earlier = f"There is no earlier successful run of {settings.model!r}."
-        return Decision("train", "Training was forced." if settings.force else earlier), []
+        return Decision("train", "Training was forced." if settings.force else history.lack(settings.model)), []
     rows = source_index.take(source, history.index(history.newest), report, verify=settings.verify, records=own)
     if not rows and own is None:
         raw_records.check_source(source)
@@ -368,6 +367,12 @@ class _History:
                 self.trained = run
             if change == "train":
                 break
+
+    def lack(self, model: str) -> str:
+        """Say why there is nothing to compare with: a pretraining registers no version."""
+        if self.newest:
+            return f"No earlier run of {model!r} registered a version."
+        return f"There is no earlier successful run of {model!r}."
 
     def index(self, run: "Ended | None") -> list[IndexRow]:
         """The index of a run's source; empty where it is gone."""

@@ -19,7 +19,7 @@ from rich.console import Console
 from components.core.errors import ExpectedError
 from components.core.run_result import RunResult
 from components.core.storage import disk_space, home_folder
-from pipelines.commands import cache, doctor, init, report, run, status, ui
+from pipelines.commands import cache, doctor, init, pretrain, report, run, status, ui
 from pipelines.commands.cluster import compile as compile_
 from pipelines.commands.cluster import schedule, submit
 from pipelines.commands.models import explain, export, labels, predict, promotion, serve
@@ -34,7 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (run, report, init, predict, explain, serve, export, ui, doctor, compile_):
+for command in (run, pretrain, report, init, predict, explain, serve, export, ui, doctor, compile_):
     app.add_typer(command.app)
 app.add_typer(cache.app, name="cache")
 app.add_typer(labels.app, name="labels")
@@ -78,7 +78,7 @@ def main() -> None:
     """Entry point of the command."""
     gc.set_threshold(NEW_OBJECTS)
     atexit.register(gc.freeze)
-    runs = sys.argv[1:2] in (["run"], ["submit"]) and not {"-h", "--help"} & set(sys.argv)
+    runs = sys.argv[1:2] in (["run"], ["pretrain"], ["submit"]) and not {"-h", "--help"} & set(sys.argv)
     with enduring(GOES_ON if runs else ""), _errors_reported():
         try:
             Path.cwd()

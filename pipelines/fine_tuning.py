@@ -3,7 +3,8 @@
 `thawline compile` writes it as YAML for Kubeflow; `thawline run SOURCE` runs the same definition here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -16,6 +17,14 @@ class Chosen(NamedTuple):
 
     hyperparameters: Any
     trials: dict[str, Any]  # of `evaluate`; empty where there was no search
+
+
+class Trained(NamedTuple):
+    """Inputs of the steps after the training."""
+
+    checkpoint: Any
+    trials: dict[str, Any]  # as above
+    inputs: dict[str, Any]  # what every step after `prepare_data` takes
 
 
 Search = Callable[[dict[str, Any]], Chosen]  # takes what a step after `prepare_data` takes
@@ -44,8 +53,9 @@ def _search_in_pods(workers: Any) -> Search:  # noqa: ANN401 - a parameter of th
     return search
 
 
-def _run(source: str, settings: str, run_key: str, search: Search) -> None:
-    """Look for changes; where there are any, train on them, or judge an earlier version again.
+@contextmanager
+def training(source: str, settings: str, run_key: str, search: Search) -> Iterator[Trained]:
+    """Look for changes; where there are any, train on them, or bring an earlier version back. What follows is added.
 
     An earlier version is judged again where its inputs are those of today, but the gate or the champion is another one:
     `search`, `train_head` and `fine_tune` then have its `version` to give back, and nothing to train.
@@ -60,10 +70,15 @@ def _run(source: str, settings: str, run_key: str, search: Search) -> None:
             hyperparameters, trials = search(inputs)
             head = steps.train_head(hyperparameters=hyperparameters, **inputs)
             tuned = steps.fine_tune(hyperparameters=hyperparameters, head=head.outputs["checkpoint"], **inputs)
-            checkpoint = tuned.outputs["checkpoint"]
-            evaluated = steps.evaluate(checkpoint=checkpoint, **trials, **inputs)
-            decision = {name: evaluated.outputs[name] for name in ("served", "accepted", "champion")}
-            steps.register(checkpoint=checkpoint, **decision, **common)
+            yield Trained(tuned.outputs["checkpoint"], trials, inputs)
+
+
+def _run(source: str, settings: str, run_key: str, search: Search) -> None:
+    """Train, or take an earlier version; judge it and register it."""
+    with training(source, settings, run_key, search) as (checkpoint, trials, inputs):
+        evaluated = steps.evaluate(checkpoint=checkpoint, **trials, **inputs)
+        decision = {name: evaluated.outputs[name] for name in ("served", "accepted", "champion")}
+        steps.register(checkpoint=checkpoint, settings=settings, run_key=run_key, **decision)
 
 
 @dsl.pipeline(name="fine-tuning", description="Freeze, train a head, thaw, evaluate, register.")  # type: ignore[untyped-decorator]  # kfp is untyped
@@ -123,6 +138,11 @@ def without_search(
         schedule: As above.
     """
     _run(source, settings, run_key, _without_search)
+
+
+def search_for(trials: int) -> Search:
+    """Return the search of a number of trials on one machine."""
+    return _search_in_one_pod if trials else _without_search
 
 
 def dag_for(trials: int) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ _TOO_MANY, _OWN_FAULT = 429, 500  # HTTP: what a server answers that may be well
 
 
 _PLAINLY = (
+    ("^Value error, ", ""),
     (r", unable to [a-z ]+", ""),
     ("^Input should be", "it should be"),
     ("a valid integer", "a whole number"),

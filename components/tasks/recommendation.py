@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -71,6 +71,7 @@ class Options(BaseModel):
     least_rating: float | None = Field(
         None, allow_inf_nan=False, description="Interactions with a lower rating are passed over."
     )
+    before: str = Field("", description="Only interactions before this time, a number or ISO 8601, are taken.")
     width: int = Field(64, ge=2, description="Size of an item's vector.")
     blocks: int = Field(2, ge=1, description="Blocks above the embedding.")
     heads: int = Field(2, ge=1, description="Heads of attention.")
@@ -80,12 +81,19 @@ class Options(BaseModel):
     features: str = Field("", description="Features of each item, as JSON. Empty: those of the data.")
     history: int = Field(0, ge=0, description="Items of a history that answers leave out. 0: chosen from the data.")
 
+    @field_validator("before")
+    @classmethod
+    def _is_a_time(cls, value: str) -> str:
+        if value:
+            interactions.moment(value)
+        return value
+
 
 def records(settings: Settings, source: str) -> Iterator[RawRecord]:
     """Histories, and the items that follow, by user and split."""
     options = parse_options(settings, Options)
     least = -math.inf if options.least_rating is None else options.least_rating
-    return interactions.records(source, options.split, options.length, least)
+    return interactions.records(source, options.split, options.length, least, options.before)
 
 
 def shared_features(examples: Examples) -> dict[str, list[str]]:

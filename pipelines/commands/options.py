@@ -229,7 +229,7 @@ def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any], file: P
         return Cluster.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        message = plainly(first["msg"]).removeprefix("Value error, ")
+        message = plainly(first["msg"])
         if first["loc"]:
             name = str(first["loc"][0])
             value = "given so" if name == "env" else repr(first["input"])  # others' values stand beside the wrong one

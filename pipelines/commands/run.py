@@ -7,6 +7,7 @@ import signal
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer()
+DOING = "Fine-tuning"
 INTERRUPTED = "The run was interrupted."
 RESUMES = "Run the same command again to resume."
 STOP_SECONDS = 20.0  # that an interrupted run has to close its runs in MLflow
@@ -73,7 +75,7 @@ def run(
     """Run the whole pipeline on this machine, to a registered model."""
     use_home(home, tracking_uri)
     from pipelines.commands.dry_run import foreseen, print_foreseen
-    from pipelines.local.resume import begin, foresee
+    from pipelines.local.resume import foresee
     from pipelines.local.task_choice import with_task_of_data
     from pipelines.terminal.option_checks import check_names
 
@@ -90,13 +92,7 @@ def run(
             before = None if fresh else foresee(source, settings)
             print_foreseen(foreseen(source, settings, before, console), settings, before, as_json=as_json)
             return
-        with console.status("Looking for a run to resume"):
-            begun = begin(source, settings, fresh=fresh)  # where the home can't be made, that is all there is to say
-        _print_settings(console, source, settings, task)
-        if begun.before:
-            text = f"Resuming {begun.before}; --fresh starts over"
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
-        _catch_signals()
+        begun = announced(source, settings, task, console, fresh=fresh)
         result = execute(source, settings, begun, console)
     except ExpectedError as error:
         if as_json:
@@ -110,15 +106,41 @@ def run(
     check_succeeded(result, begun.run_key)
 
 
-def execute(source: str, settings: Settings, begun: "Begun", console: Console) -> RunResult:
-    """Run the DAG where something has changed, and show its progress; return the result, with the report's path."""
+def announced(
+    source: str, settings: Settings, task: str, console: Console, *, fresh: bool, doing: str = DOING
+) -> "Begun":
+    """Begin a run or take one up, and print which; from here on a signal ends it in order."""
+    from pipelines.local.resume import begin
+
+    with console.status("Looking for a run to resume"):
+        begun = begin(source, settings, fresh=fresh)  # where the home can't be made, that is all there is to say
+    _print_settings(console, source, settings, task, doing)
+    if begun.before:
+        text = f"Resuming {begun.before}; --fresh starts over"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    _catch_signals()
+    return begun
+
+
+def execute(source: str, settings: Settings, begun: "Begun", console: Console, output: str = "") -> RunResult:
+    """Run the DAG where something has changed, and show its progress; return the result, with the report's path.
+
+    Args:
+        source: What is trained on.
+        settings: Of the run.
+        begun: The run.
+        console: Where its progress is shown.
+        output: The folder that a pretraining writes; empty for a whole run.
+    """
     from pipelines.local.changes import settled
     from pipelines.local.runner import fetch_report, launch
+    from pipelines.terminal.display import steps_of
 
     result = settled(source, settings, begun.run_key, console)
     if result is None:
-        child = launch(source, settings, begun.run_key)
-        result = _watch(child, begun.run_key, settings, console, begun.offset)
+        child = launch(source, settings, begun.run_key, output)
+        steps = steps_of(settings.trials, pretraining=bool(output))
+        result = _watch(child, begun.run_key, settings, console, begun.offset, steps)
     return fetch_report(result, begun.run_key)
 
 
@@ -154,17 +176,22 @@ def checked(options: dict[str, Any], config: Path | None, source: str) -> Settin
 
 
 def _watch(
-    child: "subprocess.Popen[bytes]", run_key: str, settings: Settings, console: Console, shown_to: int = 0
+    child: "subprocess.Popen[bytes]",
+    run_key: str,
+    settings: Settings,
+    console: Console,
+    shown_to: int = 0,
+    steps: Sequence[str] = (),
 ) -> RunResult:
     """Show a run until its processes are gone, from that byte of its events on; end it at a signal or a limit."""
     from pipelines.local.changes import ended
     from pipelines.local.expected_times import change, expected_seconds
     from pipelines.local.runner import lives, stop
-    from pipelines.terminal.display import shown, steps_of
+    from pipelines.terminal.display import shown
 
     offset, deadline, begin, reason = shown_to, 0.0, time.monotonic(), ""
     trains = change(run_folder.run_folder(run_key)) == "train"
-    with shown(console, steps_of(settings.trials), expected_seconds(settings) if trains else {}) as display:
+    with shown(console, steps, expected_seconds(settings) if trains else {}) as display:
         while True:
             try:
                 alive = lives(child, group=deadline > 0)
@@ -195,9 +222,9 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _print_settings(console: Console, source: str, settings: Settings, task: str) -> None:
+def _print_settings(console: Console, source: str, settings: Settings, task: str, doing: str = DOING) -> None:
     chosen = {k: v for k, v in settings.model_dump().items() if v is not None and v != Settings.model_fields[k].default}
-    console.print(f"Fine-tuning on {source}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{doing} on {source}", highlight=False, markup=False, soft_wrap=True)
     if task:
         console.print(task, highlight=False, markup=False, soft_wrap=True)
     solved = settings.may_solve_head()
@@ -210,7 +237,7 @@ def _print_summary(console: Console, result: RunResult, settings: Settings) -> N
     if result.status == "failed":
         return
     uri = home_folder.tracking_uri()
-    tracking = uri if is_server(uri) else _command("ui")
+    tracking = uri if is_server(uri) else command_here("ui")
     if result.status == "skipped":
         from pipelines.terminal.display import print_skipped
 
@@ -239,14 +266,14 @@ def _print_summary(console: Console, result: RunResult, settings: Settings) -> N
 def _next(result: RunResult, model: str) -> list[str]:
     """Commands that a reader may want now."""
     what = "its numbers and mistakes" if result.promoted else "where it differs from the champion"
-    commands = {_command("report", model): what}
+    commands = {command_here("report", model): what}
     if not result.pending:
-        commands[f"{_command('predict', '--model', model)} FILE"] = "ask the champion"
+        commands[f"{command_here('predict', '--model', model)} FILE"] = "ask the champion"
     width = max(map(len, commands))
     return [f"{command.ljust(width)}  {text}" for command, text in commands.items()]
 
 
-def _command(*arguments: str) -> str:
+def command_here(*arguments: str) -> str:
     """A command of Thawline that works in this folder."""
     home = home_folder.home()
     place = () if home == Path(".thawline").resolve() else ("--home", str(home))

@@ -29,13 +29,21 @@ LONGEST = 70  # characters: the sockets of `multiprocessing` lie 32 deeper, and 
 
 
 @disk_space.explained(home_folder.home)
-def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[bytes]":
-    """Start the DAG in a process group of its own; its steps inherit the environment."""
+def launch(source: str, settings: Settings, run_key: str, output: str = "") -> "subprocess.Popen[bytes]":
+    """Start the DAG in a process group of its own; its steps inherit the environment.
+
+    Args:
+        source: See `pipelines/fine_tuning.py`.
+        settings: As above.
+        run_key: As above.
+        output: The folder that a pretraining writes; empty for a whole run.
+    """
     disk_space.reserve(home_folder.home())
     folder = run_folder.run_folder(run_key)
     if not (folder / "settings.json").exists():
         home_folder.write_text(folder / "settings.json", settings.to_json())
-    arguments = json.dumps({"source": source, "settings": settings.to_json(), "run_key": run_key})
+    given = {"source": source, "settings": settings.to_json(), "run_key": run_key}
+    arguments = json.dumps({**given, **({"output": output} if output else {})})
     log: IO[bytes]
     with (folder / "log.txt").open("ab") as log:  # behind what it holds, if the run goes on
         return subprocess.Popen(
@@ -121,6 +129,7 @@ def main() -> None:
         from kfp.local import executor_input_utils
 
         from pipelines.fine_tuning import dag_for
+        from pipelines.pretraining import pretraining_for
 
         warm_process.patch()
         # no time in it: a run that goes on finds the outputs of its steps where they were
@@ -129,7 +138,8 @@ def main() -> None:
         folder = run_folder.run_folder(run_key)
         places = {"pipeline_root": str(folder / "outputs"), "workspace_root": str(folder / "workspace")}
         local.init(runner, **places, raise_on_error=True)
-        dag_for(settings.trials)(**arguments)
+        dag = pretraining_for if "output" in arguments else dag_for
+        dag(settings.trials)(**arguments)
 
 
 @contextlib.contextmanager

@@ -52,9 +52,10 @@ class StepState:
         return (self.ended or time.time()) - self.started if self.started else 0.0
 
 
-def steps_of(trials: int) -> tuple[str, ...]:
-    """Return the steps of a run with that many trials."""
-    return STEPS if trials else tuple(step for step in STEPS if step not in SEARCH)
+def steps_of(trials: int, *, pretraining: bool = False) -> tuple[str, ...]:
+    """Return the steps of a run, or of a pretraining, with that many trials."""
+    steps = (*STEPS[: -len(GATE)], "save_weights", "finish") if pretraining else STEPS
+    return tuple(step for step in steps if trials or step not in SEARCH)
 
 
 class Display:

@@ -73,6 +73,7 @@ def run_name(result: RunResult, run_key: str) -> str:
     if result.status == "succeeded":
         state = "champion" if result.promoted or result.stays else "challenger"
         what = f"version {result.version}, {'waits for approval' if result.pending else state}"
+        what = what if result.version else "trained"
     return f"{what}{tag_names.OUTCOME}{result.model} {run_key}"
 
 

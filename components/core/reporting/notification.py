@@ -76,6 +76,8 @@ def title(result: RunResult) -> str:
         return f"✗ The run of {result.model} failed"
     if result.status == "skipped":
         return f"· {result.model} was skipped"
+    if not result.version:
+        return f"✓ {result.model} is trained"
     if result.promoted:
         return f"✓ {name} is champion"
     if result.pending:

@@ -57,7 +57,9 @@ class _Table:
     features: Mapping[str, Sequence[str]]  # of items that have any
 
 
-def records(source: str, rule: Rule, window: int, least_rating: float = -math.inf) -> Iterator[RawRecord]:
+def records(
+    source: str, rule: Rule, window: int, least_rating: float = -math.inf, before: str = ""
+) -> Iterator[RawRecord]:
     """Yield the records of a table of interactions, always in the same order; see `docs/recommendation.md`.
 
     Args:
@@ -66,16 +68,17 @@ def records(source: str, rule: Rule, window: int, least_rating: float = -math.in
             each user for the test, and the one before for validation.
         window: Items of a history that the network sees.
         least_rating: Interactions with a lower rating are passed over.
+        before: A time as in the table; interactions at that time or later are passed over. Empty: all count.
 
     Raises:
         InputError: It can't be read, lacks a column, or has too few interactions.
     """
-    table = _read(source, least_rating)
+    table = _read(source, least_rating, moment(before) if before else math.inf)
     yield from table.faults
     rows = [row for own in table.users.values() for row in own]
     if 0 < len(table.faults) >= len(rows):
         return  # their share is refused, with reasons, and the times of the rest tell little
-    _check_items({row.item for row in rows}, source, least_rating)
+    _check_items({row.item for row in rows}, source, least_rating, before)
     cuts = _cuts([row.time for row in rows], source) if rule == "time" else []
     parts = {
         user: [_PARTS[bisect(cuts, row.time)] for row in own] if rule == "time" else _last(len(own))
@@ -86,10 +89,15 @@ def records(source: str, rule: Rule, window: int, least_rating: float = -math.in
         yield from _of_user(source, user, table.users[user], own, window, table.features)
 
 
-def _check_items(items: Collection[str], source: str, least_rating: float) -> None:
+def _check_items(items: Collection[str], source: str, least_rating: float, before: str) -> None:
     if not items:
-        rated = f" with a rating of at least {least_rating:g}" if least_rating > -math.inf else ""
-        raise InputError(f"{source} holds no interactions{rated}.", "Lower least_rating." if rated else LAYOUT)
+        limits = {
+            "least_rating": f" with a rating of at least {least_rating:g}" if least_rating > -math.inf else "",
+            "before": f" before {before}" if before else "",
+        }
+        options = " or ".join(f"--option {name}" for name, text in limits.items() if text)
+        hint = f"Use another {options}, or leave it out." if options else LAYOUT
+        raise InputError(f"{source} holds no interactions{''.join(limits.values())}.", hint)
     if len(items) == 1:
         raise InputError(
             f"All interactions of {source} are with one item, {next(iter(items))!r}: there is nothing to choose from.",
@@ -202,7 +210,7 @@ def _cuts(times: Sequence[float], source: str) -> list[float]:
     return cuts
 
 
-def _read(source: str, least_rating: float) -> _Table:
+def _read(source: str, least_rating: float, before: float) -> _Table:
     check(source)
     found: dict[str, list[_Row]] = defaultdict(list)
     faults, names = list[RawRecord](), dict[str, str]()
@@ -210,7 +218,7 @@ def _read(source: str, least_rating: float) -> _Table:
         for number, row in enumerate(tables.read_rows(file, source), start=1):
             names = names or _named(row, source)
             try:
-                read = _row(row, names, least_rating)
+                read = _row(row, names, least_rating, before)
             except ValueError as error:
                 faults.append(RawRecord(f"{source}{ROW}{number}", "", fault=str(error)))
                 continue
@@ -262,8 +270,8 @@ def _named(row: Mapping[str, Any], source: str) -> dict[str, str]:
     return columns | {name: name for name in optional}
 
 
-def _row(row: Mapping[str, Any], names: Mapping[str, str], least_rating: float) -> _Row | None:
-    """One interaction; None where its rating is too low.
+def _row(row: Mapping[str, Any], names: Mapping[str, str], least_rating: float, before: float) -> _Row | None:
+    """One interaction; None where its rating is too low, or its time too late.
 
     Raises:
         ValueError: It can't be used; the message is the reason.
@@ -273,12 +281,14 @@ def _row(row: Mapping[str, Any], names: Mapping[str, str], least_rating: float) 
     user, item = (printable(tables.as_text(row.get(names[name])).strip()) for name in ("user", "item"))
     if not user or not item:
         raise ValueError("no user" if not user else "no item")
-    moment = _time(row.get(names["time"]))
+    time = moment(row.get(names["time"]))
+    if time >= before:
+        return None
     if least_rating > -math.inf:
         rating = _number(tables.as_text(row.get(names.get("rating", ""), "")).strip(), "rating")
         if rating < least_rating:
             return None
-    return _Row(user, item, moment, tuple(_features_of(row, names)))
+    return _Row(user, item, time, tuple(_features_of(row, names)))
 
 
 def _features_of(row: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
@@ -291,8 +301,12 @@ def _features_of(row: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[s
             yield from (f"{name.removeprefix(FEATURE)}={part}" for part in parts if part)
 
 
-def _time(value: Any) -> float:  # noqa: ANN401 - whatever a table holds
-    """Seconds since the epoch of a number or of ISO 8601, which is UTC unless it says otherwise."""
+def moment(value: Any) -> float:  # noqa: ANN401 - whatever a table holds
+    """Seconds since the epoch of a number or of ISO 8601, which is UTC unless it says otherwise.
+
+    Raises:
+        ValueError: It is none; the message is the reason.
+    """
     if isinstance(value, datetime):
         return _seconds(value)
     text = tables.as_text(value).strip()
@@ -304,8 +318,8 @@ def _time(value: Any) -> float:  # noqa: ANN401 - whatever a table holds
         raise ValueError(f"not a time: {text[:40]!r}") from None
 
 
-def _seconds(moment: datetime) -> float:
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+def _seconds(at: datetime) -> float:
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 def _number(text: str, what: str) -> float:

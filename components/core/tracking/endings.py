@@ -30,5 +30,5 @@ def is_terminated(state: str, history: Iterable[str]) -> bool:
 
 
 def is_recorded(tags: Mapping[str, str]) -> bool:
-    """Return whether the tags of a pipeline's run contain a registration or a decision to skip."""
-    return tag_names.VERSION in tags or tags.get(tag_names.SKIPPED) == "true"
+    """Return whether the tags of a pipeline's run contain a registration, saved weights or a decision to skip."""
+    return bool({tag_names.VERSION, tag_names.PRETRAINED} & tags.keys()) or tags.get(tag_names.SKIPPED) == "true"

@@ -91,8 +91,10 @@ def last_working_run(model: str) -> Run | None:
 
 
 def models_with_runs() -> set[str]:
-    """Models of the newest thousand pipeline runs."""
-    return {run.data.tags[tag_names.MODEL] for run in across([tag_names.equals(tag_names.KIND, "pipeline")], most=1000)}
+    """Models of the newest thousand pipeline runs, without those that are only pretrained."""
+    found = across([tag_names.equals(tag_names.KIND, "pipeline")], most=1000)
+    pretrained = {run.data.tags[tag_names.MODEL] for run in found if tag_names.PRETRAINED in run.data.tags}
+    return {run.data.tags[tag_names.MODEL] for run in found} - pretrained
 
 
 def across(conditions: Sequence[str], most: int) -> list[Run]:

@@ -37,6 +37,7 @@ WARM_START = "thawline.warm_start"  # the version that training started from; of
 VERSION = "thawline.version"  # what `register` registered; of `fine_tune`, the version that it gave back
 SMOKE_TESTED = "thawline.smoke_tested"  # digest of the served files that answered in a process without Thawline
 PROMOTED = "thawline.promoted"  # "true": it became champion at once
+PRETRAINED = "thawline.pretrained"  # the folder that the weights of a pretraining were written to
 PENDING = "thawline.pending"  # how to approve the version; of a version that waits "true"
 
 # Of steps and trials.
