@@ -536,6 +536,15 @@ def test_a_warm_start_depends_on_the_champion(toy_home: PlainRun, toy_source: Pa
     assert decided(toy_home.settings).change == "judge"
 
 
+def test_a_pretraining_is_nothing_to_compare_with(source: Path, tracked_home: Path) -> None:
+    """After a run that registered no version the next one trains, and the reason says so."""
+    run = runs.pipeline_run("k", settings()).info.run_id
+    facts = {tag_names.INDEXED: "true", tag_names.CHANGE: "train", tag_names.PRETRAINED: "/weights"}
+    runs.record(run, {}, facts)
+    finish(settings().to_json(), "k", "SUCCEEDED")
+    assert seen(source)[1] == Decision("train", "No earlier run of 'toy' registered a version.")
+
+
 def test_a_warm_start_without_a_champion_says_so(source: Path, tracked_home: Path) -> None:
     """The first run starts from the pretrained weights, and its inputs say so; then its own version is no news."""
     first = completed(source, warm_start=True)

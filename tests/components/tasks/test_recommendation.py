@@ -56,6 +56,7 @@ def test_it_is_found_by_name() -> None:
         ({"weights": "somewhere/else"}, "no checkpoint of a recommendation model"),
         ({"own": {"width": "15"}}, "A width of 15 can't be divided by 2 heads"),
         ({"own": {"length": "1"}}, "length=1 can't be used"),
+        ({"own": {"before": "2026-13-01"}}, "before=2026-13-01 can't be used: not a time: '2026-13-01'"),
     ],
 )
 def test_what_does_not_fit_is_an_input_error(options: dict[str, Any], sentence: str) -> None:

@@ -67,6 +67,7 @@ def test_a_page_that_can_not_be_written_fails_nothing(toy_home: PlainRun, monkey
         ({"status": "succeeded", "version": "2", "compared_with": "2"}, "version 2, champion: toy key"),
         ({"status": "succeeded", "version": "2", "compared_with": "1"}, "version 2, challenger: toy key"),
         ({"status": "succeeded", "version": "2", "pending": "thawline …"}, "version 2, waits for approval: toy key"),
+        ({"status": "succeeded"}, "trained: toy key"),
         ({"status": "skipped"}, "skipped: toy key"),
         ({"status": "failed"}, "failed: toy key"),
     ],

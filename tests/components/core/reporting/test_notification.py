@@ -80,6 +80,7 @@ def test_slack_reads_the_same(toy_run: PlainRun) -> None:
         ({"promoted": False, "pending": "thawline promote 1 --model toy"}, "▸ toy version 1 waits for approval"),
         ({"promoted": False}, "· toy version 1 is challenger, not promoted"),
         ({"promoted": False, "compared_with": "1"}, "✓ toy version 1 stays champion"),
+        ({"promoted": False, "version": ""}, "✓ toy is trained"),
     ],
 )
 def test_the_title_says_what_became_of_it(changes: dict[str, Any], title: str, toy_run: PlainRun) -> None:

@@ -183,6 +183,25 @@ def test_low_ratings_are_passed_over(tmp_path: Path) -> None:
     assert parts(found)[-1] == ("test", ["a"], ["c"])
 
 
+@pytest.mark.parametrize("before", ["2024-01-03", "2024-01-03T00:00:00Z", "1704240000"])
+def test_what_is_recent_is_passed_over(before: str, tmp_path: Path) -> None:
+    """Interactions at a time or later don't count, whichever way it is written; nor do they for the split."""
+    source = table(tmp_path, [f"u,{item},2024-01-0{day + 1}" for day, item in enumerate("abcd")])
+    assert parts([*records(source, "last", 10, before=before)]) == [
+        ("train", [], ["a"]),
+        ("test", ["a"], ["b"]),
+    ]
+
+
+def test_a_past_without_interactions_is_refused(tmp_path: Path) -> None:
+    """Where all are recent, the sentence names the time, and the lowest rating too if there is one."""
+    source = table(tmp_path, ["u,a,2024-01-01,5", "u,b,2024-01-02,5"], "user,item,time,rating", [])
+    with pytest.raises(InputError, match="holds no interactions before 2024-01-01. Use another --option before, or"):
+        list(records(source, "last", 10, before="2024-01-01"))
+    with pytest.raises(InputError, match="of at least 6 before 2025. Use another --option least_rating or --option be"):
+        list(records(source, "last", 10, 6, "2025"))
+
+
 def test_a_table_of_mostly_bad_rows_is_its_faults(tmp_path: Path) -> None:
     """Their share is what stops the run, not the few times of the others."""
     source = table(tmp_path, ["u,a,1", "u,,2", "u,,3"], others=[])

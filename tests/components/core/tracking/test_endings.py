@@ -9,6 +9,7 @@ from components.finish import finish
 
 SETTINGS = Settings(model="toy", task="tests.fakes.toy")
 REGISTERED, SKIPPED = {tag_names.VERSION: "3"}, {tag_names.SKIPPED: "true"}
+PRETRAINED = {tag_names.PRETRAINED: "/weights"}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,7 @@ REGISTERED, SKIPPED = {tag_names.VERSION: "3"}, {tag_names.SKIPPED: "true"}
         ("FAILED", {}, True),
         ("SUCCEEDED", REGISTERED, False),  # kfp's local runner, and the API of a run
         ("SUCCEEDED", SKIPPED, False),
+        ("SUCCEEDED", PRETRAINED, False),
         ("SUCCEEDED", {}, True),
         ("COMPLETE", {}, True),
         ("RUNNING", {}, True),
