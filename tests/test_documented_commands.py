@@ -237,6 +237,7 @@ ELSEWHERE = {
     r"targets: python -m tests.data.measured_photos": "tests/pipelines/test_targets.py",
     r"object-detection: thawline predict --model pasted --draw": "tests/components/tasks/test_object_detection.py",
     r"recommendation: thawline predict": "tests/components/tasks/test_recommendation.py",
+    r"recommendation: thawline pretrain": "tests/pipelines/commands/test_pretrain.py",
     r"multi-gpu: torchrun": "tests/components/core/machine/test_torchrun.py",
     r"resume: python -m tests.faults.kills": "tests/faults/test_kills.py",
     r"image: (make image|docker run|python -m tests.services)": "tests/docker/test_image.py",

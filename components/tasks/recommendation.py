@@ -270,7 +270,7 @@ def _load(network: Network, source: str, classes: Sequence[str]) -> None:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
             f"The weights {source} are no checkpoint of a recommendation model.",
-            "Use the folder checkpoint of a registered version, or none.",
+            "Use a folder that `thawline pretrain` wrote, or checkpoint of a registered version.",
         ) from error
     if {name: some.shape for name, some in found.items()} != {
         n: some.shape for n, some in network.state_dict().items()
