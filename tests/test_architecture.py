@@ -211,7 +211,7 @@ PARTS = {
     "commands": {"dags", "terminal", "local", "predictions", "serving", "kubeflow"},
     "cli": {"commands", "terminal"},
 }
-FILES = dict.fromkeys(("fine_tuning", "canary", "steps"), "dags")
+FILES = dict.fromkeys(("fine_tuning", "pretraining", "canary", "steps"), "dags")
 
 
 def part(module: str) -> str:

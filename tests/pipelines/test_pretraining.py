@@ -1,5 +1,6 @@
 """The DAG of a pretraining."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 import yaml
 from kfp import compiler
 
-from pipelines.pretraining import pretraining_for
+from components.core.training import saved_weights
+from pipelines.pretraining import pretraining_for, save_weights
 from pipelines.terminal.display import steps_of
 from tests.pipelines.test_fine_tuning import tasks
 
@@ -22,3 +24,9 @@ def test_it_is_a_run_that_ends_with_the_training(trials: int, tmp_path: Path) ->
     assert "save-weights" in steps
     assert not {"evaluate", "register"} & steps
     assert tasks(dag)["save-weights"]["dependentTasks"] == ["fine-tune"]
+
+
+def test_the_wrapper_has_its_steps_parameters() -> None:
+    """The wrapper takes what the step takes."""
+    kfp_side = inspect.signature(save_weights.python_func).parameters
+    assert kfp_side.keys() == inspect.signature(saved_weights.save_weights).parameters.keys()
