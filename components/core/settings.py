@@ -68,7 +68,7 @@ class Settings(BaseModel):
 
     task: Annotated[str, Option("Problem and model", affects="model")] = Field(
         "image_classification",
-        description="Kind of problem: image, detection, text, audio, speech or recommendation, or a module of yours. "
+        description="Kind of problem: image, detection, text, audio, speech or recommendation, or your own module. "
         "If not given, `run` detects pictures, boxes, texts and sounds from the records.",
     )
     option: Annotated[dict[str, str], Option("Problem and model", affects="model")] = Field(
@@ -78,7 +78,7 @@ class Settings(BaseModel):
     model: Annotated[str, Option("Problem and model", affects="model")] = Field(
         "thawline",
         pattern=r"^\w[\w.-]{0,99}$",
-        description="Name in the model registry; also the lineage of the splits.",
+        description="Name in the model registry; the splits belong to it too.",
     )
     promote: Annotated[Literal["auto", "manual"], Option("Problem and model", affects="operation")] = Field(
         "auto", description="Make an accepted version champion at once, or let it wait for `thawline promote`."
@@ -91,7 +91,7 @@ class Settings(BaseModel):
     )
     weights: Annotated[str, Option("Network", affects="model")] = Field(
         "default",
-        description="default, a weight name of the library, FILE.pth, FILE.safetensors, s3://…, "
+        description="default, a weight name from the library, FILE.pth, FILE.safetensors, s3://…, "
         "package:efficientnet-lite0, or none. For transformers networks a folder or s3://…; "
         "package:all-minilm-l6-v2 for text, package:resemblyzer for sound.",
     )
@@ -212,7 +212,7 @@ class Settings(BaseModel):
     )
 
     split_salt: Annotated[str, Option("Data", affects="model")] = Field(
-        "0", min_length=1, description="Salt of the first split of a lineage; kept from then on."
+        "0", min_length=1, description="Salt of the hash that splits the first data of a model; kept from then on."
     )
     # only of a lineage without any run, whose splits the data's digest holds
     assignments: Annotated[str, Option("Data", affects="operation")] = Field(
@@ -241,7 +241,7 @@ class Settings(BaseModel):
         0.05, gt=0, lt=0.5, description="Probability that an equal or worse model is promoted within the horizon."
     )
     gate_horizon: Annotated[int, Option("Gate", affects="gate")] = Field(
-        26, ge=1, description="Looks at the test rows that alpha is spread over."
+        26, ge=1, description="Looks (comparisons on the test rows) that share --gate-alpha."
     )
     gate_margin: Annotated[float, Option("Gate", affects="gate")] = Field(
         0.03, gt=0, lt=1, description="Margin of non-inferiority."
@@ -276,8 +276,8 @@ class Settings(BaseModel):
         0.0,
         ge=0,
         lt=1,
-        description="Share of new examples that differ from the champion's data above which to train despite "
-        "--min-new; 0: off.",
+        description="Train despite --min-new if more than this share of the new examples differs from the champion's "
+        "data; 0: off.",
     )
     force: Annotated[bool, Option("When nothing changed", affects="operation")] = Field(
         default=False, description="Train even if nothing has changed."

@@ -213,7 +213,9 @@ def _shown(default: Any) -> str:  # noqa: ANN401 - a field's
     """A default as the help shows it; empty where there is none to speak of."""
     if isinstance(default, dict) and default:
         return f"{default[REST]}; light steps {default[LIGHT[0]]}" if LIGHT[0] in default else str(default[REST])
-    return str(default) if isinstance(default, str | int | float) and default != "" else ""
+    if isinstance(default, int | float):
+        return f"{default:g}"
+    return default if isinstance(default, str) else ""
 
 
 def merge_cluster(options: Mapping[str, Any], config: Mapping[str, Any], file: Path | None = None) -> Cluster:

@@ -48,7 +48,7 @@ def status(
     prometheus: Annotated[bool, typer.Option("--prometheus", help="Print metrics in Prometheus' text format.")] = False,
     prometheus_file: Annotated[
         Path | None,
-        typer.Option(help="Write these to a .prom file, atomically, for node_exporter's textfile collector."),
+        typer.Option(help="Write these metrics to a .prom file, atomically, for node_exporter's textfile collector."),
     ] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,

@@ -23,7 +23,7 @@ def run(name: str, wanted: str, host: str, port: int, limits: Limits, *, exporte
     """Serve until SIGTERM or SIGINT; the listening socket is there before the model, which takes seconds to load.
 
     Raises:
-        InputError: There is no such model or version, or the address can't be listened at.
+        InputError: There is no such model or version, or the address can't be used.
         StepError: The version's files are not what was registered.
     """
     with _listening(host, port) as listening:
@@ -69,6 +69,6 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise InputError(
-            f"The address {host}:{port} can't be listened at: {(error.strerror or str(error)).lower()}.",
+            f"Can't listen on {host}:{port}: {(error.strerror or str(error)).partition(' (')[0].lower()}.",
             "Choose another one with --host and --port; --port 0 takes a free one.",
         ) from error

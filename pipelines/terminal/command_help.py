@@ -156,7 +156,7 @@ def _with_facts(text: str) -> str:
     if not bracket or not after.endswith("]"):
         return text
     facts = after.removesuffix("]").replace("default: (", "default: ").replace("); ", "; ").removesuffix(")")
-    facts = re.sub(r"(\d)\.0\b", r"\1", facts)
+    facts = re.sub(r"(?<![\d.])(\d+)\.0(?![\d.])", r"\1", facts)  # not in 127.0.0.1
     facts = re.sub(r"([\d.]+)<=x<=([\d.]+)", r"\1 to \2", facts)
     facts = re.sub(r"x>=([\d.]+)", r"at least \1", facts)
     return f"{before.rstrip()} ({facts})"

@@ -25,7 +25,7 @@ app = typer.Typer()
 def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")] = Path("fine_tuning.yaml"),
     search_workers: Annotated[
-        int | None, typer.Option(min=1, help="Search pods, which share a study in a database (default: 1).")
+        int | None, typer.Option(min=1, help="Search pods, which share a study in a database.", show_default="1")
     ] = None,
     config: ConfigOption = None,
     **options: Any,  # noqa: ANN401 - one per option of the pods, checked by pydantic

@@ -22,9 +22,9 @@ app = typer.Typer()
 def explain(
     file: Annotated[str | None, typer.Argument(help="A picture: a file or s3://…")] = None,
     *,
-    text: Annotated[str | None, typer.Option(help="A text instead.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text to explain instead of a picture.")] = None,
     model: VersionOption,
-    label: Annotated[str, typer.Option(help="Whose probability is explained.", show_default="the highest")] = "",
+    label: Annotated[str, typer.Option(help="Label to explain.", show_default="the most probable one")] = "",
     out: Annotated[Path, typer.Option(help="PNG file for the picture and its heat map.")] = Path("explained.png"),
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,

@@ -41,7 +41,7 @@ def export(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the network of a registered model to a file that runs without PyTorch, after comparing both."""
+    """Export the network of a registered model to ONNX, if its outputs match PyTorch's."""
     del format_  # there is one
     use_home(home, tracking_uri)
     name, wanted = split_name(model)

@@ -16,19 +16,23 @@ app = typer.Typer()
 def serve(
     model: VersionArgument,
     *,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: every network of this machine.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: every network of this machine.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(help="Port; 0: a free one.", min=0, max=65535)] = 8080,
-    max_body_mb: Annotated[float, typer.Option(help="Largest request, in megabytes.", min=0.001)] = 32,
-    max_records: Annotated[int, typer.Option(help="Most records in a request.", min=1)] = 256,
-    max_requests: Annotated[int, typer.Option(help="Most requests at a time; others are told to retry.", min=1)] = 128,
-    max_batch: Annotated[int, typer.Option(help="Most records, of several requests, in a batch.", min=1)] = 32,
-    max_wait_ms: Annotated[float, typer.Option(help="Milliseconds that a batch waits for more.", min=0)] = 5,
+    max_body_mb: Annotated[float, typer.Option(help="Maximum size of a request, in megabytes.", min=0.001)] = 32,
+    max_records: Annotated[int, typer.Option(help="Maximum records in a request.", min=1)] = 256,
+    max_requests: Annotated[
+        int, typer.Option(help="Maximum requests at a time; others are told to retry.", min=1)
+    ] = 128,
+    max_batch: Annotated[int, typer.Option(help="Maximum records in a batch, from several requests.", min=1)] = 32,
+    max_wait_ms: Annotated[float, typer.Option(help="Milliseconds that a batch waits for more records.", min=0)] = 5,
     poll_seconds: Annotated[float, typer.Option(help="Seconds between checks of where the alias points.", min=1)] = (
         10
     ),
-    onnx: Annotated[bool, typer.Option(help="Run the model in ONNX Runtime if equal and faster.")] = True,
+    onnx: Annotated[
+        bool, typer.Option(help="Run the model in ONNX Runtime if its outputs are equal and it is faster.")
+    ] = True,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:

@@ -196,4 +196,4 @@ def test_an_address_in_use_is_one_sentence(tracked_home: Path) -> None:
             "serve", "toy", "--port", str(taken.getsockname()[1]), home=tracked_home, cwd=tracked_home
         )
     assert answer.status == 2
-    assert "can't be listened at" in answer.err
+    assert "Can't listen on" in answer.err

@@ -65,9 +65,13 @@ def test_a_number_with_bounds_is_a_number() -> None:
     page = helped("serve", "--help", columns=100)
     assert "--port <number>" in page
     assert "Port; 0: a free one. (default: 8080; 0 to 65535)" in page
-    assert "Most records in a request. (default: 256; at least 1)" in page
+    assert "Maximum records in a request. (default: 256; at least 1)" in page
     assert "the default alias is champion. (required)" in page
-    assert "Whose probability is explained. (default: the highest)" in helped("explain", "--help")
+    assert "every network of this machine. (default: 127.0.0.1)" in page
+    assert "Label to explain. (default: the most probable one)" in helped("explain", "--help")
+    pods = " ".join(helped("compile", "--help").split())
+    assert "which share a study in a database. (default: 1; at least 1)" in pods
+    assert "does not answer; 0: none. (default: 10)" in pods
 
 
 def test_a_default_is_shown_by_what_it_means() -> None:
