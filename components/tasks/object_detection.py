@@ -98,7 +98,7 @@ def thumbnails(contents: Sequence[bytes]) -> list[bytes]:
 
 
 def drawn(contents: Sequence[bytes], labels: Sequence[str], answers: pd.DataFrame) -> list[bytes]:
-    """Pictures with what is there, dashed, and with sure boxes, green where they find it."""
+    """Pictures with what is there, dashed, and with confident boxes, green where they find it."""
     found = []
     for content, label, said in zip(contents, labels, detection_metrics.answered(answers), strict=True):
         things, names = detection_metrics.truth(label), [*{*said.names}]

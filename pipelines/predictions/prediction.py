@@ -104,7 +104,7 @@ def opened(model: str, wanted: str) -> tuple[Any, str]:
 def answer(model: str, wanted: str, records: Sequence[Record], *, as_json: bool, draw: Path | None = None) -> bool:
     """Print a version's predictions, one per line or all as one JSON object; return whether all records had one.
 
-    With `draw`, pictures with their sure boxes are written into that folder.
+    With `draw`, pictures with their confident boxes are written into that folder.
 
     Raises:
         InputError: There is no such model or version, or it answers without boxes, which `draw` needs.

@@ -30,7 +30,7 @@ class Answer(TypedDict):
 
 
 def answers(outputs: Mapping[str, "Tensor"], serving: Mapping[str, Any]) -> list[Answer]:
-    """Boxes for outputs of a `DetectionHead`; `serving` holds the `classes` and the `threshold` of sure boxes."""
+    """Boxes for outputs of a `DetectionHead`; `serving` holds the `classes` and the `threshold` of confident boxes."""
     classes, threshold, found = serving["classes"], serving.get("threshold", 0.5), list[Answer]()
     sizes = outputs["size"].round().long().tolist()
     for (boxes, labels, scores), (width, height) in zip(detected(outputs), sizes, strict=True):

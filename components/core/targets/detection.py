@@ -104,7 +104,7 @@ class Detection:
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
-        """Average precision as COCO has it, by class and by size, and F1 of sure boxes; 95% bootstrap over pictures.
+        """Average precision as COCO has it, by class and by size, and F1 of confident boxes; 95% bootstrap over pictures.
 
         The trivial model gives every picture the boxes that find the most things in the training pictures, see
         `frequent_boxes`.
@@ -126,7 +126,7 @@ class Detection:
                 continue
             features = metric.features(answers, labels, known)
             value = float(metric.figure(features.sum(0)[None])[0])
-            if np.isnan(value):  # the precision of no sure box
+            if np.isnan(value):  # the precision of no confident box
                 continue
             metrics[metric.name] = value
             intervals[metric.name] = interval(metric.figure(bootstrap_sums(features)))
@@ -142,7 +142,7 @@ class Detection:
             precision_recall=_curve(coco.curve),
             mistakes=_mistakes(matched, labels),
             worst_first="The pictures with the lowest average precision of their own. Dashed: what is there; lines: "
-            "sure boxes, in green where they find it.",
+            "confident boxes, in green where they find it.",
         )
 
     def scores(self, answers: pd.DataFrame, labels: Sequence[str]) -> Array:
@@ -188,7 +188,7 @@ def _resampled(matched: Matches) -> dict[str, Array]:
 
 
 def _per_class(matched: Matches, precision: Array, classes: Sequence[str]) -> pd.DataFrame:
-    """Things, recall and precision of sure boxes, and average precision of each class; 0 where undefined."""
+    """Things, recall and precision of confident boxes, and average precision of each class; 0 where undefined."""
     hit, count = matched.found[:, HALF] & matched.sure, len(classes)
     hits = np.bincount(matched.name[hit], minlength=count)
     boxes = np.bincount(matched.name[matched.sure], minlength=count)

@@ -207,7 +207,7 @@ def mean_precision(sums: Array) -> Array:
 
 
 def count_features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
-    """Hits, false boxes and missed things of each picture among its sure boxes at IoU 0.5: float[N, 3]."""
+    """Hits, false boxes and missed things of each picture among its confident boxes at IoU 0.5: float[N, 3]."""
     matched = _matched(answers, labels, classes)
     hits, boxes = per_picture(matched)
     return np.stack([hits, boxes - hits, matched.things.sum(1) - hits], axis=1)
@@ -244,20 +244,20 @@ MAP50 = Metric("map50", title="mAP50", explanation="at IoU 0.50")
 MAP75 = Metric("map75", title="mAP75", explanation="at IoU 0.75")
 BY_SIZE = tuple(Metric(f"map_{size}", title=f"mAP, {size}", explanation=f"of {size} things") for size in SIZES)
 COUNTED = (
-    Metric("box_f1", features=count_features, figure=_f1, title="F1", explanation="of sure boxes at IoU 0.50"),
+    Metric("box_f1", features=count_features, figure=_f1, title="F1", explanation="of confident boxes at IoU 0.50"),
     Metric(
         "box_precision",
         features=count_features,
         figure=lambda sums: _share(sums, (0, 1)),
         title="Precision",
-        explanation="share of sure boxes that find a thing",
+        explanation="share of confident boxes that find a thing",
     ),
     Metric(
         "box_recall",
         features=count_features,
         figure=lambda sums: _share(sums, (0, 2)),
         title="Recall",
-        explanation="share of things that a sure box finds",
+        explanation="share of things that a confident box finds",
     ),
 )
 METRICS = (MAP, MAP50, MAP75, *COUNTED, *BY_SIZE)

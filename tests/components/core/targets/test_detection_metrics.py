@@ -143,7 +143,7 @@ def test_no_boxes_and_nothing_there_have_figures() -> None:
 
 
 def test_counts_of_sure_boxes() -> None:
-    """A sure box finds a thing or is false; what no sure box finds is missed."""
+    """A confident box finds a thing or is false; what no confident box finds is missed."""
     box = [0.0, 0.0, 10.0, 10.0]
     true = [Seen(np.array([box, [20, 20, 40, 40]]), ["cat", "cat"])]
     answers = frame([Seen(np.array([box, box, [20, 20, 40, 40]]), ["cat", "ant", "cat"], np.array([0.9, 0.8, 0.1]), 2)])
