@@ -104,7 +104,7 @@ class Detection:
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
-        """Average precision as COCO has it, by class and by size, and F1 of confident boxes; 95% bootstrap over pictures.
+        """COCO's average precision, by class and by size, and F1 of confident boxes; 95% bootstrap over pictures.
 
         The trivial model gives every picture the boxes that find the most things in the training pictures, see
         `frequent_boxes`.
