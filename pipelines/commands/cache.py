@@ -19,6 +19,7 @@ from components.core.errors import InputError
 from components.core.settings import Settings
 from pipelines.commands.options import HomeOption, JsonOption, use_home
 from pipelines.commands.tables import table
+from pipelines.terminal.surroundings import near
 
 app = typer.Typer(help="List and remove cached activations.", no_args_is_help=True)
 GIGABYTE = 1e9
@@ -47,7 +48,7 @@ def list_(
         sys.stdout.write(json.dumps({**answer, "bytes": total, "budget": budget}) + "\n")
         return
     lines = table(_COLUMNS, [_row(space) for space in spaces] + ([_export_row(exports)] if exports else []), _NUMBERS)
-    lines.append(f"{_size(total)} of a budget of {_size(budget)} in {store}")
+    lines.append(f"{_size(total)} of a budget of {_size(budget)} in {near(str(store))}")
     if cache.shared_prefix():
         lines.append(f"Shared through {cache.shared_prefix()}, which is not counted here")
     sys.stdout.write("\n".join(lines) + "\n")
@@ -95,7 +96,7 @@ def prune(
     parts += [f"{leftovers} leftover{'s' if leftovers > 1 else ''} of killed processes"] if leftovers else []
     stays = sum(entry.bytes for entry in cache.entries(store)) - (sum(e.bytes for e in removed) if dry_run else 0)
     what = "; ".join(parts) or "nothing"
-    sys.stdout.write(f"{verb} {what}. {_size(stays)} {'would stay' if dry_run else 'stay'} in {store}\n")
+    sys.stdout.write(f"{verb} {what}. {_size(stays)} {'would stay' if dry_run else 'stay'} in {near(str(store))}\n")
 
 
 def _default_budget() -> float:

@@ -154,7 +154,7 @@ def _accelerator() -> Check:
     import torch
 
     ok = torch.cuda.is_available()
-    found = torch.cuda.get_device_name() if ok else f"none; {torch.get_num_threads()} CPU threads"
+    found = torch.cuda.get_device_name() if ok else f"none; CPU threads: {torch.get_num_threads()}"
     return Check("GPU", ok, found, "", needed=False)
 
 

@@ -90,6 +90,13 @@ def test_another_home(command: Cache, tmp_path: Path) -> None:
     assert command.left == "abc"
 
 
+def test_the_store_is_named_as_a_user_here_would_type_it(command: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the working folder its path is relative, as on the pages."""
+    monkeypatch.chdir(command.store.parent)
+    assert command("list").out.endswith(" in activations\n")
+    assert command("prune").out.endswith(" stay in activations\n")
+
+
 def test_by_default_only_the_budget_counts(command: Cache) -> None:
     """Without options nothing goes that fits into the default budget, however old."""
     answer = command("prune")
