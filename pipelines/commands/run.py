@@ -265,10 +265,16 @@ def _print_summary(console: Console, result: RunResult, settings: Settings) -> N
 
 def _next(result: RunResult, model: str) -> list[str]:
     """Commands that a reader may want now."""
-    what = "its numbers and mistakes" if result.promoted else "where it differs from the champion"
-    commands = {command_here("report", model): what}
-    if not result.pending:
+    compared = result.compared_with and not (result.promoted or result.stays)
+    commands = {
+        command_here("report", model): "where it differs from the champion" if compared else "its numbers and mistakes"
+    }
+    if result.pending:
+        commands[command_here("promote", result.version, "--model", model)] = "make it champion"
+    elif result.promoted or result.compared_with:
         commands[f"{command_here('predict', '--model', model)} FILE"] = "ask the champion"
+    else:
+        commands[f"{command_here('predict', '--model', f'{model}@challenger')} FILE"] = "ask this version"
     width = max(map(len, commands))
     return [f"{command.ljust(width)}  {text}" for command, text in commands.items()]
 

@@ -90,8 +90,10 @@ def fetch(model: str, wanted: str, folder: Path) -> tuple[Path, str]:
     if not found:
         connection.check_known(model)
         raise InputError(
-            f"The registry has no model {model!r} with the alias or version {wanted!r}.",
-            "See the models with `thawline models`, or train one with `thawline run SOURCE --model NAME`.",
+            f"{model} has no version {wanted}."
+            if wanted.isdecimal()
+            else f"No version of {model} has the alias {wanted}.",
+            f"List its versions with `thawline models {model}`, and name one as {model}/1 or {model}@challenger.",
         )
     name = f"{model} version {version}"
     try:

@@ -28,17 +28,24 @@ def test_what_is_searched_depends_on_the_head(task: str, searched: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "what", "commands"),
+    ("facts", "what", "then"),
     [
-        ({"promoted": True}, "its numbers and mistakes", 2),
-        ({"compared_with": "1"}, "where it differs from the champion", 2),
-        ({"pending": "thawline promote 2 --model toy"}, "where it differs from the champion", 1),
+        ({"promoted": True}, "its numbers and mistakes", "predict --model toy FILE  ask the champion"),
+        (
+            {"promoted": True, "compared_with": "1"},
+            "its numbers and mistakes",
+            "predict --model toy FILE  ask the champion",
+        ),
+        ({"compared_with": "1"}, "where it differs from the champion", "predict --model toy FILE  ask the champion"),
+        ({"compared_with": "2"}, "its numbers and mistakes", "predict --model toy FILE  ask the champion"),
+        ({}, "its numbers and mistakes", "predict --model toy@challenger FILE  ask this version"),
+        ({"pending": "thawline promote 2 --model toy"}, "its numbers and mistakes", "promote 2 --model toy"),
     ],
 )
 def test_the_summary_ends_with_what_to_do(
-    facts: dict[str, Any], what: str, commands: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    facts: dict[str, Any], what: str, then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last lines are commands that work here: the report, and the champion's answers where there is one."""
+    """The last lines are commands that work here: the report, and the answers of the champion or how to get one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("THAWLINE_HOME", str(tmp_path / ".thawline"))
     monkeypatch.setattr("sys.argv", [str(tmp_path / "bin/thawline")])
@@ -52,12 +59,11 @@ def test_the_summary_ends_with_what_to_do(
     assert lines[1].startswith("Micro F1 ")
     assert "Report      .thawline/report.html" in lines
     assert "Tracking    bin/thawline ui" in lines
-    first, *others = lines[lines.index("Tracking    bin/thawline ui") + 1 :]
+    first, second = lines[lines.index("Tracking    bin/thawline ui") + 1 :]
     assert first.split("  ")[0] == "Next"
     assert first.endswith(what)
     assert "bin/thawline report toy" in first
-    assert len(others) == commands - 1
-    assert all("bin/thawline predict --model toy FILE" in line for line in others)
+    assert second.strip().startswith(f"bin/thawline {then}")
 
 
 def test_quiet_prints_nothing_about_the_run(home: Path, tmp_path: Path) -> None:

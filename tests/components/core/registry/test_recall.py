@@ -44,5 +44,5 @@ def test_a_search_that_is_gone_leaves_no_trials(toy_home: PlainRun) -> None:
 
 def test_a_version_that_is_not_there_is_told(toy_home: PlainRun, tmp_path: Path) -> None:
     """A version that was deleted meanwhile ends the step in one sentence."""
-    with pytest.raises(InputError, match="no model 'toy' with the alias or version '7'"):
+    with pytest.raises(InputError, match="toy has no version 7"):
         recalled("7", tmp_path / "recalled")
