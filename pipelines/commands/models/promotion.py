@@ -43,7 +43,7 @@ def models(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models of the registry, or the versions and champions of one."""
+    """List the registered models, or the versions and champions of one."""
     use_home(home, tracking_uri)
     answer = _one(name) if name else {"models": _all()}
     if as_json:

@@ -271,7 +271,7 @@ def test_changed_files_are_status_1(command: Command) -> None:
     ("arguments", "named"),
     [
         (("promote", "9", "--model", "toy"), "toy has no version 9"),
-        (("promote", "9", "--model", "toy", "--override", "--reason", "x"), "'9'"),
+        (("promote", "9", "--model", "toy", "--override", "--reason", "x"), "toy has no version 9"),
         (("promote", "champion", "--model", "toy"), "version"),
         (("promote", "0", "--model", "toy"), "version"),
         (("promote", "2", "--model", "other"), "other"),
