@@ -31,7 +31,8 @@ LONGEST = 70  # characters: the sockets of `multiprocessing` lie 32 deeper, and 
 @disk_space.explained(home_folder.home)
 def launch(source: str, settings: Settings, run_key: str) -> "subprocess.Popen[bytes]":
     """Start the DAG in a process group of its own; its steps inherit the environment."""
-    disk_space.reserve(home_folder.home())
+    with home_folder.writable():
+        disk_space.reserve(home_folder.home())
     folder = run_folder.run_folder(run_key)
     if not (folder / "settings.json").exists():
         home_folder.write_text(folder / "settings.json", settings.to_json())
