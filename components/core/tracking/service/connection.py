@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -52,6 +53,8 @@ def client() -> mlflow.MlflowClient:
             "This pod has no MLFLOW_TRACKING_URI, so the results of the run would be lost.",
             "Use --env MLFLOW_TRACKING_URI=http://…, or let Kubeflow's MLflow plugin set it (injectUserEnvVars).",
         )
+    # of a local store it logs each error with a traceback, and raises it too: on a full disk that is one sentence
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     mlflow.set_tracking_uri(uri)
     found = mlflow.MlflowClient(uri)
     return telling(found) if is_server(uri) else found
