@@ -183,7 +183,7 @@ def holds_same_data(source: str, settings: Settings, run_key: str) -> bool:
     dataset, info = prepared
     known, own = source_index.read_index(dataset / source_index.INDEX), _own_records(settings, source)
     rows = source_index.take(source, known, verify=settings.verify, records=own)
-    return bool(source_index.data_digest(rows) == info["data_digest"])
+    return isinstance(info, dict) and source_index.data_digest(rows) == info.get("data_digest")
 
 
 def _give_way(run: "StepRun", other: str) -> Decision:
