@@ -58,7 +58,7 @@ def test_what_does_not_wait_is_not_accepted(tmp_path: Path, tracked_home: Path) 
 
 @pytest.mark.parametrize(
     ("kept", "said"),
-    [(100, "The assignments file of 'toy' in MLflow is cut off"), (0, "The last dataset of 'toy', in the run .*, is gone")],
+    [(100, "assignments file of 'toy' in MLflow is cut off"), (0, "last dataset of 'toy', in the run .*, is gone")],
 )
 def test_a_lineage_that_is_lost_is_one_sentence(kept: int, said: str, tmp_path: Path, tracked_home: Path) -> None:
     """Nothing goes on without it, since test rows might be trained on; the hint is to restore it."""
