@@ -69,14 +69,19 @@ def detect_changes(source: str, settings: str, run_key: str) -> tuple[bool, str,
     Raises:
         InputError: The source can't be listed, or holds nothing that a run could start with.
     """
-    kept = run_folder.run_folder(run_key) / DECISION
-    if kept.exists():
-        decision = Decision(**json.loads(kept.read_text()))
-    else:
-        decision = look(source, Settings.from_json(settings), run_key)
+    decision = _decided(run_key) or look(source, Settings.from_json(settings), run_key)
     judged = decision.version if decision.change == "judge" else ""
     # what was not looked at must not be served from a cache either
     return decision.change in ("train", "judge"), judged, decision.input_digest or run_key
+
+
+def _decided(run_key: str) -> Decision | None:
+    """The decision in the run's folder; None without one, and for a damaged one."""
+    facts = run_folder.read_facts(run_folder.run_folder(run_key) / DECISION)
+    try:
+        return Decision(**facts)
+    except TypeError:
+        return None
 
 
 @retries.patient
@@ -178,7 +183,7 @@ def holds_same_data(source: str, settings: Settings, run_key: str) -> bool:
     dataset, info = prepared
     known, own = source_index.read_index(dataset / source_index.INDEX), _own_records(settings, source)
     rows = source_index.take(source, known, verify=settings.verify, records=own)
-    return bool(source_index.data_digest(rows) == info["data_digest"])
+    return isinstance(info, dict) and source_index.data_digest(rows) == info.get("data_digest")
 
 
 def _give_way(run: "StepRun", other: str) -> Decision:

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
 
 def _is_searched(arguments: step_records.Arguments, study: str) -> bool:
-    """Return whether the study is there, with trials that count."""
+    """Return whether the study is there, undamaged, with trials that count."""
     if arguments["version"] or Settings.from_json(arguments["settings"]).trials == 0:
         return True
-    return any(trial.state.name in DONE for trial in open_study(study).get_trials(deepcopy=False))
+    with studies.alone(study) as whole:
+        return whole and any(trial.state.name in DONE for trial in open_study(study).get_trials(deepcopy=False))
 
 
 @step_records.taken_over(valid=_is_searched)

@@ -103,7 +103,7 @@ def _errors_reported() -> Iterator[None]:
             sys.stdout.write(json.dumps(RunResult(reason=message).model_dump()) + "\n")
         _fail(message, error.exit_code)
     except Exception as error:
-        if "components.core.tracking.runs" not in sys.modules:
+        if "components.core.tracking.service.connection" not in sys.modules:
             raise
         from components.core.tracking.service import connection
 

@@ -210,6 +210,7 @@ PARTS = {
     "kubeflow": {"dags", "terminal"},
     "commands": {"dags", "terminal", "local", "predictions", "serving", "kubeflow"},
     "cli": {"commands", "terminal"},
+    "entry": {"cli"},
 }
 FILES = dict.fromkeys(("fine_tuning", "pretraining", "canary", "steps"), "dags")
 

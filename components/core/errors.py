@@ -76,13 +76,13 @@ def plainly(message: str) -> str:
 
 def is_silence(error: BaseException) -> bool:
     """Return whether a library's error comes from a server that did not answer or failed internally."""
-    for one in _chain(error):  # the outermost error that tells decides: those within it may have been dealt with
+    for one in chain(error):  # the outermost error that tells decides: those within it may have been dealt with
         if type(one).__name__ in _FINAL:
             return False
         if status := _status(one):
             return status >= _OWN_FAULT or status == _TOO_MANY
         if any(kind.__name__ in _SILENCE for kind in type(one).__mro__):
-            return not any(type(inner).__name__ in _FINAL for inner in _chain(one))
+            return not any(type(inner).__name__ in _FINAL for inner in chain(one))
     return False
 
 
@@ -94,7 +94,8 @@ def _status(error: BaseException) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and all that it came from, the outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -26,6 +26,7 @@ from components.core.storage.home_folder import home, writable, write_text
 KEPT_SECONDS = 30 * 86_400.0  # that the folder of a cluster run stays on a volume
 RESULT = "result.json"  # in a run's folder, written last
 STATES = "training"  # there: what a training that was cut off goes on from
+EVENT = {"time", "step", "event"}  # what every event has
 LEASE = "lease.json"  # there too: the process that drives the run
 
 
@@ -95,7 +96,7 @@ def working(step: str, run_key: str) -> None:
 def events(run_key: str, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
     """The events from byte `offset` on, each with the offset behind it."""
     path = run_folder(run_key) / "events.jsonl"
-    if not path.exists():
+    if not path.is_file():
         return
     with path.open("rb") as file:
         file.seek(offset)
@@ -107,7 +108,8 @@ def events(run_key: str, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]
                 event = json.loads(line)
             except ValueError:  # what a lost machine wrote half of
                 continue
-            yield event, offset
+            if isinstance(event, dict) and event.keys() >= EVENT:
+                yield event, offset
 
 
 def read_facts(path: Path) -> dict[str, Any]:

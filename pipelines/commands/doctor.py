@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,12 +121,27 @@ def _store() -> Check:
         return Check("Tracking store", ok=True, found="MLFLOW_TRACKING_URI", hint="")
     if not database.exists():
         return Check("Tracking store", ok=True, found="none yet; the first run creates it", hint="")
+    if fault := _fault(database):
+        hint = f"Restore {database} from a backup, or move it to another folder; the next run makes a new one."
+        return Check("Tracking store", ok=False, found=f"damaged: {fault}", hint=hint)
     if not home_folder.has_current_schema(database):
         found, hint = "from another version of MLflow; the next run migrates it", f"cp {database} {database}.backup"
         return Check("Tracking store", ok=False, found=found, hint=hint, needed=False)
     here = home_folder.store_is_current(database)
     found = "ready" if here else "of a home that was moved or copied; the next command points it to its own files"
     return Check("Tracking store", ok=True, found=found, hint="")
+
+
+def _fault(database: Path) -> str:
+    """Why SQLite can't read all of a store; empty where it can."""
+    if not database.stat().st_size:
+        return "it is empty"
+    try:
+        with closing(sqlite3.connect(database)) as opened:
+            [(found,)] = opened.execute("PRAGMA quick_check(1)")
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return "" if found == "ok" else str(found).splitlines()[-1]
 
 
 def _server(uri: str) -> Check:

@@ -6,6 +6,7 @@ steps left is checked by each of them (`components/core/tracking/step_records.py
 asks for one.
 """
 
+import json
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -76,9 +77,8 @@ def _to_go_on(source: str, settings: Settings, facts: str) -> str:
     for folder, result in _of_model(settings.model):
         if result and result.status == "skipped":
             continue
-        path = folder / BEGIN
         decided = change(folder) == "train" or not (folder / DECISION).exists()
-        same = path.exists() and path.read_bytes() == facts.encode() and decided
+        same = run_folder.read_facts(folder / BEGIN) == json.loads(facts) and decided
         ended = run_folder.driver(folder.name) != "lives" and (not result or result.status == "failed")
         goes_on = same and ended and _may_go_on(settings.model, folder)
         return folder.name if goes_on and holds_same_data(source, settings, folder.name) else ""

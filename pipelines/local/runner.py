@@ -38,7 +38,8 @@ def launch(source: str, settings: Settings, run_key: str, output: str = "") -> "
         run_key: As above.
         output: The folder that a pretraining writes; empty for a whole run.
     """
-    disk_space.reserve(home_folder.home())
+    with home_folder.writable():
+        disk_space.reserve(home_folder.home())
     folder = run_folder.run_folder(run_key)
     if not (folder / "settings.json").exists():
         home_folder.write_text(folder / "settings.json", settings.to_json())

@@ -449,6 +449,14 @@ def test_the_dag_takes_what_was_decided(earlier: Path) -> None:
     assert detect_changes(str(earlier), settings().to_json(), key) == (True, "", decision.input_digest)
 
 
+def test_a_damaged_decision_is_made_again(earlier: Path) -> None:
+    """The step looks itself, as where there was none."""
+    key, decision = seen(earlier)
+    for content in (b"", b"[1]", b'{"change": "skip"}'):
+        (run_folder.run_folder(key) / DECISION).write_bytes(content)
+        assert detect_changes(str(earlier), settings().to_json(), key) == (False, "", decision.input_digest)
+
+
 def test_the_dag_decides_alone_too(earlier: Path) -> None:
     """Where no command line was, the step decides, and says in MLflow what it did."""
     changed, version, digest = detect_changes(str(earlier), settings().to_json(), "alone")

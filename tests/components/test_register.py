@@ -75,13 +75,20 @@ def test_it_answers_where_thawline_is_not_installed(toy_run: PlainRun, tmp_path:
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_clean_process_waits_for_the_model(toy_run: PlainRun, tmp_path: Path) -> None:
-    """The process that tries a model out may start before there is one, and answers once it is told."""
-    path = tmp_path / "later"
+def test_the_clean_process_waits_for_the_model(
+    toy_run: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may start before there is a model, answers once it is told, and leaves no temporary file."""
+    path, temporary = tmp_path / "later", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     with versions.trying_out(path) as begin:
         fetched, _ = versions.fetch("toy", "champion", tmp_path / "fetched")
         fetched.rename(path)
         assert len(json.loads(begin()())) == 1
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from components.core.digests import digest
 from components.core.networks.network import Network, Pytree
 from components.core.networks.weights import state_digest
 
+_KINDS = {"way": str, "seconds": float, "modules": int, "error": str, "sha256": str}  # of an export's facts
 LARGEST = 1_900_000_000  # bytes of weights in one export; protobuf ends at 2 GB
 GRAPH_BYTES = 2_000  # of the graph for each leaf module, at most in the networks that were measured
 PREPARATION = {"torchscript": 0.006, "dynamo": 0.045, "compile": 0.2}  # seconds per leaf module, measured on 2 cores
@@ -113,8 +114,8 @@ def first_line(error: Exception) -> str:
 def _facts(place: Path, *, whole: bool = True) -> dict[str, Any]:
     """Read the facts of a kept export; nothing if there is none, or (if `whole`) if it is damaged."""
     try:
-        facts: dict[str, Any] = json.loads((place / "facts.json").read_text())
-        facts = {key: facts[key] for key in ("way", "seconds", "modules", "error", "sha256")}
+        kept = json.loads((place / "facts.json").read_text())
+        facts = {name: kind(kept[name]) for name, kind in _KINDS.items()}
         sound = not whole or facts["error"] or facts["sha256"] == digests.of_file(place / "model.onnx")
     except (OSError, ValueError, KeyError, TypeError):
         return {}

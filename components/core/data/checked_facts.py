@@ -48,9 +48,9 @@ def kept(path: Path | None) -> Iterator[CheckedFacts]:
 
 
 def _read(path: Path) -> Iterator[tuple[str, Facts | str]]:
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
             sha256, found = json.loads(line)
-        except ValueError:  # cut off, or empty
+        except (ValueError, TypeError):  # cut off, damaged, or empty
             continue
         yield sha256, found

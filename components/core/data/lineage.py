@@ -83,18 +83,19 @@ def write_lineage(path: Path, lineage: Lineage) -> None:
     pq.write_table(table.replace_schema_metadata(facts), path)
 
 
-def read_lineage(path: Path, salt: str = "", name: str = "") -> Lineage:
+def read_lineage(path: Path, salt: str = "", name: str = "", hint: str = _LOST) -> Lineage:
     """The inverse of `write_lineage`.
 
     Args:
         path: The file.
         salt: Of a file that an earlier version wrote.
         name: What the user calls the file, if not by its path.
+        hint: How the user gets a whole one.
 
     Raises:
         InputError: The file is damaged, or another table.
     """
-    with parquet_files.explained(path, _LOST, name=name, what="The assignments"):
+    with parquet_files.explained(path, hint, name=name, what="The assignments"):
         return _lineage(pq.read_table(path), salt)
 
 

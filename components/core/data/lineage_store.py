@@ -14,6 +14,8 @@ from components.core.storage import home_folder
 from components.core.tracking import queries, runs, tag_names
 from components.core.tracking.service import connection
 
+RESTORE = "Restore it from a backup, or start a new lineage with another --model."
+
 
 def waiting(model: str) -> list[LabelChange]:
     """Changes that the last dataset of a model found and nobody accepted.
@@ -74,12 +76,18 @@ def lineage_files(model: str, folder: Path, before: str = "") -> tuple[Path, str
     """Download what the last prepared dataset of the model left, or what was accepted since, with its salt.
 
     The dataset of the pipeline run `before` does not count: its step may be at it again.
+
+    Raises:
+        InputError: MLflow has lost it.
     """
     found = _newest_dataset(model, before)
     if found is None:
         return None
-    path = connection.client().download_artifacts(found[0], "dataset", str(folder))
-    return Path(path), found[1]
+    path = queries.download(found[0], "dataset", folder)
+    if path is None or not (path / "assignments.parquet").exists():
+        connection.open_store()  # a server that is away has lost nothing
+        raise InputError(f"The last dataset of {model!r}, in the run {found[0]}, is gone from MLflow.", RESTORE)
+    return path, found[1]
 
 
 def check_salt(model: str, salt: str) -> None:
@@ -96,7 +104,8 @@ def previous_lineage(model: str, before: str = "") -> Lineage:
     """Return the model's lineage so far, before a pipeline run if it is named; empty for a new model."""
     with tempfile.TemporaryDirectory() as folder:
         found = lineage_files(model, Path(folder), before)
-        return read_lineage(found[0] / "assignments.parquet", found[1]) if found else Lineage()
+        name = f"file of {model!r} in MLflow"
+        return read_lineage(found[0] / "assignments.parquet", found[1], name, RESTORE) if found else Lineage()
 
 
 def log_lineage(model: str, salt: str, folder: Path, tags: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from components.core import run_folder
 from components.core.registry import versions
 from components.core.tracking import queries, tag_names
 
@@ -31,12 +32,13 @@ def served(model: str, version: str, folder: Path) -> None:
 
 
 def trials(model: str, version: str) -> str:
-    """The trials of the search that led to a version, as `select_trial` writes them; none where their run is gone."""
+    """The trials of the search that led to a version, as `select_trial` writes them; none where they are gone."""
     made_by = versions.tags(model, version).get(tag_names.RUN_KEY, "")
     for run in queries.find_runs(model, made_by, "step") if made_by else []:
         if queries.step_name(run) == "select_trial":
             with tempfile.TemporaryDirectory() as temporary:
                 found = queries.download(run.info.run_id, "search", Path(temporary))
                 for path in sorted(found.iterdir()) if found else []:
-                    return path.read_text()
+                    kept = run_folder.read_facts(path)
+                    return json.dumps(kept) if kept.keys() >= {"trials", "importances"} else NO_TRIALS
     return NO_TRIALS

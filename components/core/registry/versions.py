@@ -1,8 +1,10 @@
 """Versions in the MLflow registry: list them, add one, fetch one that is what the registry says, point an alias."""
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -139,7 +141,12 @@ def trying_out(folder: Path) -> Iterator[Callable[[], Callable[[], str]]]:
     """
     command = [sys.executable, "-I", "-B", smoke.__file__, str(folder), "--wait"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with (
+        tempfile.TemporaryDirectory() as temporary,  # torch leaves folders among the temporary files
+        subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "TMPDIR": temporary}
+        ) as process,
+    ):
 
         def begin() -> Callable[[], str]:
             assert process.stdin  # noqa: S101 - a pipe was asked for

@@ -8,6 +8,7 @@ stops, another worker runs the trial again.
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import re
 import threading
@@ -137,22 +138,41 @@ def _postgres(url: str, seconds: int) -> "optuna.storages.RDBStorage":
 
 
 @contextlib.contextmanager
-def alone(name: str) -> Iterator[None]:
-    """One search of a study at a time where it is a file; on Postgres they work together."""
+def alone(name: str) -> Iterator[bool]:
+    """One search of a study at a time where it is a file; on Postgres they work together.
+
+    Yields:
+        Whether the study is whole: not if the end of a damaged file was dropped just now.
+    """
     if shared():
-        yield
+        yield True
         return
     folder = home_folder.home() / "studies"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{name}.lock"):
-        _cut_to_whole_lines(folder / f"{name}.journal")
-        yield
+        yield _cut_to_whole_lines(folder / f"{name}.journal")
 
 
-def _cut_to_whole_lines(journal: Path) -> None:
-    """Drop a last line that a lost machine wrote half of: Optuna would append to it, and then read neither."""
-    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
-        os.truncate(journal, content.rfind(b"\n") + 1)
+def _cut_to_whole_lines(journal: Path) -> bool:
+    """Keep the lines before the first that a lost machine damaged, or wrote half of; return whether these are all.
+
+    Optuna reads no journal with such a line, and would append to half of one.
+    """
+    content, kept = journal.read_bytes() if journal.exists() else b"", 0
+    for line in content.splitlines(keepends=True):
+        if not (line.endswith(b"\n") and _is_entry(line)):
+            os.truncate(journal, kept)
+            return False
+        kept += len(line)
+    return True
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and entry.keys() >= {"op_code", "worker_id"}
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from components.core.errors import ExpectedError, StepError
+from components.core.errors import ExpectedError, StepError, chain
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 RESERVE, RESERVE_BYTES = ".reserve", 4 * 2**20  # what closing a run writes is less
@@ -82,13 +82,7 @@ def check(home: Path, needed: Mapping[Path, float], what: str) -> None:
 
 def is_full(error: BaseException | None) -> bool:
     """Return whether an error, or what it came from, says that a disk is full."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if getattr(error, "errno", None) in FULL or any(word in str(error) for word in _WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(getattr(one, "errno", None) in FULL or any(word in str(one) for word in _WORDS) for one in chain(error))
 
 
 def reserve(home: Path) -> None:

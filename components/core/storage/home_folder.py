@@ -67,13 +67,13 @@ def write_text(path: Path, text: str) -> None:
 
 def store_is_current(database: Path) -> bool:
     """Return whether the local MLflow store has the installed version's schema and the paths of its present place."""
-    return has_current_schema(database) and _stamp(database).read_text().endswith(f" {database}")
+    return has_current_schema(database) and _stamped(database).endswith(f" {database}")
 
 
 def has_current_schema(database: Path) -> bool:
     """Return whether the installed version of MLflow made or migrated a local store (read without importing it)."""
-    stamp = _stamp(database)
-    return database.exists() and stamp.exists() and stamp.read_text().split(" ")[0] == version("mlflow")
+    filled = database.exists() and database.stat().st_size > 0  # MLflow would begin anew in an empty one
+    return filled and _stamped(database).split(" ")[0] == version("mlflow")
 
 
 def store_is_ready() -> bool:
@@ -85,6 +85,14 @@ def store_is_ready() -> bool:
 def mark_store_current(database: Path) -> None:
     """Remember that the local MLflow store has the installed version's schema, and where it lies."""
     write_text(_stamp(database), f"{version('mlflow')} {database}")
+
+
+def _stamped(database: Path) -> str:
+    """The text of the stamp; empty without one, and for a damaged one: the store is then looked at as an old one is."""
+    try:
+        return _stamp(database).read_text()
+    except (OSError, ValueError):
+        return ""
 
 
 def _stamp(database: Path) -> Path:

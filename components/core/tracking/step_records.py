@@ -115,10 +115,10 @@ def taken_over(*outputs: str, valid: Valid | None = None) -> Callable[[Callable[
 
 def output(run_key: str, step: str, name: str) -> tuple[Path, Any] | None:
     """One output of a finished step and what the step returned, as JSON; unchecked, and None without a record."""
+    record = run_folder.read_facts(run_folder.run_folder(run_key) / FOLDER / f"{step}.json")
     try:
-        record = json.loads((run_folder.run_folder(run_key) / FOLDER / f"{step}.json").read_text())
         return Path(record["outputs"][name][0]), record["result"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         return None
 
 
@@ -129,13 +129,10 @@ def recorded(run_key: str) -> set[str]:
 
 def _read(call: _Call, start: str) -> dict[str, Any] | None:
     """The record of a call that starts from the same, with outputs that are what they were; None without one."""
-    try:
-        record = dict(json.loads(call.record.read_text()))
-        as_before = record["start"] == start and record["outputs"] == {
-            output: [str(call.arguments[output]), _digest(call, output)] for output in call.outputs
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    record = run_folder.read_facts(call.record)
+    as_before = record.get("start") == start and record.get("outputs") == {
+        output: [str(call.arguments[output]), _digest(call, output)] for output in call.outputs
+    }
     return record if as_before and "result" in record else None
 
 
@@ -156,8 +153,8 @@ def _digest(call: _Call, output: str) -> str:
 def _known(run_key: str, path: Path) -> str:
     """The digest of an input: as the step that made it recorded or just checked it, else read."""
     for record in (run_folder.run_folder(run_key) / FOLDER).glob("*.json"):
-        with suppress(ValueError, LookupError, TypeError):  # a broken one, whose step makes it anew
-            for place, digest in json.loads(record.read_text())["outputs"].values():
+        with suppress(ValueError, AttributeError, TypeError):  # a broken one, whose step makes it anew
+            for place, digest in run_folder.read_facts(record).get("outputs", {}).values():
                 if place == str(path):
                     return str(digest)
     return digests.of_tree(path)

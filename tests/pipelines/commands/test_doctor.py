@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from components.core.storage import home_folder
 from pipelines.commands import doctor
 from tests.conftest import use_home
 from tests.support.command import call
@@ -102,26 +101,21 @@ def test_a_home_that_is_a_file_is_told(
     assert "--home" in answer.out
 
 
-def test_a_store_of_another_version_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_of_another_version_is_told(tracked_home: Path) -> None:
     """A store that the next run will migrate is pointed out, with a copy to be made first; it stops nothing."""
-    home.mkdir()
-    (home / "mlflow.db").write_bytes(b"")
-    (home / "mlflow.version").write_text("2.0")
+    (tracked_home / "mlflow.version").write_text("2.0")
     check = found("Tracking store")
     assert not check.ok
     assert not check.needed
     assert check.hint.startswith("cp ")
 
 
-def test_a_moved_home_is_reported(home: Path) -> None:
+def test_a_moved_home_is_reported(tracked_home: Path) -> None:
     """A store that still names the place where its home was is pointed out, and needs nothing from the user."""
-    home.mkdir()
-    (home / "mlflow.db").write_bytes(b"")
-    home_folder.mark_store_current(home / "mlflow.db")
     assert found("Tracking store").found == "ready"
-    home.rename(home.with_name("moved"))
+    tracked_home.rename(moved := tracked_home.with_name("moved"))
     with pytest.MonkeyPatch.context() as patch:
-        use_home(home.with_name("moved"), patch)
+        use_home(moved, patch)
         check = found("Tracking store")
     assert check.ok
     assert "moved or copied" in check.found
@@ -151,3 +145,14 @@ def test_a_silent_server_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     check = doctor._store()
     assert (check.ok, check.found) == (False, "The MLflow server http://127.0.0.1:9 can't be reached.")
+
+
+def test_a_damaged_store_is_found(tracked_home: Path) -> None:
+    """All of the file is looked at, not only its beginning."""
+    database = tracked_home / "mlflow.db"
+    assert found("Tracking store").ok
+    content = database.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], content[:8192] + bytes(8192) + content[16384:]):
+        database.write_bytes(damaged)
+        assert not found("Tracking store").ok
+        assert "damaged: " in found("Tracking store").found

@@ -87,7 +87,7 @@ def test_half_an_event_is_passed_over(tracked_home: Path) -> None:
     key = killed()
     path = run_folder.run_folder(key) / "events.jsonl"
     with path.open("a") as file:
-        file.write('{"time": 1, "st')
+        file.write('[1]\n{}\n{"time": 1, "st')
     for step in ("fine_tune", "evaluate"):
         run_folder.emit(key, step, "started")
     assert [event["step"] for event, _ in run_folder.events(key)][-1] == "evaluate"

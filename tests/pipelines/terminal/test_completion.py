@@ -22,8 +22,9 @@ def write_runs(home: Path, *models: str) -> None:
 def test_models_with_runs_are_offered(home: Path) -> None:
     """Names that begin with what is typed, each once; a file that is being written is passed over."""
     assert model_names("") == []
-    write_runs(home, "stamps", "birds", "stamps", "stones")
+    write_runs(home, "stamps", "birds", "stamps", "stones", "damaged")
     (home / "runs/0/settings.json").write_text('{"mod')
+    (home / "runs/4/settings.json").write_text("[]")
     assert model_names("") == ["birds", "stamps", "stones"]
     assert model_names("sta") == ["stamps"]
 

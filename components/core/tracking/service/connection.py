@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from components.core.errors import InputError
+from components.core.errors import ExpectedError, InputError
 from components.core.machine import identity
 from components.core.storage import home_folder
 from components.core.tracking.service import local_store
@@ -52,6 +53,8 @@ def client() -> mlflow.MlflowClient:
             "This pod has no MLFLOW_TRACKING_URI, so the results of the run would be lost.",
             "Use --env MLFLOW_TRACKING_URI=http://…, or let Kubeflow's MLflow plugin set it (injectUserEnvVars).",
         )
+    # of a local store it logs each error with a traceback, and raises it too: on a full disk that is one sentence
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     mlflow.set_tracking_uri(uri)
     found = mlflow.MlflowClient(uri)
     return telling(found) if is_server(uri) else found
@@ -70,11 +73,12 @@ def open_store() -> None:
     """Make the store ready for a command: ask the server whether it is there and knows us, or migrate the local one.
 
     Raises:
-        InputError: The server can't be reached, or refuses.
+        InputError: The server can't be reached, or refuses; the local store is damaged.
     """
     if is_server(home_folder.tracking_uri()):
         check_server()
-    else:
+        return
+    with explained():
         local_store.migrate()
 
 
@@ -115,7 +119,9 @@ def _asked(path: str, **question: Any) -> Any:  # noqa: ANN401 - any JSON value;
 
 
 def explanation(error: Exception) -> InputError | None:
-    """A server's silence or refusal as one sentence; None for every other error."""
+    """A server's silence or refusal, or a damaged local store, as one sentence; None for every other error."""
+    if damaged := local_store.damage(error):
+        return damaged
     uri = home_folder.tracking_uri()
     if not isinstance(error, MlflowException) or not is_server(uri):
         return None
@@ -128,10 +134,12 @@ def explanation(error: Exception) -> InputError | None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn a server's silence or refusal into one sentence."""
+    """Turn a server's silence or refusal, or a damaged local store, into one sentence."""
     try:
         yield
-    except MlflowException as error:
+    except ExpectedError:
+        raise
+    except Exception as error:
         known = explanation(error)
         if known is None:
             raise

@@ -9,9 +9,15 @@ from pathlib import Path
 
 import mlflow
 
-from components.core.errors import InputError
-from components.core.storage import home_folder
+from components.core.errors import InputError, chain
+from components.core.storage import disk_space, home_folder
 from components.core.tracking.service.relocation import relocate
+
+UNREADABLE = (  # what SQLite says of a file that is damaged, or none of its own
+    *("file is not a database", "database disk image is malformed"),
+    *("unable to open database file", "disk I/O error"),
+)
+ANEW = "move the file to another folder; the next run makes a new one."
 
 
 def migrate() -> None:
@@ -22,7 +28,7 @@ def migrate() -> None:
     one can't be migrated again.
 
     Raises:
-        InputError: MLflow can't migrate the store.
+        InputError: The store is empty, or MLflow can't migrate it.
     """
     uri = home_folder.tracking_uri()
     if not uri.startswith("sqlite:///"):
@@ -31,6 +37,8 @@ def migrate() -> None:
     with home_folder.locked(database.with_suffix(".lock")):
         if home_folder.store_is_current(database):
             return
+        if database.exists() and not database.stat().st_size:
+            raise _unusable(database, "it is empty")
         if not home_folder.has_current_schema(database):
             part = database.with_name(f".{database.name}.part")
             part.unlink(missing_ok=True)  # of a command that was killed
@@ -58,5 +66,17 @@ def _upgrade(database: Path, part: Path) -> None:
         reason = next((line for line in reversed(lines) if "Error: " in line), lines[-1])
         raise InputError(
             f"MLflow {version('mlflow')} can't migrate the store {database}: {reason}",
-            "Move the file to another folder; the next run makes a new one.",
+            ANEW.capitalize(),
         )
+
+
+def damage(error: BaseException) -> InputError | None:
+    """The sentence for a local store that SQLite can't read; None for every other error."""
+    uri = home_folder.tracking_uri()
+    said = (words for one in chain(error) for words in UNREADABLE if words in str(one))
+    words = next(said, "") if uri.startswith("sqlite:///") and not disk_space.is_full(error) else ""
+    return _unusable(Path(uri.removeprefix("sqlite:///")), words) if words else None
+
+
+def _unusable(database: Path, why: str) -> InputError:
+    return InputError(f"The MLflow store {database} can't be used: {why}.", f"Restore it from a backup, or {ANEW}")

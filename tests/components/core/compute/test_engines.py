@@ -299,6 +299,8 @@ class TestChoice:
         other = onnx_exports.Prefix(plain(nn.Tanh()), [2], 0, POINTS)  # three modules
         place = onnx_exports.place_of(other, "torchscript", tmp_path)
         assert onnx_exports.seconds_to_prepare(other, "torchscript", place) == 15.0
+        facts.write_text(json.dumps(json.loads(facts.read_text()) | {"seconds": [50.0]}))
+        assert onnx_exports.seconds_to_prepare(other, "torchscript", place) < 15.0
 
     def test_slower(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """An engine that measures slower than eager is not taken."""

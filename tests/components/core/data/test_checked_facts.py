@@ -29,3 +29,12 @@ def test_without_a_file_nothing_is_kept() -> None:
         assert facts.get("a") == {}
     with checked_facts.kept(None) as facts:
         assert facts.get("a") is None
+
+
+def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
+    """Lines that a lost machine has spoiled, in whatever way, cost no more than another check of their contents."""
+    path = tmp_path / "facts.jsonl"
+    path.write_bytes(b'\x00\x00\n\xff["a", {}]\n7\n["b", {"width": 3}]\n')
+    with checked_facts.kept(path) as facts:
+        assert facts.get("a") is None
+        assert facts.get("b") == {"width": 3}

@@ -54,3 +54,18 @@ def test_what_does_not_wait_is_not_accepted(tmp_path: Path, tracked_home: Path) 
         lineage_store.accept("toy", [])
     with pytest.raises(InputError, match="MLflow has no dataset of a model 'other'"):
         lineage_store.waiting("other")
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(100, "assignments file of 'toy' in MLflow is cut off"), (0, "last dataset of 'toy', in the run .*, is gone")],
+)
+def test_a_lineage_that_is_lost_is_one_sentence(kept: int, said: str, tmp_path: Path, tracked_home: Path) -> None:
+    """Nothing goes on without it, since test rows might be trained on; the hint is to restore it."""
+    settings = Settings(task="tests.fakes.toy", model="toy").to_json()
+    prepare_data(str(write_points(tmp_path / "in", 30)), settings, "run1", tmp_path / "1")
+    [path] = tracked_home.glob("artifacts/toy/*/artifacts/dataset/assignments.parquet")
+    path.write_bytes(path.read_bytes()[:kept]) if kept else path.unlink()
+    with pytest.raises(InputError, match=said) as error:
+        lineage_store.previous_lineage("toy")
+    assert "Restore it from a backup" in error.value.hint

@@ -9,6 +9,7 @@ import pytest
 from components.core.errors import InputError
 from components.core.inference import archives
 from components.core.registry import recall, versions
+from components.core.storage import home_folder
 from components.core.tracking import queries, tag_names
 from components.core.tracking.service import connection
 from components.core.training.checkpoints import load_checkpoint
@@ -40,6 +41,13 @@ def test_a_search_that_is_gone_leaves_no_trials(toy_home: PlainRun) -> None:
     for run in queries.find_runs("toy", toy_home.run_key, "step"):
         connection.client().delete_run(run.info.run_id)
     assert json.loads(recall.trials("toy", "1")) == {"trials": [], "importances": {}}
+
+
+def test_damaged_trials_are_none(toy_home: PlainRun) -> None:
+    """Where a lost machine wrote half of them, the version is judged without them."""
+    [trials] = (home_folder.home() / "artifacts").glob("toy/*/artifacts/search/*")
+    trials.write_text(trials.read_text()[:20])
+    assert recall.trials("toy", "1") == recall.NO_TRIALS
 
 
 def test_a_version_that_is_not_there_is_told(toy_home: PlainRun, tmp_path: Path) -> None:

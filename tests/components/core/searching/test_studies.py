@@ -149,6 +149,24 @@ def test_half_a_line_of_a_lost_machine_is_cut_off(home: Path) -> None:
     assert studies.open_study("cut").trials[-1].value == 2.0
 
 
+@pytest.mark.parametrize("damage", [bytes(40), b"\xff" * 40 + b"\n", b"[1]\n"])
+def test_a_damaged_journal_counts_up_to_the_damage(damage: bytes, home: Path) -> None:
+    """What a lost machine has spoiled in its middle loses the trials behind that, and whoever opens it is told once."""
+    with studies.alone("cut") as whole:
+        study = studies.open_study("cut")
+        study.tell(study.ask(), 1.0)
+    assert whole
+    journal = home / "studies/cut.journal"
+    before = journal.read_bytes()
+    study.tell(study.ask(), 2.0)
+    journal.write_bytes(before + damage + journal.read_bytes()[len(before) + len(damage) :])
+    with studies.alone("cut") as whole:
+        assert [trial.value for trial in studies.open_study("cut").trials] == [1.0]
+    assert not whole
+    with studies.alone("cut") as whole:
+        assert whole
+
+
 @pytest.mark.parametrize(
     ("error", "waits"),
     [

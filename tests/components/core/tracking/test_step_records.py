@@ -80,7 +80,13 @@ def _cut_record(_paths: tuple[Path, Path]) -> None:
     record.write_text(record.read_text()[:-20])
 
 
-@pytest.mark.parametrize("change", [_damage, _remove, _add, _change_input, _cut_record])
+def _other_record(_paths: tuple[Path, Path]) -> None:
+    folder = run_folder.run_folder("key") / "steps"
+    (folder / "test_step_records.json").write_text('{"outputs": [1]}')
+    (folder / "folder.json").mkdir()
+
+
+@pytest.mark.parametrize("change", [_damage, _remove, _add, _change_input, _cut_record, _other_record])
 def test_in_doubt_a_step_is_done_again(
     change: Callable[[tuple[Path, Path]], None],
     step: Callable[..., Found],

@@ -1,6 +1,7 @@
 """The SQLite store of a home is made and migrated whole, or not at all."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import mlflow
 import pytest
 
 from components.core.errors import InputError
+from components.core.settings import Settings
 from components.core.storage import home_folder
+from components.core.tracking import runs
 from components.core.tracking.service import connection, local_store
 
 
@@ -53,3 +56,40 @@ def test_a_store_that_can_not_be_migrated_stays_as_it_is(home: Path) -> None:
         local_store.migrate()
     assert "another folder" in error.value.hint
     assert (home / "mlflow.db").read_bytes() == before
+
+
+def _half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _first_page_lost(content: bytes) -> bytes:
+    return bytes(4096) + content[4096:]
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (_half, "malformed"),
+        (_first_page_lost, "file is not a database"),
+        (lambda _content: b"", "it is empty"),
+    ],
+)
+def test_a_damaged_store_is_one_sentence(damage: Callable[[bytes], bytes], why: str, tracked_home: Path) -> None:
+    """It names the file, and what to do with it, in a command as in a step; MLflow begins no new one in its place."""
+    database = tracked_home / "mlflow.db"
+    database.write_bytes(damaged := damage(database.read_bytes()))
+    with pytest.raises(InputError, match=f"{database} can't be used: .*{why}. Restore it from a backup"):  # noqa: PT012
+        connection.open_store()
+        with connection.explained():
+            connection.client().search_experiments()
+    with pytest.raises(InputError, match=why), runs.step("search", "key", Settings().to_json()):
+        pass
+    assert database.read_bytes() == damaged
+
+
+def test_a_damaged_stamp_has_the_store_migrated(tracked_home: Path) -> None:
+    """A stamp that can't be read is as one of another version."""
+    (tracked_home / "mlflow.version").write_bytes(b"\xff\x00")
+    assert not home_folder.store_is_ready()
+    local_store.migrate()
+    assert home_folder.store_is_ready()
