@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -41,7 +42,7 @@ def client() -> mlflow.MlflowClient:
 
     Raises:
         InputError: A server's address holds more than that, maybe a password: MLflow's errors would repeat it. Or a pod
-            has no address, and would write into a file that goes with it.
+            has no address, and would write into a file that goes with it. Or the local store is damaged.
     """
     for way in ("UPLOAD", "DOWNLOAD"):  # past the server, to an S3 address that often only the server reaches
         os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", "false")
@@ -55,6 +56,8 @@ def client() -> mlflow.MlflowClient:
         )
     # of a local store it logs each error with a traceback, and raises it too: on a full disk that is one sentence
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    if uri.startswith("sqlite:///"):
+        local_store.check(Path(uri.removeprefix("sqlite:///")))
     mlflow.set_tracking_uri(uri)
     found = mlflow.MlflowClient(uri)
     return telling(found) if is_server(uri) else found

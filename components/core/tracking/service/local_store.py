@@ -70,6 +70,22 @@ def _upgrade(database: Path, part: Path) -> None:
         )
 
 
+def check(database: Path) -> None:
+    """Check a store's tables before MLflow does, which would try for minutes to read a damaged one.
+
+    Raises:
+        InputError: SQLite can't read them.
+    """
+    if not database.exists():
+        return
+    try:
+        with closing(sqlite3.connect(database)) as opened:
+            opened.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    except sqlite3.DatabaseError as error:  # any other, as of a locked one, is MLflow's to deal with
+        if known := damage(error):
+            raise known from error
+
+
 def damage(error: BaseException) -> InputError | None:
     """The sentence for a local store that SQLite can't read; None for every other error."""
     uri = home_folder.tracking_uri()

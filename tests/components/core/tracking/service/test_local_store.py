@@ -82,8 +82,9 @@ def test_a_damaged_store_is_one_sentence(damage: Callable[[bytes], bytes], why: 
         connection.open_store()
         with connection.explained():
             connection.client().search_experiments()
-    with pytest.raises(InputError, match=why), runs.step("search", "key", Settings().to_json()):
-        pass
+    if damaged:  # an empty one is found before any step: the DAG begins with `migrate`
+        with pytest.raises(InputError, match=why), runs.step("search", "key", Settings().to_json()):
+            pass
     assert database.read_bytes() == damaged
 
 
