@@ -1,5 +1,6 @@
 """Make the SQLite store of a home, and bring it to the schema of the installed MLflow."""
 
+import functools
 import sqlite3
 import subprocess
 import sys
@@ -70,8 +71,9 @@ def _upgrade(database: Path, part: Path) -> None:
         )
 
 
+@functools.cache
 def check(database: Path) -> None:
-    """Check a store's tables before MLflow does, which would try for minutes to read a damaged one.
+    """Check a store's tables, once, before MLflow does, which would try for minutes to read a damaged one.
 
     Raises:
         InputError: SQLite can't read them.
