@@ -88,6 +88,7 @@ def test_a_damaged_store_is_one_sentence(damage: Callable[[bytes], bytes], why: 
     assert database.read_bytes() == damaged
 
 
+@pytest.mark.slow  # a migration is a process of MLflow's
 def test_a_damaged_stamp_has_the_store_migrated(tracked_home: Path) -> None:
     """A stamp that can't be read is as one of another version."""
     (tracked_home / "mlflow.version").write_bytes(b"\xff\x00")
