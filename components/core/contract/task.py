@@ -133,7 +133,7 @@ class Answers(Protocol):
         """
 
     def calibrate(self, outputs: "Pytree", targets: "Tensor") -> dict[str, float]:
-        """Fit what `answers` needs beside the outputs, on rows that nothing else has seen; optional: nothing."""
+        """Fit what `answers` needs beside the outputs, which are of rows that their model has not seen; optional."""
 
 
 class Scoring(Protocol):
