@@ -92,7 +92,8 @@ def browser() -> Iterator[Page]:
 
     if CHROMIUM is None:
         missing("There is no browser (Debian: apt-get install chromium)")
-    with tempfile.TemporaryDirectory() as user, contextlib.ExitStack() as ends:
+    # processes of Chromium's own may still write into the profile when it has ended
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as user, contextlib.ExitStack() as ends:
         process = subprocess.Popen(
             [CHROMIUM, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={user}", "about:blank"],
             stdout=subprocess.DEVNULL,
