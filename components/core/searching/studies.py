@@ -8,6 +8,7 @@ stops, another worker runs the trial again.
 import contextlib
 import functools
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -133,7 +134,9 @@ def _postgres(url: str, seconds: int) -> "optuna.storages.RDBStorage":
             heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES),
         )
     for name in filter(_QUERY.match, dir(storage)):  # Optuna repeats none of them
-        setattr(storage, name, waited_for(getattr(storage, name)))
+        query = getattr(storage, name)
+        if "session" not in inspect.signature(query).parameters:  # a part: its session ends with the connection
+            setattr(storage, name, waited_for(query))
     return storage
 
 

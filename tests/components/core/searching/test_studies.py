@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import psycopg
 import pytest
-from sqlalchemy import exc
+from sqlalchemy import Engine, event, exc
 
 from components.core.data.dataset_info import DatasetInfo
 from components.core.errors import InputError
@@ -19,6 +19,7 @@ from components.core.searching import studies
 from components.core.searching.studies import DONE, open_study
 from components.core.searching.trials import work
 from components.core.settings import Settings
+from components.core.storage import outages
 from components.core.tracking import queries
 from components.search import search, study_name
 from components.select_trial import select_trial
@@ -107,6 +108,32 @@ def test_steps_in_different_homes_share_a_study(
     assert Settings(**TOY).defaults().model_validate_json(chosen).model_dump() == best.user_attrs["hyperparameters"]
     assert "password" not in str(queries.find_runs("toy", ""))
     assert storage.partition("@")[0] not in str(queries.find_runs("toy", ""))
+
+
+@needs_server
+def test_a_connection_that_breaks_within_a_query_is_made_anew(
+    storage: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole query is asked again: a part of it would ask the session whose connection is gone, in vain."""
+    monkeypatch.setenv("THAWLINE_OUTAGE_SECONDS", "5")
+    study, broken = open_study("s"), list[int]()
+    trial = studies.take(study, 1, 0)
+    assert isinstance(trial, optuna.Trial)
+
+    def broke(connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not broken and "trial_user_attributes" in statement:
+            broken.append(connection.connection.driver_connection.info.backend_pid)
+            with psycopg.connect(storage, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", (broken[0],))
+
+    event.listen(Engine, "before_cursor_execute", broke)
+    try:
+        with outages.waited_out(str):
+            trial.set_user_attr("chosen", 1)
+    finally:
+        event.remove(Engine, "before_cursor_execute", broke)
+    assert broken
+    assert trials_of("s")[0].user_attrs == {"chosen": 1}
 
 
 @needs_server
