@@ -12,6 +12,7 @@ from components.core.contract.listener import SILENT, Listener
 from components.core.contract.metric_names import label
 from components.core.evaluation.features import Array
 from components.core.evidence.paired_tests import swap_test, units_of
+from components.core.fitting import folds
 from components.core.fitting.data import Data
 from components.core.settings import Settings
 from components.core.sources.record_kinds import KIND_OF_TASK
@@ -22,6 +23,11 @@ PROBE, OWN = "probe", "reference"  # what the names of their metrics begin with 
 CHANCE = 0.05  # two-sided p-value of the paired test above which a difference is within chance
 DIGITS = 3  # of a figure that people see: what is equal there is no shortfall
 TRIALS = 20  # the fewest that are worth a try
+
+
+def fitted(data: Data) -> Data:
+    """The same data; where a probe is fitted on the rows that calibrate, as a solved head is, they validate."""
+    return folds.joined(data) if has_probe(data.target) else data
 
 
 def probed_splits(data: Data) -> tuple[str, ...]:
@@ -43,7 +49,7 @@ def with_references(
     Args:
         evaluation: Of the model.
         answers: Its answers to the test rows.
-        data: The prepared data.
+        data: The prepared data, as `fitted` returns them.
         features: Of the pretrained network for `probed_splits`; None: there is no probe.
         classes: In the order of the model's outputs.
         thawed: Stages that were thawed in the model.

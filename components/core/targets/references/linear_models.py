@@ -1,4 +1,4 @@
-"""Linear models that stand beside a network: fitted on the training rows alone, and their answers by target."""
+"""Linear models that stand beside a network: fitted on all rows but the test rows, and their answers by target."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -15,15 +15,32 @@ MOST_FITTED = 20_000  # rows that a model is fitted on
 
 
 def rows_of(examples: Examples) -> dict[str, list[int]]:
-    """The rows that a simple model sees of each split: all to be answered, and so many that a fit takes seconds."""
-    fitted = {split: examples.rows(split)[:MOST_FITTED] for split in ("train", "validation")}
-    return {**fitted, "test": examples.rows("test")}
+    """The rows that a simple model sees of each split: all to be answered, and so many that a fit takes seconds.
+
+    Those that calibrate a network are validation rows here.
+    """
+    validation = examples.rows("validation") + examples.rows("calibrate")
+    return {
+        "train": examples.rows("train")[:MOST_FITTED],
+        "validation": validation[:MOST_FITTED],
+        "test": examples.rows("test"),
+    }
 
 
 def best_of(models: Sequence[Any], features: Mapping[str, Any], targets: Mapping[str, Any]) -> Any:  # noqa: ANN401 - estimators of scikit-learn share no type
     """Fit each on the training rows; the one that scores best on the validation rows."""
     fitted = [model.fit(features["train"], targets["train"]) for model in models]
     return max(fitted, key=lambda model: model.score(features["validation"], targets["validation"]))
+
+
+def on_all(model: Any, features: Mapping[str, Any], targets: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as above
+    """Fit the same model anew on the training and validation rows: the network has learned from both, too."""
+    from scipy import sparse
+    from sklearn.base import clone
+
+    rows = [features["train"], features["validation"]]
+    stacked = sparse.vstack(rows) if sparse.issparse(rows[0]) else np.concatenate(rows)
+    return clone(model).fit(stacked, np.concatenate([targets["train"], targets["validation"]]))
 
 
 def class_answers(model: Any, features: Any) -> pd.DataFrame:  # noqa: ANN401 - as above
@@ -56,7 +73,7 @@ def label_answers(
     Args:
         fit: Returns the classifier of label k.
         features: Of the test rows.
-        there: Whether each training row has each label, [n, C]: one that all or none has is not fitted.
+        there: Whether each row that fits has each label, [n, C]: one that all or none has is not fitted.
         classes: Names of the labels.
         threshold: The probability from which a label is given.
     """

@@ -21,6 +21,7 @@ Labels: TypeAlias = Mapping[str, Sequence[str]]  # of train and validation
 
 ITERATIONS = 100  # of L-BFGS, scikit-learn's default: stopped there, it has converged but for the last digits
 MOST_PRODUCTS = 500_000  # rows x labels that are fitted: each label is a fit of its own
+FITTED = "fitted"  # the training and the validation rows, one behind the other
 
 
 class NoProbeError(Exception):
@@ -33,10 +34,10 @@ def has_probe(target: Target) -> bool:
 
 
 def probe(features: Splits, labels: Labels, target: Target, classes: Sequence[str]) -> pd.DataFrame:
-    """Fit on the standardized features of at most 20,000 training rows; answer the test rows.
+    """Fit on the standardized features of at most 20,000 training and validation rows; answer the test rows.
 
-    Features that are not finite in some row, or constant in the training rows, are left out. The validation rows give
-    a number its interval, and nothing else.
+    Features that are not finite in some row, or constant in those that fit, are left out. The interval of a number is
+    that of a fit on the training rows alone, by its errors on the validation rows.
 
     Args:
         features: Of the pretrained network, in the order of the rows.
@@ -45,51 +46,51 @@ def probe(features: Splits, labels: Labels, target: Target, classes: Sequence[st
         classes: Names of the labels, in the order of the network's outputs.
 
     Raises:
-        NoProbeError: No feature is left, the labels are not what the target's answers are made of, or all training
-            rows have one class.
+        NoProbeError: No feature is left, the labels are not what the target's answers are made of, or all rows that fit
+            have one class.
     """
     rows = MOST_FITTED if target.answer is not multilabel.Answer else min(MOST_FITTED, MOST_PRODUCTS // len(classes))
-    fitted = {**features, "train": features["train"][:rows]}
-    known = {**labels, "train": labels["train"][:rows]}
+    fitted = {**features, FITTED: np.concatenate([features["train"][:rows], features["validation"][:rows]])[:rows]}
+    known = {**labels, FITTED: [*labels["train"][:rows], *labels["validation"]][:rows]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fits that stop early
         return _FITS[target.answer](standardized(fitted), known, target, classes)
 
 
 def standardized(features: Splits) -> dict[str, Array]:
-    """Features less their mean over the training rows, by their deviation there; see `probe` for what is left out.
+    """Features less their mean over the rows that fit, by their deviation there; see `probe` for what is left out.
 
     Raises:
         NoProbeError: No feature is left.
     """
     from sklearn.preprocessing import StandardScaler
 
-    train = features["train"]
+    fitted = features[FITTED]
     kept = np.logical_and.reduce([np.isfinite(rows).all(0) for rows in features.values()])
-    if len(train):
-        kept &= train.max(0) > train.min(0)
-    if not len(train) or not kept.any():
+    if len(fitted):
+        kept &= fitted.max(0) > fitted.min(0)
+    if not len(fitted) or not kept.any():
         raise NoProbeError("no feature of the network is finite and varies")
-    scaler = StandardScaler().fit(train[:, kept])
+    scaler = StandardScaler().fit(fitted[:, kept])
     return {split: np.asarray(scaler.transform(rows[:, kept])) for split, rows in features.items()}
 
 
 def _classes(features: Splits, labels: Labels, _target: Target, classes: Sequence[str]) -> pd.DataFrame:
-    known = {*labels["train"]}
+    known = {*labels[FITTED]}
     if not known <= {*classes}:
         raise NoProbeError("the labels are not the names of classes")
     if len(known) == 1:
-        raise NoProbeError(f"all training rows are {known.pop()}")
-    return class_answers(_logistic().fit(features["train"], list(labels["train"])), features["test"])
+        raise NoProbeError(f"all rows but the test rows are {known.pop()}")
+    return class_answers(_logistic().fit(features[FITTED], list(labels[FITTED])), features["test"])
 
 
 def _labels(features: Splits, labels: Labels, target: Target, classes: Sequence[str]) -> pd.DataFrame:
-    there = np.asarray(target.targets(labels["train"], classes))
-    if there.shape != (len(features["train"]), len(classes)):
+    there = np.asarray(target.targets(labels[FITTED], classes))
+    if there.shape != (len(features[FITTED]), len(classes)):
         raise NoProbeError("the labels are not a yes or no for each class")
 
     def fit(k: int) -> Any:  # noqa: ANN401 - an estimator of scikit-learn
-        return _logistic().fit(features["train"], there[:, k] > 0)
+        return _logistic().fit(features[FITTED], there[:, k] > 0)
 
     return label_answers(fit, features["test"], there > 0, classes, getattr(target, "threshold", 0.5))
 
@@ -101,9 +102,12 @@ def _numbers(features: Splits, labels: Labels, _target: Target, _classes: Sequen
         true = {split: np.array(some, dtype=np.float64) for split, some in labels.items()}
     except ValueError:
         raise NoProbeError("the labels are not numbers") from None
-    model = Ridge(alpha=features["train"].shape[1]).fit(features["train"], true["train"])
-    validated = np.asarray(model.predict(features["validation"]), dtype=np.float64)
-    return number_answers(np.asarray(model.predict(features["test"]), dtype=np.float64), validated, true["validation"])
+
+    def answers(fitted: str, asked: str) -> Array:
+        model = Ridge(alpha=features[fitted].shape[1]).fit(features[fitted][:MOST_FITTED], true[fitted][:MOST_FITTED])
+        return np.asarray(model.predict(features[asked]), dtype=np.float64)
+
+    return number_answers(answers(FITTED, "test"), answers("train", "validation"), true["validation"])
 
 
 def _logistic() -> Any:  # noqa: ANN401 - estimators of scikit-learn share no type

@@ -14,6 +14,7 @@ from components.core.targets.references.linear_models import (
     class_answers,
     label_answers,
     number_answers,
+    on_all,
     rows_of,
 )
 
@@ -46,7 +47,7 @@ def answers(examples: Examples, target: Chosen) -> tuple[str, pd.DataFrame] | No
 
 
 def _classes(words: dict[str, Any], labels: dict[str, list[str]]) -> pd.DataFrame:
-    return class_answers(best_of(_logistic(), words, labels), words["test"])
+    return class_answers(on_all(best_of(_logistic(), words, labels), words, labels), words["test"])
 
 
 def _logistic() -> list[Any]:
@@ -60,7 +61,8 @@ def _numbers(words: dict[str, Any], labels: dict[str, list[str]]) -> pd.DataFram
 
     true = {split: np.array(some, dtype=np.float64) for split, some in labels.items()}
     best = best_of([Ridge(alpha=1 / strength) for strength in STRENGTHS], words, true)
-    return number_answers(best.predict(words["test"]), best.predict(words["validation"]), true["validation"])
+    found = on_all(best, words, true).predict(words["test"])
+    return number_answers(found, best.predict(words["validation"]), true["validation"])
 
 
 def _labels(words: dict[str, Any], labels: dict[str, list[str]], target: Chosen, classes: list[str]) -> pd.DataFrame:
@@ -68,6 +70,7 @@ def _labels(words: dict[str, Any], labels: dict[str, list[str]], target: Chosen,
     threshold = target.threshold if isinstance(target, MultiLabel) else 0.5
 
     def fit(k: int) -> Any:  # noqa: ANN401 - as above
-        return best_of(_logistic(), words, {split: some[:, k] for split, some in true.items()})
+        one = {split: some[:, k] for split, some in true.items()}
+        return on_all(best_of(_logistic(), words, one), words, one)
 
     return label_answers(fit, words["test"], true["train"], classes, threshold)

@@ -15,7 +15,7 @@ from components.core.contract.listener import Callbacks
 from components.core.contract.optional_members import Overlay
 from components.core.errors import InputError, NoAnswerError
 from components.core.evaluation.features import features, pretrained_features
-from components.core.evaluation.references import probed_splits, shortfall, with_references
+from components.core.evaluation.references import fitted, probed_splits, shortfall, with_references
 from components.core.fitting.data import Data, open_data
 from components.core.settings import Settings
 from components.core.targets.classification import Classification
@@ -110,12 +110,16 @@ def referred(data: Data, found: dict[str, np.ndarray[Any, Any]] | None, notes: l
 
 
 def test_the_probe_is_of_the_pretrained_network(data: Data) -> None:
-    """Its figures are those of scikit-learn on the pretrained features, whatever was trained since."""
-    found = pretrained_features(data, probed_splits(data))
-    evaluation = referred(data, found, [])
+    """Its figures are those of scikit-learn on the pretrained features, whatever was trained since.
+
+    It learns from all rows but the test rows, as the head does: those that calibrate too.
+    """
     network, model = base_network(data, data.settings.defaults()), make_pipeline(StandardScaler(), LogisticRegression())
-    model.fit(features(network, data, "train"), data.examples.labels(data.rows["train"]))
+    splits = ("train", "validation", "calibrate")
+    learned = np.concatenate([features(network, data, split) for split in splits])
+    model.fit(learned, [label for split in splits for label in data.examples.labels(data.rows[split])])
     expected = model.score(features(network, data, "test"), data.examples.labels(data.rows["test"]))
+    evaluation = referred(fitted(data), pretrained_features(fitted(data), probed_splits(data)), [])
     assert evaluation.references["probe"].metrics["accuracy"] == pytest.approx(expected)
     assert evaluation.references.keys() == {"probe"}
     assert evaluation.shortfall.startswith("This model does not beat a linear probe of the same network on the ")

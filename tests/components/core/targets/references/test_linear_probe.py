@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -14,7 +14,7 @@ from components.core.targets.classification import Classification
 from components.core.targets.multilabel import MultiLabel
 from components.core.targets.references import linear_probe
 from components.core.targets.references.linear_probe import NoProbeError, has_probe, probe
-from components.core.targets.regression import Regression
+from components.core.targets.regression import COVERED, Regression
 from components.core.targets.transcription import Transcription
 
 CLASSES = ["dull", "good"]
@@ -54,10 +54,25 @@ def test_what_is_linear_is_learned(kind: str, target: Target, least: float) -> N
 
 
 def test_it_is_what_scikit_learn_gives() -> None:
-    """A team that writes the same lines with scikit-learn gets the same probabilities."""
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(FEATURES["train"], labels("classes")["train"])
+    """The same lines of scikit-learn, fitted on all rows but the test rows, give the same probabilities."""
+    rows, known = (np.concatenate([some["train"], some["validation"]]) for some in (FEATURES, labels("classes")))
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, known)
     found = [[row[name] for name in CLASSES] for row in answered(FEATURES)["probabilities"]]
     np.testing.assert_allclose(found, model.predict_proba(FEATURES["test"]), atol=1e-6)
+
+
+def test_the_interval_of_a_number_is_of_rows_that_were_held_out() -> None:
+    """The number is of a fit on all rows but the test rows; its interval, of one that never saw the validation rows."""
+    scaler = StandardScaler().fit(np.concatenate([FEATURES["train"], FEATURES["validation"]]))
+    rows = {split: scaler.transform(some) for split, some in FEATURES.items()}
+    true = {split: np.array(some, dtype=float) for split, some in labels("number").items()}
+    every = np.concatenate([rows["train"], rows["validation"]])
+    model = Ridge(alpha=6).fit(every, np.concatenate([true["train"], true["validation"]]))
+    held = Ridge(alpha=6).fit(rows["train"], true["train"]).predict(rows["validation"])
+    found = answered(FEATURES, "number", Regression(0.0, 1.0, "mse"))
+    np.testing.assert_allclose(found["number"], model.predict(rows["test"]), atol=1e-5)
+    margin = np.quantile(np.abs(held - true["validation"]), COVERED)
+    np.testing.assert_allclose(found["high"] - found["number"], margin, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", [Transcription(), type("Boxes", (), {"answer": dict})()])
@@ -84,14 +99,14 @@ def test_without_features_there_is_none(value: float) -> None:
 
 
 def test_one_class_has_none() -> None:
-    """Where all training rows have one class there is nothing to fit."""
-    with pytest.raises(NoProbeError, match="all training rows are dull"):
+    """Where all rows that it learns from have one class there is nothing to fit."""
+    with pytest.raises(NoProbeError, match="all rows but the test rows are dull"):
         probe(FEATURES, {split: ["dull"] * len(rows) for split, rows in FEATURES.items()}, Classification(), CLASSES)
 
 
 def test_a_class_with_a_single_row_is_fitted() -> None:
     """One training row is enough for a class to be among the answers, and a class without any is not."""
-    known = {**labels("classes"), "train": ["dull"] * 79 + ["rare"]}
+    known = {**labels("classes"), "train": ["dull"] * 79 + ["rare"], "validation": ["dull"] * 40}
     found = probe(FEATURES, known, Classification(), [*CLASSES, "rare"])
     assert {*found["probabilities"][0]} == {"dull", "rare"}
 

@@ -22,8 +22,8 @@ LABELS: dict[str, list[str]] = {
 
 
 def examples(kind: str) -> Any:
-    """Texts of which the first half trains, a quarter validates and a quarter tests."""
-    places = {"train": range(24), "validation": range(24, 36), "test": range(36, 48)}
+    """Texts of which the first half trains, a quarter validates or calibrates and a quarter tests."""
+    places = {"train": range(24), "validation": range(24, 30), "calibrate": range(30, 36), "test": range(36, 48)}
     return SimpleNamespace(
         rows=lambda split: list(places[split]),
         labels=lambda rows: [LABELS[kind][row] for row in rows],
