@@ -101,11 +101,11 @@ def drawn(contents: Sequence[bytes], labels: Sequence[str], answers: pd.DataFram
     """Pictures with what is there, dashed, and with confident boxes, green where they find it."""
     found = []
     for content, label, said in zip(contents, labels, detection_metrics.answered(answers), strict=True):
-        things, names = detection_metrics.truth(label), [*{*said.names}]
-        matched = detection_metrics.matches([said], [things], sorted({*names, *things.names}))
+        objects, names = detection_metrics.truth(label), [*{*said.names}]
+        matched = detection_metrics.matches([said], [objects], sorted({*names, *objects.names}))
         right = matched.found[: said.sure, detection_metrics.HALF].tolist()
         boxes, told = said.boxes[: said.sure].tolist(), said.names[: said.sure]
-        found.append(box_drawing.draw(content, boxes, told, right, things.boxes.tolist(), SHOWN))
+        found.append(box_drawing.draw(content, boxes, told, right, objects.boxes.tolist(), SHOWN))
     return found
 
 

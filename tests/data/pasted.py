@@ -1,7 +1,7 @@
-"""Pictures with boxes: things pasted by their alpha mask on backgrounds, by a seed.
+"""Pictures with boxes: objects pasted by their alpha mask on backgrounds, by a seed.
 
 `python -m tests.data.pasted .thawline/demo/stamps BACKGROUNDS FOLDER` pastes the demo's photos of five kinds on the
-photos below BACKGROUNDS (`python -m tests.data.picture_sets FOLDER photos` writes some). No thing and no background is
+photos below BACKGROUNDS (`python -m tests.data.picture_sets FOLDER photos` writes some). No object and no background is
 in two splits. FOLDER/boxes.jsonl is a manifest, and `write_coco` and `write_voc` write the other formats.
 """
 
@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 KINDS = ("bird", "food", "mammal", "money", "vehicle")
-SPLITS = {"train": 0.6, "validation": 0.15, "test": 0.25}  # share of the things and of the backgrounds
+SPLITS = {"train": 0.6, "validation": 0.15, "test": 0.25}  # share of the objects and of the backgrounds
 SIZES = {"train": 400, "validation": 100, "test": 300}  # pictures
 SIDE = 320
 OPAQUE = 127  # of 255
-MOST_COVERED = 0.3  # of a thing's box, by one that is pasted later
+MOST_COVERED = 0.3  # of an object's box, by one that is pasted later
 
 
 class Shown(NamedTuple):
@@ -32,10 +32,10 @@ class Shown(NamedTuple):
     size: tuple[int, int]
 
 
-def write_photos(things: Path, backgrounds: Path, folder: Path, counts: Mapping[str, int], seed: int = 0) -> None:
+def write_photos(objects: Path, backgrounds: Path, folder: Path, counts: Mapping[str, int], seed: int = 0) -> None:
     """Write pictures of each split, and boxes.jsonl."""
     generator = np.random.default_rng(seed)
-    pools = {kind: _parted(sorted((things / kind).glob("*.png")), generator) for kind in KINDS}
+    pools = {kind: _parted(sorted((objects / kind).glob("*.png")), generator) for kind in KINDS}
     behind = _parted(sorted(backgrounds.rglob("*.webp")), generator)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     found = []
@@ -109,9 +109,9 @@ def voc(one: Shown) -> Element:
     for name, length in zip(("width", "height"), one.size, strict=True):
         SubElement(size, name).text = str(length)
     for box, name in one.boxes:
-        thing = SubElement(top, "object")
-        SubElement(thing, "name").text = name
-        corners = SubElement(thing, "bndbox")
+        cutout = SubElement(top, "object")
+        SubElement(cutout, "name").text = name
+        corners = SubElement(cutout, "bndbox")
         for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
             SubElement(corners, side).text = str(value)
     return top
@@ -154,13 +154,13 @@ def _write(
     folder: Path,
     name: str,
     canvas: Image.Image,
-    things: Iterator[tuple[str, Image.Image]],
+    objects: Iterator[tuple[str, Image.Image]],
     split: str,
     generator: np.random.Generator,
 ) -> Shown:
     boxes: list[tuple[list[int], str]] = []
-    for kind, thing in things:
-        box = _pasted(canvas, thing, [box for box, _ in boxes], generator)
+    for kind, cutout in objects:
+        box = _pasted(canvas, cutout, [box for box, _ in boxes], generator)
         if box:
             boxes.append((box, kind))
     canvas.save(folder / "images" / name, quality=90)
@@ -168,21 +168,21 @@ def _write(
 
 
 def _pasted(
-    canvas: Image.Image, thing: Image.Image, others: Sequence[Sequence[int]], generator: np.random.Generator
+    canvas: Image.Image, cutout: Image.Image, others: Sequence[Sequence[int]], generator: np.random.Generator
 ) -> list[int] | None:
-    """Paste a thing where it covers little of the others; its box, or None where there was no place."""
-    thing = thing.crop(thing.getchannel("A").point(lambda alpha: 255 * (alpha > OPAQUE)).getbbox())
+    """Paste an object where it covers little of the others; its box, or None where there was no place."""
+    cutout = cutout.crop(cutout.getchannel("A").point(lambda alpha: 255 * (alpha > OPAQUE)).getbbox())
     if generator.random() < 0.5:
-        thing = thing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        cutout = cutout.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     longer = max(canvas.size) * float(np.exp(generator.uniform(np.log(0.15), np.log(0.6))))
-    scale = min(longer / max(thing.size), 0.95 * min(canvas.width / thing.width, canvas.height / thing.height))
-    thing = thing.resize((max(4, round(thing.width * scale)), max(4, round(thing.height * scale))))
+    scale = min(longer / max(cutout.size), 0.95 * min(canvas.width / cutout.width, canvas.height / cutout.height))
+    cutout = cutout.resize((max(4, round(cutout.width * scale)), max(4, round(cutout.height * scale))))
     for _ in range(20):
-        left = int(generator.integers(canvas.width - thing.width + 1))
-        top = int(generator.integers(canvas.height - thing.height + 1))
-        box = [left, top, left + thing.width, top + thing.height]
+        left = int(generator.integers(canvas.width - cutout.width + 1))
+        top = int(generator.integers(canvas.height - cutout.height + 1))
+        box = [left, top, left + cutout.width, top + cutout.height]
         if all(_covered(other, box) < MOST_COVERED for other in others):
-            canvas.paste(thing, (left, top), thing)
+            canvas.paste(cutout, (left, top), cutout)
             return box
     return None
 

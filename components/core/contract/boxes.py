@@ -21,7 +21,7 @@ OTHER_QUOTES = ("[{'", "[{\u2018", "[{\u2019", "[{\u201c", "[{\u201d")  # of Pyt
 
 @dataclass(frozen=True, order=True)
 class Box:
-    """One thing in a picture."""
+    """One object in a picture."""
 
     name: str  # its class
     corners: tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -29,7 +29,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Boxes:
-    """All things in a picture."""
+    """All objects in a picture."""
 
     boxes: Sequence[Box]
     width: int = 0  # of the picture in pixels; 0: not told

@@ -48,7 +48,7 @@ def draw(
         pen.rectangle(scaled, outline=color, width=width)
         if not name:
             continue
-        above = top - pen.textbbox((0, 0), name)[3] - 1  # where it hides nothing of a small thing
+        above = top - pen.textbbox((0, 0), name)[3] - 1  # where it hides nothing of a small object
         place_of_text = (left + width + 1, above if above >= 0 else top + width)
         pen.rectangle(pen.textbbox(place_of_text, name), fill=color)
         pen.text(place_of_text, name, fill=(255, 255, 255))

@@ -112,7 +112,7 @@ def _coco_label(
         if _id(annotation, "id") in repeated:
             raise RejectedRecord(f"two boxes have one id: {_id(annotation, 'id')}")
         if annotation.get("iscrowd"):
-            raise RejectedRecord("a box is marked as a crowd, whose things can't be counted")
+            raise RejectedRecord("a box is marked as a crowd, whose objects can't be counted")
         name = names.get(_id(annotation, "category_id"))
         if not isinstance(name, str) or not name.strip():
             raise RejectedRecord(f"a box has an unknown class: category {annotation.get('category_id')}")
@@ -174,8 +174,8 @@ def _voc_picture(tree: Element, file: str, names: Collection[str]) -> str:
 
 def _voc_label(tree: Element) -> str:
     boxes = []
-    for thing in tree.iter("object"):
-        name, corners = (thing.findtext("name") or "").strip(), thing.find("bndbox")
+    for one in tree.iter("object"):
+        name, corners = (one.findtext("name") or "").strip(), one.find("bndbox")
         if not name:
             raise RejectedRecord("a box has no class")
         sides = ("xmin", "ymin", "xmax", "ymax")

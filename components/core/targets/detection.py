@@ -76,9 +76,9 @@ class Detection:
         Smoothing and weights are for classes.
         """
         del label_smoothing, class_weights
-        things = [{"labels": row[:, 0].long(), "boxes": row[:, 1:] * SCALE} for row in map(_there, targets)]
+        objects = [{"labels": row[:, 0].long(), "boxes": row[:, 1:] * SCALE} for row in map(_there, targets)]
         floats = {name: tensor.float() for name, tensor in outputs.items() if name not in ("anchors", "size")}
-        parts = loss_of(outputs)(floats, things, list(outputs["anchors"].float() * SCALE))
+        parts = loss_of(outputs)(floats, objects, list(outputs["anchors"].float() * SCALE))
         return torch.stack([*parts.values()]).sum()
 
     def validate(self, outputs: Mapping[str, Tensor], targets: Tensor) -> dict[str, float]:
@@ -89,7 +89,7 @@ class Detection:
             part = {name: tensor[some] for name, tensor in outputs.items()}
             total += float(self.loss(part, targets[some])) * len(targets[some])
         matched = _matched(outputs, targets)
-        found = figures.average_precisions(matched)[:, matched.things.sum(0) > 0]
+        found = figures.average_precisions(matched)[:, matched.objects.sum(0) > 0]
         return {"loss": total / max(1, len(targets)), MAP.name: float(found.mean()) if found.size else 0.0}
 
     def calibrate(self, outputs: Mapping[str, Tensor], targets: Tensor) -> dict[str, float]:
@@ -99,14 +99,14 @@ class Detection:
         hits, boxes = np.cumsum(matched.found[order, HALF]), np.arange(1, len(order) + 1)
         if not len(order) or not hits[-1]:
             return {"threshold": 0.5}
-        return {"threshold": float(matched.score[order][np.argmax(2 * hits / (boxes + matched.things.sum()))])}
+        return {"threshold": float(matched.score[order][np.argmax(2 * hits / (boxes + matched.objects.sum()))])}
 
     def evaluate(
         self, answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str], training: Mapping[str, int]
     ) -> Evaluation:
         """COCO's average precision, by class and by size, and F1 of confident boxes; 95% bootstrap over pictures.
 
-        The trivial model gives every picture the boxes that find the most things in the training pictures, see
+        The trivial model gives every picture the boxes that find the most objects in the training pictures, see
         `frequent_boxes`.
 
         Raises:
@@ -114,11 +114,11 @@ class Detection:
         """
         if len(labels) == 0:
             raise ValueError("there are no test rows to evaluate on")
-        things, said = [figures.truth(label) for label in labels], figures.answered(answers)
-        known = [*classes, *sorted({name for one in things for name in one.names} - {*classes})]
-        coco, matched = figures.coco_figures(said, things, known), figures.matches(said, things, known)
+        objects, said = [figures.truth(label) for label in labels], figures.answered(answers)
+        known = [*classes, *sorted({name for one in objects for name in one.names} - {*classes})]
+        coco, matched = figures.coco_figures(said, objects, known), figures.matches(said, objects, known)
         constant = frequent_boxes.answers(training, labels)
-        trivial = figures.coco_figures(figures.answered(constant), things, known)
+        trivial = figures.coco_figures(figures.answered(constant), objects, known)
         metrics, baseline, drawn = dict(coco.metrics), dict(trivial.metrics), _resampled(matched)
         intervals = {name: interval(values) for name, values in drawn.items()}
         for metric in COUNTED:
@@ -147,9 +147,11 @@ class Detection:
 
     def scores(self, answers: pd.DataFrame, labels: Sequence[str]) -> Array:
         """Average precision of each picture alone, see `picture_scores`: float[N]."""
-        things = [figures.truth(label) for label in labels]
-        classes = sorted({name for one in things for name in one.names} | {n for row in answers["labels"] for n in row})
-        return figures.picture_scores(figures.matches(figures.answered(answers), things, classes))
+        objects = [figures.truth(label) for label in labels]
+        classes = sorted(
+            {name for one in objects for name in one.names} | {n for row in answers["labels"] for n in row}
+        )
+        return figures.picture_scores(figures.matches(figures.answered(answers), objects, classes))
 
 
 def _row(boxes: Boxes, numbers: Mapping[str, int]) -> Tensor:
@@ -173,13 +175,13 @@ def _matched(outputs: Mapping[str, Tensor], targets: Tensor) -> Matches:
         Seen(boxes.double().numpy(), [str(name) for name in names.tolist()], scores.double().numpy())
         for boxes, names, scores in detected(outputs)
     ]
-    things = [Seen(row[:, 1:].double().numpy(), [str(int(n)) for n in row[:, 0]]) for row in map(_there, targets)]
-    return figures.matches(said, things, classes)
+    objects = [Seen(row[:, 1:].double().numpy(), [str(int(n)) for n in row[:, 0]]) for row in map(_there, targets)]
+    return figures.matches(said, objects, classes)
 
 
 def _resampled(matched: Matches) -> dict[str, Array]:
     """The mAP, mAP50 and mAP75 of resampled pictures, float[R]; a class that none of them shows does not count."""
-    drawn = bootstrap_sums(np.eye(len(matched.things)), RESAMPLES)  # how often each picture is drawn
+    drawn = bootstrap_sums(np.eye(len(matched.objects)), RESAMPLES)  # how often each picture is drawn
     found = np.array([figures.average_precisions(matched, weights) for weights in drawn])  # [R, 10, C]
     there = ~np.isnan(found)
     total, count = np.where(there, found, 0.0).sum(2), there.sum(2)
@@ -188,16 +190,16 @@ def _resampled(matched: Matches) -> dict[str, Array]:
 
 
 def _per_class(matched: Matches, precision: Array, classes: Sequence[str]) -> pd.DataFrame:
-    """Things, recall and precision of confident boxes, and average precision of each class; 0 where undefined."""
+    """Objects, recall and precision of confident boxes, and average precision of each class; 0 where undefined."""
     hit, count = matched.found[:, HALF] & matched.sure, len(classes)
     hits = np.bincount(matched.name[hit], minlength=count)
     boxes = np.bincount(matched.name[matched.sure], minlength=count)
-    things = matched.things.sum(0)
+    objects = matched.objects.sum(0)
     return pd.DataFrame(
         {
             "class": list(classes),
-            "support": things,
-            "recall": hits / np.maximum(things, 1),
+            "support": objects,
+            "recall": hits / np.maximum(objects, 1),
             "precision": hits / np.maximum(boxes, 1),
             "average_precision": np.nan_to_num(precision),
         }
@@ -214,10 +216,10 @@ def _curve(curve: Array) -> pd.DataFrame:
 
 
 def _mistakes(matched: Matches, labels: Sequence[str]) -> list[Mistake]:
-    """Pictures with missed things or false boxes, those with the lowest score of their own first."""
+    """Pictures with missed objects or false boxes, those with the lowest score of their own first."""
     scores = figures.picture_scores(matched)
     hits, boxes = figures.per_picture(matched)
-    missed, false = matched.things.sum(1) - hits, boxes - hits
+    missed, false = matched.objects.sum(1) - hits, boxes - hits
     found = []
     for row in np.argsort(scores, kind="stable"):
         if not missed[row] and not false[row]:

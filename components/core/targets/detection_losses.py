@@ -25,17 +25,17 @@ from torchvision.ops import box_iou
 from components.core.inference.detection import DELTA_WEIGHTS
 
 SCALE = 1024.0  # a side, for the loss: torchvision tells areas apart by pixels; all else is free of scale
-CENTER = 1.5  # of its place's size, how far from a thing's center a place may learn it
-NEGATIVES = 3.0  # anchors that learn that there is nothing, for each one that learns a thing, of SSD
+CENTER = 1.5  # of its place's size, how far from an object's center a place may learn it
+NEGATIVES = 3.0  # anchors that learn that there is nothing, for each one that learns an object, of SSD
 
-Things: TypeAlias = Sequence[dict[str, Tensor]]  # of each picture: labels int[K], boxes float[K, 4]
+Objects: TypeAlias = Sequence[dict[str, Tensor]]  # of each picture: labels int[K], boxes float[K, 4]
 
 
 class DetectionLoss(Protocol):
     """The loss of one kind of detectors."""
 
-    def __call__(self, outputs: Mapping[str, Tensor], things: Things, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return its parts, scalars that are added up, of outputs for pictures with things."""
+    def __call__(self, outputs: Mapping[str, Tensor], objects: Objects, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return its parts, scalars that are added up, of outputs for pictures with objects."""
 
 
 _FCOS_HEAD = SimpleNamespace(box_coder=BoxLinearCoder(normalize_by_size=True))
@@ -65,26 +65,26 @@ def loss_of(outputs: Mapping[str, Tensor]) -> DetectionLoss:
     return ssd_loss if "background" in outputs else retinanet_loss
 
 
-def fcos_loss(outputs: Mapping[str, Tensor], things: Things, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
+def fcos_loss(outputs: Mapping[str, Tensor], objects: Objects, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
     """Focal loss of classes, GIoU loss of boxes, and the loss of centers; means over the places that learn a box."""
     width = anchors[0][:, 2] - anchors[0][:, 0]
     ends = [int(torch.isclose(width, width[place]).sum()) for place in (0, -1)]  # places in both outer levels
-    found: dict[str, Tensor] = FCOS.compute_loss(_FCOS, things, outputs, anchors, ends)
+    found: dict[str, Tensor] = FCOS.compute_loss(_FCOS, objects, outputs, anchors, ends)
     return found
 
 
-def retinanet_loss(outputs: Mapping[str, Tensor], things: Things, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
+def retinanet_loss(outputs: Mapping[str, Tensor], objects: Objects, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
     """Focal loss of classes and GIoU loss of boxes, as in torchvision's second version of RetinaNet."""
-    found: dict[str, Tensor] = RetinaNet.compute_loss(_RETINANET, things, outputs, anchors)
+    found: dict[str, Tensor] = RetinaNet.compute_loss(_RETINANET, objects, outputs, anchors)
     return found
 
 
-def ssd_loss(outputs: Mapping[str, Tensor], things: Things, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
+def ssd_loss(outputs: Mapping[str, Tensor], objects: Objects, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
     """Cross-entropy of classes and of nothing, with hard negatives, and smooth L1 loss of boxes."""
-    return _with_hard_negatives(_SSD, outputs, outputs["background"], things, anchors)
+    return _with_hard_negatives(_SSD, outputs, outputs["background"], objects, anchors)
 
 
-def two_step_loss(outputs: Mapping[str, Tensor], things: Things, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
+def two_step_loss(outputs: Mapping[str, Tensor], objects: Objects, anchors: Sequence[Tensor]) -> dict[str, Tensor]:
     """Faster R-CNN's: of the boxes that the first step picks, and of the class and the box of each of these.
 
     The first step learns from hard negatives, as SSD, and the second from all boxes, in place of random samples: so
@@ -92,14 +92,14 @@ def two_step_loss(outputs: Mapping[str, Tensor], things: Things, anchors: Sequen
 
     Args:
         outputs: Of both steps, see `networks.detection.two_steps`.
-        things: Of each picture.
+        objects: Of each picture.
         anchors: The boxes that were picked, float[P, 4] of each picture.
     """
     first = {"cls_logits": outputs["objectness"], "bbox_regression": outputs["proposal_regression"]}
-    anything = [{**one, "labels": torch.zeros_like(one["labels"])} for one in things]
+    anything = [{**one, "labels": torch.zeros_like(one["labels"])} for one in objects]
     places = [*(outputs["first_anchors"] * SCALE)]
     picked = _with_hard_negatives(_PROPOSALS, first, torch.zeros_like(outputs["objectness"]), anything, places)
-    names, boxes = ([one[key] for one in things] for key in ("labels", "boxes"))
+    names, boxes = ([one[key] for one in objects] for key in ("labels", "boxes"))
     matched, labels = RoIHeads.assign_targets_to_proposals(_PICKED, anchors, boxes, [one + 1 for one in names])
     goals = [
         own[match] if len(own) else torch.zeros_like(places)
@@ -114,14 +114,14 @@ def two_step_loss(outputs: Mapping[str, Tensor], things: Things, anchors: Sequen
 
 
 def _with_hard_negatives(
-    kind: SimpleNamespace, outputs: Mapping[str, Tensor], nothing: Tensor, things: Things, anchors: Sequence[Tensor]
+    kind: SimpleNamespace, outputs: Mapping[str, Tensor], nothing: Tensor, objects: Objects, anchors: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """SSD's loss, where `nothing` [B, A, 1] is the score that there is no thing."""
+    """SSD's loss, where `nothing` [B, A, 1] is the score that there is no object."""
     matched = [
         _SSD_MATCHER(box_iou(one["boxes"], own)) if len(one["boxes"]) else torch.full_like(own[:, 0], -1).long()
-        for one, own in zip(things, anchors, strict=True)
+        for one, own in zip(objects, anchors, strict=True)
     ]
     logits = torch.cat([nothing, outputs["cls_logits"]], dim=2)
-    shifted = [{**one, "labels": one["labels"] + 1} for one in things]
+    shifted = [{**one, "labels": one["labels"] + 1} for one in objects]
     found: dict[str, Tensor] = SSD.compute_loss(kind, shifted, {**outputs, "cls_logits": logits}, anchors, matched)
     return found

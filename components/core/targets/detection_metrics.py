@@ -1,6 +1,6 @@
 """Metrics of detection: average precision as COCO defines it, by faster-coco-eval, and what the gate needs of it.
 
-Which box of a picture finds which thing depends on that picture alone, so it is settled once (`Matches`); resampled
+Which box of a picture finds which object depends on that picture alone, so it is settled once (`Matches`); resampled
 pictures then only weigh differently. `average_precisions` of equal weights is COCO's.
 """
 
@@ -30,19 +30,19 @@ _EDGES = np.linspace(0.0, 1.0, STEPS + 1)
 
 @dataclass(frozen=True)
 class Matches:
-    """Boxes of answers to N pictures, and which of them find a thing of their class."""
+    """Boxes of answers to N pictures, and which of them find an object of their class."""
 
     picture: Array  # int[D]
     name: Array  # int[D], number of the class
     score: Array  # float[D]
     found: Array  # bool[D, 10], at each IoU
     sure: Array  # bool[D], whether the answer is sure of it
-    things: Array  # int[N, C], that are there
+    objects: Array  # int[N, C], that are there
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Things or boxes of one picture."""
+    """Objects or boxes of one picture."""
 
     boxes: Array  # float[K, 4]
     names: Sequence[str]
@@ -51,7 +51,7 @@ class Seen:
 
 
 def truth(label: str) -> Seen:
-    """The things that a label tells, in pixels."""
+    """The objects that a label tells, in pixels."""
     boxes = read_boxes(label).boxes
     return Seen(np.array([box.corners for box in boxes]).reshape(-1, 4), [box.name for box in boxes])
 
@@ -65,15 +65,15 @@ def answered(answers: pd.DataFrame) -> list[Seen]:
     ]
 
 
-def matches(answers: Sequence[Seen], things: Sequence[Seen], classes: Sequence[str]) -> Matches:
-    """Match boxes and things of each picture by class, the surest box first, as COCO does.
+def matches(answers: Sequence[Seen], objects: Sequence[Seen], classes: Sequence[str]) -> Matches:
+    """Match boxes and objects of each picture by class, the surest box first, as COCO does.
 
-    A box takes the thing with the largest IoU that no surer box has taken. Boxes of other classes are passed over.
+    A box takes the object with the largest IoU that no surer box has taken. Boxes of other classes are passed over.
     """
     numbers = {name: number for number, name in enumerate(classes)}
-    counts = np.zeros((len(things), len(classes)), dtype=np.int64)
+    counts = np.zeros((len(objects), len(classes)), dtype=np.int64)
     parts: list[tuple[Array, ...]] = []
-    for picture, (said, true) in enumerate(zip(answers, things, strict=True)):
+    for picture, (said, true) in enumerate(zip(answers, objects, strict=True)):
         ours = np.array([numbers.get(name, -1) for name in said.names], dtype=np.int64)
         theirs = np.array([numbers.get(name, -1) for name in true.names], dtype=np.int64)
         np.add.at(counts[picture], theirs[theirs >= 0], 1)
@@ -97,7 +97,7 @@ def iou(boxes: Array, others: Array) -> Array:
 
 
 def _found(overlap: Array) -> Array:
-    """Match each box [A] with a thing [B] at each IoU, by their overlap [A, B]: bool[A, 10]."""
+    """Match each box [A] with an object [B] at each IoU, by their overlap [A, B]: bool[A, 10]."""
     taken = np.zeros((len(IOUS), overlap.shape[1]), dtype=bool)
     found = np.zeros((len(overlap), len(IOUS)), dtype=bool)
     for place, row in enumerate(overlap):
@@ -110,23 +110,23 @@ def _found(overlap: Array) -> Array:
 
 
 def average_precisions(matched: Matches, weights: Array | None = None) -> Array:
-    """Average precision at each IoU of each class, float[10, C]; NaN of a class without things.
+    """Average precision at each IoU of each class, float[10, C]; NaN of a class without objects.
 
     Args:
         matched: All boxes.
         weights: How often each picture counts, float[N]; None: once.
     """
-    times = np.ones(len(matched.things)) if weights is None else weights
+    times = np.ones(len(matched.objects)) if weights is None else weights
     order = np.argsort(-matched.score, kind="stable")
     found, names, weight = matched.found[order], matched.name[order], times[matched.picture[order]]
-    things = times @ matched.things
-    result = np.full((len(IOUS), len(things)), np.nan)
-    for number in np.flatnonzero(things):
+    objects = times @ matched.objects
+    result = np.full((len(IOUS), len(objects)), np.nan)
+    for number in np.flatnonzero(objects):
         own = (names == number) & (weight > 0)
         hits = np.cumsum(found[own] * weight[own, None], axis=0)
         precision = hits / np.cumsum(weight[own])[:, None]
         envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-        recall = hits / things[number]
+        recall = hits / objects[number]
         for place in range(len(IOUS)):
             at = np.searchsorted(recall[:, place], RECALLS, side="left")
             result[place, number] = np.append(envelope[:, place], 0.0)[at].mean()
@@ -136,48 +136,48 @@ def average_precisions(matched: Matches, weights: Array | None = None) -> Array:
 def picture_scores(matched: Matches) -> Array:
     """Of each picture its own average precision, with all classes in one list, the mean over the IoUs: float[N].
 
-    Of a picture without things it is 1 less the highest score among its boxes.
+    Of a picture without objects it is 1 less the highest score among its boxes.
     """
-    count = len(matched.things)
+    count = len(matched.objects)
     pooled = Matches(
         matched.picture, np.zeros_like(matched.name), matched.score, matched.found, matched.sure,
-        matched.things.sum(1, keepdims=True),
+        matched.objects.sum(1, keepdims=True),
     )  # fmt: skip
     found = np.zeros(count)
     for picture in range(count):
         own = pooled.picture == picture
-        if not pooled.things[picture, 0]:
+        if not pooled.objects[picture, 0]:
             found[picture] = 1 - pooled.score[own].max(initial=0.0)
             continue
         one = Matches(
             np.zeros(own.sum(), dtype=np.int64), pooled.name[own], pooled.score[own], pooled.found[own],
-            pooled.sure[own], pooled.things[picture : picture + 1],
+            pooled.sure[own], pooled.objects[picture : picture + 1],
         )  # fmt: skip
         found[picture] = average_precisions(one).mean()
     return found
 
 
 def _matched(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Matches:
-    things = [truth(label) for label in labels]
-    known = [*classes, *sorted({name for one in things for name in one.names} - {*classes})]
-    return matches(answered(answers), things, known)
+    objects = [truth(label) for label in labels]
+    known = [*classes, *sorted({name for one in objects for name in one.names} - {*classes})]
+    return matches(answered(answers), objects, known)
 
 
 def precision_features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
-    """Boxes and hits of each picture in each step of the score, and its things, by class: float[N, C (5 S + S + 1)].
+    """Boxes and hits of each picture in each step of the score, and its objects, by class: float[N, C (5 S + S + 1)].
 
     Their sums over pictures are points of the curves of precision and recall, so average precision is a function of
     them, up to the width of the steps.
     """
     matched = _matched(answers, labels, classes)
-    pictures, known = matched.things.shape
+    pictures, known = matched.objects.shape
     step = np.clip(np.digitize(matched.score, _EDGES) - 1, 0, STEPS - 1)
     features = np.zeros((pictures, known, GATE_IOUS + 1, STEPS))
     for place in range(GATE_IOUS):
         hits = matched.found[:, 2 * place : 2 * place + 2].mean(1)
         _count(features[:, :, place], (matched.picture, matched.name, step), hits)
     _count(features[:, :, GATE_IOUS], (matched.picture, matched.name, step), np.ones(len(step)))
-    both = np.concatenate([features.reshape(pictures, known, -1), matched.things[:, :, None]], axis=2)
+    both = np.concatenate([features.reshape(pictures, known, -1), matched.objects[:, :, None]], axis=2)
     return np.asarray(both.reshape(pictures, -1))
 
 
@@ -188,34 +188,34 @@ def _count(into: Array, places: tuple[Array, ...], values: Array) -> None:
 
 
 def mean_precision(sums: Array) -> Array:
-    """Mean average precision float[R] of sums of `precision_features` float[R, k], over classes that have things."""
+    """Mean average precision float[R] of sums of `precision_features` float[R, k], over classes that have objects."""
     width = (GATE_IOUS + 1) * STEPS + 1
     by_class = sums.reshape(len(sums), -1, width)
-    things = by_class[:, :, -1]
-    counts = by_class[:, :, :-1].reshape(*things.shape, GATE_IOUS + 1, STEPS)[..., ::-1].cumsum(-1)  # surest first
+    objects = by_class[:, :, -1]
+    counts = by_class[:, :, :-1].reshape(*objects.shape, GATE_IOUS + 1, STEPS)[..., ::-1].cumsum(-1)  # surest first
     hits, boxes = counts[..., :-1, :], counts[..., -1:, :]
     precision = np.divide(hits, boxes, out=np.zeros_like(hits), where=boxes > 0)
     envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
     unknown = np.full_like(hits, np.nan)
-    recall = np.divide(hits, things[..., None, None], out=unknown, where=things[..., None, None] > 0)
+    recall = np.divide(hits, objects[..., None, None], out=unknown, where=objects[..., None, None] > 0)
     rise = np.diff(recall, axis=-1, prepend=0.0)
     before = np.concatenate([envelope[..., :1], envelope[..., :-1]], axis=-1)
     area = (rise * (before + envelope) / 2).sum(-1).mean(-1)  # [R, C]; within a step precision falls evenly
-    there = things > 0
+    there = objects > 0
     total = np.where(there, area, 0.0).sum(1)
     return np.asarray(np.divide(total, there.sum(1), out=np.full(len(sums), np.nan), where=there.any(1)))
 
 
 def count_features(answers: pd.DataFrame, labels: Sequence[str], classes: Sequence[str]) -> Array:
-    """Hits, false boxes and missed things of each picture among its confident boxes at IoU 0.5: float[N, 3]."""
+    """Hits, false boxes and missed objects of each picture among its confident boxes at IoU 0.5: float[N, 3]."""
     matched = _matched(answers, labels, classes)
     hits, boxes = per_picture(matched)
-    return np.stack([hits, boxes - hits, matched.things.sum(1) - hits], axis=1)
+    return np.stack([hits, boxes - hits, matched.objects.sum(1) - hits], axis=1)
 
 
 def per_picture(matched: Matches) -> tuple[Array, Array]:
-    """Count the confident boxes of each picture that find a thing at IoU 0.5, and all of them: int[N] each."""
-    count = len(matched.things)
+    """Count the confident boxes of each picture that find an object at IoU 0.5, and all of them: int[N] each."""
+    count = len(matched.objects)
     hit = matched.sure & matched.found[:, HALF]
     return np.bincount(matched.picture[hit], minlength=count), np.bincount(
         matched.picture[matched.sure], minlength=count
@@ -242,7 +242,7 @@ MAP = Metric(
 )
 MAP50 = Metric("map50", title="mAP50", explanation="at IoU 0.50")
 MAP75 = Metric("map75", title="mAP75", explanation="at IoU 0.75")
-BY_SIZE = tuple(Metric(f"map_{size}", title=f"mAP, {size}", explanation=f"of {size} things") for size in SIZES)
+BY_SIZE = tuple(Metric(f"map_{size}", title=f"mAP, {size}", explanation=f"of {size} objects") for size in SIZES)
 COUNTED = (
     Metric("box_f1", features=count_features, figure=_f1, title="F1", explanation="of confident boxes at IoU 0.50"),
     Metric(
@@ -250,14 +250,14 @@ COUNTED = (
         features=count_features,
         figure=lambda sums: _share(sums, (0, 1)),
         title="Precision",
-        explanation="share of confident boxes that find a thing",
+        explanation="share of confident boxes that find an object",
     ),
     Metric(
         "box_recall",
         features=count_features,
         figure=lambda sums: _share(sums, (0, 2)),
         title="Recall",
-        explanation="share of things that a confident box finds",
+        explanation="share of objects that a confident box finds",
     ),
 )
 METRICS = (MAP, MAP50, MAP75, *COUNTED, *BY_SIZE)
@@ -268,25 +268,25 @@ class CocoFigures:
     """Figures by faster-coco-eval."""
 
     metrics: Mapping[str, float]  # by name; without those that are undefined
-    by_class: Array  # average precision of each class, float[C]; NaN: without things
+    by_class: Array  # average precision of each class, float[C]; NaN: without objects
     curve: Array  # precision at each recall, float[101, 3], at IoU 0.50, 0.75 and 0.90, the mean over classes
 
 
-def coco_figures(answers: Sequence[Seen], things: Sequence[Seen], classes: Sequence[str]) -> CocoFigures:
-    """Return COCO's own figures of answers to pictures with things, by a maintained implementation of its rules."""
+def coco_figures(answers: Sequence[Seen], objects: Sequence[Seen], classes: Sequence[str]) -> CocoFigures:
+    """Return COCO's own figures of answers to pictures with objects, by a maintained implementation of its rules."""
     numbers = {name: number for number, name in enumerate(classes, start=1)}
     rows = [
         {"id": number, "iscrowd": 0, "area": box["bbox"][2] * box["bbox"][3], **box}
-        for number, box in enumerate(_as_coco(things, numbers), start=1)
+        for number, box in enumerate(_as_coco(objects, numbers), start=1)
     ]
     said = _as_coco(answers, numbers)
-    images = [{"id": picture} for picture in range(len(things))]
+    images = [{"id": picture} for picture in range(len(objects))]
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     undefined = np.full(len(classes), np.nan)
     if not rows:
         return CocoFigures({}, undefined, np.zeros((len(RECALLS), 3)))
     if not said:
-        named = {name for one in things for name in one.names}
+        named = {name for one in objects for name in one.names}
         there = np.array([name in named for name in classes])
         zeros = {metric.name: 0.0 for metric in (MAP, MAP50, MAP75)}
         return CocoFigures(zeros, np.where(there, 0.0, undefined), np.zeros((len(RECALLS), 3)))
@@ -309,7 +309,7 @@ def _mean(values: Array) -> float:
 
 
 def _as_coco(seen: Sequence[Seen], numbers: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Things or boxes of pictures in COCO's form; those of other classes are passed over."""
+    """Objects or boxes of pictures in COCO's form; those of other classes are passed over."""
     found = []
     for picture, one in enumerate(seen):
         scores = one.scores if len(one.scores) else [None] * len(one.names)

@@ -1,8 +1,8 @@
-"""The two steps of Faster R-CNN (Ren et al. 2015): boxes that may hold a thing, then a class and a box for each.
+"""The two steps of Faster R-CNN (Ren et al. 2015): boxes that may hold an object, then a class and a box for each.
 
 The first step picks a fixed number of boxes without looking at labels, in training as in use, so they are among the
 outputs and the loss of both steps is a function of outputs and labels, as for every other network here. Torchvision
-draws up to 512 of 2,000 with the labels at hand, half of them near a thing, and adds the things themselves.
+draws up to 512 of 2,000 with the labels at hand, half of them near an object, and adds the objects themselves.
 """
 
 import math

@@ -17,11 +17,11 @@ HALF = 0.5  # score from which a box is sure
 
 
 def answers(training: Mapping[str, int], labels: Sequence[str]) -> pd.DataFrame:
-    """Answer every picture with the boxes that find the most things in the training pictures.
+    """Answer every picture with the boxes that find the most objects in the training pictures.
 
     The boxes of a class are chosen one after another from its training boxes, as shares of the sides: each time the one
     that finds the most of what those before it do not find, at IoUs from 0.50 to 0.95. As the gain of a box can only
-    fall, this comes within 1 - 1/e of the best choice (Nemhauser et al. 1978). A box's score is the number of things
+    fall, this comes within 1 - 1/e of the best choice (Nemhauser et al. 1978). A box's score is the number of objects
     that it adds, by training picture.
 
     Args:
@@ -53,9 +53,9 @@ def _by_class(training: Mapping[str, int]) -> dict[str, Array]:
 
 
 def _frequent(boxes: Array) -> list[tuple[float, Array]]:
-    """At most `MOST` boxes with the number of things that each finds beside those before it."""
+    """At most `MOST` boxes with the number of objects that each finds beside those before it."""
     some = boxes[np.linspace(0, len(boxes) - 1, min(len(boxes), SAMPLE)).round().astype(int)]
-    worth = (iou(some, some)[..., None] >= np.minimum(IOUS, 1 - 1e-10)).mean(-1)  # of a box for a thing: [S, S]
+    worth = (iou(some, some)[..., None] >= np.minimum(IOUS, 1 - 1e-10)).mean(-1)  # of a box for an object: [S, S]
     found, chosen = np.zeros(len(some)), list[tuple[float, Array]]()
     for _ in range(MOST):
         gains = np.maximum(worth - found, 0.0).sum(1)

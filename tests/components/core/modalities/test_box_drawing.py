@@ -45,7 +45,7 @@ def test_a_name_hides_nothing_of_a_small_thing() -> None:
 
 @pytest.mark.parametrize("side", [0, 700])
 def test_boxes_of_a_halved_picture_stay_where_they_are(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
-    """A huge picture is decoded at half its size; its boxes, in pixels of the whole one, still surround the thing."""
+    """A huge picture is decoded at half its size; its boxes, in pixels of the whole one, still surround the object."""
     monkeypatch.setattr(images, "HALVED", 2**20)
     buffer, picture = io.BytesIO(), Image.new("RGB", (2100, 2100), (255, 255, 255))
     picture.paste((20, 20, 200), (1050, 1050, 1470, 1470))

@@ -28,11 +28,11 @@ SIZES = torch.tensor([[100, 50], [60, 60], [80, 40]])
 
 
 def outputs(sure: float = 6.0) -> dict[str, Tensor]:
-    """Outputs that say the labels: each thing at the place of the finest level nearest to its center."""
+    """Outputs that say the labels: each object at the place of the finest level nearest to its center."""
     places = squares(GRIDS)
     logits, reach = torch.full((3, len(places), 2), -8.0), torch.zeros(3, len(places), 4)
-    for row, things in enumerate(TARGET.targets(LABELS, CLASSES)):
-        for name, *corners in things[things[:, 0] >= 0].tolist():
+    for row, objects in enumerate(TARGET.targets(LABELS, CLASSES)):
+        for name, *corners in objects[objects[:, 0] >= 0].tolist():
             left, top, right, bottom = corners
             middle = (places[:64, :2] + places[:64, 2:]) / 2
             at = int((middle - torch.tensor([(left + right) / 2, (top + bottom) / 2])).abs().sum(1).argmin())
@@ -59,7 +59,7 @@ def test_answers_are_boxes_in_pixels() -> None:
 
 
 def of_anchors(kind: str, sure: float = 6.0) -> dict[str, Tensor]:
-    """Outputs of RetinaNet, SSD or R-CNN that say the labels: each thing at an anchor or proposal near it."""
+    """Outputs of RetinaNet, SSD or R-CNN that say the labels: each object at an anchor or proposal near it."""
     places = squares(GRIDS)
     anchors, logits = places.repeat(3, 1, 1), torch.full((3, len(places), 2), -8.0)
     background, deltas = torch.full((3, len(places), 1), sure), torch.zeros(3, len(places), 4)
@@ -67,8 +67,8 @@ def of_anchors(kind: str, sure: float = 6.0) -> dict[str, Tensor]:
     coder, first = (
         BoxCoder(DELTA_WEIGHTS[one]) for one in ("retinanet" if kind == "retinanet" else "ssd", "retinanet")
     )
-    for row, things in enumerate(TARGET.targets(LABELS, CLASSES)):
-        for at, (name, *corners) in enumerate(things[things[:, 0] >= 0].tolist()):
+    for row, objects in enumerate(TARGET.targets(LABELS, CLASSES)):
+        for at, (name, *corners) in enumerate(objects[objects[:, 0] >= 0].tolist()):
             box = torch.tensor([corners])
             anchors[row, at] = box + 0.01
             deltas[row, at] = coder.encode_single(box, anchors[row, at : at + 1])
@@ -108,7 +108,7 @@ def test_other_kinds_of_detectors_have_their_own_loss(kind: str) -> None:
 
 
 def test_both_steps_have_a_loss_of_their_own() -> None:
-    """The first step loses by missing a thing, the second by a wrong class, or by any class where there is nothing."""
+    """The first step loses by missing an object, the second by a wrong class or a class where there is nothing."""
     targets, right = TARGET.targets(LABELS, CLASSES), of_anchors("rcnn")
     least = float(TARGET.loss(right, targets))
     assert float(TARGET.loss({**right, "objectness": -right["objectness"]}, targets)) > least + 1
@@ -120,7 +120,7 @@ def test_both_steps_have_a_loss_of_their_own() -> None:
 
 
 def test_the_lower_of_two_boxes_of_one_thing_is_dropped() -> None:
-    """Boxes of a class that overlap are one thing; those of another class stay."""
+    """Boxes of a class that overlap are one object; those of another class stay."""
     given = outputs()
     at = given["cls_logits"][1, :, 0].argmax()
     for shift, name in ((1, 0), (2, 1)):
@@ -165,7 +165,7 @@ def test_validation_tells_the_average_precision() -> None:
 
 
 def test_the_threshold_is_that_of_the_best_f1() -> None:
-    """Boxes are sure from the score that loses neither a thing nor a false box more than it has to."""
+    """Boxes are sure from the score that loses neither an object nor a false box more than it has to."""
     given = outputs()
     given["cls_logits"][2, 5, 0] = 1.0  # a false box, less sure than all others
     given["bbox_regression"][2, 5] = 1.0
@@ -189,7 +189,7 @@ def test_right_answers_are_evaluated_as_right() -> None:
 
 
 def test_the_worst_pictures_come_first() -> None:
-    """A picture whose things are missed stands before one with a false box beside its thing."""
+    """A picture whose objects are missed stands before one with a false box beside its object."""
     rows = answers(outputs(), {"classes": CLASSES})
     rows[0] = {**rows[0], "boxes": [], "labels": [], "scores": [], "sure": 0}
     extra = {"boxes": [*rows[1]["boxes"], [40.0, 40.0, 55.0, 55.0]], "labels": ["cat", "dog"]}

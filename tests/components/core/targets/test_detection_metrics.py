@@ -17,7 +17,7 @@ from components.core.targets.detection_metrics import Seen
 CLASSES = ["ant", "bee", "cat"]
 
 
-def things(generator: np.random.Generator, count: int, side: float = 300.0) -> Seen:
+def objects(generator: np.random.Generator, count: int, side: float = 300.0) -> Seen:
     corner, size = generator.uniform(0, side, (count, 2)), generator.uniform(8, 160, (count, 2))
     names = [str(name) for name in generator.choice(CLASSES, count, p=[0.5, 0.3, 0.2])]
     return Seen(np.concatenate([corner, corner + size], axis=1).round(1), names)
@@ -27,7 +27,7 @@ def said(generator: np.random.Generator, true: Seen) -> Seen:
     """Shifted, doubled, renamed and invented boxes."""
     moved = np.concatenate([true.boxes, true.boxes]) + generator.normal(0, 6, (2 * len(true.boxes), 4))
     names = [name if generator.random() < 0.8 else "ant" for name in [*true.names, *true.names]]
-    invented = things(generator, 3)
+    invented = objects(generator, 3)
     scores = generator.random(len(names) + 3).round(2)  # some are equal
     order = np.argsort(-scores, kind="stable")
     boxes = np.concatenate([moved, invented.boxes])[order]
@@ -37,7 +37,7 @@ def said(generator: np.random.Generator, true: Seen) -> Seen:
 
 def drawn(pictures: int = 40, seed: int = 0) -> tuple[list[Seen], list[Seen]]:
     generator = np.random.default_rng(seed)
-    true = [things(generator, int(generator.integers(0, 6))) for _ in range(pictures)]
+    true = [objects(generator, int(generator.integers(0, 6))) for _ in range(pictures)]
     return [said(generator, one) for one in true], true
 
 
@@ -132,7 +132,7 @@ def test_features_of_two_models_have_the_same_columns() -> None:
 
 
 def test_no_boxes_and_nothing_there_have_figures() -> None:
-    """Without a box precision is 0, by class too; without a thing it is undefined."""
+    """Without a box precision is 0, by class too; without an object it is undefined."""
     none = Seen(np.zeros((0, 4)), [])
     answers, true = drawn(5)
     found = figures.coco_figures([none] * 5, true, CLASSES)
@@ -143,7 +143,7 @@ def test_no_boxes_and_nothing_there_have_figures() -> None:
 
 
 def test_counts_of_sure_boxes() -> None:
-    """A confident box finds a thing or is false; what no confident box finds is missed."""
+    """A confident box finds an object or is false; what no confident box finds is missed."""
     box = [0.0, 0.0, 10.0, 10.0]
     true = [Seen(np.array([box, [20, 20, 40, 40]]), ["cat", "cat"])]
     answers = frame([Seen(np.array([box, box, [20, 20, 40, 40]]), ["cat", "ant", "cat"], np.array([0.9, 0.8, 0.1]), 2)])

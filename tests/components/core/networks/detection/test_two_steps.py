@@ -68,7 +68,7 @@ def test_boxes_are_pooled_from_the_level_of_their_size(network: Small) -> None:
 
 @pytest.mark.slow
 def test_both_steps_learn_together(network: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From random weights, without the labels among the proposals, the things of some pictures are found."""
+    """From random weights, without the labels among the proposals, the objects of some pictures are found."""
     monkeypatch.setattr(two_steps, "PROPOSALS", 32)
     shown = write_shapes(tmp_path, 8)
     preprocessing = {

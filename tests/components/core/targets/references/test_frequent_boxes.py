@@ -16,7 +16,7 @@ def label(*boxes: tuple[str, tuple[float, float, float, float]], side: int = 100
 
 
 def scattered(count: int, seed: int) -> list[str]:
-    """Pictures with a thing at a place, of a size and of a class by chance."""
+    """Pictures with an object at a place, of a size and of a class by chance."""
     rng = np.random.default_rng(seed)
     places, sizes = rng.uniform(0, 60, (count, 2)), rng.uniform(15, 40, (count, 2))
     names = rng.choice(["cat", "dog"], count)
