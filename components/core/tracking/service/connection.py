@@ -61,8 +61,13 @@ def client() -> mlflow.MlflowClient:
     if uri.startswith("sqlite:///"):
         local_store.check(Path(uri.removeprefix("sqlite:///")))
     mlflow.set_tracking_uri(uri)
-    found = mlflow.MlflowClient(uri)
+    found = _client_of(uri)
     return telling(found) if is_server(uri) else found
+
+
+@functools.cache
+def _client_of(uri: str) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(uri)
 
 
 def every(search: Callable[..., Any], **conditions: Any) -> Iterator[Any]:  # noqa: ANN401 - mlflow publishes no types
