@@ -75,6 +75,7 @@ def test_it_answers_where_thawline_is_not_installed(toy_run: PlainRun, tmp_path:
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_clean_process_waits_for_the_model(
     toy_run: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,15 +7,18 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from pipelines.local import warm_process
+
 # Of the processes that tests start: a new interpreter takes seconds to import them.
 LIBRARIES = [
+    warm_process.FIRST,
     "tests.support.moves",
     "tests.fakes.toy",
     "components.core.searching.trials",
     "components.core.fitting.data",
     "components.core.training.phase",
 ]
-LIBRARIES += ["torch", "optuna", "sklearn.linear_model"]
+LIBRARIES += ["torch", "optuna", "sklearn.linear_model", *warm_process.LOCAL_STORE]
 
 
 class Forks(ForkServerContext):

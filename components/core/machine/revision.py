@@ -1,6 +1,7 @@
 """The revision of the code and the versions of the libraries."""
 
 import contextlib
+import functools
 import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,11 @@ def code_revision() -> str:
 
 def libraries() -> dict[str, str]:
     """Versions of the libraries that results depend on; of the optional ones, those that are here."""
+    return dict(_versions())
+
+
+@functools.cache  # each asks the files of an installation
+def _versions() -> dict[str, str]:
     found = {name: version(name) for name in ("thawline", "torch", "torchvision", "timm", "optuna", "mlflow")}
     for name in ("soundfile", "soxr", "tokenizers", "transformers"):
         with contextlib.suppress(PackageNotFoundError):

@@ -50,13 +50,13 @@ def describe_model(model: str) -> None:
     """Say on the pages of a model and of its experiment which version is champion; never fails."""
     with suppress(Exception):
         client = connection.client()
-        champion = versions.aliases(model).get("champion", "")
+        found = client.search_registered_models(f"name = '{model}'")
+        champion = str(found[0].aliases.get("champion", "")) if found else ""
         figure = ""
         if champion:
             metric, value = versions.figure(versions.tags(model, champion))
             figure = f", {label(metric)} {value:.3f} on its test rows" if value is not None else ""
         now = f"Champion: {_link(model, champion)}{figure}." if champion else "No version is champion."
-        found = client.search_registered_models(f"name = '{model}'")
         if found and _is_ours(found[0].description or ""):
             client.update_registered_model(
                 model, description=_text(now, "`thawline models` shows how it came to that.")

@@ -68,6 +68,7 @@ def test_the_summary_names_the_version_and_its_report(toy_source: Path, here: He
     assert (home_folder.home() / summary["Report"]).is_file()  # as a reader in the working folder would type it
 
 
+@pytest.mark.slow
 def test_a_skip_loads_neither_torch_nor_kfp(toy_home: PlainRun, toy_source: Path) -> None:
     """The whole command comes to its end without the libraries that take seconds to import."""
     code = f"""

@@ -55,12 +55,19 @@ def client() -> mlflow.MlflowClient:
             "Use --env MLFLOW_TRACKING_URI=http://…, or let Kubeflow's MLflow plugin set it (injectUserEnvVars).",
         )
     # of a local store it logs each error with a traceback, and raises it too: on a full disk that is one sentence
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    told = logging.getLogger("mlflow.store.db.utils")
+    if told.level != logging.CRITICAL:  # each time makes all loggers of the process look up their levels again
+        told.setLevel(logging.CRITICAL)
     if uri.startswith("sqlite:///"):
         local_store.check(Path(uri.removeprefix("sqlite:///")))
     mlflow.set_tracking_uri(uri)
-    found = mlflow.MlflowClient(uri)
+    found = _client_of(uri)
     return telling(found) if is_server(uri) else found
+
+
+@functools.cache
+def _client_of(uri: str) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(uri)
 
 
 def every(search: Callable[..., Any], **conditions: Any) -> Iterator[Any]:  # noqa: ANN401 - mlflow publishes no types

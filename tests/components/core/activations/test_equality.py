@@ -36,7 +36,10 @@ from tests.conftest import TOY
 ACTIVATIONS = {torch.float32: 1e-5, torch.float64: 1e-10}  # of the largest activation
 WEIGHTS = {torch.float32: 2e-4, torch.float64: 1e-10}  # of the change that training made
 ROUNDING = 3e-7  # of the largest activation: a few units in the last place of float32
-TYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.float64, id="float64")]
+TYPES = [
+    pytest.param(torch.float32, id="float32"),
+    pytest.param(torch.float64, id="float64", marks=pytest.mark.slow),
+]
 # SGD: the first steps of Adam are signs of the gradient, which make any rounding as large as the step. Eight examples:
 # BatchNorm over fewer blows rounding up a thousandfold
 PLAIN_STEPS = {"head_solver": "sgd", "optimizer": "sgd", "batch_size": 8, "head_epochs": 2}

@@ -76,7 +76,9 @@ def trained(weight: Tensor) -> Any:
     return fast_convolutions([module])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [LAYOUTS[0], *(pytest.param(other, marks=pytest.mark.slow) for other in LAYOUTS[1:])]
+)
 @pytest.mark.parametrize(("size", "kernel", "options"), GEOMETRIES)
 def test_gradients_are_those_of_finite_differences(
     size: tuple[int, int],

@@ -20,12 +20,12 @@ from tests.components.core.networks.images.test_image_networks import images, ra
 LONG = 10**9  # examples: any export pays
 SPEEDS = {"eager": 1.0, "folded": 0.75}  # seconds an example; all others are faster
 FAMILIES = [
-    pytest.param("torchvision/resnet18", 64, id="resnet"),
     pytest.param("torchvision/mobilenet_v3_small", 64, id="mobilenet-v3"),
-    pytest.param("timm/tf_efficientnet_lite0", 64, id="efficientnet-lite"),
     *(
         pytest.param(name, size, id=name.partition("/")[2], marks=pytest.mark.slow)
         for name, size in (
+            ("torchvision/resnet18", 64),
+            ("timm/tf_efficientnet_lite0", 64),
             ("torchvision/densenet121", 64),
             ("torchvision/efficientnet_v2_s", 64),
             ("torchvision/swin_t", 64),

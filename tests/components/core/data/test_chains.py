@@ -71,7 +71,10 @@ def grouped(prints: dict[str, str], lineage: Lineage, found: list[Pair], new: se
     return group_examples(records, lineage, found)
 
 
-@pytest.mark.parametrize(("frames", "drift"), [(120, 0.0), (160, 0.3), (160, 0.6), (160, 1.0)])
+@pytest.mark.parametrize(
+    ("frames", "drift"),
+    [(120, 0.0), (160, 1.0), *(pytest.param(160, drift, marks=pytest.mark.slow) for drift in (0.3, 0.6))],
+)
 def test_the_pictures_of_a_fixed_camera_make_many_groups(frames: int, drift: float) -> None:
     """A chain of most of the data is divided into groups that all splits get some of; no copy is parted."""
     prints = prints_of(frames, drift)

@@ -110,7 +110,10 @@ def test_without_a_budget_half_of_the_half_years_go_wrong() -> None:
     assert promoted(1000, 0.08, [0.05] * LOOKS) > 0.5
 
 
-@pytest.mark.parametrize(("looks", "gain"), [(1, 0.023), (4, 0.028), (26, 0.034)])
+@pytest.mark.parametrize(
+    ("looks", "gain"),
+    [(1, 0.023), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((4, 0.028), (26, 0.034)))],
+)
 def test_a_better_model_is_promoted_with_the_promised_power(looks: int, gain: float) -> None:
     """Gains that the documentation's table has told with 80% on 1,000 rows pass the whole gate as often."""
     generator, settings = np.random.default_rng(looks), Settings(gate_horizon=looks)

@@ -41,7 +41,7 @@ def test_the_solved_head_is_as_good_as_the_trained_one(home: Path, toy_dataset: 
     assert solved["loss"] < trained + 0.05
 
 
-@pytest.mark.parametrize("views", [0, 3])
+@pytest.mark.parametrize("views", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_kept_and_recomputed_features_give_the_same_head(views: int, home: Path, toy_dataset: Path) -> None:
     """Features from the store give the head that computed ones give; with views, all views are rows."""
     changes: dict[str, Any] = {"views": views, "augment": "basic"} if views else {}

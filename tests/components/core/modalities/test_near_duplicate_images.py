@@ -75,6 +75,7 @@ def drawn(seed: int, number: int) -> np.ndarray:
     return words
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 60), st.integers(0, 60), st.sampled_from([1, 3]))
 def test_the_search_finds_what_comparing_all_finds(seed: int, number: int, threshold: int, every: int) -> None:

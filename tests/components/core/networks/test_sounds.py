@@ -84,7 +84,7 @@ def test_stages_are_rebuilt_without_the_weights(family: str, frames: bool, tmp_p
     assert torch.equal(old, new)
 
 
-EXPORTS = [pytest.param(name, marks=[] if name in ("wav2vec2", "whisper") else pytest.mark.slow) for name in FAMILIES]
+EXPORTS = [pytest.param(name, marks=[] if name == "whisper" else pytest.mark.slow) for name in FAMILIES]
 
 
 @pytest.mark.parametrize("family", EXPORTS)
@@ -191,7 +191,7 @@ def test_lengths_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         preprocessing_for(whisper, 0.01)
 
 
-@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize("frames", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_speaker_encoder_runs_on_a_faster_engine(frames: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
     """Its frozen stages are exported to ONNX, and give what eager gives."""
     encoder = build_encoder("speaker/lstm", "none", frames=frames)

@@ -68,7 +68,7 @@ def test_stages_are_rebuilt_without_the_weights(family: str, tmp_path: Path) -> 
     assert torch.equal(run(stages, value), run(encoder.stages, value))
 
 
-EXPORTS = [pytest.param(family, marks=[] if family in ("bert", "gpt2") else pytest.mark.slow) for family in FAMILIES]
+EXPORTS = [pytest.param(family, marks=[] if family == "bert" else pytest.mark.slow) for family in FAMILIES]
 
 
 @pytest.mark.parametrize("family", EXPORTS)

@@ -412,7 +412,7 @@ def kill(move: str, write: int) -> None:
 # promote: entry, champion, previous, the tag and the alias of what waited, the end of the entry
 # replace: before that tag the word that it is withdrawn
 WRITES = {"promote": 6, "replace": 7, "rollback": 4, "settle": 3, "refused": 3}
-QUICK = {("promote", 2), ("promote", 3)}  # before and after the alias
+QUICK = {("promote", 3)}  # after the alias
 POINTS = [
     pytest.param(move, write, marks=[] if (move, write) in QUICK else pytest.mark.slow)
     for move, last in WRITES.items()
@@ -561,7 +561,7 @@ def test_two_in_one_home_without_a_condition_follow_each_other(toy: PlainRun) ->
     assert is_settled()
 
 
-@pytest.mark.parametrize("expected", ["1", None])
+@pytest.mark.parametrize("expected", ["1", pytest.param(None, marks=pytest.mark.slow)])
 def test_of_two_machines_on_one_server_each_state_is_consistent(
     toy: PlainRun, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,7 @@ def test_classes_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
         check_source(tree(tmp_path, "Cat/1", "cat/2", "dog/3"))
 
 
+@pytest.mark.slow
 def test_folders_on_s3_mean_the_same(s3: str) -> None:
     """Splits, one inner folder, repeated classes and litter are told of a prefix as of a folder."""
     from components.core.storage import s3 as storage

@@ -169,7 +169,11 @@ def test_a_paused_schedule_changes_and_stays_paused(schedule: Any, server: Kubef
 
 @pytest.mark.parametrize("answered", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("step", range(STEPS))
-@pytest.mark.parametrize("command", [("list",), ("show", "weekly"), CHANGE], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command",
+    [*(pytest.param(reading, marks=pytest.mark.slow) for reading in (("list",), ("show", "weekly"))), CHANGE],
+    ids=lambda command: command[0],
+)
 def test_a_change_that_was_killed_is_mended(
     step: int,
     answered: bool,  # noqa: FBT001 - pytest passes by name

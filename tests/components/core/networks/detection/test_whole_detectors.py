@@ -109,7 +109,7 @@ def _boxes_of(name: str) -> int:
     return sum(side * side for side in sides) * {FCOS: 1, SSDLITE: 6}.get(name, 9)
 
 
-@pytest.mark.parametrize("name", [SSDLITE, RCNN_MOBILE_320, *ON_RESNET])
+@pytest.mark.parametrize("name", [SSDLITE, pytest.param(RCNN_MOBILE_320, marks=pytest.mark.slow), *ON_RESNET])
 def test_a_step_of_training_reaches_head_and_thawed_stages(name: str) -> None:
     """The loss of its kind has a gradient in the head and in what is thawed, and nowhere else."""
     own = network(name, "none")

@@ -216,6 +216,9 @@ class TestEveryFamily:
         assert len({name for name, _ in case.backbone.stages}) == len(case.backbone.stages) > 2
 
 
+OF_EACH_LIBRARY = ["torchvision/resnet18", pytest.param("timm/resnet18d", marks=pytest.mark.slow)]
+
+
 class TestWeights:
     def test_packaged(self) -> None:
         """Lite0's default weights are the packaged ones, by their digest, and the features tell images apart."""
@@ -260,7 +263,7 @@ class TestWeights:
         with pytest.raises(InputError, match=rf"of {name} don't fit; of its tensors: missing \d+ \(.*unknown \d+"):
             build_backbone(name, LITE0)
 
-    @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18d"])
+    @pytest.mark.parametrize("name", OF_EACH_LIBRARY)
     def test_incomplete(self, name: str, tmp_path: Path) -> None:
         """A file that lacks one tensor is refused by its name."""
         state = original(name, 64).state_dict()
@@ -269,8 +272,8 @@ class TestWeights:
         with pytest.raises(InputError, match=r"missing 1 \(layer3\.0\.conv1\.weight\)"):
             build_backbone(name, str(tmp_path / "weights.pth"), 64)
 
-    @pytest.mark.parametrize("classes", [7, 0])
-    @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18d"])
+    @pytest.mark.parametrize("classes", [7, pytest.param(0, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("name", OF_EACH_LIBRARY)
     def test_other_classes(self, name: str, classes: int, tmp_path: Path) -> None:
         """A file whose classifier has other classes, or none, gives the same stages."""
         state = original(name, 64).state_dict()
