@@ -84,7 +84,7 @@ def fine_tune(
         run.tags({tag_names.THAWING_HELPED: str(judged.helps).lower()})
         run.note(str(judged))
         figure = runs.describe(data.target.metrics[0].name, after)
-        run.figure(figure if judged.helps else f"{figure}: thawing did not help, the head-only model is kept")
+        run.figure(figure if judged.helps else f"{figure}: no clear gain from thawing, the head-only model is kept")
     return float(after["loss"])
 
 

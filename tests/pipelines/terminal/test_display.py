@@ -22,7 +22,7 @@ HISTORY = [
     event("search", "started", 11),
     event("search", "progress", 20, done=3, total=8, text="best validation loss 0.612"),
 ]
-LONG = "validation accuracy 0.333, loss 1.099: thawing did not help, the head-only model is kept"
+LONG = "validation accuracy 0.333, loss 1.099: no clear gain from thawing, the head-only model is kept"
 
 
 def piped(events: list[dict[str, Any]]) -> str:
