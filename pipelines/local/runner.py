@@ -4,7 +4,9 @@
 output goes to `runs/<run key>/log.txt` and the terminal stays free for progress.
 """
 
+import atexit
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -116,6 +118,8 @@ def main() -> None:
     Raises:
         RuntimeError: A step failed; kfp passes no reason on, the step wrote it to the run's folder.
     """
+    gc.disable()  # it imports kfp and, for a new store, MLflow, and waits: what becomes garbage is a few objects
+    atexit.register(gc.freeze)
     from pipelines.local import warm_process
 
     arguments = json.loads(sys.argv[1])
