@@ -18,6 +18,9 @@ STEPS = ("detect_changes", *TRAINING, "finish")
 SERVED = ("components/core/inference/served_model.py", "components/core/registry/smoke_test.py")
 
 
+DISTRIBUTIONS = cache(packages_distributions)
+
+
 @cache
 def imports(path: Path) -> tuple[str, ...]:
     """Every module that a file imports, anywhere in it."""
@@ -182,7 +185,7 @@ def test_a_wrapper_has_its_steps_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", ["components", "pipelines", "thawline"])
 def test_import_names_have_no_other_owner(name: str) -> None:
     """No other installed distribution owns our import names."""
-    assert set(packages_distributions().get(name, [])) <= {"thawline"}
+    assert set(DISTRIBUTIONS().get(name, [])) <= {"thawline"}
 
 
 def test_docker_folder_does_not_hide_the_docker_library() -> None:

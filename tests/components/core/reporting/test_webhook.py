@@ -20,7 +20,7 @@ MESSAGE = {"text": "stamps version 3 is champion ✓", "run": {"status": "succee
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of a test's length; no proxy between."""
-    monkeypatch.setattr(webhook, "BACKOFF", 0.05)
+    monkeypatch.setattr(webhook, "BACKOFF", 0.005)
     monkeypatch.setattr(webhook, "TIMEOUTS", (1.0, 0.3))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
