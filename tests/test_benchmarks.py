@@ -158,6 +158,7 @@ def test_systems_alternate_and_begin_in_turn() -> None:
     assert {job.settings["seed"] for _, job in runs} == {0, 1}
 
 
+@pytest.mark.slow
 def test_an_interrupted_benchmark_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept runs are read again, and a line that a kill cut off is passed over."""
     ran: list[str] = []

@@ -68,7 +68,9 @@ def test_there_is_an_example_of_each_kind() -> None:
     assert {*examples()} == {"An option", "An augmentation", "A metric", "A task"}
 
 
-@pytest.mark.parametrize("name", [*examples()])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "A task" else pytest.mark.slow) for name in examples()]
+)
 def test_an_example_applies(name: str, copy: Path) -> None:
     """The patch fits the present code, and leaves it formatted and without a lint error."""
     apply(examples()[name], copy)

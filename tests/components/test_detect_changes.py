@@ -162,6 +162,7 @@ def test_the_same_inputs_are_skipped(earlier: Path) -> None:
     assert pipeline.data.tags[tag_names.CHANGE] == "skip"
 
 
+@pytest.mark.slow
 def test_data_that_were_trained_before_are_judged_again(earlier: Path) -> None:
     """Data A, A, B, A: trains, skips, trains, and judges the version that A made before; then A is the last again."""
     assert completed(earlier).change == "skip"
@@ -276,6 +277,7 @@ def test_a_champion_that_was_taken_away_comes_back(toy_home: PlainRun, toy_sourc
     assert judged_again(toy_home, toy_source, tmp_path / "third").change == "skip"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("smoke_tested", "undrawn")  # as above
 def test_a_champion_that_was_taken_away_undoes_no_rollback(
     toy_home: PlainRun, toy_source: Path, tmp_path: Path
@@ -305,6 +307,7 @@ def test_only_what_was_approved_can_be_taken_away(earlier: Path, *, approved: bo
     assert seen(earlier)[1].change == "skip"
 
 
+@pytest.mark.slow
 def test_another_gate_has_the_version_judged(source: Path, tracked_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A setting that only changes how models are judged trains nothing; judged once, it is skipped."""
     monkeypatch.setattr(settings_module, "GATE", frozenset({"patience"}))
@@ -326,6 +329,7 @@ def test_a_version_that_is_gone_is_trained_again(earlier: Path) -> None:
     assert seen(earlier, min_new=100)[1].change == "train"
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_never_the_last(earlier: Path) -> None:
     """What a failed run had is new to the next one, and the run before it is still the last."""
     write(earlier / "class0/new.txt", "2.0,0.1")
@@ -416,6 +420,7 @@ def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) 
     assert seen(source, min_new=10)[1].change == "train"
 
 
+@pytest.mark.slow
 def test_after_a_run_with_time_enough_nothing_is_to_be_done(source: Path, tracked_home: Path) -> None:
     """Once the same inputs were trained to the end, the next run is skipped, and stands for that one."""
     completed(source)
@@ -553,6 +558,7 @@ def test_a_pretraining_is_nothing_to_compare_with(source: Path, tracked_home: Pa
     assert seen(source)[1] == Decision("train", "No earlier run of 'toy' registered a version.")
 
 
+@pytest.mark.slow
 def test_a_warm_start_without_a_champion_says_so(source: Path, tracked_home: Path) -> None:
     """The first run starts from the pretrained weights, and its inputs say so; then its own version is no news."""
     first = completed(source, warm_start=True)

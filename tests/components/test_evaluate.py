@@ -84,6 +84,7 @@ def test_the_linear_probe_stands_beside_the_model(toy_run: PlainRun) -> None:
     assert "· linear probe" in (toy_run.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_below_the_probe_is_told(toy_home: PlainRun, tmp_path: Path) -> None:
     """A head that knows nothing: the result, the report and the pipeline's own page say what beats it."""
     shutil.copytree(toy_home.folder / "tuned", tmp_path / "spoilt")
@@ -197,6 +198,7 @@ def test_figures_from_other_test_rows_decide_nothing(toy_home: PlainRun, tmp_pat
     assert (evidence["accepted"], "a tie keeps the champion" in evidence["sentence"]) == (False, True)
 
 
+@pytest.mark.slow
 def test_every_look_at_the_test_rows_counts(toy_home: PlainRun, tmp_path: Path) -> None:
     """A run that fails after it looked, and one that was deleted, have had their looks too."""
     other = touched(toy_home, tmp_path / "touched")
@@ -280,6 +282,7 @@ def test_answers_in_a_large_unit_agree_within_rounding() -> None:
     assert not agree(prices / 1e6 + 0.01, prices / 1e6)
 
 
+@pytest.mark.slow
 def test_champion_and_challenger_share_frozen_stages(toy_home: PlainRun, tmp_path: Path) -> None:
     """Where the champion has the challenger's frozen stages, its rows are read, not computed."""
     run = toy_home.settings.model_copy(update={"activations": "keep"})

@@ -118,6 +118,7 @@ def test_a_step_that_was_cut_off_goes_on(toy_home: PlainRun, tmp_path: Path, mon
     assert len(connection.client().get_metric_history(shown[0].info.run_id, "val/loss")) == 4
 
 
+@pytest.mark.slow
 def test_folds_that_were_trained_are_not_trained_again(
     toy_home: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -404,6 +404,7 @@ def test_of_contradicting_copies_only_a_locked_label_stays(
     assert sorted([*kept_uris, *(row.uri for row in checked.rejected)]) == every
 
 
+@pytest.mark.slow
 def test_what_changed_is_counted(tmp_path: Path) -> None:
     """New and gone examples are those that only one of the two datasets has."""
     source = scenes(tmp_path / "in", 40)

@@ -527,6 +527,7 @@ def test_a_run_that_hangs_is_ended(
     assert (pipeline.info.status, pipeline.data.tags["thawline.failure"]) == ("FAILED", told)
 
 
+@pytest.mark.slow
 def test_importing_collects_no_garbage() -> None:
     """A command that only imports and ends does not search for garbage, nor at its end."""
     code = (

@@ -58,6 +58,7 @@ def test_a_run_without_changes_is_skipped(toy_home: PlainRun, toy_source: Path, 
     assert json.loads((folder / "result.json").read_text()) == result
 
 
+@pytest.mark.slow
 def test_the_summary_names_the_version_and_its_report(toy_source: Path, here: Here) -> None:
     """Without --json a skipped run ends with reason, version, report and the command for the tracking page."""
     answer = here(toy_source)

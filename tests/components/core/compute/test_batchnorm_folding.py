@@ -38,7 +38,7 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize(
     ("name", "norms"),
     [
-        ("torchvision/resnet18", 20),
+        pytest.param("torchvision/resnet18", 20, marks=pytest.mark.slow),
         ("torchvision/mobilenet_v3_small", 34),
         pytest.param("torchvision/vgg11_bn", 8, marks=pytest.mark.slow),
         ("timm/tf_efficientnet_lite0", 49),

@@ -154,7 +154,7 @@ class TestEqualToEager:
         for count in (1, 2, 3, 7):
             assert_equal(engine, eager(network, lines), batch[:count], 1e-5)
 
-    @pytest.mark.parametrize("way", ["torchscript", "dynamo"])
+    @pytest.mark.parametrize("way", ["torchscript", pytest.param("dynamo", marks=pytest.mark.slow)])
     def test_trees(self, way: str, tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         """Trees of several types between the stages keep their structure, whichever exporter writes them."""
         only(way, monkeypatch)
@@ -194,6 +194,7 @@ class TestEqualToEager:
         assert engine.name == "eager"
         assert "torchscript: activations at line 1 differ from eager's by" in reason
 
+    @pytest.mark.slow
     def test_batch_size_as_a_constant(self, tmp_path: Path, written: list[str]) -> None:
         """An export that holds for its own batch size only is found out, and the newer exporter steps in."""
         engine, reason = choose(plain(Counted()), [2], POINTS, LONG, tmp_path)
@@ -477,6 +478,7 @@ class TestExports:
         for engine in found:
             assert_equal(engine, eager(plain(), [1]), POINTS, 1e-6)
 
+    @pytest.mark.slow
     def test_unknown_operation(self, tmp_path: Path, written: list[str], capfd: pytest.CaptureFixture[str]) -> None:
         """What can't be exported runs eagerly, without a word on stdout, and is not tried again."""
         network = plain(Eigenvalues())

@@ -111,6 +111,7 @@ def test_a_network_of_one_tensor_is_cut_as_before() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_maps_are_no_features() -> None:
     """What gives several maps is refused where features are asked for."""
     with pytest.raises(InputError, match="returns more than one tensor"):

@@ -130,6 +130,7 @@ def test_changed_files_are_never_promoted(toy: PlainRun) -> None:
     assert len(ledger.read("toy")) == 1
 
 
+@pytest.mark.slow
 def test_a_version_is_tried_out_unless_it_just_answered(
     toy: PlainRun, smoke_tested: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +272,7 @@ def test_a_rollback_to_a_version(toy: PlainRun) -> None:
     assert promotion.rollback("toy").to == "1"
 
 
+@pytest.mark.slow
 def test_a_rollback_to_the_champion_does_nothing(toy: PlainRun) -> None:
     """A second call finds its work done."""
     promote("2")
@@ -736,7 +738,9 @@ BY_HAND: dict[str, Callable[[], ledger.Entry]] = {
 }
 
 
-@pytest.mark.parametrize("way", BY_HAND)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[] if way == "rollback" else pytest.mark.slow) for way in BY_HAND]
+)
 def test_what_waits_is_withdrawn_when_another_version_becomes_champion(toy: PlainRun, way: str) -> None:
     """Its evidence is against the champion before; the entry of the move says so, and it can be approved no more."""
     if way == "rollback":

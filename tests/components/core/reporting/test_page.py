@@ -478,6 +478,7 @@ def test_what_was_cut_and_what_it_cost_are_told() -> None:
     assert "about" not in plain[plain.index('id="cost"') :].partition("</section>")[0]
 
 
+@pytest.mark.slow
 def test_a_figure_of_which_less_is_better_says_so() -> None:
     """Every metric of a target is explained, with its direction where that is not the usual one."""
     for target in (Classification(), MultiLabel(0.5), Regression(0.0, 1.0, "mse"), Transcription()):

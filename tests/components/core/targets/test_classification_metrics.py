@@ -110,6 +110,7 @@ def test_metrics_agree_with_scikit_learn() -> None:
     assert np.array_equal(result.confusion, peer.confusion_matrix(true, predicted))
 
 
+@pytest.mark.slow
 def test_intervals_agree_with_resampling_by_hand() -> None:
     """Intervals of metrics that are no means are those of computing the metric anew on each resample."""
     logits, targets = drawn(60, seed=4)
@@ -147,6 +148,7 @@ def test_calibration_error_is_large_for_overconfident_answers() -> None:
     assert sharp.metrics["ece"] == pytest.approx(1 - sharp.metrics["accuracy"], abs=0.06)
 
 
+@pytest.mark.slow
 def test_interval_of_the_calibration_error_covers_the_zero_of_calibrated_models() -> None:
     """Of 60 calibrated models at least 54 have an interval that holds 0, their true calibration error."""
     assert sum(evaluated(*drawn(60, seed=seed)).intervals["ece"][0] == 0 for seed in range(60)) >= 54

@@ -77,6 +77,7 @@ def test_a_label_that_no_answer_knows_counts_as_missed() -> None:
     assert found.per_class["class"].tolist() == [*NAMES, "new"]
 
 
+@pytest.mark.slow
 def test_figures_by_sums_are_the_metrics() -> None:
     _, said, labels = drawn()
     metrics = TARGET.evaluate(said, labels, NAMES, {'["a"]': 1}).metrics

@@ -43,6 +43,7 @@ def test_all_steps_share_the_runs_budget(step: str, share: float, tracked_home: 
     assert name == "its share of --max-minutes 60"
 
 
+@pytest.mark.slow
 def test_a_step_may_have_a_limit_of_its_own(tracked_home: Path) -> None:
     """The earlier of the two limits holds, and is named."""
     settings = started("k", 600, max_minutes=60, step_max_minutes=5)

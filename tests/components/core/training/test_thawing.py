@@ -66,6 +66,7 @@ def test_one_group_tells_nothing() -> None:
     assert paired(np.ones(5), ["a"] * 5) == (1.0, math.inf)
 
 
+@pytest.mark.slow
 def test_judging_leaves_the_network_as_it_was(home: Path, toy_dataset: Path) -> None:
     """Cross-validation trains copies: weights before and after are the same."""
     data, network = trained(toy_dataset, HELPS)
@@ -123,6 +124,7 @@ def test_the_head_is_as_sure_as_held_out_rows_say(
         torch.testing.assert_close(tensor, before[name] / (2.5 if name.startswith("head") else 1.0))
 
 
+@pytest.mark.slow
 def test_held_out_rows_calibrate_only_where_no_others_are_left(home: Path, toy_dataset: Path) -> None:
     """The rows that calibrate judge and train along; if they are left apart, they still calibrate."""
     data, network = trained(toy_dataset, HELPS)
@@ -157,6 +159,7 @@ def test_a_final_training_that_diverges_leaves_the_head_only_model(
     assert str(thaw(network, data, HELPS)) == "Thawing was not judged: it diverged"
 
 
+@pytest.mark.slow
 def test_what_harms_leaves_the_head_only_model(home: Path, toy_dataset: Path) -> None:
     """A rate that destroys the stages is not taken."""
     data, network = trained(toy_dataset, HARMS)

@@ -167,7 +167,7 @@ def test_a_paused_schedule_changes_and_stays_paused(schedule: Any, server: Kubef
     assert (only(server).mode, only(server).display_name) == ("DISABLE", "weekly r2")
 
 
-@pytest.mark.parametrize("answered", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("answered", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["before", "after"])
 @pytest.mark.parametrize("step", range(STEPS))
 @pytest.mark.parametrize(
     "command",

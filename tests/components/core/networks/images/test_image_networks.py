@@ -316,6 +316,7 @@ class TestWeights:
 
 
 class TestHubs:
+    @pytest.mark.slow
     def test_torchvision(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A weight name of torchvision brings its own preprocessing; another size scales the resize with it."""
         asked: list[str] = []

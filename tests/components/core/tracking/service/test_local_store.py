@@ -15,6 +15,7 @@ from components.core.tracking import runs
 from components.core.tracking.service import connection, local_store
 
 
+@pytest.mark.slow
 def test_a_store_whose_making_was_cut_short_is_made_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the tables never lie under the store's name, where no later command could migrate them."""
 
