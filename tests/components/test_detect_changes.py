@@ -185,11 +185,12 @@ def relabel(source: Path) -> None:
     [
         (lambda source: write(source / "class0/0003.txt", "1.9,0.2", LONG_AGO + 1), "1 new, 1 gone examples"),
         (lambda source: write(source / "class0/more.txt", "1.9,0.2"), "1 new example"),
-        (lambda source: (source / "class0/0003.txt").unlink(), "1 gone example"),
+        pytest.param(lambda source: (source / "class0/0003.txt").unlink(), "1 gone example", marks=pytest.mark.slow),
         (relabel, "1 re-labelled example"),
-        (
+        pytest.param(
             lambda source: shutil.copy2(source / "class0/0003.txt", source / "class0/copy.txt"),
             "copies or unreadable records",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -409,6 +410,7 @@ def cut_short(key: str) -> str:
     return str(pipeline.info.run_name).rpartition(tag_names.OUTCOME)[2]
 
 
+@pytest.mark.slow
 def test_what_a_deadline_cut_is_trained_again(source: Path, tracked_home: Path) -> None:
     """A run that was cut short stands for no other, however few changes --min-new lets pass."""
     completed(source)

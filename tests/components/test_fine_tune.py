@@ -74,6 +74,7 @@ def test_a_deadline_within_the_thaw_leaves_the_best_so_far(
     assert "The thawed training stopped after 1 of 5 epochs" in deadlines.cuts(pipeline.data.tags)
 
 
+@pytest.mark.slow
 def test_what_cross_validation_found_is_recorded(toy_home: PlainRun, tmp_path: Path) -> None:
     """Above a solved head the folds' epochs are metrics of the step, and the checkpoint says how sure the result is."""
     toy_home = replace(toy_home, settings=toy_home.settings.model_copy(update={"head_solver": "auto"}))

@@ -354,7 +354,7 @@ def test_a_run_in_progress_is_said_once(schedule: Any, server: Kubeflow) -> None
     ("name", "state", "finished"),
     [
         ("succeeded", "succeeded", "2026-11-29T14:18:28+00:00"),
-        ("terminated", "terminated", "2026-11-29T14:49:26+00:00"),
+        pytest.param("terminated", "terminated", "2026-11-29T14:49:26+00:00", marks=pytest.mark.slow),
         ("no-node", "running", ""),
     ],
 )

@@ -78,6 +78,7 @@ def test_a_whole_detector_keeps_what_it_learned(name: str, tmp_path: Path) -> No
         assert all(torch.equal(again[key], found[key]) for key in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWO_STEPS)
 def test_both_steps_keep_what_they_learned(name: str, tmp_path: Path) -> None:
     """From weights in a file the first step scores and moves torchvision's anchors, and the second pools as it does."""

@@ -96,9 +96,8 @@ def test_a_checkpoint_needs_no_folder(kind: str, tmp_path: Path) -> None:
     assert spaces(networks[0], "float32") == spaces(networks[1], "float32")
 
 
-@pytest.mark.parametrize(
-    "kind", ["vit", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dinov2", "convnext"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "convnext"])
 def test_it_is_exported_for_serving(kind: str, tmp_path: Path) -> None:
     """The graph of a served model answers as the network, in batches of any size."""
     folder, _ = saved(kind, tmp_path / "folder")
